@@ -1,0 +1,1 @@
+"""Everything about running: settings, store, the Ray-job bridge, tracking, services, reports."""

@@ -1,0 +1,1 @@
+"""What Ray executes: one module per stage, a thin program over ``dora_core``."""

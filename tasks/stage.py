@@ -1,0 +1,220 @@
+"""What a stage is: a frozen spec, a digest, a ``run`` function, a folder, a result.
+
+A stage module defines ``class Spec(StageSpec)`` and ``def run(spec, context) -> StageOutput`` and ends with
+``if __name__ == "__main__": main(Spec, run)``. The same pair is called in three ways, all through :func:`execute`:
+as a Ray job (``python -m tasks.align --spec <store>/align/<digest>/spec.json``), in the flow's own process (stages with
+``placement = "local"``), and directly in tests.
+
+Guarantee: same digest ⇒ same output, so a finished digest is never computed again. Fields marked ``NotInDigest`` say how
+to run, not what to compute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from dora_core.config import Execution, StrictModel
+from dora_core.errors import DoraError, StageFailed
+from infra.journal import JournalWriter
+from infra.store import ERROR, SPEC, StageFolder, Store, sha256_of, split_uri
+
+DIGEST_PATTERN = r"^[0-9a-f]{64}$"
+
+
+class _NotInDigest:
+    """Marker: this field changes how a stage runs, not what it computes."""
+
+
+NotInDigest = _NotInDigest()
+Execute = Annotated[Execution, NotInDigest]
+
+
+class StageRef(StrictModel):
+    """Points at another stage's output by content, never by path."""
+
+    stage: str
+    digest: str = Field(pattern=DIGEST_PATTERN)
+
+
+class StageSpec(StrictModel):
+    """Base of all specs. Subclasses set ``stage`` and ``version``; raise ``version`` when the output's schema or meaning changes."""
+
+    stage: ClassVar[str]
+    version: ClassVar[int] = 1
+    placement: ClassVar[Literal["job", "local"]] = "job"
+
+    execution: Execute = Field(default_factory=Execution)
+
+    def payload(self) -> dict[str, Any]:
+        """What the digest covers: every field that is not ``NotInDigest``, plus stage name and version."""
+        skipped = {name for name, f in type(self).model_fields.items() if any(isinstance(m, _NotInDigest) for m in f.metadata)}
+        return {"stage": self.stage, "version": self.version} | self.model_dump(mode="json", by_alias=True, exclude=skipped)
+
+    def digest(self) -> str:
+        """sha256, 64 hex digits, over canonical JSON of :meth:`payload`; inputs enter through their own digests."""
+        return sha256_of(self.payload())
+
+    def ref(self) -> StageRef:
+        return StageRef(stage=self.stage, digest=self.digest())
+
+    def inputs(self) -> dict[str, StageRef]:
+        """The stages this one reads, by field name."""
+        return {name: value for name, value in self if isinstance(value, StageRef)}
+
+
+@dataclass
+class StageOutput:
+    """What ``run`` returns; :func:`execute` adds checksums, seconds, versions and writes ``result.json``.
+
+    Attributes:
+        rows: rows written, the figure people look for first.
+        metrics: few, named, finite numbers; they go to MLflow as they are.
+        facts: JSON-able details for figures and the report (tables, histograms, decisions). No prompts, no responses.
+    """
+
+    rows: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class StageContext:
+    """Everything a running stage may touch besides its spec."""
+
+    store: Store
+    folder: StageFolder
+    journal: JournalWriter
+    log: logging.Logger
+
+    @property
+    def path(self) -> Path:
+        """Local working folder; all output goes here."""
+        return self.folder.path
+
+    @property
+    def scratch(self) -> Path:
+        """Local folder for what is not output (kept for resume, never published)."""
+        (self.path / "scratch").mkdir(exist_ok=True)
+        return self.path / "scratch"
+
+    def fetch(self, ref: StageRef) -> Path:
+        """Local folder with an input stage's files."""
+        return self.store.fetch(ref.stage, ref.digest)
+
+    def result(self, ref: StageRef) -> dict[str, Any]:
+        """An input stage's ``result.json``."""
+        result = self.store.read_result(ref.stage, ref.digest)
+        assert result is not None, f"{ref} was planned but has no result"
+        return result
+
+    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
+        self.journal.progress(done, total, unit, note)
+
+
+Run = Callable[[Any, StageContext], StageOutput]
+
+
+def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
+    """Run a stage unless its result is already there; returns ``result.json``'s content.
+
+    Raises:
+        DoraError: as raised by ``run``; also written to ``error.json`` so that a supervisor in another process sees it.
+    """
+    digest = spec.digest()
+    if store.is_done(spec.stage, digest):
+        result = store.read_result(spec.stage, digest)
+        assert result is not None
+        return result
+    folder = store.folder(spec.stage, digest)
+    (folder.path / ERROR).unlink(missing_ok=True)
+    context = StageContext(store, folder, JournalWriter(folder), logging.getLogger(f"dora.{spec.stage}"))
+    started, clock = time.time(), time.monotonic()
+    try:
+        output = run(spec, context)
+    except BaseException as error:
+        folder.write_json(ERROR, describe_error(error))
+        raise
+    finally:
+        context.journal.flush()
+    result = {
+        "stage": spec.stage,
+        "digest": digest,
+        "spec": spec.payload(),
+        "inputs": {name: ref.model_dump() for name, ref in spec.inputs().items()},
+        "rows": output.rows,
+        "metrics": {k: float(v) for k, v in output.metrics.items()},
+        "facts": output.facts,
+        "started": started,
+        "seconds": time.monotonic() - clock,
+        "python": platform.python_version(),
+    }
+    store.mark_done(folder, result)
+    result = store.read_result(spec.stage, digest)
+    assert result is not None
+    return result
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """JSON form of any exception: the innermost :class:`DoraError` in the chain if there is one, else type and place."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, DoraError):
+            return cause.to_json()
+        # Ray wraps a worker's exception in attributes of its own rather than in __cause__.
+        failures = getattr(cause, "worker_failures", None)
+        inner = next(iter(failures.values())) if failures else getattr(cause, "cause", None)
+        cause = inner if isinstance(inner, BaseException) and inner is not cause else (cause.__cause__ or cause.__context__)
+    frame = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
+    place = f" at {Path(frame.filename).name}:{frame.lineno}" if frame else ""
+    return {
+        "type": type(error).__name__,
+        "message": f"{type(error).__name__}{place}: {error}",
+        "hint": "",
+        "retryable": False,
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def error_from_json(stage: str, facts: dict[str, Any]) -> StageFailed:
+    """Turn another process's ``error.json`` into the exception the supervisor raises."""
+    return StageFailed(f"stage {stage}: {facts['message']}", hint=facts.get("hint", ""), retryable=bool(facts.get("retryable")))
+
+
+def write_spec(spec: StageSpec, store: Store) -> str:
+    """Store the full spec (execution fields included) and return its URI, the only argument a stage process needs."""
+    store.folder(spec.stage, spec.digest()).write_json(SPEC, spec.model_dump(mode="json", by_alias=True))
+    return f"{store.uri}/{spec.stage}/{spec.digest()}/{SPEC}"
+
+
+def main(spec_class: type[StageSpec], run: Run, argv: list[str] | None = None) -> None:
+    """Entry point of ``python -m tasks.<stage> --spec <uri>``. Exit code 0 only after ``result.json`` is written."""
+    parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").split("\n")[0])
+    parser.add_argument("--spec", required=True, help="URI of the spec.json written by the flow")
+    uri = parser.parse_args(argv).spec
+    logging.basicConfig(level=os.environ.get("DORA_LOG_LEVEL", "INFO"), format="%(levelname)s %(name)s: %(message)s")
+    root, (stage, digest, _) = split_uri(uri, 3)
+    store = Store(root)
+    data = store.read_json(f"{stage}/{digest}/{SPEC}")
+    if data is None:
+        raise SystemExit(f"no spec at {uri}; it is written by the flow that submits this job")
+    spec = spec_class.model_validate(data)
+    if spec.digest() != digest:
+        raise SystemExit(f"spec at {uri} has digest {spec.digest()[:12]}: the submitting flow runs another version of dora")
+    try:
+        result = execute(spec, run, store)
+    except DoraError as error:
+        raise SystemExit(f"{stage} failed: {error}") from None
+    print(json.dumps({"stage": stage, "rows": result["rows"], "seconds": round(result["seconds"], 2)}), flush=True)
