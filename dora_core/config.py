@@ -58,10 +58,16 @@ class DataConfig(StrictModel):
     """What is aligned on, which part of it is trusted, and how much of it may be bad."""
 
     train: list[DataSource] = Field(min_length=1, description="Preference data, pairwise or listwise.")
-    golden: list[DataSource] = Field(default_factory=list, description="Extra trusted reference (prompt, response); empty: the golden sources of the mixture alone.")
-    golden_sources: list[str] = Field(default=["human"], min_length=1, description="Sources that are trusted; a trailing * matches a prefix.")
+    golden: list[DataSource] = Field(
+        default_factory=list, description="Extra trusted reference (prompt, response); empty: the golden sources of the mixture alone."
+    )
+    golden_sources: list[str] = Field(
+        default=["human"], min_length=1, description="Sources that are trusted; a trailing * matches a prefix."
+    )
     sources: list[str] | None = Field(None, description="Allowed source names; a row with another one is quarantined. null allows any.")
-    holdout_fraction: float = Field(0.1, ge=0.01, le=0.5, description="Share of prompts kept for evaluation, chosen by a hash of the prompt.")
+    holdout_fraction: float = Field(
+        0.1, ge=0.01, le=0.5, description="Share of prompts kept for evaluation, chosen by a hash of the prompt."
+    )
     max_bad_fraction: float = Field(0.02, ge=0.0, le=1.0, description="Refuse the run if more than this share of rows is bad.")
     max_text_bytes: int = Field(200_000, ge=256, le=50_000_000, description="A prompt or response longer than this is bad.")
     max_responses: int = Field(16, ge=2, le=256, description="A row with more responses than this is bad.")
@@ -73,7 +79,9 @@ class DataConfig(StrictModel):
 class TextConfig(StrictModel):
     """One truncation rule for every stage: prompts keep their end, responses keep their beginning."""
 
-    template: Literal["auto", "chat", "plain"] = Field("auto", description="auto: the tokenizer's chat template when it has one, else plain text.")
+    template: Literal["auto", "chat", "plain"] = Field(
+        "auto", description="auto: the tokenizer's chat template when it has one, else plain text."
+    )
     max_prompt_tokens: int = Field(512, ge=8, le=131_072, description="Longer prompts lose their first tokens.")
     max_response_tokens: int = Field(512, ge=4, le=131_072, description="Longer responses lose their last tokens.")
 
@@ -110,7 +118,9 @@ class LoraConfig(StrictModel):
 
     rank: int = Field(16, ge=1, le=512, description="Rank of the update.")
     alpha: float = Field(32.0, gt=0, description="Scale; the update is alpha/rank · BA.")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the adapter input. 0 keeps the policy equal to the reference at step 0.")
+    dropout: float = Field(
+        0.0, ge=0.0, lt=1.0, description="Dropout on the adapter input. 0 keeps the policy equal to the reference at step 0."
+    )
     target_modules: str | list[str] = Field("all-linear", description="Module names, or all-linear.")
 
 
@@ -130,20 +140,28 @@ class ClassifierConfig(StrictModel):
     max_response_tokens: int = Field(192, ge=4, le=8192, description="Response tokens the classifier sees.")
     max_responses_per_source: int = Field(20_000, ge=50, description="Cap per source on fitting data, chosen by hash.")
     temperature_scaling: bool = Field(True, description="Fit one temperature per head on held-out folds.")
-    refit: Literal["auto", "always", "never"] = Field("auto", description="auto keeps the previous classifier while it still fits the new data.")
+    refit: Literal["auto", "always", "never"] = Field(
+        "auto", description="auto keeps the previous classifier while it still fits the new data."
+    )
     refit_growth: float = Field(0.25, ge=0, description="auto: refit when training data grew by more than this share since the fit.")
-    refit_auc_drop: float = Field(0.05, ge=0, le=0.5, description="auto: refit when AUC on new rows falls by more than this for any source.")
+    refit_auc_drop: float = Field(
+        0.05, ge=0, le=0.5, description="auto: refit when AUC on new rows falls by more than this for any source."
+    )
     seed: int = Field(0, ge=0)
 
 
 class CalibrationConfig(StrictModel):
     """From density ratios to one factor h per response (DESIGN section 2)."""
 
-    form: Literal["mixture", "paper", "released"] = Field("mixture", description="mixture: exact p_golden/P; paper: the paper's formula; released: the authors' code.")
+    form: Literal["mixture", "paper", "released"] = Field(
+        "mixture", description="mixture: exact p_golden/P; paper: the paper's formula; released: the authors' code."
+    )
     shares: dict[str, float] | None = Field(None, description="Mixture share per source, summing to 1; null = counts.")
     normalize: bool = Field(True, description="Scale h to mean 1.")
     cap_quantile: float | None = Field(0.99, gt=0.5, le=1.0, description="Cap h at this quantile; null = no cap.")
-    temper: float | Literal["auto"] = Field(1.0, description="h^τ with τ in [0, 1]; auto: the largest τ that keeps the effective sample size above ess_floor.")
+    temper: float | Literal["auto"] = Field(
+        1.0, description="h^τ with τ in [0, 1]; auto: the largest τ that keeps the effective sample size above ess_floor."
+    )
     ess_floor: float = Field(0.3, gt=0, le=1.0, description="auto temper: floor of (Σh)²/(N·Σh²).")
     aggregate: Literal["mean", "min", "chosen", "product"] = Field("mean", description="How a record's h follows from its responses'.")
 
@@ -192,7 +210,9 @@ class ObjectiveConfig(StrictModel):
 
     name: Literal["erm", "reweight", "dro", "dora", "dora_outer", "dora_tilted", "dr_dpo"] = Field("dora", description="Robust objective.")
     lam: float = Field(1.0, gt=0, alias="lambda", description="λ of the log-mean-exp (β′ for dr_dpo); unused by erm and reweight.")
-    scope: Literal["global", "rank", "micro"] = Field("global", description="global: exact over the whole step; rank, micro: what other code bases do.")
+    scope: Literal["global", "rank", "micro"] = Field(
+        "global", description="global: exact over the whole step; rank, micro: what other code bases do."
+    )
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -218,13 +238,23 @@ class AlignConfig(StrictModel):
     loss: Loss = Field(default={"name": "dpo"}, description="A registered loss and its parameters, e.g. {name: dpo, beta: 0.1}.")
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="The robust objective.")
     optimization: OptimizationConfig = Field(default_factory=OptimizationConfig, description="Optimisation.")
-    max_responses: int = Field(8, ge=2, le=64, description="Responses per record used in training; a longer list keeps the best, the worst and evenly spaced ranks.")
+    max_responses: int = Field(
+        8,
+        ge=2,
+        le=64,
+        description="Responses per record used in training; a longer list keeps the best, the worst and evenly spaced ranks.",
+    )
 
 
 class Execution(StrictModel):
     """How a stage runs, never what it computes: not part of any digest."""
 
-    workers: int = Field(2, ge=0, le=4096, description="Training workers, or scoring actors at most; 0 = in the stage's own process, without Ray (tests, debugging).")
+    workers: int = Field(
+        2,
+        ge=0,
+        le=4096,
+        description="Training workers, or scoring actors at most; 0 = in the stage's own process, without Ray (tests, debugging).",
+    )
     gpus_per_worker: float = Field(0.0, ge=0, le=8, description="GPUs per worker; 0 runs on CPU (gloo).")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs per worker, also its number of torch threads.")
     strategy: Literal["ddp", "fsdp"] = Field("ddp", description="ddp: replicated weights; fsdp: sharded (FSDP2).")
@@ -254,6 +284,10 @@ class GateConfig(StrictModel):
     """When a model may be promoted. Every rule that fails is named in the decision."""
 
     min_accuracy: float = Field(0.5, ge=0, le=1, description="Lower bound of held-out preference accuracy must exceed this.")
-    min_lift: float = Field(0.0, ge=-1, le=1, description="Accuracy minus that of the start must be at least this.")
+    min_lift: float = Field(
+        0.0, ge=-1, le=1, description="Ranking accuracy (likelihood per token) minus that of the start must be at least this."
+    )
     max_kl: float | None = Field(50.0, gt=0, description="KL(policy‖start) per response, nats; null = no limit.")
-    max_golden_drop: float = Field(0.02, ge=0, le=1, description="Accuracy on pairs with a golden response may fall by at most this against the start.")
+    max_golden_drop: float = Field(
+        0.02, ge=0, le=1, description="Ranking accuracy on pairs with a golden response may fall by at most this against the start."
+    )

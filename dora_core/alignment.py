@@ -1,0 +1,204 @@
+"""Alignment: a preference loss under a robust objective, as a training task.
+
+Joins the records, calibration and reference tables into training records, and computes the exact gradient of one
+optimisation step over all ranks and micro-batches (``dora_core/accumulation.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from dora_core.accumulation import GlobalBatch
+from dora_core.config import AlignConfig, Execution
+from dora_core.distributed import Worker, gradient_sync, scale_gradients
+from dora_core.errors import DataError, TrainingError
+from dora_core.logprobs import ResponseLogps, collate
+from dora_core.losses import PreferenceBatch
+from dora_core.text import EncodedResponse, Encoder
+
+REFERENCE_TOLERANCE = {"float32": 0.02, "bfloat16": 0.5}
+"""Largest |log π − log π_ref| per √token at step 0, nats; rounding grows with the square root of the length."""
+
+
+@dataclass(frozen=True)
+class AlignmentRecord:
+    """One record, its responses encoded. ``rewards`` are NaN where not measured; ``factor`` is the record's h ≥ 0."""
+
+    responses: list[EncodedResponse]
+    rewards: list[float]
+    reference_logps: list[float]
+    factor: float
+
+
+def choose_responses(rewards: Sequence[float], limit: int) -> list[int]:
+    """Indices of at most ``limit`` measured responses, best first: best, worst, and evenly spaced ranks between.
+
+    Unmeasured responses (NaN) are left out: no loss may use them.
+    """
+    measured = [i for i, r in enumerate(rewards) if not math.isnan(r)]
+    ranked = sorted(measured, key=lambda i: -rewards[i])
+    if len(ranked) <= limit:
+        return ranked
+    return [ranked[round(k * (len(ranked) - 1) / (limit - 1))] for k in range(limit)]
+
+
+class AlignmentData:
+    """Training records by index, encoded when asked for; records without a strict preference are dropped and counted.
+
+    Args:
+        records: canonical records of the train split.
+        factors: h per record, same order; ones where the objective does not use h.
+        reference: ``record_id, response_index, logp``, any order, covering every response of ``records``.
+
+    Raises:
+        DataError: a response has no reference log-probability, or no record has a preference.
+    """
+
+    def __init__(self, records: pa.Table, factors: np.ndarray, reference: pa.Table, encoder: Encoder, max_responses: int):
+        lookup = dict(
+            zip(
+                zip(reference["record_id"].to_pylist(), reference["response_index"].to_pylist(), strict=True),
+                reference["logp"].to_numpy().tolist(),
+                strict=True,
+            )
+        )
+        self._records, self._factors, self._lookup, self._encoder = records, factors, lookup, encoder
+        self._chosen: list[list[int]] = []
+        self._rows: list[int] = []
+        self.dropped = 0
+        rewards_of = records["rewards"].to_pylist()
+        for row, rewards in enumerate(rewards_of):
+            measured = [math.nan if r is None else r for r in rewards]
+            chosen = choose_responses(measured, max_responses)
+            if len(chosen) >= 2 and measured[chosen[0]] > measured[chosen[-1]]:
+                self._rows.append(row)
+                self._chosen.append(chosen)
+            else:
+                self.dropped += 1
+        if not self._rows:
+            raise DataError(
+                f"none of {len(records)} training records has a preference: rewards are missing or all tied",
+                hint="map the right column with data.train[i].columns.rewards (or ranks), or give chosen/rejected pairs",
+            )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> AlignmentRecord:
+        row, chosen = self._rows[index], self._chosen[index]
+        record = self._records.slice(row, 1).to_pylist()[0]
+        try:
+            reference = [self._lookup[record["record_id"], i] for i in chosen]
+        except KeyError as error:
+            raise DataError(
+                f"record {record['record_id']!r} has no reference log-probability",
+                hint="the reference stage was computed for other records; delete its output and run again",
+            ) from error
+        return AlignmentRecord(
+            responses=[self._encoder.encode(record["prompt"], record["responses"][i]) for i in chosen],
+            rewards=[record["rewards"][i] for i in chosen],
+            reference_logps=reference,
+            factor=float(self._factors[row]),
+        )
+
+
+class AlignmentTask:
+    """A :class:`dora_core.training.Task`: ``config.loss`` under ``config.objective`` on ``data``."""
+
+    def __init__(
+        self,
+        logps: ResponseLogps,
+        layers: list[nn.Module],
+        data: AlignmentData,
+        config: AlignConfig,
+        execution: Execution,
+        worker: Worker,
+        pad_id: int,
+    ):
+        self.module, self.layers, self.records = logps, layers, len(data)
+        self._data, self._config, self._worker, self._pad_id = data, config, worker, pad_id
+        self._objective = GlobalBatch(config.objective, group=worker.group, sync_every_micro_batch=execution.strategy == "fsdp")
+
+    def backward(self, module: nn.Module, micro_batches: list[list[int]], step: int) -> tuple[float, dict[str, float]]:
+        objective = self._objective
+        objective.begin(len(micro_batches))
+        counts = torch.zeros(4, dtype=torch.float64)  # records, correctly ordered, Σ margin, tokens
+        for number, indices in enumerate(micro_batches):
+            last = number == len(micro_batches) - 1
+            records = [self._data[i] for i in indices] or [self._data[0]]
+            with gradient_sync(module, last):
+                batch = self._forward(module, records)
+                valid_B = batch.has_preference_B & bool(indices)
+                if step == 0 and number == 0 and indices:
+                    self._check_reference(batch)
+                losses_B = self._config.loss(batch)
+                factors_B = losses_B.new_tensor([r.factor for r in records])
+                weights_B, rescale = objective.add(losses_B, factors_B, valid_B)
+                if last:
+                    correction = objective.exchange()
+                    weights_B, rescale = weights_B * correction, rescale * correction
+                scale_gradients(module, rescale)
+                (weights_B * losses_B).sum().backward()
+            counts += self._count(batch, valid_B)
+        return objective.final_scale, self._metrics(self._worker.sum(counts))
+
+    def _forward(self, module: nn.Module, records: list[AlignmentRecord]) -> PreferenceBatch:
+        """(B, N) log-probabilities of the records' responses, padded to the longest list."""
+        rows = [response for record in records for response in record.responses]
+        logps_R = module(collate(rows, self._pad_id).to(self._worker.device))
+        width = max(len(r.responses) for r in records)
+        lengths = [len(r.responses) for r in records]
+        return PreferenceBatch(
+            policy_logps_BN=_pad(logps_R, lengths, width, 0.0),
+            reference_logps_BN=_pad(logps_R.new_tensor([x for r in records for x in r.reference_logps]), lengths, width, 0.0),
+            lengths_BN=_pad(logps_R.new_tensor([float(len(x.response_ids)) for x in rows]), lengths, width, 1.0),
+            rewards_BN=_pad(logps_R.new_tensor([x for r in records for x in r.rewards]), lengths, width, math.nan),
+            mask_BN=_pad(torch.ones(len(rows), dtype=torch.bool, device=logps_R.device), lengths, width, False),
+        )
+
+    def _check_reference(self, batch: PreferenceBatch) -> None:
+        """At step 0 the policy *is* the reference; anything else means a stale cache or the wrong model."""
+        gap = (batch.log_ratios_BN.detach().abs() / batch.lengths_BN.sqrt()).max().item()
+        allowed = REFERENCE_TOLERANCE[self._config.optimization.precision]
+        if not gap <= allowed:
+            raise TrainingError(
+                f"at step 0 policy and reference differ by {gap:.3g} nats per √token (allowed {allowed})",
+                hint="the reference log-probabilities belong to another model, tokenizer or truncation; delete the reference "
+                "stage's output and run again; with lora, keep lora.dropout at 0",
+            )
+
+    def _count(self, batch: PreferenceBatch, valid_B: Tensor) -> Tensor:
+        best_B, worst_B = batch.best_worst
+        lr_BN = batch.log_ratios_BN.detach()
+        margin_B = (lr_BN.gather(1, best_B[:, None]) - lr_BN.gather(1, worst_B[:, None])).squeeze(1)
+        tokens = (batch.lengths_BN * batch.mask_BN * valid_B[:, None]).sum()
+        numbers = (valid_B.sum(), ((margin_B > 0) & valid_B).sum(), (margin_B * valid_B).sum(), tokens)
+        return torch.stack([n.double() for n in numbers]).cpu()
+
+    def _metrics(self, counts: Tensor) -> dict[str, float]:
+        records, correct, margin, tokens = counts.tolist()
+        step = self._objective.report()
+        return {
+            "loss": step.loss,
+            "objective": step.value,
+            "accuracy": correct / max(records, 1.0),
+            "margin": margin / max(records, 1.0),
+            "weight_ess": step.weight_ess,
+            "max_weight": step.max_weight,
+            "tokens": tokens,
+        }
+
+
+def _pad(flat: Tensor, lengths: list[int], width: int, fill: Any) -> Tensor:
+    """Flat values of ragged lists → (B, width)."""
+    mask_BN = torch.arange(width)[None, :] < torch.tensor(lengths)[:, None]
+    padded_BN = flat.new_full((len(lengths), width), fill)
+    return padded_BN.masked_scatter(mask_BN.to(flat.device), flat)

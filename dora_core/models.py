@@ -1,0 +1,127 @@
+"""Loading and building models: any Hugging Face model by id or folder, and the embedded tiny ones built on the data.
+
+Weights are read and written as safetensors only; code from a model repository runs only with ``trust_remote_code`` and a
+pinned revision (``ModelConfig`` enforces both). The tiny models exist so that a laptop without a network runs the whole
+pipeline with the same code path as an 8B model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from dora_core.config import LoraConfig, ModelConfig
+from dora_core.errors import ModelError
+
+SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "cls_token": "<cls>", "sep_token": "<sep>"}
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over ``texts``: no text is out of vocabulary, and decoding gives back every byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
+
+
+def build_encoder(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, max_positions: int = 512) -> PreTrainedModel:
+    """A small BERT with random weights (seed the generator first) for ``tokenizer``'s vocabulary."""
+    bert = transformers.BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=4 * config.hidden_size,
+        max_position_embeddings=max_positions,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return transformers.BertModel(bert, add_pooling_layer=False)
+
+
+def build_policy(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, max_positions: int) -> PreTrainedModel:
+    """A small Llama-architecture language model with random weights (seed the generator first)."""
+    llama = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        intermediate_size=3 * config.hidden_size,
+        max_position_embeddings=max_positions,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return transformers.LlamaForCausalLM(llama)
+
+
+def load_encoder(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A pretrained encoder and its tokenizer (not for ``tiny``, which is built on the data)."""
+    return _load(transformers.AutoModel, config, torch.float32)
+
+
+def load_policy(config: ModelConfig | str | Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer, from an id, a folder, or a finished stage's ``model/`` folder."""
+    if not isinstance(config, ModelConfig):
+        config = ModelConfig(source=str(config))
+    model, tokenizer = _load(transformers.AutoModelForCausalLM, config, dtype)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Hugging Face folder: safetensors, config, tokenizer."""
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def add_lora(model: PreTrainedModel, lora: LoraConfig) -> PreTrainedModel:
+    """Wrap ``model`` with low-rank adapters; only they are trained. ``merge_lora`` undoes it."""
+    import peft
+
+    config = peft.LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules, task_type="CAUSAL_LM"
+    )
+    try:
+        return peft.get_peft_model(model, config)
+    except ValueError as error:
+        linear = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+        raise ModelError(
+            f"lora.target_modules={lora.target_modules!r} does not fit this model: {error}",
+            hint=f"use all-linear, or some of: {', '.join(linear)}",
+        ) from error
+
+
+def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
+    """The plain model with adapters folded into its weights; a model without adapters is returned as it is."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def _load(auto: Any, config: ModelConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    try:
+        model = auto.from_pretrained(config.source, dtype=dtype, use_safetensors=True, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(config.source, **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"cannot load model {config.source!r}: {reason}",
+            hint="give a Hugging Face id (online, or in the local cache), a folder with config.json and *.safetensors, or `tiny`",
+        ) from error
+    return model, tokenizer

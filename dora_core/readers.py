@@ -1,0 +1,396 @@
+"""Reading inputs: Parquet, JSON lines, saved ``datasets`` directories and dataset names, as streams of canonical rows.
+
+An input is *located* (what files are there), *fingerprinted* (sha256 of their bytes, at plan time) and *opened* (columns
+resolved once per file, rows in batches). Paths are local, relative to the working directory, or URIs of ``pyarrow.fs``
+(``s3://…``); JSON lines may be compressed (.gz, .bz2, .zst).
+
+Left out: JSON arrays, CSV, and repairing anything. A row that cannot be read is a :class:`Problem` like any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from dora_core.config import DataConfig, DataSource
+from dora_core.errors import DataError, did_you_mean
+from dora_core.records import Form, Problem, Reason
+
+BATCH_ROWS = 1024
+PROBE_LINES = 1000  # JSON lines looked at to learn which columns a file has
+
+Format = Literal["parquet", "jsonl", "datasets", "hub"]
+_SUFFIXES: dict[str, Literal["parquet", "jsonl"]] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+}
+_COMPRESSIONS = {".gz", ".bz2", ".zst"}
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+_FIELDS: dict[Form, tuple[str, ...]] = {
+    "pairwise": ("id", "prompt", "chosen", "rejected", "chosen_source", "rejected_source"),
+    "listwise": ("id", "prompt", "responses", "rewards", "ranks", "sources"),
+    "golden": ("id", "prompt", "response"),
+}
+
+
+class InputFile(NamedTuple):
+    """One file, its resolved form and columns (canonical field → the file's column), and its rows."""
+
+    name: str
+    form: Form
+    columns: dict[str, str]
+    reader: _Reader
+
+    def rows(self, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, Any]]:
+        """(position, row): a dict keyed by canonical fields, another JSON value, or a :class:`Problem`.
+
+        Positions count from 0; for JSON lines they count lines, blank ones included.
+        """
+        with _readable(self.name):
+            yield from self.reader.rows(self.columns, batch_rows)
+
+    def column_of(self, field: str) -> str:
+        """The user's name for a field such as ``responses[2]``, for messages about their file."""
+        root = re.split(r"[\[.]", field, maxsplit=1)[0]
+        return self.columns.get(root, root) + field[len(root) :]
+
+
+def inputs_of(data: DataConfig) -> list[tuple[str, DataSource]]:
+    """All inputs with their place in the configuration, train before golden."""
+    return [(f"data.train[{i}]", s) for i, s in enumerate(data.train)] + [(f"data.golden[{i}]", s) for i, s in enumerate(data.golden)]
+
+
+def fingerprint_sources(data: DataConfig) -> dict[str, str]:
+    """What the inputs are right now: ``{uri: sha256 of the file's bytes}``, or the commit a dataset name resolves to.
+
+    Raises:
+        DataError: an input does not exist, holds no readable file, or a dataset name cannot be resolved.
+    """
+    found = {}
+    for place, source in inputs_of(data):
+        for at in _locate(source, place):
+            if at.uri not in found:
+                found[at.uri] = source.revision or _resolve_revision(source, place) if at.format == "hub" else _sha256(at)
+    return found
+
+
+def changed_sources(data: DataConfig, fingerprints: Mapping[str, str]) -> list[str]:
+    """URIs whose content differs from ``fingerprints``. Dataset names are pinned to a commit and cannot change."""
+    now = {at.uri: fingerprints.get(at.uri) if at.format == "hub" else _sha256(at) for p, s in inputs_of(data) for at in _locate(s, p)}
+    return sorted(uri for uri in now.keys() | fingerprints.keys() if now.get(uri) != fingerprints.get(uri))
+
+
+def open_input(source: DataSource, place: str, fingerprints: Mapping[str, str]) -> Iterator[InputFile]:
+    """The files of one input, in order of their names; opened one after the other.
+
+    Args:
+        place: as :func:`inputs_of` gives it; inputs under ``data.golden`` are read in the golden form.
+        fingerprints: of :func:`fingerprint_sources`; a dataset name is read at the commit found there.
+
+    Raises:
+        DataError: unreadable file, a mapped column that is not there, neither form recognised, or no source given.
+    """
+    found = _locate(source, place)
+    if found[0].format in ("datasets", "hub"):
+        name = found[0].uri if found[0].format == "hub" else source.path
+        readers = [(name, lambda: _DatasetReader(source, place, fingerprints.get(name)))]
+    else:
+        readers = [(at.uri, lambda at=at: _ParquetReader(at) if at.format == "parquet" else _JsonLinesReader(at)) for at in found]
+    for name, open_reader in readers:
+        with _readable(name):
+            reader = open_reader()
+        form, columns = _resolve_columns(reader.columns, source, place, name)
+        yield InputFile(name, form, columns, reader)
+
+
+# ------------------------------------------------------------------------------------------------------- where it is
+
+
+class _Location(NamedTuple):
+    format: Format
+    uri: str  # as the user wrote it, plus the path below a folder
+    filesystem: pafs.FileSystem | None = None
+    path: str = ""
+
+
+def _locate(source: DataSource, place: str) -> list[_Location]:
+    filesystem, path = _filesystem(source, place)
+    info = filesystem.get_file_info(path)
+    if info.type == pafs.FileType.NotFound:
+        if _is_hub_name(source):
+            return [_Location("hub", f"hf://datasets/{source.path}" + (f"@{source.revision}" if source.revision else ""))]
+        raise DataError(f"{place}.path: there is no file or folder {source.path!r}", hint=_near(source.path))
+    if info.type == pafs.FileType.File:
+        return [_Location(_format_of(path, source, place), source.path, filesystem, path)]
+
+    listed = [i for i in filesystem.get_file_info(pafs.FileSelector(path, recursive=True)) if i.type == pafs.FileType.File]
+    files = {i.path: i.path[len(path) :].strip("/") for i in sorted(listed, key=lambda i: i.path)}
+    is_saved = bool({"state.json", "dataset_dict.json"} & set(files.values()))
+    if source.format == "datasets" or (source.format == "auto" and is_saved):
+        if not is_saved:
+            raise DataError(f"{place}: {source.path!r} is not a saved `datasets` directory", hint="set format: auto, parquet or jsonl")
+        return [_Location("datasets", f"{source.path.rstrip('/')}/{below}", filesystem, full) for full, below in files.items()]
+    wanted = {source.format} if source.format != "auto" else {"parquet", "jsonl"}
+    found = [
+        _Location(kind, f"{source.path.rstrip('/')}/{below}", filesystem, full)
+        for full, below in files.items()
+        if not any(part.startswith((".", "_")) for part in below.split("/")) and (kind := _suffix_format(below)) in wanted
+    ]
+    if not found:
+        raise DataError(
+            f"{place}.path: folder {source.path!r} holds no {' or '.join(sorted(wanted))} file",
+            hint=f"files are recognised by {', '.join(_SUFFIXES)}; there: {', '.join(list(files.values())[:5]) or 'nothing'}",
+        )
+    return found
+
+
+def _filesystem(source: DataSource, place: str) -> tuple[pafs.FileSystem, str]:
+    if "://" not in source.path:
+        return pafs.LocalFileSystem(), str(Path(source.path).expanduser())
+    try:
+        return pafs.FileSystem.from_uri(source.path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        hint = "use a local path, file:///…, s3://bucket/key, gs://bucket/key, or a dataset name without a scheme"
+        raise DataError(f"{place}.path: cannot open {source.path!r}: {error}", hint=hint) from error
+
+
+def _is_hub_name(source: DataSource) -> bool:
+    """A name such as ``owner/dataset``, unless its suffix or an existing parent folder says that a file was meant."""
+    if source.format == "datasets":
+        return _HUB_NAME.fullmatch(source.path) is not None
+    owner, _, name = source.path.partition("/")
+    is_file = _suffix_format(source.path) is not None or (name != "" and Path(owner).is_dir())
+    return source.format == "auto" and not is_file and _HUB_NAME.fullmatch(source.path) is not None
+
+
+def _suffix_format(path: str) -> Literal["parquet", "jsonl"] | None:
+    suffixes = [s.lower() for s in Path(path).suffixes]
+    if suffixes and suffixes[-1] in _COMPRESSIONS:
+        suffixes.pop()
+    return _SUFFIXES.get(suffixes[-1]) if suffixes else None
+
+
+def _format_of(path: str, source: DataSource, place: str) -> Format:
+    kind = _suffix_format(path) if source.format == "auto" else source.format
+    if kind is None or kind == "datasets":
+        problem = "cannot tell the format of" if kind is None else "a saved `datasets` directory is needed, not the file"
+        raise DataError(f"{place}: {problem} {source.path!r}", hint="set format: parquet or jsonl")
+    return kind
+
+
+def _near(path: str) -> str:
+    """Names like the missing one in the nearest folder that exists."""
+    wanted = Path(path).expanduser()
+    folder = next((p for p in wanted.parents if p.is_dir()), Path())
+    missing = wanted.relative_to(folder).parts[0]
+    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    close = get_close_matches(missing, names, n=3, cutoff=0.5)
+    listing = f"did you mean {' or '.join(repr(str(folder / c)) for c in close)}? " if close else ""
+    return f"{listing}paths are relative to the working directory; {str(folder)!r} holds: {', '.join(names[:8]) or 'nothing'}"
+
+
+def _sha256(at: _Location) -> str:
+    digest = hashlib.sha256()
+    with _readable(at.uri), at.filesystem.open_input_stream(at.path, compression=None) as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _resolve_revision(source: DataSource, place: str) -> str:
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().dataset_info(source.path, timeout=20).sha)
+    except Exception as error:  # the hub client's network errors share no base class
+        raise DataError(
+            f"{place}.path: {source.path!r} is no local path, and its revision cannot be resolved on the Hugging Face hub: {_headline(error)}",
+            hint=f"check the name and the network; offline, set {place}.revision to a commit in the local cache, or give a file. "
+            + _near(source.path),
+        ) from error
+
+
+def _headline(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turns a reader's low-level failure into a DataError that names the file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        hint = "the file may be damaged, of another format (set `format`), or not permitted to this user"
+        raise DataError(f"cannot read {name}: {_headline(error)}", hint=hint) from error
+
+
+# ------------------------------------------------------------------------------------------------------- columns
+
+
+def _resolve_columns(there: list[str], source: DataSource, place: str, name: str) -> tuple[Form, dict[str, str]]:
+    explicit = {field: column for field, column in source.columns if column is not None}
+    absent = {field: column for field, column in explicit.items() if column not in there}
+    if absent:
+        lines = "; ".join(f"{place}.columns.{field}: no column {column!r}" for field, column in absent.items())
+        raise DataError(f"{name}: {lines}", hint=did_you_mean(next(iter(absent.values())), there))
+
+    form = _form_of(there, explicit, place, name)
+    unused = explicit.keys() - set(_FIELDS[form])
+    if unused:
+        hint = f"{name} is read in the {form} form, which has {', '.join(_FIELDS[form])}"
+        raise DataError(f"{place}.columns: {', '.join(sorted(unused))} would be ignored", hint=hint)
+    columns = {field: explicit.get(field, field) for field in _FIELDS[form] if explicit.get(field, field) in there}
+    if form != "golden" and source.source is None and not columns.keys() & {"sources", "chosen_source", "rejected_source"}:
+        needed = "sources" if form == "listwise" else "chosen_source and rejected_source"
+        raise DataError(
+            f"{place}: {name} does not say who wrote its responses, and calibration compares sources",
+            hint=f"set {place}.source: NAME for all rows, or {place}.columns.{needed}; columns there: {', '.join(sorted(there))}",
+        )
+    return form, columns
+
+
+def _form_of(there: list[str], explicit: Mapping[str, str], place: str, name: str) -> Form:
+    def has(field: str) -> bool:
+        return explicit.get(field, field) in there
+
+    if place.startswith("data.golden"):
+        if has("response"):
+            return "golden"
+        raise DataError(
+            f"{place}: {name} has no column 'response'", hint=f"set {place}.columns.response; {did_you_mean('response', there)}"
+        )
+    if has("responses") and not {"chosen", "rejected"} & explicit.keys():
+        return "listwise"
+    if has("chosen") and has("rejected"):
+        return "pairwise"
+    missing = next((f for f in ("chosen", "rejected") if not has(f) and (has("chosen") or has("rejected"))), "responses")
+    raise DataError(
+        f"{place}: {name} has neither a column 'responses' nor both 'chosen' and 'rejected'",
+        hint=f"map yours in {place}.columns, e.g. {missing}: NAME; {did_you_mean(missing, there)}",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- the readers
+
+
+class _Reader(Protocol):
+    columns: list[str]
+
+    def rows(self, columns: Mapping[str, str], batch_rows: int) -> Iterator[tuple[int, Any]]: ...
+
+
+class _ParquetReader:
+    def __init__(self, at: _Location):
+        self._file = pq.ParquetFile(at.filesystem.open_input_file(at.path))
+        self.columns = self._file.schema_arrow.names
+
+    def rows(self, columns: Mapping[str, str], batch_rows: int) -> Iterator[tuple[int, Any]]:
+        batches = self._file.iter_batches(batch_size=batch_rows, columns=sorted(set(columns.values())))
+        yield from _number(batches, columns)
+
+
+class _DatasetReader:
+    """A saved ``datasets`` directory, or a dataset name at a pinned commit (memory-mapped, never loaded whole)."""
+
+    def __init__(self, source: DataSource, place: str, revision: str | None):
+        import datasets
+
+        if revision is None:
+            loaded = datasets.load_from_disk(source.path)
+        else:
+            try:
+                loaded = datasets.load_dataset(source.path, revision=revision)
+            except Exception as error:  # the hub client's network errors share no base class
+                raise DataError(
+                    f"{place}.path: dataset {source.path!r} at {revision[:12]} cannot be loaded: {_headline(error)}",
+                    hint="check the name and revision; without a network it must be in the local Hugging Face cache, or give a file",
+                ) from error
+        if isinstance(loaded, datasets.DatasetDict):
+            if source.split not in loaded:
+                raise DataError(f"{place}.split: {source.path} has no split {source.split!r}", hint=did_you_mean(source.split, loaded))
+            loaded = loaded[source.split]
+        self._dataset = loaded.with_format("arrow")
+        self.columns = loaded.column_names
+
+    def rows(self, columns: Mapping[str, str], batch_rows: int) -> Iterator[tuple[int, Any]]:
+        yield from _number(self._dataset.select_columns(sorted(set(columns.values()))).iter(batch_size=batch_rows), columns)
+
+
+def _number(batches: Iterator[pa.RecordBatch | pa.Table], columns: Mapping[str, str]) -> Iterator[tuple[int, Any]]:
+    first = 0
+    for batch in batches:
+        try:
+            rows = _python_rows(batch, columns)
+        except UnicodeDecodeError:  # Parquet does not guarantee UTF-8: find the rows that are not
+            rows = [row for i in range(batch.num_rows) for row in _rows_or_problem(batch.slice(i, 1), columns)]
+        yield from enumerate(rows, first)
+        first += batch.num_rows
+
+
+def _python_rows(batch: pa.RecordBatch | pa.Table, columns: Mapping[str, str]) -> list[Any]:
+    values = zip(*(batch.column(name).to_pylist() for name in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in values]
+
+
+def _rows_or_problem(batch: pa.RecordBatch | pa.Table, columns: Mapping[str, str]) -> list[Any]:
+    try:
+        return _python_rows(batch, columns)
+    except UnicodeDecodeError as error:
+        return [Problem("", Reason.UNPARSABLE, f"a text is not UTF-8 at byte {error.start}")]
+
+
+@dataclass
+class _JsonLinesReader:
+    at: _Location
+
+    def __post_init__(self) -> None:
+        names: dict[str, None] = {}
+        for i, (_, row) in enumerate(self._parsed()):
+            if i == 0 and isinstance(row, Problem) and row.detail.startswith(_ARRAY):
+                raise DataError(f"{self.at.uri} is a JSON array, not JSON lines", hint="convert it: jq -c '.[]' FILE > FILE.jsonl")
+            if i == PROBE_LINES:
+                break
+            if isinstance(row, dict):
+                names |= dict.fromkeys(row)
+        self.columns = list(names)
+
+    def rows(self, columns: Mapping[str, str], batch_rows: int) -> Iterator[tuple[int, Any]]:
+        for number, row in self._parsed():
+            yield number, {field: row.get(name) for field, name in columns.items()} if isinstance(row, dict) else row
+
+    def _parsed(self) -> Iterator[tuple[int, Any]]:
+        with self.at.filesystem.open_input_stream(self.at.path, compression="detect") as stream:
+            for number, line in enumerate(io.BufferedReader(stream)):
+                if line.strip():
+                    yield number, _parse_line(line)
+
+
+_ARRAY = "starts a JSON array"
+
+
+def _parse_line(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        start = _ARRAY if line.lstrip()[:1] == b"[" else error.msg
+        return Problem("", Reason.UNPARSABLE, f"{start}, column {error.colno}")
+    except UnicodeDecodeError as error:
+        return Problem("", Reason.UNPARSABLE, f"not UTF-8 at byte {error.start}")
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, nesting without end
+        return Problem("", Reason.UNPARSABLE, type(error).__name__)

@@ -1,0 +1,375 @@
+"""Preference records: the canonical tables, and the one function that turns any input row into a record or into reasons.
+
+:func:`parse_row` accepts the three input forms (pairwise, listwise, golden; strings or chat messages), never raises
+whatever a field holds, and reports *all* problems of a row. Everything that depends on a prompt's identity, the
+train/eval split and the classifier's folds, is a hash of the prompt: a new row never moves an old one.
+
+Left out: repairing rows (trimming, re-encoding, re-labelling). A bad row is quarantined with its reasons, never changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+ROLES = ("system", "user", "assistant", "tool")
+MAX_SOURCE_CHARS = 128
+
+Form = Literal["pairwise", "listwise", "golden"]
+Message: TypeAlias = dict[str, str]  # {"role": …, "content": …}
+
+_PROMPT = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+RECORDS_SCHEMA = pa.schema(
+    [
+        ("record_id", pa.string()),
+        ("prompt", _PROMPT),
+        ("responses", pa.list_(pa.string())),
+        ("rewards", pa.list_(pa.float64())),  # null = not measured; never a preference
+        ("sources", pa.list_(pa.string())),  # null = unknown; such a response is never scored or fitted on
+        ("reward_kind", pa.string()),  # reward | rank | preference | none
+        ("split", pa.string()),  # train | eval
+        ("prompt_hash", pa.uint64()),
+        ("schema_version", pa.int32()),
+    ]
+)
+GOLDEN_SCHEMA = pa.schema(
+    [("record_id", pa.string()), ("prompt", _PROMPT), ("response", pa.string()), ("prompt_hash", pa.uint64()), ("split", pa.string())]
+)
+QUARANTINE_SCHEMA = pa.schema(
+    [("file", pa.string()), ("row", pa.int64()), ("field", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+)
+
+
+class Reason(StrEnum):
+    """Why a row is in quarantine: the machine code in ``quarantine.parquet`` and in the stage's facts."""
+
+    UNPARSABLE = "unparsable"  # not JSON, or bytes that are not UTF-8
+    WRONG_TYPE = "wrong_type"
+    EMPTY_PROMPT = "empty_prompt"
+    PROMPT_MISMATCH = "prompt_mismatch"  # responses that are whole conversations disagree on the prompt
+    MISSING_RESPONSE = "missing_response"  # null
+    EMPTY_RESPONSE = "empty_response"  # white space only
+    IDENTICAL_PAIR = "identical_pair"  # chosen equals rejected: the label contradicts itself
+    TOO_FEW_RESPONSES = "too_few_responses"
+    TOO_MANY_RESPONSES = "too_many_responses"
+    TEXT_TOO_LONG = "text_too_long"
+    LONE_SURROGATE = "lone_surrogate"  # half a UTF-16 pair: cannot be written as UTF-8
+    LENGTH_MISMATCH = "length_mismatch"
+    NONFINITE_REWARD = "nonfinite_reward"
+    UNKNOWN_SOURCE = "unknown_source"
+    DUPLICATE_ID = "duplicate_id"
+
+
+class Problem(NamedTuple):
+    """One thing wrong with one field. ``detail`` is short and never quotes a text."""
+
+    field: str
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A valid row. ``rewards`` and ``sources`` have the length of ``responses``; golden rows have one response."""
+
+    record_id: str
+    prompt: list[Message]
+    responses: list[str]
+    rewards: list[float | None]
+    sources: list[str | None]
+    reward_kind: Literal["reward", "rank", "preference", "none"]
+    prompt_hash: int
+    content: str  # canonical JSON of all of the above but the id: what fingerprints and missing ids are made of
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Limits a row must keep, from ``DataConfig`` and ``DataSource``."""
+
+    max_text_bytes: int = 200_000
+    max_responses: int = 16
+    allowed_sources: frozenset[str] | None = None
+    default_source: str | None = None
+
+
+# ------------------------------------------------------------------------------------------------- identity of a prompt
+
+
+def canonical_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def hash_prompt(prompt: list[Message]) -> int:
+    """uint64: the first 8 bytes, big-endian, of sha256 over the prompt's canonical JSON."""
+    return int.from_bytes(hashlib.sha256(canonical_json(prompt).encode()).digest()[:8], "big")
+
+
+def split_of(prompt_hash: np.ndarray, holdout_fraction: float) -> np.ndarray:
+    """``"train"`` or ``"eval"`` per prompt. Shape: uint64 (n,) → str (n,)."""
+    threshold = np.uint64(min(int(holdout_fraction * 2.0**64), 2**64 - 1))
+    return np.where(_mix(prompt_hash, salt=0x5F1E_5A17) < threshold, "eval", "train")
+
+
+def fold_of(prompt_hash: np.ndarray, folds: int) -> np.ndarray:
+    """Cross-fitting fold in [0, folds), independent of :func:`split_of`. Shape: uint64 (n,) → int64 (n,)."""
+    return (_mix(prompt_hash, salt=0xF01D_5A17) % np.uint64(folds)).astype(np.int64)
+
+
+def _mix(values: np.ndarray, *, salt: int) -> np.ndarray:
+    """splitmix64 finaliser (Steele et al. 2014) of ``values`` xor a spread salt: independent hashes from one."""
+    z = np.asarray(values, dtype=np.uint64) ^ np.uint64(salt * 0x9E37_79B9_7F4A_7C15 % 2**64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def is_golden_source(name: str | None, patterns: Iterable[str]) -> bool:
+    """Whether a source is trusted: an exact name, or a prefix written with a trailing ``*``. Unknown (None) never is."""
+    if name is None:
+        return False
+    return any(name.startswith(p[:-1]) if p.endswith("*") else name == p for p in patterns)
+
+
+# ------------------------------------------------------------------------------------------------------- one row
+
+
+def parse_row(row: Any, form: Form, rules: Rules) -> Record | list[Problem]:
+    """Turn one input row into a record, or list everything that is wrong with it. Never raises.
+
+    Args:
+        row: whatever the file held, keyed by canonical field names: ``id``, ``prompt`` and, by form,
+            ``chosen, rejected, chosen_source, rejected_source`` · ``responses, rewards, ranks, sources`` · ``response``.
+        form: pairwise labels become rewards 1 and 0, ranks become −rank.
+
+    A response may be a whole conversation (HH, TRL's "implicit prompt"): its last message is the response, the messages
+    before it must equal the prompt, or end with it, or, without a prompt, be the same for all responses of the row.
+    """
+    if not isinstance(row, dict):
+        return [Problem("", Reason.WRONG_TYPE, f"row is {_kind(row)}, expected an object")]
+    parser = _RowParser(rules)
+    record = parser.parse(row, form)
+    return parser.problems or record
+
+
+class _RowParser:
+    """Collects problems while reading one row; the record is meaningful only if there are none."""
+
+    def __init__(self, rules: Rules):
+        self.rules = rules
+        self.problems: list[Problem] = []
+
+    def parse(self, row: dict[str, Any], form: Form) -> Record:
+        if form == "listwise":
+            values = self._list(row.get("responses"), "responses", Reason.MISSING_RESPONSE)
+            fields = [f"responses[{i}]" for i in range(len(values))]
+            rewards, kind = self._rewards(row, values)
+            sources = self._sources(row, values)
+            if isinstance(row.get("responses"), list) and len(values) < 2:
+                self._add("responses", Reason.TOO_FEW_RESPONSES, f"{len(values)} given, at least 2 are needed")
+            if len(values) > self.rules.max_responses:
+                self._add("responses", Reason.TOO_MANY_RESPONSES, f"{len(values)} given, limit {self.rules.max_responses}")
+        elif form == "pairwise":
+            fields, rewards, kind = ["chosen", "rejected"], [1.0, 0.0], "preference"
+            values = [row.get(name) for name in fields]
+            sources = [self._source(row.get(f"{name}_source"), f"{name}_source") for name in fields]
+        else:
+            fields, rewards, sources, kind = ["response"], [None], [None], "none"
+            values = [row.get("response")]
+
+        given = None if row.get("prompt") is None else self._messages(row["prompt"], "prompt", last=("user", "system", "tool"))
+        replies = [self._reply(value, name, transcript=form == "pairwise") for value, name in zip(values, fields, strict=True)]
+        prompt = self._prompt(given, [lead for lead, _ in replies if lead])
+        responses = [text for _, text in replies]
+        if form == "pairwise" and not self.problems and responses[0] == responses[1]:
+            self._add("rejected", Reason.IDENTICAL_PAIR, "equals chosen")
+
+        record_id = self._identifier(row.get("id"))
+        if self.problems:
+            return Record("", [], [], [], [], "none", 0, "")
+        content = canonical_json([prompt, responses, rewards, sources, kind])
+        record_id = record_id or hashlib.sha256(content.encode()).hexdigest()[:32]
+        return Record(record_id, prompt, responses, rewards, sources, kind, hash_prompt(prompt), content)
+
+    def _add(self, field: str, reason: Reason, detail: str) -> None:
+        self.problems.append(Problem(field, reason, detail))
+
+    def _list(self, value: Any, field: str, if_null: Reason = Reason.WRONG_TYPE) -> list[Any]:
+        if isinstance(value, list):
+            return value
+        self._add(field, if_null if value is None else Reason.WRONG_TYPE, f"is {_kind(value)}, expected a list")
+        return []
+
+    def _text(self, value: Any, field: str, *, if_null: Reason, if_blank: Reason | None) -> str:
+        if not isinstance(value, str):
+            self._add(field, if_null if value is None else Reason.WRONG_TYPE, f"is {_kind(value)}, expected a string")
+            return ""
+        if if_blank is not None and not value.strip():
+            self._add(field, if_blank, f"{len(value)} characters, all white space" if value else "no characters")
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError as error:
+            self._add(field, Reason.LONE_SURROGATE, f"U+{ord(value[error.start]):04X} at character {error.start}")
+            size = len(value)
+        if size > self.rules.max_text_bytes:
+            self._add(field, Reason.TEXT_TOO_LONG, f"{size} bytes, limit {self.rules.max_text_bytes}")
+        return value
+
+    def _identifier(self, value: Any) -> str | None:
+        if value is None or value == "":
+            return None
+        if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 64:
+            return str(value)
+        return self._text(value, "id", if_null=Reason.WRONG_TYPE, if_blank=Reason.WRONG_TYPE)
+
+    def _messages(self, value: Any, field: str, *, last: Sequence[str]) -> list[Message]:
+        """A string (one user turn, or an HH transcript) or a list of {role, content}; the final role must be in ``last``."""
+        before = len(self.problems)
+        if isinstance(value, str):
+            value = _transcript(value) or [{"role": "user", "content": value}]
+            if len(value) > 1 and "assistant" not in last and value[-1] == {"role": "assistant", "content": ""}:
+                value = value[:-1]  # an HH prompt ends with an open "Assistant:" turn
+        messages = []
+        for i, item in enumerate(self._list(value, field)):
+            if not isinstance(item, dict):
+                self._add(f"{field}[{i}]", Reason.WRONG_TYPE, f"is {_kind(item)}, expected an object with role and content")
+                continue
+            role = item.get("role")
+            if role not in ROLES:  # a tuple: an unhashable role is simply not in it
+                self._add(f"{field}[{i}].role", Reason.WRONG_TYPE, f"is {_short(role)}, allowed: {', '.join(ROLES)}")
+                role = ""
+            content = self._text(item.get("content"), f"{field}[{i}].content", if_null=Reason.WRONG_TYPE, if_blank=None)
+            messages.append({"role": role, "content": content})
+        if messages and len(self.problems) == before and messages[-1]["role"] not in last:
+            self._add(field, Reason.WRONG_TYPE, f"ends with a message of role {messages[-1]['role']}, expected {' or '.join(last)}")
+        return messages
+
+    def _reply(self, value: Any, field: str, *, transcript: bool) -> tuple[list[Message], str]:
+        """The messages before the response (empty for a plain string) and the response itself."""
+        if isinstance(value, list) or (transcript and isinstance(value, str) and _transcript(value)):
+            before = len(self.problems)
+            messages = self._messages(value, field, last=["assistant"])
+            if not messages:
+                if len(self.problems) == before:
+                    self._add(field, Reason.EMPTY_RESPONSE, "no messages")
+                return [], ""
+            if not messages[-1]["content"].strip() and len(self.problems) == before:
+                self._add(field, Reason.EMPTY_RESPONSE, "the last message has no content")
+            return messages[:-1], messages[-1]["content"]
+        return [], self._text(value, field, if_null=Reason.MISSING_RESPONSE, if_blank=Reason.EMPTY_RESPONSE)
+
+    def _prompt(self, given: list[Message] | None, leads: list[list[Message]]) -> list[Message]:
+        if given is None and not leads:
+            self._add("prompt", Reason.EMPTY_PROMPT, "is absent, and the responses are not conversations that contain it")
+            return []
+        if any(lead != leads[0] for lead in leads):
+            self._add("prompt", Reason.PROMPT_MISMATCH, "the responses are conversations that differ before their last message")
+        elif leads and given and leads[0][-len(given) :] != given:
+            self._add("prompt", Reason.PROMPT_MISMATCH, "the responses are conversations that do not continue the prompt")
+        prompt = leads[0] if leads else given or []
+        if not any(p.field.startswith("prompt") for p in self.problems):
+            size = sum(len(m["content"]) for m in prompt)
+            if not any(m["content"].strip() for m in prompt):
+                self._add("prompt", Reason.EMPTY_PROMPT, "no characters but white space")
+            elif size > self.rules.max_text_bytes:
+                self._add("prompt", Reason.TEXT_TOO_LONG, f"{size} characters in all messages, limit {self.rules.max_text_bytes} bytes")
+        return prompt
+
+    def _rewards(self, row: dict[str, Any], values: list[Any]) -> tuple[list[float | None], Literal["reward", "rank", "none"]]:
+        kind, sign = ("rank", -1.0) if row.get("rewards") is None and row.get("ranks") is not None else ("reward", 1.0)
+        if row.get(f"{kind}s") is None:
+            return [None] * len(values), "none"
+        numbers = [self._number(v, f"{kind}s[{i}]") for i, v in enumerate(self._list(row[f"{kind}s"], f"{kind}s"))]
+        self._same_length(row[f"{kind}s"], row, f"{kind}s")
+        rewards = [None if n is None else sign * n for n in numbers]
+        return rewards, kind if any(r is not None for r in rewards) else "none"
+
+    def _number(self, value: Any, field: str) -> float | None:
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self._add(field, Reason.WRONG_TYPE, f"is {_kind(value)}, expected a number or null")
+        elif not -sys.float_info.max <= value <= sys.float_info.max:  # NaN compares false; an int may exceed any float
+            self._add(field, Reason.NONFINITE_REWARD, "is NaN, infinite or beyond float64")
+        else:
+            return float(value)
+        return None
+
+    def _sources(self, row: dict[str, Any], values: list[Any]) -> list[str | None]:
+        value = row.get("sources")
+        if value is None:
+            return [self.rules.default_source] * len(values)
+        sources = [self._source(v, f"sources[{i}]") for i, v in enumerate(self._list(value, "sources"))]
+        self._same_length(value, row, "sources")
+        return sources
+
+    def _source(self, value: Any, field: str) -> str | None:
+        if value is None:
+            return self.rules.default_source
+        if not isinstance(value, str):
+            self._add(field, Reason.WRONG_TYPE, f"is {_kind(value)}, expected a string or null")
+        elif not value.strip() or not value.isprintable() or len(value) > MAX_SOURCE_CHARS:
+            self._add(field, Reason.UNKNOWN_SOURCE, f"{_short(value)} is no name: 1 to {MAX_SOURCE_CHARS} printable characters")
+        elif self.rules.allowed_sources is not None and value not in self.rules.allowed_sources:
+            self._add(field, Reason.UNKNOWN_SOURCE, f"{_short(value)} is not among data.sources")
+        else:
+            return value
+        return None
+
+    def _same_length(self, value: Any, row: dict[str, Any], field: str) -> None:
+        responses = row.get("responses")
+        if isinstance(value, list) and isinstance(responses, list) and len(value) != len(responses):
+            self._add(field, Reason.LENGTH_MISMATCH, f"{len(value)} {field} for {len(responses)} responses")
+
+
+def _transcript(text: str) -> list[Message] | None:
+    r"""Messages of an Anthropic-HH transcript (``\n\nHuman: …\n\nAssistant: …``), None for any other text."""
+    if not text.startswith("\n\nHuman:"):
+        return None
+    pieces = re.split(r"\n\n(Human|Assistant):", text)[1:]
+    roles = ["user" if name == "Human" else "assistant" for name in pieces[::2]]
+    return [{"role": role, "content": content.strip()} for role, content in zip(roles, pieces[1::2], strict=True)]
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _short(value: Any) -> str:
+    """A name worth quoting, cut and escaped; only the type of anything else."""
+    return ascii(value[:40]) if isinstance(value, str) else _kind(value)
+
+
+# ------------------------------------------------------------------------------------------------------- tables
+
+
+def records_table(records: Sequence[Record], holdout_fraction: float) -> pa.Table:
+    """Rows of ``records.parquet``, in the order given."""
+    hashes = np.array([r.prompt_hash for r in records], dtype=np.uint64)
+    names = ("record_id", "prompt", "responses", "rewards", "sources", "reward_kind")
+    columns: dict[str, Any] = {name: [getattr(r, name) for r in records] for name in names}
+    columns |= {"split": split_of(hashes, holdout_fraction), "prompt_hash": hashes, "schema_version": [SCHEMA_VERSION] * len(records)}
+    return pa.table([pa.array(columns[f.name], type=f.type) for f in RECORDS_SCHEMA], schema=RECORDS_SCHEMA)
+
+
+def golden_table(records: Sequence[Record], holdout_fraction: float) -> pa.Table:
+    """Rows of ``golden.parquet``, in the order given."""
+    hashes = np.array([r.prompt_hash for r in records], dtype=np.uint64)
+    columns: dict[str, Any] = {
+        "record_id": [r.record_id for r in records],
+        "prompt": [r.prompt for r in records],
+        "response": [r.responses[0] for r in records],
+        "prompt_hash": hashes,
+        "split": split_of(hashes, holdout_fraction),
+    }
+    return pa.table([pa.array(columns[f.name], type=f.type) for f in GOLDEN_SCHEMA], schema=GOLDEN_SCHEMA)

@@ -1,0 +1,44 @@
+"""Supervised start: next-token likelihood of trusted responses, as a training task.
+
+The loss is the mean over all response tokens of the optimisation step, over all ranks and micro-batches (a mean of
+micro-batch means would weigh a token by how short its neighbours are).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from dora_core.distributed import Worker, gradient_sync
+from dora_core.logprobs import ResponseLogps, collate
+from dora_core.text import Encoder, Message
+
+
+class SftTask:
+    """A :class:`dora_core.training.Task` on (prompt, response) examples."""
+
+    def __init__(
+        self,
+        logps: ResponseLogps,
+        layers: list[nn.Module],
+        examples: Sequence[tuple[Sequence[Message], str]],
+        encoder: Encoder,
+        worker: Worker,
+        pad_id: int,
+    ):
+        self.module, self.layers, self.records = logps, layers, len(examples)
+        self._examples, self._encoder, self._worker, self._pad_id = examples, encoder, worker, pad_id
+
+    def backward(self, module: nn.Module, micro_batches: list[list[int]], step: int) -> tuple[float, dict[str, float]]:
+        totals = torch.zeros(2, dtype=torch.float64)  # Σ nll, tokens
+        for number, indices in enumerate(micro_batches):
+            rows = [self._encoder.encode(*self._examples[i]) for i in indices or [0]]
+            with gradient_sync(module, number == len(micro_batches) - 1):
+                nll = -module(collate(rows, self._pad_id).to(self._worker.device)).sum() * bool(indices)
+                nll.backward()
+            totals += torch.tensor([nll.item(), float(sum(len(r.response_ids) for r in rows)) * bool(indices)], dtype=torch.float64)
+        nll_sum, tokens = self._worker.sum(totals).tolist()
+        # Backward saw Σ nll of this rank, DDP and FSDP averaged it over ranks: this factor makes it the mean per token.
+        return self._worker.world_size / max(tokens, 1.0), {"loss": nll_sum / max(tokens, 1.0), "tokens": tokens}

@@ -1,0 +1,116 @@
+"""Stage ``align``: a preference loss under a robust objective, on Ray Train.
+
+Input: records, calibration factors (where the objective uses them), reference log-probabilities, a starting model. Output:
+``model/``. Guarantee: every optimisation step is the exact objective over its whole global batch, however it is spread over
+workers and micro-batches; a killed worker resumes from the last checkpoint and ends with the same weights.
+Cost: forward and backward over all responses, per epoch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dora_core.config import AlignConfig, ModelConfig, TextConfig
+from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, main
+
+if TYPE_CHECKING:
+    from dora_core.alignment import AlignmentTask
+    from dora_core.config import Execution
+    from dora_core.distributed import Worker
+    from tasks.trainer import Policy
+
+
+class Spec(StageSpec):
+    """See the module docstring."""
+
+    stage: ClassVar[str] = "align"
+
+    records: StageRef
+    calibration: StageRef | None
+    reference: StageRef
+    start: StageRef | None
+    model: ModelConfig
+    text: TextConfig
+    align: AlignConfig
+    aggregate: str = "mean"
+
+
+def run(spec: Spec, context: StageContext) -> StageOutput:
+    from tasks.trainer import TrainingJob, facts, launch, starting_model
+
+    calibration = None if spec.calibration is None else str(context.fetch(spec.calibration))
+    job = TrainingJob(
+        build=build_task,
+        arguments={
+            "records": str(context.fetch(spec.records)),
+            "calibration": calibration,
+            "reference": str(context.fetch(spec.reference)),
+            "align": spec.align,
+            "text": spec.text,
+            "aggregate": spec.aggregate,
+            "execution": spec.execution,
+        },
+        model=starting_model(context, spec.start, spec.model),
+        optimization=spec.align.optimization,
+        execution=spec.execution,
+        store_uri=context.store.uri,
+        stage=spec.stage,
+        digest=spec.digest(),
+    )
+    report = launch(context, job)
+    curve = report["curve"]
+    metrics = {
+        "objective_last": curve["objective"][-1],
+        "loss_last": curve["loss"][-1],
+        "accuracy_last": curve["accuracy"][-1],
+        "weight_ess_mean": sum(curve["weight_ess"]) / len(curve["weight_ess"]),
+        "tokens_per_second": sum(curve["tokens_per_second"]) / len(curve["tokens_per_second"]),
+    }
+    shown = {"loss": spec.align.loss.model_dump(mode="json"), "objective": spec.align.objective.model_dump(mode="json", by_alias=True)}
+    return StageOutput(rows=report["records"], metrics=metrics, facts=facts(report, report["records"]) | shown)
+
+
+def build_task(
+    policy: Policy,
+    worker: Worker,
+    *,
+    records: str,
+    calibration: str | None,
+    reference: str,
+    align: AlignConfig,
+    text: TextConfig,
+    aggregate: str,
+    execution: Execution,
+) -> AlignmentTask:
+    """Runs on every training worker: reads the three tables and joins them."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from dora_core.alignment import AlignmentData, AlignmentTask
+    from dora_core.text import Encoder
+
+    columns = ["record_id", "prompt", "responses", "rewards"]
+    table = pq.read_table(f"{records}/records.parquet", columns=columns, filters=[("split", "=", "train")])
+    factors = np.ones(len(table)) if calibration is None else record_factors(table, calibration, aggregate)
+    logps = pq.read_table(f"{reference}/logps.parquet", columns=["record_id", "response_index", "logp"])
+    data = AlignmentData(table, factors, logps, Encoder(policy.tokenizer, text), align.max_responses)
+    return AlignmentTask(policy.logps, policy.layers, data, align, execution, worker, policy.tokenizer.pad_token_id)
+
+
+def record_factors(records: Any, calibration: str, aggregate: str) -> Any:
+    """h per record, in the order of ``records``, from the calibration table's h per response."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from dora_core.calibration import aggregate as aggregate_factors
+
+    position = {record_id: i for i, record_id in enumerate(records["record_id"].to_pylist())}
+    table = pq.read_table(f"{calibration}/calibration.parquet", columns=["record_id", "response_index", "h"])
+    record = np.array([position[r] for r in table["record_id"].to_pylist()])
+    best = [max(range(len(r)), key=lambda i, r=r: -np.inf if r[i] is None else r[i]) for r in records["rewards"].to_pylist()]
+    chosen = table["response_index"].to_numpy() == np.array(best)[record]
+    return aggregate_factors(table["h"].to_numpy(), record, aggregate, chosen)
+
+
+if __name__ == "__main__":
+    main(Spec, run)

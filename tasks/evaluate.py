@@ -1,0 +1,320 @@
+"""Stage ``evaluate``: is the aligned policy better on prompts it has never seen, and may it be promoted?
+
+Input: records (eval split), the aligned policy, its start (through the reference stage's log-probabilities), optionally an
+ERM-trained twin. Output: ``evaluation.parquet`` (one row per preference pair, no texts) and the gate's decision in the facts.
+Guarantee: every figure carries a bootstrap interval over prompts; comparisons are paired.
+
+Three readings of a preference pair: *accuracy*, the implicit reward log π − log π_start is larger for the better response
+(chance ½, undefined for the start); *margin*, by how many nats; *ranking*, the likelihood per token is larger for it, which the
+start has too, so lifts over the start are differences in ranking.
+Cost: one forward pass over held-out responses per policy, and ``kl_prompts`` sampled responses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dora_core.config import EvaluateConfig, GateConfig, ModelConfig, TextConfig
+from dora_core.errors import DataError
+from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, main
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from dora_core.metrics import Interval, Pairs
+
+Scores = dict[str, "np.ndarray"]
+
+KL_GROUP = 16
+"""Prompts sampled together from one seed: fixed, so that shards and workers do not change the samples."""
+
+
+class Spec(StageSpec):
+    """See the module docstring."""
+
+    stage: ClassVar[str] = "evaluate"
+
+    records: StageRef
+    policy: StageRef
+    reference: StageRef
+    start: StageRef | None
+    model: ModelConfig
+    twin: StageRef | None
+    text: TextConfig
+    evaluate: EvaluateConfig
+    gate: GateConfig
+    golden_sources: list[str]
+
+
+class KLSampler:
+    """Samples one response per prompt from the policy and returns log π − log π_start of it, an unbiased draw of the KL.
+
+    Lives in an actor with both models loaded. The sample is cut at ``max_new_tokens``, so the KL is that of the cut text.
+    """
+
+    def __init__(self, policy: ModelConfig, start: ModelConfig, text: TextConfig, max_new_tokens: int, seed: int, gpu: bool):
+        import torch
+
+        from dora_core.logprobs import ResponseLogps
+        from dora_core.models import load_policy
+        from dora_core.text import Encoder
+
+        self._device = torch.device("cuda" if gpu else "cpu")
+        dtype = torch.bfloat16 if gpu else torch.float32
+        model, self._tokenizer = load_policy(policy, dtype)
+        self._policy = ResponseLogps(model.eval().to(self._device))
+        self._start = ResponseLogps(load_policy(start, dtype)[0].eval().to(self._device))
+        self._encoder, self._max_new_tokens, self._seed = Encoder(self._tokenizer, text), max_new_tokens, seed
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        import pyarrow as pa
+        import torch
+
+        from dora_core.logprobs import score_responses
+        from dora_core.text import EncodedResponse
+
+        pad, eos = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
+        prompts = [self._encoder.prompt(p)[0] for p in rows["prompt"].to_pylist()]
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=self._device)
+        attention = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self._device)
+        torch.manual_seed(self._seed + rows["group"][0].as_py())
+        with torch.no_grad():
+            sampled = self._policy.plain_model.generate(
+                ids,
+                attention_mask=attention,
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                max_new_tokens=self._max_new_tokens,
+                pad_token_id=pad,
+                eos_token_id=eos,
+            )[:, longest:].tolist()
+        responses = [
+            EncodedResponse(prompt, tokens[: tokens.index(eos) + 1] if eos in tokens else tokens, 0)
+            for prompt, tokens in zip(prompts, sampled, strict=True)
+        ]
+        budget = sum(map(len, responses))
+        ours = score_responses(self._policy, responses, pad, budget, self._device)
+        theirs = score_responses(self._start, responses, pad, budget, self._device)
+        kl = [a - b for a, b in zip(ours, theirs, strict=True)]
+        return pa.table({"record_id": rows["record_id"], "kl": pa.array(kl, pa.float64())})
+
+
+def run(spec: Spec, context: StageContext) -> StageOutput:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dora_core.metrics import preference_pairs
+
+    columns = ["record_id", "prompt", "prompt_hash", "responses", "rewards", "sources"]
+    records = pq.read_table(context.fetch(spec.records) / "records.parquet", columns=columns, filters=[("split", "=", "eval")])
+    pairs = preference_pairs(records["rewards"].to_pylist())
+    if len(pairs.record_P) == 0:
+        raise DataError(
+            f"none of the {len(records)} held-out records has a preference, so nothing can be evaluated",
+            hint="raise data.holdout_fraction, or give rewards (or chosen/rejected) to more records",
+        )
+    implicit, likelihood = score_policies(spec, context, records)
+    prompts_P = records["prompt_hash"].to_numpy()[pairs.record_P]
+    margins = {name: lr[pairs.winner_P] - lr[pairs.loser_P] for name, lr in implicit.items()}
+    rankings = {name: lp[pairs.winner_P] - lp[pairs.loser_P] for name, lp in likelihood.items()}
+    sources = [s for row in records["sources"].to_pylist() for s in row]
+    winner_sources = np.array([sources[i] or "unknown" for i in pairs.winner_P])
+    golden_P = golden_pairs(sources, pairs, spec.golden_sources)
+    parts = {"all": np.ones(len(golden_P), dtype=bool), "golden": golden_P, "synthetic": ~golden_P}
+    kl = estimate_kl(spec, context, records)
+
+    facts = summarize(spec, margins, rankings, parts, pairs, prompts_P, winner_sources) | {"kl": kl.to_json() if kl else None}
+    lift = lifts(spec, margins, rankings, parts, prompts_P)
+    facts["lift"] = {name: interval.to_json() for name, interval in lift.items()}
+    facts["gate"] = judge(spec.gate, facts, lift)
+    table = {"record": pairs.record_P, "prompt_hash": prompts_P, "golden": golden_P, "reward_gap": pairs.gap_P}
+    table |= {f"margin_{name}": values for name, values in margins.items()}
+    pq.write_table(pa.table(table | {"winner_source": winner_sources}), context.path / "evaluation.parquet", compression="zstd")
+
+    metrics = {f"accuracy_{part}": facts["parts"][part]["accuracy"]["policy"]["value"] for part in facts["parts"]}
+    metrics |= {f"ranking_{name}": interval["value"] for name, interval in facts["parts"]["all"]["ranking"].items()}
+    metrics |= {"margin": facts["parts"]["all"]["margin"]["policy"]["value"], "gate_passed": float(facts["gate"]["passed"])}
+    metrics |= {f"lift_{name}": interval.value for name, interval in lift.items()} | ({"kl": kl.value} if kl else {})
+    return StageOutput(rows=len(pairs.record_P), metrics=metrics, facts=facts)
+
+
+def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tuple[Scores, Scores]:
+    """Flat scores per response: implicit rewards log π − log π_start, and likelihoods per token log π / |y|.
+
+    The start has no implicit reward (its ratio is identically 0), so policies and start are compared by likelihood.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tasks.reference import LogpScorer, response_rows
+    from tasks.shards import run_shards
+
+    policies = {"policy": spec.policy} | ({"twin": spec.twin} if spec.twin else {})
+    scored = run_shards(
+        context,
+        response_rows(records),
+        name="logps",
+        worker=LogpScorer,
+        arguments={
+            "models": {name: ModelConfig(source=str(context.fetch(ref) / "model")) for name, ref in policies.items()},
+            "text": spec.text,
+            "batch_tokens": spec.execution.batch_tokens,
+            "gpu": spec.execution.gpus_per_worker > 0,
+        },
+        execution=spec.execution,
+        unit="responses",
+    )
+    keys = ["record_id", "response_index"]
+    reference = pq.read_table(context.fetch(spec.reference) / "logps.parquet", columns=[*keys, "logp", "tokens"])
+    position = scored.select(keys).append_column("row", pa.array(np.arange(len(scored))))
+    start = position.join(reference, keys, join_type="inner").sort_by("row")
+    assert len(start) == len(scored), "the reference stage covers every response of the same records"
+    logp = {name: scored[f"logp_{name}"].to_numpy() for name in policies} | {"start": start["logp"].to_numpy()}
+    implicit = {name: logp[name] - logp["start"] for name in policies}
+    return implicit, {name: values / start["tokens"].to_numpy() for name, values in logp.items()}
+
+
+def golden_pairs(sources: list[str | None], pairs: Pairs, golden_sources: list[str]) -> np.ndarray:
+    """True for pairs in which a trusted response takes part; the others compare model outputs among themselves."""
+    import numpy as np
+
+    from dora_core.records import is_golden_source
+
+    golden = np.array([s is not None and is_golden_source(s, golden_sources) for s in sources], dtype=bool)
+    return golden[pairs.winner_P] | golden[pairs.loser_P]
+
+
+def estimate_kl(spec: Spec, context: StageContext, records: pa.Table) -> Interval | None:
+    """KL(policy‖start) in nats per sampled response, over up to ``kl_prompts`` held-out prompts."""
+    import numpy as np
+    import pyarrow as pa
+
+    from dora_core.metrics import cluster_bootstrap
+    from tasks.shards import run_shards
+    from tasks.trainer import starting_model
+
+    count = min(spec.evaluate.kl_prompts, len(records))
+    if count == 0:
+        return None
+    order = records["prompt_hash"].to_numpy().argsort(kind="stable")[:count]
+    rows = records.select(["record_id", "prompt"]).take(order).append_column("group", pa.array(np.arange(count) // KL_GROUP))
+    sampled = run_shards(
+        context,
+        rows,
+        name="kl",
+        worker=KLSampler,
+        arguments={
+            "policy": ModelConfig(source=str(context.fetch(spec.policy) / "model")),
+            "start": starting_model(context, spec.start, spec.model),
+            "text": spec.text,
+            "max_new_tokens": spec.evaluate.kl_max_new_tokens,
+            "seed": spec.evaluate.seed,
+            "gpu": spec.execution.gpus_per_worker > 0,
+        },
+        execution=spec.execution.model_copy(update={"shard_rows": KL_GROUP}),
+        unit="samples",
+    )
+    return cluster_bootstrap(sampled["kl"].to_numpy(), np.arange(count), **_bootstrap(spec))
+
+
+def summarize(
+    spec: Spec,
+    margins: Scores,
+    rankings: Scores,
+    parts: Scores,
+    pairs: Pairs,
+    prompts_P: np.ndarray,
+    winner_sources: np.ndarray,
+) -> dict[str, Any]:
+    """The facts people look at: accuracy and margin by part and by source, histograms, reward against confidence."""
+    import numpy as np
+
+    from dora_core.metrics import cluster_bootstrap, correct, reward_confidence
+
+    boot = _bootstrap(spec)
+    shown: dict[str, Any] = {}
+    for part, mask in parts.items():
+        if mask.any():
+            shown[part] = {
+                "accuracy": {n: cluster_bootstrap(correct(m[mask]), prompts_P[mask], **boot).to_json() for n, m in margins.items()},
+                "margin": {n: cluster_bootstrap(m[mask], prompts_P[mask], **boot).to_json() for n, m in margins.items()},
+                "ranking": {n: cluster_bootstrap(correct(m[mask]), prompts_P[mask], **boot).to_json() for n, m in rankings.items()},
+            }
+    by_source = {
+        str(source): {
+            "accuracy_policy": float(correct(margins["policy"][winner_sources == source]).mean()),
+            "ranking_policy": float(correct(rankings["policy"][winner_sources == source]).mean()),
+            "ranking_start": float(correct(rankings["start"][winner_sources == source]).mean()),
+            "n": int((winner_sources == source).sum()),
+        }
+        for source in np.unique(winner_sources)
+    }
+    edges = np.histogram_bin_edges(np.concatenate(list(margins.values())), bins=30)
+    histogram = {n: np.histogram(m, edges)[0].tolist() for n, m in margins.items()}
+    return {
+        "parts": shown,
+        "by_source": by_source,
+        "margins": {"edges": edges.tolist()} | histogram,
+        "reward_confidence": reward_confidence(margins["policy"], pairs.gap_P),
+    }
+
+
+def lifts(spec: Spec, margins: Scores, rankings: Scores, parts: Scores, prompts_P: np.ndarray) -> dict[str, Interval]:
+    """Paired differences: ranking of policy − start on every part, accuracy of policy − twin overall."""
+    from dora_core.metrics import correct, paired_difference
+
+    found = {
+        f"start_{part}": paired_difference(
+            correct(rankings["policy"][mask]), correct(rankings["start"][mask]), prompts_P[mask], **_bootstrap(spec)
+        )
+        for part, mask in parts.items()
+        if mask.any()
+    }
+    if "twin" in margins:
+        found["twin_all"] = paired_difference(correct(margins["policy"]), correct(margins["twin"]), prompts_P, **_bootstrap(spec))
+    return found
+
+
+def judge(gate: GateConfig, facts: dict[str, Any], lift: dict[str, Interval]) -> dict[str, Any]:
+    """Every rule with its figure, its threshold and a sentence; the gate passes when all do."""
+    accuracy = facts["parts"]["all"]["accuracy"]["policy"]
+    rules = [
+        _rule(
+            "accuracy", accuracy["low"], gate.min_accuracy, accuracy["low"] > gate.min_accuracy, "lower bound of held-out accuracy above"
+        ),
+        _rule(
+            "lift",
+            lift["start_all"].value,
+            gate.min_lift,
+            lift["start_all"].value >= gate.min_lift,
+            "ranking accuracy minus the start's at least",
+        ),
+    ]
+    if "start_golden" in lift:
+        drop = -lift["start_golden"].value
+        rules.append(
+            _rule("golden_drop", drop, gate.max_golden_drop, drop <= gate.max_golden_drop, "ranking accuracy lost on golden pairs at most")
+        )
+    if facts["kl"] is not None and gate.max_kl is not None:
+        kl = facts["kl"]["value"]
+        rules.append(_rule("kl", kl, gate.max_kl, kl <= gate.max_kl, "KL(policy‖start) per response, nats, at most"))
+    return {"passed": all(r["passed"] for r in rules), "rules": rules}
+
+
+def _rule(name: str, value: float, threshold: float, passed: bool, meaning: str) -> dict[str, Any]:
+    message = f"{meaning} {threshold:g}: {value:.4g}"
+    return {"name": name, "passed": bool(passed), "value": float(value), "threshold": threshold, "message": message}
+
+
+def _bootstrap(spec: Spec) -> dict[str, Any]:
+    return {"samples": spec.evaluate.bootstrap_samples, "confidence": spec.evaluate.confidence, "seed": spec.evaluate.seed}
+
+
+if __name__ == "__main__":
+    main(Spec, run)

@@ -1,0 +1,266 @@
+"""Running a training task on Ray Train: workers, checkpoints, resume, and getting the trained weights out.
+
+``launch`` is the only door: with ``execution.workers ≥ 1`` it starts a Ray Train run, with 0 it trains in this process. Either way
+the caller's ``build`` function makes the task on each worker from plain arguments (paths and specs, never tensors), and
+the trained model ends in ``<stage folder>/model``.
+
+The Ray Train run is named after the digest: Ray resumes by (storage path, name), and another configuration under the same
+name would silently resume a foreign checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dora_core.config import Execution, ModelConfig, OptimizationConfig
+from dora_core.errors import TrainingError
+from infra.journal import JournalWriter
+from infra.store import Store
+from tasks.stage import StageContext, StageRef
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from dora_core.distributed import Worker
+    from dora_core.logprobs import ResponseLogps
+    from dora_core.training import Task
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a worker needs to train, all of it plain data.
+
+    Attributes:
+        build: importable function (policy, worker, **arguments) → task.
+        arguments: keyword arguments of ``build``.
+        model: folder or id of the starting weights.
+    """
+
+    build: Callable[..., Task]
+    arguments: dict[str, Any]
+    model: ModelConfig
+    optimization: OptimizationConfig
+    execution: Execution
+    store_uri: str
+    stage: str
+    digest: str
+
+
+@dataclass
+class Policy:
+    """A loaded policy, ready to be made into a task."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    logps: ResponseLogps
+    layers: list[nn.Module]
+
+
+def starting_model(context: StageContext, start: StageRef | None, model: ModelConfig) -> ModelConfig:
+    """The weights a stage starts from: a finished stage's ``model/``, or the configured model."""
+    if start is None:
+        return model
+    return ModelConfig(source=str(context.fetch(start) / "model"))
+
+
+def launch(context: StageContext, job: TrainingJob) -> dict[str, Any]:
+    """Train to the end, through worker deaths, and return the fit report as a dictionary.
+
+    Raises:
+        TrainingError: fewer steps than planned, or the failure of the first worker.
+    """
+    report = train_on_this_process(job) if job.execution.workers == 0 else _train_on_ray(context, job)
+    planned = report["planned_steps"]
+    if report["steps"] != planned or len(report["curve"]["loss"]) != planned:
+        raise TrainingError(
+            f"{job.stage} did {len(report['curve']['loss'])} of {planned} planned steps",
+            hint=f"delete {context.store.uri}/{job.stage}/{job.digest} and run again; a foreign checkpoint may have been resumed",
+        )
+    return report
+
+
+def facts(report: dict[str, Any], records: int) -> dict[str, Any]:
+    """The part of a training stage's facts that sft and align share."""
+    curve = {"step": list(range(report["steps"]))} | report["curve"]
+    return {"steps": report["steps"], "records": records, "resumed_from": report["resumed_from"], "curve": curve}
+
+
+def train_on_this_process(job: TrainingJob) -> dict[str, Any]:
+    """Train in this process without Ray (tests, debugging); resumes from the stage's scratch folder."""
+    import torch
+
+    from dora_core.distributed import Worker
+    from dora_core.training import FolderHooks
+
+    class Hooks(FolderHooks):
+        def log(self, step: int, metrics: dict[str, float]) -> None:
+            journal.metrics(step, metrics)
+
+        def progress(self, done: int, total: int) -> None:
+            journal.progress(done, total, "steps")
+
+    folder = Store(job.store_uri).folder(job.stage, job.digest)
+    journal = JournalWriter(folder)
+    device = torch.device("cuda") if job.execution.gpus_per_worker else torch.device("cpu")
+    try:
+        return _train(job, Worker(device=device), Hooks(folder.path / "scratch" / "checkpoints"))
+    finally:
+        journal.flush()
+
+
+# -------------------------------------------------------------------------------------------------------------- Ray Train
+
+
+def _train_on_ray(context: StageContext, job: TrainingJob) -> dict[str, Any]:
+    # Read by the Ray Train controller, started from this process: without it every report() costs about two seconds.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from tasks.cluster import ray_session
+
+    execution, gpu = job.execution, job.execution.gpus_per_worker > 0
+    storage = f"{context.store.uri}/{job.stage}/{job.digest}/scratch" if context.store.remote else str(context.scratch)
+    resources = {"CPU": execution.cpus_per_worker} | ({"GPU": execution.gpus_per_worker} if gpu else {})
+    with ray_session():
+        trainer = TorchTrainer(
+            _ray_worker,
+            train_loop_config={"job": job},
+            scaling_config=ScalingConfig(num_workers=execution.workers, use_gpu=gpu, resources_per_worker=resources),
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            run_config=RunConfig(
+                name=f"{job.stage}-{job.digest}",
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=execution.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+            ),
+        )
+        trainer.fit()
+    for name in context.store.list(f"{job.stage}/{job.digest}/model"):
+        context.store.download(f"{job.stage}/{job.digest}/model/{name}")
+    report = context.store.read_json(f"{job.stage}/{job.digest}/scratch/report.json")
+    for checkpoints in context.scratch.glob(f"{job.stage}-*"):
+        shutil.rmtree(checkpoints)  # the weights are published; optimiser states are three times their size
+    return report
+
+
+def _ray_worker(config: dict[str, Any]) -> None:
+    """Body of one Ray Train worker."""
+    import ray.train
+    import ray.train.torch
+    import torch
+
+    from dora_core.distributed import Worker
+
+    job: TrainingJob = config["job"]
+    torch.set_num_threads(max(1, int(job.execution.cpus_per_worker)))  # Ray sets OMP_NUM_THREADS, which torch reads too late
+    worker = Worker.current(ray.train.torch.get_device())
+    folder = Store(job.store_uri).folder(job.stage, job.digest)
+    journal = JournalWriter(folder)
+    with tempfile.TemporaryDirectory() as local:
+        report = _train(job, worker, _RayHooks(Path(local), journal, worker))
+    if worker.rank == 0:
+        folder.write_json("scratch/report.json", report)
+    journal.flush()
+
+
+class _RayHooks:
+    """Checkpoints through ``ray.train.report``: only what its manager has committed counts as a checkpoint."""
+
+    def __init__(self, local: Path, journal: JournalWriter, worker: Worker):
+        self._local, self._journal, self._worker = local, journal, worker
+
+    def latest(self) -> Path | None:
+        import ray.train
+
+        checkpoint = ray.train.get_checkpoint()
+        return None if checkpoint is None else Path(checkpoint.to_directory(str(self._local / "resume")))
+
+    def save(self, folder_writer: Callable[[Path], None], step: int) -> None:
+        import ray.train
+
+        target = self._local / f"step-{step}-rank-{self._worker.rank}"
+        target.mkdir()
+        folder_writer(target)
+        ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(str(target)))
+        shutil.rmtree(target)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        self._journal.metrics(step, metrics)
+
+    def progress(self, done: int, total: int) -> None:
+        self._journal.progress(done, total, "steps")
+
+
+# ------------------------------------------------------------------------------------------------------------ both ways
+
+
+def _train(job: TrainingJob, worker: Worker, hooks: Any) -> dict[str, Any]:
+    from dora_core.distributed import full_weights
+    from dora_core.models import save_model
+    from dora_core.training import Schedule, fit
+
+    policy = load(job, worker)
+    task = job.build(policy, worker, **job.arguments)
+    report = fit(task, job.optimization, job.execution, worker, hooks)
+    weights = full_weights(task.module)
+    if worker.rank == 0:
+        folder = Store(job.store_uri).folder(job.stage, job.digest)
+        save_model(trained_model(job, weights), policy.tokenizer, folder.path / "model")
+        for file in (folder.path / "model").iterdir():
+            folder.commit(f"model/{file.name}")
+    return {
+        "steps": report.steps,
+        "planned_steps": Schedule(task.records, job.optimization).steps,
+        "resumed_from": report.resumed_from,
+        "curve": report.curve,
+        "records": task.records,
+    }
+
+
+def load(job: TrainingJob, worker: Worker) -> Policy:
+    """The starting policy with adapters and gradient checkpointing as configured; the same on every rank."""
+    import torch
+
+    from dora_core.logprobs import ResponseLogps
+    from dora_core.models import add_lora, load_policy
+
+    torch.manual_seed(job.optimization.seed)  # initial adapters must agree between ranks
+    model, tokenizer = load_policy(job.model)
+    layers = decoder_layers(model)
+    if job.execution.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if job.optimization.lora is not None:
+        model = add_lora(model, job.optimization.lora)
+    return Policy(model, tokenizer, ResponseLogps(model), layers)
+
+
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The repeated blocks: the longest ``ModuleList`` of the model."""
+    from torch import nn
+
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+    return list(max(lists, key=len)) if lists else []
+
+
+def trained_model(job: TrainingJob, weights: dict[str, Any]) -> PreTrainedModel:
+    """An unsharded model with the trained weights, adapters merged, in the precision it was trained in."""
+    import torch
+
+    from dora_core.models import add_lora, load_policy, merge_lora
+
+    model, _ = load_policy(job.model)
+    if job.optimization.lora is not None:
+        model = add_lora(model, job.optimization.lora)
+    # Names carry the prefix of ResponseLogps; tied weights appear once, and loading the one fills the other.
+    missing, unexpected = model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items()}, strict=False)
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {name for name, _ in model.named_parameters()}
+    assert not unexpected and not set(missing) - tied, f"missing {missing}, unexpected {unexpected}"
+    return merge_lora(model).to(getattr(torch, job.optimization.precision))

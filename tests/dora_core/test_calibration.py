@@ -1,0 +1,122 @@
+"""The three forms of h against exact densities and hand arithmetic; what normalise, cap and temper promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dora_core.calibration import (
+    aggregate,
+    calibrate,
+    density_ratios,
+    effective_sample_size,
+    factor,
+    mixture_shares,
+    paper_factor,
+    probabilities,
+    quantiles,
+    released_factor,
+    temper_for_floor,
+)
+from dora_core.config import CalibrationConfig
+from dora_core.errors import ConfigError
+
+# The 1-D Gaussian mixture of DESIGN section 2: golden N(0, 1), synthetic sources on both sides of it, α = .3, balanced classifiers.
+MEANS, SHARES = np.array([0.0, -3.0, -0.5, 1.5]), np.array([0.3, 0.3, 0.2, 0.2])
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    rng = np.random.default_rng(0)
+    source = rng.choice(4, size=200_000, p=SHARES)
+    y = rng.normal(MEANS[source])
+    log_q = -0.5 * (y[:, None] - MEANS) ** 2  # up to one constant that cancels in every ratio
+    true = np.exp(log_q[:, 0]) / (np.exp(log_q) @ SHARES)
+    return source, log_q[:, :1] - log_q[:, 1:], true
+
+
+def test_mixture_is_the_exact_ratio(gaussian):
+    source, logits, true = gaussian
+    for gamma in (np.ones(3), np.array([0.5, 2.0, 7.0])):  # c comes from unequal counts, γ undoes it
+        c = probabilities(logits - np.log(gamma))
+        h = factor("mixture", c, gamma, SHARES, source)
+        np.testing.assert_allclose(h, true, rtol=1e-12)
+        assert h.max() <= 1 / SHARES[0]
+
+
+def test_forms_on_the_gaussian_check_of_the_design(gaussian):
+    source, logits, true = gaussian
+    c, gamma = probabilities(logits), np.ones(3)
+    h = {form: factor(form, c, gamma, SHARES, source) for form in ("mixture", "paper", "released")}
+    without = (density_ratios(c, gamma) / SHARES[1:]).sum(axis=1)  # the paper's formula without its 1/n term
+    correlation = {k: np.corrcoef(v, true)[0, 1] for k, v in (h | {"without": without}).items()}
+    assert correlation["mixture"] == pytest.approx(1.0, abs=1e-12)
+    assert correlation["paper"] == pytest.approx(0.69, abs=0.03)
+    assert correlation["without"] == pytest.approx(-0.05, abs=0.06)
+    assert effective_sample_size(h["mixture"]) == pytest.approx(0.67, abs=0.01)
+    assert effective_sample_size(h["paper"]) == pytest.approx(0.99, abs=0.01)
+    assert effective_sample_size(without) < 0.02
+
+
+def test_paper_and_released_by_hand():
+    # n = 2, α = .25, m_1 = .75, c_1 = .8, γ_1 = 3.
+    # paper: ½·[.5/(.25·(.5 + .5)) + 3·.8/(.75·(.2 + .5))] = ½·[2 + 2.4/.525] = 3.285714…
+    c, shares = np.array([[0.8]]), np.array([0.25, 0.75])
+    assert paper_factor(c, np.array([3.0]), shares)[0] == pytest.approx(0.5 * (2 + 2.4 / 0.525), rel=1e-15)
+    # released, own source 1: 1/(.25 + .75·.2/.8) = 1/.4375; own source golden: 1/(2·.25) = 2
+    assert released_factor(np.repeat(c, 2, 0), shares, np.array([1, 0])) == pytest.approx([1 / 0.4375, 2.0], rel=1e-15)
+
+
+def test_extreme_logits_stay_finite():
+    c = probabilities(np.array([[-1e9, 1e9], [np.inf, -np.inf]], dtype=np.float32))
+    for form in ("mixture", "paper", "released"):
+        h = factor(form, c, np.ones(2), np.array([0.2, 0.4, 0.4]), np.array([1, 2]))
+        assert np.isfinite(h).all() and (h > 0).all()
+
+
+def test_shares_from_counts_and_given():
+    counts = {"human": 10, "human-b": 20, "gpt": 30, "t5": 40}
+    assert mixture_shares(counts, None, ["human", "human-b"], ["gpt", "t5"]) == pytest.approx([0.3, 0.3, 0.4])
+    given_shares = {"human": 0.1, "human-b": 0.1, "gpt": 0.5, "t5": 0.3}
+    assert mixture_shares(counts, given_shares, ["human", "human-b"], ["gpt", "t5"]) == pytest.approx([0.2, 0.5, 0.3])
+    with pytest.raises(ConfigError, match="gtp") as error:
+        mixture_shares(counts, {"gtp": 1.0}, ["human"], ["gpt"])
+    assert "did you mean 'gpt'" in error.value.hint
+    with pytest.raises(ConfigError, match="no share for t5"):
+        mixture_shares(counts, {"human": 0.5, "gpt": 0.5}, ["human"], ["gpt", "t5"])
+
+
+def test_order_normalise_cap_temper():
+    raw = np.array([1.0, 1.0, 2.0, 16.0])  # mean 5 → .2, .2, .4, 3.2; median .3 is the cap → .2, .2, .3, .3; √; mean 1
+    config = CalibrationConfig(cap_quantile=0.51, temper=0.5)
+    cap = np.quantile(raw / 5, 0.51)
+    expected = np.sqrt(np.array([0.2, 0.2, cap, cap]))
+    result = calibrate(raw, config)
+    np.testing.assert_allclose(result.h, expected / expected.mean(), rtol=1e-14)
+    assert result.capped_fraction == 0.5 and result.tau == 0.5
+    untouched = calibrate(raw, CalibrationConfig(normalize=False, cap_quantile=None))
+    np.testing.assert_array_equal(untouched.h, raw)
+    assert untouched.ess == pytest.approx(20**2 / (4 * 262))
+
+
+@given(st.integers(0, 10_000), st.floats(0.05, 0.95))
+def test_auto_temper_keeps_the_floor_and_is_largest(seed, floor):
+    h = np.random.default_rng(seed).lognormal(0, 2, size=100)
+    tau = temper_for_floor(h, floor)
+    assert effective_sample_size(h**tau) >= floor
+    assert tau == 1.0 or effective_sample_size(h ** (tau + 2e-6)) < floor
+
+
+def test_quantiles_are_named_by_their_level():
+    assert quantiles(np.arange(101.0)) == pytest.approx({"0.05": 5, "0.25": 25, "0.5": 50, "0.75": 75, "0.95": 95})
+
+
+def test_aggregate_record_factors():
+    h, record = np.array([1.0, 3.0, 2.0, 4.0, 0.5]), np.array([0, 0, 1, 1, 1])
+    chosen = np.array([False, True, True, False, False])
+    assert aggregate(h, record, "mean").tolist() == [2.0, 6.5 / 3]
+    assert aggregate(h, record, "min").tolist() == [1.0, 0.5]
+    assert aggregate(h, record, "product").tolist() == [3.0, 4.0]
+    assert aggregate(h, record, "chosen", chosen).tolist() == [3.0, 2.0]
