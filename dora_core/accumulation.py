@@ -85,13 +85,13 @@ class GlobalBatch:
             )
         self.config, self._group, self._sync_every = config, group, sync_every_micro_batch
         self.world_size = dist.get_world_size(group) if group is not None else 1
-        self._carried_offset: float | None = None
+        self.carried_offset: float | None = None
         self.begin(1)
 
     def begin(self, micro_batches: int) -> None:
         """Start an optimisation step of ``micro_batches`` on this rank (at least 1; an empty one has ``valid`` all False)."""
         self._micro_batches = micro_batches
-        self._offset = self._carried_offset  # shared by all ranks: it comes out of an exchange
+        self._offset = self.carried_offset  # shared by all ranks: it comes out of an exchange
         self._started = False
         self._sums = torch.zeros_like(_POWERS)
         self._max_weight = 0.0
@@ -138,7 +138,7 @@ class GlobalBatch:
         self._total = (everyone[:, 2:] * corrections[:, None] ** _POWERS).sum(dim=0)
         self._total_max = float((everyone[:, 1] * corrections).max())
         correction = math.exp(offset - shared)
-        self._offset = self._carried_offset = shared
+        self._offset = self.carried_offset = shared
         self.final_scale = self._scale(self._total) * self.world_size  # DDP and FSDP average over ranks
         return correction
 

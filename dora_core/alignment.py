@@ -150,6 +150,13 @@ class AlignmentTask:
             counts += self._count(batch, valid_B)
         return objective.final_scale, self._metrics(self._worker.sum(counts))
 
+    def state(self) -> dict[str, Any]:
+        return {"offset": self._objective.carried_offset}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        # Any offset gives the same gradient up to rounding; the same offset gives the same bits.
+        self._objective.carried_offset = state["offset"]
+
     def _forward(self, module: nn.Module, records: list[AlignmentRecord]) -> PreferenceBatch:
         """(B, N) log-probabilities of the records' responses, padded to the longest list."""
         rows = [response for record in records for response in record.responses]

@@ -12,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -115,7 +116,9 @@ def open_input(source: DataSource, place: str, fingerprints: Mapping[str, str]) 
     for name, open_reader in readers:
         with _readable(name):
             reader = open_reader()
-        form, columns = _resolve_columns(reader.columns, source, place, name)
+        if not reader.columns:
+            continue  # an empty shard among others; no rows at all is for the caller to judge
+        form, columns = _resolve_columns(reader, source, place, name)
         yield InputFile(name, form, columns, reader)
 
 
@@ -162,7 +165,7 @@ def _locate(source: DataSource, place: str) -> list[_Location]:
 
 def _filesystem(source: DataSource, place: str) -> tuple[pafs.FileSystem, str]:
     if "://" not in source.path:
-        return pafs.LocalFileSystem(), str(Path(source.path).expanduser())
+        return pafs.LocalFileSystem(), os.path.expanduser(source.path)
     try:
         return pafs.FileSystem.from_uri(source.path)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -196,7 +199,7 @@ def _format_of(path: str, source: DataSource, place: str) -> Format:
 
 def _near(path: str) -> str:
     """Names like the missing one in the nearest folder that exists."""
-    wanted = Path(path).expanduser()
+    wanted = Path(os.path.expanduser(path))
     folder = next((p for p in wanted.parents if p.is_dir()), Path())
     missing = wanted.relative_to(folder).parts[0]
     names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
@@ -220,7 +223,7 @@ def _resolve_revision(source: DataSource, place: str) -> str:
         return str(HfApi().dataset_info(source.path, timeout=20).sha)
     except Exception as error:  # the hub client's network errors share no base class
         raise DataError(
-            f"{place}.path: {source.path!r} is no local path, and its revision cannot be resolved on the Hugging Face hub: {_headline(error)}",
+            f"{place}.path: {source.path!r} is no local path, and as a dataset name it cannot be resolved: {_headline(error)}",
             hint=f"check the name and the network; offline, set {place}.revision to a commit in the local cache, or give a file. "
             + _near(source.path),
         ) from error
@@ -243,7 +246,8 @@ def _readable(name: str) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------- columns
 
 
-def _resolve_columns(there: list[str], source: DataSource, place: str, name: str) -> tuple[Form, dict[str, str]]:
+def _resolve_columns(reader: _Reader, source: DataSource, place: str, name: str) -> tuple[Form, dict[str, str]]:
+    there = reader.columns
     explicit = {field: column for field, column in source.columns if column is not None}
     absent = {field: column for field, column in explicit.items() if column not in there}
     if absent:
@@ -255,14 +259,15 @@ def _resolve_columns(there: list[str], source: DataSource, place: str, name: str
     if unused:
         hint = f"{name} is read in the {form} form, which has {', '.join(_FIELDS[form])}"
         raise DataError(f"{place}.columns: {', '.join(sorted(unused))} would be ignored", hint=hint)
-    columns = {field: explicit.get(field, field) for field in _FIELDS[form] if explicit.get(field, field) in there}
-    if form != "golden" and source.source is None and not columns.keys() & {"sources", "chosen_source", "rejected_source"}:
+    columns = {field: explicit.get(field, field) for field in _FIELDS[form]}
+    present = {field: column for field, column in columns.items() if column in there}
+    if form != "golden" and source.source is None and not present.keys() & {"sources", "chosen_source", "rejected_source"}:
         needed = "sources" if form == "listwise" else "chosen_source and rejected_source"
         raise DataError(
             f"{place}: {name} does not say who wrote its responses, and calibration compares sources",
             hint=f"set {place}.source: NAME for all rows, or {place}.columns.{needed}; columns there: {', '.join(sorted(there))}",
         )
-    return form, columns
+    return form, columns if reader.ragged else present
 
 
 def _form_of(there: list[str], explicit: Mapping[str, str], place: str, name: str) -> Form:
@@ -291,11 +296,14 @@ def _form_of(there: list[str], explicit: Mapping[str, str], place: str, name: st
 
 class _Reader(Protocol):
     columns: list[str]
+    ragged: bool  # a row may hold fields that `columns` does not list
 
     def rows(self, columns: Mapping[str, str], batch_rows: int) -> Iterator[tuple[int, Any]]: ...
 
 
 class _ParquetReader:
+    ragged = False
+
     def __init__(self, at: _Location):
         self._file = pq.ParquetFile(at.filesystem.open_input_file(at.path))
         self.columns = self._file.schema_arrow.names
@@ -307,6 +315,8 @@ class _ParquetReader:
 
 class _DatasetReader:
     """A saved ``datasets`` directory, or a dataset name at a pinned commit (memory-mapped, never loaded whole)."""
+
+    ragged = False
 
     def __init__(self, source: DataSource, place: str, revision: str | None):
         import datasets
@@ -355,41 +365,37 @@ def _rows_or_problem(batch: pa.RecordBatch | pa.Table, columns: Mapping[str, str
         return [Problem("", Reason.UNPARSABLE, f"a text is not UTF-8 at byte {error.start}")]
 
 
-@dataclass
 class _JsonLinesReader:
-    at: _Location
+    ragged = True
 
-    def __post_init__(self) -> None:
+    def __init__(self, at: _Location):
+        self._at = at
         names: dict[str, None] = {}
-        for i, (_, row) in enumerate(self._parsed()):
-            if i == 0 and isinstance(row, Problem) and row.detail.startswith(_ARRAY):
-                raise DataError(f"{self.at.uri} is a JSON array, not JSON lines", hint="convert it: jq -c '.[]' FILE > FILE.jsonl")
-            if i == PROBE_LINES:
-                break
-            if isinstance(row, dict):
+        for i, (_, line) in enumerate(islice(self._lines(), PROBE_LINES)):
+            if i == 0 and line.lstrip().startswith(b"["):
+                raise DataError(f"{at.uri} is a JSON array, not JSON lines", hint="convert it: jq -c '.[]' FILE > FILE.jsonl")
+            if isinstance(row := _parse_line(line), dict):
                 names |= dict.fromkeys(row)
         self.columns = list(names)
+        if not names and any(True for _ in self._lines()):
+            hint = 'each line must be an object such as {"prompt": …, "responses": […]}'
+            raise DataError(f"{at.uri}: none of its first {PROBE_LINES} lines is a JSON object", hint=hint)
 
     def rows(self, columns: Mapping[str, str], batch_rows: int) -> Iterator[tuple[int, Any]]:
-        for number, row in self._parsed():
+        for number, line in self._lines():
+            row = _parse_line(line)
             yield number, {field: row.get(name) for field, name in columns.items()} if isinstance(row, dict) else row
 
-    def _parsed(self) -> Iterator[tuple[int, Any]]:
-        with self.at.filesystem.open_input_stream(self.at.path, compression="detect") as stream:
-            for number, line in enumerate(io.BufferedReader(stream)):
-                if line.strip():
-                    yield number, _parse_line(line)
-
-
-_ARRAY = "starts a JSON array"
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        with self._at.filesystem.open_input_stream(self._at.path, compression="detect") as stream:
+            yield from ((number, line) for number, line in enumerate(io.BufferedReader(stream)) if line.strip())
 
 
 def _parse_line(line: bytes) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        start = _ARRAY if line.lstrip()[:1] == b"[" else error.msg
-        return Problem("", Reason.UNPARSABLE, f"{start}, column {error.colno}")
+        return Problem("", Reason.UNPARSABLE, f"{error.msg}, column {error.colno}")
     except UnicodeDecodeError as error:
         return Problem("", Reason.UNPARSABLE, f"not UTF-8 at byte {error.start}")
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, nesting without end

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -144,20 +144,21 @@ def is_golden_source(name: str | None, patterns: Iterable[str]) -> bool:
 # ------------------------------------------------------------------------------------------------------- one row
 
 
-def parse_row(row: Any, form: Form, rules: Rules) -> Record | list[Problem]:
+def parse_row(row: Any, form: Form, rules: Rules, taken: Container[str] = ()) -> Record | list[Problem]:
     """Turn one input row into a record, or list everything that is wrong with it. Never raises.
 
     Args:
         row: whatever the file held, keyed by canonical field names: ``id``, ``prompt`` and, by form,
             ``chosen, rejected, chosen_source, rejected_source`` · ``responses, rewards, ranks, sources`` · ``response``.
         form: pairwise labels become rewards 1 and 0, ranks become −rank.
+        taken: ids of earlier rows. A row without an id gets a digest of its content as id.
 
     A response may be a whole conversation (HH, TRL's "implicit prompt"): its last message is the response, the messages
     before it must equal the prompt, or end with it, or, without a prompt, be the same for all responses of the row.
     """
     if not isinstance(row, dict):
         return [Problem("", Reason.WRONG_TYPE, f"row is {_kind(row)}, expected an object")]
-    parser = _RowParser(rules)
+    parser = _RowParser(rules, taken)
     record = parser.parse(row, form)
     return parser.problems or record
 
@@ -165,8 +166,8 @@ def parse_row(row: Any, form: Form, rules: Rules) -> Record | list[Problem]:
 class _RowParser:
     """Collects problems while reading one row; the record is meaningful only if there are none."""
 
-    def __init__(self, rules: Rules):
-        self.rules = rules
+    def __init__(self, rules: Rules, taken: Container[str]):
+        self.rules, self.taken = rules, taken
         self.problems: list[Problem] = []
 
     def parse(self, row: dict[str, Any], form: Form) -> Record:
@@ -195,10 +196,11 @@ class _RowParser:
             self._add("rejected", Reason.IDENTICAL_PAIR, "equals chosen")
 
         record_id = self._identifier(row.get("id"))
-        if self.problems:
-            return Record("", [], [], [], [], "none", 0, "")
-        content = canonical_json([prompt, responses, rewards, sources, kind])
+        # Canonical JSON of an invalid row may not exist (NaN), so a row without an id is looked up only when it is sound.
+        content = "" if self.problems else canonical_json([prompt, responses, rewards, sources, kind])
         record_id = record_id or hashlib.sha256(content.encode()).hexdigest()[:32]
+        if record_id in self.taken:
+            self._add("id", Reason.DUPLICATE_ID, "an earlier row has this id, or this content where rows have no id")
         return Record(record_id, prompt, responses, rewards, sources, kind, hash_prompt(prompt), content)
 
     def _add(self, field: str, reason: Reason, detail: str) -> None:

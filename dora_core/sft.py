@@ -7,6 +7,7 @@ micro-batch means would weigh a token by how short its neighbours are).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,3 +43,8 @@ class SftTask:
         nll_sum, tokens = self._worker.sum(totals).tolist()
         # Backward saw Σ nll of this rank, DDP and FSDP averaged it over ranks: this factor makes it the mean per token.
         return self._worker.world_size / max(tokens, 1.0), {"loss": nll_sum / max(tokens, 1.0), "tokens": tokens}
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None: ...

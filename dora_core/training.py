@@ -52,6 +52,11 @@ class Task(Protocol):
         (with weight 0), because the other ranks are waiting in a collective.
         """
 
+    def state(self) -> dict[str, Any]:
+        """JSON-able state that the next step depends on besides weights and optimiser; saved with every checkpoint."""
+
+    def restore(self, state: dict[str, Any]) -> None: ...
+
 
 class Hooks(Protocol):
     """What surrounds training: where checkpoints live and who listens. ``log`` and ``progress`` are called on rank 0 only."""
@@ -154,6 +159,7 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
     if checkpoint is not None:
         progress = load_checkpoint(checkpoint, module, optimizer, worker)
         start, curve = progress["step"], progress["curve"]
+        task.restore(progress["task"])
 
     autocast = torch.autocast(worker.device.type, torch.bfloat16) if bfloat16 and execution.strategy == "ddp" else contextlib.nullcontext()
     for step in range(start, schedule.steps):
@@ -183,7 +189,7 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
             hooks.log(step, metrics)
             hooks.progress(done, schedule.steps)
         if done % execution.checkpoint_every == 0 and done < schedule.steps:
-            state = {"step": done, "curve": curve}
+            state = {"step": done, "curve": curve, "task": task.state()}
             hooks.save(lambda folder, state=state: save_checkpoint(folder, module, optimizer, state, worker), done)
 
     if schedule.steps <= start and checkpoint is None:

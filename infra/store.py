@@ -108,19 +108,13 @@ class Store:
 
     def incomplete(self, stage: str, result: dict[str, Any]) -> list[str]:
         """Names of the result's files that are missing or have another size."""
-        return [
-            name
-            for name, facts in result["files"].items()
-            if self._size(f"{stage}/{result['digest']}/{name}") != facts["bytes"]
-        ]
+        return [name for name, facts in result["files"].items() if self._size(f"{stage}/{result['digest']}/{name}") != facts["bytes"]]
 
     def mark_done(self, folder: StageFolder, result: dict[str, Any]) -> None:
         """Publish a finished stage: checksums of all its files, then ``result.json`` last."""
         files = sorted(p for p in folder.path.rglob("*") if p.is_file() and not _is_bookkeeping(p.relative_to(folder.path)))
         names = [p.relative_to(folder.path).as_posix() for p in files]
-        result = result | {
-            "files": {n: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for n, p in zip(names, files, strict=True)}
-        }
+        result = result | {"files": {n: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for n, p in zip(names, files, strict=True)}}
         for name in names:
             folder.commit(name)
         folder.write_json(RESULT, result)
@@ -188,7 +182,9 @@ class Store:
             filesystem, root = self.remote
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-            pafs.copy_files(f"{root}/{relative}", str(temporary), source_filesystem=filesystem, destination_filesystem=pafs.LocalFileSystem())
+            pafs.copy_files(
+                f"{root}/{relative}", str(temporary), source_filesystem=filesystem, destination_filesystem=pafs.LocalFileSystem()
+            )
             os.replace(temporary, target)
         return target
 

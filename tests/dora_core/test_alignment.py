@@ -1,0 +1,111 @@
+"""From tables to training records, the reference check, and sharded training (FSDP2) against one process."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from dora_core.alignment import AlignmentData, AlignmentTask, choose_responses
+from dora_core.config import AlignConfig, Execution, ModelConfig, OptimizationConfig, TextConfig
+from dora_core.distributed import Worker, full_weights
+from dora_core.errors import DataError, TrainingError
+from dora_core.logprobs import ResponseLogps, score_responses
+from dora_core.models import build_policy, train_tokenizer
+from dora_core.text import Encoder
+from dora_core.training import FolderHooks, fit
+
+RECORDS = [
+    {"record_id": "a", "prompt": "cat", "responses": ["sat", "ran far", "on"], "rewards": [1.0, None, 0.0]},
+    {"record_id": "b", "prompt": "dog", "responses": ["home", "mat"], "rewards": [0.0, 2.0]},
+    {"record_id": "tie", "prompt": "dog", "responses": ["home", "run"], "rewards": [1.0, 1.0]},
+    {"record_id": "null", "prompt": "old", "responses": ["home", "one"], "rewards": [None, 1.0]},
+    {"record_id": "c", "prompt": "one", "responses": ["very", "old", "dog"], "rewards": [3.0, 2.0, 1.0]},
+]
+
+
+def make_data(policy, tokenizer, shift: float = 0.0, records: list[dict] | None = None) -> AlignmentData:
+    """Reference log-probabilities are those of ``policy`` itself, plus ``shift``."""
+    rows = [r | {"prompt": [{"role": "user", "content": r["prompt"]}]} for r in records or RECORDS]
+    encoder = Encoder(tokenizer, TextConfig())
+    keys = [(r["record_id"], i) for r in rows for i in range(len(r["responses"]))]
+    encoded = [encoder.encode(r["prompt"], y) for r in rows for y in r["responses"]]
+    logps = score_responses(ResponseLogps(policy), encoded, tokenizer.pad_token_id, 4096, torch.device("cpu"))
+    reference = pa.table({"record_id": [k[0] for k in keys], "response_index": [k[1] for k in keys], "logp": [x + shift for x in logps]})
+    return AlignmentData(pa.Table.from_pylist(rows), np.linspace(0.5, 2.0, len(rows)), reference, encoder, 8)
+
+
+def make_task(policy, tokenizer, data: AlignmentData, worker: Worker | None = None, execution: Execution | None = None) -> AlignmentTask:
+    config = AlignConfig(loss={"name": "dpo_pl"}, objective={"name": "dora"})
+    layers = list(policy.model.layers)
+    return AlignmentTask(ResponseLogps(policy), layers, data, config, execution or Execution(), worker or Worker(), tokenizer.pad_token_id)
+
+
+def test_only_records_with_a_preference_train_and_factors_stay_with_them(policy, tokenizer) -> None:
+    data = make_data(policy, tokenizer)
+    assert (len(data), data.dropped) == (3, 2)
+    first = data[0]
+    assert [tokenizer.decode(r.response_ids) for r in first.responses] == ["sat<eos>", "on<eos>"], "best first, the unmeasured one left out"
+    assert [data[i].factor for i in range(3)] == pytest.approx([0.5, 0.875, 2.0])
+
+
+def test_long_lists_keep_best_worst_and_even_ranks() -> None:
+    assert choose_responses([5.0, 1.0, 4.0, math.nan, 3.0, 2.0], 3) == [0, 4, 1]
+
+
+def test_all_tied_is_refused_with_the_column_to_map(policy, tokenizer) -> None:
+    with pytest.raises(DataError, match="none of 1 training records has a preference") as error:
+        make_data(policy, tokenizer, records=[RECORDS[2]])
+    assert "columns.rewards" in error.value.hint
+
+
+def test_a_foreign_reference_is_noticed_at_the_first_step(policy, tokenizer, tmp_path: Path) -> None:
+    task = make_task(policy, tokenizer, make_data(policy, tokenizer, shift=3.0))
+    with pytest.raises(TrainingError, match="policy and reference differ"):
+        fit(task, OptimizationConfig(), Execution(), Worker(), FolderHooks(tmp_path))
+
+
+def test_alignment_raises_the_preferred_response(policy, tokenizer, tmp_path: Path) -> None:
+    task = make_task(policy, tokenizer, make_data(policy, tokenizer))
+    report = fit(task, OptimizationConfig(epochs=15, batch_size=3, learning_rate=3e-3), Execution(), Worker(), FolderHooks(tmp_path))
+    assert report.curve["accuracy"][-1] == 1.0
+    assert report.curve["objective"][-1] < report.curve["objective"][0]
+    assert report.curve["margin"][0] == pytest.approx(0.0, abs=1e-4), "policy equals reference before the first step"
+
+
+def _train(worker: Worker, strategy: str, folder: Path) -> dict[str, torch.Tensor]:
+    """Six steps from the same start; checkpoints on the way so that sharded saving runs too."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer([w for r in RECORDS for w in (r["prompt"], *r["responses"])] * 3, 300)
+    policy = build_policy(ModelConfig(hidden_size=32, layers=2, heads=2), tokenizer, 64)
+    execution = Execution(strategy=strategy, micro_batch_size=1, checkpoint_every=2)
+    task = make_task(policy, tokenizer, make_data(policy, tokenizer), worker, execution)
+    fit(task, OptimizationConfig(epochs=6, batch_size=3, learning_rate=1e-3), execution, worker, FolderHooks(folder))
+    return full_weights(task.module)
+
+
+def _rank_main(rank: int, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    for strategy in ("ddp", "fsdp"):
+        weights = _train(Worker.current(), strategy, Path(folder) / strategy)
+        if rank == 0:
+            torch.save(weights, Path(folder) / f"{strategy}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_replicated_or_sharded_train_like_one(tmp_path: Path) -> None:
+    alone = _train(Worker(), "ddp", tmp_path / "alone")
+    mp.spawn(_rank_main, (str(tmp_path),), nprocs=2)
+    for strategy in ("ddp", "fsdp"):
+        weights = torch.load(tmp_path / f"{strategy}.pt", weights_only=True)
+        gap = max((weights[k] - alone[k]).abs().max().item() for k in alone)
+        moved = max(w.abs().max().item() for w in alone.values())
+        assert gap < 1e-4 * max(moved, 1.0), (strategy, gap)

@@ -1,0 +1,53 @@
+"""A small known mixture, ingested, for tests of the stages after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dora_core.config import DataConfig, DataSource, Execution, ModelConfig, OptimizationConfig, SftConfig, TextConfig
+from dora_core.readers import fingerprint_sources
+from dora_core.testbed import Testbed, TestbedConfig
+from infra.store import Store
+from tasks import ingest, reference, sft
+from tasks.stage import StageRef, execute
+
+IN_PROCESS = Execution(workers=0)
+TEXT = TextConfig(max_prompt_tokens=48, max_response_tokens=48)
+TINY = ModelConfig(hidden_size=32, layers=1, heads=2, vocab_size=500)
+GOLDEN = ["human"]
+
+
+@pytest.fixture(scope="session")
+def pipeline_start(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageRef, StageRef, StageRef]:
+    """(store, records, sft, reference) of a tiny realignment, computed once. Copy the store before writing to it."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    data = Testbed(TestbedConfig(prompts=80, responses_per_prompt=3)).write(folder / "data.parquet")
+    store = Store(str(folder / "store"))
+    config = DataConfig(train=[DataSource(path=str(data))], golden_sources=GOLDEN, holdout_fraction=0.3)
+    records = ingest.Spec(data=config, fingerprints=fingerprint_sources(config))
+    execute(records, ingest.run, store)
+    start = sft.Spec(
+        records=records.ref(),
+        model=TINY,
+        text=TEXT,
+        sft=SftConfig(optimization=OptimizationConfig(epochs=2, batch_size=16, learning_rate=3e-3)),
+        golden_sources=GOLDEN,
+        execution=IN_PROCESS,
+    )
+    execute(start, sft.run, store)
+    logps = reference.Spec(records=records.ref(), start=start.ref(), model=TINY, text=TEXT, execution=IN_PROCESS)
+    execute(logps, reference.run, store)
+    return store.local_root, records.ref(), start.ref(), logps.ref()
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """A Ray of our own in this process, ended with the module."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="WARNING", log_to_driver=False)
+    yield
+    ray.shutdown()

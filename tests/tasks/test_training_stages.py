@@ -1,0 +1,120 @@
+"""sft → reference → align → evaluate as stages: in one process, on Ray Train, and through the death of a worker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from dora_core.config import AlignConfig, EvaluateConfig, Execution, GateConfig, OptimizationConfig
+from infra.journal import JournalReader
+from infra.store import Store, sha256_file
+from tasks import align, evaluate
+from tasks.stage import StageRef, execute
+from tests.tasks.conftest import GOLDEN, IN_PROCESS, TEXT, TINY
+
+Start = tuple[Path, StageRef, StageRef, StageRef]
+
+
+def align_spec(start: Start, execution: Execution, epochs: float = 2.0) -> align.Spec:
+    _, records, sft, reference = start
+    optimization = OptimizationConfig(epochs=epochs, batch_size=8, learning_rate=1e-3)
+    return align.Spec(
+        records=records,
+        calibration=None,
+        reference=reference,
+        start=sft,
+        model=TINY,
+        text=TEXT,
+        align=AlignConfig(loss={"name": "dpo_pl"}, objective={"name": "dro"}, optimization=optimization),
+        execution=execution,
+    )
+
+
+def own_store(start: Start, folder: Path) -> Store:
+    shutil.copytree(start[0], folder / "store")
+    return Store(str(folder / "store"))
+
+
+def test_align_then_evaluate_in_one_process(pipeline_start: Start, tmp_path: Path) -> None:
+    store, spec = own_store(pipeline_start, tmp_path), align_spec(pipeline_start, IN_PROCESS)
+    result = execute(spec, align.run, store)
+    curve = result["facts"]["curve"]
+    assert len(curve["loss"]) == len(curve["step"]) == result["facts"]["steps"]
+    assert curve["objective"][-1] < curve["objective"][0]
+    events = list(JournalReader(store, "align", spec.digest()).new_events())
+    assert {e["kind"] for e in events} == {"metrics", "progress"}
+    assert [e["step"] for e in events if e["kind"] == "metrics"] == curve["step"]
+
+    _, records, sft, reference = pipeline_start
+    evaluation = evaluate.Spec(
+        records=records,
+        policy=spec.ref(),
+        reference=reference,
+        start=sft,
+        model=TINY,
+        twin=spec.ref(),
+        text=TEXT,
+        evaluate=EvaluateConfig(kl_prompts=20, kl_max_new_tokens=16),
+        gate=GateConfig(),
+        golden_sources=GOLDEN,
+        execution=IN_PROCESS,
+    )
+    facts = execute(evaluation, evaluate.run, store)["facts"]
+    overall = facts["parts"]["all"]["accuracy"]["policy"]
+    assert overall["low"] <= overall["value"] <= overall["high"]
+    assert facts["lift"]["twin_all"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": overall["n"]}, "a policy against itself"
+    assert {rule["name"] for rule in facts["gate"]["rules"]} == {"accuracy", "lift", "golden_drop", "kl"}
+    pairs = pq.read_table(store.fetch("evaluate", evaluation.digest()) / "evaluation.parquet")
+    hits = pairs.group_by("prompt_hash").aggregate([("margin_policy", "mean")]).num_rows
+    assert hits == overall["n"]
+
+
+def test_the_same_digest_is_never_computed_again(pipeline_start: Start, tmp_path: Path) -> None:
+    store, spec = own_store(pipeline_start, tmp_path), align_spec(pipeline_start, IN_PROCESS)
+    first = execute(spec, align.run, store)
+    again = execute(spec, lambda *_: pytest.fail("ran again"), store)
+    assert again == first
+    wider = spec.model_copy(update={"execution": Execution(workers=4, micro_batch_size=1)})
+    assert wider.digest() == spec.digest(), "how a stage runs is not what it computes"
+
+
+def weights(store: Store, spec: align.Spec) -> str:
+    return sha256_file(store.fetch("align", spec.digest()) / "model" / "model.safetensors")
+
+
+@pytest.mark.component
+def test_a_killed_training_worker_ends_with_the_same_weights(pipeline_start: Start, tmp_path: Path, ray_cluster: None) -> None:
+    """kill −9 of one of two workers in mid-run: Ray Train restarts them, training resumes, the weights agree to the last bit."""
+    spec = align_spec(pipeline_start, Execution(workers=2, checkpoint_every=4, micro_batch_size=4), epochs=8.0)
+    whole = own_store(pipeline_start, tmp_path / "whole")
+    execute(spec, align.run, whole)
+
+    killed, victims = own_store(pipeline_start, tmp_path / "killed"), []
+    reader = JournalReader(killed, "align", spec.digest())
+
+    def kill_one_worker_after_step(step: int) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not victims:
+            if any(e["kind"] == "progress" and e["done"] >= step for e in reader.new_events()):
+                workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+                if workers:
+                    os.kill(workers[0].pid, signal.SIGKILL)
+                    victims.append(workers[0].pid)
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=kill_one_worker_after_step, args=(10,))
+    killer.start()
+    result = execute(spec, align.run, killed)
+    killer.join()
+    assert victims, "no worker was found to kill"
+    assert result["facts"]["resumed_from"] is not None, "the run was over before the kill: it proves nothing"
+    assert weights(killed, spec) == weights(whole, spec)
+    assert len(result["facts"]["curve"]["loss"]) == result["facts"]["steps"]
