@@ -46,6 +46,7 @@ NGRAM_PRIMES = (1, 1_000_003, 998_244_353)
 VALIDATION_SHARE = 10  # one prompt in ten of the fitting folds decides when to stop
 WARMUP = 0.1
 DROPOUT = 0.2
+WIDE_RATE = 10.0  # learning rate of the n-gram weights over that of the rest: they start at 0 and are divided by √(n-grams)
 
 Progress = Callable[[int, int], None]
 META, HEADS, TOKENIZER = "meta.json", "heads.safetensors", "tokenizer"
@@ -290,14 +291,18 @@ def fit_fold(
         with torch.no_grad():
             model.head.weight.mul_(0.1)
             model.head.bias.copy_(torch.from_numpy(prior))
-        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        wide = [] if model.ngrams is None else list(model.ngrams.parameters())
+        deep = [p for p in model.parameters() if all(p is not w for w in wide)]
+        groups = [{"params": deep, "factor": 1.0}] + ([{"params": wide, "factor": WIDE_RATE}] if wide else [])
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
         lengths = np.array([len(r.ids) for r in rows])
         rng = np.random.default_rng([config.seed, fold])
         order = _epochs(lengths, fitting, config, rng)
         every = max(1, math.ceil(len(order) / math.ceil(2 * config.epochs)))
         best, best_weights, curve, recent = math.inf, None, [], []
         for step, batch_rows in enumerate(order, start=1):
-            optimizer.param_groups[0]["lr"] = config.learning_rate * _schedule(step / len(order))
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * group["factor"] * _schedule(step / len(order))
             model.train()
             with _precision(device):
                 logits = model(collate([rows[i] for i in batch_rows], encode.pad, device))

@@ -1,0 +1,44 @@
+# Two commands do everything: `make demo` and `make test`. Both build .venv first if it is not there; the second time that costs nothing.
+# PYTHON chooses the interpreter the environment is made with: make PYTHON=python3.12 demo
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo    the whole pipeline on generated data, on this machine"
+	@echo "make test    lint, import rules, unit, component and system tests"
+	@echo "make lint    ruff and import-linter only"
+	@echo "make bench   the measured comparisons in tests/benchmarks"
+	@echo "make clean   remove the environment and caches (never .dora, which holds results)"
+
+demo: $(READY)
+	$(BIN)/dora demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	@set -e; for file in $(sort $(wildcard tests/benchmarks/bench_*.py)); do echo "== $$file"; $(BIN)/python $$file; done
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp comes last: an installation that broke off is taken up again, a complete one is not looked at.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Python 3.11 to 3.13 is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@rm -f $@
+	@echo "installing into .venv (about two minutes, 2.4 GB)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

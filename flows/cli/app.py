@@ -1,0 +1,183 @@
+"""The commands of ``dora``, each with an example in its help.
+
+Exit codes: 0 success · 1 a stage or server failed · 2 the configuration, the data or the command is wrong · 130 stopped by
+Ctrl-C. Errors go to stderr as one panel with the remedy; with ``--json`` stdout carries exactly one JSON document.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.errors import explained
+
+if TYPE_CHECKING:
+    from flows.plan import Until
+
+app = typer.Typer(
+    name="dora",
+    help="Distribution-aware robust alignment as a recurring pipeline. Start with: [bold]dora demo[/]",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML); see infra/configs/ for documented examples.")]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override one value, e.g. align.objective.lambda=2.0; repeatable.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run and why; run nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of the stages and of Prefect.")]
+
+
+def main() -> None:
+    app()
+
+
+def _pipeline(config: Path, overrides: list[str], until: Until, dry_run: bool, as_json: bool, verbose: bool) -> None:
+    with explained(as_json):
+        from flows.cli.run import dry_run as show_plan
+        from flows.cli.run import run
+        from flows.loading import load_config
+
+        loaded = load_config(config, overrides)
+        if dry_run:
+            show_plan(loaded, until, as_json=as_json)
+        else:
+            run(loaded, until, as_json=as_json, verbose=verbose)
+
+
+@app.command(epilog="Example: dora demo")
+def demo(dry_run: DryRun = False, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Run everything on this machine with generated data: no downloads, a few minutes; again with nothing changed: seconds."""
+    with explained(as_json):
+        from flows.cli.demo import demo_config
+        from flows.cli.run import dry_run as show_plan
+        from flows.cli.run import run
+        from infra.settings import Settings
+
+        config = demo_config(Settings().root / "demo")
+        if dry_run:
+            show_plan(config, "promote", as_json=as_json)
+        else:
+            run(config, "promote", as_json=as_json, verbose=verbose, report=Settings().root / "demo" / "report.html")
+
+
+@app.command(epilog="Example: dora realign -c mixture.yaml --set align.objective.lambda=2.0 --dry-run")
+def realign(config: Config, overrides: Set = [], dry_run: DryRun = False, as_json: Json = False, verbose: Verbose = False) -> None:  # noqa: B006
+    """Align, evaluate and promote a model on preference data; only what changed is computed."""
+    _pipeline(config, overrides, "promote", dry_run, as_json, verbose)
+
+
+@app.command(epilog="Example: dora calibrate -c mixture.yaml --set calibration.form=paper")
+def calibrate(config: Config, overrides: Set = [], dry_run: DryRun = False, as_json: Json = False, verbose: Verbose = False) -> None:  # noqa: B006
+    """Fit the source classifiers and write the calibration factors; no model is trained."""
+    _pipeline(config, overrides, "calibrate", dry_run, as_json, verbose)
+
+
+@app.command(epilog="Example: dora align -c mixture.yaml --set align.loss.name=dpo_pl")
+def align(config: Config, overrides: Set = [], dry_run: DryRun = False, as_json: Json = False, verbose: Verbose = False) -> None:  # noqa: B006
+    """Everything up to the aligned model; no evaluation, no promotion."""
+    _pipeline(config, overrides, "align", dry_run, as_json, verbose)
+
+
+@app.command(epilog="Example: dora evaluate -c mixture.yaml --set evaluate.erm_twin=true")
+def evaluate(config: Config, overrides: Set = [], dry_run: DryRun = False, as_json: Json = False, verbose: Verbose = False) -> None:  # noqa: B006
+    """Everything up to the evaluation and the gate; nothing is registered."""
+    _pipeline(config, overrides, "evaluate", dry_run, as_json, verbose)
+
+
+@app.command(epilog="Example: dora up")
+def up(as_json: Json = False) -> None:
+    """Start Prefect server and worker, MLflow and a Ray head on this machine (loopback); safe to repeat."""
+    with explained(as_json):
+        from flows.cli.output import Out
+        from flows.deploy import register
+        from infra import services
+        from infra.settings import Settings
+
+        out = Out(as_json)
+        record = services.up(Settings(), on_progress=out.say, register=register)
+        urls = {name: service.url for name, service in record.services.items() if service.url}
+        out.links(urls)
+        out.document({"services": urls})
+        out.say("trigger a run in the Prefect UI (Deployments → realign), or: dora realign -c FILE")
+
+
+@app.command(epilog="Example: dora down")
+def down(as_json: Json = False) -> None:
+    """Stop what `dora up` started, and nothing else."""
+    with explained(as_json):
+        from flows.cli.output import Out
+        from infra import services
+        from infra.settings import Settings
+
+        out = Out(as_json)
+        ended = services.down(Settings())
+        out.say(f"stopped {', '.join(ended)}" if ended else "nothing was running")
+        out.document({"stopped": ended})
+
+
+@app.command(epilog="Example: dora doctor")
+def doctor(as_json: Json = False) -> None:
+    """Check this machine: versions, memory, disk, ports, servers. Exit code 1 if something must be fixed."""
+    with explained(as_json):
+        from flows.cli.output import Out
+        from infra.doctor import checks
+        from infra.settings import Settings
+
+        out = Out(as_json)
+        found = checks(Settings())
+        out.checks(found)
+        out.document({"checks": [{"name": c.name, "ok": c.ok, "detail": c.detail, "hint": c.hint} for c in found]})
+        if any(check.ok is False for check in found):
+            raise typer.Exit(1)
+
+
+@app.command(epilog="Example: dora report latest -o report.html")
+def report(
+    run: Annotated[str, typer.Argument(help="Run id or its beginning; `latest` for the last one.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; default: <home>/reports/RUN.html.")] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained HTML page about a run."""
+    with explained(as_json):
+        from flows.cli.output import Out
+        from flows.cli.run import write_report
+        from infra.report.page import find_run
+        from infra.settings import Settings
+        from infra.store import Store
+
+        settings = Settings()
+        store = Store(settings.store_uri)
+        run_id = find_run(store, run)
+        path = write_report(store, run_id, output or settings.root / "reports" / f"{run_id}.html")
+        out = Out(as_json)
+        out.say(f"report: {path}")
+        out.document({"run_id": run_id, "report": str(path)})
+        if open_it:
+            typer.launch(path.as_uri())
+
+
+@app.command(epilog="Example: dora rollback demo")
+def rollback(
+    model: Annotated[str, typer.Argument(help="Name of the registered model.")],
+    why: Annotated[str, typer.Option("--why", help="Reason, kept with the version.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Make the previous champion the champion again."""
+    with explained(as_json):
+        from flows.cli.output import Out
+        from infra import registry
+        from infra.settings import Settings, apply_environment
+
+        places = apply_environment(Settings())
+        version = registry.rollback(places.mlflow_uri, model, why)
+        out = Out(as_json)
+        out.say(f"{model}: version {version} is champion again")
+        out.document({"model": model, "champion": version, "aliases": registry.aliases(places.mlflow_uri, model)})

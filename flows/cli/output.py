@@ -1,0 +1,224 @@
+"""What commands print: for people on a terminal, for logs (plain lines), or one JSON document on stdout."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from flows.session import Observer
+
+if TYPE_CHECKING:
+    from flows.plan import Plan, PlannedStage
+    from infra.doctor import Check
+    from infra.store import Store
+
+LINE_SECONDS = 10.0
+"""Least time between two progress lines of a stage where there is no terminal."""
+
+_COLOURS = {"cached": "dim", "ran": "green", "failed": "red", "cancelled": "yellow"}
+
+
+class Out:
+    """Where output goes: people's text to stdout, or to stderr when stdout carries the JSON document."""
+
+    def __init__(self, as_json: bool):
+        self._as_json = as_json
+        console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        self.console = console if console.is_terminal else Console(stderr=as_json, highlight=False, soft_wrap=True, width=160)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def document(self, value: Mapping[str, Any]) -> None:
+        if self._as_json:
+            print(json.dumps(value, indent=1, ensure_ascii=False, default=str), flush=True)
+
+    def links(self, links: Mapping[str, str]) -> None:
+        width = max(map(len, links), default=0)
+        for name, link in links.items():
+            self.say(f"  {name:<{width}}  {link}")
+
+    def plan(self, plan: Plan) -> None:
+        table = _table("stage", "", "why", "before")
+        for stage in plan.stages:
+            before = "" if stage.seconds is None or stage.cached else f"{stage.seconds:.0f} s"
+            table.add_row(
+                stage.label,
+                "cached" if stage.cached else "runs",
+                stage.reason.split(": ", 1)[1],
+                before,
+                style="dim" if stage.cached else "",
+            )
+        self.console.print(table)
+        facts = plan.to_json()
+        estimate = facts["estimated_seconds"]
+        parts = [f"{facts['to_run']} of {len(plan.stages)} stages run" if plan.to_run else "nothing to do: every stage is cached"]
+        parts += [f"{plan.records} records"] if plan.records is not None else []
+        parts += [f"about {estimate:.0f} s, as before"] if plan.to_run and estimate is not None else []
+        self.say(f"{plan.project}: {', '.join(parts)}")
+
+    def summary(self, manifest: Mapping[str, Any], store: Store, links: Mapping[str, str]) -> None:
+        table = _table("stage", "state", "time", "result")
+        for stage in manifest["stages"]:
+            result = store.read_result(stage["stage"], stage["digest"])
+            shown = headline(stage["stage"], result) if result else ""
+            seconds = "" if stage["state"] == "cached" else f"{stage['seconds']:.1f} s"
+            table.add_row(stage["label"], f"[{_COLOURS[stage['state']]}]{stage['state']}[/]", seconds, shown)
+        self.console.print(table)
+        for warning in manifest["warnings"]:
+            self.say(f"note: {warning}")
+        total = manifest["finished"] - manifest["started"]
+        ran = sum(s["state"] == "ran" for s in manifest["stages"])
+        what = f"{ran} stages ran" if ran else "nothing to do: every stage was cached"
+        decision = f" · {manifest['decision']}" if manifest["decision"] else ""
+        self.say(f"{manifest['run_id']}: {what}, {total:.0f} s{decision}")
+        self.links(links)
+
+    def checks(self, checks: Iterable[Check]) -> None:
+        marks = {True: "[green]ok  [/]", False: "[red]fix [/]", None: "[yellow]note[/]"}
+        for check in checks:
+            self.console.print(f"{marks[check.ok]} {check.name}: ", end="")
+            self.say(check.detail + (f"\n     → {check.hint}" if check.hint and check.ok is not True else ""))
+
+    @contextmanager
+    def watching(self, verbose: bool) -> Iterator[Observer]:
+        """An observer for the time of a run: live bars on a terminal, lines elsewhere."""
+        if not self.console.is_terminal:
+            yield Lines(self, verbose)
+            return
+        columns = (
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[note]}", style="dim"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            yield Bars(self, progress, verbose)
+
+
+class Lines(Observer):
+    """For logs and pipes: a line when a stage starts and ends, and now and then between."""
+
+    def __init__(self, out: Out, verbose: bool):
+        self._out, self._verbose = out, verbose
+        self._next: dict[str, float] = {}
+        self._meter = Meter()
+
+    def planned(self, run_id: str, plan: Plan) -> None:
+        self._out.say(f"{run_id}: {len(plan.to_run)} of {len(plan.stages)} stages run")
+
+    def started(self, stage: PlannedStage) -> None:
+        self._out.say(f"{stage.label}: {stage.reason}")
+
+    def event(self, stage: PlannedStage, event: dict[str, Any]) -> None:
+        text = self._meter.read(stage.label, event)
+        if text and time.monotonic() >= self._next.get(stage.label, 0.0):
+            self._next[stage.label] = time.monotonic() + LINE_SECONDS
+            self._out.say(f"{stage.label}: {text}")
+
+    def log(self, stage: PlannedStage, line: str) -> None:
+        if self._verbose:
+            self._out.say(f"{stage.label} | {line}")
+
+    def finished(self, stage: PlannedStage, state: str, result: dict[str, Any] | None) -> None:
+        self._out.say(f"{stage.label}: {_ending(stage, state, result)}")
+
+
+class Bars(Observer):
+    """For a terminal: one bar for the stage that runs; finished stages stay above it as lines."""
+
+    def __init__(self, out: Out, progress: Progress, verbose: bool):
+        self._out, self._progress, self._verbose = out, progress, verbose
+        self._bars: dict[str, TaskID] = {}
+        self._meter = Meter()
+        self._waiting: TaskID | None = progress.add_task("starting", total=None, note="")
+
+    def planned(self, run_id: str, plan: Plan) -> None:
+        if self._waiting is not None:
+            self._progress.remove_task(self._waiting)
+            self._waiting = None
+        self._out.say(f"{run_id}: {len(plan.to_run)} of {len(plan.stages)} stages run")
+
+    def started(self, stage: PlannedStage) -> None:
+        self._bars[stage.label] = self._progress.add_task(stage.label, total=None, note=stage.reason)
+
+    def event(self, stage: PlannedStage, event: dict[str, Any]) -> None:
+        text = self._meter.read(stage.label, event)
+        if text:
+            self._progress.update(self._bars[stage.label], completed=event["done"], total=event["total"], note=text)
+
+    def log(self, stage: PlannedStage, line: str) -> None:
+        if self._verbose:
+            self._out.say(f"{stage.label} | {line}")
+
+    def finished(self, stage: PlannedStage, state: str, result: dict[str, Any] | None) -> None:
+        if stage.label in self._bars:
+            self._progress.remove_task(self._bars.pop(stage.label))
+        self._out.console.print(f"[{_COLOURS[state]}]{stage.label}[/]: ", end="")
+        self._out.say(_ending(stage, state, result))
+
+
+class Meter:
+    """Progress events as text with a rate: ``"1200/4000 responses, 310/s, fold 2"``. The rate is that of this attempt."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def read(self, label: str, event: dict[str, Any]) -> str:
+        """Empty for events that are not progress."""
+        if event["kind"] != "progress":
+            return ""
+        start, done = self._first.setdefault((label, event["unit"]), (event["time"], event["done"]))
+        seconds, work = event["time"] - start, event["done"] - done
+        rate = f", {work / seconds:.3g}/s" if seconds > 0.5 and work > 0 else ""
+        note = f", {event['note']}" if event["note"] else ""
+        return f"{event['done']}/{event['total']} {event['unit']}{rate}{note}"
+
+
+def headline(stage: str, result: dict[str, Any]) -> str:
+    """The one figure of a stage that people look for first."""
+    facts, metrics = result["facts"], result["metrics"]
+    if stage == "ingest":
+        bad = f", {facts['rows_bad']} bad" if facts["rows_bad"] else ""
+        return f"{sum(facts['records'].values())} records{bad}"
+    if stage == "classify":
+        if facts["reused"]:
+            return "previous classifier still fits"
+        return "AUC " + ", ".join(f"{name} {s['auc']:.2f}" for name, s in list(facts["sources"].items())[:4])
+    if stage == "calibrate":
+        return f"effective sample size {facts['ess']:.0%}"
+    if stage == "sft":
+        return f"{facts['steps']} steps"
+    if stage == "align":
+        return f"{facts['steps']} steps, training accuracy {metrics['accuracy_last']:.2f}"
+    if stage == "evaluate":
+        accuracy, lift = facts["parts"]["all"]["accuracy"]["policy"], facts["lift"]["start_all"]["value"]
+        return f"accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}], ranking {lift:+.3f} over the start"
+    if stage == "promote":
+        return f"{facts['decision']}, {facts['model_name']} version {facts['version']}"
+    return f"{result['rows']} rows"
+
+
+def _ending(stage: PlannedStage, state: str, result: dict[str, Any] | None) -> str:
+    if result is None:
+        return state
+    return (
+        f"cached ({headline(stage.stage, result)})"
+        if state == "cached"
+        else f"{headline(stage.stage, result)} in {result['seconds']:.1f} s"
+    )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

@@ -1,0 +1,361 @@
+"""From a YAML file and ``--set a.b=v`` to a validated :class:`RealignConfig`; every mistake at once, in plain words.
+
+Reading is stricter than YAML and pydantic are by default: a duplicate key is an error, ``1e-3`` is a number, ``yes`` is
+a string, and ``epochs: "3"`` is refused rather than guessed at. Each message names the key path, the line, what is
+allowed and what was found; pydantic's vocabulary stays inside this module.
+
+Relative paths (``data.*.path``, ``policy.source``, ``classifier.encoder.source``) are relative to the configuration
+file's folder, also where they come from ``--set``: one rule, and a configuration folder can be moved as a whole.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from dora_core.config import NAME_PATTERN, REVISION_PATTERN, LossParams
+from dora_core.errors import ConfigError, did_you_mean
+from dora_core.losses import LOSSES
+from flows.config import RealignConfig
+
+KeyPath = tuple[str | int, ...]
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+class _Yaml12(yaml.SafeLoader):
+    """SafeLoader with the scalars of YAML 1.2: ``1e-3`` is a float, and only true/false are booleans."""
+
+
+_Yaml12.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml12.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Yaml12.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(text: str, place: str) -> tuple[Any, dict[KeyPath, int]]:
+    """Parse one YAML document; returns it with the line (from 1) of every key path.
+
+    Raises:
+        ConfigError: syntax error, duplicate key, or an alias inside itself; with the line.
+    """
+    try:
+        loader = _Yaml12(text)
+        node = loader.get_single_node()
+        lines: dict[KeyPath, int] = {}
+        if node is not None:
+            _index_lines(node, (), (), lines, place)
+        return (None if node is None else loader.construct_document(node)), lines
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(
+            f"{place}{line} is not valid YAML: {error.problem or error.context}",
+            hint="look at that line and the one before it: a missing colon, quote or bracket, a tab, or uneven indentation",
+        ) from None
+    except yaml.YAMLError as error:  # characters YAML does not allow
+        raise ConfigError(f"{place} is not valid YAML: {str(error).splitlines()[0]}", hint="save the file as UTF-8 text") from None
+
+
+def _index_lines(node: yaml.Node, path: KeyPath, parents: tuple[int, ...], lines: dict[KeyPath, int], place: str) -> None:
+    """Fill ``lines`` and refuse what YAML would silently accept: a key given twice, an alias that contains itself."""
+    if id(node) in parents:
+        raise ConfigError(f"{place} line {node.start_mark.line + 1}: an alias contains itself", hint="write the section out")
+    parents = (*parents, id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*path, index)] = item.start_mark.line + 1
+            _index_lines(item, (*path, index), parents, lines, place)
+    elif isinstance(node, yaml.MappingNode):
+        own: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in own:
+                raise ConfigError(
+                    f"{place} line {line}: {dotted((*path, str(key.value)))} is given twice (first on line {own[key.value]})",
+                    hint="keep one of them: with a duplicate key the later value would silently win",
+                )
+            own[str(key.value)] = lines[(*path, str(key.value))] = line
+            _index_lines(value, (*path, str(key.value)), parents, lines, place)
+
+
+def apply_override(data: dict[str, Any], assignment: str) -> None:
+    """Set one ``a.b=v`` in raw configuration data, in place; ``v`` is YAML, list items go by index.
+
+    Unknown keys are left for validation, which names the nearest one.
+    """
+    dotted_path, equals, text = assignment.partition("=")
+    if not equals or not all(dotted_path.split(".")):
+        raise ConfigError(f"--set {assignment}: expected key.path=value", hint="for example: --set align.objective.lambda=2.0")
+    value, _ = read_yaml(text, f"--set {dotted_path}")
+    *parents, last = dotted_path.split(".")
+    target: Any = data
+    for depth, (part, following) in enumerate(zip(parents, [*parents[1:], last], strict=True)):
+        child = _item(target, part, dotted_path, ".".join(parents[:depth]))
+        if child is None:
+            child = [] if following.isdigit() else {}
+            _assign(target, part, child)
+        target = child
+    _item(target, last, dotted_path, ".".join(parents))
+    _assign(target, last, value)
+
+
+def _item(target: Any, part: str, dotted_path: str, parent: str) -> Any:
+    """The child ``part`` of ``target``; ``None`` where it does not exist yet."""
+    if isinstance(target, dict):
+        return target.get(part)
+    if isinstance(target, list):
+        if part.isdigit() and int(part) <= len(target):
+            return target[int(part)] if int(part) < len(target) else None
+        raise ConfigError(
+            f"--set {dotted_path}: {parent} is a list of {len(target)}, it has no item {part!r}",
+            hint=f"give an index from 0 to {len(target)}; {len(target)} appends",
+        )
+    raise ConfigError(
+        f"--set {dotted_path}: {parent} is a single value ({target!r}), it has no key {part!r}", hint=f"use --set {parent}=VALUE"
+    )
+
+
+def _assign(target: Any, part: str, value: Any) -> None:
+    if isinstance(target, list) and int(part) == len(target):
+        target.append(value)
+    else:
+        target[int(part) if isinstance(target, list) else part] = value
+
+
+# ---------------------------------------------------------------------------------------------------------- validation
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RealignConfig:
+    """Read, override, resolve paths, validate.
+
+    Raises:
+        ConfigError: with *all* mistakes, one per line: ``align.objective.lambda: must be greater than 0 (got -1)``.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {_reason(error)}", hint=_neighbours(path)) from None
+    data, lines = read_yaml(text, path.name)
+    if data is None:
+        raise ConfigError(f"{path.name} is empty", hint="at least data.train is needed; start from infra/configs/demo.yaml")
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{path.name} must be a mapping of sections at the top, not a {_kind(data)}",
+            hint=f"sections: {', '.join(RealignConfig.model_fields)}",
+        )
+    for assignment in overrides:
+        apply_override(data, assignment)
+    return validate(data, place=path.name, folder=path.resolve().parent, lines=lines)
+
+
+def validate(data: dict[str, Any], *, place: str, folder: Path, lines: dict[KeyPath, int] | None = None) -> RealignConfig:
+    """Validate raw data; relative paths in it are resolved against ``folder``.
+
+    Raises:
+        ConfigError: as :func:`load_config`.
+    """
+    mistakes: list[tuple[KeyPath, str]] = []
+    data = _resolve_paths(data, folder, mistakes)
+    config = None
+    try:
+        # JSON mode is strict about types without refusing what YAML can express (an int where a float is meant).
+        config = RealignConfig.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        mistakes = [*_explain(error, data), *mistakes]
+    if config is not None and not mistakes:
+        return config
+    shown = [f"{dotted(key) or 'configuration'}: {text}{_line(key, lines or {})}" for key, text in mistakes]
+    headline = f"{place} has {len(shown)} mistakes:\n  " if len(shown) > 1 else f"{place}: "
+    raise ConfigError(
+        headline + "\n  ".join(shown), hint=f"correct {'them' if len(shown) > 1 else 'it'} and look at the plan with --dry-run"
+    )
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """``data.train.0.path``: the form that ``--set`` takes."""
+    return ".".join(map(str, path))
+
+
+def _resolve_paths(data: dict[str, Any], folder: Path, mistakes: list[tuple[KeyPath, str]]) -> dict[str, Any]:
+    """A copy with absolute paths; a path that was clearly meant as one but is not there becomes a mistake."""
+    data = json.loads(json.dumps(data, default=str))
+    places: list[tuple[Any, KeyPath]] = []
+    for section in ("train", "golden"):
+        entries = data.get("data", {}).get(section) if isinstance(data.get("data"), dict) else None
+        places += [(entry, ("data", section, i, "path")) for i, entry in enumerate(entries if isinstance(entries, list) else [])]
+    places.append((data.get("policy"), ("policy", "source")))
+    places.append(
+        (data["classifier"].get("encoder") if isinstance(data.get("classifier"), dict) else None, ("classifier", "encoder", "source"))
+    )
+    for entry, key in places:
+        name = str(key[-1])
+        value = entry.get(name) if isinstance(entry, dict) else None
+        if not isinstance(value, str) or not value or "://" in value:
+            continue
+        path = folder / Path(value).expanduser()
+        if path.exists():
+            entry[name] = str(path.resolve())
+        elif value.startswith(("/", "./", "../", "~")) or (
+            name == "path" and (Path(value).suffix or entry.get("format") in ("parquet", "jsonl"))
+        ):
+            mistakes.append((key, f"no such file or folder: {path}; {_neighbours(path)}"))
+    return data
+
+
+# ------------------------------------------------------------------------------------------------------ plain language
+
+_TYPES = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "dict": "a mapping",
+    "model": "a section with keys",
+}
+_PATTERNS = {
+    NAME_PATTERN: "must be 1 to 64 lower-case letters, digits, '.', '_' or '-', starting with a letter or digit",
+    REVISION_PATTERN: "must be a commit: 40 hex digits",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "greater than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+    "multiple_of": ("multiple_of", "a multiple of"),
+}
+
+
+def _explain(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """One (key path, text) per mistake; the alternatives of a union are joined into one sentence."""
+    grouped: dict[KeyPath, list[tuple[str, Any]]] = {}
+    for fault in error.errors(include_url=False):
+        path, model = _locate(fault["loc"])
+        if model is LossParams:
+            model = LOSSES[data["align"]["loss"]["name"]]  # parse_loss has found it, or the mistake would be at align.loss
+        text = _sentence(fault, model, path)
+        if (text, fault["input"]) not in grouped.setdefault(path, []):
+            grouped[path].append((text, fault["input"]))
+    for path, alternatives in grouped.items():
+        text = " or ".join(text for text, _ in alternatives)
+        parts = text.split(" or must be ")
+        found = alternatives[0][1]
+        shown = "" if not text.startswith("must") or isinstance(found, dict) else f" (got {_short(found)})"
+        yield path, " or ".join(parts) + shown
+
+
+def _locate(loc: Iterable[str | int]) -> tuple[KeyPath, type[BaseModel]]:
+    """Split a pydantic location into the user's key path and the model that holds its last key.
+
+    Pydantic adds the member of a union (``float``, ``literal['auto']``) to the location; those are no keys.
+    """
+    path: list[str | int] = []
+    holder: type[BaseModel] = RealignConfig
+    current: Any = RealignConfig
+    for part in loc:
+        if isinstance(part, int):
+            path.append(part)
+            current = _item_type(current)
+        elif isinstance(current, type) and issubclass(current, BaseModel):
+            path.append(part)
+            holder = current
+            field = _keys(current).get(part)
+            current = field.annotation if field else None
+            models = [m for m in _members(current) if isinstance(m, type) and issubclass(m, BaseModel)]
+            current = models[0] if len(models) == 1 else current
+        elif current is None or dict in _origins(current):  # a free mapping such as calibration.shares
+            path.append(part)
+            current = None
+    return tuple(path), holder
+
+
+def _sentence(fault: dict[str, Any], model: type[BaseModel], path: KeyPath) -> str:
+    kind, context, found = fault["type"], fault.get("ctx", {}), fault["input"]
+    if kind == "extra_forbidden":
+        return f"unknown key; {did_you_mean(str(path[-1]), _keys(model))}"
+    if kind == "missing":
+        field = _keys(model).get(str(path[-1]))
+        return f"is required: {field.description}" if field and field.description else "is required"
+    if kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", context["expected"])
+        if not isinstance(found, str):
+            return f"must be one of: {', '.join(allowed)}"
+        close = difflib.get_close_matches(found, allowed, n=1, cutoff=0.5)
+        return f"must be one of: {', '.join(allowed)}" + (f"; did you mean {close[0]!r}?" if close else "")
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        return f"must be {words} {context[name]:g}"
+    if kind == "string_pattern_mismatch":
+        return _PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
+    if kind in ("too_short", "string_too_short"):
+        return f"must have at least {context.get('min_length', 1)} {'item' if kind == 'too_short' else 'character'}"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "finite_number":
+        return "must be a finite number"
+    if kind == "int_from_float":
+        return "must be a whole number"
+    expected = kind.removesuffix("_type").removesuffix("_parsing")
+    return f"must be {_TYPES[expected]}" if expected in _TYPES else fault["msg"][:1].lower() + fault["msg"][1:]
+
+
+def _keys(model: type[BaseModel]) -> dict[str, Any]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _members(annotation: Any) -> list[Any]:
+    return [annotation] if isinstance(annotation, type) else [m for a in get_args(annotation) for m in _members(a)] or [annotation]
+
+
+def _origins(annotation: Any) -> list[Any]:
+    return [get_origin(annotation), *(get_origin(a) for a in get_args(annotation))]
+
+
+def _item_type(annotation: Any) -> Any:
+    arguments = get_args(annotation)
+    return arguments[0] if arguments else annotation
+
+
+def _kind(value: Any) -> str:
+    return {list: "list", str: "text", int: "number", float: "number", bool: "true/false"}.get(type(value), type(value).__name__)
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _line(key: KeyPath, lines: dict[KeyPath, int]) -> str:
+    """The line of the key, or of the nearest section above it that is in the file."""
+    while key and key not in lines:
+        key = key[:-1]
+    return f" [line {lines[key]}]" if key else ""
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "it is not UTF-8 text"
+
+
+def _neighbours(path: Path) -> str:
+    """A hint from what is really in the folder: the nearest name, or what is there."""
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist"
+    names = sorted(p.name for p in path.parent.iterdir() if not p.name.startswith("."))
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"in that folder: {', '.join(names[:8]) or 'nothing'}{' …' if len(names) > 8 else ''}"

@@ -1,0 +1,305 @@
+"""The plan: every stage of a realignment with its digest, whether it runs, and why, before anything runs.
+
+Specs point at their inputs by digest, so the whole chain is known from the configuration and the fingerprints of the
+input files alone. "Why" compares each spec with the one of the project's last successful run (``projects/<project>/latest.json``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from dora_core.config import ObjectiveConfig
+from flows.config import RealignConfig
+from infra.store import SPEC, Store
+from tasks.stage import StageRef, StageSpec
+
+Until = Literal["calibrate", "align", "evaluate", "promote"]
+TWIN = "align (erm twin)"
+MAX_CHANGES = 3
+
+# Where a spec's field has another name than the configuration's key.
+_CONFIG_KEYS = {
+    "model": "policy",
+    "aggregate": "calibration.aggregate",
+    "golden_sources": "data.golden_sources",
+    "model_name": "promotion.model_name",
+    "mode": "promotion.mode",
+}
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of a plan.
+
+    Attributes:
+        label: unique within the plan; the stage's name unless it runs twice.
+        reason: ``"cached: …"`` or ``"runs: …"``, for people.
+        seconds: what the stage took in the run it is compared with; None = unknown.
+    """
+
+    label: str
+    spec: StageSpec
+    cached: bool
+    reason: str
+    seconds: float | None
+
+    @cached_property
+    def digest(self) -> str:
+        return self.spec.digest()
+
+    @property
+    def stage(self) -> str:
+        return self.spec.stage
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "label": self.label,
+            "stage": self.stage,
+            "digest": self.digest,
+            "cached": self.cached,
+            "reason": self.reason,
+            "seconds_before": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages in the order they run. ``records`` is the number of records if ingest is cached, else None."""
+
+    project: str
+    stages: tuple[PlannedStage, ...]
+    records: int | None
+
+    @property
+    def to_run(self) -> list[PlannedStage]:
+        return [stage for stage in self.stages if not stage.cached]
+
+    @property
+    def needs_ray(self) -> bool:
+        return any(stage.spec.placement == "job" for stage in self.to_run)
+
+    def upstream(self, stage: PlannedStage) -> list[str]:
+        """Labels of the stages whose output ``stage`` reads."""
+        wanted = {ref.digest for ref in needed_inputs(stage.spec).values()}
+        return [other.label for other in self.stages if other.digest in wanted]
+
+    def to_json(self) -> dict[str, Any]:
+        known = [s.seconds for s in self.to_run]
+        return {
+            "project": self.project,
+            "records": self.records,
+            "stages": [stage.to_json() for stage in self.stages],
+            "to_run": len(self.to_run),
+            "estimated_seconds": None if None in known else sum(s for s in known if s is not None),
+        }
+
+
+def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote") -> Plan:
+    """Specs of all stages, compared with the store and with the project's last run. Computes nothing, writes nothing.
+
+    Args:
+        until: the last stage wanted.
+
+    Raises:
+        DataError: an input file is missing or its columns cannot be understood.
+    """
+    latest = read_latest(store, config.project)
+    specs = _specs(config, until, _previous_classifier(latest, store))
+    labels = {spec.digest(): label for label, spec in specs.items()}
+    stages = tuple(_compare(label, spec, latest.get(label), labels, store) for label, spec in specs.items())
+    ingest = store.read_result("ingest", stages[0].digest) if stages[0].cached else None
+    if ingest is None:
+        _check_inputs(specs["ingest"])
+    records = None if ingest is None else sum(ingest["facts"]["records"].values())
+    return Plan(config.project, stages, records)
+
+
+def read_latest(store: Store, project: str) -> dict[str, dict[str, Any]]:
+    """``{label: {digest, payload, run_id}}`` of the last successful run of each stage; empty for a new project."""
+    return (store.read_json(f"projects/{project}/latest.json") or {}).get("plan", {})
+
+
+def write_latest(store: Store, plan: Plan, run_id: str) -> None:
+    """Remember a finished plan; stages it did not reach keep what was known about them."""
+    done = {s.label: {"digest": s.digest, "payload": s.spec.payload(), "run_id": run_id} for s in plan.stages}
+    store.write_json(f"projects/{plan.project}/latest.json", {"run_id": run_id, "plan": read_latest(store, plan.project) | done})
+
+
+def needed_inputs(spec: StageSpec) -> dict[str, StageRef]:
+    """The stages a spec's result depends on: without hints such as the previous classifier, which are in no digest."""
+    covered = spec.payload()
+    return {name: ref for name, ref in spec.inputs().items() if name in covered}
+
+
+# --------------------------------------------------------------------------------------------------------------- specs
+
+
+def _specs(config: RealignConfig, until: Until, previous: StageRef | None) -> dict[str, StageSpec]:
+    """Label → spec, in running order."""
+    from dora_core.readers import fingerprint_sources
+    from tasks import align, calibrate, classify, evaluate, ingest, promote, reference, sft
+
+    run, golden = config.execution.of, config.data.golden_sources
+    specs: dict[str, StageSpec] = {}
+
+    def add(label: str, spec: StageSpec) -> StageRef:
+        specs[label] = spec
+        return spec.ref()
+
+    records = add("ingest", ingest.Spec(data=config.data, fingerprints=fingerprint_sources(config.data)))
+
+    calibration: StageRef | None = None
+    if config.needs_calibration or until == "calibrate":
+        classifier = add(
+            "classify",
+            classify.Spec(
+                records=records, classifier=config.classifier, golden_sources=golden, previous=previous, execution=run("classify")
+            ),
+        )
+        calibration = add(
+            "calibrate",
+            calibrate.Spec(
+                records=records,
+                classifier=classifier,
+                calibration=config.calibration,
+                golden_sources=golden,
+                execution=run("calibrate"),
+            ),
+        )
+    if until == "calibrate":
+        return specs
+
+    start: StageRef | None = None
+    if config.sft.enabled:
+        start = add(
+            "sft",
+            sft.Spec(records=records, model=config.policy, text=config.text, sft=config.sft, golden_sources=golden, execution=run("sft")),
+        )
+    reference_logps = add(
+        "reference",
+        reference.Spec(records=records, model=config.policy, start=start, text=config.text, execution=run("reference")),
+    )
+
+    policy_inputs = {"records": records, "reference": reference_logps, "start": start, "model": config.policy, "text": config.text}
+    policy = add(
+        "align",
+        align.Spec(
+            **policy_inputs,
+            calibration=calibration,
+            align=config.align,
+            aggregate=config.calibration.aggregate if calibration else "mean",
+            execution=run("align"),
+        ),
+    )
+    if until == "align":
+        return specs
+
+    twin: StageRef | None = None
+    if config.evaluate.erm_twin and config.align.objective.name != "erm":
+        plain = config.align.model_copy(update={"objective": ObjectiveConfig(name="erm")})
+        twin = add(TWIN, align.Spec(**policy_inputs, calibration=None, align=plain, execution=run("align")))
+    evaluation = add(
+        "evaluate",
+        evaluate.Spec(
+            **policy_inputs,
+            policy=policy,
+            twin=twin,
+            evaluate=config.evaluate,
+            gate=config.gate,
+            golden_sources=golden,
+            execution=run("evaluate"),
+        ),
+    )
+    if until == "promote":
+        add(
+            "promote",
+            promote.Spec(evaluation=evaluation, policy=policy, model_name=config.model_name, mode=config.promotion.mode),
+        )
+    return specs
+
+
+def _previous_classifier(latest: dict[str, dict[str, Any]], store: Store) -> StageRef | None:
+    """The last run's ``classify`` output, which the stage may keep using instead of fitting again."""
+    digest = latest.get("classify", {}).get("digest")
+    return StageRef(stage="classify", digest=digest) if digest and store.is_done("classify", digest) else None
+
+
+def _check_inputs(spec: Any) -> None:
+    """Open every input and resolve its columns, so that a plan never promises what ingest would refuse at its first row."""
+    from dora_core.readers import inputs_of, open_input
+
+    for place, source in inputs_of(spec.data):
+        for _ in open_input(source, place, spec.fingerprints):
+            pass
+
+
+# ------------------------------------------------------------------------------------------------------------- reasons
+
+
+def _compare(label: str, spec: StageSpec, before: dict[str, Any] | None, labels: dict[str, str], store: Store) -> PlannedStage:
+    digest = spec.digest()
+    cached = store.is_done(spec.stage, digest)
+    result = store.read_result(spec.stage, before["digest"] if before else digest)
+    seconds = result["seconds"] if result else None
+    if cached:
+        known = before is not None and before["digest"] == digest
+        reason = (
+            f"cached: same inputs and settings as {before['run_id']}"
+            if known
+            else "cached: computed before from the same inputs and settings"
+        )
+    elif before is not None and before["digest"] == digest:
+        reason = "runs: its result was deleted or damaged"
+    elif store.read_json(f"{spec.stage}/{digest}/{SPEC}") is not None:
+        reason = "runs: an earlier attempt did not finish; what it completed is kept"
+    elif before is None:
+        reason = "runs: first time"
+    else:
+        reason = f"runs: {_why(before['payload'], spec, labels)}"
+    return PlannedStage(label, spec, cached, reason, seconds)
+
+
+def _why(old: dict[str, Any], spec: StageSpec, labels: dict[str, str]) -> str:
+    """``"align.objective.lambda 1.0 → 2.0; calibrate changed"``."""
+    new = spec.payload()
+    inputs = needed_inputs(spec)
+    changed_inputs = [labels[ref.digest] for name, ref in inputs.items() if old.get(name) != new[name]]
+    dropped = [
+        name
+        for name in old.keys() & new.keys()
+        if new[name] is None and isinstance(old[name], dict) and set(old[name]) == {"stage", "digest"}
+    ]
+    parts = [f"no {name} any more" for name in sorted(dropped)]
+    skip = {*inputs, *dropped}
+    parts += _differences({k: v for k, v in old.items() if k not in skip}, {k: v for k, v in new.items() if k not in skip})
+    if changed_inputs:
+        parts.append(f"{', '.join(changed_inputs)} changed")
+    return "; ".join(parts[:MAX_CHANGES]) + (f"; and {len(parts) - MAX_CHANGES} more changes" if len(parts) > MAX_CHANGES else "")
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*new, *(k for k in old if k not in new)]:
+            if old.get(key) == new.get(key):
+                continue
+            if path == "fingerprints":
+                state = "is new" if key not in old else "is gone" if key not in new else "has new content"
+                yield f"{key.rsplit('/', 1)[-1]} {state}"
+            else:
+                yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else _CONFIG_KEYS.get(key, key))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (a, b) in enumerate(zip(old, new, strict=True)):
+            if a != b:
+                yield from _differences(a, b, f"{path}.{index}")
+    elif path == "version":
+        yield f"the stage's code has version {new}, was {old}"
+    else:
+        yield f"{path} {_short(old)} → {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"

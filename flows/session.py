@@ -1,0 +1,287 @@
+"""One realignment while it runs: its plan, its manifest, its MLflow run and its Ray head, opened together and closed together.
+
+The order of closing is a contract: Ray jobs first (``RayJobs.run`` has stopped its own on any exception), then the own Ray
+head, then MLflow with an explicit status, then the manifest. :func:`release` does the same from outside, for a flow run
+whose process is gone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dora_core.errors import DoraError, ServiceError
+from flows.config import RealignConfig
+from flows.plan import Plan, PlannedStage, Until, build_plan, write_latest
+from infra.ray_head import RayHead
+from infra.ray_jobs import RayJobs
+from infra.settings import Places, Settings, apply_environment
+from infra.store import Store
+from infra.tracking import Tracker
+
+
+class Observer:
+    """Watches a run. This one watches nothing; the command line shows bars, a flow run on a server updates its artifacts."""
+
+    def planned(self, run_id: str, plan: Plan) -> None: ...
+
+    def started(self, stage: PlannedStage) -> None: ...
+
+    def event(self, stage: PlannedStage, event: dict[str, Any]) -> None: ...
+
+    def log(self, stage: PlannedStage, line: str) -> None: ...
+
+    def finished(self, stage: PlannedStage, state: str, result: dict[str, Any] | None) -> None: ...
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command hands to the flow it runs in its own process; unset in a flow run started by a worker."""
+
+    places: Places
+    observer: Observer
+
+
+COMMAND: ContextVar[Command | None] = ContextVar("dora_command", default=None)
+
+
+@dataclass(frozen=True)
+class FlowRun:
+    """Prefect's run that a session belongs to."""
+
+    id: str
+    name: str
+
+    def url(self, places: Places) -> str | None:
+        """Its page; None where no server with a UI runs."""
+        return f"{places.prefect_ui}/runs/flow-run/{self.id}" if places.prefect_ui else None
+
+
+@dataclass
+class Manifest:
+    """``runs/<run_id>/run.json``, rewritten at every change, so that a crash leaves a true picture of what was going on."""
+
+    store: Store
+    content: dict[str, Any]
+
+    @classmethod
+    def create(cls, store: Store, plan: Plan, config: RealignConfig, flow_run: FlowRun, places: Places) -> Manifest:
+        run_id = f"{config.project}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        content = {
+            "run_id": run_id,
+            "name": flow_run.name,
+            "project": config.project,
+            "config": config.model_dump(mode="json", by_alias=True),
+            "flow_run_id": flow_run.id,
+            "started": time.time(),
+            "finished": None,
+            "status": "running",
+            "error": None,
+            "decision": None,
+            "links": {"prefect": flow_run.url(places), "mlflow": places.mlflow_uri, "ray": places.ray_dashboard},
+            "stages": [
+                {"stage": s.stage, "label": s.label, "digest": s.digest, "state": "pending", "reason": s.reason}
+                | {"seconds": None, "mlflow_run_id": None, "submission_id": None}
+                for s in plan.stages
+            ],
+        }
+        manifest = cls(store, content)
+        manifest.save()
+        return manifest
+
+    @property
+    def run_id(self) -> str:
+        return self.content["run_id"]
+
+    def stage(self, label: str, **facts: Any) -> None:
+        entry = next(s for s in self.content["stages"] if s["label"] == label)
+        entry |= facts
+        self.save()
+
+    def finish(self, label: str, result: dict[str, Any], *, state: str, seconds: float) -> None:
+        self.stage(label, state=state, seconds=seconds)
+        if "decision" in result["facts"]:
+            self.update(decision=result["facts"]["decision"])
+
+    def update(self, **facts: Any) -> None:
+        self.content |= facts
+        self.save()
+
+    def save(self) -> None:
+        self.store.write_json(f"runs/{self.run_id}/run.json", self.content)
+
+
+@dataclass
+class Ray:
+    """The Ray cluster of a run: a given one, or an own head that is started in the background and stopped at the end."""
+
+    settings: Settings
+    places: Places
+    _head: Future[RayHead] | None = None
+
+    def warm_up(self, name: str, cpus: int) -> None:
+        """Start the own head now, so that it is there when the first job stage needs it; nothing to do with a given cluster.
+
+        Args:
+            cpus: what the widest stage asks for; a small machine then shares its cores instead of waiting for more of them.
+        """
+        if self.places.ray_dashboard is None:
+            folder = self.settings.ray_folder
+            RayHead.stop_orphans(folder)
+            pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-head")
+            self._head = pool.submit(RayHead.start, folder / name, num_cpus=max(cpus, os.cpu_count() or 1))
+            pool.shutdown(wait=False)
+
+    def jobs(self) -> RayJobs:
+        """The Jobs API; waits for the own head if it is still starting.
+
+        Raises:
+            ServiceError: the own head did not come up.
+        """
+        if self._head is None:
+            assert self.places.ray_dashboard is not None, "a plan without job stages asked for Ray"
+            return RayJobs(self.places.ray_dashboard, self.places.ray_environment, log_folder=self.settings.log_folder)
+        head = self._head.result()
+        return RayJobs(head.dashboard_url, head.environment(), log_folder=self.settings.log_folder)
+
+    def close(self) -> None:
+        if self._head is not None:
+            with suppress(ServiceError):  # whoever asked for the head has seen that error
+                head = self._head.result()
+                head.stop()
+                shutil.rmtree(head.folder, ignore_errors=True)
+            self._head = None
+
+
+@dataclass
+class Session:
+    """See the module docstring; a context manager around the stages of one run."""
+
+    config: RealignConfig
+    settings: Settings
+    store: Store
+    plan: Plan
+    manifest: Manifest
+    tracker: Tracker
+    parent_run: str
+    ray: Ray
+    observer: Observer
+    on_server: bool
+    warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, config: RealignConfig, until: Until, flow_run: FlowRun, observer: Callable[[], Observer]) -> Session:
+        """Plan the run and open what it needs; nothing heavy starts for a run that has nothing to do.
+
+        Args:
+            observer: makes the observer of a run that no command watches.
+        """
+        command = COMMAND.get()
+        settings = Settings()
+        places = command.places if command else apply_environment(settings)
+        store = Store(settings.store_uri)
+        plan = build_plan(config, store, until=until)
+        manifest = Manifest.create(store, plan, config, flow_run, places)
+        watching = command.observer if command else observer()
+        watching.planned(manifest.run_id, plan)
+
+        artifacts = settings.mlflow_artifacts if places.mlflow_uri.startswith("sqlite") else None
+        tracker = Tracker.open(places.mlflow_uri, config.project, settings.root / "spool", artifacts)
+        tags = {
+            "dora.run_id": manifest.run_id,
+            "dora.git_sha": git_sha(),
+            "dora.store": store.uri,
+            "prefect.flow_run_id": flow_run.id,
+            "prefect.flow_run_url": flow_run.url(places) or "",
+        }
+        tags |= {f"dora.digest.{s.label}": s.digest for s in plan.stages}
+        parent = tracker.start_run(flow_run.name, tags=tags, params=manifest.content["config"])
+
+        ray = Ray(settings, places)
+        if plan.needs_ray:
+            widths = [s.spec.execution.workers * s.spec.execution.cpus_per_worker for s in plan.to_run]
+            ray.warm_up(manifest.run_id, math.ceil(max(widths)))
+        return cls(config, settings, store, plan, manifest, tracker, parent, ray, watching, on_server=command is None)
+
+    def notify(self, happening: str, *facts: Any) -> None:
+        """Tell the observer; one that breaks (a server that is away, a figure that is missing) is not worth a run."""
+        try:
+            getattr(self.observer, happening)(*facts)
+        except Exception as error:
+            warning = f"progress could not be shown: {type(error).__name__}: {error}"
+            if warning not in self.warnings:
+                self.warnings.append(warning)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Close in order. An exception that is no ``Exception`` (Ctrl-C, Prefect's termination signal) means: cancelled."""
+        status = "completed" if error is None else "failed" if isinstance(error, Exception) else "cancelled"
+        self.ray.close()
+        links = self.manifest.content["links"]
+        links |= {"mlflow": self.tracker.url(self.parent_run) or links["mlflow"]}
+        if status == "completed":
+            write_latest(self.store, self.plan, self.manifest.run_id)
+        decision = self.manifest.content["decision"]
+        self.tracker.finish(
+            self.parent_run,
+            {"completed": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}[status],
+            {"dora.status": status} | ({"dora.decision": decision} if decision else {}),
+        )
+        self.warnings += self.tracker.close()
+        self.manifest.update(status=status, finished=time.time(), error=None if error is None else _describe(error), links=links)
+
+
+def release(settings: Settings, flow_run_id: str) -> bool:
+    """Stop what a dead flow run left behind: its Ray jobs, its own head, its open MLflow runs. True if its manifest was found.
+
+    Safe to repeat, and safe for a run that ended in order.
+    """
+    store = Store(settings.store_uri)
+    for run_id in reversed(store.list("runs")):
+        content = store.read_json(f"runs/{run_id}/run.json")
+        if content is None or content.get("flow_run_id") != flow_run_id:
+            continue
+        places = settings.effective()
+        if content["status"] == "running":
+            if places.ray_dashboard is not None:
+                jobs = RayJobs(places.ray_dashboard, places.ray_environment)
+                for submission in filter(None, (s["submission_id"] for s in content["stages"])):
+                    jobs.stop(submission)
+            RayHead.stop_orphans(settings.ray_folder)
+            Tracker.open(places.mlflow_uri, content["project"], settings.root / "spool").close()  # ends abandoned runs as KILLED
+            Manifest(store, content).update(status="cancelled", finished=time.time())
+        return True
+    return False
+
+
+def _describe(error: BaseException) -> dict[str, str]:
+    if isinstance(error, DoraError):
+        return {"message": error.message, "hint": error.hint}
+    if not isinstance(error, Exception):
+        return {"message": "stopped before it was finished", "hint": "run the same command again; it resumes"}
+    return {"message": f"{type(error).__name__}: {error}".rstrip(": "), "hint": ""}
+
+
+def git_sha() -> str:
+    """Commit of the code that runs, ``-dirty`` if changed; "" for an installed package."""
+    here = Path(__file__).parent
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=5, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+    return ""

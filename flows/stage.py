@@ -1,0 +1,184 @@
+"""The one Prefect task that runs any stage: here if it is small, as a Ray job if it is heavy, not at all if its result is there.
+
+The task's state carries the reason ("Cached: same inputs and settings as …"), its run name the stage, and it returns a few
+strings, never data. Prefect's own caching and result storage are off: the artifact store is the cache, and it checks that
+the output still exists. Only faults of the control plane are retried; bad data and lack of memory do not heal by themselves.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import importlib
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, State
+
+from dora_core.errors import DoraError
+from flows.plan import PlannedStage, needed_inputs
+from flows.session import Session
+from infra.journal import JournalReader
+from infra.report.figures import figures_for
+from infra.store import ERROR
+from tasks import ingest, promote
+from tasks.stage import execute, write_spec
+
+FOLLOW_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What later tasks and the flow learn about a finished stage."""
+
+    label: str
+    digest: str
+    uri: str
+    seconds: float
+
+
+def is_transient(task: Any, task_run: Any, state: State) -> bool:
+    """Prefect's ``retry_condition_fn``: another attempt only where the error itself says it may help."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, DoraError) and error.retryable
+
+
+@task(persist_result=False, cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=is_transient)
+def run_stage(stage: PlannedStage, upstream: list[StageOutcome], session: Session) -> State[StageOutcome]:
+    """Bring one stage's result into the store.
+
+    Args:
+        upstream: outcomes of the stages it reads; they draw the edges of the graph in Prefect's UI.
+
+    Raises:
+        StageFailed: with the stage's own error. ServiceError: Ray or the registry is away (retried).
+    """
+    uri = f"{session.store.uri}/{stage.stage}/{stage.digest}"
+    if stage.cached:
+        result = _result(session, stage)
+        session.manifest.finish(stage.label, result, state="cached", seconds=0.0)
+        session.notify("finished", stage, "cached", result)
+        return Completed(name="Cached", message=stage.reason, data=StageOutcome(stage.label, stage.digest, uri, 0.0))
+
+    started = time.monotonic()
+    session.notify("started", stage)
+    with _tracked(session, stage) as run:
+        _log_inputs(session, stage, run)
+        with _followed(session, stage, run):
+            if stage.spec.placement == "local":
+                _run_here(session, stage, run)
+            else:
+                _run_job(session, stage)
+        result = _result(session, stage)
+        session.tracker.log_result(run, result, figures_for(stage.stage, result))
+        session.tracker.log_input(run, stage.label, uri, stage.digest, "output")
+    seconds = time.monotonic() - started
+    session.manifest.finish(stage.label, result, state="ran", seconds=seconds)
+    session.notify("finished", stage, "ran", result)
+    return Completed(message=stage.reason, data=StageOutcome(stage.label, stage.digest, uri, seconds))
+
+
+def _result(session: Session, stage: PlannedStage) -> dict[str, Any]:
+    result = session.store.read_result(stage.stage, stage.digest)
+    assert result is not None, f"{stage.label} is done but has no result"
+    return result
+
+
+def _run_here(session: Session, stage: PlannedStage, run: str) -> None:
+    spec = stage.spec
+    if isinstance(spec, promote.Spec):
+        tracking = promote.Tracking(uri=session.tracker.uri, run_id=session.tracker.mlflow_id(run, wait_seconds=30.0))
+        spec = spec.model_copy(update={"tracking": tracking})
+    execute(spec, importlib.import_module(f"tasks.{stage.stage}").run, session.store)
+
+
+def _run_job(session: Session, stage: PlannedStage) -> None:
+    logger = get_run_logger()
+
+    def on_log(line: str) -> None:
+        logger.info(line)
+        session.notify("log", stage, line)
+
+    def on_submitted(submission_id: str) -> None:
+        session.manifest.stage(stage.label, submission_id=submission_id)
+
+    jobs = session.ray.jobs()
+    jobs.run(
+        stage=stage.stage,
+        digest=stage.digest,
+        spec_uri=write_spec(stage.spec, session.store),
+        is_done=lambda: session.store.is_done(stage.stage, stage.digest),
+        read_error=lambda: session.store.read_json(f"{stage.stage}/{stage.digest}/{ERROR}"),
+        on_log=on_log,
+        on_submitted=on_submitted,
+    )
+
+
+@contextmanager
+def _tracked(session: Session, stage: PlannedStage) -> Iterator[str]:
+    """A nested MLflow run that ends with the truth: FINISHED, FAILED, or KILLED for an interrupt."""
+    payload = {name: value for name, value in stage.spec.payload().items() if name not in needed_inputs(stage.spec)}
+    tags = {"dora.stage": stage.stage, "dora.digest": stage.digest, "dora.reason": stage.reason, "dora.run_id": session.manifest.run_id}
+    run = session.tracker.start_run(stage.label, parent=session.parent_run, tags=tags, params=payload)
+    session.manifest.stage(stage.label, state="running", mlflow_run_id=run)
+    try:
+        yield run
+    except BaseException as error:
+        state = "failed" if isinstance(error, Exception) else "cancelled"
+        session.manifest.stage(stage.label, state="failed")
+        session.notify("finished", stage, state, None)
+        session.tracker.finish(run, "FAILED" if state == "failed" else "KILLED", _ending(session, stage) | {"dora.error": str(error)})
+        raise
+    session.tracker.finish(run, "FINISHED", _ending(session, stage))
+
+
+def _ending(session: Session, stage: PlannedStage) -> dict[str, str]:
+    entry = next(s for s in session.manifest.content["stages"] if s["label"] == stage.label)
+    submission = entry["submission_id"]
+    return {"ray.submission_id": submission, "dora.attempt": submission.rsplit("-", 1)[1]} if submission else {}
+
+
+def _log_inputs(session: Session, stage: PlannedStage, run: str) -> None:
+    """Dataset lineage: the input files for ingest, the stages it reads for any other."""
+    if isinstance(stage.spec, ingest.Spec):
+        for uri, digest in stage.spec.fingerprints.items():
+            session.tracker.log_input(run, PurePosixPath(uri).name, uri, digest, "input")
+    for name, ref in needed_inputs(stage.spec).items():
+        session.tracker.log_input(run, ref.stage, f"{session.store.uri}/{ref.stage}/{ref.digest}", ref.digest, name)
+
+
+@contextmanager
+def _followed(session: Session, stage: PlannedStage, run: str) -> Iterator[None]:
+    """Replays the stage's journal into MLflow and to the observer while it runs, and the rest of it at the end.
+
+    Parts of an earlier attempt are replayed too: the MLflow run of a resumed training then shows the whole curve.
+    """
+    reader = JournalReader(session.store, stage.stage, stage.digest)
+    ended = threading.Event()
+
+    def replay() -> None:
+        events = list(reader.new_events())
+        session.tracker.replay(run, events)
+        for event in events:
+            session.notify("event", stage, event)
+
+    def follow() -> None:
+        while not ended.wait(FOLLOW_SECONDS):
+            with suppress(OSError):  # the store hiccups: the next look, or the last one, reads the same parts
+                replay()
+
+    # The context tells Prefect which task run an artifact belongs to.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(follow,), name=f"journal-{stage.label}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        replay()

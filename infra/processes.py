@@ -1,0 +1,159 @@
+"""Recorded processes: start a child that outlives us, find it again, end exactly it and what it started.
+
+Every child leads a session of its own. That makes ownership decidable later, even by another program and after the child
+itself was killed: what belongs to it are its descendants and the members of its session, and the kernel does not reuse a
+process id while a session carries that number. A creation time guards against reuse after the last member is gone.
+
+Left out: finding processes by name or port. What is not recorded is not ours.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from dora_core.config import StrictModel
+
+CLOCK_TOLERANCE = 2.0
+"""Seconds; /proc gives creation times in clock ticks since boot, and the boot time moves a little with the wall clock."""
+
+
+class RecordedProcess(StrictModel):
+    """A process as written into a record file: enough to recognise it for certain.
+
+    Attributes:
+        name: what it is, for people ("mlflow server").
+        pid: process id; also the id of its session if it was started by :func:`spawn`.
+        created: creation time, seconds since the epoch.
+        log: file with its stdout and stderr.
+    """
+
+    name: str
+    pid: int
+    created: float
+    log: str = ""
+
+    @classmethod
+    def current(cls, name: str = "owner") -> RecordedProcess:
+        return cls(name=name, pid=os.getpid(), created=psutil.Process().create_time())
+
+    def alive(self) -> bool:
+        """The very process that was recorded runs (a zombie does not)."""
+        return self._find() is not None
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The last lines of the log, for error messages; empty where there is none."""
+        path = Path(self.log)
+        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]) if path.is_file() else ""
+
+    def _find(self) -> psutil.Process | None:
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created) < CLOCK_TOLERANCE
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+def spawn(
+    name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> RecordedProcess:
+    """Start ``command`` in a session of its own, output appended to ``log``, no input.
+
+    Args:
+        environment: the child's whole environment; None: ours.
+        folder: its working directory; None: ours.
+
+    Raises:
+        OSError: the command cannot be executed.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=folder, start_new_session=True
+        )
+    return RecordedProcess(name=name, pid=child.pid, created=psutil.Process(child.pid).create_time(), log=str(log))
+
+
+def process_tree(recorded: Iterable[RecordedProcess]) -> list[psutil.Process]:
+    """The live processes that belong to ``recorded``: leaders first, then descendants and members of their sessions."""
+    tree: dict[int, psutil.Process] = {}
+    for record in recorded:
+        roots = [leader] if (leader := record._find()) else []
+        for process in [*roots, *_session_members(record)]:
+            tree.setdefault(process.pid, process)
+            try:
+                tree.update({child.pid: child for child in process.children(recursive=True) if child.pid not in tree})
+            except psutil.NoSuchProcess:
+                continue
+    return list(tree.values())
+
+
+def terminate_tree(recorded: Sequence[RecordedProcess], *, grace: float = 10.0) -> list[str]:
+    """End the recorded processes and all that belongs to them; returns the names of the leaders that were running.
+
+    The leaders get SIGTERM and ``grace`` seconds to end their own children in their own order; what is left then gets
+    SIGTERM and 2 s, and at last SIGKILL.
+    """
+    leaders = {record.name: leader for record in recorded if (leader := record._find())}
+    tree = process_tree(recorded)
+    _signal(leaders.values(), "terminate")
+    _wait(leaders.values(), grace)
+    # Children that started while the leaders were ending are found through the sessions.
+    left = {p.pid: p for p in [*tree, *process_tree(recorded)]}.values()
+    for action, seconds in (("terminate", 2.0), ("kill", 5.0)):
+        _signal(left, action)
+        left = _wait(left, seconds)
+    return list(leaders)
+
+
+def free_port(preferred: int | None = None, host: str = "127.0.0.1") -> int:
+    """``preferred`` if nothing listens there, else a free port of the system's choice."""
+    for port in (preferred, 0):
+        if port is None:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError(f"no free port on {host}")
+
+
+def _session_members(record: RecordedProcess) -> list[psutil.Process]:
+    members = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == record.pid and process.create_time() >= record.created - CLOCK_TOLERANCE:
+                members.append(process)
+        except (psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+            continue
+    return members
+
+
+def _signal(processes: Iterable[psutil.Process], action: str) -> None:
+    for process in processes:
+        try:
+            getattr(process, action)()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _wait(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those still running after ``seconds``; reaps our own children, and counts zombies of others as ended."""
+    deadline = time.monotonic() + seconds
+    left = list(processes)
+    while left:
+        _, left = psutil.wait_procs(left, timeout=0.1)
+        left = [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        if time.monotonic() >= deadline:
+            break
+    return left

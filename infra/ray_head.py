@@ -1,0 +1,258 @@
+"""A Ray head of our own: on this machine, with token authentication and a record of its processes.
+
+``ray start --head --block`` in a session of its own, so the whole of Ray is one process tree. The record ``ray.json``
+lets any later program end exactly that tree (``ray stop`` would end every Ray of the machine). Several heads may run side
+by side: ports are free ones and the session lives in a temporary folder of its own, short because a Unix socket's path
+has at most 107 bytes.
+
+Loopback: the node calls itself 127.0.0.2 (Ray rewrites 127.0.0.1 to the network address), so a laptop may change networks
+in the middle of a run. Ray's gRPC ports still listen on every interface; that is what the token is for.
+
+Cost, on 2 idle cores: 4 s until the Jobs API answers, 2 s more for its first job, 0.9 GB proportional memory in 20 processes.
+Left out, because each costs start-up seconds and nothing here needs it: the autoscaler's monitor. Ray's client server cannot
+be switched off, so it gets a free port.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from dora_core.config import StrictModel
+from dora_core.errors import ServiceError
+from infra.processes import RecordedProcess, free_port, process_tree, spawn, terminate_tree
+from infra.store import write_atomic
+
+RECORD = "ray.json"
+TOKEN = "ray-token"
+STARTUP_SECONDS = 90.0
+JOB_STOP_SECONDS = 20
+"""How long a stopped job may take to write its checkpoint before SIGKILL."""
+
+HEAD_ENVIRONMENT = {
+    "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_SECONDS),
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # whoever stops the head has stopped its jobs; the default waits up to 30 s
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report() costs one such interval; the default is 1.9
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; unset, every worker warns about it
+}
+
+
+class _Record(StrictModel):
+    """``ray.json``. ``owner`` is the command the head belongs to; None for the head of ``dora up``, which outlives its command."""
+
+    head: RecordedProcess
+    owner: RecordedProcess | None
+    dashboard_url: str
+    gcs_address: str
+    temp_dir: str
+
+
+class RayHead:
+    """A running head; make one with :meth:`start`, find one again with :meth:`attach`. A context manager that stops it."""
+
+    def __init__(self, folder: Path, record: _Record):
+        self.folder, self._record = folder, record
+
+    @property
+    def dashboard_url(self) -> str:
+        """``http://127.0.0.1:<port>``: dashboard and Jobs API."""
+        return self._record.dashboard_url
+
+    @property
+    def gcs_address(self) -> str:
+        """``host:port`` for ``ray.init(address=…)``."""
+        return self._record.gcs_address
+
+    @property
+    def process(self) -> RecordedProcess:
+        return self._record.head
+
+    @classmethod
+    def start(
+        cls,
+        folder: Path,
+        *,
+        num_cpus: int | None = None,
+        num_gpus: int | None = None,
+        dashboard_port: int | None = None,
+        outlive: bool = False,
+    ) -> RayHead:
+        """Start a head and wait until its Jobs API answers.
+
+        Args:
+            folder: where record, token and log go; one head per folder. What a dead owner left there is ended first.
+            num_cpus, num_gpus: resources Ray schedules; None: what it finds.
+            dashboard_port: preferred port; None or taken: any free one.
+            outlive: the head stays after this process (``dora up``).
+
+        Raises:
+            ServiceError: another live command owns a head in ``folder``, or Ray does not come up; its log's tail is the hint.
+        """
+        folder = folder.resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        if (old := _read(folder)) and _in_use(old):
+            raise ServiceError(
+                f"a Ray head already runs for {folder} (pid {old.head.pid})",
+                hint="wait for the other command, or run `dora down` if it was started by `dora up`",
+                retryable=False,
+            )
+        cls.stop_recorded(folder)
+        _ensure_token(folder / TOKEN)
+        temp_dir = _short_temp_dir()
+        dashboard, gcs = free_port(dashboard_port), free_port()
+        node_ip = _node_ip()
+        command = [
+            sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats",
+            f"--node-ip-address={node_ip}", f"--port={gcs}", f"--ray-client-server-port={free_port()}",
+            "--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0",
+            "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+            f"--temp-dir={temp_dir}", f"--object-store-memory={_object_store_bytes()}", "--log-style=record", "--log-color=false",
+            *([] if num_cpus is None else [f"--num-cpus={num_cpus}"]),
+            *([] if num_gpus is None else [f"--num-gpus={num_gpus}"]),
+        ]  # fmt: skip
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | HEAD_ENVIRONMENT | token_environment(folder)
+        log = folder / "ray.log"
+        log.unlink(missing_ok=True)
+        # Jobs inherit this working directory: an empty one, so that a `tasks/` folder beside the user cannot shadow ours.
+        process = spawn("ray head", command, log=log, environment=environment, folder=temp_dir)
+        owner = None if outlive else RecordedProcess.current()
+        record = _Record(
+            head=process, owner=owner, dashboard_url=f"http://127.0.0.1:{dashboard}", gcs_address=f"{node_ip}:{gcs}", temp_dir=str(temp_dir)
+        )
+        write_atomic(folder / RECORD, record.model_dump_json(indent=1) + "\n")
+        head = cls(folder, record)
+        try:
+            head._wait_until_ready()
+        except BaseException:
+            head.stop()
+            raise
+        return head
+
+    @classmethod
+    def attach(cls, folder: Path) -> RayHead | None:
+        """The recorded head of ``folder`` if it still runs."""
+        record = _read(folder.resolve())
+        return cls(folder.resolve(), record) if record and record.head.alive() else None
+
+    @classmethod
+    def stop_recorded(cls, folder: Path) -> bool:
+        """End the head recorded in ``folder``, whoever started it; True if any of its processes ran. Safe to repeat."""
+        record = _read(folder.resolve())
+        if record is None:
+            return False
+        ran = bool(process_tree([record.head]))
+        cls(folder.resolve(), record).stop()
+        return ran
+
+    @classmethod
+    def stop_orphans(cls, parent: Path) -> list[str]:
+        """End every head recorded in a folder directly below ``parent`` whose owner is gone; returns the folders' names."""
+        orphans = [
+            path.parent for path in sorted(parent.glob(f"*/{RECORD}")) if (r := _read(path.parent)) and r.owner and not r.owner.alive()
+        ]
+        return [folder.name for folder in orphans if cls.stop_recorded(folder)]
+
+    def environment(self) -> dict[str, str]:
+        """What a process needs to talk to this head: RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH."""
+        return token_environment(self.folder)
+
+    def alive(self) -> bool:
+        return self.process.alive()
+
+    def stop(self) -> None:
+        """End exactly this head's processes and delete its temporary folder and record; idempotent. The token stays for reuse."""
+        terminate_tree([self.process], grace=8.0)
+        shutil.rmtree(self._record.temp_dir, ignore_errors=True)
+        if (current := _read(self.folder)) and current.head == self.process:
+            (self.folder / RECORD).unlink(missing_ok=True)
+
+    def __enter__(self) -> RayHead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _wait_until_ready(self) -> None:
+        import requests
+
+        session = requests.Session()
+        session.trust_env = False
+        headers = auth_headers(self.environment())
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while time.monotonic() < deadline and self.alive():
+            try:
+                # The dashboard answers before the node is up; `ray start` writes this file when it is.
+                started = (Path(self._record.temp_dir) / "ray_current_cluster").exists()
+                if started and session.get(f"{self.dashboard_url}/api/version", headers=headers, timeout=5).ok:
+                    return
+            except requests.RequestException:
+                pass
+            time.sleep(0.1)
+        what = f"is not ready after {STARTUP_SECONDS:.0f} s" if self.alive() else "ended while starting"
+        raise ServiceError(f"the Ray head {what}", hint=f"last lines of {self.process.log}:\n{self.process.log_tail()}")
+
+
+def auth_headers(environment: Mapping[str, str]) -> dict[str, str]:
+    """HTTP headers for Ray's dashboard from RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN); empty without token mode."""
+    if environment.get("RAY_AUTH_MODE") != "token":
+        return {}
+    token = environment.get("RAY_AUTH_TOKEN") or Path(environment.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser().read_text()
+    return {"Authorization": f"Bearer {token.strip()}"}
+
+
+def token_environment(folder: Path) -> dict[str, str]:
+    """What Ray's own libraries read to find the token of the head in ``folder``."""
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / TOKEN)}
+
+
+def _read(folder: Path) -> _Record | None:
+    try:
+        return _Record.model_validate(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _in_use(record: _Record) -> bool:
+    return record.head.alive() and (record.owner is None or record.owner.alive())
+
+
+def _ensure_token(path: Path) -> None:
+    """A 256-bit token readable by its owner only; an existing one is reused so that running clients stay valid."""
+    if not path.exists():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    path.chmod(0o600)
+
+
+def _short_temp_dir() -> Path:
+    # Ray appends about 64 bytes (session_…/sockets/plasma_store) and a socket's path may have 107.
+    base = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="dora-ray-", dir=base if len(base) <= 22 else "/tmp"))
+
+
+def _node_ip() -> str:
+    """127.0.0.2 where all of 127/8 is loopback (Linux), else 127.0.0.1, which Ray replaces by the network address."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.2", 0))
+        except OSError:
+            return "127.0.0.1"
+    return "127.0.0.2"
+
+
+def _object_store_bytes() -> int:
+    """2 % of memory within 200 MB … 4 GB: specs, blocks of shards and collective set-up pass through it, never datasets."""
+    return int(min(max(psutil.virtual_memory().total * 0.02, 200e6), 4e9))

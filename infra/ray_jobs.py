@@ -1,0 +1,324 @@
+"""The bridge to Ray: one heavy stage is one Ray job, submitted, watched and stopped over the Ray Jobs REST API.
+
+``python -m tasks.<stage> --spec <uri>`` runs as submission ``dora-<stage>-<digest12>-<attempt>``. Three situations on a start:
+an attempt is still running → attach to it; the result is valid → nothing; else → the next attempt. Whatever interrupts the
+watcher (Ctrl-C, Prefect's cancellation, a bug) stops the job, and the watcher leaves only when the job is terminal.
+
+A thin client over ``requests`` rather than Ray's ``JobSubmissionClient``: that one has no time-outs (a hung head blocks it
+forever), takes the token from the process's own environment only, and costs 1.5 s of imports against .2 s.
+
+Cost of an empty job on 2 idle cores: 2 s from submission to RUNNING (Ray starts the supervisor's process), .3 s from its
+end to our noticing. The driver's own imports come on top.
+
+Left out: uploading code. The package must be installed where the head runs (our own head uses this interpreter).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from dora_core.errors import ServiceError, StageFailed
+from infra.ray_head import JOB_STOP_SECONDS, auth_headers
+
+ACTIVE = frozenset({"PENDING", "RUNNING"})
+LOG_SECONDS = 2.0
+"""Least time between two reads of a log: the API returns all of it each time."""
+SUBMISSION_SECONDS = 1.0
+"""What the head takes to register a job whose submission was interrupted, amply."""
+STOP_PATIENCE = 10.0
+"""How long a silent head keeps somebody waiting who wants to stop: shorter than for one who wants to go on."""
+
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_NOISE = re.compile(
+    r"job_manager\.py:\d+ -- Runtime env is setting up"
+    r"|^Running entrypoint for job "
+    r"|worker\.py:\d+ -- (Using address|Connecting to existing Ray cluster|Connected to Ray cluster)"
+    r"|^\s*$"
+)
+_ERROR_LINE = re.compile(r"^(?:[\w.]*(?:Error|Exception|Interrupt|Exit)\b.*|\w+ failed: .*)")
+
+
+def _ignore(_: str) -> None:
+    pass
+
+
+class RayJobs:
+    """Runs stages as jobs on one Ray cluster. Safe to share between threads.
+
+    Args:
+        dashboard_url: ``http://host:8265``, where the Jobs API is.
+        environment: RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) if the head wants a token (:meth:`RayHead.environment`).
+        python: interpreter on the head. Default: this one, right for a head on this machine; ``python`` elsewhere.
+        package: the package with the stage modules.
+        job_environment: environment variables of the jobs. Costs: Ray then cannot use the worker processes it keeps ready.
+        log_folder: failed jobs' whole logs are kept here, since an own head takes its logs along when it ends.
+        unreachable_seconds: how long the head may be silent before a stage fails.
+    """
+
+    def __init__(
+        self,
+        dashboard_url: str,
+        environment: Mapping[str, str] = {},
+        *,
+        python: str = sys.executable,
+        package: str = "tasks",
+        job_environment: Mapping[str, str] = {},
+        log_folder: Path | None = None,
+        unreachable_seconds: float = 60.0,
+    ):
+        self.dashboard_url = dashboard_url.rstrip("/")
+        self._headers = auth_headers(environment)
+        self._python, self._package, self._job_environment = python, package, dict(job_environment)
+        self._log_folder, self._unreachable_seconds = log_folder, unreachable_seconds
+        # A proxy of the environment is for the outside world, never for this machine.
+        self._trust_proxy = urlsplit(self.dashboard_url).hostname not in ("127.0.0.1", "localhost", "::1")
+        self._running: set[str] = set()
+        self._stopping = threading.Event()
+
+    # -------------------------------------------------------------------------------------------------- run and stop
+
+    def run(
+        self,
+        *,
+        stage: str,
+        digest: str,
+        spec_uri: str,
+        is_done: Callable[[], bool],
+        on_log: Callable[[str], None] = _ignore,
+        on_poll: Callable[[], None] = lambda: None,
+        poll_seconds: float = 0.5,
+        on_submitted: Callable[[str], None] = _ignore,
+        read_error: Callable[[], dict[str, Any] | None] = lambda: None,
+    ) -> str:
+        """Run a stage's job to its end, see the module docstring; returns the submission id.
+
+        Args:
+            is_done: whether the stage's result is valid; asked before a submission and after success.
+            on_log: gets each new log line, without Ray's own chatter.
+            on_poll: called once per poll, e.g. to replay the stage's journal.
+            on_submitted: gets the submission id as soon as it is known.
+            read_error: content of the stage's ``error.json``, None if there is none.
+
+        Raises:
+            StageFailed: the job failed; the message is the stage's own error.
+            ServiceError: the head refused us or was silent for too long.
+        """
+        prefix = f"dora-{stage}-{digest[:12]}-"
+        attempts = {int(job[len(prefix) :]): status for job, status in self._submissions(prefix).items() if job[len(prefix) :].isdigit()}
+        latest = max(attempts, default=0)
+        attached = attempts.get(latest) in ACTIVE
+        if not attached and is_done():
+            return f"{prefix}{latest}"
+        submission_id = f"{prefix}{latest if attached else latest + 1}"
+        error_before = read_error()
+        log, accepted = _LogTail(on_log), attached
+        try:
+            self._running.add(submission_id)
+            if not attached:
+                self._submit(submission_id, f"{shlex.quote(self._python)} -m {self._package}.{stage} --spec {shlex.quote(spec_uri)}")
+                accepted = True
+            on_submitted(submission_id)
+            job = self._watch(submission_id, log, on_poll, poll_seconds)
+        except BaseException as error:
+            try:
+                if not accepted:  # interrupted within the request: the head may still be creating the job
+                    time.sleep(SUBMISSION_SECONDS)
+                self.stop(submission_id)
+            except ServiceError as unreachable:
+                error.add_note(f"and the job {submission_id} could not be stopped: {unreachable.message}")
+            raise
+        finally:
+            self._running.discard(submission_id)
+        if job["status"] == "SUCCEEDED" and is_done():
+            return submission_id
+        raise self._failure(stage, submission_id, job, log.text, error_before, read_error())
+
+    def stop(self, submission_id: str, *, wait_seconds: float = JOB_STOP_SECONDS + 10) -> None:
+        """Stop a job and wait until it is terminal; a no-op for one that has ended or is unknown.
+
+        Raises:
+            ServiceError: the head is unreachable, or the job is still not terminal after ``wait_seconds``.
+        """
+        deadline = time.monotonic() + wait_seconds
+        asked = 0.0
+        while (job := self._job(submission_id, patience=STOP_PATIENCE)) is not None and job["status"] in ACTIVE:
+            if time.monotonic() >= deadline:
+                raise ServiceError(
+                    f"Ray job {submission_id} is still {job['status']} {wait_seconds:.0f} s after it was told to stop",
+                    hint=f"look at {self.url(submission_id)}; `dora down` ends the local head with all its jobs",
+                )
+            # Asked again now and then: a request that meets a PENDING job before its supervisor exists has no effect.
+            if time.monotonic() - asked > 3.0:
+                self._request("POST", f"/api/jobs/{submission_id}/stop", allowed=(404, 500), patience=STOP_PATIENCE)
+                asked = time.monotonic()
+            time.sleep(0.2)
+
+    def stop_all(self) -> None:
+        """Make every :meth:`run` of this object end, in whichever thread it watches, by stopping its job. For a flow's ``finally``:
+        an interrupt reaches the main thread only."""
+        self._stopping.set()
+        for submission_id in sorted(self._running):
+            self.stop(submission_id)
+
+    def url(self, submission_id: str) -> str:
+        """The job's page in the Ray dashboard."""
+        return f"{self.dashboard_url}/#/jobs/{submission_id}"
+
+    # ------------------------------------------------------------------------------------------------------ mechanism
+
+    def _submissions(self, prefix: str) -> dict[str, str]:
+        """``{submission id: status}`` of the cluster's jobs whose id starts with ``prefix``."""
+        jobs = self._request("GET", "/api/jobs/").json()
+        return {job["submission_id"]: job["status"] for job in jobs if (job.get("submission_id") or "").startswith(prefix)}
+
+    def _job(self, submission_id: str, *, patience: float | None = None) -> dict[str, Any] | None:
+        response = self._request("GET", f"/api/jobs/{submission_id}", allowed=(404,), patience=patience)
+        return None if response.status_code == 404 else response.json()
+
+    def _submit(self, submission_id: str, entrypoint: str) -> None:
+        if self._stopping.is_set():
+            raise StageFailed(f"job {submission_id} was not submitted: the run is being stopped")
+        body: dict[str, Any] = {"submission_id": submission_id, "entrypoint": entrypoint, "entrypoint_num_cpus": 0}
+        if self._job_environment:
+            body["runtime_env"] = {"env_vars": self._job_environment}
+        response = self._request("POST", "/api/jobs/", json=body, allowed=(400,), timeout=60)
+        # 400 also means "exists": then an earlier try of this request got through although its answer was lost.
+        if response.status_code == 400 and self._job(submission_id) is None:
+            reason = response.text.strip().splitlines()[-1]
+            raise ServiceError(f"Ray refused job {submission_id}: {reason}", hint=f"entrypoint: {entrypoint}", retryable=False)
+
+    def _watch(self, submission_id: str, log: _LogTail, on_poll: Callable[[], None], poll_seconds: float) -> dict[str, Any]:
+        """Poll until the job is terminal; the end of the log is not the end of the job. Returns the job's last state."""
+        next_log = 0.0
+        while True:
+            job = self._job(submission_id)
+            if job is None:
+                raise ServiceError(f"Ray does not know job {submission_id} any more: its head was restarted", hint="run the command again")
+            terminal = job["status"] not in ACTIVE
+            started = time.monotonic()
+            if terminal or started >= next_log:
+                log.feed(self._log(submission_id), final=terminal)
+                # A long log takes long to send: spend at most a fifth of the time on it.
+                next_log = time.monotonic() + max(LOG_SECONDS, 4 * (time.monotonic() - started))
+            on_poll()
+            if terminal:
+                return job
+            time.sleep(poll_seconds)
+
+    def _log(self, submission_id: str) -> str:
+        response = self._request("GET", f"/api/jobs/{submission_id}/logs", allowed=(404, 500))
+        return response.json()["logs"] if response.ok else ""
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        allowed: tuple[int, ...] = (),
+        timeout: float = 15.0,
+        patience: float | None = None,
+    ) -> requests.Response:
+        """One request, repeated with growing pauses while the head is silent or answers 5xx, for ``patience`` seconds at most
+        (default: ``unreachable_seconds``). ``allowed`` statuses are answers, not errors."""
+        patience = self._unreachable_seconds if patience is None else min(patience, self._unreachable_seconds)
+        deadline, pause = time.monotonic() + patience, 0.2
+        while True:
+            try:
+                with requests.Session() as session:
+                    session.trust_env = self._trust_proxy
+                    response = session.request(
+                        method, self.dashboard_url + path, json=json, headers=self._headers, timeout=(5.0, timeout), allow_redirects=False
+                    )
+                if response.ok or response.status_code in allowed:
+                    return response
+                if response.status_code in (401, 403):
+                    raise ServiceError(
+                        f"Ray at {self.dashboard_url} refused our token ({response.status_code})",
+                        hint="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file",
+                        retryable=False,
+                    )
+                reason = f"{response.status_code} {response.text.strip()[-300:]}"
+                if response.status_code < 500:
+                    raise ServiceError(f"Ray at {self.dashboard_url} answered {reason} to {method} {path}", retryable=False)
+            except requests.RequestException as error:
+                reason = f"{type(error).__name__}: {error}"
+            if time.monotonic() + pause > deadline:
+                raise ServiceError(
+                    f"Ray at {self.dashboard_url} has not answered for {patience:.0f} s ({reason})",
+                    hint="`dora doctor` checks the services; `dora up` starts or repairs the local ones",
+                )
+            time.sleep(pause)
+            pause = min(pause * 2, 5.0)
+
+    def _failure(
+        self, stage: str, submission_id: str, job: dict[str, Any], log: str, before: dict[str, Any] | None, error: dict[str, Any] | None
+    ) -> StageFailed:
+        """The stage's own error if it could write one, else what is known about its end."""
+        where = f"job log: {self._keep_log(submission_id, log)}"
+        # An error.json that was there before the job counts only if this job's log tells the same.
+        if error is not None and (error != before or error["message"].splitlines()[0] in log):
+            hint = "\n".join(filter(None, [error.get("hint"), where]))
+            return StageFailed(f"stage {stage}: {error['message']}", hint=hint, retryable=bool(error.get("retryable")))
+        tail = "\n".join(log.splitlines()[-15:])
+        return StageFailed(f"stage {stage}: {_cause_of_death(job, log)}", hint=f"{where}\nits last lines:\n{tail}" if tail else where)
+
+    def _keep_log(self, submission_id: str, log: str) -> str:
+        if self._log_folder is None:
+            return self.url(submission_id)
+        path = self._log_folder / f"{submission_id}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(log, encoding="utf-8")
+        return str(path)
+
+
+def _cause_of_death(job: dict[str, Any], log: str) -> str:
+    """One sentence for a job without ``error.json``: stopped, killed, without a result, or its last error line."""
+    code, message = job.get("driver_exit_code"), (job.get("message") or "").strip()
+    if job["status"] == "SUCCEEDED":
+        return "the job succeeded but left no valid result"
+    if job["status"] == "STOPPED":
+        return "the job was stopped"
+    lines = [line for line in log.splitlines() if _ERROR_LINE.match(line)]
+    # A shell reports a child's signal n as 128 + n.
+    number = -code if code is not None and code < 0 else code - 128 if code is not None and code > 128 else None
+    if number in (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV):
+        name = signal.Signals(number).name
+        return f"its process was killed by {name}" + (" (out of memory is the usual cause)" if number == signal.SIGKILL else "")
+    if "OutOfMemory" in message or "OOM" in message:
+        return f"out of memory: {message.splitlines()[0]}"
+    if lines:
+        return lines[-1]
+    return message.splitlines()[0] if message else f"the job ended with exit code {code}"
+
+
+class _LogTail:
+    """Turns the ever longer whole text of a log into new, clean lines. ``text`` keeps the clean lines seen so far."""
+
+    def __init__(self, on_line: Callable[[str], None]):
+        self._on_line, self._offset, self._lines = on_line, 0, list[str]()
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self._lines)
+
+    def feed(self, whole: str, *, final: bool) -> None:
+        end = len(whole) if final else whole.rfind("\n") + 1
+        new, self._offset = whole[self._offset : end], max(end, self._offset)
+        for line in new.split("\n"):
+            # Of a progress bar that redraws itself with carriage returns only the last state is news.
+            line = _ANSI.sub("", line.rstrip("\r").rsplit("\r", 1)[-1])
+            if not _NOISE.search(line):
+                self._lines.append(line)
+                self._on_line(line)

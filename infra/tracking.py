@@ -1,0 +1,415 @@
+"""MLflow tracking that can neither kill nor stall a realignment.
+
+One :class:`Tracker` serves one realignment: experiment per project, a parent run, nested stage runs. Every call appends an
+operation to a :class:`~infra.spool.Spool` and returns (well under a millisecond, figures apart); one background thread sends them in
+order with short time-outs. A server that is away or never answers costs the caller nothing: what could not be sent stays in the
+spool and the next tracker of the same address sends it, run ids, time stamps and all. Every operation is idempotent (runs carry
+their local id as a tag), so sending one twice changes nothing.
+
+Run ids handed out here are local; :meth:`Tracker.mlflow_id` gives the server's once it is known. A run nobody finished ends as KILLED, by
+:meth:`Tracker.close` or, after a kill -9, by the next tracker.
+
+Left out: the fluent ``mlflow.*`` API (process-global state), and model files (``infra/registry.py`` registers them by URI).
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import threading
+import time
+import urllib.parse
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from infra.spool import Operation, Spool
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+# MLflow's limits (mlflow/utils/validation.py, 3.17).
+PARAM_CHARACTERS, TAG_CHARACTERS, KEY_CHARACTERS, DIGEST_CHARACTERS = 6000, 8000, 250, 36
+BATCH = {"metrics": 1000, "params": 100, "tags": 100}
+LOCAL_ID = "dora.local_id"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens its training pages, not those for agents
+MAX_WARNINGS = 5
+
+# Process-wide, because MLflow reads them at each call. A user's own setting wins.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # seconds without an answer; the default is 120, times 7 retries
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the tracker tries again by itself
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # the first use of a SQLite file reports dozens of migrations
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+
+
+def mlflow_client(uri: str) -> MlflowClient:
+    """A client of one address for tracking and registry, with our time-outs. The import takes 1-2 s; a new SQLite file 4 s more."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def without_credentials(text: str) -> str:
+    return re.sub(r"//[^@/\s]+@", "//", text)
+
+
+# ------------------------------------------------------------------------------------------------ what MLflow can hold
+
+
+def clean_name(name: str) -> str:
+    """A key MLflow accepts: letters, digits, and ``_ - . / space``; at most 250 characters, no empty or dotted path part."""
+    parts = re.sub(r"[^A-Za-z0-9_./ -]", "_", name).split("/")
+    return "/".join(p for p in parts if p.strip(". "))[:KEY_CHARACTERS] or "_"
+
+
+def shorten(text: str, limit: int) -> str:
+    """``text``, or its beginning with length and digest of the whole where it is longer than ``limit`` characters."""
+    text = text.encode("utf-8", "replace").decode()
+    if len(text) <= limit:
+        return text
+    tail = f"… ({len(text)} characters, sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]})"
+    return text[: limit - len(tail)] + tail
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and text values: ``{"a": {"b": 1}}`` gives ``("a.b", "1")``; lists become JSON."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+# ------------------------------------------------------------------------------------------------------------- tracker
+
+
+class Tracker:
+    """See the module docstring. Methods never raise for a reason of MLflow's; :meth:`close` tells what was not sent."""
+
+    def __init__(self, uri: str, project: str, spools: list[Spool], artifact_root: Path | None):
+        self.uri, self.project = uri, project
+        self._spool, self._artifact_root = spools[-1], artifact_root
+        self._spools = spools
+        self._queue: deque[tuple[Spool, int, Operation]] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._open_runs: dict[str, None] = {}  # an ordered set
+        self._mlflow_ids: dict[str, str] = {}
+        self._experiment_ids: dict[str, str] = {}  # by project
+        self._refused: list[str] = []
+        self._problem = ""
+        self._client: MlflowClient | None = None
+        for spool in spools:
+            self._mlflow_ids |= spool.facts
+            self._queue.extend((spool, seq, operation) for seq, operation in spool.pending)
+        self._finish_abandoned_runs(spools[:-1])
+        self._thread = threading.Thread(target=self._work, name="mlflow-tracking", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, uri: str, project: str, spool: Path, artifact_root: Path | None = None) -> Tracker:
+        """Start tracking; what earlier trackers of the same address left in ``spool`` is sent first.
+
+        Args:
+            uri: ``sqlite:///path/mlflow.db`` (no server needed) or ``http(s)://host:port``.
+            project: name of the experiment.
+            spool: folder for operations on their way.
+            artifact_root: where artifacts of a new experiment go, ``<artifact_root>/<project>``. Needed with SQLite; None leaves
+                it to the server.
+
+        Raises:
+            OSError: ``spool`` cannot be written.
+        """
+        key = hashlib.sha256(uri.encode()).hexdigest()[:8]  # not the address itself: it may hold a password
+        return cls(uri, project, [*Spool.adopt(spool, key), Spool.create(spool, key)], artifact_root)
+
+    def start_run(
+        self, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None, params: Mapping[str, Any] | None = None
+    ) -> str:
+        """Begin a run, nested under ``parent`` (a local id) if given; returns its local id at once."""
+        run_id = uuid.uuid4().hex
+        self._open_runs[run_id] = None
+        root = None if self._artifact_root is None else str(self._artifact_root.resolve())
+        self._send_later("start", run_id, name=name, parent=parent, project=self.project, artifact_root=root, user=user_name())
+        self._batch(run_id, tags=list((tags or {}).items()), params=list(flatten(params or {})))
+        return run_id
+
+    def replay(self, run_id: str, events: Iterable[dict[str, Any]]) -> None:
+        """Journal events (``infra/journal.py``) become metrics with their own step and time; progress is not for MLflow."""
+        self._batch(
+            run_id,
+            metrics=[
+                (name, value, _milliseconds(event["time"]), event["step"])
+                for event in events
+                if event["kind"] == "metrics"
+                for name, value in event["values"].items()
+            ],
+        )
+
+    def log_result(self, run_id: str, result: dict[str, Any], figures: Mapping[str, Figure]) -> None:
+        """A stage's ``result.json``: its metrics, rows and seconds; the file itself; figures as PNG (MLflow's UI shows them inline)."""
+        now = _milliseconds(time.time())
+        values = {"rows": result["rows"], "seconds": result["seconds"]} | result["metrics"]
+        self._batch(run_id, metrics=[(name, float(value), now, 0) for name, value in values.items()])
+        self._keep(run_id, "result.json", json.dumps(result, indent=1, sort_keys=True, default=str).encode())
+        for name, figure in figures.items():
+            try:
+                self._keep(run_id, f"figures/{name}.png", _png(figure))
+            except Exception as error:  # matplotlib may raise anything; a picture is not worth a run
+                self._refused.append(f"figure {name}: {_headline(str(error))}")
+
+    def log_input(self, run_id: str, name: str, uri: str, digest: str, context: str) -> None:
+        """Dataset lineage: shows under "Datasets used" with its digest (36 of 64 digits fit; the source holds all)."""
+        source = {"uri": without_credentials(uri), "digest": digest}
+        scheme = urllib.parse.urlsplit(uri).scheme
+        self._send_later("input", run_id, name=name, digest=digest, source=source, type=scheme or "local", context=context)
+
+    def log_files(self, run_id: str, files: Mapping[str, Path]) -> None:
+        """Small files as artifacts, by path inside the run; copied now, so later changes do not matter."""
+        for name, path in files.items():
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                self._refused.append(f"artifact {name}: {error}")
+            else:
+                self._keep(run_id, name, content)
+
+    def finish(self, run_id: str, status: Status, tags: Mapping[str, str] | None = None) -> None:
+        """End a run explicitly: MLflow itself would say FINISHED after an uncaught exception."""
+        self._open_runs.pop(run_id, None)
+        self._batch(run_id, tags=list((tags or {}).items()))
+        self._send_later("finish", run_id, status=status)
+
+    def mlflow_id(self, run_id: str, wait_seconds: float = 0.0) -> str | None:
+        """The server's id of a run, None while (or if, after ``wait_seconds``) the server has not created it."""
+        with self._changed:
+            self._changed.wait_for(lambda: run_id in self._mlflow_ids, timeout=wait_seconds)
+            return self._mlflow_ids.get(run_id)
+
+    def url(self, run_id: str) -> str | None:
+        """The run's page, None with SQLite (no server) or while the run is not known there."""
+        mlflow_id, experiment = self.mlflow_id(run_id), self._experiment_ids.get(self.project)
+        if mlflow_id is None or experiment is None or not self.uri.startswith("http"):
+            return None
+        return f"{without_credentials(self.uri).rstrip('/')}/#/experiments/{experiment}/runs/{mlflow_id}"
+
+    def close(self, patience_seconds: float = 10.0, limit_seconds: float = 60.0) -> list[str]:
+        """End unfinished runs as KILLED, send what is waiting, and return warnings for a reader (empty: all is in MLflow).
+
+        Returns as soon as everything is sent, after one last failed attempt, after ``patience_seconds`` without progress,
+        or after ``limit_seconds``. What is called after it has no effect.
+        """
+        for run_id in reversed(list(self._open_runs)):
+            self.finish(run_id, "KILLED")
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        deadline, left = time.monotonic() + limit_seconds, -1
+        while time.monotonic() < deadline and len(self._queue) != left:
+            left, patience = len(self._queue), time.monotonic() + patience_seconds
+            while self._thread.is_alive() and len(self._queue) == left and time.monotonic() < min(patience, deadline):
+                self._thread.join(0.05)
+            if not self._thread.is_alive():
+                break
+        warnings = [f"MLflow refused {line}" for line in dict.fromkeys(self._refused)]
+        if len(warnings) > MAX_WARNINGS:
+            warnings[MAX_WARNINGS:] = [f"… and {len(warnings) - MAX_WARNINGS} more"]
+        waiting = sum(spool.open_operations for spool in self._spools)
+        if waiting:
+            reason = _headline(self._problem or "no answer yet")
+            where = f"{without_credentials(self.uri)} wait in {self._spool.path.parent}"
+            warnings.append(f"{waiting} MLflow updates for {where} ({reason}); the next run sends them")
+        return warnings
+
+    # --------------------------------------------------------------------------------------------- appending (callers)
+
+    def _send_later(self, kind: str, run_id: str, **fields: Any) -> None:
+        operation: Operation = {"kind": kind, "run": run_id, "time": time.time()} | fields
+        with self._changed:
+            if self._closing:
+                return
+            try:
+                self._queue.append((self._spool, self._spool.append(operation), operation))
+            except OSError as error:  # disk full: tracking is what gives way
+                self._refused.append(f"{kind}: the spool cannot be written: {error}")
+            self._changed.notify_all()
+
+    def _batch(self, run_id: str, **entries: list[tuple]) -> None:
+        """Metrics, params or tags, cleaned, in chunks MLflow accepts."""
+        texts = {"params": PARAM_CHARACTERS, "tags": TAG_CHARACTERS}
+        for kind, items in entries.items():
+            if kind == "metrics":
+                rows = [(clean_name(name), value, stamp, step) for name, value, stamp, step in items if math.isfinite(value)]
+            else:
+                rows = [(clean_name(name), shorten(str(value), texts[kind])) for name, value in items]
+            for start in range(0, len(rows), BATCH[kind]):
+                self._send_later("batch", run_id, **{kind: rows[start : start + BATCH[kind]]})
+
+    def _keep(self, run_id: str, name: str, content: bytes) -> None:
+        if self._closing:
+            return
+        try:
+            file = self._spool.keep(name, content)
+        except OSError as error:
+            self._refused.append(f"artifact {name}: the spool cannot be written: {error}")
+        else:
+            self._send_later("artifact", run_id, file=file, folder=str(Path(name).parent))
+
+    def _finish_abandoned_runs(self, spools: list[Spool]) -> None:
+        """Runs whose tracker was killed: RUNNING for ever unless somebody says otherwise."""
+        for spool in spools:
+            started = {op["run"]: None for op in spool.operations.values() if op["kind"] == "start"}
+            finished = {op["run"] for op in spool.operations.values() if op["kind"] == "finish"}
+            for run_id in reversed([run for run in started if run not in finished]):
+                self._send_later("finish", run_id, status="KILLED")
+
+    # -------------------------------------------------------------------------------------- sending (background thread)
+
+    def _work(self) -> None:
+        """Send in order; a failure is tried again after 1, 2, 4 … 30 s, and once more when closing."""
+        delay = 1.0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                if not self._queue:
+                    break
+                spool, seq, operation = self._queue[0]
+            facts = None
+            try:
+                facts = self._send(operation)
+            except Exception as error:  # a thread boundary: whatever MLflow raises ends here
+                if not self._is_refusal(operation, error):
+                    self._problem = str(error) or type(error).__name__
+                    with self._changed:
+                        if self._closing:
+                            break
+                        self._changed.wait_for(lambda: self._closing, timeout=delay)
+                    delay = min(2 * delay, 30.0)
+                    continue
+                self._refused.append(f"{operation['kind']}: {_headline(str(error))}")
+            delay = 1.0
+            with suppress(OSError):  # not acknowledged: sent again by the next tracker, to no effect
+                spool.acknowledge(seq, facts)
+            with self._changed:
+                self._queue.popleft()
+                self._mlflow_ids |= facts or {}
+                self._changed.notify_all()
+        for spool in self._spools:
+            spool.close()
+
+    def _is_refusal(self, operation: Operation, error: Exception) -> bool:
+        """Would the same operation fail for ever? A wrong address or password can be mended, a rejected value cannot."""
+        if self._client is None:
+            return False
+        from mlflow.exceptions import MlflowException
+
+        if isinstance(error, MlflowException):
+            status = error.get_http_status_code()
+            return status in (400, 409, 413) or (status == 404 and operation["kind"] != "start")
+        return isinstance(error, (FileNotFoundError, TypeError, ValueError))
+
+    def _send(self, operation: Operation) -> dict[str, str] | None:
+        """Send one operation; returns ``{local id: MLflow id}`` where a run was created."""
+        if self._client is None:
+            self._client = mlflow_client(self.uri)  # before any other import of mlflow: it sets the environment
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+        client, kind = self._client, operation["kind"]
+        if kind == "start":
+            return {operation["run"]: self._create_run(client, operation)}
+        run_id = self._mlflow_ids.get(operation["run"])
+        if run_id is None:  # its creation was refused, and that has been reported
+            return None
+        if kind == "batch":
+            client.log_batch(
+                run_id,
+                metrics=[Metric(*row) for row in operation.get("metrics", [])],
+                params=[Param(*row) for row in operation.get("params", [])],
+                tags=[RunTag(*row) for row in operation.get("tags", [])],
+            )
+        elif kind == "input":
+            dataset = Dataset(
+                name=operation["name"],
+                digest=operation["digest"][:DIGEST_CHARACTERS],
+                source_type=operation["type"],
+                source=json.dumps(operation["source"]),
+            )
+            client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags=[InputTag("mlflow.data.context", operation["context"])])])
+        elif kind == "artifact":
+            client.log_artifact(run_id, operation["file"], None if operation["folder"] == "." else operation["folder"])
+        else:
+            client.set_terminated(run_id, operation["status"], end_time=_milliseconds(operation["time"]))
+        return None
+
+    def _create_run(self, client: MlflowClient, operation: Operation) -> str:
+        experiment = self._experiment(client, operation["project"], operation["artifact_root"])
+        known = client.search_runs([experiment], filter_string=f"tags.`{LOCAL_ID}` = '{operation['run']}'", max_results=1)
+        if known:  # created by an attempt whose answer was lost
+            return known[0].info.run_id
+        tags = {LOCAL_ID: operation["run"], "mlflow.user": operation["user"], "mlflow.source.name": "dora", "mlflow.source.type": "PROJECT"}
+        parent = self._mlflow_ids.get(operation["parent"])
+        if parent is not None:
+            tags["mlflow.parentRunId"] = parent
+        run = client.create_run(experiment, start_time=_milliseconds(operation["time"]), tags=tags, run_name=operation["name"])
+        return run.info.run_id
+
+    def _experiment(self, client: MlflowClient, project: str, artifact_root: str | None) -> str:
+        from mlflow.exceptions import MlflowException
+
+        if project not in self._experiment_ids:
+            experiment = client.get_experiment_by_name(project)
+            if experiment is None:
+                location = (Path(artifact_root) / project).as_uri() if artifact_root and not self.uri.startswith("http") else None
+                try:
+                    client.create_experiment(project, artifact_location=location, tags=EXPERIMENT_TAGS)
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
+                        raise
+                experiment = client.get_experiment_by_name(project)
+            if experiment.lifecycle_stage == "deleted":
+                client.restore_experiment(experiment.experiment_id)
+            self._experiment_ids[project] = experiment.experiment_id
+        return self._experiment_ids[project]
+
+
+def _headline(text: str) -> str:
+    """The part of a client library's message that a person wants to read."""
+    cause = re.search(r"\[Errno -?\d+\] ([\w ]+)|(Read timed out)", text)
+    return (cause[1] or cause[2]) if cause else shorten(without_credentials(text).strip().split("\n")[0], 300)
+
+
+def user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user id without a name
+        return str(os.getuid())
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()

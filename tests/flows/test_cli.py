@@ -1,0 +1,91 @@
+"""The command line's surface: quick help, examples, exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dora_core.errors import ConfigError, DataError, ServiceError, StageFailed
+from flows.cli import app
+from flows.cli.errors import explained
+from flows.cli.output import Meter
+
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert f"Example: dora {command}" in shown.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = """
+import sys
+from typer.testing import CliRunner
+from flows.cli import app
+assert CliRunner().invoke(app, ["--help"]).exit_code == 0
+print(*sorted({"torch", "prefect", "mlflow", "ray", "transformers", "pyarrow", "matplotlib"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_planning_needs_no_prefect_mlflow_or_ray(tmp_path: Path, mixture: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"data: {{train: [{{path: {mixture}}}]}}")
+    code = f"""
+import sys
+from typer.testing import CliRunner
+from flows.cli import app
+done = CliRunner().invoke(app, ["realign", "-c", {str(tmp_path / "c.yaml")!r}, "--dry-run"])
+assert done.exit_code == 0, done.output
+print(*sorted({{"prefect", "mlflow", "ray", "transformers", "matplotlib"}} & set(sys.modules)))
+"""
+    environment = dict(os.environ) | {"DORA_HOME": str(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("a", hint="b"), 2),
+        (DataError("a"), 2),
+        (StageFailed("a"), 1),
+        (ServiceError("a"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    import typer
+
+    with pytest.raises(typer.Exit) as caught, explained():
+        raise error
+    assert caught.value.exit_code == code
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") >= 1
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), explained():
+        _ = 1 / 0
+
+
+def test_the_rate_counts_this_attempt_only() -> None:
+    meter = Meter()
+    event = {"kind": "progress", "total": 100, "unit": "rows", "note": ""}
+    assert meter.read("a", event | {"done": 50, "time": 10.0}) == "50/100 rows"
+    assert meter.read("a", event | {"done": 70, "time": 14.0}) == "70/100 rows, 5/s"
+    assert meter.read("a", {"kind": "metrics"}) == ""
+
+
+def test_unknown_run_and_model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DORA_HOME", str(tmp_path))
+    done = CliRunner().invoke(app, ["report", "nothing"])
+    assert done.exit_code == 2 and "there are no runs" in done.stderr

@@ -1,0 +1,110 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from dora_core.errors import ServiceError
+from infra import registry
+from infra.registry import RegistryError, aliases, challenge, promote, register, rollback
+from infra.tracking import mlflow_client
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "store/align/abc/model"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(bytes(range(256)))
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def download(monkeypatch: pytest.MonkeyPatch, uri: str, model_uri: str) -> Path:
+    """As a server that loads the model does: by alias, with the address in the environment."""
+    from mlflow.artifacts import download_artifacts
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return Path(download_artifacts(artifact_uri=model_uri))
+
+
+def the_life_of_a_model(uri: str, name: str) -> None:
+    """register, promote, promote, roll back; each alias step checked."""
+    sources = [f"s3://bucket/{name}/{n}" for n in "abc"]
+    one, two, three = (register(uri, name, source, tags={"dora.digest": source[-1]}) for source in sources)
+    assert (one, two, three) == ("1", "2", "3")
+    assert register(uri, name, sources[1]) == "2"  # the same files keep their version
+    challenge(uri, name, one)
+    assert aliases(uri, name) == {"challenger": "1"}
+    promote(uri, name, one, why="gate passed")
+    assert aliases(uri, name) == {"champion": "1"}
+    promote(uri, name, two)
+    promote(uri, name, two)  # again: no change, previous stays 1
+    challenge(uri, name, two)  # the champion is nobody's challenger
+    assert aliases(uri, name) == {"champion": "2", "previous": "1"}
+    assert rollback(uri, name, why="worse answers") == "1"
+    assert aliases(uri, name) == {"champion": "1"}
+    with pytest.raises(RegistryError, match="no previous version") as caught:
+        rollback(uri, name)
+    assert caught.value.hint.endswith("1, 2, 3") and not caught.value.retryable
+    tags = [mlflow_client(uri).get_model_version(name, v).tags for v in "12"]
+    assert tags[0]["dora.promoted"].endswith(": gate passed") and "dora.restored" in tags[0]
+    assert tags[1]["dora.rolled_back"].endswith(": worse answers") and tags[1]["dora.digest"] == "b"
+
+
+def test_the_life_of_a_model_in_sqlite(mlflow_sqlite: str) -> None:
+    the_life_of_a_model(mlflow_sqlite, "policy")
+
+
+@pytest.mark.component
+def test_the_life_of_a_model_on_a_server(mlflow_server: str) -> None:
+    the_life_of_a_model(mlflow_server, "policy")
+
+
+def test_a_local_model_is_registered_where_it_lies_and_can_be_downloaded(
+    mlflow_sqlite: str, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = register(mlflow_sqlite, "policy", str(model))
+    promote(mlflow_sqlite, "policy", version)
+    assert mlflow_client(mlflow_sqlite).get_model_version("policy", version).source == str(model)
+    assert (download(monkeypatch, mlflow_sqlite, "models:/policy@champion") / "model.safetensors").read_bytes() == bytes(range(256))
+
+
+@pytest.mark.component
+def test_a_server_gets_a_copy_of_a_small_model(mlflow_server: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = mlflow_client(mlflow_server)
+    run = client.create_run(client.create_experiment("small")).info.run_id
+    version = register(mlflow_server, "small", str(model), run)
+    stored = client.get_model_version("small", version)
+    assert (stored.source, stored.run_id, stored.tags["dora.model_uri"]) == (f"runs:/{run}/model", run, str(model))
+    assert (download(monkeypatch, mlflow_server, f"models:/small/{version}") / "model.safetensors").read_bytes() == bytes(range(256))
+
+
+@pytest.mark.component
+def test_a_model_too_large_for_a_copy_is_registered_by_its_place(mlflow_server: str, model: Path) -> None:
+    os.truncate(model / "model.safetensors", registry.UPLOAD_LIMIT_BYTES + 1)  # sparse: no disk is used
+    client = mlflow_client(mlflow_server)
+    run = client.create_run(client.create_experiment("large")).info.run_id
+    version = register(mlflow_server, "large", str(model), run)
+    assert client.get_model_version("large", version).source == f"dora-store:{model}"
+    assert client.list_artifacts(run) == []
+
+
+def test_an_unknown_version_and_an_unknown_model_name_what_exists(mlflow_sqlite: str) -> None:
+    register(mlflow_sqlite, "policy", "s3://bucket/a")
+    with pytest.raises(RegistryError, match="no version '7'") as caught:
+        promote(mlflow_sqlite, "policy", "7")
+    assert "allowed: 1" in caught.value.hint
+    with pytest.raises(RegistryError, match="no model 'polcy'") as caught:
+        rollback(mlflow_sqlite, "polcy")
+    assert "did you mean 'policy'" in caught.value.hint
+    assert aliases(mlflow_sqlite, "polcy") == {}
+
+
+def test_a_dead_server_is_a_service_error() -> None:
+    with pytest.raises(ServiceError, match="does not answer") as caught:
+        aliases("http://me:secret@127.0.0.1:9", "policy")
+    assert caught.value.retryable and "secret" not in str(caught.value)
+
+
+def test_an_address_mlflow_does_not_know_is_a_service_error() -> None:
+    with pytest.raises(ServiceError, match="cannot open MLflow at ftp://host"):
+        aliases("ftp://host", "policy")

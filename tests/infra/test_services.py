@@ -1,0 +1,100 @@
+"""`up`, `status`, `down` with the real servers, and what a process without servers gets."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from dora_core.errors import ServiceError
+from infra import services
+from infra.processes import process_tree
+from infra.settings import Settings, apply_environment
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "PREFECT_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    return Settings(home=tmp_path)
+
+
+@pytest.fixture
+def ended(settings: Settings) -> Iterator[None]:
+    yield
+    services.down(settings)
+
+
+def running(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_without_servers_everything_is_below_home(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    places = apply_environment(settings)
+    assert places.mlflow_uri == f"sqlite:///{tmp_path}/mlflow.db" == os.environ["MLFLOW_TRACKING_URI"]
+    assert places.prefect_api_url is None and "PREFECT_API_URL" not in os.environ
+    assert places.ray_dashboard is None and places.ray_environment == {}
+    assert os.environ["PREFECT_HOME"] == f"{tmp_path}/prefect"
+
+
+def test_own_setting_beats_the_tools_variable(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tool")
+    assert settings.effective().mlflow_uri == "http://tool"
+    assert settings.model_copy(update={"mlflow_uri": "http://own"}).effective().mlflow_uri == "http://own"
+
+
+def test_down_without_up_is_a_no_op(settings: Settings) -> None:
+    assert services.down(settings) == [] and services.status(settings) == []
+
+
+@pytest.mark.component
+def test_failed_up_ends_what_it_started_and_shows_the_log(settings: Settings, monkeypatch: pytest.MonkeyPatch, ended: None) -> None:
+    settings.mlflow_artifacts.parent.joinpath("mlflow.db").write_text("this is no database")
+    started: list[psutil.Process] = []
+    end = services._end
+    monkeypatch.setattr(
+        services, "_end", lambda s, r, name: (started.extend(process_tree([v.process for v in r.services.values()])), end(s, r, name))[1]
+    )
+    with pytest.raises(ServiceError, match="mlflow ended while starting") as caught:
+        services.up(settings)
+    assert "file is not a database" in caught.value.hint
+    assert len(started) > 10 and running(started) == [] and services.status(settings) == []
+
+
+@pytest.mark.component
+def test_up_twice_repair_and_down(settings: Settings, monkeypatch: pytest.MonkeyPatch, ended: None) -> None:
+    registered, said = list[tuple[str, str]](), list[str]()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        monkeypatch.setitem(services.PORTS, "mlflow", taken)
+        record = services.up(settings, on_progress=said.append, register=lambda api, pool: registered.append((api, pool)))
+    assert any(line.startswith(f"port {taken} is in use, mlflow takes ") for line in said)
+    api = f"{record.services['prefect'].url}/api"
+    assert registered == [(api, "dora")]
+    assert requests.get(f"{api}/work_pools/dora", timeout=5).json()["type"] == "process"
+    assert {s.name: s.state for s in services.status(settings)} == dict.fromkeys(("prefect", "mlflow", "ray", "worker"), "up")
+
+    places = settings.effective()
+    assert (places.prefect_api_url, places.mlflow_uri) == (api, record.services["mlflow"].url)
+    assert places.ray_dashboard == record.services["ray"].url and places.ray_environment["RAY_AUTH_MODE"] == "token"
+
+    server = psutil.Process(record.services["mlflow"].process.pid)
+    server.kill()
+    server.wait(10)
+    again = services.up(settings)
+    assert again.services["mlflow"].process != record.services["mlflow"].process
+    assert again.services["mlflow"].url == record.services["mlflow"].url  # links stay valid
+    assert {n: s for n, s in again.services.items() if n != "mlflow"} == {n: s for n, s in record.services.items() if n != "mlflow"}
+
+    tree = process_tree([s.process for s in again.services.values()])
+    assert set(services.down(settings)) == {"worker", "ray", "mlflow", "prefect"}
+    assert running(tree) == [] and services.down(settings) == []
+    assert settings.effective().prefect_api_url is None

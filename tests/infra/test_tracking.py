@@ -1,0 +1,251 @@
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from infra.spool import Spool
+from infra.tracking import Tracker, clean_name, flatten, mlflow_client, shorten, without_credentials
+
+
+def record_a_realignment(tracker: Tracker, tmp_path: Path) -> tuple[str, str]:
+    """Everything a flow does; returns the local ids of the parent and the stage run."""
+    parent = tracker.start_run("realign", tags={"git": "abc"}, params={"align": {"loss": {"beta": 0.1}, "steps": None}, "long": "x" * 7000})
+    stage = tracker.start_run("align", parent=parent, tags={"stage": "align"})
+    tracker.log_input(stage, "records", "s3://user:secret@bucket/records", "d" * 64, "training")
+    tracker.replay(
+        stage,
+        [{"kind": "metrics", "step": s, "values": {"loss(mean)": 1.0 / (s + 1)}, "time": 1000.5 + s} for s in range(1500)]
+        + [{"kind": "progress", "done": 1, "total": 2, "unit": "steps", "note": "", "time": 5.0}],
+    )
+    figure = Figure()
+    figure.subplots().plot([0, 1], [1, 0])
+    tracker.log_result(stage, {"rows": 7, "seconds": 1.5, "metrics": {"accuracy": 0.75, "bad": float("nan")}}, {"loss": figure})
+    (tmp_path / "config.yaml").write_text("project: demo\n")
+    tracker.log_files(parent, {"config.yaml": tmp_path / "config.yaml"})
+    (tmp_path / "config.yaml").unlink()  # what was logged is a copy
+    tracker.finish(stage, "FINISHED", tags={"attempt": "1"})
+    tracker.finish(parent, "FAILED")
+    return parent, stage
+
+
+def check_the_realignment(uri: str, project: str, started: float) -> None:
+    client = mlflow_client(uri)
+    experiment = client.get_experiment_by_name(project).experiment_id
+    runs = {run.info.run_name: run for run in client.search_runs([experiment])}
+    assert set(runs) == {"realign", "align"}
+    parent, stage = runs["realign"], runs["align"]
+    assert (parent.info.status, stage.info.status) == ("FAILED", "FINISHED")
+    assert started <= stage.info.start_time / 1000 <= stage.info.end_time / 1000
+    assert stage.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert stage.data.tags["stage"] == "align" and stage.data.tags["attempt"] == "1"
+    assert parent.data.params["align.loss.beta"] == "0.1" and parent.data.params["align.steps"] == "null"
+    assert len(parent.data.params["long"]) == 6000 and "7000 characters" in parent.data.params["long"]
+    assert stage.data.metrics["accuracy"] == 0.75 and stage.data.metrics["rows"] == 7 and "bad" not in stage.data.metrics
+    history = sorted(client.get_metric_history(stage.info.run_id, "loss_mean_"), key=lambda m: m.step)
+    assert [m.step for m in history] == list(range(1500)) and history[3].value == 0.25 and history[3].timestamp == 1_003_500
+    [given] = stage.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("records", "d" * 36) and given.tags[0].value == "training"
+    assert json.loads(given.dataset.source) == {"uri": "s3://bucket/records", "digest": "d" * 64}
+    assert [a.path for a in client.list_artifacts(stage.info.run_id, "figures")] == ["figures/loss.png"]
+    assert Path(client.download_artifacts(stage.info.run_id, "figures/loss.png")).read_bytes().startswith(b"\x89PNG")
+    assert Path(client.download_artifacts(parent.info.run_id, "config.yaml")).read_text() == "project: demo\n"
+
+
+def test_a_realignment_in_sqlite_with_artifacts_under_the_given_root(mlflow_sqlite: str, tmp_path: Path) -> None:
+    started = time.time() - 0.001
+    tracker = Tracker.open(mlflow_sqlite, "demo", tmp_path / "spool", artifact_root=tmp_path / "mlartifacts")
+    _, stage = record_a_realignment(tracker, tmp_path)
+    assert tracker.close() == []
+    check_the_realignment(mlflow_sqlite, "demo", started)
+    assert list((tmp_path / "spool").iterdir()) == []
+    mlflow_id = tracker.mlflow_id(stage)
+    assert mlflow_id is not None and (tmp_path / "mlartifacts/demo" / mlflow_id / "artifacts/result.json").is_file()
+    assert tracker.url(stage) is None  # no server, no page
+
+
+def test_runs_left_open_end_as_killed_and_calls_after_close_change_nothing(mlflow_sqlite: str, tmp_path: Path) -> None:
+    tracker = Tracker.open(mlflow_sqlite, "demo", tmp_path / "spool")
+    run = tracker.start_run("realign")
+    assert tracker.close() == []
+    tracker.finish(run, "FINISHED")
+    assert tracker.close() == []
+    assert mlflow_client(mlflow_sqlite).get_run(tracker.mlflow_id(run)).info.status == "KILLED"
+
+
+def test_a_refused_update_is_reported_and_the_rest_arrives(mlflow_sqlite: str, tmp_path: Path) -> None:
+    tracker = Tracker.open(mlflow_sqlite, "demo", tmp_path / "spool")
+    run = tracker.start_run("realign", params={"seed": 1})
+    tracker._batch(run, params=[("seed", "2")])  # MLflow's params are immutable
+    tracker.finish(run, "FINISHED", tags={"last": "yes"})
+    [warning] = tracker.close()
+    assert warning.startswith("MLflow refused batch:") and "seed" in warning
+    stored = mlflow_client(mlflow_sqlite).get_run(tracker.mlflow_id(run))
+    assert stored.info.status == "FINISHED" and stored.data.tags["last"] == "yes" and stored.data.params == {"seed": "1"}
+
+
+def test_a_deleted_experiment_comes_back(mlflow_sqlite: str, tmp_path: Path) -> None:
+    client = mlflow_client(mlflow_sqlite)
+    client.delete_experiment(client.create_experiment("demo"))
+    tracker = Tracker.open(mlflow_sqlite, "demo", tmp_path / "spool")
+    tracker.start_run("realign")
+    assert tracker.close() == []
+    assert client.get_experiment_by_name("demo").lifecycle_stage == "active"
+
+
+def test_a_repeated_delivery_changes_nothing(mlflow_sqlite: str, tmp_path: Path) -> None:
+    """A process may die between MLflow's answer and our acknowledgement."""
+    started = time.time() - 0.001
+    tracker = Tracker.open(mlflow_sqlite, "demo", tmp_path / "spool", artifact_root=tmp_path / "mlartifacts")
+    record_a_realignment(tracker, tmp_path)
+    lines = tracker._spool.path.read_text().splitlines(keepends=True)
+    log = "".join(line for line in lines if "op" in json.loads(line))
+    name, kept = tracker._spool.path, tracker._spool.files
+    copies = {path.relative_to(kept): path.read_bytes() for path in kept.rglob("*.*")}
+    assert tracker.close() == []
+    for path, content in copies.items():
+        (kept / path).parent.mkdir(parents=True)
+        (kept / path).write_bytes(content)
+    name.write_text(log)  # as if nothing had been acknowledged
+    assert Tracker.open(mlflow_sqlite, "demo", tmp_path / "spool", artifact_root=tmp_path / "mlartifacts").close() == []
+    check_the_realignment(mlflow_sqlite, "demo", started)
+    assert not name.exists()
+
+
+def _start_and_die(uri: str, spool: Path) -> None:
+    tracker = Tracker.open(uri, "demo", spool)
+    assert tracker.mlflow_id(tracker.start_run("realign"), wait_seconds=60)
+    os._exit(9)
+
+
+@pytest.mark.component
+def test_the_run_of_a_killed_process_is_closed_by_the_next_tracker(mlflow_sqlite: str, tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_start_and_die, args=(mlflow_sqlite, tmp_path / "spool"))
+    process.start()
+    process.join()
+    client = mlflow_client(mlflow_sqlite)
+    experiment = client.get_experiment_by_name("demo").experiment_id
+    assert [r.info.status for r in client.search_runs([experiment])] == ["RUNNING"]
+    assert Tracker.open(mlflow_sqlite, "demo", tmp_path / "spool").close() == []
+    assert [r.info.status for r in client.search_runs([experiment])] == ["KILLED"]
+
+
+@pytest.mark.component
+def test_the_first_use_of_a_new_sqlite_file_is_quiet(tmp_path: Path) -> None:
+    """MLflow's migrations would put dozens of lines between the user and the progress bar."""
+    program = "from pathlib import Path; from infra.tracking import Tracker; import logging, sys; logging.basicConfig(level='INFO')\n"
+    program += "tracker = Tracker.open(sys.argv[1], 'demo', Path(sys.argv[2])); run = tracker.start_run('realign')\n"
+    program += "assert tracker.mlflow_id(run, wait_seconds=120); assert tracker.close() == []"
+    command = [sys.executable, "-c", program, f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}", str(tmp_path / "spool")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout + ended.stderr == ""
+
+
+def test_a_spool_of_a_living_tracker_is_left_alone(tmp_path: Path) -> None:
+    mine = Spool.create(tmp_path, "key")
+    mine.append({"kind": "start"})
+    assert Spool.adopt(tmp_path, "key") == []
+    mine.close()
+    [adopted] = Spool.adopt(tmp_path, "key")
+    assert adopted.pending == [(1, {"kind": "start"})]
+    adopted.acknowledge(1)
+    adopted.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.component
+def test_a_realignment_on_a_server(mlflow_server: str, tmp_path: Path) -> None:
+    started = time.time() - 0.001
+    tracker = Tracker.open(mlflow_server, "on-server", tmp_path / "spool", artifact_root=tmp_path / "unused")
+    _, stage = record_a_realignment(tracker, tmp_path)
+    mlflow_id = tracker.mlflow_id(stage, wait_seconds=60)
+    assert tracker.close() == []
+    check_the_realignment(mlflow_server, "on-server", started)
+    experiment = mlflow_client(mlflow_server).get_experiment_by_name("on-server").experiment_id
+    assert tracker.url(stage) == f"{mlflow_server}/#/experiments/{experiment}/runs/{mlflow_id}"
+
+
+@pytest.mark.component
+def test_what_a_dead_server_missed_is_sent_by_the_next_tracker(mlflow_server: str, tmp_path: Path) -> None:
+    """The same address first refuses, then serves: a relay that starts late."""
+    started = time.time() - 0.001
+    relay = socket.socket()
+    relay.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    relay.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+    uri = f"http://127.0.0.1:{relay.getsockname()[1]}"
+    tracker = Tracker.open(uri, "relayed", tmp_path / "spool")
+    _, stage = record_a_realignment(tracker, tmp_path)
+    [warning] = tracker.close()
+    assert "wait in" in warning and "refused" in warning and tracker.mlflow_id(stage) is None
+
+    relay.listen()
+    threading.Thread(target=_relay, args=(relay, int(mlflow_server.rsplit(":", 1)[1])), daemon=True).start()
+    assert Tracker.open(uri, "relayed", tmp_path / "spool").close() == []
+    check_the_realignment(mlflow_server, "relayed", started)
+    assert list((tmp_path / "spool").iterdir()) == []
+    relay.close()
+
+
+def _relay(listener: socket.socket, port: int) -> None:
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        server = socket.create_connection(("127.0.0.1", port))
+        for pair in ((client, server), (server, client)):
+            threading.Thread(target=copy, args=pair, daemon=True).start()
+
+
+@pytest.mark.component
+def test_a_server_that_never_answers_keeps_nothing_from_returning(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        tracker = Tracker.open(f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}", "demo", tmp_path / "spool")
+        record_a_realignment(tracker, tmp_path)
+        [warning] = tracker.close(patience_seconds=0.5)  # returns although the request is still out
+        assert "wait in" in warning and "secret" not in warning
+    [log] = (tmp_path / "spool").glob("*.jsonl")
+    assert "secret" not in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("h(y)/auc@0.5", "h_y_/auc_0.5"), ("../../x", "x"), ("λ", "_"), ("", "_"), ("a" * 300, "a" * 250), ("loss", "loss")],
+)
+def test_clean_name(given: str, expected: str) -> None:
+    assert clean_name(given) == expected
+
+
+def test_shorten_keeps_length_and_digest_of_the_whole() -> None:
+    assert shorten("abc", 3) == "abc"
+    short = shorten("a" * 201, 200)
+    assert len(short) == 200 and "201 characters" in short and short != shorten("a" * 200 + "b", 200)
+    assert shorten("\ud800", 10) == "?"
+
+
+def test_flatten() -> None:
+    assert dict(flatten({"a": {"b": {"c": 1}, "d": "x"}, "e": [1, 2], "f": {}, "g": True})) == {
+        "a.b.c": "1",
+        "a.d": "x",
+        "e": "[1, 2]",
+        "f": "{}",
+        "g": "true",
+    }
+
+
+def test_without_credentials() -> None:
+    assert without_credentials("at https://me:pw@host:5000/x failed") == "at https://host:5000/x failed"
