@@ -376,9 +376,10 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Meta:
-    """``meta.json``: what a fitted classifier needs besides weights. Lists are by head."""
+    """``meta.json``: what a fitted classifier needs besides weights. Lists are by head; ``golden_sources`` are patterns."""
 
     sources: list[str]
+    golden_sources: list[str]
     gamma: list[float]
     temperature: list[float]
     folds: int

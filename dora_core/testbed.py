@@ -217,12 +217,19 @@ class Testbed:
         prompts = [every[i] for i in rng.permutation(len(every))[: config.prompts]]
         return [self._row(f"r{self.round}-{i:05d}", prompt, rng) for i, prompt in enumerate(prompts)]
 
+    def generate_golden(self, count: int) -> list[dict[str, Any]]:
+        """A golden reference apart from the mixture: (prompt, response) rows of the golden source, on prompts the mixture has not."""
+        rng = np.random.default_rng([self.config.seed, self.round])
+        every = list(self._topic_of)
+        others = [every[i] for i in rng.permutation(len(every))[self.config.prompts :]]
+        if not others:
+            raise ConfigError(f"all {len(every)} prompts are in the mixture", hint="lower TestbedConfig.prompts, or raise topics")
+        prompts = [others[i % len(others)] for i in range(count)]
+        return [{"prompt": prompt, "response": self.sample(GOLDEN, prompt, rng)} for prompt in prompts]
+
     def write(self, path: str | Path) -> Path:
         """:meth:`generate` as one Parquet file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(self.generate()), path, compression="zstd")
-        return path
+        return write_rows(self.generate(), path)
 
     def _row(self, row_id: str, prompt: str, rng: np.random.Generator) -> dict[str, Any]:
         drawn = rng.choice(len(self.sources), size=self.config.responses_per_prompt, p=[self.shares[s] for s in self.sources])
@@ -339,6 +346,14 @@ class _Chain:
         opener = int(rng.choice(len(self._log_opener), p=np.exp(self._log_opener)))
         closer = int(rng.choice(len(self._log_closer), p=np.exp(self._log_closer)))
         return opener, symbols, closer
+
+
+def write_rows(rows: list[dict[str, Any]], path: str | Path) -> Path:
+    """Rows as one Parquet file, its folder made if needed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
+    return path
 
 
 def _kind(symbol: int, per_topic: int, topics: int) -> str:

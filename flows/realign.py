@@ -16,7 +16,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import FlowRun as PrefectFlowRun
 from prefect.flows import Flow
-from prefect.runtime import flow_run
+from prefect.runtime import flow_run as this_run
 from prefect.states import Completed, State
 
 from flows.config import RealignConfig
@@ -30,16 +30,16 @@ ARTIFACT_SECONDS = 5.0
 
 def describe_run() -> str:
     """``"demo · dpo · dora λ=1"``: project, loss, objective."""
-    config = flow_run.parameters["config"]
+    config = this_run.parameters["config"]
     config = config if isinstance(config, RealignConfig) else RealignConfig.model_validate(config)
     objective = config.align.objective
     strength = "" if objective.name in ("erm", "reweight") else f" λ={objective.lam:g}"
     return f"{config.project} · {config.align.loss.name} · {objective.name}{strength}"
 
 
-def stop_what_it_left(flow: Flow[..., Any], run: PrefectFlowRun, state: State) -> None:
-    """Prefect's hook for a flow run that was cancelled or crashed, perhaps with its process gone."""
-    release(Settings(), str(run.id))
+def stop_what_it_left(flow: Flow[..., Any], flow_run: PrefectFlowRun, state: State) -> None:
+    """Prefect's hook for a flow run that was cancelled or crashed, perhaps with its process gone. The names are Prefect's."""
+    release(Settings(), str(flow_run.id))
 
 
 @flow(name="realign", flow_run_name=describe_run, persist_result=False, on_cancellation=[stop_what_it_left], on_crashed=[stop_what_it_left])
@@ -50,7 +50,7 @@ def realign(config: RealignConfig, until: Until = "promote") -> State[dict[str, 
         config: everything this realignment computes.
         until: stop after this stage.
     """
-    with Session.open(config, until, FlowRun(flow_run.id, flow_run.name), ProgressArtifacts) as session:
+    with Session.open(config, until, FlowRun(this_run.id, this_run.name), ProgressArtifacts) as session:
         states: dict[str, State] = {}
         for stage in session.plan.stages:
             upstream = [states[label] for label in session.plan.upstream(stage)]

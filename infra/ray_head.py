@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -36,8 +37,11 @@ from infra.store import write_atomic
 RECORD = "ray.json"
 TOKEN = "ray-token"
 STARTUP_SECONDS = 90.0
+START_ATTEMPTS = 3
 JOB_STOP_SECONDS = 20
 """How long a stopped job may take to write its checkpoint before SIGKILL."""
+
+_PORT_TAKEN = re.compile(r"already occupied|address already in use", re.IGNORECASE)
 
 HEAD_ENVIRONMENT = {
     "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_SECONDS),
@@ -111,6 +115,20 @@ class RayHead:
             )
         cls.stop_recorded(folder)
         _ensure_token(folder / TOKEN)
+        for attempts_left in reversed(range(START_ATTEMPTS)):
+            head = cls._launch(folder, num_cpus=num_cpus, num_gpus=num_gpus, dashboard_port=dashboard_port, outlive=outlive)
+            try:
+                head._wait_until_ready()
+                return head
+            except BaseException as error:
+                head.stop()
+                # Somebody took a port between our choice and Ray's use of it: choose again.
+                if not (attempts_left and isinstance(error, ServiceError) and _PORT_TAKEN.search(head.process.log_tail(50))):
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    @classmethod
+    def _launch(cls, folder: Path, *, num_cpus: int | None, num_gpus: int | None, dashboard_port: int | None, outlive: bool) -> RayHead:
         temp_dir = _short_temp_dir()
         dashboard, gcs = free_port(dashboard_port), free_port()
         node_ip = _node_ip()
@@ -133,13 +151,7 @@ class RayHead:
             head=process, owner=owner, dashboard_url=f"http://127.0.0.1:{dashboard}", gcs_address=f"{node_ip}:{gcs}", temp_dir=str(temp_dir)
         )
         write_atomic(folder / RECORD, record.model_dump_json(indent=1) + "\n")
-        head = cls(folder, record)
-        try:
-            head._wait_until_ready()
-        except BaseException:
-            head.stop()
-            raise
-        return head
+        return cls(folder, record)
 
     @classmethod
     def attach(cls, folder: Path) -> RayHead | None:

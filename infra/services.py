@@ -33,6 +33,9 @@ from infra.store import write_atomic
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "ray": 8265}
 STARTUP_SECONDS = 90.0
+SILENT_SECONDS = 30.0
+"""How long a service that runs may be silent before `up` restarts it: a busy machine is no reason."""
+REQUEST_SECONDS = 10.0
 STOP_ORDER = {"worker": 45.0, "mlflow": 5.0, "prefect": 10.0}
 """Seconds each gets to end by itself; a worker waits for its flows, a flow for its job's checkpoint. Ray ends after the worker."""
 
@@ -66,7 +69,9 @@ def up(
     with _locked(settings):
         record = settings.services()
         old, fresh = dict(record.services), list[str]()
-        keep = {s.name for s in status(settings) if s.state == "up"}
+        keep = {
+            name for name, service in old.items() if service.process.alive() and _answers_within(settings, record, name, SILENT_SECONDS)
+        }
         if "prefect" not in keep:
             keep.discard("worker")  # a worker without its server polls the void
         try:
@@ -105,7 +110,7 @@ def down(settings: Settings) -> list[str]:
 
 
 def status(settings: Settings) -> list[ServiceStatus]:
-    """State of each recorded service; sends one real request to each that runs (≤ 5 s)."""
+    """State of each recorded service; sends one real request to each that runs."""
     result = []
     for name, service in settings.services().services.items():
         state: Literal["up", "silent", "down"] = "down"
@@ -174,19 +179,26 @@ def _end(settings: Settings, record: ServicesRecord, name: str) -> bool:
 
 
 def _wait(settings: Settings, record: ServicesRecord, name: str) -> None:
-    deadline = time.monotonic() + STARTUP_SECONDS
+    if _answers_within(settings, record, name, STARTUP_SECONDS):
+        return
     process = record.services[name].process
+    what = f"does not answer after {STARTUP_SECONDS:.0f} s" if process.alive() else "ended while starting"
+    raise ServiceError(f"{name} {what}", hint=f"last lines of {process.log}:\n{process.log_tail()}", retryable=False)
+
+
+def _answers_within(settings: Settings, record: ServicesRecord, name: str, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
     while not _answers(settings, record, name):
-        if not process.alive() or time.monotonic() > deadline:
-            what = f"does not answer after {STARTUP_SECONDS:.0f} s" if process.alive() else "ended while starting"
-            raise ServiceError(f"{name} {what}", hint=f"last lines of {process.log}:\n{process.log_tail()}", retryable=False)
+        if not record.services[name].process.alive() or time.monotonic() > deadline:
+            return False
         time.sleep(0.2)
+    return True
 
 
 def _answers(settings: Settings, record: ServicesRecord, name: str) -> bool:
     """A request of the kind real clients make: reading flow runs (broken package versions pass /health), searching experiments."""
     services = record.services
-    if name in ("prefect", "worker") and "prefect" not in services:
+    if name == "worker" and "prefect" not in services:
         return False
     request = {
         "prefect": lambda: _post(f"{services['prefect'].url}/api/flow_runs/filter", {"limit": 1}),
@@ -209,13 +221,13 @@ def _has_heartbeat(workers: list[dict[str, str]], process: RecordedProcess) -> b
 def _post(url: str, body: dict[str, object]) -> requests.Response:
     with requests.Session() as session:
         session.trust_env = False
-        return session.post(url, json=body, timeout=5)
+        return session.post(url, json=body, timeout=REQUEST_SECONDS)
 
 
 def _get(url: str, headers: dict[str, str]) -> requests.Response:
     with requests.Session() as session:
         session.trust_env = False
-        return session.get(url, headers=headers, timeout=5)
+        return session.get(url, headers=headers, timeout=REQUEST_SECONDS)
 
 
 def _ray_folder(settings: Settings) -> Path:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 import urllib.parse
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,7 +48,7 @@ def sha256_file(path: Path) -> str:
 def write_atomic(path: Path, text: str) -> None:
     """Write, fsync, rename: a reader sees the old content or the new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

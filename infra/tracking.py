@@ -44,7 +44,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 PARAM_CHARACTERS, TAG_CHARACTERS, KEY_CHARACTERS, DIGEST_CHARACTERS = 6000, 8000, 250, 36
 BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 LOCAL_ID = "dora.local_id"
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens its training pages, not those for agents
+UI_PAGES = "?workflowType=machine_learning"  # without it MLflow 3 opens its pages for agents
 MAX_WARNINGS = 5
 
 # Process-wide, because MLflow reads them at each call. A user's own setting wins.
@@ -215,7 +215,7 @@ class Tracker:
         mlflow_id, experiment = self.mlflow_id(run_id), self._experiment_ids.get(self.project)
         if mlflow_id is None or experiment is None or not self.uri.startswith("http"):
             return None
-        return f"{without_credentials(self.uri).rstrip('/')}/#/experiments/{experiment}/runs/{mlflow_id}"
+        return f"{without_credentials(self.uri).rstrip('/')}/#/experiments/{experiment}/runs/{mlflow_id}{UI_PAGES}"
 
     def close(self, patience_seconds: float = 10.0, limit_seconds: float = 60.0) -> list[str]:
         """End unfinished runs as KILLED, send what is waiting, and return warnings for a reader (empty: all is in MLflow).
@@ -385,7 +385,7 @@ class Tracker:
             if experiment is None:
                 location = (Path(artifact_root) / project).as_uri() if artifact_root and not self.uri.startswith("http") else None
                 try:
-                    client.create_experiment(project, artifact_location=location, tags=EXPERIMENT_TAGS)
+                    client.create_experiment(project, artifact_location=location)
                 except MlflowException as error:
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
                         raise

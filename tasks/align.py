@@ -93,7 +93,8 @@ def build_task(
     table = pq.read_table(f"{records}/records.parquet", columns=columns, filters=[("split", "=", "train")])
     factors = np.ones(len(table)) if calibration is None else record_factors(table, calibration, aggregate)
     logps = pq.read_table(f"{reference}/logps.parquet", columns=["record_id", "response_index", "logp"])
-    data = AlignmentData(table, factors, logps, Encoder(policy.tokenizer, text), align.max_responses)
+    limit = 2 if align.loss.reads_pairs_only else align.max_responses
+    data = AlignmentData(table, factors, logps, Encoder(policy.tokenizer, text), limit)
     return AlignmentTask(policy.logps, policy.layers, data, align, execution, worker, policy.tokenizer.pad_token_id)
 
 

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import platform
+import signal
 import sys
 import time
 import traceback
@@ -213,6 +214,7 @@ def main(spec_class: type[StageSpec], run: Run, argv: list[str] | None = None) -
     spec = spec_class.model_validate(data)
     if spec.digest() != digest:
         raise SystemExit(f"spec at {uri} has digest {spec.digest()[:12]}: the submitting flow runs another version of dora")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # a stopped job still unwinds and says so
     try:
         result = execute(spec, run, store)
     except DoraError as error:

@@ -76,6 +76,11 @@ class PreferenceLoss(LossParams):
     offset: ClassVar[str]
     """Where ℓ has its zero and its bounds, in words."""
 
+    @property
+    def reads_pairs_only(self) -> bool:
+        """True if (best, worst) is all this loss looks at, so that nothing else of a list need be computed."""
+        return False
+
     def __call__(self, batch: PreferenceBatch) -> Tensor:
         """Unreduced ℓ, shape (B,); finite for every record, meaningful where ``batch.has_preference_B``."""
         raise NotImplementedError

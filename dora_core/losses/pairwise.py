@@ -25,6 +25,10 @@ class DPO(PreferenceLoss):
 
     offset: ClassVar[str] = "ℓ > 0; log 2 at the reference, 0 for a perfectly separated pair"
 
+    @property
+    def reads_pairs_only(self) -> bool:
+        return self.pairs == "best_worst"
+
     def __call__(self, batch: PreferenceBatch) -> Tensor:
         lr_BN = batch.log_ratios_BN
         if self.pairs == "best_worst":

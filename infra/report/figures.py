@@ -225,7 +225,7 @@ def _comparison(facts: Facts) -> Figure | None:
     if not measures:
         return None
     figure, panels = _grid(len(measures), columns=len(measures), height=0.9 + 0.55 * len(parts), share_y=True)
-    labels = [f"{part} (n={_first(values)['n']:,})" for part, values in parts.items()]
+    labels = [f"{part} ({_first(values)['n']:,} prompts)" for part, values in parts.items()]
     for axes, measure in zip(panels, measures, strict=True):
         for row, values in enumerate(parts.values()):
             estimates = values.get(measure, {})

@@ -183,3 +183,13 @@ def test_errors_name_what_is_allowed(full):
         full.log_density(GOLDEN, "What?", "A clear routine saves effort.")
     with pytest.raises(ConfigError, match="exceeds the 768 distinct ones"):
         Testbed(TestbedConfig(prompts=1000, topics=2))
+
+
+def test_the_golden_reference_has_prompts_of_its_own() -> None:
+    testbed = Testbed(TestbedConfig(prompts=50))
+    golden = testbed.generate_golden(30)
+    assert len(golden) == 30
+    assert not {row["prompt"] for row in golden} & {row["prompt"] for row in testbed.generate()}
+    assert all(np.isfinite(testbed.log_density("human", row["prompt"], row["response"])) for row in golden)
+    with pytest.raises(ConfigError, match="all 768 prompts are in the mixture"):
+        Testbed(TestbedConfig(prompts=768, topics=2)).generate_golden(1)

@@ -84,6 +84,16 @@ def test_failed_start_reports_the_log_and_leaves_nothing(tmp_path: Path, monkeyp
     assert RayHead.attach(tmp_path) is None and not (tmp_path / "ray.json").exists()
 
 
+def test_lost_port_is_chosen_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreter, tries = tmp_path / "python", tmp_path / "tries"
+    interpreter.write_text(f"#!/bin/sh\necho x >> {tries}\necho 'Failed to bind: it is already occupied'\nexit 1\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    with pytest.raises(ServiceError, match="ended while starting"):
+        RayHead.start(tmp_path / "head")
+    assert tries.read_text().count("x") == 3
+
+
 @pytest.mark.component
 def test_killed_starter_leaves_a_head_that_the_record_ends(tmp_path: Path) -> None:
     folder = tmp_path / "heads" / "one"

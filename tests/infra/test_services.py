@@ -13,7 +13,7 @@ import requests
 
 from dora_core.errors import ServiceError
 from infra import services
-from infra.processes import process_tree
+from infra.processes import free_port, process_tree
 from infra.settings import Settings, apply_environment
 
 
@@ -21,6 +21,8 @@ from infra.settings import Settings, apply_environment
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "PREFECT_HOME"):
         monkeypatch.delenv(name, raising=False)
+    for name in services.PORTS:  # the default ports may be in use by whoever runs the tests
+        monkeypatch.setitem(services.PORTS, name, free_port())
     return Settings(home=tmp_path)
 
 

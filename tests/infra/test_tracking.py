@@ -169,7 +169,7 @@ def test_a_realignment_on_a_server(mlflow_server: str, tmp_path: Path) -> None:
     assert tracker.close() == []
     check_the_realignment(mlflow_server, "on-server", started)
     experiment = mlflow_client(mlflow_server).get_experiment_by_name("on-server").experiment_id
-    assert tracker.url(stage) == f"{mlflow_server}/#/experiments/{experiment}/runs/{mlflow_id}"
+    assert tracker.url(stage) == f"{mlflow_server}/#/experiments/{experiment}/runs/{mlflow_id}?workflowType=machine_learning"
 
 
 @pytest.mark.component

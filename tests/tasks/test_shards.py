@@ -140,7 +140,7 @@ def test_without_a_cluster_the_error_says_what_to_do(context, tmp_path, monkeypa
 def ray_local():
     import ray
 
-    importable = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # the worker class below lives in this file
+    importable = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}}  # the worker class below lives in this file
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False, runtime_env=importable)
     yield
     ray.shutdown()

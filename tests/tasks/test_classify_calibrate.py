@@ -1,0 +1,287 @@
+"""classify → calibrate on the known mixture: quality against exact ratios, reuse, refit, resume, and real actors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dora_core.config import CalibrationConfig, ClassifierConfig, DataConfig, DataSource, Execution, ModelConfig
+from dora_core.errors import DataError
+from dora_core.readers import fingerprint_sources
+from dora_core.records import fold_of
+from dora_core.testbed import Testbed, TestbedConfig
+from infra.journal import JournalWriter
+from infra.store import Store
+from tasks import calibrate, classify, ingest
+from tasks.stage import StageContext, StageRef, execute
+from tests.tasks.conftest import GOLDEN, IN_PROCESS
+
+WORLD = TestbedConfig(prompts=300, responses_per_prompt=4, sources=2, alpha=0.3)
+CONFIG = ClassifierConfig(
+    encoder=ModelConfig(hidden_size=16, layers=1, heads=2, vocab_size=600),
+    folds=2,
+    epochs=6,
+    batch_tokens=2048,
+    max_prompt_tokens=16,
+    max_response_tokens=96,
+)
+
+
+def ingested(store: Store, folder: Path, rows: list[dict], golden: list[dict] | None = None) -> StageRef:
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "data.parquet")
+    extra = []
+    if golden:
+        pq.write_table(pa.Table.from_pylist(golden), folder / "golden.parquet")
+        extra = [DataSource(path=str(folder / "golden.parquet"))]
+    config = DataConfig(train=[DataSource(path=str(folder / "data.parquet"))], golden=extra, golden_sources=GOLDEN)
+    spec = ingest.Spec(data=config, fingerprints=fingerprint_sources(config))
+    execute(spec, ingest.run, store)
+    return spec.ref()
+
+
+def classify_spec(records: StageRef, previous: StageRef | None = None, execution: Execution = IN_PROCESS, **changes) -> classify.Spec:
+    config = CONFIG.model_copy(update=changes)
+    return classify.Spec(records=records, classifier=config, golden_sources=GOLDEN, previous=previous, execution=execution)
+
+
+def calibrate_spec(records: StageRef, classifier: StageRef, execution: Execution = IN_PROCESS, **settings) -> calibrate.Spec:
+    config = CalibrationConfig(**settings)
+    return calibrate.Spec(records=records, classifier=classifier, calibration=config, golden_sources=GOLDEN, execution=execution)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict], StageRef, StageRef]:
+    """(store, rows, records, classifier): ingested and fitted once; copy the store before writing to it."""
+    folder = tmp_path_factory.mktemp("world")
+    store, rows = Store(str(folder / "store")), Testbed(WORLD).generate()
+    records = ingested(store, folder / "data", rows[:280])
+    fit = classify_spec(records)
+    execute(fit, classify.run, store)
+    return store.local_root, rows, records, fit.ref()
+
+
+@pytest.fixture
+def store(world, tmp_path) -> Store:
+    shutil.copytree(world[0], tmp_path / "store")
+    return Store(str(tmp_path / "store"))
+
+
+def table_of(store: Store, spec: calibrate.Spec) -> pa.Table:
+    return pq.read_table(store.fetch("calibrate", spec.digest()) / "calibration.parquet")
+
+
+# ------------------------------------------------------------------------------------------------------------- quality
+
+
+def test_classifiers_tell_sources_apart_and_say_how_well(store, world):
+    facts = store.read_result("classify", world[3].digest)["facts"]
+    assert facts["reused"] is False and facts["classifier"] == world[3].model_dump()
+    assert set(facts["sources"]) == {s for s in Testbed(WORLD).sources if s not in GOLDEN}
+    for source in facts["sources"].values():
+        assert source["auc"] > 0.65 and source["auc_low"] < source["auc"] < source["auc_high"]
+        assert source["prompt_only_auc"] == pytest.approx(0.5, abs=0.12)  # prompts are independent of sources here
+        assert source["ece"] < 0.15
+    assert {point["fold"] for point in facts["curve"]} == {0, 1}
+    assert "How" not in json.dumps(facts["sources"])
+
+
+def test_h_follows_the_exact_ratio(store, world):
+    _, rows, records, classifier = world
+    spec = calibrate_spec(records, classifier, cap_quantile=None)
+    facts = execute(spec, calibrate.run, store)["facts"]
+    table, testbed = table_of(store, spec), Testbed(WORLD)
+    texts = {row["id"]: row for row in rows}
+    pairs = zip(table["record_id"].to_pylist(), table["response_index"].to_pylist(), strict=True)
+    true = np.array([testbed.true_ratio(texts[r]["prompt"], texts[r]["responses"][i]) for r, i in pairs])
+    h = table["h"].to_numpy()
+    assert np.corrcoef(h, true)[0, 1] > 0.5  # 1,000 responses; with exact ratios it is 1
+    assert h.mean() == pytest.approx(1.0) and facts["nan"] == 0 and facts["tau"] == 1.0
+    assert facts["h"]["human"]["mean"] > 1.0
+    assert sum(map(sum, facts["histogram"]["counts"].values())) == len(table)
+
+
+def test_table_has_every_training_response_once_in_order(store, world):
+    spec = calibrate_spec(world[2], world[3])
+    execute(spec, calibrate.run, store)
+    table = table_of(store, spec)
+    records = pq.read_table(store.fetch("ingest", world[2].digest) / "records.parquet", filters=[("split", "=", "train")]).to_pylist()
+    expected = [(r["record_id"], i, s) for r in records for i, s in enumerate(r["sources"])]
+    assert list(zip(*(table[c].to_pylist() for c in ("record_id", "response_index", "source")), strict=True)) == expected
+    folds = fold_of(np.array([r["prompt_hash"] for r in records for _ in r["sources"]], dtype=np.uint64), CONFIG.folds)
+    assert table["fold"].to_pylist() == folds.tolist()
+    heads = [s for s in Testbed(WORLD).sources if s not in GOLDEN]
+    names = ["record_id", "response_index", "source", "fold", *(f"{x}_{s}" for x in "cw" for s in sorted(heads)), "h", "schema_version"]
+    assert table.column_names == names
+    facts = store.read_result("calibrate", spec.digest())["facts"]
+    for name in heads:
+        c, gamma = table[f"c_{name}"].to_numpy(), store.read_result("classify", world[3].digest)["facts"]["sources"][name]["gamma"]
+        np.testing.assert_allclose(table[f"w_{name}"].to_numpy(), gamma * c / (1 - c), rtol=1e-12)
+        assert facts["shares"][name] == sum(s == name for _, _, s in expected) / len(expected)
+    assert facts["ess_by_form"].keys() == {"mixture", "paper", "released"}
+
+
+# --------------------------------------------------------------------------------------------------------------- reuse
+
+
+def test_other_settings_of_h_score_nothing(store, world):
+    first = execute(calibrate_spec(world[2], world[3]), calibrate.run, store)["facts"]
+    again = execute(calibrate_spec(world[2], world[3], form="paper", temper="auto", ess_floor=0.9), calibrate.run, store)["facts"]
+    assert first["scored_rows"] > 0 and (again["scored_rows"], again["reused_rows"]) == (0, first["scored_rows"] + first["reused_rows"])
+    assert again["ess"] >= 0.9 - 1e-6
+
+
+def test_more_data_keeps_the_classifier_and_scores_only_what_is_new(store, world, tmp_path):
+    _, rows, records, classifier = world
+    before = calibrate_spec(records, classifier, normalize=False, cap_quantile=None)
+    execute(before, calibrate.run, store)
+    more = ingested(store, tmp_path / "more", rows)
+    kept = classify_spec(more, previous=classifier)
+    facts = execute(kept, classify.run, store)["facts"]
+    assert facts["reused"] and facts["classifier"] == classifier.model_dump() and "too few" in facts["reason"]
+    assert not (store.local_root / "classify" / kept.digest() / "classifier").exists()
+
+    after = calibrate_spec(more, kept.ref(), normalize=False, cap_quantile=None)
+    result = execute(after, calibrate.run, store)
+    old, new = table_of(store, before), table_of(store, after)
+    assert result["facts"]["scored_rows"] == len(new) - len(old) > 0
+    assert result["facts"]["reused_rows"] == len(old)
+    old_rows = {(r["record_id"], r["response_index"]): r for r in old.to_pylist()}
+    heads = [name for name in old.column_names if name.startswith("c_")]
+    shared = [(old_rows[k], r) for r in new.to_pylist() if (k := (r["record_id"], r["response_index"])) in old_rows]
+    assert len(shared) == len(old) and all(a[name] == b[name] for a, b in shared for name in heads)
+
+    # A third run that names the kept stage as its previous one finds the classifier behind it.
+    third = classify_spec(records, previous=kept.ref(), epochs=CONFIG.epochs, refit="never")
+    assert execute(third, classify.run, store)["facts"]["classifier"] == classifier.model_dump()
+
+
+def test_a_damaged_score_part_is_scored_again(store, world, caplog):
+    execute(calibrate_spec(world[2], world[3]), calibrate.run, store)
+    (part,) = (store.local_root / "scores" / world[3].digest).glob("*.parquet")
+    part.write_bytes(part.read_bytes()[:-100] + b"x" * 100)
+    with caplog.at_level(logging.WARNING):
+        facts = execute(calibrate_spec(world[2], world[3], form="paper"), calibrate.run, store)["facts"]
+    assert facts["reused_rows"] == 0 and "damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"refit": "always"}, "always"),
+        ({"epochs": 1.0}, "classifier.epochs changed from 6.0 to 1.0"),
+        ({"refit_growth": 0.01}, "grew by 8%"),
+    ],
+)
+def test_reasons_to_refit(store, world, tmp_path, changes, reason):
+    more = ingested(store, tmp_path / "more", world[1])
+    context, spec = context_of(store), classify_spec(more, previous=world[3], **changes)
+    decision = classify.decide(spec, context, classify.labelled_rows(context.fetch(more), GOLDEN))
+    assert decision.keep is None and reason in decision.reason
+
+
+def context_of(store: Store) -> StageContext:
+    folder = store.folder("classify", "f" * 64)
+    return StageContext(store, folder, JournalWriter(folder), logging.getLogger("test"))
+
+
+def test_new_rows_the_classifier_fails_on_cause_a_refit(store, world, tmp_path):
+    """The added prompts' golden and synthetic texts are swapped: AUC on them falls below one half."""
+    _, rows, _, classifier = world
+    added = Testbed(WORLD.model_copy(update={"seed": 1})).generate()
+    swap = {"human": Testbed(WORLD).sources[1], Testbed(WORLD).sources[1]: "human"}
+    known = {row["prompt"] for row in rows}
+    added = [row | {"id": f"new-{row['id']}", "sources": [swap.get(s, s) for s in row["sources"]]} for row in added]
+    more = ingested(store, tmp_path / "more", rows[:280] + [row for row in added if row["prompt"] not in known])
+    context = context_of(store)
+    training = classify.labelled_rows(context.fetch(more), GOLDEN)
+    swapped = classify.decide(classify_spec(more, previous=classifier, refit_growth=9.0), context, training)
+    assert swapped.keep is None and "it fell by more than refit_auc_drop" in swapped.reason
+    tolerant = classify.decide(classify_spec(more, previous=classifier, refit_growth=9.0, refit_auc_drop=0.5), context, training)
+    assert tolerant.keep == classifier
+
+
+def test_a_source_without_head_is_refused_when_refitting_is_not_allowed(store, world, tmp_path):
+    rows = [r | {"sources": ["newcomer" if s not in GOLDEN else s for s in r["sources"]]} for r in world[1][:40]]
+    more = ingested(store, tmp_path / "more", rows)
+    with pytest.raises(DataError, match="no head for newcomer"):
+        execute(classify_spec(more, previous=world[3], refit="never"), classify.run, store)
+
+
+# ------------------------------------------------------------------------------------------------------------ edge cases
+
+
+def test_extra_golden_rows_are_positives(store, world, tmp_path):
+    rows = world[1][:100]
+    extra = [{"prompt": f"Another prompt {i}?", "response": f"A trusted answer number {i}."} for i in range(50)]
+    records = ingested(store, tmp_path / "extra", rows, extra)
+    folder = store.fetch("ingest", records.digest)
+    table = classify.labelled_rows(folder, GOLDEN)
+    train_extra = sum(s == "train" for s in pq.read_table(folder / "golden.parquet")["split"].to_pylist())
+    in_mixture = sum(s in GOLDEN for s in classify.training_rows(folder)["source"].to_pylist())
+    assert table["golden"].to_pylist().count(True) == in_mixture + train_extra
+    assert not set(classify.head_names(table)) & set(GOLDEN)
+
+
+def test_responses_of_unknown_source_are_scored_but_not_fitted_on(store, world, tmp_path):
+    rows = [r | {"sources": [None, *r["sources"][1:]]} for r in world[1][:100]]
+    records = ingested(store, tmp_path / "unknown", rows)
+    fitted = classify.labelled_rows(store.fetch("ingest", records.digest), GOLDEN)
+    every = classify.training_rows(store.fetch("ingest", records.digest))
+    assert len(fitted) == len(every) - every["source"].null_count
+    spec = calibrate_spec(records, world[3])
+    facts = execute(spec, calibrate.run, store)["facts"]
+    assert len(table_of(store, spec)) == len(every)
+    assert "(unknown)" in facts["h"] and "released" not in facts["ess_by_form"]
+    with pytest.raises(DataError, match="needs every response's source"):
+        execute(calibrate_spec(records, world[3], form="released"), calibrate.run, store)
+
+
+def test_without_golden_or_without_synthetic_the_remedy_is_named(store, world, tmp_path):
+    _, _, records, _ = world
+    nobody = classify.Spec(records=records, classifier=CONFIG, golden_sources=["nobody"], execution=IN_PROCESS)
+    with pytest.raises(DataError, match="golden source") as error:
+        execute(nobody, classify.run, store)
+    assert "human" in error.value.hint
+    everybody = classify.Spec(records=records, classifier=CONFIG, golden_sources=["*"], execution=IN_PROCESS)
+    with pytest.raises(DataError, match="nothing to tell apart"):
+        execute(everybody, classify.run, store)
+
+
+def test_planning_imports_no_heavy_library():
+    import subprocess
+    import sys
+
+    heavy = "{'torch', 'ray', 'transformers', 'mlflow', 'matplotlib'}"
+    code = f"import sys, tasks.classify, tasks.calibrate; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+# ----------------------------------------------------------------------------------------------------------- real actors
+
+
+@pytest.mark.component
+def test_on_ray_the_table_is_the_same(ray_cluster, store, world, tmp_path):
+    _, rows, _, _ = world
+    execution = Execution(workers=2, cpus_per_worker=1, shard_rows=100)
+    records = ingested(store, tmp_path / "few", rows[:120])
+    fit = classify_spec(records, execution=execution, epochs=1.0)
+    spec = calibrate_spec(records, fit.ref(), execution=execution)
+    execute(fit, classify.run, store)
+    execute(spec, calibrate.run, store)
+    alone = Store(str(tmp_path / "alone"))
+    ingested(alone, tmp_path / "few", rows[:120])
+    execute(classify_spec(records, epochs=1.0), classify.run, alone)
+    execute(calibrate_spec(records, fit.ref(), execution=Execution(workers=0, shard_rows=100)), calibrate.run, alone)
+    ours, theirs = table_of(store, spec), table_of(alone, spec)
+    assert ours.select(["record_id", "response_index", "source", "fold"]) == theirs.select(
+        ["record_id", "response_index", "source", "fold"]
+    )
+    np.testing.assert_allclose(ours["h"].to_numpy(), theirs["h"].to_numpy(), rtol=1e-3)
