@@ -54,10 +54,15 @@ def realign(config: RealignConfig, until: Until = "promote") -> State[dict[str, 
         states: dict[str, State] = {}
         for stage in session.plan.stages:
             upstream = [states[label] for label in session.plan.upstream(stage)]
-            task = run_stage.with_options(name=stage.label, task_run_name=f"{stage.label} · {stage.reason}")
+            task = run_stage.with_options(name=stage.label, task_run_name=literally(f"{stage.label} · {stage.reason}"))
             states[stage.label] = task(stage, upstream, session)
     publish_summary(session)
     return Completed(message=outcome(session.manifest.content), data=session.manifest.content | {"warnings": session.warnings})
+
+
+def literally(name: str) -> str:
+    """Prefect formats run names with ``str.format``; a reason may quote a setting with braces."""
+    return name.replace("{", "{{").replace("}", "}}")
 
 
 def outcome(manifest: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dora_core.config import CalibrationConfig
@@ -66,9 +67,9 @@ class ScoreLedger:
             if not name.endswith(".parquet") or name.startswith("."):
                 continue
             path = self._store.local_root / self._folder / name
-            if not path.exists():
+            if not _is_whole(path):
                 self._store.download(f"{self._folder}/{name}")
-            if sha256_file(path) == name.removesuffix(".parquet"):
+            if _is_whole(path):
                 parts.append(pq.read_table(path))
             else:
                 self._log.warning("%s/%s is damaged and is not used; its rows are scored again", self._folder, name)
@@ -91,6 +92,10 @@ class ScoreLedger:
         name = f"{sha256_file(temporary)}.parquet"
         os.replace(temporary, folder / name)
         self._store.upload(f"{self._folder}/{name}", folder / name)
+
+
+def _is_whole(part: Path) -> bool:
+    return part.exists() and sha256_file(part) == part.stem
 
 
 def score(spec: Spec, context: StageContext, classifier: StageRef, rows: pa.Table) -> tuple[pa.Table, dict[str, Any]]:

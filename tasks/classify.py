@@ -315,7 +315,7 @@ def _fit_on_ray(job: FoldJob) -> list[FoldFit]:
     import ray
     from ray.exceptions import RayTaskError
 
-    from tasks.cluster import ray_session
+    from tasks.cluster import check_fits, ray_session
 
     threads = max(1, int(job.execution.cpus_per_worker))
 
@@ -326,6 +326,7 @@ def _fit_on_ray(job: FoldJob) -> list[FoldFit]:
         return fit_one_fold(job, fold)
 
     with ray_session():
+        check_fits(job.execution)
         # max_retries is about deaths of the process; an exception is not retried.
         remote = ray.remote(with_threads).options(
             num_cpus=job.execution.cpus_per_worker, num_gpus=job.execution.gpus_per_worker, max_retries=job.execution.max_failures

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dora_core.config import Execution
 from dora_core.errors import ServiceError
 
 
@@ -46,3 +47,21 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_fits(execution: Execution) -> None:
+    """Refuse a worker that fits on no node: Ray would wait for one forever.
+
+    Raises:
+        ServiceError: with what the worker needs and what the nodes have.
+    """
+    import ray
+
+    sizes = [(n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0)) for n in ray.nodes() if n["Alive"]]
+    if not any(cpu >= execution.cpus_per_worker and gpu >= execution.gpus_per_worker for cpu, gpu in sizes):
+        have = ", ".join(f"{cpu:g} CPUs and {gpu:g} GPUs" for cpu, gpu in sizes)
+        raise ServiceError(
+            f"a worker needs {execution.cpus_per_worker:g} CPUs and {execution.gpus_per_worker:g} GPUs on one node; the cluster has {have}",
+            hint="lower execution.cpus_per_worker or gpus_per_worker, or use a bigger cluster",
+            retryable=False,
+        )

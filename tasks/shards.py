@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dora_core.config import Execution
-from dora_core.errors import ServiceError, StageFailed
+from dora_core.errors import StageFailed
 from infra.store import sha256_file
-from tasks.cluster import ray_session
+from tasks.cluster import check_fits, ray_session
 from tasks.stage import StageContext
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _on_actors(
     from ray.exceptions import RayActorError, RayTaskError
 
     with ray_session():
-        _check_fits(execution)
+        check_fits(execution)
         actor_class = ray.remote(_Actor).options(num_cpus=execution.cpus_per_worker, num_gpus=execution.gpus_per_worker, max_restarts=0)
         recipe = ray.put((worker, arguments))
         pending, attempts, deaths = deque(todo), dict.fromkeys((s.name for s in todo), 0), 0
@@ -287,20 +287,6 @@ def _too_many_deaths(deaths: int, shard: Shard | None, error: BaseException) -> 
         hint="usually out of memory: lower execution.batch_tokens or workers; finished shards are kept, so run the same command again. "
         "execution.max_failures is the number of deaths survived",
     )
-
-
-def _check_fits(execution: Execution) -> None:
-    """An actor that fits on no node would wait forever."""
-    import ray
-
-    sizes = [(n["Resources"].get("CPU", 0.0), n["Resources"].get("GPU", 0.0)) for n in ray.nodes() if n["Alive"]]
-    if not any(cpu >= execution.cpus_per_worker and gpu >= execution.gpus_per_worker for cpu, gpu in sizes):
-        have = ", ".join(f"{cpu:g} CPUs and {gpu:g} GPUs" for cpu, gpu in sizes)
-        raise ServiceError(
-            f"a worker needs {execution.cpus_per_worker:g} CPUs and {execution.gpus_per_worker:g} GPUs on one node; the cluster has {have}",
-            hint="lower execution.cpus_per_worker or gpus_per_worker, or use a bigger cluster",
-            retryable=False,
-        )
 
 
 def _to_ipc(table: pa.Table) -> bytes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from flows.session import Observer
 
@@ -82,10 +83,10 @@ class Out:
         self.links(links)
 
     def checks(self, checks: Iterable[Check]) -> None:
-        marks = {True: "[green]ok  [/]", False: "[red]fix [/]", None: "[yellow]note[/]"}
+        marks = {True: ("ok  ", "green"), False: ("fix ", "red"), None: ("note", "yellow")}
         for check in checks:
-            self.console.print(f"{marks[check.ok]} {check.name}: ", end="")
-            self.say(check.detail + (f"\n     → {check.hint}" if check.hint and check.ok is not True else ""))
+            hint = f"\n     → {check.hint}" if check.hint and check.ok is not True else ""
+            self.console.print(Text.assemble(marks[check.ok], f" {check.name}: {check.detail}{hint}"))
 
     @contextmanager
     def watching(self, verbose: bool) -> Iterator[Observer]:
@@ -162,8 +163,7 @@ class Bars(Observer):
     def finished(self, stage: PlannedStage, state: str, result: dict[str, Any] | None) -> None:
         if stage.label in self._bars:
             self._progress.remove_task(self._bars.pop(stage.label))
-        self._out.console.print(f"[{_COLOURS[state]}]{stage.label}[/]: ", end="")
-        self._out.say(_ending(stage, state, result))
+        self._out.console.print(Text.assemble((stage.label, _COLOURS[state]), ": ", _ending(stage, state, result)))
 
 
 class Meter:

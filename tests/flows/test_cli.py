@@ -89,3 +89,10 @@ def test_unknown_run_and_model_folder(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("DORA_HOME", str(tmp_path))
     done = CliRunner().invoke(app, ["report", "nothing"])
     assert done.exit_code == 2 and "there are no runs" in done.stderr
+
+
+def test_a_reason_with_braces_is_a_name_for_prefect() -> None:
+    from flows.realign import literally
+
+    reason = "align · runs: align.optimization.lora none → {'rank': 4}"
+    assert literally(reason).format(stage=None) == reason

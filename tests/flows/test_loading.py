@@ -192,6 +192,6 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "infra" / "configs").glob("*.yaml
 def test_example_configurations_are_valid(example: Path, tmp_path: Path) -> None:
     """Copied beside stand-ins for the data files they name."""
     (tmp_path / example.name).write_text(example.read_text())
-    for name in ("data.parquet", "mixture.parquet", "preferences.parquet", "human-demonstrations.jsonl"):
+    for name in ("data.parquet", "golden.parquet", "mixture.parquet", "preferences.parquet", "human-demonstrations.jsonl"):
         (tmp_path / name).touch()
     assert load_config(tmp_path / example.name).project
