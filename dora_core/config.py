@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, SerializeAsAny, model_validator
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 REVISION_PATTERN = r"^[0-9a-f]{40}$"
@@ -229,7 +229,16 @@ class LossParams(StrictModel):
     name: str
 
 
-Loss = Annotated[SerializeAsAny[LossParams], BeforeValidator(_parse_loss)]
+class _AnyLoss:
+    """JSON schema of a loss: any registered one with its own parameters. Prefect's form shows it and its API enforces it."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        from dora_core.losses import LOSSES
+
+        return {"title": "Loss", "anyOf": [handler(loss.__pydantic_core_schema__) for _, loss in sorted(LOSSES.items())]}
+
+
+Loss = Annotated[SerializeAsAny[LossParams], BeforeValidator(_parse_loss), _AnyLoss()]
 
 
 class AlignConfig(StrictModel):

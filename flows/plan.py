@@ -83,7 +83,7 @@ class Plan:
 
     def upstream(self, stage: PlannedStage) -> list[str]:
         """Labels of the stages whose output ``stage`` reads."""
-        wanted = {ref.digest for ref in needed_inputs(stage.spec).values()}
+        wanted = {ref.digest for ref in stage.spec.inputs().values()}
         return [other.label for other in self.stages if other.digest in wanted]
 
     def to_json(self) -> dict[str, Any]:
@@ -126,12 +126,6 @@ def write_latest(store: Store, plan: Plan, run_id: str) -> None:
     """Remember a finished plan; stages it did not reach keep what was known about them."""
     done = {s.label: {"digest": s.digest, "payload": s.spec.payload(), "run_id": run_id} for s in plan.stages}
     store.write_json(f"projects/{plan.project}/latest.json", {"run_id": run_id, "plan": read_latest(store, plan.project) | done})
-
-
-def needed_inputs(spec: StageSpec) -> dict[str, StageRef]:
-    """The stages a spec's result depends on: without hints such as the previous classifier, which are in no digest."""
-    covered = spec.payload()
-    return {name: ref for name, ref in spec.inputs().items() if name in covered}
 
 
 # --------------------------------------------------------------------------------------------------------------- specs
@@ -265,7 +259,7 @@ def _compare(label: str, spec: StageSpec, before: dict[str, Any] | None, labels:
 def _why(old: dict[str, Any], spec: StageSpec, labels: dict[str, str]) -> str:
     """``"align.objective.lambda 1.0 → 2.0; calibrate changed"``."""
     new = spec.payload()
-    inputs = needed_inputs(spec)
+    inputs = spec.inputs()
     changed_inputs = [labels[ref.digest] for name, ref in inputs.items() if old.get(name) != new[name]]
     dropped = [
         name

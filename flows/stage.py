@@ -22,7 +22,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
 
 from dora_core.errors import DoraError
-from flows.plan import PlannedStage, needed_inputs
+from flows.plan import PlannedStage
 from flows.session import Session
 from infra.journal import JournalReader
 from infra.report.figures import figures_for
@@ -123,18 +123,19 @@ def _run_job(session: Session, stage: PlannedStage) -> None:
 @contextmanager
 def _tracked(session: Session, stage: PlannedStage) -> Iterator[str]:
     """A nested MLflow run that ends with the truth: FINISHED, FAILED, or KILLED for an interrupt."""
-    payload = {name: value for name, value in stage.spec.payload().items() if name not in needed_inputs(stage.spec)}
+    payload = {name: value for name, value in stage.spec.payload().items() if name not in stage.spec.inputs()}
     tags = {"dora.stage": stage.stage, "dora.digest": stage.digest, "dora.reason": stage.reason, "dora.run_id": session.manifest.run_id}
     run = session.tracker.start_run(stage.label, parent=session.parent_run, tags=tags, params=payload)
-    session.manifest.stage(stage.label, state="running", mlflow_run_id=run)
+    session.manifest.stage(stage.label, state="running")
     try:
         yield run
     except BaseException as error:
         state = "failed" if isinstance(error, Exception) else "cancelled"
-        session.manifest.stage(stage.label, state="failed")
+        session.manifest.stage(stage.label, state="failed", mlflow_run_id=session.tracker.mlflow_id(run))
         session.notify("finished", stage, state, None)
         session.tracker.finish(run, "FAILED" if state == "failed" else "KILLED", _ending(session, stage) | {"dora.error": str(error)})
         raise
+    session.manifest.stage(stage.label, mlflow_run_id=session.tracker.mlflow_id(run))
     session.tracker.finish(run, "FINISHED", _ending(session, stage))
 
 
@@ -149,7 +150,7 @@ def _log_inputs(session: Session, stage: PlannedStage, run: str) -> None:
     if isinstance(stage.spec, ingest.Spec):
         for uri, digest in stage.spec.fingerprints.items():
             session.tracker.log_input(run, PurePosixPath(uri).name, uri, digest, "input")
-    for name, ref in needed_inputs(stage.spec).items():
+    for name, ref in stage.spec.inputs().items():
         session.tracker.log_input(run, ref.stage, f"{session.store.uri}/{ref.stage}/{ref.digest}", ref.digest, name)
 
 

@@ -53,6 +53,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the tracker tries again by itself
     "MLFLOW_LOGGING_LEVEL": "WARNING",  # the first use of a SQLite file reports dozens of migrations
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout belongs to `--json`
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
 

@@ -59,10 +59,14 @@ class StageSpec(StrictModel):
 
     execution: Execute = Field(default_factory=Execution)
 
+    @classmethod
+    def outside_digest(cls) -> set[str]:
+        """Names of the fields marked ``NotInDigest``."""
+        return {name for name, f in cls.model_fields.items() if any(isinstance(m, _NotInDigest) for m in f.metadata)}
+
     def payload(self) -> dict[str, Any]:
         """What the digest covers: every field that is not ``NotInDigest``, plus stage name and version."""
-        skipped = {name for name, f in type(self).model_fields.items() if any(isinstance(m, _NotInDigest) for m in f.metadata)}
-        return {"stage": self.stage, "version": self.version} | self.model_dump(mode="json", by_alias=True, exclude=skipped)
+        return {"stage": self.stage, "version": self.version} | self.model_dump(mode="json", by_alias=True, exclude=self.outside_digest())
 
     def digest(self) -> str:
         """sha256, 64 hex digits, over canonical JSON of :meth:`payload`; inputs enter through their own digests."""
@@ -72,8 +76,8 @@ class StageSpec(StrictModel):
         return StageRef(stage=self.stage, digest=self.digest())
 
     def inputs(self) -> dict[str, StageRef]:
-        """The stages this one reads, by field name."""
-        return {name: value for name, value in self if isinstance(value, StageRef)}
+        """The stages this one's result depends on, by field name (not hints such as a previous classifier)."""
+        return {name: value for name, value in self if isinstance(value, StageRef) and name not in self.outside_digest()}
 
 
 @dataclass

@@ -29,7 +29,6 @@ def run(config: RealignConfig, until: Until, *, as_json: bool, verbose: bool, re
     """
     settings = Settings()
     places = apply_environment(settings)
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is ours
     if not verbose:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     out = Out(as_json)

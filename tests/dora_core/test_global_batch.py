@@ -1,8 +1,9 @@
 """The optimisation step is exact: however the global batch is cut up, the gradient is that of the whole batch.
 
 One tiny GPT-2 in float64 (the Llama of transformers normalises in float32 whatever the dtype), eight ragged records, every
-objective. The reference gradient is autograd through the closed form (``objectives.value``) over all eight records at once; the layouts go through the real training task: 1×8 (one
-process, one micro-batch), 8×1 (accumulation), 2×4 (two processes), 2×(2×2) (two processes, two micro-batches each).
+objective. The reference gradient is autograd through the closed form (``objectives.value``) over all eight records at once;
+the layouts go through the real training task: 1×8 (one process, one micro-batch), 8×1 (accumulation), 2×4 (two processes),
+2×(2×2) (two processes, two micro-batches each).
 """
 
 from __future__ import annotations

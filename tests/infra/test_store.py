@@ -36,7 +36,7 @@ def test_a_folder_without_a_result_is_not_done(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store.folder("ingest", DIGEST)
     assert not store.is_done("ingest", DIGEST)
-    with pytest.raises(StoreError, match="no result.json"):
+    with pytest.raises(StoreError, match=r"no result\.json"):
         store.fetch("ingest", DIGEST)
 
 
@@ -53,7 +53,7 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     (finished(store) / "data" / "table.bin").write_bytes(b"123")
     assert not store.is_done("ingest", DIGEST)
-    with pytest.raises(StoreError, match="is damaged: data/table.bin"):
+    with pytest.raises(StoreError, match=r"is damaged: data/table\.bin"):
         store.fetch("ingest", DIGEST)
 
 
