@@ -19,7 +19,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
@@ -209,6 +209,8 @@ class Session:
         }
         tags |= {f"dora.digest.{s.label}": s.digest for s in plan.stages}
         parent = tracker.start_run(flow_run.name, tags=tags, params=manifest.content["config"])
+        for uri, digest in plan.stages[0].spec.fingerprints.items():
+            tracker.log_input(parent, PurePosixPath(uri).name, uri, digest, "input")
 
         ray = Ray(settings, places)
         if plan.needs_ray:

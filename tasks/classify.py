@@ -3,7 +3,8 @@
 Input: the records and extra golden rows of ``ingest``. Output: ``classifier/`` (a folder per fold, tokenizer, ``meta.json``, the
 keys of fitted rows), all safetensors, JSON and Parquet; nothing but facts if the previous classifier is kept.
 ``facts["classifier"]`` names the stage output to score with, whichever it is. Guarantee: fold k's model never saw a prompt of
-fold k, none saw an evaluation prompt, and the decision to keep or refit states its evidence. Cost: K fits, in parallel as Ray tasks.
+fold k, none saw an evaluation prompt, and the decision to keep or refit states its evidence. Cost: K fits, in
+parallel as Ray tasks; a finished fold is not fitted again after a crash.
 
 The golden side Q_0 is the pool of all golden sources' training responses and the rows of ``golden.parquet``: h needs one trusted
 distribution. Golden sources get no head, their ratio is 1 by definition. Responses of unknown source are never fitted on.
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from dora_core.config import ClassifierConfig, Execution
 from dora_core.errors import DataError
-from infra.store import Store
+from infra.store import StageFolder, Store, sha256_file
 from tasks.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec, main
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from dora_core.classifier import Examples, FoldFit
 
-FOLDER, KEYS = "classifier", "rows.parquet"
+FOLDER, KEYS, LOGITS = "classifier", "rows.parquet", "out_of_fold.safetensors"
 JUDGEABLE = 50  # new rows of each class before an AUC on them says anything
 JUDGED_AT_MOST = 2000  # new rows of a source, and of golden, that are scored to judge it
 
@@ -286,15 +287,22 @@ class FoldJob:
 
 
 def fit_one_fold(job: FoldJob, fold: int) -> FoldFit:
-    """Fit fold ``fold`` into the stage's folder and make its files durable. Runs here or as a Ray task."""
-    import torch
+    """Fit fold ``fold`` into the stage's folder and make its files durable, unless an earlier attempt did. Runs here or as a Ray task.
 
-    from dora_core.classifier import fit_fold
+    A finished fold has a marker in ``scratch/`` with the checksums of its files, written last; its out-of-fold logits are one of them.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from dora_core.classifier import FoldFit, fit_fold
     from infra.journal import JournalWriter
 
-    folder = Store(job.store_uri).folder(job.stage, job.digest)
+    store = Store(job.store_uri)
+    folder, relative, marker = store.folder(job.stage, job.digest), f"{FOLDER}/fold-{fold}", f"scratch/fold-{fold}.json"
+    done = store.read_json(f"{job.stage}/{job.digest}/{marker}")
+    if done is not None and all(_is_whole(store, folder, f"{relative}/{name}", sha256) for name, sha256 in done["files"].items()):
+        return FoldFit(fold, load_file(folder.path / relative / LOGITS)["logits"].numpy(), done["curve"])
     journal = JournalWriter(folder)
-    relative = f"{FOLDER}/fold-{fold}"
     fit = fit_fold(
         job.examples,
         job.heads,
@@ -305,10 +313,20 @@ def fit_one_fold(job: FoldJob, fold: int) -> FoldFit:
         device=torch.device("cuda" if job.execution.gpus_per_worker > 0 else "cpu"),
         progress=lambda done, total: journal.progress(done, total, "steps", f"fold {fold + 1} of {job.config.folds}"),
     )
-    for file in (folder.path / relative).iterdir():
+    save_file({"logits": torch.from_numpy(fit.logits_NS)}, folder.path / relative / LOGITS)
+    files = sorted((folder.path / relative).iterdir())
+    for file in files:
         folder.commit(f"{relative}/{file.name}")
+    folder.write_json(marker, {"files": {file.name: sha256_file(file) for file in files}, "curve": fit.curve})
     journal.flush()
     return fit
+
+
+def _is_whole(store: Store, folder: StageFolder, relative: str, sha256: str) -> bool:
+    path = folder.path / relative
+    if not path.exists() and path.name in store.list(f"{folder.stage}/{folder.digest}/{relative}".rsplit("/", 1)[0]):
+        store.download(f"{folder.stage}/{folder.digest}/{relative}")
+    return path.exists() and sha256_file(path) == sha256
 
 
 def _fit_on_ray(job: FoldJob) -> list[FoldFit]:

@@ -164,6 +164,26 @@ def report(
             typer.launch(path.as_uri())
 
 
+@app.command(epilog="Example: dora promote demo 3 --why 'approved by the safety review'")
+def promote(
+    model: Annotated[str, typer.Argument(help="Name of the registered model.")],
+    version: Annotated[str, typer.Argument(help="Version to make the champion.")],
+    why: Annotated[str, typer.Option("--why", help="Reason, kept with the version.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Make one version the champion by hand, whatever the gate said; the old champion becomes `previous`."""
+    with explained(as_json):
+        from flows.cli.output import Out
+        from infra import registry
+        from infra.settings import Settings, apply_environment
+
+        places = apply_environment(Settings())
+        registry.promote(places.mlflow_uri, model, version, why)
+        out = Out(as_json)
+        out.say(f"{model}: version {version} is champion")
+        out.document({"model": model, "champion": version, "aliases": registry.aliases(places.mlflow_uri, model)})
+
+
 @app.command(epilog="Example: dora rollback demo")
 def rollback(
     model: Annotated[str, typer.Argument(help="Name of the registered model.")],

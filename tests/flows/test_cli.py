@@ -96,3 +96,11 @@ def test_a_reason_with_braces_is_a_name_for_prefect() -> None:
 
     reason = "align · runs: align.optimization.lora none → {'rank': 4}"
     assert literally(reason).format(stage=None) == reason
+
+
+def test_promote_and_rollback_of_an_unknown_model_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DORA_HOME", str(tmp_path))
+    for command in (["rollback", "nosuch"], ["promote", "nosuch", "1"]):
+        shown = CliRunner().invoke(app, command)
+        assert shown.exit_code == 2
+        assert "nosuch" in shown.stderr and "Traceback" not in shown.stderr

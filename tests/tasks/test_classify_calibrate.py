@@ -172,6 +172,19 @@ def test_a_damaged_score_part_is_scored_again(store, world, caplog):
     assert facts["reused_rows"] == 0 and "damaged" in caplog.text
 
 
+def test_after_a_crash_only_unfinished_folds_are_fitted(store, world):
+    """Fold 0 is whole, fold 1's weights were torn by the crash; both end as they were."""
+    stage = store.local_root / "classify" / world[3].digest
+    (stage / "result.json").unlink()
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in stage.glob("classifier/fold-*/*")}
+    heads = stage / "classifier/fold-1/heads.safetensors"
+    heads.write_bytes(heads.read_bytes()[:-8])
+    execute(classify_spec(world[2]), classify.run, store)
+    assert {p: p.read_bytes() for p in before} == {p: content for p, (content, _) in before.items()}
+    rewritten = {p.parent.name for p, (_, written) in before.items() if p.stat().st_mtime_ns != written}
+    assert rewritten == {"fold-1"}
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
