@@ -36,7 +36,7 @@ RECORDS_SCHEMA = pa.schema(
         ("prompt", _PROMPT),
         ("responses", pa.list_(pa.string())),
         ("rewards", pa.list_(pa.float64())),  # null = not measured; never a preference
-        ("sources", pa.list_(pa.string())),  # null = unknown; such a response is never scored or fitted on
+        ("sources", pa.list_(pa.string())),  # null = unknown; such a response is scored but never fitted on
         ("reward_kind", pa.string()),  # reward | rank | preference | none
         ("split", pa.string()),  # train | eval
         ("prompt_hash", pa.uint64()),

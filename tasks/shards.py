@@ -213,10 +213,12 @@ def _on_actors(
         actor_class = ray.remote(_Actor).options(num_cpus=execution.cpus_per_worker, num_gpus=execution.gpus_per_worker, max_restarts=0)
         recipe = ray.put((worker, arguments))
         pending, attempts, deaths = deque(todo), dict.fromkeys((s.name for s in todo), 0), 0
+        actors: list[Any] = []  # every actor ever started: a traceback would keep a forgotten one, and its place, alive
         running: dict[Any, tuple[Any, Shard | None]] = {}  # a shard of None: the actor is starting
 
         def start_actor() -> None:
             actor = actor_class.remote(max(1, int(execution.cpus_per_worker)))
+            actors.append(actor)
             running[actor.ready.remote()] = (actor, None)
 
         try:
@@ -248,7 +250,7 @@ def _on_actors(
                     table, seconds = answer
                     yield Computed(shard, _from_ipc(table), seconds, attempts[shard.name])
         finally:
-            for actor, _ in running.values():
+            for actor in actors:
                 ray.kill(actor)
 
 

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -149,7 +150,7 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
     started, clock = time.time(), time.monotonic()
     try:
         output = run(spec, context)
-    except BaseException as error:
+    except Exception as error:  # a stop (SystemExit, KeyboardInterrupt) is no error of the stage
         folder.write_json(ERROR, describe_error(error))
         raise
     finally:
@@ -167,6 +168,7 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
         "python": platform.python_version(),
     }
     store.mark_done(folder, result)
+    shutil.rmtree(folder.path / "scratch", ignore_errors=True)  # kept for resume until here
     result = store.read_result(spec.stage, digest)
     assert result is not None
     return result
@@ -209,6 +211,8 @@ def main(spec_class: type[StageSpec], run: Run, argv: list[str] | None = None) -
     parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").split("\n")[0])
     parser.add_argument("--spec", required=True, help="URI of the spec.json written by the flow")
     uri = parser.parse_args(argv).spec
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars of the libraries below; ours go through the journal
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=os.environ.get("DORA_LOG_LEVEL", "INFO"), format="%(levelname)s %(name)s: %(message)s")
     root, (stage, digest, _) = split_uri(uri, 3)
     store = Store(root)

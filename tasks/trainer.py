@@ -146,8 +146,6 @@ def _train_on_ray(context: StageContext, job: TrainingJob) -> dict[str, Any]:
     for name in context.store.list(f"{job.stage}/{job.digest}/model"):
         context.store.download(f"{job.stage}/{job.digest}/model/{name}")
     report = context.store.read_json(f"{job.stage}/{job.digest}/scratch/report.json")
-    for checkpoints in context.scratch.glob(f"{job.stage}-*"):
-        shutil.rmtree(checkpoints)  # the weights are published; optimiser states are three times their size
     return report
 
 

@@ -192,7 +192,8 @@ def headline(stage: str, result: dict[str, Any]) -> str:
     if stage == "classify":
         if facts["reused"]:
             return "previous classifier still fits"
-        return "AUC " + ", ".join(f"{name} {s['auc']:.2f}" for name, s in list(facts["sources"].items())[:4])
+        known = [f"{name} {s['auc']:.2f}" for name, s in facts["sources"].items() if s["auc"] is not None]
+        return f"AUC {', '.join(known[:4])}{' …' if len(known) > 4 else ''}" if known else "no AUC: too few held-out responses"
     if stage == "calibrate":
         return f"effective sample size {facts['ess']:.0%}"
     if stage == "sft":

@@ -91,7 +91,7 @@ def _quarantine(facts: Facts) -> Figure | None:
 
 def _reliability(facts: Facts) -> Figure | None:
     """Small multiples: one square per source; the point's area is its number of responses."""
-    sources = {name: s for name, s in facts["sources"].items() if s["reliability"]["count"]}
+    sources = {name: s for name, s in facts["sources"].items() if s["reliability"]["count"] and s["ece"] is not None}
     if not sources:
         return None
     figure, panels = _grid(len(sources), columns=5, height=2.25, share=True)
@@ -110,13 +110,14 @@ def _reliability(facts: Facts) -> Figure | None:
 
 def _auc(facts: Facts) -> Figure | None:
     """AUC with its interval, beside what the prompt alone and the length alone achieve (high: the classifier may read those)."""
-    sources = _sorted(facts["sources"], "auc")
+    sources = _sorted({name: s for name, s in facts["sources"].items() if s["auc"] is not None}, "auc")
     if not sources:
         return None
     figure, axes = _rows("How well golden and source are told apart", "AUC on held-out prompts", sources)
     rows, values = range(len(sources)), sources.values()
     axes.axvline(0.5, color=OTHER, linewidth=1, linestyle="--")
-    axes.hlines(rows, [s["auc_low"] for s in values], [s["auc_high"] for s in values], color=PALETTE[0], linewidth=3, alpha=0.45)
+    ranges = [(row, s["auc_low"], s["auc_high"]) for row, s in zip(rows, values, strict=True) if s["auc_low"] is not None]
+    axes.hlines([r[0] for r in ranges], [r[1] for r in ranges], [r[2] for r in ranges], color=PALETTE[0], linewidth=3, alpha=0.45)
     axes.plot([s["auc"] for s in values], rows, "o", color=PALETTE[0], label="classifier")
     for key, marker, colour, label in (
         ("prompt_only_auc", "x", PALETTE[1], "prompt only"),

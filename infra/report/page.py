@@ -176,8 +176,10 @@ def _percent(value: float) -> str:
 
 
 def _interval(estimate: dict[str, float] | None, digits: int = 3) -> str:
-    if estimate is None:
+    if estimate is None or estimate["value"] is None:
         return "–"
+    if estimate["low"] is None:
+        return f"{estimate['value']:.{digits}f}"
     return f"{estimate['value']:.{digits}f} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
 
 
