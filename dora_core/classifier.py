@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from dora_core.batching import token_batches
 from dora_core.config import ClassifierConfig
 from dora_core.errors import ConfigError, ModelError
 from dora_core.models import build_encoder, load_encoder, train_tokenizer
@@ -137,28 +138,6 @@ def collate(rows: Sequence[Encoded], pad: int, device: torch.device) -> Batch:
     position = torch.arange(longest)[None]
     attention = position < length
     return Batch(ids.to(device), attention.to(device), (attention & (position >= start)).to(device))
-
-
-def token_batches(lengths: Sequence[int], budget: int, rng: np.random.Generator | None = None) -> list[NDArray[np.int64]]:
-    """Rows of similar length together, at most ``budget`` padded tokens a batch (a longer row goes alone).
-
-    With ``rng`` (training) lengths are blurred by ±10 % and the batches shuffled, so that an epoch's batches differ from the
-    last one's; without (scoring) the order follows from the lengths alone.
-    """
-    lengths = np.asarray(lengths)
-    key = lengths * rng.uniform(0.9, 1.1, len(lengths)) if rng else lengths
-    batches, current, longest = [], [], 0
-    for row in np.argsort(key, kind="stable"):
-        longest = max(longest, int(lengths[row]))
-        if current and longest * (len(current) + 1) > budget:
-            batches.append(np.array(current))
-            current, longest = [], int(lengths[row])
-        current.append(row)
-    if current:
-        batches.append(np.array(current))
-    if rng:
-        rng.shuffle(batches)  # a list of arrays: shuffled as objects
-    return batches
 
 
 # ---------------------------------------------------------------------------------------------------------------- model

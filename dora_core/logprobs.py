@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from dora_core.batching import token_batches
 from dora_core.errors import ModelError
 from dora_core.text import EncodedResponse
 
@@ -119,25 +120,13 @@ def _token_logps(head: nn.Module, hidden_TH: Tensor, targets_T: Tensor) -> Tenso
     return logits_TV.gather(1, targets_T[:, None]).squeeze(1) - logits_TV.logsumexp(dim=1)
 
 
-def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices grouped, longest first, so that rows × longest ≤ ``budget`` (one row may exceed it alone). Deterministic."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    batches: list[list[int]] = []
-    for index in order:
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
 @torch.no_grad()
 def score_responses(
     logps: ResponseLogps, responses: Sequence[EncodedResponse], pad_id: int, budget: int, device: torch.device
 ) -> list[float]:
     """Inference: Σ log π of each response, in the given order, in length-sorted token-budget batches."""
     scores = [0.0] * len(responses)
-    for batch in token_budget_batches([len(r) for r in responses], budget):
+    for batch in token_batches([len(r) for r in responses], budget):
         rows = collate([responses[i] for i in batch], pad_id).to(device)
         for index, score in zip(batch, logps(rows).tolist(), strict=True):
             scores[index] = score

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dora_core.batching import token_batches
 from dora_core.classifier import (
     GOLDEN,
     Examples,
@@ -22,7 +23,6 @@ from dora_core.classifier import (
     collate,
     fit_fold,
     save_meta,
-    token_batches,
 )
 from dora_core.classifier_report import (
     auc,

@@ -9,7 +9,7 @@ import transformers
 from dora_core import logprobs
 from dora_core.config import LoraConfig
 from dora_core.errors import ModelError
-from dora_core.logprobs import ResponseLogps, collate, score_responses, token_budget_batches
+from dora_core.logprobs import ResponseLogps, collate, score_responses
 from dora_core.models import add_lora
 from dora_core.text import EncodedResponse
 
@@ -51,13 +51,6 @@ def test_scoring_keeps_the_order_whatever_the_batches(policy) -> None:
     together = score_responses(logps, RESPONSES, 0, budget=10_000, device=torch.device("cpu"))
     assert one_each == pytest.approx(together, abs=1e-4)
     assert together == pytest.approx(plain_logps(policy).tolist(), abs=1e-4)
-
-
-def test_token_budget_batches_cover_every_row_once_within_budget() -> None:
-    lengths = [3, 50, 7, 7, 120, 1, 30]
-    batches = token_budget_batches(lengths, 60)
-    assert sorted(i for b in batches for i in b) == list(range(7))
-    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 60 for b in batches)
 
 
 def test_fresh_adapters_leave_the_policy_where_it_was(policy) -> None:
