@@ -94,6 +94,7 @@ class ModelConfig(StrictModel):
 
     source: str = Field("tiny", min_length=1, description="`tiny` (from scratch), a Hugging Face id, or a local folder.")
     revision: str | None = Field(None, pattern=REVISION_PATTERN, description="Pinned commit; needed for trust_remote_code.")
+    content: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Digest of a local folder's files; the plan fills it in.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the model. Needs `revision`.")
     hidden_size: int = Field(128, ge=16, le=1024, multiple_of=16, description="tiny only: width.")
     layers: int = Field(2, ge=1, le=24, description="tiny only: depth.")

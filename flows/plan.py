@@ -133,10 +133,12 @@ def write_latest(store: Store, plan: Plan, run_id: str) -> None:
 
 def _specs(config: RealignConfig, until: Until, previous: StageRef | None) -> dict[str, StageSpec]:
     """Label → spec, in running order."""
+    from dora_core.pinning import pin
     from dora_core.readers import fingerprint_sources
     from tasks import align, calibrate, classify, evaluate, ingest, promote, reference, sft
 
     run, golden = config.execution.of, config.data.golden_sources
+    model = pin(config.policy)
     specs: dict[str, StageSpec] = {}
 
     def add(label: str, spec: StageSpec) -> StageRef:
@@ -147,10 +149,11 @@ def _specs(config: RealignConfig, until: Until, previous: StageRef | None) -> di
 
     calibration: StageRef | None = None
     if config.needs_calibration or until == "calibrate":
+        classifier_config = config.classifier.model_copy(update={"encoder": pin(config.classifier.encoder)})
         classifier = add(
             "classify",
             classify.Spec(
-                records=records, classifier=config.classifier, golden_sources=golden, previous=previous, execution=run("classify")
+                records=records, classifier=classifier_config, golden_sources=golden, previous=previous, execution=run("classify")
             ),
         )
         calibration = add(
@@ -170,14 +173,14 @@ def _specs(config: RealignConfig, until: Until, previous: StageRef | None) -> di
     if config.sft.enabled:
         start = add(
             "sft",
-            sft.Spec(records=records, model=config.policy, text=config.text, sft=config.sft, golden_sources=golden, execution=run("sft")),
+            sft.Spec(records=records, model=model, text=config.text, sft=config.sft, golden_sources=golden, execution=run("sft")),
         )
     reference_logps = add(
         "reference",
-        reference.Spec(records=records, model=config.policy, start=start, text=config.text, execution=run("reference")),
+        reference.Spec(records=records, model=model, start=start, text=config.text, execution=run("reference")),
     )
 
-    policy_inputs = {"records": records, "reference": reference_logps, "start": start, "model": config.policy, "text": config.text}
+    policy_inputs = {"records": records, "reference": reference_logps, "start": start, "model": model, "text": config.text}
     policy = add(
         "align",
         align.Spec(

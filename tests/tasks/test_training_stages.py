@@ -13,10 +13,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from dora_core.config import AlignConfig, EvaluateConfig, Execution, GateConfig, OptimizationConfig
+from dora_core.config import AlignConfig, EvaluateConfig, Execution, GateConfig, LoraConfig, ModelConfig, OptimizationConfig
 from infra.journal import JournalReader
 from infra.store import Store, sha256_file
-from tasks import align, evaluate
+from tasks import align, evaluate, reference
 from tasks.stage import StageRef, execute
 from tests.tasks.conftest import GOLDEN, IN_PROCESS, TEXT, TINY
 
@@ -118,3 +118,36 @@ def test_a_killed_training_worker_ends_with_the_same_weights(pipeline_start: Sta
     assert result["facts"]["resumed_from"] is not None, "the run was over before the kill: it proves nothing"
     assert weights(killed, spec) == weights(whole, spec)
     assert len(result["facts"]["curve"]["loss"]) == result["facts"]["steps"]
+
+
+def test_a_model_from_a_folder_with_adapters_and_recomputation(pipeline_start: Start, tmp_path: Path) -> None:
+    """The path of a downloaded model: no supervised start, LoRA, bfloat16, gradient checkpointing; adapters are merged at the end."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    store = own_store(pipeline_start, tmp_path)
+    _, records, sft, _ = pipeline_start
+    model = ModelConfig(source=str(store.fetch(sft.stage, sft.digest) / "model"))
+    logps = reference.Spec(records=records, start=None, model=model, text=TEXT, execution=IN_PROCESS)
+    execute(logps, reference.run, store)
+    optimization = OptimizationConfig(max_steps=8, batch_size=8, learning_rate=1e-2, precision="bfloat16", lora=LoraConfig(rank=4))
+    spec = align.Spec(
+        records=records,
+        calibration=None,
+        reference=logps.ref(),
+        start=None,
+        model=model,
+        text=TEXT,
+        align=AlignConfig(loss={"name": "dpo"}, objective={"name": "erm"}, optimization=optimization),
+        execution=Execution(workers=0, gradient_checkpointing=True),
+    )
+    result = execute(spec, align.run, store)
+    margin = result["facts"]["curve"]["margin"]
+    assert margin[-1] > margin[0] + 0.5, margin
+    folder = store.fetch("align", spec.digest()) / "model"
+    assert not list(folder.glob("adapter*")), "a plain model, not an adapter"
+    before = AutoModelForCausalLM.from_pretrained(model.source).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+    changed = {name for name in before if (before[name] - after[name]).abs().max() > 1e-2}
+    assert any("q_proj" in name for name in changed)
+    assert not any("embed" in name or "norm" in name for name in changed)
