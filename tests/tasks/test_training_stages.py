@@ -130,7 +130,7 @@ def test_a_model_from_a_folder_with_adapters_and_recomputation(pipeline_start: S
     model = ModelConfig(source=str(store.fetch(sft.stage, sft.digest) / "model"))
     logps = reference.Spec(records=records, start=None, model=model, text=TEXT, execution=IN_PROCESS)
     execute(logps, reference.run, store)
-    optimization = OptimizationConfig(max_steps=8, batch_size=8, learning_rate=1e-2, precision="bfloat16", lora=LoraConfig(rank=4))
+    optimization = OptimizationConfig(epochs=8, batch_size=16, learning_rate=1e-2, precision="bfloat16", lora=LoraConfig(rank=4))
     spec = align.Spec(
         records=records,
         calibration=None,
@@ -142,8 +142,8 @@ def test_a_model_from_a_folder_with_adapters_and_recomputation(pipeline_start: S
         execution=Execution(workers=0, gradient_checkpointing=True),
     )
     result = execute(spec, align.run, store)
-    margin = result["facts"]["curve"]["margin"]
-    assert margin[-1] > margin[0] + 0.5, margin
+    accuracy = result["facts"]["curve"]["accuracy"]
+    assert sum(accuracy[-4:]) / 4 > 0.7, accuracy  # it fits the preferences it sees again and again
     folder = store.fetch("align", spec.digest()) / "model"
     assert not list(folder.glob("adapter*")), "a plain model, not an adapter"
     before = AutoModelForCausalLM.from_pretrained(model.source).state_dict()
