@@ -20,7 +20,7 @@ from dora_core.testbed import Testbed, TestbedConfig
 from infra.journal import JournalWriter
 from infra.store import Store
 from tasks import calibrate, classify, ingest
-from tasks.stage import StageContext, StageRef, execute
+from tasks.stage import StageContext, StageOutput, StageRef, execute
 from tests.tasks.conftest import GOLDEN, IN_PROCESS
 
 WORLD = TestbedConfig(prompts=300, responses_per_prompt=4, sources=2, alpha=0.3)
@@ -175,7 +175,14 @@ def test_a_damaged_score_part_is_scored_again(store, world, caplog):
 def test_after_a_crash_only_unfinished_folds_are_fitted(store, world):
     """Fold 0 is whole, fold 1's weights were torn by the crash; both end as they were."""
     stage = store.local_root / "classify" / world[3].digest
-    (stage / "result.json").unlink()
+    shutil.rmtree(stage)
+
+    def fits_and_dies(spec: classify.Spec, context: StageContext) -> StageOutput:
+        classify.run(spec, context)
+        raise ConnectionError("the node is gone before the result is written")
+
+    with pytest.raises(ConnectionError):
+        execute(classify_spec(world[2]), fits_and_dies, store)
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in stage.glob("classifier/fold-*/*")}
     heads = stage / "classifier/fold-1/heads.safetensors"
     heads.write_bytes(heads.read_bytes()[:-8])
