@@ -22,9 +22,9 @@ from infra.store import StageFolder, Store, write_atomic
 
 
 class JournalWriter:
-    """Buffers events and writes a part at most every ``flush_seconds``; a timer guarantees the last one is flushed soon.
+    """Buffers events and writes a part at most every ``flush_seconds``; the last ones go out with :meth:`flush`.
 
-    ``attempt`` keeps the parts of a restarted stage apart from those of its first try.
+    Part names begin with the time of creation and the process, so a restarted stage never overwrites its first try.
     """
 
     def __init__(self, folder: StageFolder, *, flush_seconds: float = 2.0):

@@ -18,7 +18,6 @@ import os
 import tempfile
 import threading
 import urllib.parse
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +212,3 @@ def split_uri(uri: str, parts: int) -> tuple[str, list[str]]:
     """``("root", ["align", "<digest>", "spec.json"])`` for a URI below a store root."""
     pieces = uri.rstrip("/").split("/")
     return "/".join(pieces[:-parts]), pieces[-parts:]
-
-
-def total_bytes(files: Iterable[dict[str, Any]]) -> int:
-    return sum(int(f["bytes"]) for f in files)

@@ -29,7 +29,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dora_core.config import Execution, StrictModel
-from dora_core.errors import DoraError, StageFailed
+from dora_core.errors import DoraError
 from infra.journal import JournalWriter
 from infra.store import ERROR, SPEC, StageFolder, Store, sha256_of, split_uri
 
@@ -193,11 +193,6 @@ def describe_error(error: BaseException) -> dict[str, Any]:
         "retryable": False,
         "traceback": "".join(traceback.format_exception(error)),
     }
-
-
-def error_from_json(stage: str, facts: dict[str, Any]) -> StageFailed:
-    """Turn another process's ``error.json`` into the exception the supervisor raises."""
-    return StageFailed(f"stage {stage}: {facts['message']}", hint=facts.get("hint", ""), retryable=bool(facts.get("retryable")))
 
 
 def write_spec(spec: StageSpec, store: Store) -> str:
