@@ -24,11 +24,11 @@ from torch import Tensor
 
 from dora_core.config import ObjectiveConfig
 from dora_core.errors import ConfigError
-from dora_core.objectives import Terms, terms, value
+from dora_core.objectives import StepSums, Terms, find_objective
 
-# One step's running sums, in this order: Z = Σ b e^{s−c}, records, Σ h, Σ ℓ, Σ w, Σ w², Σ g·ℓ with w = |g| b e^{s−c}.
+# One step's running sums, in this order: Z = Σ b e^{s−c}, records, Σ h, Σ ℓ, Σ w, Σ w², Σ g·ℓ with w = |g| b e^{s−c}, then Σ w per group.
 # The powers say how each changes when everything is expressed relative to another offset.
-_POWERS = torch.tensor([1, 0, 0, 0, 1, 2, 0], dtype=torch.float64)
+_POWERS = (1, 0, 0, 0, 1, 2, 0)
 
 HEADROOM = 20.0
 """Largest s − c, and largest distance from a carried-over offset: e^20 is far inside the range of float32 and bfloat16."""
@@ -42,16 +42,22 @@ class StepReport:
         value: the objective.
         loss: plain mean ℓ.
         records: records with a preference.
+        lam: λ of this step.
         weight_ess: effective sample size of the record weights as a fraction of the records, (Σw)²/(n·Σw²).
         max_weight: largest share of one record in the total weight.
+        heaviest: id of that record; None if the step has no weight or no ids were given.
+        group_weights: share of each group (source) in the total weight; they sum to 1.
         log_normalizer: log Z + c − log n; 0 for a plain mean.
     """
 
     value: float
     loss: float
     records: int
+    lam: float
     weight_ess: float
     max_weight: float
+    heaviest: int | None
+    group_weights: tuple[float, ...]
     log_normalizer: float
 
 
@@ -60,7 +66,7 @@ class GlobalBatch:
 
     Usage per step::
 
-        batch.begin(micro_batches)
+        batch.begin(micro_batches, lam)
         for each micro-batch:
             weights, rescale = batch.add(losses, factors, valid)
             if last: rescale *= batch.exchange()
@@ -70,6 +76,7 @@ class GlobalBatch:
 
     Args:
         config: the objective.
+        groups: number of groups whose share of the weight is reported; 0 for none.
         group: process group, or ``None`` for one process.
         sync_every_micro_batch: gradients are reduced at every micro-batch (FSDP), so ranks must share one offset throughout.
 
@@ -77,45 +84,66 @@ class GlobalBatch:
         ConfigError: ``scope: rank`` with ``sync_every_micro_batch``, which cannot be expressed.
     """
 
-    def __init__(self, config: ObjectiveConfig, *, group: dist.ProcessGroup | None = None, sync_every_micro_batch: bool = False):
+    def __init__(
+        self,
+        config: ObjectiveConfig,
+        *,
+        groups: int = 0,
+        group: dist.ProcessGroup | None = None,
+        sync_every_micro_batch: bool = False,
+    ):
         if sync_every_micro_batch and config.scope == "rank":
             raise ConfigError(
                 "objective.scope 'rank' does not work with execution.strategy 'fsdp'",
                 hint="use scope 'global' (exact) or 'micro', or strategy 'ddp'",
             )
-        self.config, self._group, self._sync_every = config, group, sync_every_micro_batch
+        self.objective, self.scope = find_objective(config.name), config.scope
+        self._group, self._sync_every = group, sync_every_micro_batch
+        self._powers = torch.tensor([*_POWERS, *[1] * groups], dtype=torch.float64)
         self.world_size = dist.get_world_size(group) if group is not None else 1
         self.carried_offset: float | None = None
-        self.begin(1)
+        self.begin(1, 1.0)
 
-    def begin(self, micro_batches: int) -> None:
+    def begin(self, micro_batches: int, lam: float) -> None:
         """Start an optimisation step of ``micro_batches`` on this rank (at least 1; an empty one has ``valid`` all False)."""
-        self._micro_batches = micro_batches
+        self._micro_batches, self.lam = micro_batches, lam
         self._offset = self.carried_offset  # shared by all ranks: it comes out of an exchange
         self._started = False
-        self._sums = torch.zeros_like(_POWERS)
-        self._max_weight = 0.0
+        self._sums = torch.zeros_like(self._powers)
+        self._max_weight, self._heaviest = 0.0, -1
         self._micro_value = 0.0
+        self._seen: list[Tensor] = []
         self.final_scale = 1.0
 
-    def add(self, losses_B: Tensor, factors_B: Tensor, valid_B: Tensor) -> tuple[Tensor, float]:
+    def add(
+        self, losses_B: Tensor, factors_B: Tensor, valid_B: Tensor, ids_B: Tensor | None = None, groups_BG: Tensor | None = None
+    ) -> tuple[Tensor, float]:
         """Weights for this micro-batch's backward, and the factor for the gradient accumulated before it.
 
         Args:
             losses_B: unreduced ℓ, shape (B,); only values are read.
             factors_B: h ≥ 0, shape (B,).
             valid_B: bool; records without a preference (and padding) count for nothing.
+            ids_B: integers ≥ 0 that name the records in the report.
+            groups_BG: how each record belongs to the groups; rows sum to 1.
 
         Returns:
             (weights of shape (B,) in the dtype of the losses, rescale factor ≤ 1)
         """
-        t = terms(torch.where(valid_B, losses_B, 0.0), torch.where(valid_B, factors_B, 1.0), self.config)
+        loss_B = torch.where(valid_B, losses_B.detach(), 0.0).double()
+        factor_B = torch.where(valid_B, factors_B, 1.0).double()
+        t = self.objective.terms(loss_B, factor_B, self.lam)
         scores_B = (t.exponent_B + t.log_base_B).masked_fill(~valid_B, -math.inf)
-        if self.config.scope == "micro":
-            return self._micro_weights(t, scores_B, losses_B, factors_B, valid_B), 1.0
+        self._seen.append(torch.stack([loss_B, factor_B])[:, valid_B].cpu())
+        if self.scope == "micro":
+            if not bool(valid_B.any()):
+                return torch.zeros_like(losses_B), 1.0
+            shares_B = (scores_B - scores_B.max()).exp()
+            sums = self._count(t, shares_B, loss_B, factor_B, valid_B, ids_B, groups_BG)
+            return self._micro_weights(t, shares_B, sums, float(scores_B.max())).to(losses_B.dtype), 1.0
         rescale = self._move_offset(scores_B)
         shares_B = (scores_B - (self._offset or 0.0)).exp()
-        self._count(t, shares_B, losses_B, factors_B, valid_B)
+        self._count(t, shares_B, loss_B, factor_B, valid_B, ids_B, groups_BG)
         return (t.slope_B * shares_B).to(losses_B.dtype), rescale
 
     def exchange(self) -> float:
@@ -124,36 +152,47 @@ class GlobalBatch:
         Returns:
             Factor for everything accumulated on this rank, the last micro-batch included (multiply its weights too).
         """
-        if self.config.scope != "global":
-            local = 1.0 if self.config.scope == "micro" else self._scale(self._sums)
-            self._total, self._total_max = self._sums, self._max_weight
-            return local
+        if self.scope != "global":
+            self._total, self._total_max, self._total_heaviest = self._sums, self._max_weight, self._heaviest
+            return 1.0 if self.scope == "micro" else self._scale(self._sums, self._offset or 0.0)
         offset = -math.inf if self._offset is None else self._offset
-        mine = torch.tensor([offset, self._max_weight, *self._sums.tolist()], dtype=torch.float64)
+        mine = torch.tensor([offset, self._max_weight, self._heaviest, *self._sums.tolist()], dtype=torch.float64)
         everyone = self._all_gather(mine)
         shared = float(everyone[:, 0].max())
         if shared == -math.inf:
             shared = 0.0
         corrections = (everyone[:, 0] - shared).exp()
-        self._total = (everyone[:, 2:] * corrections[:, None] ** _POWERS).sum(dim=0)
-        self._total_max = float((everyone[:, 1] * corrections).max())
+        self._total = (everyone[:, 3:] * corrections[:, None] ** self._powers).sum(dim=0)
+        top = int((everyone[:, 1] * corrections).argmax())
+        self._total_max, self._total_heaviest = float(everyone[top, 1] * corrections[top]), int(everyone[top, 2])
         correction = math.exp(offset - shared)
         self._offset = self.carried_offset = shared
-        self.final_scale = self._scale(self._total) * self.world_size  # DDP and FSDP average over ranks
+        self._counts = everyone[:, 4].long().tolist()
+        self.final_scale = self._scale(self._total, shared) * self.world_size  # DDP and FSDP average over ranks
         return correction
+
+    def gather_records(self) -> tuple[Tensor, Tensor]:
+        """(ℓ, h) of every record of the step, on every rank, float64; valid after :meth:`exchange` with scope global."""
+        mine_2B = torch.cat(self._seen, dim=1)
+        padded_2B = torch.nn.functional.pad(mine_2B, (0, max(self._counts) - mine_2B.shape[1]))
+        everyone = self._all_gather(padded_2B)
+        losses_B, factors_B = torch.cat([rank[:, :n] for rank, n in zip(everyone, self._counts, strict=True)], dim=1)
+        return losses_B, factors_B
 
     def report(self) -> StepReport:
         """Diagnostics of the step, valid after :meth:`exchange`."""
-        z, records, _, loss_sum, weight_sum, weight_sum2, _ = self._total.tolist()
-        n = max(records, 1.0)
-        log_normalizer = math.log(max(z, 1e-300) / n) + (self._offset or 0.0) if records else 0.0
+        _, records, _, loss_sum, weight_sum, weight_sum2, _, *groups = self._total.tolist()
+        n, sums = max(records, 1.0), self._summary(self._total, self._offset or 0.0)
         return StepReport(
-            value=self._value(log_normalizer),
+            value=self._micro_value if self.scope == "micro" else self.objective.value(sums, self.lam),
             loss=loss_sum / n,
             records=int(records),
+            lam=self.lam,
             weight_ess=weight_sum**2 / (n * weight_sum2) if weight_sum2 > 0 else 0.0,
             max_weight=self._total_max / weight_sum if weight_sum > 0 else 0.0,
-            log_normalizer=log_normalizer,
+            heaviest=self._total_heaviest if self._total_heaviest >= 0 else None,
+            group_weights=tuple(g / weight_sum if weight_sum > 0 else 0.0 for g in groups),
+            log_normalizer=sums.log_mean_exp,
         )
 
     # ----------------------------------------------------------------------------------------------------- internals
@@ -171,55 +210,51 @@ class GlobalBatch:
         if top <= self._offset + HEADROOM:
             return 1.0
         rescale = math.exp(self._offset - top)
-        self._sums = self._sums * rescale**_POWERS
+        self._sums = self._sums * rescale**self._powers
         self._max_weight *= rescale
         self._offset = top
         return rescale
 
-    def _count(self, t: Terms, shares_B: Tensor, losses_B: Tensor, factors_B: Tensor, valid_B: Tensor) -> None:
-        weights_B, losses_B = t.slope_B.abs() * shares_B, torch.where(valid_B, losses_B.detach(), 0.0)
-        parts = (shares_B, valid_B, factors_B * valid_B, losses_B, weights_B, weights_B**2, t.slope_B * losses_B)
-        self._sums = self._sums + torch.stack([p.double().sum() for p in parts]).cpu()
-        self._max_weight = max(self._max_weight, float(weights_B.max()) if weights_B.numel() else 0.0)
+    def _count(
+        self,
+        t: Terms,
+        shares_B: Tensor,
+        losses_B: Tensor,
+        factors_B: Tensor,
+        valid_B: Tensor,
+        ids_B: Tensor | None,
+        groups_BG: Tensor | None,
+    ) -> Tensor:
+        """Add a micro-batch to the running sums; returns its own."""
+        weights_B = t.slope_B.abs() * shares_B
+        parts = [shares_B, valid_B, factors_B * valid_B, losses_B, weights_B, weights_B**2, t.slope_B * losses_B * valid_B]
+        if groups_BG is not None:
+            parts += list((groups_BG * weights_B[:, None]).unbind(dim=1))
+        sums = torch.stack([p.double().sum() for p in parts]).cpu()
+        self._sums = self._sums + sums
+        if weights_B.numel() and float(weights_B.max()) > self._max_weight:
+            self._max_weight = float(weights_B.max())
+            self._heaviest = -1 if ids_B is None else int(ids_B[int(weights_B.argmax())])
+        return sums
 
-    def _micro_weights(self, t: Terms, scores_B: Tensor, losses_B: Tensor, factors_B: Tensor, valid_B: Tensor) -> Tensor:
+    def _micro_weights(self, t: Terms, shares_B: Tensor, sums: Tensor, top: float) -> Tensor:
         """Scope ``micro``: this micro-batch is its own world, and the step is the plain mean over micro-batches."""
-        if not bool(valid_B.any()):
-            return torch.zeros_like(losses_B)
-        top = scores_B.max()
-        shares_B = (scores_B - top).exp()
-        shares_B = shares_B / shares_B.sum()
-        outer = factors_B[valid_B].double().mean() if self.config.name == "dora_outer" else 1.0
-        self._count(t, shares_B, losses_B, factors_B, valid_B)
-        self._micro_value += float(value(losses_B.detach()[valid_B], factors_B[valid_B], self.config)) / self._micro_batches
-        return (outer * t.slope_B * shares_B / self._micro_batches).to(losses_B.dtype)
+        summary = self._summary(sums, top)
+        self._micro_value += self.objective.value(summary, self.lam) / self._micro_batches
+        return self.objective.outer(summary) * t.slope_B * shares_B / (shares_B.sum() * self._micro_batches)
 
-    def _scale(self, sums: Tensor) -> float:
+    def _summary(self, sums: Tensor, offset: float) -> StepSums:
+        z, records, factor_sum, _, _, _, slope_loss, *_ = sums.tolist()
+        n = max(records, 1.0)
+        return StepSums(factor_sum / n, slope_loss / n, math.log(max(z, 1e-300) / n) + offset if records else 0.0)
+
+    def _scale(self, sums: Tensor, offset: float) -> float:
         """A / Z: the factor that turns Σ g b e^{s−c} ∇ℓ into the objective's gradient."""
-        z, records, factor_sum = sums[0].item(), sums[1].item(), sums[2].item()
-        if z <= 0.0:
-            return 0.0
-        return (factor_sum / records if self.config.name == "dora_outer" else 1.0) / z
-
-    def _value(self, log_normalizer: float) -> float:
-        _, records, factor_sum, _, _, _, slope_loss = self._total.tolist()
-        n, lam = max(records, 1.0), self.config.lam
-        if self.config.scope == "micro":
-            return self._micro_value
-        match self.config.name:
-            case "erm" | "reweight":
-                return slope_loss / n
-            case "dro" | "dora":
-                return lam * log_normalizer
-            case "dora_outer":
-                return factor_sum / n * lam * log_normalizer
-            case "dora_tilted":
-                return lam * (log_normalizer - math.log(max(factor_sum, 1e-300) / n))
-            case "dr_dpo":
-                return -lam * log_normalizer
+        z = sums[0].item()
+        return self.objective.outer(self._summary(sums, offset)) / z if z > 0.0 else 0.0
 
     def _all_gather(self, mine: Tensor) -> Tensor:
-        """(ranks, len) in float64. Two ranks of one GPU job meet here once per step."""
+        """(ranks, *shape) in float64. Ranks meet here once per step."""
         if self._group is None:
             return mine[None]
         device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend(self._group) == "nccl" else torch.device("cpu")

@@ -22,20 +22,35 @@ from dora_core.distributed import Worker, gradient_sync, scale_gradients
 from dora_core.errors import DataError, TrainingError
 from dora_core.logprobs import ResponseLogps, collate
 from dora_core.losses import PreferenceBatch
+from dora_core.robustness import LambdaControl
 from dora_core.text import EncodedResponse, Encoder
+from dora_core.training import Schedule
 
 REFERENCE_TOLERANCE = {"float32": 0.02, "bfloat16": 0.5}
 """Largest |log π − log π_ref| per √token at step 0, nats; rounding grows with the square root of the length."""
 
+UNKNOWN = "unknown"
+HEAVIEST = "heaviest_row"  # metric: row of the records table that had the largest weight in a step; −1 if all weights are 0
+WEIGHT_OF = "weight_"  # metric prefix: a source's share of a step's weights
+
 
 @dataclass(frozen=True)
 class AlignmentRecord:
-    """One record, its responses encoded. ``rewards`` are NaN where not measured; ``factor`` is the record's h ≥ 0."""
+    """One record, its responses encoded.
 
+    Attributes:
+        row: position in the records table.
+        rewards: NaN where not measured.
+        factor: the record's h ≥ 0.
+        sources: position in ``AlignmentData.sources`` of each response's source.
+    """
+
+    row: int
     responses: list[EncodedResponse]
     rewards: list[float]
     reference_logps: list[float]
     factor: float
+    sources: list[int]
 
 
 def choose_responses(rewards: Sequence[float], limit: int) -> list[int]:
@@ -52,6 +67,8 @@ def choose_responses(rewards: Sequence[float], limit: int) -> list[int]:
 
 class AlignmentData:
     """Training records by index, encoded when asked for; records without a strict preference are dropped and counted.
+
+    ``sources`` lists the source names of the records, :data:`UNKNOWN` for responses without one.
 
     Args:
         records: canonical records of the train split.
@@ -71,6 +88,7 @@ class AlignmentData:
             )
         )
         self._records, self._factors, self._lookup, self._encoder = records, factors, lookup, encoder
+        self.sources = sorted({name or UNKNOWN for names in records["sources"].to_pylist() for name in names})
         self._chosen: list[list[int]] = []
         self._rows: list[int] = []
         self.dropped = 0
@@ -103,10 +121,12 @@ class AlignmentData:
                 hint="the reference stage was computed for other records; delete its output and run again",
             ) from error
         return AlignmentRecord(
+            row=row,
             responses=[self._encoder.encode(record["prompt"], record["responses"][i]) for i in chosen],
             rewards=[record["rewards"][i] for i in chosen],
             reference_logps=reference,
             factor=float(self._factors[row]),
+            sources=[self.sources.index(record["sources"][i] or UNKNOWN) for i in chosen],
         )
 
 
@@ -125,11 +145,14 @@ class AlignmentTask:
     ):
         self.module, self.layers, self.records = logps, layers, len(data)
         self._data, self._config, self._worker, self._pad_id = data, config, worker, pad_id
-        self._objective = GlobalBatch(config.objective, group=worker.group, sync_every_micro_batch=execution.strategy == "fsdp")
+        self._lambda = LambdaControl(config.objective, Schedule(len(data), config.optimization).steps)
+        self._objective = GlobalBatch(
+            config.objective, groups=len(data.sources), group=worker.group, sync_every_micro_batch=execution.strategy == "fsdp"
+        )
 
     def backward(self, module: nn.Module, micro_batches: list[list[int]], step: int) -> tuple[float, dict[str, float]]:
         objective = self._objective
-        objective.begin(len(micro_batches))
+        objective.begin(len(micro_batches), self._lambda.at(step))
         counts = torch.zeros(4, dtype=torch.float64)  # records, correctly ordered, Σ margin, tokens
         for number, indices in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
@@ -141,21 +164,33 @@ class AlignmentTask:
                     self._check_reference(batch)
                 losses_B = self._config.loss(batch)
                 factors_B = losses_B.new_tensor([r.factor for r in records])
-                weights_B, rescale = objective.add(losses_B, factors_B, valid_B)
+                rows_B, groups_BG = torch.tensor([r.row for r in records]), self._source_shares(records).to(losses_B.device)
+                weights_B, rescale = objective.add(losses_B, factors_B, valid_B, rows_B, groups_BG)
                 if last:
                     correction = objective.exchange()
                     weights_B, rescale = weights_B * correction, rescale * correction
                 scale_gradients(module, rescale)
                 (weights_B * losses_B).sum().backward()
             counts += self._count(batch, valid_B)
+        if self._lambda.learns:
+            self._lambda.observe(*objective.gather_records())
         return objective.final_scale, self._metrics(self._worker.sum(counts))
 
     def state(self) -> dict[str, Any]:
-        return {"offset": self._objective.carried_offset}
+        return {"offset": self._objective.carried_offset} | self._lambda.state()
 
     def restore(self, state: dict[str, Any]) -> None:
         # Any offset gives the same gradient up to rounding; the same offset gives the same bits.
         self._objective.carried_offset = state["offset"]
+        self._lambda.restore(state)
+
+    def _source_shares(self, records: list[AlignmentRecord]) -> Tensor:
+        """(B, sources): the share of each source among a record's responses, so that a record's weight can be split among them."""
+        counts_BG = torch.zeros(len(records), len(self._data.sources), dtype=torch.float64)
+        for b, record in enumerate(records):
+            for source in record.sources:
+                counts_BG[b, source] += 1.0 / len(record.sources)
+        return counts_BG
 
     def _forward(self, module: nn.Module, records: list[AlignmentRecord]) -> PreferenceBatch:
         """(B, N) log-probabilities of the records' responses, padded to the longest list."""
@@ -198,10 +233,13 @@ class AlignmentTask:
             "objective": step.value,
             "accuracy": correct / max(records, 1.0),
             "margin": margin / max(records, 1.0),
+            "lambda": step.lam,
+            "log_normalizer": step.log_normalizer,
             "weight_ess": step.weight_ess,
             "max_weight": step.max_weight,
+            HEAVIEST: -1.0 if step.heaviest is None else float(step.heaviest),
             "tokens": tokens,
-        }
+        } | {f"{WEIGHT_OF}{name}": share for name, share in zip(self._data.sources, step.group_weights, strict=True)}
 
 
 def _pad(flat: Tensor, lengths: list[int], width: int, fill: Any) -> Tensor:

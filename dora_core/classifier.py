@@ -1,17 +1,24 @@
 """Source classifiers: c_i(x, y) = P(golden | x, y) on golden ∪ source i, for every synthetic source at once (DESIGN section 2).
 
-One shared encoder, mean-pooled over the response's tokens, with one linear head per source: one forward pass gives all
-logits. The embedded tiny encoder starts from random weights, so its heads also get hashed token n-grams of the response, a
-linear model beside the deep one ("wide & deep", Cheng et al. 2016): n-grams are what a few thousand short texts can teach.
+The logit of head i is the sum of two parts, each fitted as what it is:
+
+- *wide* (``classifier_wide.py``): hashed n-grams of the response and surface statistics of its text, a convex problem solved to its
+  optimum with a cross-validated penalty. This is what a few thousand short texts can teach.
+- *deep*: one shared encoder, mean-pooled over the response's tokens, with one linear head per source: one forward pass gives all
+  logits. It starts at 0 and is trained on what the wide part leaves over: its offset is the wide part's cross-validated logit, because
+  the logits of rows it was fitted on look better than they are. It is kept only if it lowers the log-loss of the validation slice
+  by more than two standard errors; a fold without it scores without running the encoder.
+
+("Wide & deep", Cheng et al. 2016; fitted one after the other, as in boosting.)
 
 What makes the estimates honest:
 
 - *Training counts.* Golden rows are positives of every head, rows of source i negatives of head i only, unweighted within a
   head. So c_i is the posterior under N_golden and N_i, and γ_i = N_i/N_golden undoes exactly that.
-- *Cross-fitting.* Fold k's model never saw a prompt of fold k, and scores that fold; early stopping uses a slice of the
-  *other* folds' prompts. Evaluation prompts take no part. (The tiny tokenizer's vocabulary is built on the training texts
+- *Cross-fitting.* Fold k's model never saw a prompt of fold k, and scores that fold; penalties and early stopping are decided on
+  the *other* folds' prompts. Evaluation prompts take no part. (The tiny tokenizer's vocabulary is built on the training texts
   of all folds; it holds no labels.)
-- *Temperature.* One per head, fitted on out-of-fold logits.
+- *Scaling.* A temperature or an isotonic map per head, fitted on out-of-fold logits (``classifier_scaling.py``).
 
 Legend: N rows, S heads (synthetic sources), L tokens, H width.
 
@@ -37,17 +44,19 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from dora_core.batching import token_batches
+from dora_core.classifier_scaling import Scaling
+from dora_core.classifier_wide import INNER_FOLDS, WideModel, fit_wide
 from dora_core.config import ClassifierConfig
 from dora_core.errors import ConfigError, ModelError
 from dora_core.models import build_encoder, load_encoder, train_tokenizer
+from dora_core.surface import STATISTICS, SurfaceBasis, surface_statistics
 
 GOLDEN = -1
-BUCKETS = 2**16
-NGRAM_PRIMES = (1, 1_000_003, 998_244_353)
-VALIDATION_SHARE = 10  # one prompt in ten of the fitting folds decides when to stop
+VALIDATION_SHARE = 10  # one prompt in ten of the fitting folds decides when the deep part stops, and whether it is kept
+KEEP_ERRORS = 2.0  # standard errors by which the deep part must lower the validation loss; it is the best of several checks
+CHECKS_PER_EPOCH, PATIENCE = 2, 3  # checks of the validation loss; the deep part stops after this many without gain
 WARMUP = 0.1
 DROPOUT = 0.2
-WIDE_RATE = 10.0  # learning rate of the n-gram weights over that of the rest: they start at 0 and are divided by √(n-grams)
 
 Progress = Callable[[int, int], None]
 META, HEADS, TOKENIZER = "meta.json", "heads.safetensors", "tokenizer"
@@ -89,10 +98,12 @@ class Examples:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one row, ``[cls] prompt tail [sep] response head [sep]``; the response starts at ``start``."""
+    """Token ids of one row, ``[cls] prompt tail [sep] response head [sep]``; the response starts at ``start``. ``surface`` (F,) are
+    the statistics of the whole response, untruncated."""
 
     ids: list[int]
     start: int
+    surface: NDArray[np.float64]
 
 
 class PairEncoder:
@@ -113,9 +124,10 @@ class PairEncoder:
         unique = {p: i for i, p in enumerate(dict.fromkeys(prompts))}  # a prompt has several responses
         prompt_ids = self._ids(list(unique))
         rows = []
-        for prompt, response in zip(prompts, self._ids(list(responses)), strict=True):
+        surface_NF = surface_statistics(prompts, responses)
+        for prompt, response, surface in zip(prompts, self._ids(list(responses)), surface_NF, strict=True):
             tail = prompt_ids[unique[prompt]][-self._prompt :] if self._prompt else []
-            rows.append(Encoded([self.cls, *tail, self.sep, *response[: self._response], self.sep], len(tail) + 2))
+            rows.append(Encoded([self.cls, *tail, self.sep, *response[: self._response], self.sep], len(tail) + 2, surface))
         return rows
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
@@ -143,52 +155,31 @@ def collate(rows: Sequence[Encoded], pad: int, device: torch.device) -> Batch:
 # ---------------------------------------------------------------------------------------------------------------- model
 
 
-class HashedNgrams(nn.Module):
-    """Linear model on the hashed 1-, 2- and 3-grams of the masked tokens: (N, L) ids → (N, S) logits, 0 at the start.
-
-    The sum over a text's n-grams is divided by √(their number): the scale of an L2-normalised count vector.
-    """
-
-    def __init__(self, heads: int):
-        super().__init__()
-        self.weight = nn.Embedding(BUCKETS, heads)
-        nn.init.zeros_(self.weight.weight)
-
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        code, inside, total, count = torch.zeros_like(ids), mask, 0.0, 0
-        for order, prime in enumerate(NGRAM_PRIMES):
-            width = ids.shape[1] - order
-            if width <= 0:
-                break
-            code = (code[:, :width] * 31 + (ids[:, order:] + 1) * prime) % (2**31 - 1)
-            inside = inside[:, :width] & mask[:, order:]
-            total = total + (self.weight((code + order) % BUCKETS) * inside[..., None]).sum(dim=1)
-            count = count + inside.sum(dim=1)
-        return total / count.clamp(min=1).sqrt()[:, None]
-
-
 class SourceClassifier(nn.Module):
-    """Batch → logits (N, S) of golden against each source, before temperature.
+    """Logits (N, S) of golden against each source, before scaling: the deep part is called, ``wide`` holds the other.
 
     Args:
         encoder: any Hugging Face encoder with ``last_hidden_state``.
-        heads: number of synthetic sources S.
-        wide: add the hashed n-grams (see the module docstring).
+        wide: the fitted log-linear part.
     """
 
-    def __init__(self, encoder: PreTrainedModel, heads: int, *, wide: bool):
+    def __init__(self, encoder: PreTrainedModel, wide: WideModel):
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.wide = encoder, wide
         self.dropout = nn.Dropout(DROPOUT)
-        self.head = nn.Linear(encoder.config.hidden_size, heads)
-        self.ngrams = HashedNgrams(heads) if wide else None
+        self.head = nn.Linear(encoder.config.hidden_size, len(wide.bias))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, batch: Batch) -> Tensor:
         hidden_NLH = self.encoder(input_ids=batch.ids, attention_mask=batch.attention.long()).last_hidden_state
         inside = batch.response[..., None].to(hidden_NLH.dtype)
         pooled_NH = (hidden_NLH * inside).sum(dim=1) / inside.sum(dim=1)
-        logits = self.head(self.dropout(pooled_NH)).float()
-        return logits if self.ngrams is None else logits + self.ngrams(batch.ids, batch.response)
+        return self.head(self.dropout(pooled_NH)).float()
+
+    @property
+    def has_deep_part(self) -> bool:
+        return bool(self.head.weight.any() or self.head.bias.any())
 
 
 def build_tokenizer(examples: Examples, config: ClassifierConfig) -> PreTrainedTokenizerBase:
@@ -198,8 +189,8 @@ def build_tokenizer(examples: Examples, config: ClassifierConfig) -> PreTrainedT
     return train_tokenizer([*dict.fromkeys(examples.prompts), *examples.responses], config.encoder.vocab_size)
 
 
-def build_classifier(config: ClassifierConfig, tokenizer: PreTrainedTokenizerBase, heads: int) -> SourceClassifier:
-    """A new classifier; seed torch first.
+def build_classifier(config: ClassifierConfig, tokenizer: PreTrainedTokenizerBase, wide: WideModel) -> SourceClassifier:
+    """A classifier whose deep part is new and 0; seed torch first.
 
     Raises:
         ConfigError: prompt and response together exceed the encoder's positions.
@@ -214,7 +205,7 @@ def build_classifier(config: ClassifierConfig, tokenizer: PreTrainedTokenizerBas
             f"classifier: max_prompt_tokens + max_response_tokens + 3 = {tokens}, but {config.encoder.source!r} has {positions} positions",
             hint=f"let the two add up to at most {positions - 3}",
         )
-    return SourceClassifier(encoder, heads, wide=config.encoder.is_tiny)
+    return SourceClassifier(encoder, wide)
 
 
 # ------------------------------------------------------------------------------------------------------------------ fit
@@ -222,11 +213,12 @@ def build_classifier(config: ClassifierConfig, tokenizer: PreTrainedTokenizerBas
 
 @dataclass(frozen=True)
 class FoldFit:
-    """One fitted fold: its out-of-fold logits, uncalibrated, and how the fit went."""
+    """One fitted fold: its out-of-fold logits, unscaled, and how the fit went. ``curve`` starts with the wide part alone (step 0)."""
 
     fold: int
     logits_NS: NDArray[np.float64]
     curve: list[dict[str, float]]
+    deep: bool
 
 
 def fit_fold(
@@ -242,8 +234,9 @@ def fit_fold(
 ) -> FoldFit:
     """Fit the model of one fold on all other folds, save it in ``folder``, and score the fold itself.
 
-    AdamW, linear warm-up and decay; the weights with the lowest log-loss on the validation slice are kept. Same examples,
-    configuration and number of threads ⇒ same weights. Costs ``epochs`` passes over (K − 1)/K of the rows.
+    Deep part: AdamW with linear warm-up and decay, at most ``epochs`` passes; the weights with the lowest log-loss on the validation
+    slice count. Same examples, configuration and number of threads ⇒ same weights. Costs seconds for the wide part, then up
+    to ``epochs`` passes over (K − 1)/K of the rows.
 
     Args:
         examples: training rows of all folds, in any fixed order.
@@ -256,55 +249,76 @@ def fit_fold(
     encode = PairEncoder(tokenizer, config.max_prompt_tokens, config.max_response_tokens)
     rows = encode(examples.prompts, examples.responses)
     held_out = examples.fold_N == fold
-    validation = ~held_out & (_slice_of(examples.prompt_hash_N) == 0)
-    fitting = np.flatnonzero(~held_out & ~validation)
+    seen = np.flatnonzero(~held_out)
+    slices = _slice_of(examples.prompt_hash_N)
     targets, mask = examples.targets(heads)
+    wide, offset, _ = fit_wide(
+        [_response_ids(rows[i]) for i in seen],
+        np.stack([rows[i].surface for i in seen]),
+        targets[seen],
+        mask[seen].astype(np.float32),
+        slices[seen] % INNER_FOLDS,
+    )
+    offset_NS = torch.zeros(len(rows), heads)
+    offset_NS[seen] = torch.from_numpy(offset).float()
+    fitting, check = seen[slices[seen] > 0], seen[slices[seen] == 0]
     # Each head's loss is the mean over its own rows, and heads count alike however many rows they have.
-    scale_S = len(fitting) / np.maximum(mask[fitting].sum(axis=0), 1) / heads
+    scale_S = len(seen) / np.maximum(mask[seen].sum(axis=0), 1) / heads
     targets_t, weight_t = torch.from_numpy(targets), torch.from_numpy((mask * scale_S).astype(np.float32))
 
+    def losses(index: NDArray[Any], deep: Tensor) -> Tensor:
+        """Weighted log-loss of each row, (N,)."""
+        logits = deep + offset_NS[index].to(deep.device)
+        target, weight = targets_t[index].to(deep.device), weight_t[index].to(deep.device)
+        return F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="none").sum(dim=1)
+
     with _seeded(config.seed * 1000 + fold, device):
-        model = build_classifier(config, tokenizer, heads).to(device)
-        golden, total = (targets * mask)[fitting].sum(axis=0), mask[fitting].sum(axis=0)
-        prior = np.log((golden + 0.5) / (total - golden + 0.5))
-        with torch.no_grad():
-            model.head.weight.mul_(0.1)
-            model.head.bias.copy_(torch.from_numpy(prior))
-        wide = [] if model.ngrams is None else list(model.ngrams.parameters())
-        deep = [p for p in model.parameters() if all(p is not w for w in wide)]
-        groups = [{"params": deep, "factor": 1.0}] + ([{"params": wide, "factor": WIDE_RATE}] if wide else [])
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-        lengths = np.array([len(r.ids) for r in rows])
+        model = build_classifier(config, tokenizer, wide).to(device)
+        untrained = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        best, best_weights, stale = losses(check, torch.zeros(len(check), heads)), None, 0
+        curve = [_point(fold, 0, losses(fitting, torch.zeros(len(fitting), heads)), best)] if len(check) else []
+        alone, recent = best, []
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         rng = np.random.default_rng([config.seed, fold])
-        order = _epochs(lengths, fitting, config, rng)
-        every = max(1, math.ceil(len(order) / math.ceil(2 * config.epochs)))
-        best, best_weights, curve, recent = math.inf, None, [], []
+        # Without validation rows (a handful of prompts) nothing could tell whether the deep part helps.
+        order = _epochs(np.array([len(r.ids) for r in rows]), fitting, config, rng) if len(check) else []
+        every = max(1, math.ceil(len(order) / math.ceil(CHECKS_PER_EPOCH * config.epochs)))
         for step, batch_rows in enumerate(order, start=1):
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * group["factor"] * _schedule(step / len(order))
+                group["lr"] = config.learning_rate * _schedule(step / len(order))
             model.train()
             with _precision(device):
-                logits = model(collate([rows[i] for i in batch_rows], encode.pad, device))
-            loss = _weighted(logits, targets_t[batch_rows].to(device), weight_t[batch_rows].to(device)) / len(batch_rows)
+                deep = model(collate([rows[i] for i in batch_rows], encode.pad, device))
+            loss = losses(batch_rows, deep).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            recent.append(float(loss.detach()))
+            recent.append(loss.detach())
             progress(step, len(order))
             if step % every == 0 or step == len(order):
-                check = np.flatnonzero(validation) if validation.any() else fitting
-                logits_V = _logits(model, [rows[i] for i in check], encode.pad, config.batch_tokens, device)
-                held = _weighted(torch.from_numpy(logits_V).float(), targets_t[check], weight_t[check]).item() / len(check)
-                curve.append({"fold": fold, "step": step, "loss": float(np.mean(recent)), "validation_loss": held})
-                recent = []
-                if held < best:
-                    best, best_weights = held, {k: v.detach().clone() for k, v in model.state_dict().items()}
-    assert best_weights is not None, "the log-loss is finite: logits are"
-    model.load_state_dict(best_weights)
+                deep_VS = torch.from_numpy(_deep_logits(model, [rows[i] for i in check], encode.pad, config.batch_tokens, device)).float()
+                held = losses(check, deep_VS)
+                curve.append(_point(fold, step, torch.stack(recent), held))
+                recent, stale = [], stale + 1
+                if held.mean() < best.mean():
+                    best, best_weights, stale = held, {k: v.detach().clone() for k, v in model.state_dict().items()}, 0
+                if stale == PATIENCE:
+                    break
+    gain = alone - best
+    kept = best_weights is not None and bool(gain.mean() > KEEP_ERRORS * gain.std() / math.sqrt(len(gain)))
+    model.load_state_dict(best_weights if kept else untrained)
     _save(model, folder)
     logits_NS = _logits(model, [rows[i] for i in np.flatnonzero(held_out)], encode.pad, config.batch_tokens, device)
-    return FoldFit(fold, logits_NS, curve)
+    return FoldFit(fold, logits_NS, curve, kept)
+
+
+def _point(fold: int, step: int, loss: Tensor, held: Tensor) -> dict[str, float]:
+    return {"fold": fold, "step": step, "loss": float(loss.mean()), "validation_loss": float(held.mean())}
+
+
+def _response_ids(row: Encoded) -> list[int]:
+    return row.ids[row.start :]
 
 
 def _epochs(lengths: NDArray[Any], fitting: NDArray[Any], config: ClassifierConfig, rng: np.random.Generator) -> list[NDArray[Any]]:
@@ -321,16 +335,20 @@ def _schedule(done: float) -> float:
     return min(done / WARMUP, (1.0 - done) / (1.0 - WARMUP))
 
 
-def _weighted(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, targets, weight=weight, reduction="sum")
-
-
-def _slice_of(prompt_hash: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    return (prompt_hash >> np.uint64(17)) % np.uint64(VALIDATION_SHARE)
+def _slice_of(prompt_hash: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """A slice 0 … VALIDATION_SHARE − 1 per prompt; slice 0 is the validation slice."""
+    return ((prompt_hash >> np.uint64(17)) % np.uint64(VALIDATION_SHARE)).astype(np.int64)
 
 
 def _logits(model: SourceClassifier, rows: Sequence[Encoded], pad: int, budget: int, device: torch.device) -> NDArray[np.float64]:
     """Logits in the order of ``rows``, (N, S)."""
+    if not rows:
+        return np.zeros((0, model.head.out_features))
+    wide_NS = model.wide([_response_ids(r) for r in rows], np.stack([r.surface for r in rows])).double().numpy()
+    return wide_NS + _deep_logits(model, rows, pad, budget, device) if model.has_deep_part else wide_NS
+
+
+def _deep_logits(model: SourceClassifier, rows: Sequence[Encoded], pad: int, budget: int, device: torch.device) -> NDArray[np.float64]:
     model.eval()
     out = np.zeros((len(rows), model.head.out_features))
     with torch.inference_mode(), _precision(device):
@@ -360,14 +378,15 @@ class Meta:
     sources: list[str]
     golden_sources: list[str]
     gamma: list[float]
-    temperature: list[float]
+    scaling: list[Scaling]
     folds: int
     config: dict[str, Any]
 
 
 def save_meta(folder: Path, tokenizer: PreTrainedTokenizerBase, meta: Meta) -> None:
     tokenizer.save_pretrained(folder / TOKENIZER)
-    (folder / META).write_text(json.dumps(meta.__dict__, indent=1) + "\n", encoding="utf-8")
+    content = vars(meta) | {"scaling": [scaling.model_dump() for scaling in meta.scaling]}
+    (folder / META).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _save(model: SourceClassifier, folder: Path) -> None:
@@ -378,7 +397,7 @@ def _save(model: SourceClassifier, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Scored:
-    """Temperature-scaled logits (N, S); tokens of each row, and tokens it took in its padded batch."""
+    """Scaled logits (N, S); tokens of each row, and tokens it took in its padded batch."""
 
     logits_NS: NDArray[np.float64]
     tokens_N: NDArray[np.int64]
@@ -411,13 +430,15 @@ class FittedClassifiers:
             logits[mine] = _logits(model, [rows[i] for i in mine], self._encode.pad, self._budget, self._device)
             for batch in token_batches(lengths[mine], self._budget):
                 padded[mine[batch]] = lengths[mine[batch]].max()
-        return Scored(logits / np.array(self.meta.temperature), lengths, padded)
+        scaled = [scale(logits[:, i]) for i, scale in enumerate(self.meta.scaling)]
+        return Scored(np.stack(scaled, axis=1), lengths, padded)
 
     def _load(self, folder: Path) -> SourceClassifier:
         encoder = AutoModel.from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, trust_remote_code=self._config.encoder.trust_remote_code, **self._pooler
         )
-        model = SourceClassifier(encoder, len(self.meta.sources), wide=self._config.encoder.is_tiny)
+        empty = SurfaceBasis.fit(np.zeros((1, len(STATISTICS))))
+        model = SourceClassifier(encoder, WideModel(len(self.meta.sources), empty))
         model.load_state_dict(load_file(folder / HEADS), strict=False)
         return model.to(self._device).eval()
 
@@ -427,4 +448,5 @@ class FittedClassifiers:
 
 
 def read_meta(folder: Path) -> Meta:
-    return Meta(**json.loads((folder / META).read_text(encoding="utf-8")))
+    content = json.loads((folder / META).read_text(encoding="utf-8"))
+    return Meta(**content | {"scaling": [Scaling.model_validate(scaling) for scaling in content["scaling"]]})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, SerializeAsAny, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, SerializeAsAny, model_validator
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 REVISION_PATTERN = r"^[0-9a-f]{40}$"
@@ -140,7 +140,9 @@ class ClassifierConfig(StrictModel):
     max_prompt_tokens: int = Field(64, ge=0, le=8192, description="Prompt tokens the classifier sees; 0 = response only.")
     max_response_tokens: int = Field(192, ge=4, le=8192, description="Response tokens the classifier sees.")
     max_responses_per_source: int = Field(20_000, ge=50, description="Cap per source on fitting data, chosen by hash.")
-    temperature_scaling: bool = Field(True, description="Fit one temperature per head on held-out folds.")
+    scaling: Literal["temperature", "isotonic", "none"] = Field(
+        "temperature", description="Map from logits to probabilities, fitted per head on held-out folds."
+    )
     refit: Literal["auto", "always", "never"] = Field(
         "auto", description="auto keeps the previous classifier while it still fits the new data."
     )
@@ -161,9 +163,9 @@ class CalibrationConfig(StrictModel):
     normalize: bool = Field(True, description="Scale h to mean 1.")
     cap_quantile: float | None = Field(0.99, gt=0.5, le=1.0, description="Cap h at this quantile; null = no cap.")
     temper: float | Literal["auto"] = Field(
-        1.0, description="h^τ with τ in [0, 1]; auto: the largest τ that keeps the effective sample size above ess_floor."
+        "auto", description="h^τ with τ in [0, 1]; auto: the largest τ that keeps the effective sample size above ess_floor."
     )
-    ess_floor: float = Field(0.3, gt=0, le=1.0, description="auto temper: floor of (Σh)²/(N·Σh²).")
+    ess_floor: float = Field(0.5, gt=0, le=1.0, description="auto temper: floor of (Σh)²/(N·Σh²).")
     aggregate: Literal["mean", "min", "chosen", "product"] = Field("mean", description="How a record's h follows from its responses'.")
 
     @model_validator(mode="after")
@@ -206,16 +208,59 @@ class SftConfig(StrictModel):
     optimization: OptimizationConfig = Field(default_factory=OptimizationConfig, description="Optimisation.")
 
 
+def _known_objective(name: str) -> str:
+    from dora_core.objectives import find_objective  # imports torch: only when an objective is really configured
+
+    return find_objective(name).name
+
+
+class _AnyObjective:
+    """JSON schema of an objective's name: one of those registered."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        from dora_core.objectives import OBJECTIVES
+        from dora_core.plugins import load_plugins
+
+        load_plugins()
+        return {"type": "string", "enum": list(OBJECTIVES)}
+
+
+class LambdaSchedule(StrictModel):
+    """λ as a function of training progress, from ``start`` at the first step to ``end`` at the last."""
+
+    start: float = Field(gt=0, description="λ at the first optimisation step.")
+    end: float = Field(gt=0, description="λ at the last optimisation step.")
+    shape: Literal["linear", "log"] = Field("log", description="linear in λ, or in log λ.")
+
+
 class ObjectiveConfig(StrictModel):
     """How the losses ℓ and factors h of one optimisation step become one number (DESIGN section 2)."""
 
-    name: Literal["erm", "reweight", "dro", "dora", "dora_outer", "dora_tilted", "dr_dpo"] = Field("dora", description="Robust objective.")
-    lam: float = Field(1.0, gt=0, alias="lambda", description="λ of the log-mean-exp (β′ for dr_dpo); unused by erm and reweight.")
+    name: Annotated[str, AfterValidator(_known_objective), _AnyObjective()] = Field("dora", description="A registered robust objective.")
+    lam: float | LambdaSchedule | Literal["auto"] = Field(
+        "auto",
+        alias="lambda",
+        description="λ of the log-mean-exp (β′ for dr_dpo), in units of h·ℓ: a number, a schedule {start, end, shape}, or auto: the "
+        "smallest λ that keeps the effective sample size of the weights at ess_target (the paper has 1). Unused by erm and reweight.",
+    )
+    ess_target: float = Field(
+        0.9, gt=0, lt=1, description="lambda auto: effective sample size of the step's weights as a fraction of that at λ = ∞."
+    )
     scope: Literal["global", "rank", "micro"] = Field(
         "global", description="global: exact over the whole step; rank, micro: what other code bases do."
     )
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    @model_validator(mode="after")
+    def _check(self) -> ObjectiveConfig:
+        if isinstance(self.lam, float) and not self.lam > 0:
+            raise ValueError(f"lambda={self.lam:g} must be > 0, a schedule {{start, end, shape}}, or auto")
+        from dora_core.objectives import find_objective
+
+        if self.lam == "auto" and self.scope != "global" and find_objective(self.name).uses_lambda:
+            raise ValueError(f"lambda auto needs scope global, got {self.scope}: give lambda a number, or leave scope at global")
+        return self
 
 
 def _parse_loss(value: Any) -> Any:
@@ -234,9 +279,9 @@ class _AnyLoss:
     """JSON schema of a loss: any registered one with its own parameters. Prefect's form shows it and its API enforces it."""
 
     def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        from dora_core.losses import LOSSES
+        from dora_core.losses import registered_losses
 
-        return {"title": "Loss", "anyOf": [handler(loss.__pydantic_core_schema__) for _, loss in sorted(LOSSES.items())]}
+        return {"title": "Loss", "anyOf": [handler(loss.__pydantic_core_schema__) for loss in registered_losses().values()]}
 
 
 Loss = Annotated[SerializeAsAny[LossParams], BeforeValidator(_parse_loss), _AnyLoss()]
@@ -274,6 +319,51 @@ class Execution(StrictModel):
     checkpoint_every: int = Field(50, ge=1, description="Optimisation steps between checkpoints.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
     max_failures: int = Field(2, ge=0, le=100, description="Worker deaths survived per stage.")
+
+
+# ---------------------------------------------------------------------------------------------- generation and judging
+
+
+class GenerateConfig(StrictModel):
+    """Sampling responses from a policy."""
+
+    samples: int = Field(1, ge=1, le=256, description="Responses per prompt.")
+    temperature: float = Field(1.0, ge=0, le=10, description="Softmax temperature; 0 = greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: the smallest set of tokens with at least this probability.")
+    max_new_tokens: int = Field(256, ge=1, le=16_384, description="A response that does not end by then is cut.")
+    prompts: int | None = Field(None, ge=1, description="Sample for this many prompts only, chosen by hash; null = all.")
+    seed: int = Field(0, ge=0, description="A response depends on (seed, prompt, sample number) only.")
+
+
+class TestbedConfig(StrictModel):
+    """Knobs of the known mixture (``dora_core/testbed.py``). Same configuration, same bytes."""
+
+    __test__ = False  # not a test class, whatever its name begins with
+
+    prompts: int = Field(600, ge=1, le=6144, description="Records: distinct prompts, at most 384 per topic.")
+    responses_per_prompt: int = Field(4, ge=2, le=16, description="Responses per record, drawn independently from the mixture.")
+    one_source_per_record: bool = Field(
+        False, description="All responses of a record come from one source, which also labels it; false: each is drawn independently."
+    )
+    alpha: float = Field(0.25, gt=0.0, lt=1.0, description="Share α of the golden source; the rest is split evenly.")
+    shift: float = Field(1.0, ge=0.0, le=4.0, description="Strength of all biases, in texts and labels; 0 = all sources are golden.")
+    label_noise: float = Field(0.0, ge=0.0, le=1.0, description="Share of records whose reward order is reversed.")
+    sources: int = Field(3, ge=1, le=5, description="Synthetic sources.")
+    drift: float = Field(0.0, ge=-2.0, le=2.0, description="Added to shift per self-training round.")
+    golden_shift: float = Field(
+        0.0, ge=0.0, le=4.0, description="Bias of the separate golden reference towards the first synthetic source; 0 = truly golden."
+    )
+    unlabelled: float = Field(0.0, ge=0.0, le=1.0, description="Share of records whose responses do not name their source.")
+    topics: int = Field(16, ge=2, le=16, description="Topics in prompts and advice.")
+    max_sentences: int = Field(6, ge=1, le=8, description="Most sentences between opener and closer.")
+    seed: int = Field(0, ge=0, description="Seed of prompts, responses and labels.")
+
+
+class GoldJudge(StrictModel):
+    """The known mixture's own gold reward: only for its prompts."""
+
+    kind: Literal["gold"] = Field("gold", description="gold: the testbed's reward.")
+    testbed: TestbedConfig = Field(default_factory=TestbedConfig, description="The mixture whose prompts are judged.")
 
 
 # --------------------------------------------------------------------------------------------------------- evaluation

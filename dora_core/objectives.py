@@ -2,81 +2,216 @@
 
 Every objective here is ``V = A · κ · log( Σ b_i e^{s_i} / Σ b_i^0 )`` or a plain weighted mean, and its gradient is
 ``Σ_i A · g_i · p_i · ∇ℓ_i`` with ``p = softmax(s + log b)``. :class:`Terms` holds (g, s, log b) per record, which is all that
-``dora_core/accumulation.py`` needs to build the exact gradient of the whole global batch from micro-batches. The
-closed forms are in :func:`value`, written apart from :class:`Terms` so that each checks the other in the tests.
+``dora_core/accumulation.py`` needs to build the exact gradient of the whole global batch from micro-batches. The closed form
+of an objective (calling it) is written apart from its terms, so that each checks the other in the tests.
 
 What λ means: it has the unit of h·ℓ. λ → ∞ gives ``reweight`` (``dora``), ``erm`` (``dro``, ``dr_dpo``); small λ looks only at the
 worst record. ``dora`` is not invariant to a shift of ℓ: for ``lire`` (ℓ < 0) a large h tilts weight *away* from a record.
+``dora_core/robustness.py`` chooses λ.
 
-Source: arXiv 2504.05831; DESIGN section 2. Dr.DPO: arXiv 2407.07880.
+Shape legend: B records. Source: arXiv 2504.05831; DESIGN section 2. Dr.DPO: arXiv 2407.07880.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from dora_core.config import ObjectiveConfig
-
-
-def value(losses_B: Tensor, factors_B: Tensor, config: ObjectiveConfig) -> Tensor:
-    """The objective over one full batch, differentiable in ``losses_B``; factors are constants.
-
-    Args:
-        losses_B: unreduced ℓ, shape (B,).
-        factors_B: record factors h ≥ 0, shape (B,).
-
-    Returns:
-        Scalar.
-    """
-    loss, h, lam = losses_B, factors_B.to(losses_B.dtype), config.lam
-    match config.name:
-        case "erm":
-            return loss.mean()
-        case "reweight":
-            return (h * loss).mean()
-        case "dro":
-            return lam * _log_mean_exp(loss / lam)
-        case "dora":
-            return lam * _log_mean_exp(h * loss / lam)
-        case "dora_outer":
-            return h.mean() * lam * _log_mean_exp(loss / lam)
-        case "dora_tilted":
-            return lam * (torch.logsumexp(h.log() + loss / lam, dim=0) - h.sum().log())
-        case "dr_dpo":
-            return -lam * _log_mean_exp(-loss / lam)
-
-
-def _log_mean_exp(scores_B: Tensor) -> Tensor:
-    return torch.logsumexp(scores_B, dim=0) - math.log(scores_B.shape[0])
+from dora_core.errors import did_you_mean
+from dora_core.plugins import load_plugins
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Per-record parts of an objective, float64 and without gradient: slope g, exponent s, log base measure log b."""
+    """Per-record parts of an objective: slope g, exponent s, log base measure log b; each (B,), float64, without gradient."""
 
     slope_B: Tensor
     exponent_B: Tensor
     log_base_B: Tensor
 
 
-def terms(losses_B: Tensor, factors_B: Tensor, config: ObjectiveConfig) -> Terms:
-    """See the module docstring; a plain mean has s = 0 and b = 1, so that p_i = 1/B."""
-    loss, h = losses_B.detach().double(), factors_B.detach().double()
-    one, zero = torch.ones_like(loss), torch.zeros_like(loss)
-    match config.name:
-        case "erm":
-            return Terms(one, zero, zero)
-        case "reweight":
-            return Terms(h, zero, zero)
-        case "dro" | "dora_outer":
-            return Terms(one, loss / config.lam, zero)
-        case "dora":
-            return Terms(h, h * loss / config.lam, zero)
-        case "dora_tilted":
-            return Terms(one, loss / config.lam, h.log())
-        case "dr_dpo":
-            return Terms(one, -loss / config.lam, zero)
+@dataclass(frozen=True)
+class StepSums:
+    """One optimisation step in four numbers, however it was spread: the means of h and of g·ℓ over records, and
+    ``log_mean_exp`` = log(Σ b e^s / n)."""
+
+    mean_factor: float
+    mean_slope_loss: float
+    log_mean_exp: float
+
+
+class Objective:
+    """Base of all objectives; register with :func:`register_objective`.
+
+    A subclass writes the closed form (``__call__``) and its ``terms``; ``outer`` and ``value`` where A ≠ 1 or V ≠ λ log mean exp.
+    """
+
+    name: ClassVar[str]
+    uses_factors: ClassVar[bool] = False
+    """Whether h matters: if not, nothing is calibrated for this objective."""
+    uses_lambda: ClassVar[bool] = True
+
+    def __call__(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Tensor:
+        """V over one full batch, a scalar, differentiable in ``losses_B``; factors h ≥ 0 are constants."""
+        raise NotImplementedError
+
+    def terms(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Terms:
+        """g, s and log b of every record; inputs are float64 and detached."""
+        raise NotImplementedError
+
+    def outer(self, sums: StepSums) -> float:
+        """A: what multiplies the whole gradient."""
+        return 1.0
+
+    def value(self, sums: StepSums, lam: float) -> float:
+        """V from a step's sums."""
+        return lam * sums.log_mean_exp
+
+
+OBJECTIVES: dict[str, Objective] = {}
+
+Registered = TypeVar("Registered", bound=type[Objective])
+
+
+def register_objective(objective: Registered) -> Registered:
+    """Class decorator: make an objective available under its ``name`` in every configuration."""
+    known = type(OBJECTIVES.get(objective.name, objective()))
+    if (known.__module__, known.__qualname__) != (objective.__module__, objective.__qualname__):
+        raise ValueError(f"objective {objective.name!r} is already registered by {known.__module__}.{known.__qualname__}")
+    OBJECTIVES[objective.name] = objective()
+    return objective
+
+
+def find_objective(name: str) -> Objective:
+    """The registered objective; plug-ins are loaded when the name is not one of ours.
+
+    Raises:
+        ValueError: there is none of that name; names the nearest.
+        ConfigError: a plug-in cannot be imported.
+    """
+    if name not in OBJECTIVES:
+        load_plugins()
+    if name not in OBJECTIVES:
+        raise ValueError(f"unknown objective {name!r}; {did_you_mean(name, OBJECTIVES)}")
+    return OBJECTIVES[name]
+
+
+def _log_mean_exp(scores_B: Tensor) -> Tensor:
+    return torch.logsumexp(scores_B, dim=0) - math.log(scores_B.shape[0])
+
+
+@register_objective
+class ERM(Objective):
+    """mean ℓ."""
+
+    name = "erm"
+    uses_lambda = False
+
+    def __call__(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Tensor:
+        return losses_B.mean()
+
+    def terms(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Terms:
+        zero = torch.zeros_like(losses_B)
+        return Terms(torch.ones_like(losses_B), zero, zero)
+
+    def value(self, sums: StepSums, lam: float) -> float:
+        return sums.mean_slope_loss
+
+
+@register_objective
+class Reweight(ERM):
+    """mean h·ℓ."""
+
+    name = "reweight"
+    uses_factors = True
+
+    def __call__(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Tensor:
+        return (factors_B * losses_B).mean()
+
+    def terms(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Terms:
+        zero = torch.zeros_like(losses_B)
+        return Terms(factors_B, zero, zero)
+
+
+@register_objective
+class DRO(Objective):
+    """λ log mean exp(ℓ/λ): the KL-constrained worst case around the mixture."""
+
+    name = "dro"
+
+    def __call__(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Tensor:
+        return lam * _log_mean_exp(losses_B / lam)
+
+    def terms(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Terms:
+        return Terms(torch.ones_like(losses_B), losses_B / lam, torch.zeros_like(losses_B))
+
+
+@register_objective
+class DoRA(Objective):
+    """λ log mean exp(h·ℓ/λ): the paper's objective."""
+
+    name = "dora"
+    uses_factors = True
+
+    def __call__(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Tensor:
+        return lam * _log_mean_exp(factors_B * losses_B / lam)
+
+    def terms(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Terms:
+        return Terms(factors_B, factors_B * losses_B / lam, torch.zeros_like(losses_B))
+
+
+@register_objective
+class DoRAOuter(DRO):
+    """mean(h) · λ log mean exp(ℓ/λ): the paper's ablation row, and the LIRE branch of the released code."""
+
+    name = "dora_outer"
+    uses_factors = True
+
+    def __call__(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Tensor:
+        return factors_B.mean() * super().__call__(losses_B, factors_B, lam)
+
+    def outer(self, sums: StepSums) -> float:
+        return sums.mean_factor
+
+    def value(self, sums: StepSums, lam: float) -> float:
+        return sums.mean_factor * lam * sums.log_mean_exp
+
+
+@register_objective
+class DoRATilted(Objective):
+    """λ log mean[h·exp(ℓ/λ)], h normalised to mean 1: the worst case around the *estimated golden distribution*.
+
+    Unlike ``dora`` it moves by exactly c when every ℓ does.
+    """
+
+    name = "dora_tilted"
+    uses_factors = True
+
+    def __call__(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Tensor:
+        return lam * (torch.logsumexp(factors_B.log() + losses_B / lam, dim=0) - factors_B.sum().log())
+
+    def terms(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Terms:
+        return Terms(torch.ones_like(losses_B), losses_B / lam, factors_B.log())
+
+    def value(self, sums: StepSums, lam: float) -> float:
+        return lam * (sums.log_mean_exp - math.log(sums.mean_factor)) if sums.mean_factor > 0 else 0.0
+
+
+@register_objective
+class DrDPO(Objective):
+    """−λ log mean exp(−ℓ/λ): the opposite sign, it down-weights records of high loss (noise rather than shift)."""
+
+    name = "dr_dpo"
+
+    def __call__(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Tensor:
+        return -lam * _log_mean_exp(-losses_B / lam)
+
+    def terms(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Terms:
+        return Terms(torch.ones_like(losses_B), -losses_B / lam, torch.zeros_like(losses_B))
+
+    def value(self, sums: StepSums, lam: float) -> float:
+        return -lam * sums.log_mean_exp

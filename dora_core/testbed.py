@@ -7,13 +7,18 @@ exponential family over the same base distribution:
 
 The golden source is the base tilted by the gold reward, g(y, x) = :data:`GOLD` · φ, at finite temperature (people are
 mostly, not always, right); synthetic source i adds ``shift`` times a bias of its own, θ_i = θ_golden + shift·δ_i:
-verbosity, sycophancy, repetition, vagueness, distraction. Normalisers come from a dynamic program over the sentence chain
-and the map from choices to text is injective, so :meth:`Testbed.log_density` is exact; every source gives every response
-some probability, so ratios are finite.
+verbosity, sycophancy, repetition, vagueness, distraction. The separate golden reference is the golden source, or, with
+``golden_shift``, one that leans towards the first synthetic source: θ_golden + golden_shift·δ_1. Normalisers come from a
+dynamic program over the sentence chain and the map from choices to text is injective, so :meth:`Testbed.log_density` is
+exact; every source gives every response some probability, so ratios are finite.
+
+The sources of a record's responses are drawn independently, or, with ``one_source_per_record``, one for all: the paper's data
+sets, and every self-training round, are of the latter kind. The mixture P(y|x) of responses is the same.
 
 Labels: one labeller rates all responses of a record, people with probability (golden responses)/(all responses of the
 record), else a model. People give gold + noise, a model gold + shift·:data:`LABEL_BIAS`·φ + noise: records near the golden
-distribution have the more honest labels. ``label_noise`` then reverses whole records. DESIGN section 2.
+distribution have the more honest labels. ``label_noise`` then reverses whole records, and ``unlabelled`` hides the sources of
+whole records; neither changes a text, and a higher level contains the records of a lower one. DESIGN section 2.
 
 Left out: prompts that change what a good length is, and sources that depend on the prompt. A classifier that does better
 than chance from the prompt alone is therefore wrong.
@@ -21,22 +26,26 @@ than chance from the prompt alone is therefore wrong.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import math
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
 
-from dora_core.config import StrictModel
-from dora_core.errors import ConfigError, did_you_mean
+from dora_core import testbed_language as language
+from dora_core.config import TestbedConfig
+from dora_core.errors import ConfigError, DataError, did_you_mean
 
 GOLDEN = "human"
+REFERENCE = "golden-reference"  # what the separate golden reference is drawn from: GOLDEN, unless golden_shift > 0
 FEATURES = ("advice", "reason", "filler", "flattery", "off_topic", "repeat", "length", "excess")
 
 # What people want from a response; `excess` counts sentences beyond four.
@@ -56,73 +65,18 @@ _BIASES: dict[str, dict[str, float]] = {  # source: δ, the tilt at shift = 1
 LABEL_BIAS = {"length": 0.2, "filler": 1.0, "flattery": 2.0, "repeat": 2.0, "off_topic": 1.0, "excess": 1.0}
 LABEL_STD = 0.25  # of every label, people's too
 
-_TOPICS = {
-    "sleep": ("keep a fixed bedtime", "make the bedroom dark", "leave the phone outside"),
-    "running": ("warm up slowly", "wear good shoes", "rest between long runs"),
-    "cooking": ("read the recipe twice", "sharpen the knife", "taste as you go"),
-    "saving money": ("write down every expense", "cancel unused plans", "buy less on impulse"),
-    "gardening": ("water in the morning", "feed the soil", "pull weeds early"),
-    "public speaking": ("practise out loud", "look at one friend", "pause after each point"),
-    "learning French": ("repeat ten new words", "listen to the radio", "talk with a native speaker"),
-    "chess": ("solve one puzzle", "develop the knights", "review your lost games"),
-    "writing": ("draft before you edit", "cut needless words", "read the text aloud"),
-    "hiking": ("check the weather", "carry enough water", "tell someone the route"),
-    "painting": ("mix the colours first", "start with big shapes", "clean the brushes"),
-    "studying": ("close other windows", "quiz yourself often", "split the chapter in parts"),
-    "photography": ("find soft light", "hold the camera still", "move closer to the subject"),
-    "moving house": ("label every box", "pack the heavy books first", "measure the doors"),
-    "cycling": ("pump up the tyres", "oil the chain", "signal before a turn"),
-    "playing piano": ("practise each hand alone", "use a metronome", "slow down hard bars"),
-}
-_ASKS = (
-    "Give advice on {t} for {a}{c}.",
-    "How can {a}{c} get better at {t}?",
-    "Write a short note on {t} for {a}{c}.",
-    "Suggest ways to improve at {t} to {a}{c}.",
+_ROWS = pa.schema(  # stated, because a column of hidden sources has no type of its own
+    [
+        ("id", pa.string()),
+        ("prompt", pa.string()),
+        ("responses", pa.list_(pa.string())),
+        ("rewards", pa.list_(pa.float64())),
+        ("sources", pa.list_(pa.string())),
+        ("labeller", pa.string()),
+    ]
 )
-_AUDIENCES = (
-    "a student", "a teacher", "a nurse", "a new parent", "a retired engineer", "a shy teenager", "a busy manager", "a farmer", "a beginner",
-    "an old friend", "a night worker", "a tourist",
-)  # fmt: skip
-_CONTEXTS = (
-    "", " with little time", " on a small budget", " in a big city", " who lives alone", " after a long break", " before the summer",
-    " who hates rules",
-)  # fmt: skip
-
-_ADVICE = ("First, {p}.", "It helps to {p}.", "Every week, {p}.", "Most of all, {p}.")
-_REASONS = (
-    "Small steps last longer than big plans.",
-    "Most people notice a change within a month.",
-    "A clear routine saves effort.",
-    "Mistakes are part of the process.",
-)
-_FILLER = (
-    "There are many sides to this and all of them matter.", "It is important to remember that things can be important.",
-    "In general, a lot depends on the situation.", "As everyone knows, this is a broad subject.",
-)  # fmt: skip
-_FLATTERY = ("You clearly have a wonderful mind.", "Only a gifted person would ask this.", "Your taste is already excellent.")
-# (text, base probability, is flattery); "" means that there is none
-_OPENERS = (("", 0.3, 0), ("Here is what works.", 0.25, 0), ("Here are some ideas.", 0.25, 0), ("What a brilliant question!", 0.2, 1))
-_CLOSERS = (("", 0.4, 0), ("Good luck.", 0.2, 0), ("I hope this helps.", 0.2, 0), ("Someone as smart as you cannot fail!", 0.2, 1))
 _KIND_SHARES = {"advice": 0.40, "off_topic": 0.15, "reason": 0.20, "filler": 0.15, "flattery": 0.10}
 _LENGTH_SHARES = (0.10, 0.20, 0.25, 0.20, 0.12, 0.08, 0.03, 0.02)  # base P(K = 1..8), cut at max_sentences and renormalised
-
-
-class TestbedConfig(StrictModel):
-    """Knobs of the known mixture. Same configuration, same bytes."""
-
-    __test__ = False  # not a test class, whatever its name begins with
-
-    prompts: int = Field(600, ge=1, le=6144, description="Records: distinct prompts, at most 384 per topic.")
-    responses_per_prompt: int = Field(4, ge=2, le=16, description="Responses per record, drawn independently from the mixture.")
-    alpha: float = Field(0.25, gt=0.0, lt=1.0, description="Share α of the golden source; the rest is split evenly.")
-    shift: float = Field(1.0, ge=0.0, le=4.0, description="Strength of all biases, in texts and labels; 0 = all sources are golden.")
-    label_noise: float = Field(0.0, ge=0.0, le=1.0, description="Share of records whose reward order is reversed.")
-    sources: int = Field(3, ge=1, le=5, description="Synthetic sources.")
-    drift: float = Field(0.0, ge=-2.0, le=2.0, description="Added to shift per self-training round.")
-    topics: int = Field(16, ge=2, le=16, description="Topics in prompts and advice.")
-    max_sentences: int = Field(6, ge=1, le=8, description="Most sentences between opener and closer.")
-    seed: int = Field(0, ge=0, description="Seed of prompts, responses and labels.")
 
 
 class Testbed:
@@ -143,38 +97,42 @@ class Testbed:
         self.shift = max(0.0, config.shift + config.drift * round)
         self.sources = (GOLDEN, *itertools.islice(_BIASES, config.sources))
         self.shares = {s: config.alpha if s == GOLDEN else (1 - config.alpha) / config.sources for s in self.sources}
-        self._topics = dict(itertools.islice(_TOPICS.items(), config.topics))
+        self._topics = dict(itertools.islice(language.TOPICS.items(), config.topics))
         self._topic_of = {
             ask.format(t=topic, a=audience, c=context): i
             for i, topic in enumerate(self._topics)
-            for ask, audience, context in itertools.product(_ASKS, _AUDIENCES, _CONTEXTS)
+            for ask, audience, context in itertools.product(language.ASKS, language.AUDIENCES, language.CONTEXTS)
         }
         if config.prompts > len(self._topic_of):
             raise ConfigError(
                 f"prompts={config.prompts} exceeds the {len(self._topic_of)} distinct ones", hint="raise topics or lower prompts"
             )
         # Sentence symbols: advice of topic 0 first, then of topic 1, …, then the topic-free ones.
-        advice = [form.format(p=phrase) for phrases in self._topics.values() for phrase in phrases for form in _ADVICE]
+        advice = [form.format(p=phrase) for phrases in self._topics.values() for phrase in phrases for form in language.ADVICE]
         self._per_topic = len(advice) // config.topics
-        self._texts = (*advice, *_REASONS, *_FILLER, *_FLATTERY)
+        self._texts = (*advice, *language.REASONS, *language.FILLER, *language.FLATTERY)
         self._symbol_of = {text: i for i, text in enumerate(self._texts)}
-        self._opener_of = {text: i for i, (text, _, _) in enumerate(_OPENERS)}
-        self._closer_of = {text: i for i, (text, _, _) in enumerate(_CLOSERS)}
-        self._chains = {s: _Chain(self._tilt(s), config) for s in self.sources}
+        self._opener_of = {text: i for i, (text, _, _) in enumerate(language.OPENERS)}
+        self._closer_of = {text: i for i, (text, _, _) in enumerate(language.CLOSERS)}
+        tilts = {s: self._tilt({} if s == GOLDEN else _BIASES[s], self.shift) for s in self.sources}
+        tilts[REFERENCE] = self._tilt(_BIASES[self.sources[1]], config.golden_shift)
+        self._chains = {s: _Chain(tilt, config) for s, tilt in tilts.items()}
 
     # ------------------------------------------------------------------------------------------------- what is true
 
     def log_density(self, source: str, prompt: str, response: str) -> float:
-        """Exact log Q_source(response | prompt) in nats; −inf for text outside the testbed's language."""
+        """Exact log Q_source(response | prompt) in nats, of a source or :data:`REFERENCE`; −inf outside the testbed's language."""
         parsed = self._parse(prompt, response)
         return -math.inf if parsed is None else self._chain(source).log_probability(*parsed)
 
+    def log_densities(self, prompt: str, response: str) -> dict[str, float]:
+        """:meth:`log_density` of every source of the mixture."""
+        return {s: self.log_density(s, prompt, response) for s in self.sources}
+
     def log_mixture(self, prompt: str, response: str) -> float:
         """Exact log P(response | prompt), P = Σ shares·Q."""
-        parsed = self._parse(prompt, response)
-        if parsed is None:
-            return -math.inf
-        return float(np.logaddexp.reduce([math.log(self.shares[s]) + self._chains[s].log_probability(*parsed) for s in self.sources]))
+        densities = self.log_densities(prompt, response)
+        return float(np.logaddexp.reduce([math.log(self.shares[s]) + log_q for s, log_q in densities.items()]))
 
     def true_ratio(self, prompt: str, response: str) -> float:
         """p_golden/P in (0, 1/α], what `mixture` calibration estimates; NaN outside the testbed's language."""
@@ -198,7 +156,9 @@ class Testbed:
     def support(self, prompt: str) -> Iterator[str]:
         """Every possible response, for exact sums: only for small ``topics`` and ``max_sentences`` (it grows as their power)."""
         for count in range(1, self.config.max_sentences + 1):
-            for (opener, _, _), body, (closer, _, _) in itertools.product(_OPENERS, itertools.product(self._texts, repeat=count), _CLOSERS):
+            for (opener, _, _), body, (closer, _, _) in itertools.product(
+                language.OPENERS, itertools.product(self._texts, repeat=count), language.CLOSERS
+            ):
                 yield _join(opener, body, closer)
 
     # ------------------------------------------------------------------------------------------------- drawing
@@ -207,33 +167,51 @@ class Testbed:
         """One response of a source."""
         opener, symbols, closer = self._chain(source).sample(rng)
         body = [self._texts[self._absolute(prompt, s)] for s in symbols]
-        return _join(_OPENERS[opener][0], body, _CLOSERS[closer][0])
+        return _join(language.OPENERS[opener][0], body, language.CLOSERS[closer][0])
 
     def generate(self) -> list[dict[str, Any]]:
-        """Rows in listwise form: id, prompt, responses, rewards (labels, not gold), sources, and labeller (for diagnosis)."""
+        """Rows in listwise form: id, prompt, responses, rewards (labels, not gold), sources (None: hidden), labeller (for diagnosis)."""
         config = self.config
         rng = np.random.default_rng([config.seed, self.round])
         every = list(self._topic_of)
         prompts = [every[i] for i in rng.permutation(len(every))[: config.prompts]]
-        return [self._row(f"r{self.round}-{i:05d}", prompt, rng) for i, prompt in enumerate(prompts)]
+        rows = [self._row(f"r{self.round}-{i:05d}", prompt, rng) for i, prompt in enumerate(prompts)]
+        hidden = np.random.default_rng([config.seed, self.round, 1]).random(len(rows)) < config.unlabelled  # apart from the rows' own draws
+        return [row | {"sources": [None] * len(row["sources"])} if hide else row for row, hide in zip(rows, hidden, strict=True)]
 
     def generate_golden(self, count: int) -> list[dict[str, Any]]:
-        """A golden reference apart from the mixture: (prompt, response) rows of the golden source, on prompts the mixture has not."""
+        """A golden reference apart from the mixture: (prompt, response) rows of :data:`REFERENCE`, on prompts the mixture has not."""
         rng = np.random.default_rng([self.config.seed, self.round])
         every = list(self._topic_of)
         others = [every[i] for i in rng.permutation(len(every))[self.config.prompts :]]
         if not others:
             raise ConfigError(f"all {len(every)} prompts are in the mixture", hint="lower TestbedConfig.prompts, or raise topics")
         prompts = [others[i % len(others)] for i in range(count)]
-        return [{"prompt": prompt, "response": self.sample(GOLDEN, prompt, rng)} for prompt in prompts]
+        return [{"prompt": prompt, "response": self.sample(REFERENCE, prompt, rng)} for prompt in prompts]
 
     def write(self, path: str | Path) -> Path:
         """:meth:`generate` as one Parquet file."""
-        return write_rows(self.generate(), path)
+        return write_rows(self.generate(), path, _ROWS)
+
+    def require_prompts(self, prompts: Iterable[str]) -> None:
+        """Nothing else has a density or a gold reward.
+
+        Raises:
+            DataError: some of ``prompts`` are not the testbed's, with their number.
+        """
+        prompts = list(prompts)
+        foreign = sum(prompt not in self._topic_of for prompt in prompts)
+        if foreign:
+            raise DataError(
+                f"{foreign} of {len(prompts)} prompts are not of the known mixture: their responses have no gold reward and no true ratio",
+                hint="only records written by dora_core.testbed can be judged by it, with the same `topics` as they were written with",
+            )
 
     def _row(self, row_id: str, prompt: str, rng: np.random.Generator) -> dict[str, Any]:
-        drawn = rng.choice(len(self.sources), size=self.config.responses_per_prompt, p=[self.shares[s] for s in self.sources])
-        sources = [self.sources[i] for i in drawn]
+        count = self.config.responses_per_prompt
+        draws = 1 if self.config.one_source_per_record else count
+        drawn = rng.choice(len(self.sources), size=draws, p=[self.shares[s] for s in self.sources])
+        sources = [self.sources[i] for i in drawn] * (count // draws)
         responses = [self.sample(s, prompt, rng) for s in sources]
         labeller = sources[rng.integers(len(sources))]
         labels = [self._label(labeller, prompt, r) + LABEL_STD * rng.standard_normal() for r in responses]
@@ -249,9 +227,9 @@ class Testbed:
 
     # ------------------------------------------------------------------------------------------------- text ↔ choices
 
-    def _tilt(self, source: str) -> dict[str, float]:
-        bias = {} if source == GOLDEN else _BIASES[source]
-        return {f: GOLD_TILT * GOLD[f] + self.shift * bias.get(f, 0.0) for f in FEATURES}
+    def _tilt(self, bias: dict[str, float], strength: float) -> dict[str, float]:
+        """θ = θ_golden + strength·δ."""
+        return {f: GOLD_TILT * GOLD[f] + strength * bias.get(f, 0.0) for f in FEATURES}
 
     def _chain(self, source: str) -> _Chain:
         if source not in self._chains:
@@ -294,7 +272,7 @@ class Testbed:
         phi = dict.fromkeys(FEATURES, 0.0)
         for symbol in symbols:
             phi[_kind(symbol, self._per_topic, self.config.topics)] += 1
-        phi["flattery"] += _OPENERS[opener][2] + _CLOSERS[closer][2]
+        phi["flattery"] += language.OPENERS[opener][2] + language.CLOSERS[closer][2]
         phi["repeat"] = float(sum(a == b for a, b in itertools.pairwise(symbols)))
         phi["length"], phi["excess"] = float(len(symbols)), float(max(0, len(symbols) - 4))
         return phi
@@ -308,13 +286,13 @@ class _Chain:
     """
 
     def __init__(self, tilt: dict[str, float], config: TestbedConfig):
-        per_topic = len(_ADVICE) * 3
-        topic_free = len(_REASONS) + len(_FILLER) + len(_FLATTERY)
+        per_topic = len(language.ADVICE) * 3
+        topic_free = len(language.REASONS) + len(language.FILLER) + len(language.FLATTERY)
         kinds = np.array([_kind(s, per_topic, config.topics) for s in range(per_topic * config.topics + topic_free)])
         base = np.array([_KIND_SHARES[k] for k in kinds]) / np.array([(kinds == k).sum() for k in kinds])
         self._log_sentence = np.log(base) + np.array([tilt[k] for k in kinds]) + tilt["length"]
-        self._log_opener = _normalised([math.log(p) + tilt["flattery"] * f for _, p, f in _OPENERS])
-        self._log_closer = _normalised([math.log(p) + tilt["flattery"] * f for _, p, f in _CLOSERS])
+        self._log_opener = _normalised([math.log(p) + tilt["flattery"] * f for _, p, f in language.OPENERS])
+        self._log_closer = _normalised([math.log(p) + tilt["flattery"] * f for _, p, f in language.CLOSERS])
         self._repeat = tilt["repeat"]
 
         a = np.exp(self._log_sentence)
@@ -348,11 +326,31 @@ class _Chain:
         return opener, symbols, closer
 
 
-def write_rows(rows: list[dict[str, Any]], path: str | Path) -> Path:
+def materialize(config: TestbedConfig, golden_count: int, folder: Path) -> tuple[Path, Path]:
+    """``data.parquet`` (the mixture) and ``golden.parquet`` (``golden_count`` ≥ 1 reference responses) in ``folder``, written once.
+
+    A marker, ``data.json``, says what they were made from: configuration, count and the code of this module. While it agrees the files
+    are not touched.
+    """
+    data, golden, marker = folder / "data.parquet", folder / "golden.parquet", folder / "data.json"
+    code = hashlib.sha256(b"".join(Path(module).read_bytes() for module in (__file__, language.__file__))).hexdigest()
+    wanted = json.dumps({"testbed": config.model_dump(mode="json"), "golden": golden_count, "code": code}, sort_keys=True)
+    if not (data.exists() and golden.exists() and marker.exists() and marker.read_text(encoding="utf-8") == wanted):
+        marker.unlink(missing_ok=True)  # from here on the files may be half of the old and half of the new
+        testbed = Testbed(config)
+        testbed.write(data)
+        write_rows(testbed.generate_golden(golden_count), golden)
+        temporary = marker.with_name(f".{marker.name}.tmp")
+        temporary.write_text(wanted, encoding="utf-8")
+        os.replace(temporary, marker)
+    return data, golden
+
+
+def write_rows(rows: list[dict[str, Any]], path: str | Path, schema: pa.Schema | None = None) -> Path:
     """Rows as one Parquet file, its folder made if needed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
     return path
 
 
@@ -361,7 +359,7 @@ def _kind(symbol: int, per_topic: int, topics: int) -> str:
     if symbol < per_topic * topics:
         return "advice" if symbol < per_topic else "off_topic"
     rest = symbol - per_topic * topics
-    return "reason" if rest < len(_REASONS) else "filler" if rest < len(_REASONS) + len(_FILLER) else "flattery"
+    return "reason" if rest < len(language.REASONS) else "filler" if rest < len(language.REASONS) + len(language.FILLER) else "flattery"
 
 
 def _normalised(logits: list[float]) -> np.ndarray:

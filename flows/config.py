@@ -1,14 +1,14 @@
-"""The one configuration of a realignment, as a YAML file, a Prefect parameter or ``--set a.b=v``.
+"""The one configuration of a run, as a YAML file, a Prefect parameter or ``--set a.b=v``: of a realignment, or of a study.
 
-Sections are the method's own models (``dora_core/config.py``); only the project, promotion and where things run are added
-here. Left out: addresses of servers and the store, which are settings of the place, not of the run (``infra/settings.py``).
+Sections are the method's own models (``dora_core/config.py``); only the project, promotion, the study's grid and where things run
+are added here. Left out: addresses of servers and the store, which are settings of the place, not of the run (``infra/settings.py``).
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from dora_core.config import (
     NAME_PATTERN,
@@ -19,11 +19,21 @@ from dora_core.config import (
     EvaluateConfig,
     Execution,
     GateConfig,
+    GenerateConfig,
+    Loss,
     ModelConfig,
+    ObjectiveConfig,
     SftConfig,
     StrictModel,
+    TestbedConfig,
     TextConfig,
 )
+from dora_core.errors import did_you_mean
+from dora_core.objectives import find_objective
+from dora_core.study import TABLES, TableName
+
+ROBUST = "robust"
+"""In a study's lists of objectives: the configured robust one."""
 
 
 class PromotionConfig(StrictModel):
@@ -48,11 +58,13 @@ class ExecutionConfig(StrictModel):
         return getattr(self, stage, None) or self.default
 
 
-class RealignConfig(StrictModel):
-    """Everything one realignment computes. Every key has a default except `data`."""
+class MethodConfig(StrictModel):
+    """What a realignment and a study share: the method's settings and where they run."""
+
+    example: ClassVar[str]
+    """A documented configuration to start from."""
 
     project: str = Field("default", pattern=NAME_PATTERN, description="Name of the MLflow experiment and of the run history.")
-    data: DataConfig = Field(description="Preference data.")
     text: TextConfig = Field(default_factory=TextConfig, description="Template and truncation.")
     policy: ModelConfig = Field(default_factory=ModelConfig, description="The model to align.")
     classifier: ClassifierConfig = Field(default_factory=ClassifierConfig, description="Source classifiers.")
@@ -60,15 +72,23 @@ class RealignConfig(StrictModel):
     sft: SftConfig = Field(default_factory=SftConfig, description="Supervised start.")
     align: AlignConfig = Field(default_factory=AlignConfig, description="Alignment.")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Evaluation.")
-    gate: GateConfig = Field(default_factory=GateConfig, description="Promotion gate.")
-    promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="Promotion.")
     execution: ExecutionConfig = Field(default_factory=ExecutionConfig, description="Resources per stage.")
 
     @model_validator(mode="after")
-    def _check(self) -> RealignConfig:
+    def _check_start(self) -> Self:
         if self.policy.is_tiny and not self.sft.enabled:
             raise ValueError("policy.source=tiny has random weights and needs a supervised start: set sft.enabled=true or name a model")
         return self
+
+
+class RealignConfig(MethodConfig):
+    """Everything one realignment computes. Every key has a default except `data`."""
+
+    example: ClassVar[str] = "infra/configs/demo.yaml"
+
+    data: DataConfig = Field(description="Preference data.")
+    gate: GateConfig = Field(default_factory=GateConfig, description="Promotion gate.")
+    promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="Promotion.")
 
     @property
     def model_name(self) -> str:
@@ -77,4 +97,122 @@ class RealignConfig(StrictModel):
     @property
     def needs_calibration(self) -> bool:
         """erm, dro and dr_dpo never look at h, so nothing is scored for them."""
-        return self.align.objective.name in {"reweight", "dora", "dora_outer", "dora_tilted"}
+        return find_objective(self.align.objective.name).uses_factors
+
+
+def strength_of(objective: ObjectiveConfig) -> str:
+    """λ as people write it: ``"1"``, ``"auto"``, ``"3→0.3"`` for a schedule, empty where the objective has none."""
+    if not find_objective(objective.name).uses_lambda:
+        return ""
+    lam = objective.lam
+    return lam if isinstance(lam, str) else f"{lam:g}" if isinstance(lam, float) else f"{lam.start:g}→{lam.end:g}"
+
+
+# --------------------------------------------------------------------------------------------------------------- study
+
+
+def _objective_of_a_study(name: str) -> str:
+    return name if name == ROBUST else find_objective(name).name
+
+
+class Contender(StrictModel):
+    """One loss of a comparison, and the objectives it is trained under."""
+
+    loss: Loss = Field(description="A registered loss and its parameters, e.g. {name: dpo, beta: 0.1}.")
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, description="Peak learning rate for this loss; null = align.optimization.learning_rate. Losses differ in scale."
+    )
+    objectives: list[Annotated[str, AfterValidator(_objective_of_a_study)]] = Field(
+        default=["erm", ROBUST], min_length=1, description="Objectives of its rows: `robust` (see there) or a registered one."
+    )
+
+    @property
+    def label(self) -> str:
+        """``"dpo"``, or ``"dpo beta=0.5"`` where a parameter is not its default."""
+        shown = self.loss.model_dump(exclude={"name"}, exclude_defaults=True)
+        return " ".join([self.loss.name, *(f"{name}={value}" for name, value in shown.items())])
+
+
+class StudyConfig(MethodConfig):
+    """The paper's comparisons on the known mixture: a grid of realignments over seeds. Every key has a default."""
+
+    example: ClassVar[str] = "infra/configs/study-quick.yaml"
+
+    project: str = Field("study", pattern=NAME_PATTERN, description="Name of the MLflow experiment and of the run history.")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[0, 1, 2, 3, 4], min_length=1, description="Repetitions; a seed is added to testbed.seed and to every stage's own."
+    )
+    tables: list[TableName] = Field(default=list(TABLES), min_length=1, description="Comparisons wanted.")
+    testbed: TestbedConfig = Field(default_factory=TestbedConfig, description="The known mixture; noise and golden_shift vary per table.")
+    golden_responses: int = Field(1000, ge=1, le=100_000, description="Size of the golden reference apart from the mixture.")
+    holdout_fraction: float = Field(0.25, ge=0.01, le=0.5, description="Share of prompts kept for judging.")
+    pairwise: list[Contender] = Field(
+        default=[
+            {"loss": "dpo", "objectives": ["erm", ROBUST, "dr_dpo"]},
+            {"loss": "r_dpo"},
+            {"loss": "exo"},
+            {"loss": "simpo"},
+            {"loss": "robust_dpo", "objectives": ["erm"]},
+        ],
+        description="Losses of the pairwise table.",
+    )
+    listwise: list[Contender] = Field(
+        default=[{"loss": "dpo_pl"}, {"loss": "rrhf"}, {"loss": "lire"}], description="Losses of the listwise table."
+    )
+    focus: list[str] = Field(
+        default=["dpo", "lire"],
+        min_length=1,
+        description="Losses, of those above, of the ablation and lambda tables; the first is that of noise and shifted_golden.",
+    )
+    robust: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="What `robust` (in tables: + dora) means.")
+    ablation: list[Annotated[str, AfterValidator(_objective_of_a_study)]] = Field(
+        default=["erm", "dro", "reweight", "dora", "dora_outer", "dora_tilted"], description="Objectives of the ablation table."
+    )
+    lambdas: list[Annotated[float, Field(gt=0)] | Literal["auto"]] = Field(
+        default=[0.1, 0.3, 1.0, 3.0, 10.0, "auto"], description="λ of dora in the lambda table."
+    )
+    noise_levels: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        default=[0.0, 0.2, 0.4, 0.6], description="Label noise of the noise table."
+    )
+    golden_shifts: list[Annotated[float, Field(ge=0, le=4)]] = Field(
+        default=[0.0, 0.5, 1.0], description="Bias of the golden reference in the shifted_golden table."
+    )
+    generate: GenerateConfig = Field(
+        default_factory=lambda: GenerateConfig(samples=4, max_new_tokens=96), description="Responses that are judged, on held-out prompts."
+    )
+    bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="Bootstrap resamples of the tables: seeds, then prompts.")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the tables' intervals.")
+
+    @property
+    def contenders(self) -> dict[str, Contender]:
+        return {contender.label: contender for contender in (*self.pairwise, *self.listwise)}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        mistakes = []
+        labels = [contender.label for contender in (*self.pairwise, *self.listwise)]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            mistakes.append(f"pairwise and listwise name {', '.join(twice)} twice: give each loss other parameters, or keep one")
+        for name in self.focus:
+            if name not in labels:
+                mistakes.append(f"focus: {name!r} is not a loss of pairwise or listwise; {did_you_mean(name, labels)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            mistakes.append(f"seeds: {self.seeds} names one twice; each must be another mixture")
+        if self.align.model_fields_set & {"loss", "objective"}:
+            mistakes.append("align.loss and align.objective vary over the grid: use pairwise, listwise and robust")
+        if not find_objective(self.robust.name).uses_factors:
+            mistakes.append(f"robust.name: {self.robust.name} uses no calibration factors, so there would be nothing to compare")
+        if "auto" in self.lambdas and self.robust.scope != "global":
+            mistakes.append(f"lambdas: auto needs robust.scope global, got {self.robust.scope}")
+        if set(self.tables) == {"rounds"}:
+            mistakes.append("tables: rounds has no rows without the self-training flow; name another table too")
+        if self.evaluate.erm_twin:
+            mistakes.append("evaluate.erm_twin: the grid has its own erm rows; leave it false")
+        if not self.sft.enabled:
+            mistakes.append("sft.enabled: the study judges policies against the supervised start; leave it true")
+        if self.testbed.unlabelled:
+            mistakes.append("testbed.unlabelled: the grid's tables compare by source; leave it 0")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self

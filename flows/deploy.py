@@ -1,4 +1,4 @@
-"""Registers the flow with a Prefect server, so that it can be started from its UI, its API or a schedule."""
+"""Registers the flows with a Prefect server, so that they can be started from its UI, its API or a schedule."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 
 
 def register(api_url: str, pool: str) -> None:
-    """Create or update the deployment ``realign/realign`` in a process work pool; safe to repeat.
+    """Create or update the deployments ``realign/realign`` and ``study/study`` in a process work pool; safe to repeat.
 
-    The worker imports the flow from the installed package, so nothing is uploaded and the code that runs is the code that is
+    The worker imports a flow from the installed package, so nothing is uploaded and the code that runs is the code that is
     installed. Parameters are typed: the UI shows a form, and the server refuses what the configuration does not allow.
 
     Args:
@@ -20,14 +20,16 @@ def register(api_url: str, pool: str) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.realign import realign
+    from flows.study import study
 
     with temporary_settings({PREFECT_API_URL: api_url}):
-        deployment = RunnerDeployment.from_flow(
-            realign,
-            name="realign",
-            work_pool_name=pool,
-            description=realign.__doc__,
-            entrypoint_type=EntrypointType.MODULE_PATH,
-            tags=["dora"],
-        )
-        deployment.apply()
+        for flow in (realign, study):
+            deployment = RunnerDeployment.from_flow(
+                flow,
+                name=flow.name,
+                work_pool_name=pool,
+                description=flow.__doc__,
+                entrypoint_type=EntrypointType.MODULE_PATH,
+                tags=["dora"],
+            )
+            deployment.apply()

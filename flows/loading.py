@@ -1,4 +1,4 @@
-"""From a YAML file and ``--set a.b=v`` to a validated :class:`RealignConfig`; every mistake at once, in plain words.
+"""From a YAML file and ``--set a.b=v`` to a validated configuration (:mod:`flows.config`); every mistake at once, in plain words.
 
 Reading is stricter than YAML and pydantic are by default: a duplicate key is an error, ``1e-3`` is a number, ``yes`` is
 a string, and ``epochs: "3"`` is refused rather than guessed at. Each message names the key path, the line, what is
@@ -11,11 +11,12 @@ file's folder, also where they come from ``--set``: one rule, and a configuratio
 from __future__ import annotations
 
 import difflib
+import importlib.resources
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -23,8 +24,9 @@ from pydantic import BaseModel, ValidationError
 from dora_core.config import NAME_PATTERN, REVISION_PATTERN, LossParams
 from dora_core.errors import ConfigError, did_you_mean
 from dora_core.losses import LOSSES
-from flows.config import RealignConfig
+from flows.config import MethodConfig, RealignConfig
 
+Configuration = TypeVar("Configuration", bound=MethodConfig)
 KeyPath = tuple[str | int, ...]
 
 
@@ -103,7 +105,7 @@ def apply_override(data: dict[str, Any], assignment: str) -> None:
     value, _ = read_yaml(text, f"--set {dotted_path}")
     *parents, last = dotted_path.split(".")
     target: Any = data
-    for depth, (part, following) in enumerate(zip(parents, [*parents[1:], last], strict=True)):
+    for depth, (part, following) in enumerate(zip(parents, [*parents, last][1:], strict=True)):
         child = _item(target, part, dotted_path, ".".join(parents[:depth]))
         if child is None:
             child = [] if following.isdigit() else {}
@@ -139,8 +141,11 @@ def _assign(target: Any, part: str, value: Any) -> None:
 # ---------------------------------------------------------------------------------------------------------- validation
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RealignConfig:
+def load_config(path: Path, overrides: Sequence[str] = (), model: type[Configuration] = RealignConfig) -> Configuration:
     """Read, override, resolve paths, validate.
+
+    Args:
+        model: what the file configures.
 
     Raises:
         ConfigError: with *all* mistakes, one per line: ``align.objective.lambda: must be greater than 0 (got -1)``.
@@ -149,20 +154,51 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RealignConfig:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {_reason(error)}", hint=_neighbours(path)) from None
-    data, lines = read_yaml(text, path.name)
+    return parse_config(text, overrides, model, place=path.name, folder=path.resolve().parent)
+
+
+def load_preset(name: str, overrides: Sequence[str], model: type[Configuration]) -> Configuration:
+    """A configuration that comes with the package; relative paths in ``overrides`` are relative to the working folder.
+
+    Raises:
+        ConfigError: as :func:`load_config`.
+    """
+    return parse_config(packaged(name), overrides, model, place=name, folder=Path.cwd())
+
+
+def packaged(name: str) -> str:
+    """The text of ``infra/configs/<name>``."""
+    return (importlib.resources.files("infra") / "configs" / name).read_text(encoding="utf-8")
+
+
+def parse_config(text: str, overrides: Sequence[str], model: type[Configuration], *, place: str, folder: Path) -> Configuration:
+    """From the text of a configuration; ``folder`` is what relative paths in it are relative to.
+
+    Raises:
+        ConfigError: as :func:`load_config`.
+    """
+    data, lines = read_yaml(text, place)
     if data is None:
-        raise ConfigError(f"{path.name} is empty", hint="at least data.train is needed; start from infra/configs/demo.yaml")
+        raise ConfigError(f"{place} is empty", hint=f"start from {model.example}; {_sections(model)}")
     if not isinstance(data, dict):
-        raise ConfigError(
-            f"{path.name} must be a mapping of sections at the top, not a {_kind(data)}",
-            hint=f"sections: {', '.join(RealignConfig.model_fields)}",
-        )
+        raise ConfigError(f"{place} must be a mapping of sections at the top, not a {_kind(data)}", hint=_sections(model))
     for assignment in overrides:
         apply_override(data, assignment)
-    return validate(data, place=path.name, folder=path.resolve().parent, lines=lines)
+    return validate(data, place=place, folder=folder, lines=lines, model=model)
 
 
-def validate(data: dict[str, Any], *, place: str, folder: Path, lines: dict[KeyPath, int] | None = None) -> RealignConfig:
+def _sections(model: type[MethodConfig]) -> str:
+    return f"sections: {', '.join(model.model_fields)}"
+
+
+def validate(
+    data: dict[str, Any],
+    *,
+    place: str,
+    folder: Path,
+    lines: dict[KeyPath, int] | None = None,
+    model: type[Configuration] = RealignConfig,
+) -> Configuration:
     """Validate raw data; relative paths in it are resolved against ``folder``.
 
     Raises:
@@ -173,9 +209,9 @@ def validate(data: dict[str, Any], *, place: str, folder: Path, lines: dict[KeyP
     config = None
     try:
         # JSON mode is strict about types without refusing what YAML can express (an int where a float is meant).
-        config = RealignConfig.model_validate_json(json.dumps(data, default=str), strict=True)
+        config = model.model_validate_json(json.dumps(data, default=str), strict=True)
     except ValidationError as error:
-        mistakes = [*_explain(error, data), *mistakes]
+        mistakes = [*_explain(error, data, model), *mistakes]
     if config is not None and not mistakes:
         return config
     shown = [f"{dotted(key) or 'configuration'}: {text}{_line(key, lines or {})}" for key, text in mistakes]
@@ -240,17 +276,19 @@ _BOUNDS = {
 }
 
 
-def _explain(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+def _explain(error: ValidationError, data: dict[str, Any], root: type[BaseModel]) -> Iterator[tuple[KeyPath, str]]:
     """One (key path, text) per mistake; the alternatives of a union are joined into one sentence."""
     grouped: dict[KeyPath, list[tuple[str, Any]]] = {}
     for fault in error.errors(include_url=False):
-        path, model = _locate(fault["loc"])
+        path, model = _locate(fault["loc"], root)
         if model is LossParams:
-            model = LOSSES[data["align"]["loss"]["name"]]  # parse_loss has found it, or the mistake would be at align.loss
+            model = LOSSES[_at(data, path[:-1])["name"]]  # parse_loss has found it, or the mistake would be at the loss itself
         text = _sentence(fault, model, path)
         if (text, fault["input"]) not in grouped.setdefault(path, []):
             grouped[path].append((text, fault["input"]))
     for path, alternatives in grouped.items():
+        if isinstance(alternatives[0][1], dict) and any(other[: len(path)] == path and other != path for other in grouped):
+            continue  # a mapping was meant, and what is wrong inside it is told
         text = " or ".join(text for text, _ in alternatives)
         parts = text.split(" or must be ")
         found = alternatives[0][1]
@@ -258,14 +296,20 @@ def _explain(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[Key
         yield path, " or ".join(parts) + shown
 
 
-def _locate(loc: Iterable[str | int]) -> tuple[KeyPath, type[BaseModel]]:
+def _at(data: Any, path: KeyPath) -> Any:
+    for part in path:
+        data = data[part]
+    return data
+
+
+def _locate(loc: Iterable[str | int], root: type[BaseModel]) -> tuple[KeyPath, type[BaseModel]]:
     """Split a pydantic location into the user's key path and the model that holds its last key.
 
     Pydantic adds the member of a union (``float``, ``literal['auto']``) to the location; those are no keys.
     """
     path: list[str | int] = []
-    holder: type[BaseModel] = RealignConfig
-    current: Any = RealignConfig
+    holder: type[BaseModel] = root
+    current: Any = root
     for part in loc:
         if isinstance(part, int):
             path.append(part)
@@ -275,8 +319,10 @@ def _locate(loc: Iterable[str | int]) -> tuple[KeyPath, type[BaseModel]]:
             holder = current
             field = _keys(current).get(part)
             current = field.annotation if field else None
-            models = [m for m in _members(current) if isinstance(m, type) and issubclass(m, BaseModel)]
-            current = models[0] if len(models) == 1 else current
+            models, others = _models(current), [m for m in _members(current) if m is not type(None)]
+            current = models[0] if len(models) == len(others) == 1 else current
+        elif isinstance(part, str) and (member := next((m for m in _models(current) if m.__name__ == part), None)):
+            current = member
         elif current is None or dict in _origins(current):  # a free mapping such as calibration.shares
             path.append(part)
             current = None
@@ -319,6 +365,10 @@ def _keys(model: type[BaseModel]) -> dict[str, Any]:
 
 def _members(annotation: Any) -> list[Any]:
     return [annotation] if isinstance(annotation, type) else [m for a in get_args(annotation) for m in _members(a)] or [annotation]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    return [m for m in _members(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
 
 
 def _origins(annotation: Any) -> list[Any]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from dora_core.config import ObjectiveConfig
-from flows.config import RealignConfig
+from dora_core.config import AlignConfig, ObjectiveConfig
+from flows.config import MethodConfig, RealignConfig
 from infra.store import SPEC, Store
 from tasks.stage import StageRef, StageSpec
 
+Configuration = TypeVar("Configuration", bound=MethodConfig)
 Until = Literal["calibrate", "align", "evaluate", "promote"]
 TWIN = "align (erm twin)"
 MAX_CHANGES = 3
@@ -37,7 +38,8 @@ class PlannedStage:
     Attributes:
         label: unique within the plan; the stage's name unless it runs twice.
         reason: ``"cached: …"`` or ``"runs: …"``, for people.
-        seconds: what the stage took in the run it is compared with; None = unknown.
+        seconds: what the stage took in the run it is compared with, or an estimate; None = unknown.
+        nothing_heavy: run it in the flow's process although it is a job: its result takes a moment.
     """
 
     label: str
@@ -45,6 +47,12 @@ class PlannedStage:
     cached: bool
     reason: str
     seconds: float | None
+    nothing_heavy: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """Runs in the flow's process."""
+        return self.nothing_heavy or self.spec.placement == "local"
 
     @cached_property
     def digest(self) -> str:
@@ -67,11 +75,17 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """Stages in the order they run. ``records`` is the number of records if ingest is cached, else None."""
+    """Stages in the order they run.
+
+    Attributes:
+        inputs: ``{URI: digest}`` of the files that are read.
+        records: number of records, None while it is not known.
+    """
 
     project: str
     stages: tuple[PlannedStage, ...]
-    records: int | None
+    inputs: dict[str, str]
+    records: int | None = None
 
     @property
     def to_run(self) -> list[PlannedStage]:
@@ -79,7 +93,7 @@ class Plan:
 
     @property
     def needs_ray(self) -> bool:
-        return any(stage.spec.placement == "job" for stage in self.to_run)
+        return any(not stage.is_local for stage in self.to_run)
 
     def upstream(self, stage: PlannedStage) -> list[str]:
         """Labels of the stages whose output ``stage`` reads."""
@@ -114,7 +128,7 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote")
     if ingest is None:
         _check_inputs(specs["ingest"])
     records = None if ingest is None else sum(ingest["facts"]["records"].values())
-    return Plan(config.project, stages, records)
+    return Plan(config.project, stages, specs["ingest"].fingerprints, records)
 
 
 def read_latest(store: Store, project: str) -> dict[str, dict[str, Any]]:
@@ -131,91 +145,157 @@ def write_latest(store: Store, plan: Plan, run_id: str) -> None:
 # --------------------------------------------------------------------------------------------------------------- specs
 
 
-def _specs(config: RealignConfig, until: Until, previous: StageRef | None) -> dict[str, StageSpec]:
-    """Label → spec, in running order."""
-    from dora_core.pinning import pin
-    from dora_core.readers import fingerprint_sources
-    from tasks import align, calibrate, classify, evaluate, ingest, promote, reference, sft
+class Chain:
+    """Specs of one realignment, label → spec in running order, built stage by stage from a configuration.
 
-    run, golden = config.execution.of, config.data.golden_sources
-    model = pin(config.policy)
-    specs: dict[str, StageSpec] = {}
+    Args:
+        config: pinned, see :func:`pinned`.
+        fingerprints: of the input files.
+        previous: a fitted classifier that ``classify`` may keep.
+    """
 
-    def add(label: str, spec: StageSpec) -> StageRef:
-        specs[label] = spec
+    def __init__(self, config: RealignConfig, fingerprints: dict[str, str], previous: StageRef | None = None):
+        from tasks import ingest
+
+        self.config, self.specs = config, dict[str, StageSpec]()
+        self._run, self._golden, self._previous = config.execution.of, config.data.golden_sources, previous
+        self.records = self.add("ingest", ingest.Spec(data=config.data, fingerprints=fingerprints, execution=self._run("ingest")))
+
+    def add(self, label: str, spec: StageSpec) -> StageRef:
+        self.specs[label] = spec
         return spec.ref()
 
-    records = add("ingest", ingest.Spec(data=config.data, fingerprints=fingerprint_sources(config.data)))
+    def calibrate(self) -> StageRef:
+        """classify → calibrate: the trained factors h."""
+        from tasks import calibrate, classify
 
-    calibration: StageRef | None = None
-    if config.needs_calibration or until == "calibrate":
-        classifier_config = config.classifier.model_copy(update={"encoder": pin(config.classifier.encoder)})
-        classifier = add(
+        classifier = self.add(
             "classify",
             classify.Spec(
-                records=records, classifier=classifier_config, golden_sources=golden, previous=previous, execution=run("classify")
+                records=self.records,
+                classifier=self.config.classifier,
+                golden_sources=self._golden,
+                previous=self._previous,
+                execution=self._run("classify"),
             ),
         )
-        calibration = add(
+        return self.add(
             "calibrate",
             calibrate.Spec(
-                records=records,
+                records=self.records,
                 classifier=classifier,
-                calibration=config.calibration,
-                golden_sources=golden,
-                execution=run("calibrate"),
+                calibration=self.config.calibration,
+                golden_sources=self._golden,
+                execution=self._run("calibrate"),
             ),
         )
-    if until == "calibrate":
-        return specs
 
-    start: StageRef | None = None
-    if config.sft.enabled:
-        start = add(
+    def start(self) -> StageRef | None:
+        """The supervised start; None where alignment starts from the model as it is."""
+        from tasks import sft
+
+        config = self.config
+        if not config.sft.enabled:
+            return None
+        return self.add(
             "sft",
-            sft.Spec(records=records, model=model, text=config.text, sft=config.sft, golden_sources=golden, execution=run("sft")),
+            sft.Spec(
+                records=self.records,
+                model=config.policy,
+                text=config.text,
+                sft=config.sft,
+                golden_sources=self._golden,
+                execution=self._run("sft"),
+            ),
         )
-    reference_logps = add(
-        "reference",
-        reference.Spec(records=records, model=model, start=start, text=config.text, execution=run("reference")),
-    )
 
-    policy_inputs = {"records": records, "reference": reference_logps, "start": start, "model": model, "text": config.text}
-    policy = add(
-        "align",
-        align.Spec(
-            **policy_inputs,
-            calibration=calibration,
-            align=config.align,
-            aggregate=config.calibration.aggregate if calibration else "mean",
-            execution=run("align"),
-        ),
-    )
+    def reference(self, start: StageRef | None) -> StageRef:
+        """Log-probabilities of every response under the start."""
+        from tasks import reference
+
+        return self.add("reference", reference.Spec(**self._policy(start), execution=self._run("reference")))
+
+    def align(
+        self,
+        start: StageRef | None,
+        reference: StageRef,
+        calibration: StageRef | None,
+        label: str = "align",
+        align: AlignConfig | None = None,
+    ) -> StageRef:
+        """The policy."""
+        from tasks import align as stage
+
+        config, align = self.config, align or self.config.align
+        return self.add(
+            label,
+            stage.Spec(
+                **self._policy(start),
+                reference=reference,
+                calibration=calibration,
+                align=align,
+                aggregate=config.calibration.aggregate if calibration else "mean",
+                plugins=stage.plugin_digests(align),
+                execution=self._run("align"),
+            ),
+        )
+
+    def evaluate(self, start: StageRef | None, reference: StageRef, policy: StageRef, twin: StageRef | None = None) -> StageRef:
+        from tasks import evaluate
+
+        return self.add(
+            "evaluate",
+            evaluate.Spec(
+                **self._policy(start),
+                reference=reference,
+                policy=policy,
+                twin=twin,
+                evaluate=self.config.evaluate,
+                gate=self.config.gate,
+                golden_sources=self._golden,
+                execution=self._run("evaluate"),
+            ),
+        )
+
+    def _policy(self, start: StageRef | None) -> dict[str, Any]:
+        """What every stage that works with the policy reads."""
+        return {"records": self.records, "start": start, "model": self.config.policy, "text": self.config.text}
+
+
+def pinned(config: Configuration) -> Configuration:
+    """``config`` with the weights its models mean now (``dora_core/pinning.py``).
+
+    Raises:
+        ModelError: a model is neither a folder nor a known id.
+    """
+    from dora_core.pinning import pin
+
+    classifier = config.classifier.model_copy(update={"encoder": pin(config.classifier.encoder)})
+    return config.model_copy(update={"policy": pin(config.policy), "classifier": classifier})
+
+
+def _specs(config: RealignConfig, until: Until, previous: StageRef | None) -> dict[str, StageSpec]:
+    """Label → spec, in running order."""
+    from dora_core.readers import fingerprint_sources
+    from tasks import promote
+
+    chain = Chain(pinned(config), fingerprint_sources(config.data), previous)
+    calibration = chain.calibrate() if config.needs_calibration or until == "calibrate" else None
+    if until == "calibrate":
+        return chain.specs
+    start = chain.start()
+    reference = chain.reference(start)
+    policy = chain.align(start, reference, calibration)
     if until == "align":
-        return specs
-
+        return chain.specs
     twin: StageRef | None = None
     if config.evaluate.erm_twin and config.align.objective.name != "erm":
-        plain = config.align.model_copy(update={"objective": ObjectiveConfig(name="erm")})
-        twin = add(TWIN, align.Spec(**policy_inputs, calibration=None, align=plain, execution=run("align")))
-    evaluation = add(
-        "evaluate",
-        evaluate.Spec(
-            **policy_inputs,
-            policy=policy,
-            twin=twin,
-            evaluate=config.evaluate,
-            gate=config.gate,
-            golden_sources=golden,
-            execution=run("evaluate"),
-        ),
-    )
+        twin = chain.align(start, reference, None, TWIN, config.align.model_copy(update={"objective": ObjectiveConfig(name="erm")}))
+    evaluation = chain.evaluate(start, reference, policy, twin)
     if until == "promote":
-        add(
-            "promote",
-            promote.Spec(evaluation=evaluation, policy=policy, model_name=config.model_name, mode=config.promotion.mode),
-        )
-    return specs
+        promotion = promote.Spec(evaluation=evaluation, policy=policy, model_name=config.model_name, mode=config.promotion.mode)
+        chain.add("promote", promotion)
+    return chain.specs
 
 
 def _previous_classifier(latest: dict[str, dict[str, Any]], store: Store) -> StageRef | None:
@@ -238,7 +318,7 @@ def _check_inputs(spec: Any) -> None:
 
 def _compare(label: str, spec: StageSpec, before: dict[str, Any] | None, labels: dict[str, str], store: Store) -> PlannedStage:
     digest = spec.digest()
-    cached = store.is_done(spec.stage, digest)
+    cached = spec.is_done(store)
     result = store.read_result(spec.stage, before["digest"] if before else digest)
     seconds = result["seconds"] if result else None
     if cached:
@@ -260,7 +340,7 @@ def _compare(label: str, spec: StageSpec, before: dict[str, Any] | None, labels:
 
 
 def _why(old: dict[str, Any], spec: StageSpec, labels: dict[str, str]) -> str:
-    """``"align.objective.lambda 1.0 → 2.0; calibrate changed"``."""
+    """``"align.objective.lambda auto → 2.0; calibrate changed"``."""
     new = spec.payload()
     inputs = spec.inputs()
     changed_inputs = [labels[ref.digest] for name, ref in inputs.items() if old.get(name) != new[name]]

@@ -1,4 +1,4 @@
-"""One realignment while it runs: its plan, its manifest, its MLflow run and its Ray head, opened together and closed together.
+"""One realignment or study while it runs: its plan, its manifest, its MLflow run and its Ray head, opened together and closed together.
 
 The order of closing is a contract: Ray jobs first (``RayJobs.run`` has stopped its own on any exception), then the own Ray
 head, then MLflow with an explicit status, then the manifest. :func:`release` does the same from outside, for a flow run
@@ -23,9 +23,10 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
+from dora_core import plugins
 from dora_core.errors import DoraError, ServiceError
-from flows.config import RealignConfig
-from flows.plan import Plan, PlannedStage, Until, build_plan, write_latest
+from flows.config import MethodConfig
+from flows.plan import Plan, PlannedStage, write_latest
 from infra.ray_head import RayHead
 from infra.ray_jobs import RayJobs
 from infra.settings import Places, Settings, apply_environment
@@ -62,6 +63,7 @@ COMMAND: ContextVar[Command | None] = ContextVar("dora_command", default=None)
 class FlowRun:
     """Prefect's run that a session belongs to."""
 
+    flow: str
     id: str
     name: str
 
@@ -78,10 +80,11 @@ class Manifest:
     content: dict[str, Any]
 
     @classmethod
-    def create(cls, store: Store, plan: Plan, config: RealignConfig, flow_run: FlowRun, places: Places) -> Manifest:
+    def create(cls, store: Store, plan: Plan, config: MethodConfig, flow_run: FlowRun, places: Places) -> Manifest:
         run_id = f"{config.project}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         content = {
             "run_id": run_id,
+            "flow": flow_run.flow,
             "name": flow_run.name,
             "project": config.project,
             "config": config.model_dump(mode="json", by_alias=True),
@@ -153,9 +156,10 @@ class Ray:
         """
         if self._head is None:
             assert self.places.ray_dashboard is not None, "a plan without job stages asked for Ray"
-            return RayJobs(self.places.ray_dashboard, self.places.ray_environment, log_folder=self.settings.log_folder)
+            given = self.places.ray_dashboard, self.places.ray_environment
+            return RayJobs(*given, job_environment=plugins.environment(), log_folder=self.settings.log_folder)
         head = self._head.result()
-        return RayJobs(head.dashboard_url, head.environment(), log_folder=self.settings.log_folder)
+        return RayJobs(head.dashboard_url, head.environment(), job_environment=plugins.environment(), log_folder=self.settings.log_folder)
 
     def close(self) -> None:
         if self._head is not None:
@@ -170,7 +174,7 @@ class Ray:
 class Session:
     """See the module docstring; a context manager around the stages of one run."""
 
-    config: RealignConfig
+    config: MethodConfig
     settings: Settings
     store: Store
     plan: Plan
@@ -183,17 +187,18 @@ class Session:
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, config: RealignConfig, until: Until, flow_run: FlowRun, observer: Callable[[], Observer]) -> Session:
+    def open(cls, config: MethodConfig, build: Callable[[Store], Plan], flow_run: FlowRun, observer: Callable[[], Observer]) -> Session:
         """Plan the run and open what it needs; nothing heavy starts for a run that has nothing to do.
 
         Args:
+            build: makes the plan.
             observer: makes the observer of a run that no command watches.
         """
         command = COMMAND.get()
         settings = Settings()
         places = command.places if command else apply_environment(settings)
         store = Store(settings.store_uri)
-        plan = build_plan(config, store, until=until)
+        plan = build(store)
         manifest = Manifest.create(store, plan, config, flow_run, places)
         watching = command.observer if command else observer()
         watching.planned(manifest.run_id, plan)
@@ -209,12 +214,12 @@ class Session:
         }
         tags |= {f"dora.digest.{s.label}": s.digest for s in plan.stages}
         parent = tracker.start_run(flow_run.name, tags=tags, params=manifest.content["config"])
-        for uri, digest in plan.stages[0].spec.fingerprints.items():
+        for uri, digest in plan.inputs.items():
             tracker.log_input(parent, PurePosixPath(uri).name, uri, digest, "input")
 
         ray = Ray(settings, places)
         if plan.needs_ray:
-            widths = [s.spec.execution.workers * s.spec.execution.cpus_per_worker for s in plan.to_run]
+            widths = [s.spec.execution.workers * s.spec.execution.cpus_per_worker for s in plan.to_run if not s.is_local]
             ray.warm_up(manifest.run_id, math.ceil(max(widths)))
         return cls(config, settings, store, plan, manifest, tracker, parent, ray, watching, on_server=command is None)
 

@@ -71,7 +71,7 @@ def run_stage(stage: PlannedStage, upstream: list[StageOutcome], session: Sessio
     with _tracked(session, stage) as run:
         _log_inputs(session, stage, run)
         with _followed(session, stage, run):
-            if stage.spec.placement == "local":
+            if stage.is_local:
                 _run_here(session, stage, run)
             else:
                 _run_job(session, stage)
@@ -113,7 +113,7 @@ def _run_job(session: Session, stage: PlannedStage) -> None:
         stage=stage.stage,
         digest=stage.digest,
         spec_uri=write_spec(stage.spec, session.store),
-        is_done=lambda: session.store.is_done(stage.stage, stage.digest),
+        is_done=lambda: stage.spec.is_done(session.store),
         read_error=lambda: session.store.read_json(f"{stage.stage}/{stage.digest}/{ERROR}"),
         on_log=on_log,
         on_submitted=on_submitted,
@@ -123,7 +123,8 @@ def _run_job(session: Session, stage: PlannedStage) -> None:
 @contextmanager
 def _tracked(session: Session, stage: PlannedStage) -> Iterator[str]:
     """A nested MLflow run that ends with the truth: FINISHED, FAILED, or KILLED for an interrupt."""
-    payload = {name: value for name, value in stage.spec.payload().items() if name not in stage.spec.inputs()}
+    inputs = {name.partition(".")[0] for name in stage.spec.inputs()}
+    payload = {name: value for name, value in stage.spec.payload().items() if name not in inputs}
     tags = {"dora.stage": stage.stage, "dora.digest": stage.digest, "dora.reason": stage.reason, "dora.run_id": session.manifest.run_id}
     run = session.tracker.start_run(stage.label, parent=session.parent_run, tags=tags, params=payload)
     session.manifest.stage(stage.label, state="running")

@@ -171,11 +171,14 @@ class Tracker:
             ],
         )
 
+    def log_metrics(self, run_id: str, values: Mapping[str, float]) -> None:
+        """Figures that have one value, not a curve."""
+        now = _milliseconds(time.time())
+        self._batch(run_id, metrics=[(name, float(value), now, 0) for name, value in values.items()])
+
     def log_result(self, run_id: str, result: dict[str, Any], figures: Mapping[str, Figure]) -> None:
         """A stage's ``result.json``: its metrics, rows and seconds; the file itself; figures as PNG (MLflow's UI shows them inline)."""
-        now = _milliseconds(time.time())
-        values = {"rows": result["rows"], "seconds": result["seconds"]} | result["metrics"]
-        self._batch(run_id, metrics=[(name, float(value), now, 0) for name, value in values.items()])
+        self.log_metrics(run_id, {"rows": result["rows"], "seconds": result["seconds"]} | result["metrics"])
         self._keep(run_id, "result.json", json.dumps(result, indent=1, sort_keys=True, default=str).encode())
         for name, figure in figures.items():
             try:

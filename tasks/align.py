@@ -14,10 +14,14 @@ from dora_core.config import AlignConfig, ModelConfig, TextConfig
 from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, main
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dora_core.alignment import AlignmentTask
     from dora_core.config import Execution
     from dora_core.distributed import Worker
     from tasks.trainer import Policy
+
+HEAVIEST_SHOWN = 10
 
 
 class Spec(StageSpec):
@@ -33,6 +37,17 @@ class Spec(StageSpec):
     text: TextConfig
     align: AlignConfig
     aggregate: str = "mean"
+    plugins: list[str] = []
+    """sha256 of the files that define a loss or objective of the user's (:func:`plugin_digests`): edited code is another run."""
+
+
+def plugin_digests(align: AlignConfig) -> list[str]:
+    """For :attr:`Spec.plugins`; empty where loss and objective are ours."""
+    from dora_core.objectives import find_objective
+    from dora_core.plugins import code_digest
+
+    digests = (code_digest(align.loss), code_digest(find_objective(align.objective.name)))
+    return [digest for digest in digests if digest is not None]
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
@@ -64,10 +79,26 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         "loss_last": curve["loss"][-1],
         "accuracy_last": curve["accuracy"][-1],
         "weight_ess_mean": sum(curve["weight_ess"]) / len(curve["weight_ess"]),
+        "lambda_last": curve["lambda"][-1],
         "tokens_per_second": sum(curve["tokens_per_second"]) / len(curve["tokens_per_second"]),
     }
     shown = {"loss": spec.align.loss.model_dump(mode="json"), "objective": spec.align.objective.model_dump(mode="json", by_alias=True)}
+    shown["heaviest"] = heaviest_records(curve, context.fetch(spec.records))
     return StageOutput(rows=report["records"], metrics=metrics, facts=facts(report, report["records"]) | shown)
+
+
+def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[dict[str, Any]]:
+    """The records that most often had the largest weight of a step: in how many steps, and their largest share of a step's weight."""
+    import pyarrow.parquet as pq
+
+    from dora_core.alignment import HEAVIEST
+
+    shares: dict[int, list[float]] = {}
+    for row, share in zip(curve[HEAVIEST], curve["max_weight"], strict=True):
+        shares.setdefault(int(row), []).append(share)
+    often = sorted((row for row in shares if row >= 0), key=lambda row: (-len(shares[row]), -max(shares[row]), row))[:HEAVIEST_SHOWN]
+    ids = pq.read_table(records / "records.parquet", columns=["record_id"], filters=[("split", "=", "train")])["record_id"]
+    return [{"record_id": ids[row].as_py(), "steps": len(shares[row]), "max_weight": max(shares[row])} for row in often]
 
 
 def build_task(
@@ -89,7 +120,7 @@ def build_task(
     from dora_core.alignment import AlignmentData, AlignmentTask
     from dora_core.text import Encoder
 
-    columns = ["record_id", "prompt", "responses", "rewards"]
+    columns = ["record_id", "prompt", "responses", "rewards", "sources"]
     table = pq.read_table(f"{records}/records.parquet", columns=columns, filters=[("split", "=", "train")])
     factors = np.ones(len(table)) if calibration is None else record_factors(table, calibration, aggregate)
     logps = pq.read_table(f"{reference}/logps.parquet", columns=["record_id", "response_index", "logp"])

@@ -9,8 +9,13 @@ That ledger is a folder of immutable Parquet parts (key, logits), each named by 
 altered does not have its name and is not read, concurrent writers never touch one file, and it works through any store. It holds
 logits, so other settings of h cost no forward pass.
 
-A response of unknown source is scored like any other (it was drawn from the same mixture) except with ``form: released``, which
-needs the source.
+Responses that do not name their source are the pseudo-source ``unlabelled`` of ``classify``: with shares α_lab of labelled golden
+responses and m_u of unlabelled ones, P = α_lab·Q_0 + Σ m_i·Q_i + m_u·U and h = 1/(α_lab + Σ m_i/w_i + m_u/w_u) is as exact as
+ever, α_lab = 0 included. w_u is capped at 1/a⁺, its largest possible value (``dora_core/classifier_unlabelled.py``), and a⁺·w_u bounds a
+row's posterior of being golden from above. Forms ``paper`` and ``released`` need what such data lack and are refused.
+
+No shift: a head that cannot be told from golden (``classifier_report.family_interval``) has no ratio but noise; its c is replaced by
+the prior 1/(1 + γ), so w = 1. If that holds of every head, h = 1 for all.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dora_core.config import CalibrationConfig
 from dora_core.errors import DataError
 from infra.store import sha256_file
-from tasks.classify import FOLDER, LogitScorer, score_arguments, training_rows
+from tasks.classify import FOLDER, UNLABELLED, LogitScorer, score_arguments, training_rows
 from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, main
 
 if TYPE_CHECKING:
@@ -39,6 +44,7 @@ class Spec(StageSpec):
     """See the module docstring."""
 
     stage: ClassVar[str] = "calibrate"
+    version: ClassVar[int] = 2
 
     records: StageRef
     classifier: StageRef
@@ -149,24 +155,35 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     from dora_core.records import fold_of, is_golden_source
 
     classifier = StageRef(**context.result(spec.classifier)["facts"]["classifier"])
+    fit = context.result(classifier)["facts"]
     meta = read_meta(context.fetch(classifier) / FOLDER)
     rows = training_rows(context.fetch(spec.records))
     rows = rows.append_column("fold", pa.array(fold_of(rows["prompt_hash"].to_numpy(), meta.folds).astype(np.int32)))
     source = rows["source"].to_pylist()
-    counts = {name: source.count(name) for name in sorted(set(source) - {None})}
+    named = [name or UNLABELLED for name in source]
+    counts = {name: named.count(name) for name in sorted(set(named))}
     golden = [name for name in counts if is_golden_source(name, spec.golden_sources)]
     heads = [name for name in counts if name not in golden]
-    _check_sources(spec, golden, None in source)
+    _check_sources(spec, golden, UNLABELLED in heads)
 
     scores, facts = score(spec, context, classifier, rows)
     # A source that left the mixture keeps its head in the classifier but has no share in P.
     c = probabilities(np.column_stack([scores[f"logit_{name}"].to_numpy() for name in heads]))
     gamma = np.array([meta.gamma[meta.sources.index(name)] for name in heads])
+    same = [name for name in heads if not fit["sources"][name]["told_apart"]]
+    for name in same:
+        c[:, heads.index(name)] = 1.0 / (1.0 + gamma[heads.index(name)])
+    if UNLABELLED in heads and UNLABELLED not in same:
+        own_head = heads.index(UNLABELLED)
+        highest = 1.0 / (1.0 + gamma[own_head] * fit["unlabelled"]["value"])  # c of w = 1/a⁺
+        c[:, own_head] = np.minimum(c[:, own_head], highest)
     w = density_ratios(c, gamma)
     shares = mixture_shares(counts, spec.calibration.shares, golden, heads)
-    own = np.array([0 if name is None or name in golden else 1 + heads.index(name) for name in source])
-    forms = {form: factor(form, c, gamma, shares, own) for form in FORMS if form != "released" or None not in source}
-    result = calibrate(forms[spec.calibration.form], spec.calibration)
+    own = np.array([0 if name in golden else 1 + heads.index(name) for name in named])
+    undefined = {"paper": shares[0] == 0, "released": UNLABELLED in heads}
+    forms = {form: factor(form, c, gamma, shares, own) for form in FORMS if not undefined.get(form)}
+    no_shift = len(same) == len(heads)
+    result = calibrate(np.ones(len(rows)) if no_shift else forms[spec.calibration.form], spec.calibration)
     bad = int((~np.isfinite(result.h)).sum())
     assert bad == 0, f"{bad} factors are not finite: clipped logits and shares > 0 exclude it"
 
@@ -186,8 +203,12 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         "nan": bad,
         "tau": result.tau,
         "shares": {"golden": float(shares[0])} | {name: float(m) for name, m in zip(heads, shares[1:], strict=True)},
-        "warnings": _warnings(spec.calibration, result.ess, result.tau),
+        "alpha": _alpha(shares, heads, fit["unlabelled"]),
+        "no_shift": no_shift,
+        "warnings": _no_shift_warnings(same, no_shift, fit["sources"]) + _warnings(spec.calibration, result.ess, result.tau),
     }
+    for warning in facts["warnings"]:
+        context.log.warning("%s", warning)
     metrics = {
         name: facts[name] for name in ("scored_rows", "reused_rows", "rows_per_second", "padding_waste", "ess", "capped_fraction", "tau")
     }
@@ -195,17 +216,42 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     return StageOutput(rows=len(rows), metrics={k: v for k, v in metrics.items() if v is not None}, facts=facts)
 
 
-def _check_sources(spec: Spec, golden: list[str], unknown: bool) -> None:
-    if not golden:
+def _check_sources(spec: Spec, golden: list[str], unlabelled: bool) -> None:
+    form = spec.calibration.form
+    if not golden and not unlabelled:
         raise DataError(
             "no response of the mixture comes from a golden source, so the golden share α is 0 and h has no bound",
             hint="trusted responses must be part of the preference data, not only of data.golden; check data.golden_sources",
         )
-    if unknown and spec.calibration.form == "released":
+    if unlabelled and form == "released":
         raise DataError(
             "calibration.form is released, which needs every response's source, and some have none",
             hint="use form mixture, or give the rows a source (data.train[].source or a sources column)",
         )
+    if not golden and form == "paper":
+        raise DataError(
+            "calibration.form is paper, which divides by the share of labelled golden responses, and there are none",
+            hint="use form mixture, or name the source of the trusted responses",
+        )
+
+
+def _alpha(shares: np.ndarray, heads: list[str], unlabelled: dict[str, float] | None) -> dict[str, Any]:
+    """Golden share of the mixture, α_lab + m_u·a⁺ with its interval; without unlabelled rows it is known."""
+    if unlabelled is None or UNLABELLED not in heads:
+        return {"value": float(shares[0]), "low": float(shares[0]), "high": float(shares[0]), "estimated": False}
+    share = float(shares[1 + heads.index(UNLABELLED)])
+    return {key: float(shares[0]) + share * unlabelled[key] for key in ("value", "low", "high")} | {"estimated": True}
+
+
+def _no_shift_warnings(same: list[str], no_shift: bool, sources: dict[str, Any]) -> list[str]:
+    warnings = []
+    for name in same:
+        low, high = sources[name]["auc_family_low"], sources[name]["auc_family_high"]
+        interval = "AUC undefined" if low is None else f"AUC interval [{low:.2f}, {high:.2f}] contains or lies below 0.5"
+        warnings.append(f"{name} cannot be told from golden ({interval}): its ratio is set to 1")
+    if no_shift:
+        warnings.append("no source can be told from golden: this data needs no calibration")
+    return warnings
 
 
 def _warnings(config: CalibrationConfig, ess: float, tau: float) -> list[str]:

@@ -7,7 +7,11 @@ fold k, none saw an evaluation prompt, and the decision to keep or refit states 
 parallel as Ray tasks; a finished fold is not fitted again after a crash.
 
 The golden side Q_0 is the pool of all golden sources' training responses and the rows of ``golden.parquet``: h needs one trusted
-distribution. Golden sources get no head, their ratio is 1 by definition. Responses of unknown source are never fitted on.
+distribution. Golden sources get no head, their ratio is 1 by definition.
+
+Responses that do not name their source are one more pseudo-source, :data:`UNLABELLED` (rows that name a source of just this name join
+them). Its head tells golden from unlabelled, which is positive-unlabelled learning with the golden pool as positives; the golden share a
+among the unlabelled is estimated from the out-of-fold logits (``dora_core/classifier_unlabelled.py``) and is in ``facts["unlabelled"]``.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from dora_core.classifier import Examples, FoldFit
 
 FOLDER, KEYS, LOGITS = "classifier", "rows.parquet", "out_of_fold.safetensors"
+UNLABELLED = "unlabelled"
 JUDGEABLE = 50  # new rows of each class before an AUC on them says anything
 JUDGED_AT_MOST = 2000  # new rows of a source, and of golden, that are scored to judge it
 
@@ -37,6 +42,7 @@ class Spec(StageSpec):
     """See the module docstring. ``previous`` is the classify stage of the project's last run."""
 
     stage: ClassVar[str] = "classify"
+    version: ClassVar[int] = 2
 
     records: StageRef
     classifier: ClassifierConfig
@@ -85,7 +91,8 @@ def row_key(prompt_hash: int, response: str) -> int:
 
 
 def labelled_rows(records: Path, golden_sources: list[str]) -> pa.Table:
-    """Rows to fit on: :func:`training_rows` of known source and the extra golden rows, with ``golden`` (bool), in order of key.
+    """Rows to fit on: :func:`training_rows` and the extra golden rows, with ``golden`` (bool), in order of key. ``source`` is
+    :data:`UNLABELLED` where the data names none, and null for extra golden rows.
 
     Raises:
         DataError: no golden response, or nothing but golden responses.
@@ -98,7 +105,7 @@ def labelled_rows(records: Path, golden_sources: list[str]) -> pa.Table:
     from dora_core.text import plain_prompt
 
     rows = training_rows(records).select(["prompt", "response", "source", "prompt_hash", "key"])
-    rows = rows.filter(pc.is_valid(rows["source"]))
+    rows = rows.set_column(2, "source", pc.fill_null(rows["source"], UNLABELLED))
     rows = rows.append_column("golden", pa.array([is_golden_source(s, golden_sources) for s in rows["source"].to_pylist()], pa.bool_()))
     extra = pq.read_table(records / "golden.parquet", filters=[("split", "=", "train")]).to_pylist()
     columns = {
@@ -110,7 +117,7 @@ def labelled_rows(records: Path, golden_sources: list[str]) -> pa.Table:
         "golden": [True] * len(extra),
     }
     rows = pa.concat_tables([rows, pa.table(columns, schema=rows.schema)])
-    names = sorted(set(rows["source"].drop_null().to_pylist()))
+    names = sorted(set(rows["source"].drop_null().to_pylist()) - {UNLABELLED})
     golden = pc.sum(rows["golden"]).as_py() or 0
     if golden == 0:
         raise DataError(
@@ -119,14 +126,14 @@ def labelled_rows(records: Path, golden_sources: list[str]) -> pa.Table:
         )
     if golden == len(rows):
         raise DataError(
-            "every training response of known source is golden: there is nothing to tell apart",
+            "every training response is golden: there is nothing to tell apart",
             hint="use objective erm, or name only the trusted sources in data.golden_sources",
         )
     return rows.sort_by("key")
 
 
 def head_names(rows: pa.Table) -> list[str]:
-    """Synthetic sources, sorted: the order of heads."""
+    """Synthetic sources and UNLABELLED, sorted: the order of heads."""
     import pyarrow.compute as pc
 
     return sorted(set(rows.filter(pc.invert(rows["golden"]))["source"].to_pylist()))
@@ -210,6 +217,8 @@ def _cannot_serve(spec: Spec, context: StageContext, effective: StageRef, rows: 
     """Why the earlier classifier is no estimate of the same thing; empty if it is."""
     from dora_core.classifier import read_meta
 
+    if context.result(effective)["spec"]["version"] != spec.version:
+        return "the earlier classifier was fitted by another version of this stage"
     meta = read_meta(context.fetch(effective) / FOLDER)
     policy = {"refit", "refit_growth", "refit_auc_drop"}
     now, then = spec.classifier.model_dump(mode="json"), meta.config
@@ -301,7 +310,7 @@ def fit_one_fold(job: FoldJob, fold: int) -> FoldFit:
     folder, relative, marker = store.folder(job.stage, job.digest), f"{FOLDER}/fold-{fold}", f"scratch/fold-{fold}.json"
     done = store.read_json(f"{job.stage}/{job.digest}/{marker}")
     if done is not None and all(_is_whole(store, folder, f"{relative}/{name}", sha256) for name, sha256 in done["files"].items()):
-        return FoldFit(fold, load_file(folder.path / relative / LOGITS)["logits"].numpy(), done["curve"])
+        return FoldFit(fold, load_file(folder.path / relative / LOGITS)["logits"].numpy(), done["curve"], done["deep"])
     journal = JournalWriter(folder)
     fit = fit_fold(
         job.examples,
@@ -317,7 +326,7 @@ def fit_one_fold(job: FoldJob, fold: int) -> FoldFit:
     files = sorted((folder.path / relative).iterdir())
     for file in files:
         folder.commit(f"{relative}/{file.name}")
-    folder.write_json(marker, {"files": {file.name: sha256_file(file) for file in files}, "curve": fit.curve})
+    folder.write_json(marker, {"files": {file.name: sha256_file(file) for file in files}, "curve": fit.curve, "deep": fit.deep})
     journal.flush()
     return fit
 
@@ -373,7 +382,9 @@ def _fit(spec: Spec, context: StageContext, rows: pa.Table, reason: str) -> Stag
     import pyarrow.parquet as pq
 
     from dora_core.classifier import GOLDEN, Meta, build_tokenizer, save_meta
-    from dora_core.classifier_report import diagnose, fit_temperature, prompt_only_logits
+    from dora_core.classifier_report import diagnose, prompt_only_logits
+    from dora_core.classifier_scaling import fit_scaling
+    from dora_core.classifier_unlabelled import golden_share
 
     started, config = time.monotonic(), spec.classifier
     sources = head_names(rows)
@@ -387,19 +398,22 @@ def _fit(spec: Spec, context: StageContext, rows: pa.Table, reason: str) -> Stag
     for fit in fits:
         logits[examples.fold_N == fit.fold] = fit.logits_NS
     golden = examples.head_N == GOLDEN
-    temperature = [
-        fit_temperature(logits[own, i], golden[own]) if config.temperature_scaling else 1.0
-        for i in range(len(sources))
-        for own in [golden | (examples.head_N == i)]
+    scaling = [
+        fit_scaling(config.scaling, logits[own, i], golden[own]) for i in range(len(sources)) for own in [golden | (examples.head_N == i)]
     ]
-    prompt_only = prompt_only_logits(examples, len(sources), tokenizer, config.folds, config.seed)
-    table, warnings = diagnose(examples, sources, logits, temperature, prompt_only)
+    prompt_only = prompt_only_logits(examples, len(sources), tokenizer, config.folds)
+    table, warnings = diagnose(examples, sources, logits, scaling, prompt_only)
+    unlabelled = None
+    if UNLABELLED in sources:
+        own = golden | (examples.head_N == sources.index(UNLABELLED))
+        share = golden_share(logits[own, sources.index(UNLABELLED)], golden[own], examples.prompt_hash_N[own])
+        unlabelled = share.model_dump()
     for warning in warnings:
         context.log.warning("%s", warning)
 
     folder = context.path / FOLDER
     gamma = [table[name]["gamma"] for name in sources]
-    save_meta(folder, tokenizer, Meta(sources, spec.golden_sources, gamma, temperature, config.folds, config.model_dump(mode="json")))
+    save_meta(folder, tokenizer, Meta(sources, spec.golden_sources, gamma, scaling, config.folds, config.model_dump(mode="json")))
     pq.write_table(pa.table({"key": rows["key"]}), folder / KEYS, compression="zstd")
     for fold in range(config.folds):  # fitted on another machine: its files are in the store already
         for name in context.store.list(f"{spec.stage}/{spec.digest()}/{FOLDER}/fold-{fold}"):
@@ -417,6 +431,8 @@ def _fit(spec: Spec, context: StageContext, rows: pa.Table, reason: str) -> Stag
         "reason": reason,
         "seconds_fit": seconds,
         "sources": table,
+        "unlabelled": unlabelled,  # golden share among the unlabelled: value, low, high
+        "deep_folds": sum(fit.deep for fit in fits),  # folds whose encoder is used
         "warnings": warnings,
         "curve": [point for fit in fits for point in fit.curve],
     }

@@ -1,7 +1,8 @@
 """Stage ``evaluate``: is the aligned policy better on prompts it has never seen, and may it be promoted?
 
 Input: records (eval split), the aligned policy, its start (through the reference stage's log-probabilities), optionally an
-ERM-trained twin. Output: ``evaluation.parquet`` (one row per preference pair, no texts) and the gate's decision in the facts.
+ERM-trained twin. Output: ``evaluation.parquet`` (one row per preference pair), ``responses.parquet`` (one row per held-out response:
+record_id, response_index, implicit, logp_per_token, tokens of the policy), no texts, and the gate's decision in the facts.
 Guarantee: every figure carries a bootstrap interval over prompts; comparisons are paired.
 
 Three readings of a preference pair: *accuracy*, the implicit reward log π − log π_start is larger for the better response
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dora_core.config import EvaluateConfig, GateConfig, ModelConfig, TextConfig
+from dora_core.config import EvaluateConfig, GateConfig, GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import DataError
 from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, main
 
@@ -26,14 +27,15 @@ if TYPE_CHECKING:
 
 Scores = dict[str, "np.ndarray"]
 
-KL_GROUP = 16
-"""Prompts sampled together from one seed: fixed, so that shards and workers do not change the samples."""
+KL_SHARD = 16
+"""Prompts per shard: few enough to share among workers; fixed, so that batches do not depend on ``execution.shard_rows``."""
 
 
 class Spec(StageSpec):
     """See the module docstring."""
 
     stage: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 2  # responses.parquet; samples for the KL are those of dora_core/generation.py
 
     records: StageRef
     policy: StageRef
@@ -53,7 +55,7 @@ class KLSampler:
     Lives in an actor with both models loaded. The sample is cut at ``max_new_tokens``, so the KL is that of the cut text.
     """
 
-    def __init__(self, policy: ModelConfig, start: ModelConfig, text: TextConfig, max_new_tokens: int, seed: int, gpu: bool):
+    def __init__(self, policy: ModelConfig, start: ModelConfig, text: TextConfig, generate: GenerateConfig, batch_tokens: int, gpu: bool):
         import torch
 
         from dora_core.logprobs import ResponseLogps
@@ -65,38 +67,21 @@ class KLSampler:
         model, self._tokenizer = load_policy(policy, dtype)
         self._policy = ResponseLogps(model.eval().to(self._device))
         self._start = ResponseLogps(load_policy(start, dtype)[0].eval().to(self._device))
-        self._encoder, self._max_new_tokens, self._seed = Encoder(self._tokenizer, text), max_new_tokens, seed
+        self._encoder, self._generate, self._batch_tokens = Encoder(self._tokenizer, text), generate, batch_tokens
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         import pyarrow as pa
-        import torch
 
+        from dora_core.generation import sample
         from dora_core.logprobs import score_responses
         from dora_core.text import EncodedResponse
 
         pad, eos = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
         prompts = [self._encoder.prompt(p)[0] for p in rows["prompt"].to_pylist()]
-        longest = max(map(len, prompts))
-        ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=self._device)
-        attention = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self._device)
-        torch.manual_seed(self._seed + rows["group"][0].as_py())
-        with torch.no_grad():
-            sampled = self._policy.plain_model.generate(
-                ids,
-                attention_mask=attention,
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
-                max_new_tokens=self._max_new_tokens,
-                pad_token_id=pad,
-                eos_token_id=eos,
-            )[:, longest:].tolist()
-        responses = [
-            EncodedResponse(prompt, tokens[: tokens.index(eos) + 1] if eos in tokens else tokens, 0)
-            for prompt, tokens in zip(prompts, sampled, strict=True)
-        ]
-        budget = sum(map(len, responses))
+        keys = rows["prompt_hash"].to_pylist()
+        model, budget = self._policy.plain_model, self._batch_tokens
+        sampled = sample(model, prompts, keys, self._generate, eos_id=eos, pad_id=pad, batch_tokens=budget)
+        responses = [EncodedResponse(prompt, one.ids, 0) for prompt, (one,) in zip(prompts, sampled, strict=True)]
         ours = score_responses(self._policy, responses, pad, budget, self._device)
         theirs = score_responses(self._start, responses, pad, budget, self._device)
         kl = [a - b for a, b in zip(ours, theirs, strict=True)]
@@ -118,7 +103,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
             f"none of the {len(records)} held-out records has a preference, so nothing can be evaluated",
             hint="raise data.holdout_fraction, or give rewards (or chosen/rejected) to more records",
         )
-    implicit, likelihood = score_policies(spec, context, records)
+    implicit, likelihood, responses = score_policies(spec, context, records)
     prompts_P = records["prompt_hash"].to_numpy()[pairs.record_P]
     margins = {name: lr[pairs.winner_P] - lr[pairs.loser_P] for name, lr in implicit.items()}
     rankings = {name: lp[pairs.winner_P] - lp[pairs.loser_P] for name, lp in likelihood.items()}
@@ -135,6 +120,10 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     table = {"record": pairs.record_P, "prompt_hash": prompts_P, "golden": golden_P, "reward_gap": pairs.gap_P}
     table |= {f"margin_{name}": values for name, values in margins.items()}
     pq.write_table(pa.table(table | {"winner_source": winner_sources}), context.path / "evaluation.parquet", compression="zstd")
+    scores = {"implicit": implicit["policy"], "logp_per_token": likelihood["policy"]}
+    for place, (name, values) in enumerate(scores.items(), start=2):
+        responses = responses.add_column(place, name, pa.array(values))
+    pq.write_table(responses, context.path / "responses.parquet", compression="zstd")
 
     metrics = {f"accuracy_{part}": facts["parts"][part]["accuracy"]["policy"]["value"] for part in facts["parts"]}
     metrics |= {f"ranking_{name}": interval["value"] for name, interval in facts["parts"]["all"]["ranking"].items()}
@@ -143,8 +132,9 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     return StageOutput(rows=len(pairs.record_P), metrics=metrics, facts=facts)
 
 
-def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tuple[Scores, Scores]:
-    """Flat scores per response: implicit rewards log π − log π_start, and likelihoods per token log π / |y|.
+def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tuple[Scores, Scores, pa.Table]:
+    """Flat scores per response: implicit rewards log π − log π_start, and likelihoods per token log π / |y|; and whose they are
+    (record_id, response_index, tokens).
 
     The start has no implicit reward (its ratio is identically 0), so policies and start are compared by likelihood.
     """
@@ -177,7 +167,8 @@ def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tupl
     assert len(start) == len(scored), "the reference stage covers every response of the same records"
     logp = {name: scored[f"logp_{name}"].to_numpy() for name in policies} | {"start": start["logp"].to_numpy()}
     implicit = {name: logp[name] - logp["start"] for name in policies}
-    return implicit, {name: values / start["tokens"].to_numpy() for name, values in logp.items()}
+    tokens = start["tokens"].to_numpy()
+    return implicit, {name: values / tokens for name, values in logp.items()}, scored.select(keys).append_column("tokens", pa.array(tokens))
 
 
 def golden_pairs(sources: list[str | None], pairs: Pairs, golden_sources: list[str]) -> np.ndarray:
@@ -193,7 +184,6 @@ def golden_pairs(sources: list[str | None], pairs: Pairs, golden_sources: list[s
 def estimate_kl(spec: Spec, context: StageContext, records: pa.Table) -> Interval | None:
     """KL(policy‖start) in nats per sampled response, over up to ``kl_prompts`` held-out prompts."""
     import numpy as np
-    import pyarrow as pa
 
     from dora_core.metrics import cluster_bootstrap
     from tasks.shards import run_shards
@@ -203,21 +193,20 @@ def estimate_kl(spec: Spec, context: StageContext, records: pa.Table) -> Interva
     if count == 0:
         return None
     order = records["prompt_hash"].to_numpy().argsort(kind="stable")[:count]
-    rows = records.select(["record_id", "prompt"]).take(order).append_column("group", pa.array(np.arange(count) // KL_GROUP))
     sampled = run_shards(
         context,
-        rows,
+        records.select(["record_id", "prompt", "prompt_hash"]).take(order),
         name="kl",
         worker=KLSampler,
         arguments={
             "policy": ModelConfig(source=str(context.fetch(spec.policy) / "model")),
             "start": starting_model(context, spec.start, spec.model),
             "text": spec.text,
-            "max_new_tokens": spec.evaluate.kl_max_new_tokens,
-            "seed": spec.evaluate.seed,
+            "generate": GenerateConfig(max_new_tokens=spec.evaluate.kl_max_new_tokens, seed=spec.evaluate.seed),
+            "batch_tokens": spec.execution.batch_tokens,
             "gpu": spec.execution.gpus_per_worker > 0,
         },
-        execution=spec.execution.model_copy(update={"shard_rows": KL_GROUP}),
+        execution=spec.execution.model_copy(update={"shard_rows": KL_SHARD}),
         unit="samples",
     )
     return cluster_bootstrap(sampled["kl"].to_numpy(), np.arange(count), **_bootstrap(spec))

@@ -199,8 +199,8 @@ def _check_quality(ingestion: _Ingestion) -> None:
 
 def _check_sources(ingestion: _Ingestion) -> None:
     names = sorted(ingestion.sources.keys() - {UNKNOWN})
-    if not names:
-        hint = "set data.train[i].source: NAME, or data.train[i].columns.sources: COLUMN"
+    if not names and not ingestion.tallies["golden"].good:
+        hint = "set data.train[i].source: NAME, or data.train[i].columns.sources: COLUMN; or give trusted responses in data.golden"
         raise DataError("no response in data.train has a source, and calibration compares sources", hint=hint)
     patterns = ingestion.data.golden_sources
     if not ingestion.tallies["golden"].good and not any(is_golden_source(n, patterns) for n in names):

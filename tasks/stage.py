@@ -77,8 +77,20 @@ class StageSpec(StrictModel):
         return StageRef(stage=self.stage, digest=self.digest())
 
     def inputs(self) -> dict[str, StageRef]:
-        """The stages this one's result depends on, by field name (not hints such as a previous classifier)."""
-        return {name: value for name, value in self if isinstance(value, StageRef) and name not in self.outside_digest()}
+        """The stages this one's result depends on (not hints such as a previous classifier), by field name; ``name.index`` in a list."""
+        found: dict[str, StageRef] = {}
+        for name, value in self:
+            if name in self.outside_digest():
+                continue
+            if isinstance(value, StageRef):
+                found[name] = value
+            elif isinstance(value, list):
+                found |= {f"{name}.{index}": item for index, item in enumerate(value) if isinstance(item, StageRef)}
+        return found
+
+    def is_done(self, store: Store) -> bool:
+        """Its result is there and complete, so that nothing has to run."""
+        return store.is_done(self.stage, self.digest())
 
 
 @dataclass
@@ -140,7 +152,7 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
         DoraError: as raised by ``run``; also written to ``error.json`` so that a supervisor in another process sees it.
     """
     digest = spec.digest()
-    if store.is_done(spec.stage, digest):
+    if spec.is_done(store):
         result = store.read_result(spec.stage, digest)
         assert result is not None
         return result
@@ -201,14 +213,19 @@ def write_spec(spec: StageSpec, store: Store) -> str:
     return f"{store.uri}/{spec.stage}/{spec.digest()}/{SPEC}"
 
 
+def prepare_process() -> None:
+    """Logging of a process that runs stages, and silence of the libraries below: progress goes through the journal."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.basicConfig(level=os.environ.get("DORA_LOG_LEVEL", "INFO"), format="%(levelname)s %(name)s: %(message)s")
+
+
 def main(spec_class: type[StageSpec], run: Run, argv: list[str] | None = None) -> None:
     """Entry point of ``python -m tasks.<stage> --spec <uri>``. Exit code 0 only after ``result.json`` is written."""
     parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or "").split("\n")[0])
     parser.add_argument("--spec", required=True, help="URI of the spec.json written by the flow")
     uri = parser.parse_args(argv).spec
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # bars of the libraries below; ours go through the journal
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.basicConfig(level=os.environ.get("DORA_LOG_LEVEL", "INFO"), format="%(levelname)s %(name)s: %(message)s")
+    prepare_process()
     root, (stage, digest, _) = split_uri(uri, 3)
     store = Store(root)
     data = store.read_json(f"{stage}/{digest}/{SPEC}")

@@ -2,13 +2,14 @@
 
 Shape legend for this package: B records, N responses per record (padded to the longest list).
 
-A loss never reduces over records: the robust objective does, over the whole optimisation step. Each loss states its
-*offset convention* in ``offset``, because ``dora`` multiplies ℓ by h before exponentiating and is therefore not invariant
-to a shift of ℓ (DESIGN section 2).
+A loss never reduces over records and never looks at another record: the robust objective combines them, over the whole
+optimisation step. Each loss states its *offset convention* in ``offset``, because ``dora`` multiplies ℓ by h before
+exponentiating and is therefore not invariant to a shift of ℓ (DESIGN section 2).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from dora_core.config import LossParams
 from dora_core.errors import did_you_mean
+from dora_core.plugins import load_plugins
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,9 @@ class PreferenceBatch:
     Attributes:
         policy_logps_BN: Σ_t log π(y_t | x, y_<t) over response tokens, nats; differentiable.
         reference_logps_BN: the same under the frozen reference.
-        lengths_BN: response tokens |y| ≥ 1 (anything where masked).
+        lengths_BN: response tokens |y| ≥ 1.
         rewards_BN: NaN = not measured. Larger is better; ties are no preference.
-        mask_BN: True where there is a response.
+        mask_BN: True where there is a response; the other tensors may hold anything where it is False.
     """
 
     policy_logps_BN: Tensor
@@ -49,6 +51,16 @@ class PreferenceBatch:
         return torch.where(self.mask_BN, self.policy_logps_BN - self.reference_logps_BN, 0.0)
 
     @cached_property
+    def token_counts_BN(self) -> Tensor:
+        """|y|, 1 where masked, so that it is safe to divide by."""
+        return torch.where(self.mask_BN, self.lengths_BN, 1.0)
+
+    @cached_property
+    def average_logps_BN(self) -> Tensor:
+        """p = log π / |y|, nats per token, 0 where masked."""
+        return torch.where(self.mask_BN, self.policy_logps_BN, 0.0) / self.token_counts_BN
+
+    @cached_property
     def beats_BNN(self) -> Tensor:
         """``beats[b, i, j]``: response i has a strictly larger measured reward than response j."""
         both = self.measured_BN[:, :, None] & self.measured_BN[:, None, :]
@@ -65,6 +77,14 @@ class PreferenceBatch:
         best = self.rewards_BN.masked_fill(~self.measured_BN, -torch.inf).argmax(dim=1)
         worst = self.rewards_BN.masked_fill(~self.measured_BN, torch.inf).argmin(dim=1)
         return best, worst
+
+    def of_best(self, values_BN: Tensor) -> Tensor:
+        """``values_BN`` of each record's best response, (B,)."""
+        return values_BN.gather(1, self.best_worst[0][:, None]).squeeze(1)
+
+    def of_worst(self, values_BN: Tensor) -> Tensor:
+        """``values_BN`` of each record's worst response, (B,)."""
+        return values_BN.gather(1, self.best_worst[1][:, None]).squeeze(1)
 
 
 class PreferenceLoss(LossParams):
@@ -85,21 +105,44 @@ class PreferenceLoss(LossParams):
         """Unreduced ℓ, shape (B,); finite for every record, meaningful where ``batch.has_preference_B``."""
         raise NotImplementedError
 
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Pickle as name and parameters: the class of a user's plug-in file cannot be imported by the receiving process."""
+        return parse_loss, (self.model_dump(),)
+
 
 LOSSES: dict[str, type[PreferenceLoss]] = {}
+"""What is registered in this process so far; :func:`registered_losses` is the list for a reader."""
 
 L = TypeVar("L", bound=type[PreferenceLoss])
 
 
 def register_loss(loss: L) -> L:
-    """Class decorator: make a loss available under its ``name`` in every configuration."""
+    """Class decorator: make a loss available under its ``name`` in every configuration.
+
+    Raises:
+        TypeError: no ``name`` with a default, or no ``offset``.
+        ValueError: another class has the name. (The same class again is a reload, as in a notebook.)
+    """
     name = loss.model_fields["name"].default
     if not isinstance(name, str):
         raise TypeError(f"{loss.__name__} needs a field `name: Literal['…'] = '…'`")
-    if LOSSES.get(name, loss).__qualname__ != loss.__qualname__:
-        raise ValueError(f"loss {name!r} is already registered by {LOSSES[name].__qualname__}")
+    if not hasattr(loss, "offset"):
+        raise TypeError(f"{loss.__name__} needs `offset: ClassVar[str] = '…'`: where ℓ has its zero and its bounds")
+    known = LOSSES.get(name, loss)
+    if (known.__module__, known.__qualname__) != (loss.__module__, loss.__qualname__):
+        raise ValueError(f"loss {name!r} is already registered by {known.__module__}.{known.__qualname__}; choose another name")
     LOSSES[name] = loss
     return loss
+
+
+def registered_losses() -> dict[str, type[PreferenceLoss]]:
+    """All losses by name, the user's plug-ins included.
+
+    Raises:
+        ConfigError: a plug-in cannot be loaded.
+    """
+    load_plugins()
+    return dict(sorted(LOSSES.items()))
 
 
 def parse_loss(value: Any) -> PreferenceLoss:
@@ -107,13 +150,15 @@ def parse_loss(value: Any) -> PreferenceLoss:
 
     Raises:
         ValueError: unknown name (with the nearest one). Bad parameters raise pydantic's ``ValidationError``.
+        ConfigError: the name is not built in and a plug-in cannot be loaded.
     """
     if isinstance(value, PreferenceLoss):
         return value
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise ValueError(f"a loss is a name or a mapping with `name`, got {value!r}; allowed: {', '.join(sorted(LOSSES))}")
-    if value["name"] not in LOSSES:
-        raise ValueError(f"unknown loss {value['name']!r}; {did_you_mean(value['name'], LOSSES)}")
-    return LOSSES[value["name"]].model_validate(value)
+        raise ValueError(f"a loss is a name or a mapping with `name`, got {value!r}; allowed: {', '.join(registered_losses())}")
+    name = value["name"]
+    if name not in LOSSES and name not in registered_losses():
+        raise ValueError(f"unknown loss {name!r}; {did_you_mean(name, LOSSES)}")
+    return LOSSES[name].model_validate(value, strict=True)

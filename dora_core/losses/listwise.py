@@ -50,6 +50,47 @@ class LiRE(PreferenceLoss):
         return -(policy_BN * target_BN.to(policy_BN.dtype)).sum(dim=1)
 
 
+@register_loss
+class RRHF(PreferenceLoss):
+    """ℓ = Σ_{r_i < r_j} max(0, p_i − p_j) − p_best, p = log π/|y| — RRHF, arXiv 2304.05302. Reference-free."""
+
+    name: Literal["rrhf"] = "rrhf"
+    sft_weight: float = Field(1.0, ge=0, le=100, description="Weight of the best response's negative log-probability per token.")
+
+    offset: ClassVar[str] = "ℓ ≥ 0; sft_weight × nats per token of the best response when the list is ranked right: differs by record"
+
+    def __call__(self, batch: PreferenceBatch) -> Tensor:
+        average_BN = batch.average_logps_BN
+        inversions_BNN = (average_BN[:, None, :] - average_BN[:, :, None]).relu()
+        ranking_B = torch.where(batch.beats_BNN, inversions_BNN, 0.0).sum(dim=(1, 2))
+        return ranking_B - self.sft_weight * batch.of_best(average_BN)
+
+
+@register_loss
+class PRO(PreferenceLoss):
+    """ℓ = Σ_k [log Σ_{i ≥ k} e^{p_i/T_k^i} − p_k/T_k^k] − w(N−1)² log π(y_best) — Preference Ranking Optimization, arXiv 2306.17492.
+
+    Best first, p = log π/|y|, 1/T_k^i = r_k − r_i, 1/T_k^k = max_i (r_k − r_i), N measured responses; as in the authors' code the
+    SFT term is the *sum* over tokens. Reference-free. Besides ``lire`` the only loss here that reads the size of reward
+    differences: their scale matters. Tied responses do not compete with each other.
+    """
+
+    name: Literal["pro"] = "pro"
+    sft_weight: float = Field(0.05, ge=0, le=100, description="w: weight of the best response's negative log-probability, × (N−1)².")
+
+    offset: ClassVar[str] = "ℓ > 0; the SFT term w(N−1)²·(−log π(y_best)) dominates it and differs by record and length"
+
+    def __call__(self, batch: PreferenceBatch) -> Tensor:
+        gaps_BNN = torch.where(batch.beats_BNN, batch.rewards_BN[:, :, None] - batch.rewards_BN[:, None, :], 0.0)
+        average_BN = batch.average_logps_BN
+        own_BN = gaps_BNN.amax(dim=2) * average_BN
+        beaten_BNN = (gaps_BNN * average_BN[:, None, :]).masked_fill(~batch.beats_BNN, -torch.inf)
+        normalizer_BN = torch.cat([own_BN[:, :, None], beaten_BNN], dim=2).logsumexp(dim=2)
+        others_B = batch.measured_BN.sum(dim=1) - 1
+        likelihood_B = batch.of_best(torch.where(batch.mask_BN, batch.policy_logps_BN, 0.0))
+        return (normalizer_BN - own_BN).sum(dim=1) - self.sft_weight * likelihood_B * others_B.square()
+
+
 def _masked_softmax(scores_BN: Tensor, mask_BN: Tensor) -> Tensor:
     """Softmax over the last dimension; 0 where masked. Finite filling keeps a fully masked row and its gradient free of NaN."""
     filled_BN = torch.where(mask_BN, scores_BN, torch.finfo(scores_BN.dtype).min)

@@ -1,40 +1,55 @@
-"""Losses on one preferred and one other response. Shape legend in ``base.py``."""
+"""How a loss on one preferred and one other response reads a list. Shape legend in ``base.py``."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-from dora_core.losses.base import PreferenceBatch, PreferenceLoss, register_loss
+from dora_core.losses.base import PreferenceBatch, PreferenceLoss
 
 
-@register_loss
-class DPO(PreferenceLoss):
-    """ℓ = −log σ(β (lr_w − lr_l)) — Direct Preference Optimization, arXiv 2305.18290, equation 7.
+class PairwiseLoss(PreferenceLoss):
+    """ℓ = f(s_w, s_l) of a score s per response; a list counts through ``pairs``.
 
-    On a list of more than two, ``pairs`` chooses (best, worst) or the mean over all strict preferences.
+    A subclass writes ``of_pair`` (f), and ``scores`` (s) where it is not β·lr. ``best_worst``: one pair per record. ``all``: the
+    mean over the record's strict preferences, so that ℓ keeps its scale and offset however long the list is.
     """
 
-    name: Literal["dpo"] = "dpo"
     beta: float = Field(0.1, gt=0, le=100, description="β: strength of the pull towards the reference.")
-    pairs: Literal["best_worst", "all"] = Field("best_worst", description="Which pairs of a list count.")
-
-    offset: ClassVar[str] = "ℓ > 0; log 2 at the reference, 0 for a perfectly separated pair"
+    pairs: Literal["best_worst", "all"] = Field(
+        "best_worst", description="Which pairs of a list count: best_worst: one; all: the mean over all strict preferences."
+    )
 
     @property
     def reads_pairs_only(self) -> bool:
         return self.pairs == "best_worst"
 
+    def scores(self, batch: PreferenceBatch) -> Tensor:
+        """s of every response, (B, N)."""
+        return self.beta * batch.log_ratios_BN
+
+    def of_pair(self, winner: Tensor, loser: Tensor) -> Tensor:
+        """f, elementwise; the arguments broadcast against each other."""
+        raise NotImplementedError
+
     def __call__(self, batch: PreferenceBatch) -> Tensor:
-        lr_BN = batch.log_ratios_BN
+        scores_BN = torch.where(batch.measured_BN, self.scores(batch), 0.0)
         if self.pairs == "best_worst":
-            best_B, worst_B = batch.best_worst
-            margin_B = lr_BN.gather(1, best_B[:, None]) - lr_BN.gather(1, worst_B[:, None])
-            return -logsigmoid(self.beta * margin_B.squeeze(1))
-        losses_BNN = -logsigmoid(self.beta * (lr_BN[:, :, None] - lr_BN[:, None, :]))
+            return self.of_pair(batch.of_best(scores_BN), batch.of_worst(scores_BN))
+        losses_BNN = self.of_pair(scores_BN[:, :, None], scores_BN[:, None, :])
         pairs_B = batch.beats_BNN.sum(dim=(1, 2)).clamp(min=1)
         return torch.where(batch.beats_BNN, losses_BNN, 0.0).sum(dim=(1, 2)) / pairs_B
+
+
+class MarginLoss(PairwiseLoss):
+    """ℓ = f(s_w − s_l). A subclass writes ``of_margin`` (f)."""
+
+    def of_margin(self, margin: Tensor) -> Tensor:
+        """f, elementwise."""
+        raise NotImplementedError
+
+    def of_pair(self, winner: Tensor, loser: Tensor) -> Tensor:
+        return self.of_margin(winner - loser)

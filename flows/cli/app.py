@@ -6,6 +6,7 @@ Ctrl-C. Errors go to stderr as one panel with the remedy; with ``--json`` stdout
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,6 +92,44 @@ def evaluate(config: Config, overrides: Set = [], dry_run: DryRun = False, as_js
     _pipeline(config, overrides, "evaluate", dry_run, as_json, verbose)
 
 
+class Preset(StrEnum):
+    """Studies that come with the package, ``infra/configs/study-<name>.yaml``."""
+
+    QUICK = "quick"
+    FULL = "full"
+
+
+@app.command(epilog="Example: dora study --preset quick --set seeds=[0] --dry-run")
+def study(
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Study configuration (YAML); instead of --preset.")] = None,
+    preset: Annotated[Preset | None, typer.Option("--preset", help="quick: minutes, two seeds; full: hours, five seeds.")] = None,
+    overrides: Set = [],  # noqa: B006
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run the paper's comparisons on generated data whose truth is known; write tables with intervals and a page."""
+    with explained(as_json):
+        from dora_core.errors import ConfigError
+        from flows.cli.run import dry_study, run_study
+        from flows.config import StudyConfig
+        from flows.loading import load_config, load_preset
+
+        if (config is None) == (preset is None):
+            raise ConfigError(
+                "a study needs --preset or -c" if config is None else "--preset and -c exclude each other",
+                hint="dora study --preset quick, or: dora study -c FILE",
+            )
+        if preset is not None:
+            loaded = load_preset(f"study-{preset.value}.yaml", overrides, StudyConfig)
+        else:
+            loaded = load_config(config, overrides, StudyConfig)
+        if dry_run:
+            dry_study(loaded, as_json=as_json)
+        else:
+            run_study(loaded, as_json=as_json, verbose=verbose)
+
+
 @app.command(epilog="Example: dora up")
 def up(as_json: Json = False) -> None:
     """Start Prefect server and worker, MLflow and a Ray head on this machine (loopback); safe to repeat."""
@@ -105,7 +144,7 @@ def up(as_json: Json = False) -> None:
         urls = {name: service.url for name, service in record.services.items() if service.url}
         out.links(urls)
         out.document({"services": urls})
-        out.say("trigger a run in the Prefect UI (Deployments → realign), or: dora realign -c FILE")
+        out.say("trigger a run in the Prefect UI (Deployments → realign or study), or: dora realign -c FILE")
 
 
 @app.command(epilog="Example: dora down")

@@ -73,6 +73,12 @@ class Out:
             seconds = "" if stage["state"] == "cached" else f"{stage['seconds']:.1f} s"
             table.add_row(stage["label"], f"[{_COLOURS[stage['state']]}]{stage['state']}[/]", seconds, shown)
         self.console.print(table)
+        last = manifest["stages"][-1]
+        if last["stage"] == "study" and (tables := store.read_result("study", last["digest"])):
+            for table in main_table(tables["facts"]):
+                self.say("")
+                self.console.print(table)
+            self.say("")
         for warning in manifest["warnings"]:
             self.say(f"note: {warning}")
         total = manifest["finished"] - manifest["started"]
@@ -183,6 +189,31 @@ class Meter:
         return f"{event['done']}/{event['total']} {event['unit']}{rate}{note}"
 
 
+def main_table(facts: Mapping[str, Any]) -> Iterator[Table]:
+    """The first table of policies: what was trained, and how its samples fare against those of the start. None for a study of h alone."""
+    name = next((name for name in facts["tables"] if name != "calibration"), None)
+    if name is None:
+        return
+    table = _table(name, "win rate against the start", "minus erm", "gold reward", "KL, nats", "tokens")
+    for key in facts["tables"][name]:
+        cell = facts["cells"][key]
+        shown = [_estimate(cell["estimates"].get(m), form) for m, form in _MAIN.items()]
+        table.add_row(cell["method"], *shown)
+    yield table
+
+
+_MAIN = {"win_rate": ".3f", "win_rate_lift": "+.3f", "gold": ".2f", "kl": ".1f", "tokens": ".0f"}
+
+
+def _estimate(estimate: Mapping[str, Any] | None, form: str) -> str:
+    """``"0.712 [0.690, 0.731]"``; a dash where the cell has no such figure."""
+    if estimate is None or estimate["value"] is None:
+        return "–"
+    if estimate["low"] is None:  # one number per seed, and one seed
+        return f"{estimate['value']:{form}}"
+    return f"{estimate['value']:{form}} [{estimate['low']:{form}}, {estimate['high']:{form}}]"
+
+
 def headline(stage: str, result: dict[str, Any]) -> str:
     """The one figure of a stage that people look for first."""
     facts, metrics = result["facts"], result["metrics"]
@@ -205,6 +236,10 @@ def headline(stage: str, result: dict[str, Any]) -> str:
         return f"accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}], ranking {lift:+.3f} over the start"
     if stage == "promote":
         return f"{facts['decision']}, {facts['model_name']} version {facts['version']}"
+    if stage == "batch":
+        return f"{facts['done']} stages, {facts['cached']} cached"
+    if stage == "study":
+        return f"{metrics['cells']:.0f} cells, {metrics['runs']:.0f} runs"
     return f"{result['rows']} rows"
 
 

@@ -1,13 +1,15 @@
-"""Plan, run, watch, summarise: what ``dora realign``, ``demo``, ``calibrate``, ``align`` and ``evaluate`` share."""
+"""Plan, run, watch, summarise: what the commands that run a flow share."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from flows.cli.output import Out
-from flows.config import RealignConfig
+from flows.config import RealignConfig, StudyConfig
 from flows.plan import Until, build_plan
 from infra.settings import Settings, apply_environment
 from infra.store import Store, write_atomic
@@ -21,12 +23,52 @@ def dry_run(config: RealignConfig, until: Until, *, as_json: bool) -> None:
     out.document(plan.to_json())
 
 
+def dry_study(config: StudyConfig, *, as_json: bool) -> None:
+    """Print the plan of a study; nothing runs, and only its generated data is written."""
+    from flows.study_grid import build_grid, plan_study
+
+    settings = Settings()
+    grid = build_grid(config, settings.root / "study")
+    plan = plan_study(config, grid, Store(settings.store_uri))
+    counts = {"cells": grid.cells, "seeds": len(grid.stages), "stages_of_all_seeds": sum(map(len, grid.stages.values()))}
+    out = Out(as_json)
+    out.plan(plan)
+    out.say(f"{grid.cells} cells, {counts['seeds']} seeds: {counts['stages_of_all_seeds']} stages in all, shared ones counted once")
+    out.document(plan.to_json() | counts)
+
+
 def run(config: RealignConfig, until: Until, *, as_json: bool, verbose: bool, report: Path | None = None) -> None:
-    """Run the flow in this process and print its summary.
+    """Run ``realign`` in this process and print its summary.
 
     Raises:
         DoraError: what made a stage fail. KeyboardInterrupt: stopped; Ray jobs and servers of this command have ended.
     """
+
+    def start() -> dict[str, Any]:
+        from flows.realign import realign
+
+        return realign(config, until, return_state=True).result()
+
+    _run(start, as_json=as_json, verbose=verbose, report=report)
+
+
+def run_study(config: StudyConfig, *, as_json: bool, verbose: bool) -> None:
+    """Run ``study`` in this process and print its main table.
+
+    Raises:
+        As :func:`run`.
+    """
+
+    def start() -> dict[str, Any]:
+        from flows.study import study
+
+        return study(config, return_state=True).result()
+
+    _run(start, as_json=as_json, verbose=verbose)
+
+
+def _run(start: Callable[[], dict[str, Any]], *, as_json: bool, verbose: bool, report: Path | None = None) -> None:
+    """``start`` imports and calls a flow, and returns its manifest."""
     settings = Settings()
     places = apply_environment(settings)
     if not verbose:
@@ -37,13 +79,13 @@ def run(config: RealignConfig, until: Until, *, as_json: bool, verbose: bool, re
 
     api = nullcontext(lambda: None) if places.prefect_api_url else own_prefect_api(settings)
     with api as wait_for_api, out.watching(verbose) as observer:
-        from flows.realign import realign  # imports Prefect while its API boots
+        import flows.stage  # noqa: F401  # imports Prefect while its API boots
         from flows.session import COMMAND, Command
 
         wait_for_api()
         token = COMMAND.set(Command(places, observer))
         try:
-            manifest = realign(config, until, return_state=True).result()
+            manifest = start()
         finally:
             COMMAND.reset(token)
 
@@ -57,7 +99,11 @@ def run(config: RealignConfig, until: Until, *, as_json: bool, verbose: bool, re
 
 
 def write_report(store: Store, run_id: str, path: Path) -> Path:
-    from infra.report.page import render
-
+    """The page of a run: that of a study has tables, that of a realignment has stages."""
+    manifest = store.read_json(f"runs/{run_id}/run.json")
+    if manifest is not None and manifest.get("flow") == "study":
+        from infra.report.study import render_study as render
+    else:
+        from infra.report.page import render
     write_atomic(path, render(store, run_id))
     return path.resolve()

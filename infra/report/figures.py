@@ -1,51 +1,38 @@
 """Figures of a stage, from the facts in its ``result.json``: the same ones in MLflow and in the report.
 
-Matplotlib's object interface only (no pyplot, no global figure list), a colour-blind-safe palette (Okabe and Ito, 2008) in which
-policy, start and twin keep their colours, and :data:`INK` for all text and lines, which the report recolours with the page.
-Matplotlib is imported when the first figure is drawn.
+Those of the ``study`` stage are in ``study_figures.py``, style and pieces in ``drawing.py``.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from infra.report import study_figures
+from infra.report.drawing import (
+    HALF,
+    INK,
+    OTHER,
+    PALETTE,
+    ROLES,
+    STYLE,
+    bar_chart,
+    colours,
+    draw_curve,
+    draw_interval,
+    draw_stack,
+    legend_below,
+    panel_grid,
+    role_legend,
+    row_axes,
+    short,
+    single_axes,
+)
+
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Facts = dict[str, Any]
-
-INK, GRID = "#23272e", "#d9dce1"
-PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31"]
-OTHER = "#9aa0a8"
-ROLES = {"policy": ("#0072B2", "aligned policy"), "start": (OTHER, "start"), "twin": ("#E69F00", "ERM twin")}
-STYLE = {
-    "font.size": 9,
-    "font.family": "sans-serif",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "svg.fonttype": "none",  # text stays text: it can be selected, and follows the page's font
-    "svg.hashsalt": "dora",  # the same figure gives the same bytes
-}
-HALF, FULL = 5.4, 10.0  # inches: half the report's width and all of it, so that text has one size there
-LABEL_CHARACTERS = 30
 
 CURVES = {
     "loss": "loss",
@@ -81,12 +68,12 @@ def figures_for(stage: str, result: dict[str, Any]) -> dict[str, Figure]:
 def _responses(facts: Facts) -> Figure | None:
     sources = _sorted(facts["sources"], "responses")
     labels = [f"{s['responses']:,} ({s['share']:.1%})" for s in sources.values()]
-    return _bars("Responses per source", "responses", {name: s["responses"] for name, s in sources.items()}, labels)
+    return bar_chart("Responses per source", "responses", {name: s["responses"] for name, s in sources.items()}, labels)
 
 
 def _quarantine(facts: Facts) -> Figure | None:
     reasons = dict(sorted(facts["bad_by_reason"].items(), key=lambda item: -item[1]))
-    return _bars("Quarantined rows by reason", "rows", reasons, [f"{n:,}" for n in reasons.values()], PALETTE[1])
+    return bar_chart("Quarantined rows by reason", "rows", reasons, [f"{n:,}" for n in reasons.values()], PALETTE[1])
 
 
 def _reliability(facts: Facts) -> Figure | None:
@@ -94,7 +81,7 @@ def _reliability(facts: Facts) -> Figure | None:
     sources = {name: s for name, s in facts["sources"].items() if s["reliability"]["count"] and s["ece"] is not None}
     if not sources:
         return None
-    figure, panels = _grid(len(sources), columns=5, height=2.25, share=True)
+    figure, panels = panel_grid(len(sources), columns=5, height=2.25, share=True)
     for axes, (name, source) in zip(panels, sources.items(), strict=True):
         curve = source["reliability"]
         most = max(curve["count"])
@@ -102,7 +89,7 @@ def _reliability(facts: Facts) -> Figure | None:
         axes.plot(curve["confidence"], curve["accuracy"], color=PALETTE[0], linewidth=1.2)
         axes.scatter(curve["confidence"], curve["accuracy"], s=[6 + 60 * n / most for n in curve["count"]], color=PALETTE[0], alpha=0.75)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-        axes.set_title(f"{_short(name, 25)}\nECE {source['ece']:.3f}", fontsize=8, fontweight="normal")
+        axes.set_title(f"{short(name, 25)}\nECE {source['ece']:.3f}", fontsize=8, fontweight="normal")
     figure.supxlabel("predicted P(golden)", fontsize=9)
     figure.supylabel("share that is golden", fontsize=9)
     return figure
@@ -113,7 +100,7 @@ def _auc(facts: Facts) -> Figure | None:
     sources = _sorted({name: s for name, s in facts["sources"].items() if s["auc"] is not None}, "auc")
     if not sources:
         return None
-    figure, axes = _rows("How well golden and source are told apart", "AUC on held-out prompts", sources)
+    figure, axes = row_axes("How well golden and source are told apart", "AUC on held-out prompts", sources)
     rows, values = range(len(sources)), sources.values()
     axes.axvline(0.5, color=OTHER, linewidth=1, linestyle="--")
     ranges = [(row, s["auc_low"], s["auc_high"]) for row, s in zip(rows, values, strict=True) if s["auc_low"] is not None]
@@ -126,7 +113,7 @@ def _auc(facts: Facts) -> Figure | None:
         points = [(s[key], row) for s, row in zip(values, rows, strict=True) if s[key] is not None]
         axes.plot(*zip(*points, strict=True) if points else ([], []), marker, color=colour, markersize=5, label=label)
     axes.set_xlim(min(0.4, axes.get_xlim()[0]), 1.01)
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -136,8 +123,8 @@ def _classifier_loss(facts: Facts) -> Figure | None:
         folds.setdefault(point["fold"], []).append((point["step"], point["loss"]))
     if not folds:
         return None
-    figure, axes = _single("Classifier training", "optimisation step", "loss")
-    for colour, (fold, points) in zip(_colours(len(folds)), sorted(folds.items()), strict=True):
+    figure, axes = single_axes("Classifier training", "optimisation step", "loss")
+    for colour, (fold, points) in zip(colours(len(folds)), sorted(folds.items()), strict=True):
         axes.plot(*zip(*sorted(points), strict=True), color=colour, label=f"fold {fold}", marker="o" if len(points) == 1 else None)
     axes.legend(ncols=4)
     return figure
@@ -147,7 +134,7 @@ def _h_by_source(facts: Facts) -> Figure | None:
     sources = dict(sorted(facts["h"].items(), key=lambda item: item[1]["quantiles"]["0.5"]))
     if not sources:
         return None
-    figure, axes = _rows("Calibration factor by source", "h", sources)
+    figure, axes = row_axes("Calibration factor by source", "h", sources)
     figure.supxlabel("box: quartiles, whiskers: 5 % to 95 %, diamond: mean", fontsize=8)
     boxes = [
         {"whislo": q["0.05"], "q1": q["0.25"], "med": q["0.5"], "q3": q["0.75"], "whishi": q["0.95"], "mean": s["mean"], "fliers": []}
@@ -180,12 +167,12 @@ def _h_histogram(facts: Facts) -> Figure | None:
         return None
     ordered = sorted(counts, key=lambda name: -sum(counts[name]))
     named = ordered if len(ordered) <= len(PALETTE) else ordered[: len(PALETTE) - 1]
-    layers = {_short(name): counts[name] for name in named}
+    layers = {short(name): counts[name] for name in named}
     if rest := ordered[len(named) :]:
         layers[f"{len(rest)} others"] = [sum(column) for column in zip(*(counts[name] for name in rest), strict=True)]
-    figure, axes = _single("Distribution of the calibration factor", "h", "responses")
-    _stack(axes, edges, layers)
-    _legend_below(figure, axes)
+    figure, axes = single_axes("Distribution of the calibration factor", "h", "responses")
+    draw_stack(axes, edges, layers)
+    legend_below(figure, axes)
     return figure
 
 
@@ -194,9 +181,9 @@ def _training(facts: Facts) -> Figure | None:
     if not curve or not facts["curve"]["step"]:
         return None
     names = [name for name in CURVES if name in curve]
-    figure, panels = _grid(len(names), columns=4, height=1.9)
+    figure, panels = panel_grid(len(names), columns=4, height=1.9)
     for axes, name in zip(panels, names, strict=True):
-        _curve(axes, facts["curve"]["step"], curve[name], noisy=name != "learning_rate")
+        draw_curve(axes, facts["curve"]["step"], curve[name], noisy=name != "learning_rate")
         axes.set_title(CURVES[name], fontsize=9)
     figure.supxlabel("optimisation step", fontsize=9)
     return figure
@@ -207,11 +194,11 @@ def _objective_weights(facts: Facts) -> Figure | None:
     curve = facts["curve"]
     if not curve.get("weight_ess"):
         return None
-    figure, panels = _grid(2, columns=2, height=2.2, width=HALF)
+    figure, panels = panel_grid(2, columns=2, height=2.2, width=HALF)
     for axes, name, title in zip(
         panels, ("weight_ess", "max_weight"), ("effective share of the batch", "largest weight of one record"), strict=True
     ):
-        _curve(axes, curve["step"], curve[name])
+        draw_curve(axes, curve["step"], curve[name])
         axes.set_title(title, fontsize=9)
         axes.set_ylim(0, 1.02)
     figure.supxlabel("optimisation step", fontsize=9)
@@ -225,21 +212,21 @@ def _comparison(facts: Facts) -> Figure | None:
     measures = [m for m in titles if any(m in values for values in parts.values())]
     if not measures:
         return None
-    figure, panels = _grid(len(measures), columns=len(measures), height=0.9 + 0.55 * len(parts), share_y=True)
+    figure, panels = panel_grid(len(measures), columns=len(measures), height=0.9 + 0.55 * len(parts), share_y=True)
     labels = [f"{part} ({_first(values)['n']:,} prompts)" for part, values in parts.items()]
     for axes, measure in zip(panels, measures, strict=True):
         for row, values in enumerate(parts.values()):
             estimates = values.get(measure, {})
             for place, name in enumerate(n for n in ROLES if n in estimates):
                 y = row + 0.2 * (place - (len(estimates) - 1) / 2)
-                _interval(axes, estimates[name], y, ROLES[name][0])
+                draw_interval(axes, estimates[name], y, ROLES[name][0])
         axes.set_title(titles[measure], fontsize=9)
         axes.axvline(0.0 if measure == "margin" else 0.5, color=OTHER, linewidth=1, linestyle="--")
         axes.set_yticks(range(len(parts)), labels)
         axes.set_ylim(len(parts) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
     present = {name for values in parts.values() for m in measures for name in values.get(m, {})}
-    _role_legend(figure, present)
+    role_legend(figure, present)
     return figure
 
 
@@ -247,7 +234,9 @@ def _margins(facts: Facts) -> Figure | None:
     histogram = facts["margins"]
     if len(histogram["edges"]) < 2:
         return None
-    figure, axes = _single("Reward margins of held-out pairs", "log-ratio of the better response minus that of the worse (nats)", "pairs")
+    figure, axes = single_axes(
+        "Reward margins of held-out pairs", "log-ratio of the better response minus that of the worse (nats)", "pairs"
+    )
     for name in (n for n in ROLES if n in histogram):
         colour, label = ROLES[name]
         axes.stairs(histogram[name], histogram["edges"], color=colour, label=label, fill=name == "policy", alpha=0.75)
@@ -260,7 +249,7 @@ def _reward_confidence(facts: Facts) -> Figure | None:
     curve = facts["reward_confidence"]
     if not curve["bins"]:
         return None
-    figure, axes = _single("Accuracy by how clear the preference is", "mean reward gap of the pairs in the bin", "preference accuracy")
+    figure, axes = single_axes("Accuracy by how clear the preference is", "mean reward gap of the pairs in the bin", "preference accuracy")
     axes.axhline(0.5, color=OTHER, linewidth=1, linestyle="--")
     axes.plot(curve["bins"], curve["accuracy"], "o-", color=PALETTE[0])
     for x, y, n in zip(curve["bins"], curve["accuracy"], curve["count"], strict=True):
@@ -274,7 +263,9 @@ def _by_source(facts: Facts) -> Figure | None:
     sources = _sorted(facts["by_source"], "n")
     if not sources:
         return None
-    figure, axes = _rows("By source of the better response", "ranking accuracy", sources, notes=[f"n={s['n']:,}" for s in sources.values()])
+    figure, axes = row_axes(
+        "By source of the better response", "ranking accuracy", sources, notes=[f"n={s['n']:,}" for s in sources.values()]
+    )
     for name in ("start", "policy"):
         values = [s[f"ranking_{name}"] for s in sources.values()]
         axes.plot(values, range(len(sources)), "o", color=ROLES[name][0], label=ROLES[name][1])
@@ -287,7 +278,7 @@ def _by_source(facts: Facts) -> Figure | None:
         zorder=1,
     )
     axes.axvline(0.5, color=OTHER, linewidth=1, linestyle="--")
-    _legend_below(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -298,107 +289,8 @@ FIGURES: dict[str, dict[str, Callable[[Facts], Any]]] = {
     "sft": {"training": _training},
     "align": {"training": _training, "objective_weights": _objective_weights},
     "evaluate": {"comparison": _comparison, "margins": _margins, "by_source": _by_source, "reward_confidence": _reward_confidence},
+    "study": study_figures.FIGURES,
 }
-
-
-# ------------------------------------------------------------------------------------------------------------- pieces
-
-
-def _single(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    figure = _figure(HALF, 2.9)
-    axes = figure.subplots()
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    _title(figure, title)
-    return figure, axes
-
-
-def _rows(title: str, xlabel: str, sources: dict[str, Any], notes: list[str] | None = None) -> tuple[Figure, Axes]:
-    """Axes with one labelled row per name, first on top, and notes at the right edge."""
-    figure = _figure(HALF, 1.1 + 0.25 * len(sources))
-    axes = figure.subplots()
-    _title(figure, title)
-    axes.set_xlabel(xlabel)
-    axes.set_yticks(range(len(sources)), [_short(name) for name in sources])
-    axes.set_ylim(len(sources) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
-    for row, note in enumerate(notes or []):
-        axes.annotate(note, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
-    return figure, axes
-
-
-def _bars(title: str, xlabel: str, values: dict[str, int], labels: list[str], colour: str = PALETTE[0]) -> Figure | None:
-    if not values:
-        return None
-    figure, axes = _rows(title, xlabel, values)
-    bars = axes.barh(range(len(values)), list(values.values()), height=0.7, color=colour)
-    axes.bar_label(bars, labels, padding=3, fontsize=8)
-    axes.margins(x=0.035 * max(map(len, labels)))
-    return figure
-
-
-def _grid(
-    count: int, *, columns: int, height: float, width: float = FULL, share: bool = False, share_y: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """``count`` panels, row by row, at most ``columns`` side by side; ``height`` inches per row, ``width`` of a full row."""
-    wide, rows = min(count, columns), math.ceil(count / columns)
-    figure = _figure(max(width * wide / columns, HALF), 0.4 + height * rows)
-    panels = figure.subplots(rows, wide, squeeze=False, sharex=share, sharey=share or share_y).ravel().tolist()
-    for axes in panels[count:]:
-        axes.set_axis_off()
-    return figure, panels[:count]
-
-
-def _title(figure: Figure, title: str) -> None:
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _curve(axes: Axes, steps: list[int], values: list[float], noisy: bool = True) -> None:
-    """The values; many noisy ones faint under their running mean."""
-    many = noisy and len(values) >= 60
-    marker = "o" if len(values) == 1 else None
-    axes.plot(steps, values, color=PALETTE[0], alpha=0.3 if many else 1.0, linewidth=0.9 if many else 1.6, marker=marker)
-    if many:
-        window = len(values) // 20
-        means = [sum(chunk) / len(chunk) for i in range(len(values)) for chunk in [values[max(0, i - window) : i + window + 1]]]
-        axes.plot(steps, means, color=PALETTE[0])
-
-
-def _interval(axes: Axes, estimate: dict[str, float], y: float, colour: str) -> None:
-    axes.hlines(y, estimate["low"], estimate["high"], color=colour, linewidth=3, alpha=0.5)
-    axes.plot(estimate["value"], y, "o", color=colour, markersize=5)
-
-
-def _stack(axes: Axes, edges: list[float], layers: dict[str, list[int]]) -> None:
-    base = [0] * (len(edges) - 1)
-    for colour, (label, counts) in zip(_colours(len(layers)), layers.items(), strict=True):
-        top = [b + c for b, c in zip(base, counts, strict=True)]
-        axes.stairs(top, edges, baseline=base, fill=True, color=colour, label=label)
-        base = top
-
-
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    columns = 3 if max(map(len, labels)) < LABEL_CHARACTERS / 2 else 2
-    figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
-
-
-def _role_legend(figure: Figure, present: Iterable[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    shown = [name for name in ROLES if name in present]
-    handles = [Line2D([], [], color=ROLES[name][0], marker="o", linewidth=3) for name in shown]
-    figure.legend(handles, [ROLES[name][1] for name in shown], loc="outside lower center", ncols=len(shown))
-
-
-def _colours(count: int) -> list[str]:
-    return [*PALETTE, *[OTHER] * count][:count]
 
 
 def _sorted(sources: dict[str, dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
@@ -407,9 +299,3 @@ def _sorted(sources: dict[str, dict[str, Any]], key: str) -> dict[str, dict[str,
 
 def _first(values: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
     return next(iter(next(iter(values.values())).values()))
-
-
-def _short(name: str, limit: int = LABEL_CHARACTERS) -> str:
-    """Long names lose their middle: beginnings and endings (a size, a version) tell them apart. ``$`` would start mathematics."""
-    half = (limit - 1) // 2
-    return (name if len(name) <= limit else f"{name[:half]}…{name[-half:]}").replace("$", r"\$")

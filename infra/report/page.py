@@ -6,20 +6,12 @@ without a server. Everything that comes from data is escaped. A stage without a 
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
-from io import StringIO
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dora_core.errors import DoraError, did_you_mean
-from infra.report.figures import GRID, INK, PALETTE, STYLE, figures_for
+from infra.report.html import inline_figures, render_template
 from infra.store import Store
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-HERE = Path(__file__).parent
 TRAINING = ("sft", "align")
 DECISIONS = {
     "promoted": "The aligned model passed the gate and is the champion now.",
@@ -61,33 +53,21 @@ def render(store: Store, run_id: str) -> str:
     Raises:
         ReportError: the run has no manifest.
     """
-    import jinja2
     import yaml
 
     run = store.read_json(f"runs/{run_id}/run.json")
     if run is None:
         raise ReportError(f"run {run_id!r} has no manifest in {store.uri}", hint="list the runs with a wrong id: `dora report x`")
     results = {s["label"]: store.read_result(s["stage"], s["digest"]) for s in run["stages"] if s["digest"]}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "count": _count,
-        "number": _number,
-        "percent": _percent,
-        "interval": _interval,
-        "when": _when,
-        "duration": _duration,
-    }
     facts = {label: result["facts"] for label, result in results.items() if result}
-    return environment.get_template("page.html").render(
-        css=jinja2.Template((HERE / "page.css").read_text()).render(),
+    return render_template(
+        "page.html",
         run=run,
         config=yaml.safe_dump(run["config"], sort_keys=False, allow_unicode=True),
         links={name: url for name, url in run["links"].items() if url and url.startswith(("http://", "https://"))},
         results=results,
         facts=facts,
-        figures={label: _inline(label, result) for label, result in results.items() if result},
+        figures={label: inline_figures(label, result) for label, result in results.items() if result},
         missing={stage: _why_missing(run, stage) for stage in ("ingest", "classify", "calibrate", "align", "evaluate", "promote")},
         training=[label for s in run["stages"] if s["stage"] in TRAINING and (label := s["label"]) in facts],
         decision=_decision(run, facts),
@@ -125,73 +105,3 @@ def _why_missing(run: dict[str, Any], stage: str) -> str:
         ended = "was cancelled" if run["status"] == "cancelled" else "failed"
         return f"The stage did not finish: the run {ended} first."
     return "The stage's result is no longer in the store."
-
-
-# -------------------------------------------------------------------------------------------------------------- figures
-
-
-def _inline(label: str, result: dict[str, Any]) -> dict[str, Any]:
-    from markupsafe import Markup
-
-    figures = figures_for(result["stage"], result)
-    return {name: Markup(_svg(figure, f"{label}-{name}")) for name, figure in figures.items()}
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """Inline SVG in the page's own colours, with ids that are unique on the page."""
-    from matplotlib import rc_context
-
-    buffer = StringIO()
-    with rc_context(STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    prefix = re.sub(r"[^a-z0-9]", "-", name.lower())
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", text)
-    text = re.sub(
-        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>',
-        rf'<svg \1 role="img" aria-label="{prefix}" style="max-width:{figure.get_figwidth() * 1.07:.2f}in">',
-        text,
-        count=1,
-    )
-    text = re.sub(r"font: ([\d.]+px|bold [\d.]+px)[^;\"]*", r"font: \1 var(--font)", text)
-    for colour, replacement in ((INK, "currentColor"), (GRID, "var(--line)"), (PALETTE[0].lower(), "var(--blue)")):
-        text = text.replace(colour, replacement)
-    return text
-
-
-# -------------------------------------------------------------------------------------------------------------- filters
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.1%}"
-
-
-def _interval(estimate: dict[str, float] | None, digits: int = 3) -> str:
-    if estimate is None or estimate["value"] is None:
-        return "–"
-    if estimate["low"] is None:
-        return f"{estimate['value']:.{digits}f}"
-    return f"{estimate['value']:.{digits}f} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
-
-
-def _when(seconds: float | None) -> str:
-    """An epoch time as text, UTC, to the minute."""
-    return "–" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -32,7 +32,10 @@ RECORDS = [
 
 def make_data(policy, tokenizer, shift: float = 0.0, records: list[dict] | None = None) -> AlignmentData:
     """Reference log-probabilities are those of ``policy`` itself, plus ``shift``."""
-    rows = [r | {"prompt": [{"role": "user", "content": r["prompt"]}]} for r in records or RECORDS]
+    rows = [
+        r | {"prompt": [{"role": "user", "content": r["prompt"]}], "sources": ["human", None, "a-lm"][: len(r["responses"])]}
+        for r in records or RECORDS
+    ]
     encoder = Encoder(tokenizer, TextConfig())
     keys = [(r["record_id"], i) for r in rows for i in range(len(r["responses"]))]
     encoded = [encoder.encode(r["prompt"], y) for r in rows for y in r["responses"]]

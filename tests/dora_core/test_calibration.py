@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dora_core.calibration import (
@@ -20,8 +20,9 @@ from dora_core.calibration import (
     released_factor,
     temper_for_floor,
 )
-from dora_core.config import CalibrationConfig
+from dora_core.config import CalibrationConfig, TestbedConfig
 from dora_core.errors import ConfigError
+from dora_core.testbed import Testbed
 
 # The 1-D Gaussian mixture of DESIGN section 2: golden N(0, 1), synthetic sources on both sides of it, α = .3, balanced classifiers.
 MEANS, SHARES = np.array([0.0, -3.0, -0.5, 1.5]), np.array([0.3, 0.3, 0.2, 0.2])
@@ -44,6 +45,79 @@ def test_mixture_is_the_exact_ratio(gaussian):
         h = factor("mixture", c, gamma, SHARES, source)
         np.testing.assert_allclose(h, true, rtol=1e-12)
         assert h.max() <= 1 / SHARES[0]
+
+
+def test_mixture_with_exact_densities_is_the_testbeds_ratio():
+    """c from exact log-densities and unequal counts, as a perfect classifier on such a training set would give it."""
+    testbed = Testbed(TestbedConfig(prompts=50, seed=3))
+    rows = [(row["prompt"], y, s) for row in testbed.generate() for y, s in zip(row["responses"], row["sources"], strict=True)]
+    log_q = np.array([[testbed.log_density(s, prompt, y) for s in testbed.sources] for prompt, y, _ in rows])
+    shares, gamma = np.array([testbed.shares[s] for s in testbed.sources]), np.array([0.4, 1.7, 3.0])
+    own = np.array([testbed.sources.index(s) for _, _, s in rows])
+    c = 1 / (1 + gamma * np.exp(log_q[:, 1:] - log_q[:, :1]))  # N_0·Q_0 / (N_0·Q_0 + N_i·Q_i)
+    h = factor("mixture", c, gamma, shares, own)
+    np.testing.assert_allclose(h, [testbed.true_ratio(prompt, y) for prompt, y, _ in rows], rtol=1e-6)
+
+
+def test_unlabelled_rows_leave_the_mixture_exact():
+    """Half of the responses are of the unlabelled mixture U itself; the golden share of the labelled rest may be 0."""
+    rng = np.random.default_rng(0)
+    log_q = rng.normal(0, 2, size=(500, 3))  # golden, a named source, a hidden one
+    unlabelled = np.logaddexp(np.log(0.3) + log_q[:, 0], np.log(0.7) + log_q[:, 2])
+    for alpha in (0.0, 0.2):
+        shares = np.array([alpha, 0.5 - alpha, 0.5])
+        p = alpha * np.exp(log_q[:, 0]) + shares[1] * np.exp(log_q[:, 1]) + 0.5 * np.exp(unlabelled)
+        w = np.exp(log_q[:, :1] - np.stack([log_q[:, 1], unlabelled], axis=1))
+        gamma = np.array([2.0, 0.5])
+        h = factor("mixture", w / (gamma + w), gamma, shares, np.zeros(500, dtype=int))
+        np.testing.assert_allclose(h, np.exp(log_q[:, 0]) / p, rtol=1e-9)
+        assert h.max() <= 1 / (alpha + 0.5 * 0.3) * (1 + 1e-9)
+
+
+LOGITS = st.lists(st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=2), min_size=1, max_size=20).map(np.array)
+ALPHA = st.floats(0.01, 0.98)
+
+
+@settings(deadline=None)
+@given(LOGITS, ALPHA, st.sampled_from(["mixture", "paper", "released"]), st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)))
+def test_any_logits_give_finite_positive_bounded_factors(logits, alpha, form, gamma):
+    shares, own = np.array([alpha, (1 - alpha) / 2, (1 - alpha) / 2]), np.arange(len(logits)) % 3
+    h = factor(form, probabilities(logits), np.array(gamma), shares, own)
+    assert np.isfinite(h).all() and (h > 0).all()
+    if form != "paper":
+        assert h.max() <= 1 / alpha * (1 + 1e-12)
+    result = calibrate(h, CalibrationConfig(temper="auto"))
+    assert np.isfinite(result.h).all() and 0 < result.ess <= 1 + 1e-12 and result.h.mean() == pytest.approx(1.0)
+
+
+@settings(deadline=None)
+@given(LOGITS, ALPHA, st.integers(0, 1), st.floats(0, 5))
+def test_more_golden_looking_is_never_less_weight(logits, alpha, head, step):
+    shares, own = np.array([alpha, (1 - alpha) / 2, (1 - alpha) / 2]), np.full(len(logits), head + 1)
+    raised = logits.copy()
+    raised[:, head] += step
+    for form in ("mixture", "paper", "released"):
+        before, after = (factor(form, probabilities(z), np.array([0.5, 2.0]), shares, own) for z in (logits, raised))
+        assert (after >= before * (1 - 1e-12)).all()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1000), st.floats(1e-3, 1e3), st.sampled_from(["auto", 0.0, 0.3, 1.0]))
+def test_calibrate_ignores_scale_and_order(seed, scale, temper):
+    rng = np.random.default_rng(seed)
+    raw, config = rng.lognormal(size=50), CalibrationConfig(temper=temper)
+    ours, order = calibrate(raw, config), rng.permutation(50)
+    np.testing.assert_allclose(calibrate(raw * scale, config).h, ours.h, rtol=1e-4)
+    np.testing.assert_allclose(calibrate(raw[order], config).h, ours.h[order], rtol=1e-4)
+    assert (np.diff(ours.h[np.argsort(raw)]) >= -1e-12).all()  # the order of responses survives
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1000))
+def test_tempering_raises_the_effective_sample_size(seed):
+    h = np.random.default_rng(seed).lognormal(0, 2, size=30)
+    sizes = [effective_sample_size(h**tau) for tau in np.linspace(0, 1, 11)]
+    assert sizes[0] == pytest.approx(1.0) and (np.diff(sizes) <= 1e-12).all() and min(sizes) > 0
 
 
 def test_forms_on_the_gaussian_check_of_the_design(gaussian):
@@ -101,6 +175,7 @@ def test_order_normalise_cap_temper():
     assert untouched.ess == pytest.approx(20**2 / (4 * 262))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.05, 0.95))
 def test_auto_temper_keeps_the_floor_and_is_largest(seed, floor):
     h = np.random.default_rng(seed).lognormal(0, 2, size=100)

@@ -1,7 +1,7 @@
 """The optimisation step is exact: however the global batch is cut up, the gradient is that of the whole batch.
 
 One tiny GPT-2 in float64 (the Llama of transformers normalises in float32 whatever the dtype), eight ragged records, every
-objective. The reference gradient is autograd through the closed form (``objectives.value``) over all eight records at once;
+objective. The reference gradient is autograd through the closed form (calling the objective) over all eight records at once;
 the layouts go through the real training task: 1×8 (one process, one micro-batch), 8×1 (accumulation), 2×4 (two processes),
 2×(2×2) (two processes, two micro-batches each).
 """
@@ -20,17 +20,19 @@ import torch.multiprocessing as mp
 import transformers
 from torch import Tensor
 
-from dora_core import objectives
 from dora_core.alignment import AlignmentData, AlignmentTask
 from dora_core.config import AlignConfig, Execution, ObjectiveConfig, TextConfig
 from dora_core.distributed import Worker, scale_gradients, wrap
 from dora_core.logprobs import ResponseLogps
 from dora_core.models import train_tokenizer
+from dora_core.objectives import find_objective
 from dora_core.text import Encoder
 from dora_core.training import split_for_rank
 
 OBJECTIVES = ["erm", "reweight", "dro", "dora", "dora_outer", "dora_tilted", "dr_dpo"]
 RECORDS = 8
+Lam = float | str
+LAMBDAS: tuple[Lam, ...] = (0.05, 1.0, "auto")
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "very", "old", "dog", "run", "home"]
 
 
@@ -47,6 +49,7 @@ def make_task(objective: ObjectiveConfig, worker: Worker) -> AlignmentTask:
             "prompt": [{"role": "user", "content": text(3)}],
             "responses": [text(int(rng.integers(1, 9))) for _ in range(2 + i % 3)],
             "rewards": [float(r) for r in rng.permutation(2 + i % 3)],
+            "sources": [["human", "a-lm", None][(i + j) % 3] for j in range(2 + i % 3)],
         }
         for i in range(RECORDS)
     ]
@@ -85,7 +88,7 @@ def full_batch_gradient(objective: ObjectiveConfig) -> tuple[Tensor, float]:
     task = make_task(objective, Worker())
     records = [task._data[i] for i in range(RECORDS)]
     losses = task._config.loss(task._forward(task.module, records))
-    result = objectives.value(losses, losses.new_tensor([r.factor for r in records]), objective)
+    result = find_objective(objective.name)(losses, losses.new_tensor([r.factor for r in records]), objective.lam)
     result.backward()
     return flat_gradient(task.module), result.item()
 
@@ -99,18 +102,29 @@ def _rank_main(rank: int, folder: str, cases: list[tuple[ObjectiveConfig, int]])
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     results = [step_gradient(objective, Worker.current(), micro) for objective, micro in cases]
-    torch.save([(g, m["objective"]) for g, m in results], Path(folder) / f"rank{rank}.pt")
+    torch.save(results, Path(folder) / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, float, int], list[tuple[Tensor, float]]]:
-    """Gradient and objective value on both ranks for every objective, λ and micro-batch size."""
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, Lam, int], list[tuple[Tensor, dict[str, float]]]]:
+    """Gradient and metrics on both ranks for every objective, λ and micro-batch size."""
     folder = tmp_path_factory.mktemp("ranks")
-    cases = [(ObjectiveConfig(name=n, lam=lam), micro) for n in OBJECTIVES for lam in (0.05, 1.0) for micro in (4, 2)]
+    cases = [(ObjectiveConfig(name=n, lam=lam), micro) for n in OBJECTIVES for lam in LAMBDAS for micro in (4, 2)]
     mp.spawn(_rank_main, (str(folder), cases), nprocs=2)
     ranks = [torch.load(folder / f"rank{r}.pt", weights_only=True) for r in range(2)]
     return {(c.name, c.lam, micro): [rank[i] for rank in ranks] for i, (c, micro) in enumerate(cases)}
+
+
+def layouts_of(objective: ObjectiveConfig, two_processes) -> dict[str, tuple[Tensor, dict[str, float]]]:
+    found = {
+        "1x8": step_gradient(objective, Worker(), 8),
+        "8x1 accumulated": step_gradient(objective, Worker(), 1),
+        "3+3+2 accumulated": step_gradient(objective, Worker(), 3),
+    }
+    for micro in (4, 2):
+        found |= {f"2x{micro} rank {rank}": both for rank, both in enumerate(two_processes[objective.name, objective.lam, micro])}
+    return found
 
 
 @pytest.mark.parametrize("lam", [0.05, 1.0])
@@ -118,19 +132,24 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, f
 def test_every_layout_gives_the_full_batch_gradient(name: str, lam: float, two_processes) -> None:
     objective = ObjectiveConfig(name=name, lam=lam)
     expected, value = full_batch_gradient(objective)
-    layouts = {
-        "1x8": step_gradient(objective, Worker(), 8),
-        "8x1 accumulated": step_gradient(objective, Worker(), 1),
-        "3+3+2 accumulated": step_gradient(objective, Worker(), 3),
-    }
-    errors = {name: distance(g, expected) for name, (g, _) in layouts.items()}
-    values = {name: m["objective"] for name, (_, m) in layouts.items()}
-    for micro in (4, 2):
-        for rank, (gradient, objective_value) in enumerate(two_processes[name, lam, micro]):
-            errors[f"2x{micro} rank {rank}"] = distance(gradient, expected)
-            values[f"2x{micro} rank {rank}"] = objective_value
+    layouts = layouts_of(objective, two_processes)
+    errors = {layout: distance(g, expected) for layout, (g, _) in layouts.items()}
+    values = {layout: m["objective"] for layout, (_, m) in layouts.items()}
     assert max(errors.values()) <= 1e-10, errors
     assert all(math.isclose(v, value, rel_tol=1e-10) for v in values.values()), (values, value)
+
+
+@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_layout_reports_the_same_diagnostics(name: str, lam: Lam, two_processes) -> None:
+    """ESS, heaviest record, normaliser, weight by source and the λ that ``auto`` chose belong to the step, not to its layout."""
+    layouts = layouts_of(ObjectiveConfig(name=name, lam=lam), two_processes)
+    (gradient, expected), *others = layouts.values()
+    assert {"weight_human", "weight_a-lm", "weight_unknown", "heaviest_row", "log_normalizer", "weight_ess", "lambda"} <= set(expected)
+    assert sum(v for k, v in expected.items() if k.startswith("weight_") and k != "weight_ess") == pytest.approx(1.0)
+    for other_gradient, metrics in others:
+        assert metrics == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        assert distance(other_gradient, gradient) <= 1e-10
 
 
 @pytest.mark.parametrize("name", ["dro", "dora", "dora_outer", "dora_tilted", "dr_dpo"])
@@ -153,17 +172,25 @@ def test_step_report_matches_arithmetic() -> None:
     """h = 1, λ = 1, ℓ = (0, log 3): weights 1:3, so p = (1/4, 3/4), value = log((1 + 3)/2) = log 2, ESS = 1/(2·(1/16 + 9/16)) = 0.8."""
     from dora_core.accumulation import GlobalBatch
 
-    batch = GlobalBatch(ObjectiveConfig(name="dora", lam=1.0))
-    batch.begin(2)
-    for loss in (0.0, math.log(3.0)):
-        batch.add(torch.tensor([loss], dtype=torch.float64), torch.ones(1), torch.ones(1, dtype=torch.bool))
+    batch = GlobalBatch(ObjectiveConfig(name="dora"), groups=2)
+    batch.begin(2, 1.0)
+    sources = torch.tensor([[1.0, 0.0], [0.5, 0.5]], dtype=torch.float64)  # the second record has responses of both sources
+    for i, loss in enumerate((0.0, math.log(3.0))):
+        loss_B, one_B = torch.tensor([loss], dtype=torch.float64), torch.ones(1)
+        batch.add(loss_B, one_B, one_B.bool(), torch.tensor([70 + i]), sources[i : i + 1])
     batch.exchange()
     report = batch.report()
     assert report.value == pytest.approx(math.log(2.0))
     assert report.loss == pytest.approx(math.log(3.0) / 2)
     assert report.weight_ess == pytest.approx(0.8)
     assert report.max_weight == pytest.approx(0.75)
+    assert report.heaviest == 71
+    assert report.group_weights == pytest.approx((1 / 4 + 3 / 8, 3 / 8))
+    assert report.log_normalizer == pytest.approx(math.log(2.0))
     assert report.records == 2
+    losses, factors = batch.gather_records()
+    assert losses.tolist() == [0.0, math.log(3.0)]
+    assert factors.tolist() == [1.0, 1.0]
 
 
 def test_scores_far_beyond_float_range_stay_exact() -> None:
@@ -171,8 +198,8 @@ def test_scores_far_beyond_float_range_stay_exact() -> None:
     from dora_core.accumulation import GlobalBatch
 
     losses = torch.tensor([1.0, 50.0, 2000.0, 1990.0], dtype=torch.float32)
-    batch = GlobalBatch(ObjectiveConfig(name="dro", lam=1.0))
-    batch.begin(4)
+    batch = GlobalBatch(ObjectiveConfig(name="dro"))
+    batch.begin(4, 1.0)
     gradient = torch.zeros(4)
     for i in range(4):
         weights, rescale = batch.add(losses[i : i + 1], torch.ones(1), torch.ones(1, dtype=torch.bool))
@@ -191,7 +218,7 @@ def test_records_without_a_preference_count_for_nothing() -> None:
 
     def run(losses: list[float], valid: list[bool]) -> float:
         batch = GlobalBatch(ObjectiveConfig(name="dora"))
-        batch.begin(1)
+        batch.begin(1, 1.0)
         batch.add(torch.tensor(losses), torch.ones(len(losses)), torch.tensor(valid))
         batch.exchange()
         return batch.report().value

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from dora_core.errors import ConfigError
-from dora_core.testbed import FLOOR, GOLDEN, Testbed, TestbedConfig
+from dora_core import testbed
+from dora_core.config import TestbedConfig
+from dora_core.errors import ConfigError, DataError
+from dora_core.testbed import FLOOR, GOLDEN, REFERENCE, Testbed, materialize
 
 SMALL = TestbedConfig(prompts=10, topics=2, max_sentences=2, sources=5)
 FULL = TestbedConfig(prompts=400, sources=5)
@@ -157,7 +163,46 @@ def test_label_noise_reverses_the_order_and_nothing_else():
         assert list(np.argsort(a["rewards"])) == list(np.argsort(b["rewards"])[::-1])
 
 
+@pytest.mark.parametrize("level", [0.2, 0.4, 0.6])
+def test_label_noise_leaves_texts_and_sources_alone_and_a_higher_level_contains_a_lower_one(level):
+    rows = {p: Testbed(TestbedConfig(prompts=300, label_noise=p)).generate() for p in (0.0, level, level + 0.2)}
+    reversed_at = {}
+    for p, noisy in rows.items():
+        for row, clean in zip(noisy, rows[0.0], strict=True):
+            assert {k: v for k, v in row.items() if k != "rewards"} == {k: v for k, v in clean.items() if k != "rewards"}
+        reversed_at[p] = {r["id"] for r, clean in zip(noisy, rows[0.0], strict=True) if r["rewards"] != clean["rewards"]}
+    assert reversed_at[level] < reversed_at[level + 0.2]
+    assert len(reversed_at[level]) / 300 == pytest.approx(level, abs=0.12)  # four standard errors
+
+
+def test_unlabelled_hides_the_sources_of_that_share_of_records_and_changes_nothing_else(tmp_path):
+    full = Testbed(TestbedConfig(prompts=300)).generate()
+    some, more, all_ = (Testbed(TestbedConfig(prompts=300, unlabelled=p)).generate() for p in (0.3, 0.6, 1.0))
+    for rows in (some, more, all_):
+        for row, known in zip(rows, full, strict=True):
+            assert row["sources"] in (known["sources"], [None] * 4)
+            assert row | {"sources": None} == known | {"sources": None}
+    hidden = [{r["id"] for r in rows if None in r["sources"]} for rows in (some, more, all_)]
+    assert hidden[0] < hidden[1] < hidden[2]
+    assert [len(h) / 300 for h in hidden] == pytest.approx([0.3, 0.6, 1.0], abs=0.12)
+    table = pq.read_table(Testbed(TestbedConfig(prompts=5, unlabelled=1.0)).write(tmp_path / "hidden.parquet"))
+    assert table.schema.field("sources").type == pa.list_(pa.string()), "a column of nulls is still one of names"
+
+
 # ------------------------------------------------------------------------------------------------------- data
+
+
+def test_the_default_mixture_is_the_one_it_always_was():
+    """Texts and labels of all published figures; a change of this digest changes them all."""
+    rows = Testbed(TestbedConfig(prompts=20)).generate() + Testbed(TestbedConfig(prompts=20)).generate_golden(20)
+    assert hashlib.sha256(repr(rows).encode()).hexdigest()[:16] == "a1beb47f470e3c0b"
+
+
+def test_one_source_per_record_keeps_the_mixture_and_names_the_labeller():
+    rows = Testbed(TestbedConfig(prompts=2000, one_source_per_record=True)).generate()
+    assert all(set(row["sources"]) == {row["labeller"]} and len(row["sources"]) == 4 for row in rows)
+    golden = np.mean([row["labeller"] == "human" for row in rows])
+    assert abs(golden - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 2000)
 
 
 def test_same_seed_same_bytes_and_another_seed_or_round_other_rows(tmp_path):
@@ -193,3 +238,51 @@ def test_the_golden_reference_has_prompts_of_its_own() -> None:
     assert all(np.isfinite(testbed.log_density("human", row["prompt"], row["response"])) for row in golden)
     with pytest.raises(ConfigError, match="all 768 prompts are in the mixture"):
         Testbed(TestbedConfig(prompts=768, topics=2)).generate_golden(1)
+
+
+def test_a_shifted_golden_reference_leans_towards_the_first_synthetic_source():
+    """With golden_shift = shift it is that source; in between its density is exact: E_ref[q_golden/q_ref] = 1 (four standard errors)."""
+    whole = Testbed(TestbedConfig(prompts=50, golden_shift=1.0))
+    straight, leaning = (Testbed(TestbedConfig(prompts=50, golden_shift=g)) for g in (0.0, 0.5))
+    rows = {bed: [tuple(row.values()) for row in bed.generate_golden(800)] for bed in (straight, leaning, whole)}
+    for pair in rows[whole][:20]:
+        assert whole.log_density(REFERENCE, *pair) == pytest.approx(whole.log_density("verbose-lm", *pair), abs=1e-12)
+        assert straight.log_density(REFERENCE, *pair) == straight.log_density(GOLDEN, *pair)
+    ratios = np.exp([leaning.log_density(GOLDEN, *p) - leaning.log_density(REFERENCE, *p) for p in rows[leaning]])
+    assert ratios.mean() == pytest.approx(1.0, abs=4 * ratios.std() / math.sqrt(len(ratios)))
+    assert means(straight, rows[straight], "filler") < means(leaning, rows[leaning], "filler") < means(whole, rows[whole], "filler")
+    assert leaning.generate() == straight.generate(), "the mixture has its own golden source"
+
+
+def test_prompts_of_other_data_are_refused_with_their_number(full):
+    ours = [row["prompt"] for row in full.generate()[:3]]
+    full.require_prompts(ours)
+    with pytest.raises(DataError, match="2 of 5 prompts are not of the known mixture"):
+        full.require_prompts([*ours, "What?", "Why?"])
+
+
+def test_materialised_files_are_written_once_and_again_when_anything_changed(tmp_path: Path):
+    config = TestbedConfig(prompts=10)
+    data, golden = materialize(config, 7, tmp_path)
+    assert (pq.read_table(data).num_rows, pq.read_table(golden).num_rows) == (10, 7)
+    assert data.read_bytes() == Testbed(config).write(tmp_path / "direct.parquet").read_bytes()
+    golden.write_bytes(b"touched")
+    assert materialize(config, 7, tmp_path) == (data, golden)
+    assert golden.read_bytes() == b"touched", "the marker agrees: nothing is written"
+    materialize(config, 8, tmp_path)
+    assert pq.read_table(golden).num_rows == 8
+    golden.unlink()
+    materialize(config, 8, tmp_path)
+    assert pq.read_table(golden).num_rows == 8
+
+
+def test_a_materialisation_that_broke_off_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """New data and the old golden reference, and then the old configuration again: the old marker must not vouch for them."""
+    old, new = TestbedConfig(prompts=10), TestbedConfig(prompts=12)
+    data, _ = materialize(old, 7, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(testbed.Testbed, "generate_golden", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            materialize(new, 7, tmp_path)
+    materialize(old, 7, tmp_path)
+    assert pq.read_table(data).num_rows == 10

@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dora_core.testbed import Testbed, TestbedConfig
+from tests.flows.dora import Dora
 
 
 @pytest.fixture(scope="session")
 def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small known mixture as Parquet: 40 prompts, 3 responses each."""
     return Testbed(TestbedConfig(prompts=40, responses_per_prompt=3)).write(tmp_path_factory.mktemp("mixture") / "data.parquet")
+
+
+@pytest.fixture
+def dora(tmp_path: Path) -> Iterator[Dora]:
+    dora = Dora(tmp_path)
+    yield dora
+    for process in dora.processes():
+        process.kill()

@@ -92,7 +92,7 @@ def test_unknown_run_and_model_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_reason_with_braces_is_a_name_for_prefect() -> None:
-    from flows.realign import literally
+    from flows.running import literally
 
     reason = "align · runs: align.optimization.lora none → {'rank': 4}"
     assert literally(reason).format(stage=None) == reason

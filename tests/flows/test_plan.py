@@ -85,7 +85,7 @@ def test_a_setting_reruns_its_stage_and_what_depends_on_it(tmp_path: Path, mixtu
     finish(store, build_plan(config, store))
     plan = build_plan(load(tmp_path, mixture, "align.objective.lambda=2.0"), store)
     assert [s.label for s in plan.to_run] == ["align", "evaluate", "promote"]
-    assert reasons(plan)["align"] == "runs: align.objective.lambda 1.0 → 2.0"
+    assert reasons(plan)["align"] == "runs: align.objective.lambda auto → 2.0"
     assert reasons(plan)["evaluate"] == "runs: align changed"
     assert reasons(plan)["promote"] == "runs: evaluate, align changed"
     assert plan.to_json()["estimated_seconds"] == 6.0

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
 from flows.prefect_api import own_prefect_api
 from flows.session import release
 from infra.settings import Settings
-from infra.store import Store
+from tests.flows.dora import Dora, wait_for
 
 pytestmark = pytest.mark.component
 
@@ -37,72 +31,20 @@ execution: {{default: {{workers: 1}}}}
 FOREVER, SHORT = 1000, 1
 
 
-class Dora:
-    """Starts ``dora`` with a home of its own, and knows its processes by that home."""
-
-    def __init__(self, folder: Path, data: Path):
-        self.folder, self._data, self.home = folder, data, folder / "home"
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("DORA_", "PREFECT_", "MLFLOW_", "RAY_"))}
-        self.environment |= {"DORA_HOME": str(self.home)}
-
-    def start(self, epochs: int, *arguments: str) -> subprocess.Popen[str]:
-        (self.folder / "c.yaml").write_text(CONFIG.format(data=self._data, epochs=epochs))
-        command = [sys.executable, "-c", "from flows.cli import main; main()", "realign", "-c", str(self.folder / "c.yaml"), *arguments]
-        # A group of its own: a signal to it reaches what a Ctrl-C in a terminal reaches.
-        return subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-
-    def run(self, epochs: int) -> dict[str, Any]:
-        process = self.start(epochs, "--json")
-        output, log = process.communicate(timeout=500)
-        assert process.returncode == 0, log
-        return json.loads(output)
-
-    def processes(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("DORA_HOME") == str(self.home) and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
-
-    def manifests(self) -> list[dict[str, Any]]:
-        store = Store(str(self.home / "store"))
-        return [store.read_json(f"runs/{run}/run.json") for run in store.list("runs")]
-
-    def mlflow_states(self) -> list[str]:
-        with sqlite3.connect(self.home / "mlflow.db") as database:
-            return [row[0] for row in database.execute("select status from runs")]
-
-
 @pytest.fixture
-def dora(tmp_path: Path, mixture: Path) -> Iterator[Dora]:
-    dora = Dora(tmp_path, mixture)
-    yield dora
-    for process in dora.processes():
-        process.kill()
+def config(mixture: Path) -> Callable[[int], str]:
+    return lambda epochs: CONFIG.format(data=mixture, epochs=epochs)
 
 
-def wait_for(process: subprocess.Popen[str], text: str) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if text in line:
-            return
-    raise AssertionError(f"{text!r} never came: {process.stderr.read() if process.stderr else ''}")
-
-
-def test_a_run_then_nothing_to_do(dora: Dora) -> None:
-    first = dora.run(SHORT)
+def test_a_run_then_nothing_to_do(dora: Dora, config: Callable[[int], str]) -> None:
+    first = dora.run("realign", config(SHORT))
     assert [s["state"] for s in first["stages"]] == ["ran"] * 6
     assert first["status"] == "completed" and first["decision"] in ("challenger", "refused")
     assert first["warnings"] == []
     assert Path(first["links"]["report"]).read_text().startswith("<!")
     assert set(dora.mlflow_states()) == {"FINISHED"} and len(dora.mlflow_states()) == 7
 
-    second = dora.run(SHORT)
+    second = dora.run("realign", config(SHORT))
     assert [s["state"] for s in second["stages"]] == ["cached"] * 6
     assert second["stages"][3]["reason"] == f"cached: same inputs and settings as {first['run_id']}"
     assert second["decision"] == first["decision"]
@@ -110,8 +52,8 @@ def test_a_run_then_nothing_to_do(dora: Dora) -> None:
     assert dora.processes() == []
 
 
-def test_ctrl_c_leaves_nothing_running_and_the_next_run_goes_on(dora: Dora) -> None:
-    process = dora.start(FOREVER)
+def test_ctrl_c_leaves_nothing_running_and_the_next_run_goes_on(dora: Dora, config: Callable[[int], str]) -> None:
+    process = dora.start("realign", config(FOREVER))
     wait_for(process, "sft: 1/")
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.5)
@@ -124,8 +66,8 @@ def test_ctrl_c_leaves_nothing_running_and_the_next_run_goes_on(dora: Dora) -> N
     assert dora.manifests()[0]["status"] == "cancelled"
 
 
-def test_kill_9_is_cleaned_up_from_outside(dora: Dora, monkeypatch: pytest.MonkeyPatch) -> None:
-    process = dora.start(FOREVER)
+def test_kill_9_is_cleaned_up_from_outside(dora: Dora, config: Callable[[int], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    process = dora.start("realign", config(FOREVER))
     wait_for(process, "sft: 1/")
     process.kill()
     process.communicate()

@@ -1,0 +1,44 @@
+"""DPO when a share ε of the preferences is known to be flipped."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from dora_core.losses.base import register_loss
+from dora_core.losses.pairwise import MarginLoss
+
+
+@register_loss
+class CDPO(MarginLoss):
+    """ℓ = −(1−ε) log σ(m) − ε log σ(−m), m = β(lr_w − lr_l) — conservative DPO, ericmitchell.ai/cdpo.pdf.
+
+    Least at σ(m) = 1−ε: the margin stops growing there.
+    """
+
+    name: Literal["cdpo"] = "cdpo"
+    epsilon: float = Field(0.1, ge=0, lt=0.5, description="ε: probability that a preference is flipped.")
+
+    offset: ClassVar[str] = "ℓ ≥ −(1−ε)log(1−ε) − ε log ε, reached at m = log((1−ε)/ε); log 2 at the reference"
+
+    def of_margin(self, margin: Tensor) -> Tensor:
+        return -(1 - self.epsilon) * logsigmoid(margin) - self.epsilon * logsigmoid(-margin)
+
+
+@register_loss
+class RobustDPO(MarginLoss):
+    """ℓ = [−(1−ε) log σ(m) + ε log σ(−m)] / (1−2ε), m = β(lr_w − lr_l) — rDPO, arXiv 2403.00409.
+
+    Its mean over flips of probability ε is DPO's ℓ on the clean preference (that is where the 1/(1−2ε) comes from).
+    """
+
+    name: Literal["robust_dpo"] = "robust_dpo"
+    epsilon: float = Field(0.1, ge=0, lt=0.5, description="ε: probability that a preference is flipped.")
+
+    offset: ClassVar[str] = "unbounded below (≈ −ε·m/(1−2ε) for a large margin m); log 2 at the reference"
+
+    def of_margin(self, margin: Tensor) -> Tensor:
+        return (self.epsilon * logsigmoid(-margin) - (1 - self.epsilon) * logsigmoid(margin)) / (1 - 2 * self.epsilon)

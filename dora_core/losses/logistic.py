@@ -1,0 +1,106 @@
+"""Bradley-Terry likelihoods −log σ(margin): ``dpo`` and its relatives, which differ in the score of a response."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from dora_core.losses.base import PreferenceBatch, register_loss
+from dora_core.losses.pairwise import MarginLoss
+
+
+@register_loss
+class DPO(MarginLoss):
+    """ℓ = −log σ(β(lr_w − lr_l)) — Direct Preference Optimization, arXiv 2305.18290, equation 7."""
+
+    name: Literal["dpo"] = "dpo"
+
+    offset: ClassVar[str] = "ℓ > 0; log 2 at the reference, 0 for a perfectly separated pair"
+
+    def of_margin(self, margin: Tensor) -> Tensor:
+        return -logsigmoid(margin)
+
+
+@register_loss
+class RDPO(MarginLoss):
+    """ℓ = −log σ(β(lr_w − lr_l) + a(|y_w| − |y_l|)) — R-DPO, arXiv 2403.19159.
+
+    The plus sign follows from maximising E[r − a|y|] − β KL: its optimum has r = β·lr + a|y| + const. A preferred response that
+    is also longer then needs less log-ratio, which is what discourages length.
+    """
+
+    name: Literal["r_dpo"] = "r_dpo"
+    length_penalty: float = Field(0.001, ge=0, le=1, description="a: reward that one response token costs.")
+
+    offset: ClassVar[str] = "ℓ > 0; log(1 + e^−a(|y_w| − |y_l|)) at the reference, 0 for a perfectly separated pair"
+
+    def scores(self, batch: PreferenceBatch) -> Tensor:
+        return super().scores(batch) + self.length_penalty * batch.token_counts_BN
+
+    def of_margin(self, margin: Tensor) -> Tensor:
+        return -logsigmoid(margin)
+
+
+@register_loss
+class LnDPO(MarginLoss):
+    """ℓ = −log σ(β(lr_w/|y_w| − lr_l/|y_l|)) — length-normalised DPO, arXiv 2411.15124 (β = 5 there)."""
+
+    name: Literal["ln_dpo"] = "ln_dpo"
+    beta: float = Field(5.0, gt=0, le=100, description="β on log-ratios per token; larger than DPO's, which is on their sum.")
+
+    offset: ClassVar[str] = "ℓ > 0; log 2 at the reference, 0 for a perfectly separated pair"
+
+    def scores(self, batch: PreferenceBatch) -> Tensor:
+        return super().scores(batch) / batch.token_counts_BN
+
+    def of_margin(self, margin: Tensor) -> Tensor:
+        return -logsigmoid(margin)
+
+
+@register_loss
+class SimPO(MarginLoss):
+    """ℓ = −log σ(β(p_w − p_l) − γ), p = log π/|y| — SimPO, arXiv 2405.14734, equation 6. Reference-free.
+
+    Parametrised by γ/β, the margin in nats per token, because γ alone means nothing without β. The paper's repository uses β 2 to
+    10 and γ/β .25 to .8; TRL's and Liger's defaults (β .1, γ .5) mean γ/β = 5: 5 nats per token.
+    """
+
+    name: Literal["simpo"] = "simpo"
+    beta: float = Field(2.0, ge=1, le=100, description="β on average log-probabilities per token.")
+    gamma_beta_ratio: float = Field(0.5, ge=0, le=10, description="γ/β: target margin, nats per token.")
+
+    offset: ClassVar[str] = "ℓ > 0; log(1 + e^γ) when both responses are equally likely per token, 0 for a perfectly separated pair"
+
+    @field_validator("beta", mode="before")
+    @classmethod
+    def _per_token(cls, beta: Any) -> Any:
+        if isinstance(beta, int | float) and beta < 1:
+            raise ValueError(
+                "must be at least 1 for simpo, usually 2 to 10: it scales log-probabilities per token, not their sum as in dpo"
+            )
+        return beta
+
+    def scores(self, batch: PreferenceBatch) -> Tensor:
+        return self.beta * batch.average_logps_BN
+
+    def of_margin(self, margin: Tensor) -> Tensor:
+        return -logsigmoid(margin - self.gamma_beta_ratio * self.beta)
+
+
+@register_loss
+class RPO(MarginLoss):
+    """ℓ = −log σ(β(lr_w − lr_l)) − α·log π(y_best)/|y_best| — DPO with an SFT term, arXiv 2404.19733, equation 1."""
+
+    name: Literal["rpo"] = "rpo"
+    sft_weight: float = Field(1.0, ge=0, le=100, description="α: weight of the best response's negative log-probability per token.")
+
+    offset: ClassVar[str] = "ℓ > 0; log 2 + α × nats per token of the best response at the reference: a shift that differs by record"
+
+    def of_margin(self, margin: Tensor) -> Tensor:
+        return -logsigmoid(margin)
+
+    def __call__(self, batch: PreferenceBatch) -> Tensor:
+        return super().__call__(batch) - self.sft_weight * batch.of_best(batch.average_logps_BN)

@@ -1,0 +1,84 @@
+"""The flow ``study``: the paper's comparisons on the known mixture, as tables with intervals.
+
+    seed 0 → seed 1 → … → tables
+
+Each seed is one ``batch`` of all the stages of its cells (``flows/study_grid.py``); the tables are read from their outputs. The flow runs,
+stops and resumes as ``realign`` does, with the same parts (``flows/running.py``, ``flows/session.py``).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run as this_run
+from prefect.states import Completed, State
+
+from flows.config import StudyConfig
+from flows.running import ProgressArtifacts, outcome, publish_summary, run_plan, stop_what_it_left
+from flows.session import FlowRun, Session
+from flows.study_grid import Grid, build_grid, cells, plan_study
+from infra.settings import Settings
+from tasks.stage import write_spec
+
+
+def describe_study() -> str:
+    """``"study · 62 cells · 5 seeds"``."""
+    config = this_run.parameters["config"]
+    config = config if isinstance(config, StudyConfig) else StudyConfig.model_validate(config)
+    return f"{config.project} · {len(cells(config))} cells · {len(config.seeds)} seeds"
+
+
+@flow(name="study", flow_run_name=describe_study, persist_result=False, on_cancellation=[stop_what_it_left], on_crashed=[stop_what_it_left])
+def study(config: StudyConfig) -> State[dict[str, Any]]:
+    """Compare losses and robust objectives on generated data whose true densities and rewards are known.
+
+    Args:
+        config: the grid, and what its realignments share.
+    """
+    grid = build_grid(config, Settings().root / "study")
+    flow_run = FlowRun("study", this_run.id, this_run.name)
+    with Session.open(config, lambda store: plan_study(config, grid, store), flow_run, ProgressArtifacts) as session:
+        write_specs(session, grid)
+        run_plan(session)
+        track_cells(session)
+        track_page(session)
+    publish_summary(session)
+    return Completed(message=outcome(session.manifest.content), data=session.manifest.content | {"warnings": session.warnings})
+
+
+def write_specs(session: Session, grid: Grid) -> None:
+    """What a batch runs, it reads from the store."""
+    for specs in grid.stages.values():
+        for spec in specs:
+            if not spec.is_done(session.store):
+                write_spec(spec, session.store)
+
+
+def track_cells(session: Session) -> None:
+    """One MLflow run per cell, so that its runs table sorts and plots the grid; only when the tables are new."""
+    entry = session.manifest.content["stages"][-1]
+    if entry["state"] != "ran":
+        return
+    result = session.store.read_result(entry["stage"], entry["digest"])
+    assert result is not None, "the tables have run"
+    for key, facts in result["facts"]["cells"].items():
+        tags = {"dora.run_id": session.manifest.run_id, "dora.cell": key, "dora.digest": entry["digest"]}
+        run = session.tracker.start_run(facts["method"], parent=session.parent_run, tags=tags, params=facts["params"])
+        session.tracker.log_metrics(run, facts["metrics"])
+        session.tracker.finish(run, "FINISHED")
+
+
+def track_page(session: Session) -> None:
+    """The page and the tables as artifacts of the study's own MLflow run: what people open first."""
+    from infra.report.study import render_study
+
+    entry = session.manifest.content["stages"][-1]
+    folder = session.store.fetch(entry["stage"], entry["digest"])
+    with tempfile.TemporaryDirectory() as scratch:
+        page = Path(scratch) / "study.html"
+        page.write_text(render_study(session.store, session.manifest.run_id), encoding="utf-8")
+        tables = {f"tables/{path.name}": path for path in sorted((folder / "tables").glob("*.parquet"))}
+        session.tracker.log_files(session.parent_run, {"study.html": page} | tables)

@@ -1,0 +1,56 @@
+"""Surface statistics by hand, in several scripts; the regressors' constants."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dora_core.surface import STATISTICS, SurfaceBasis, surface_statistics
+
+
+def of(response: str, prompt: str = "How do I cook soup?") -> dict[str, float]:
+    return dict(zip(STATISTICS, surface_statistics([prompt], [response])[0], strict=True))
+
+
+def test_by_hand():
+    s = of("Cook soup. Cook soup. Then, eat it!\n- Good luck, 3 times")
+    assert (s["sentences"], s["words"]) == (4, 11)
+    assert s["words_per_sentence"] == pytest.approx(11 / 4) and s["sentence_spread"] == pytest.approx(np.std([2, 2, 3, 4]))
+    assert (s["adjacent_repeats"], s["repeated_sentences"]) == (1, 1)
+    assert (s["repeated_words"], s["repeated_2grams"], s["repeated_3grams"]) == (2, 1, 0)
+    assert s["distinct_words"] == pytest.approx(9 / 11)
+    assert (s["commas"], s["exclamations"], s["digits"], s["lines"], s["list_items"], s["dashes"]) == (2, 1, 1, 1, 1, 1)
+    assert (s["prompt_words"], s["prompt_share"], s["prompt_covered"]) == (4, pytest.approx(4 / 11), pytest.approx(2 / 5))
+
+
+def test_repeats_that_are_not_adjacent():
+    s = of("One. Two. One. One.")
+    assert (s["adjacent_repeats"], s["repeated_sentences"]) == (1, 2)
+
+
+def test_other_scripts():
+    assert of("你好。你好。再见！")["sentences"] == 3 and of("你好。你好。再见！")["adjacent_repeats"] == 1
+    assert of("Как дела? Хорошо, спасибо…")["words"] == 4
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.text(), st.text()), max_size=5))
+def test_any_text_has_finite_statistics(pairs):
+    values = surface_statistics([p for p, _ in pairs], [r for _, r in pairs])
+    assert values.shape == (len(pairs), len(STATISTICS)) and np.isfinite(values).all() and (values >= 0).all()
+
+
+def test_regressors_are_standardised_on_the_fitting_rows_and_do_not_extrapolate():
+    texts = [" ".join(["word."] * n) for n in range(1, 30)]
+    statistics = surface_statistics(["q"] * len(texts), texts)
+    basis = SurfaceBasis.fit(statistics)
+    regressors = basis(statistics)
+    assert regressors.shape == (29, basis.width)
+    used = basis.std_B > 0
+    np.testing.assert_allclose(regressors[:, used].mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(regressors[:, used].std(axis=0), 1)
+    assert (regressors[:, ~used] == 0).all() and not used.all()
+    far = surface_statistics(["q"], [" ".join(["word."] * 10_000)])
+    np.testing.assert_allclose(basis(far)[:, :3], regressors[-1:, :3])
