@@ -5,11 +5,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test nightly lint bench clean
 
 help:
 	@echo "make demo    the whole pipeline on generated data, on this machine"
 	@echo "make test    lint, import rules, unit, component and system tests"
+	@echo "make nightly what takes minutes: the quick study, every table"
 	@echo "make lint    ruff and import-linter only"
 	@echo "make bench   the measured comparisons in tests/benchmarks"
 	@echo "make clean   remove the environment and caches (never .dora, which holds results)"
@@ -19,6 +20,9 @@ demo: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest
+
+nightly: $(READY)
+	$(BIN)/python -m pytest -m nightly --timeout 3600
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ REFERENCE_TOLERANCE = {"float32": 0.02, "bfloat16": 0.5}
 
 UNKNOWN = "unknown"
 HEAVIEST = "heaviest_row"  # metric: row of the records table that had the largest weight in a step; −1 if all weights are 0
-WEIGHT_OF = "weight_"  # metric prefix: a source's share of a step's weights
+WEIGHT_OF = "weight_share_"  # metric prefix: a source's share of a step's weights
 
 
 @dataclass(frozen=True)

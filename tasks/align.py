@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import Field
+
 from dora_core.config import AlignConfig, ModelConfig, TextConfig
 from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, main
 
@@ -37,7 +39,7 @@ class Spec(StageSpec):
     text: TextConfig
     align: AlignConfig
     aggregate: str = "mean"
-    plugins: list[str] = []
+    plugins: list[str] = Field(default_factory=list)
     """sha256 of the files that define a loss or objective of the user's (:func:`plugin_digests`): edited code is another run."""
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+# A slow machine is no bug, and the same examples everywhere make a failure repeatable.
+hypothesis.settings.register_profile("dora", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("dora")
 
 
 @pytest.fixture(autouse=True)

@@ -116,8 +116,8 @@ def draw_interval(axes: Axes, estimate: dict[str, float], y: float, colour: str)
     axes.plot(estimate["value"], y, "o", color=colour, markersize=5)
 
 
-def draw_stack(axes: Axes, edges: list[float], layers: dict[str, list[int]]) -> None:
-    base = [0] * (len(edges) - 1)
+def draw_stack(axes: Axes, edges: list[float], layers: dict[str, list[float]]) -> None:
+    base = [0.0] * (len(edges) - 1)
     for colour, (label, counts) in zip(colours(len(layers)), layers.items(), strict=True):
         top = [b + c for b, c in zip(base, counts, strict=True)]
         axes.stairs(top, edges, baseline=base, fill=True, color=colour, label=label)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from infra.report import study_figures
 from infra.report.drawing import (
-    HALF,
     INK,
     OTHER,
     PALETTE,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
 Facts = dict[str, Any]
 
+SHARE = "weight_share_"  # curves of the align stage: a source's share of a step's weights
 CURVES = {
     "loss": "loss",
     "objective": "objective",
@@ -194,14 +194,36 @@ def _objective_weights(facts: Facts) -> Figure | None:
     curve = facts["curve"]
     if not curve.get("weight_ess"):
         return None
-    figure, panels = panel_grid(2, columns=2, height=2.2, width=HALF)
-    for axes, name, title in zip(
-        panels, ("weight_ess", "max_weight"), ("effective share of the batch", "largest weight of one record"), strict=True
-    ):
+    titles = {"weight_ess": "effective share of the batch", "max_weight": "largest weight of one record", "lambda": "λ"}
+    shown = {name: title for name, title in titles.items() if name in curve}
+    figure, panels = panel_grid(len(shown), columns=3, height=2.2)
+    for axes, (name, title) in zip(panels, shown.items(), strict=True):
         draw_curve(axes, curve["step"], curve[name])
         axes.set_title(title, fontsize=9)
-        axes.set_ylim(0, 1.02)
+        if name == "lambda":
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0, 1.02)
     figure.supxlabel("optimisation step", fontsize=9)
+    return figure
+
+
+def _weight_shares(facts: Facts) -> Figure | None:
+    """Whose records decide: each source's share of a step's weights, as a running mean over a twentieth of the steps."""
+    curve = facts["curve"]
+    names = [name for name in curve if name.startswith(SHARE)]
+    if not names:
+        return None
+    figure, axes = single_axes("Share of the weight by source", "optimisation step", "share")
+    edges, layers = [s - 0.5 for s in (*curve["step"], curve["step"][-1] + 1)], {}
+    window = max(1, len(curve["step"]) // 20)
+    for name in names:
+        values = curve[name]
+        chunks = [values[max(0, i - window) : i + window + 1] for i in range(len(values))]
+        layers[short(name.removeprefix(SHARE))] = [sum(chunk) / len(chunk) for chunk in chunks]
+    draw_stack(axes, edges, layers)
+    axes.set_ylim(0, 1)
+    legend_below(figure, axes)
     return figure
 
 
@@ -287,7 +309,7 @@ FIGURES: dict[str, dict[str, Callable[[Facts], Any]]] = {
     "classify": {"auc": _auc, "reliability": _reliability, "classifier_loss": _classifier_loss},
     "calibrate": {"h_by_source": _h_by_source, "h_histogram": _h_histogram},
     "sft": {"training": _training},
-    "align": {"training": _training, "objective_weights": _objective_weights},
+    "align": {"training": _training, "objective_weights": _objective_weights, "weight_shares": _weight_shares},
     "evaluate": {"comparison": _comparison, "margins": _margins, "by_source": _by_source, "reward_confidence": _reward_confidence},
     "study": study_figures.FIGURES,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dora_core.calibration import (
@@ -78,7 +78,6 @@ LOGITS = st.lists(st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=2), min_si
 ALPHA = st.floats(0.01, 0.98)
 
 
-@settings(deadline=None)
 @given(LOGITS, ALPHA, st.sampled_from(["mixture", "paper", "released"]), st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)))
 def test_any_logits_give_finite_positive_bounded_factors(logits, alpha, form, gamma):
     shares, own = np.array([alpha, (1 - alpha) / 2, (1 - alpha) / 2]), np.arange(len(logits)) % 3
@@ -90,7 +89,6 @@ def test_any_logits_give_finite_positive_bounded_factors(logits, alpha, form, ga
     assert np.isfinite(result.h).all() and 0 < result.ess <= 1 + 1e-12 and result.h.mean() == pytest.approx(1.0)
 
 
-@settings(deadline=None)
 @given(LOGITS, ALPHA, st.integers(0, 1), st.floats(0, 5))
 def test_more_golden_looking_is_never_less_weight(logits, alpha, head, step):
     shares, own = np.array([alpha, (1 - alpha) / 2, (1 - alpha) / 2]), np.full(len(logits), head + 1)
@@ -101,7 +99,6 @@ def test_more_golden_looking_is_never_less_weight(logits, alpha, head, step):
         assert (after >= before * (1 - 1e-12)).all()
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.floats(1e-3, 1e3), st.sampled_from(["auto", 0.0, 0.3, 1.0]))
 def test_calibrate_ignores_scale_and_order(seed, scale, temper):
     rng = np.random.default_rng(seed)
@@ -112,7 +109,6 @@ def test_calibrate_ignores_scale_and_order(seed, scale, temper):
     assert (np.diff(ours.h[np.argsort(raw)]) >= -1e-12).all()  # the order of responses survives
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_tempering_raises_the_effective_sample_size(seed):
     h = np.random.default_rng(seed).lognormal(0, 2, size=30)
@@ -175,7 +171,6 @@ def test_order_normalise_cap_temper():
     assert untouched.ess == pytest.approx(20**2 / (4 * 262))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.05, 0.95))
 def test_auto_temper_keeps_the_floor_and_is_largest(seed, floor):
     h = np.random.default_rng(seed).lognormal(0, 2, size=100)

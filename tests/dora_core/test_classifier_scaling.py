@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dora_core.classifier_scaling import Scaling, fit_scaling, fit_temperature, isotonic, log_loss
@@ -48,7 +48,6 @@ def test_isotonic_recovers_a_bent_map():
     assert np.abs(scale(inner) - np.minimum(inner, 0.5)).max() < 0.3
 
 
-@settings(deadline=None)
 @given(labelled_logits())
 def test_isotonic_is_monotone_open_and_never_worse_than_the_prior(rows):
     logits, golden = rows
@@ -60,7 +59,6 @@ def test_isotonic_is_monotone_open_and_never_worse_than_the_prior(rows):
     assert np.abs(scale(grid)).max() <= np.log(n) + 1e-9
 
 
-@settings(deadline=None)
 @given(labelled_logits(), st.floats(0.1, 10), st.floats(-5, 5))
 def test_isotonic_does_not_depend_on_the_scale_of_its_input(rows, factor, offset):
     logits, golden = rows
@@ -68,7 +66,6 @@ def test_isotonic_does_not_depend_on_the_scale_of_its_input(rows, factor, offset
     np.testing.assert_allclose(fit_scaling("isotonic", logits * factor + offset, golden)(logits * factor + offset), ours, atol=1e-6)
 
 
-@settings(deadline=None)
 @given(labelled_logits(), st.randoms(use_true_random=False))
 def test_isotonic_does_not_depend_on_the_order_of_rows(rows, random):
     logits, golden = rows

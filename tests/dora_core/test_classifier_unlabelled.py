@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dora_core.classifier_unlabelled import best_bin, golden_share
@@ -37,7 +37,6 @@ def test_interval_covers_the_truth():
     assert 0.2 < share.low <= share.value <= share.high < 0.45 and share.low < 0.3 < share.high
 
 
-@settings(deadline=None)
 @given(st.integers(0, 500), st.floats(0.1, 10))
 def test_any_monotone_map_of_the_scores_gives_the_same(seed, scale):
     golden, unlabelled = draw(0.4, 0.0, 60, seed)

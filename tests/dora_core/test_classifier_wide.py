@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dora_core.classifier_wide import BIAS_PENALTY, BUCKETS, INNER_FOLDS, ORDER_WEIGHT, Design, Ngrams, WideModel, fit_wide, ngram_codes
@@ -43,7 +43,6 @@ def test_ngrams_are_summed_with_the_weight_of_their_order():
     assert twice == pytest.approx(2 * once + ORDER_WEIGHT[1])  # a sum: no division by length
 
 
-@settings(deadline=None)
 @given(TEXTS, st.integers(0, 100))
 def test_sparse_products_equal_dense_ones(texts, seed):
     ngrams, buckets = Ngrams.of(texts).shared()

@@ -197,7 +197,7 @@ ROWS = st.builds(lambda good, odd: good | odd, st.sampled_from(VALID), st.dictio
 
 
 @given(row=ROWS, form=st.sampled_from(["listwise", "pairwise", "golden"]))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_whatever_a_row_holds_it_is_a_writable_record_or_has_reasons(row, form):
     parsed = parse_row(row, form, Rules())
     if isinstance(parsed, Record):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dora_core.surface import STATISTICS, SurfaceBasis, surface_statistics
@@ -35,7 +35,6 @@ def test_other_scripts():
     assert of("Как дела? Хорошо, спасибо…")["words"] == 4
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=5))
 def test_any_text_has_finite_statistics(pairs):
     values = surface_statistics([p for p, _ in pairs], [r for _, r in pairs])

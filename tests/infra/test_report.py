@@ -38,13 +38,18 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
         "learning_rate": [1e-3 * min(1, s / 12) * (1 - s / 120) for s in steps],
         "tokens_per_second": [draw.gauss(15_000, 800) for _ in steps],
     }
-    robust = curve | {
-        "objective": [0.9 * math.exp(-s / 80) + draw.gauss(0, 0.04) for s in steps],
-        "accuracy": [0.5 + 0.2 * (1 - math.exp(-s / 40)) + draw.gauss(0, 0.05) for s in steps],
-        "margin": [1.5 * (1 - math.exp(-s / 60)) + draw.gauss(0, 0.2) for s in steps],
-        "weight_ess": [0.6 + draw.gauss(0, 0.05) for _ in steps],
-        "max_weight": [0.1 + abs(draw.gauss(0, 0.03)) for _ in steps],
-    }
+    robust = (
+        curve
+        | {
+            "objective": [0.9 * math.exp(-s / 80) + draw.gauss(0, 0.04) for s in steps],
+            "accuracy": [0.5 + 0.2 * (1 - math.exp(-s / 40)) + draw.gauss(0, 0.05) for s in steps],
+            "margin": [1.5 * (1 - math.exp(-s / 60)) + draw.gauss(0, 0.2) for s in steps],
+            "weight_ess": [0.6 + draw.gauss(0, 0.05) for _ in steps],
+            "max_weight": [0.1 + abs(draw.gauss(0, 0.03)) for _ in steps],
+            "lambda": [1e6 if s == 0 else 0.2 + 0.01 * s for s in steps],
+        }
+        | {f"weight_share_{name}": [1 / len(sources) for _ in steps] for name in sources}
+    )
     confidence = [0.05 + 0.1 * k for k in range(10)]
     edges = [k / 10 for k in range(31)]
     shares = [draw.uniform(0.5, 1.5) for _ in sources]
@@ -127,6 +132,8 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
             "ess_by_form": {"mixture": 0.64, "paper": 0.97, "released": 0.71},
             "capped_fraction": 0.01,
             "nan": 0,
+            "no_shift": False,
+            "alpha": {"value": 0.25, "low": 0.25, "high": 0.25, "estimated": False},
             "tau": 1.0,
             "shares": dict(zip(sources, shares, strict=True)),
             "warnings": [],
@@ -138,6 +145,7 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
             "resumed_from": 50,
             "loss": {"name": "dpo", "beta": 0.1},
             "objective": {"name": "dora", "lambda": 1.0},
+            "heaviest": [{"record_id": "r0-00042", "steps": 17, "max_weight": 0.31}],
             "curve": robust,
         },
         "evaluate": {
@@ -258,7 +266,7 @@ def test_facts_without_content_give_no_figure() -> None:
     facts = make_facts(["human", "model"])
     clean = facts["ingest"] | {"bad_by_reason": {}}
     assert set(figures_for("ingest", {"facts": clean})) == {"responses"}
-    erm = facts["align"] | {"curve": {name: v for name, v in facts["align"]["curve"].items() if name not in ("weight_ess", "max_weight")}}
+    erm = facts["align"] | {"curve": {name: v for name, v in facts["align"]["curve"].items() if "weight" not in name}}
     assert set(figures_for("align", {"facts": erm})) == {"training"}
     nothing = facts["classify"] | {"sources": {}, "curve": []}
     assert figures_for("classify", {"facts": nothing}) == {}
@@ -283,6 +291,7 @@ def test_the_page_says_what_happened(store: Store) -> None:
         "paper 97.0%",
         "KL(policy‖start) per response, nats, at most 50: 61.2",
         "resumed from step 50",
+        "r0-00042",
         "champion → 3",
         "lambda: 1.0",
         "0" * 64,
