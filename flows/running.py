@@ -10,7 +10,7 @@ from prefect.flows import Flow
 from prefect.states import State
 
 from flows.plan import PlannedStage
-from flows.session import Observer, Session, release
+from flows.session import Observer, Session, notes, release
 from flows.stage import run_stage
 from infra.settings import Settings
 
@@ -53,6 +53,7 @@ def publish_summary(session: Session) -> None:
         f"# {content['name']}",
         f"{outcome(content)}",
         "| stage | state | why | time | digest |\n|---|---|---|---|---|\n" + "\n".join(rows),
+        "\n".join(f"- {note}" for note in notes(content)),
         "\n".join(links),
         f"Report: `dora report {content['run_id']}`",
     ]

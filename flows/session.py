@@ -13,7 +13,7 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
@@ -97,7 +97,7 @@ class Manifest:
             "links": {"prefect": flow_run.url(places), "mlflow": places.mlflow_uri, "ray": places.ray_dashboard},
             "stages": [
                 {"stage": s.stage, "label": s.label, "digest": s.digest, "state": "pending", "reason": s.reason}
-                | {"seconds": None, "mlflow_run_id": None, "submission_id": None}
+                | {"seconds": None, "mlflow_run_id": None, "submission_id": None, "notes": []}
                 for s in plan.stages
             ],
         }
@@ -115,7 +115,8 @@ class Manifest:
         self.save()
 
     def finish(self, label: str, result: dict[str, Any], *, state: str, seconds: float) -> None:
-        self.stage(label, state=state, seconds=seconds)
+        """A stage has ended well; ``notes`` are what it wants people to know about the data (a leak, no shift at all, …)."""
+        self.stage(label, state=state, seconds=seconds, notes=result["facts"].get("warnings", []))
         if "decision" in result["facts"]:
             self.update(decision=result["facts"]["decision"])
 
@@ -125,6 +126,11 @@ class Manifest:
 
     def save(self) -> None:
         self.store.write_json(f"runs/{self.run_id}/run.json", self.content)
+
+
+def notes(manifest: Mapping[str, Any]) -> list[str]:
+    """``"calibrate: no source can be told from golden: …"``: what the stages of a run want people to know."""
+    return [f"{stage['label']}: {note}" for stage in manifest["stages"] for note in stage["notes"]]
 
 
 @dataclass

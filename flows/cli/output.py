@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from flows.session import Observer
+from flows.session import Observer, notes
 
 if TYPE_CHECKING:
     from flows.plan import Plan, PlannedStage
@@ -79,7 +79,7 @@ class Out:
                 self.say("")
                 self.console.print(table)
             self.say("")
-        for warning in manifest["warnings"]:
+        for warning in (*notes(manifest), *manifest["warnings"]):
             self.say(f"note: {warning}")
         total = manifest["finished"] - manifest["started"]
         ran = sum(s["state"] == "ran" for s in manifest["stages"])

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dora_core.config import TestbedConfig
+from dora_core.testbed import Testbed
 from flows.prefect_api import own_prefect_api
 from flows.session import release
 from infra.settings import Settings
@@ -50,6 +52,20 @@ def test_a_run_then_nothing_to_do(dora: Dora, config: Callable[[int], str]) -> N
     assert second["decision"] == first["decision"]
     assert not list((dora.home / "ray").glob("*"))  # no head was started, and the first one is gone
     assert dora.processes() == []
+
+
+def test_data_without_a_shift_is_said_to_need_no_calibration(dora: Dora, tmp_path: Path) -> None:
+    data = Testbed(TestbedConfig(prompts=60, shift=0.0)).write(tmp_path / "same.parquet")
+    encoder = "{hidden_size: 32, layers: 1, heads: 2, vocab_size: 400}"
+    manifest = dora.run(
+        "calibrate",
+        f"project: same\ndata: {{train: [{{path: {data}}}]}}\n"
+        f"classifier: {{encoder: {encoder}, epochs: 1, folds: 2}}\nexecution: {{default: {{workers: 1}}}}\n",
+    )
+    calibrate = manifest["stages"][-1]
+    assert calibrate["notes"][-1] == "no source can be told from golden: this data needs no calibration"
+    facts = dora.store().read_result("calibrate", calibrate["digest"])["facts"]
+    assert facts["no_shift"] and all(source["mean"] == 1.0 for source in facts["h"].values())
 
 
 def test_ctrl_c_leaves_nothing_running_and_the_next_run_goes_on(dora: Dora, config: Callable[[int], str]) -> None:
