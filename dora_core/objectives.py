@@ -67,6 +67,10 @@ class Objective:
         """A: what multiplies the whole gradient."""
         return 1.0
 
+    def opposes_factors(self, losses_B: Tensor) -> bool:
+        """Whether a finite λ tilts weight away from large factors on such losses; ``lambda: auto`` then stays at ∞."""
+        return False
+
     def value(self, sums: StepSums, lam: float) -> float:
         """V from a step's sums."""
         return lam * sums.log_mean_exp
@@ -162,6 +166,9 @@ class DoRA(Objective):
 
     def terms(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Terms:
         return Terms(factors_B, factors_B * losses_B / lam, torch.zeros_like(losses_B))
+
+    def opposes_factors(self, losses_B: Tensor) -> bool:
+        return bool(losses_B.mean() < 0)
 
 
 @register_objective

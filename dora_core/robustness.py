@@ -6,6 +6,9 @@ what it is at λ = ∞. After each step the smallest λ that keeps this fraction
 uses it if it is larger than what was used so far, else log λ moves a tenth of the way. So λ lags by one step (the gradient is
 needed in one pass), rises at once when the losses spread, falls slowly, and is ∞ until losses differ at all.
 
+``dora`` on a loss below 0 (``lire``) gives a large h a *small* exponent h·ℓ/λ: the tilt undoes the factors, and the measured policies
+were worse than with plain ``erm`` (README, results). There ``auto`` stays at ∞, which is ``reweight``; a number still means what it says.
+
 Shape legend: B records of one optimisation step.
 """
 
@@ -56,6 +59,8 @@ class LambdaControl:
 
     def observe(self, losses_B: Tensor, factors_B: Tensor) -> None:
         """The (ℓ, h) of a finished step, over all ranks; see ``GlobalBatch.gather_records``."""
+        if self._objective.opposes_factors(losses_B):
+            return
         found = lambda_for_ess(self._objective, losses_B, factors_B, self._config.ess_target)
         if found is not None:
             log_lam = math.log(found)

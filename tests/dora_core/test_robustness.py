@@ -77,6 +77,16 @@ def test_auto_rises_at_once_and_falls_slowly() -> None:
     assert auto.at(3) == pytest.approx(5**0.9 * first, rel=3e-3)
 
 
+def test_auto_never_tilts_against_the_factors() -> None:
+    """ℓ < 0 under `dora`: λ stays ∞; `dora_tilted` does not multiply ℓ by h and keeps choosing."""
+    losses, factors = spread(0.5) - 0.9, torch.linspace(0.1, 2, 32, dtype=torch.float64)
+    multiplied, tilted = control(name="dora", lam="auto"), control(name="dora_tilted", lam="auto")
+    multiplied.observe(losses, factors)
+    tilted.observe(losses, factors)
+    assert multiplied.at(1) == UNBOUNDED
+    assert tilted.at(1) < 10
+
+
 def test_auto_is_restored_exactly() -> None:
     one, other = control(name="dro", lam="auto"), control(name="dro", lam="auto")
     one.observe(spread(2.0), torch.ones(32, dtype=torch.float64))
