@@ -228,18 +228,23 @@ class AlignmentTask:
     def _metrics(self, counts: Tensor) -> dict[str, float]:
         records, correct, margin, tokens = counts.tolist()
         step = self._objective.report()
-        return {
-            "loss": step.loss,
-            "objective": step.value,
-            "accuracy": correct / max(records, 1.0),
-            "margin": margin / max(records, 1.0),
-            "lambda": step.lam,
-            "log_normalizer": step.log_normalizer,
-            "weight_ess": step.weight_ess,
-            "max_weight": step.max_weight,
-            HEAVIEST: -1.0 if step.heaviest is None else float(step.heaviest),
-            "tokens": tokens,
-        } | {f"{WEIGHT_OF}{name}": share for name, share in zip(self._data.sources, step.group_weights, strict=True)}
+        shares = {f"{WEIGHT_OF}{name}": share for name, share in zip(self._data.sources, step.group_weights, strict=True)}
+        strength = {"lambda": step.lam} if self._objective.objective.uses_lambda else {}
+        return (
+            {
+                "loss": step.loss,
+                "objective": step.value,
+                "accuracy": correct / max(records, 1.0),
+                "margin": margin / max(records, 1.0),
+                "log_normalizer": step.log_normalizer,
+                "weight_ess": step.weight_ess,
+                "max_weight": step.max_weight,
+                HEAVIEST: -1.0 if step.heaviest is None else float(step.heaviest),
+                "tokens": tokens,
+            }
+            | strength
+            | shares
+        )
 
 
 def _pad(flat: Tensor, lengths: list[int], width: int, fill: Any) -> Tensor:

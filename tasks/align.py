@@ -81,9 +81,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         "loss_last": curve["loss"][-1],
         "accuracy_last": curve["accuracy"][-1],
         "weight_ess_mean": sum(curve["weight_ess"]) / len(curve["weight_ess"]),
-        "lambda_last": curve["lambda"][-1],
         "tokens_per_second": sum(curve["tokens_per_second"]) / len(curve["tokens_per_second"]),
-    }
+    } | ({"lambda_last": curve["lambda"][-1]} if "lambda" in curve else {})
     shown = {"loss": spec.align.loss.model_dump(mode="json"), "objective": spec.align.objective.model_dump(mode="json", by_alias=True)}
     shown["heaviest"] = heaviest_records(curve, context.fetch(spec.records))
     return StageOutput(rows=report["records"], metrics=metrics, facts=facts(report, report["records"]) | shown)

@@ -145,15 +145,9 @@ def test_every_layout_reports_the_same_diagnostics(name: str, lam: Lam, two_proc
     """ESS, heaviest record, normaliser, weight by source and the λ that ``auto`` chose belong to the step, not to its layout."""
     layouts = layouts_of(ObjectiveConfig(name=name, lam=lam), two_processes)
     (gradient, expected), *others = layouts.values()
-    assert {
-        "weight_share_human",
-        "weight_share_a-lm",
-        "weight_share_unknown",
-        "heaviest_row",
-        "log_normalizer",
-        "weight_ess",
-        "lambda",
-    } <= set(expected)
+    shares = {"weight_share_human", "weight_share_a-lm", "weight_share_unknown"}
+    assert shares | {"heaviest_row", "log_normalizer", "weight_ess", "max_weight"} <= set(expected)
+    assert ("lambda" in expected) == find_objective(name).uses_lambda
     assert sum(v for k, v in expected.items() if k.startswith("weight_share_")) == pytest.approx(1.0)
     for other_gradient, metrics in others:
         assert metrics == pytest.approx(expected, rel=1e-9, abs=1e-12)
