@@ -166,7 +166,7 @@ def test_order_normalise_cap_temper():
     result = calibrate(raw, config)
     np.testing.assert_allclose(result.h, expected / expected.mean(), rtol=1e-14)
     assert result.capped_fraction == 0.5 and result.tau == 0.5
-    untouched = calibrate(raw, CalibrationConfig(normalize=False, cap_quantile=None))
+    untouched = calibrate(raw, CalibrationConfig(normalize=False, cap_quantile=None, temper=1.0))
     np.testing.assert_array_equal(untouched.h, raw)
     assert untouched.ess == pytest.approx(20**2 / (4 * 262))
 
