@@ -237,7 +237,7 @@ class ObjectiveConfig(StrictModel):
     """How the losses ℓ and factors h of one optimisation step become one number (DESIGN section 2)."""
 
     name: Annotated[str, AfterValidator(_known_objective), _AnyObjective()] = Field("dora", description="A registered robust objective.")
-    lam: float | LambdaSchedule | Literal["auto"] = Field(
+    lam: Annotated[float, Field(gt=0)] | LambdaSchedule | Literal["auto"] = Field(
         "auto",
         alias="lambda",
         description="λ of the log-mean-exp (β′ for dr_dpo), in units of h·ℓ: a number, a schedule {start, end, shape}, or auto: the "
@@ -254,8 +254,6 @@ class ObjectiveConfig(StrictModel):
 
     @model_validator(mode="after")
     def _check(self) -> ObjectiveConfig:
-        if isinstance(self.lam, float) and not self.lam > 0:
-            raise ValueError(f"lambda={self.lam:g} must be > 0, a schedule {{start, end, shape}}, or auto")
         from dora_core.objectives import find_objective
 
         if self.lam == "auto" and self.scope != "global" and find_objective(self.name).uses_lambda:

@@ -151,7 +151,7 @@ def test_unknown_objective_names_the_nearest_in_a_configuration() -> None:
 
 
 def test_lambda_is_checked() -> None:
-    with pytest.raises(ValidationError, match="must be > 0"):
+    with pytest.raises(ValidationError, match="greater than 0"):
         ObjectiveConfig(lam=0.0)
     with pytest.raises(ValidationError, match="auto needs scope global"):
         ObjectiveConfig(lam="auto", scope="micro")

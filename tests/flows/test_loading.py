@@ -53,8 +53,8 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "no data": ("project: x", "data: is required", "Preference data"),
     "no train data": ("data: {train: []}", "data.train: must have at least 1 item", "(got [])"),
     "no path": ("data: {train: [{}]}", "data.train.0.path: is required", "Parquet or JSONL"),
-    "lambda not positive": (DATA + "align: {objective: {lambda: -1}}", "align.objective: lambda=-1 must be > 0", "or auto"),
-    "lambda zero": (DATA + "align: {objective: {lambda: 0}}", "align.objective: lambda=0 must be > 0", "or auto"),
+    "lambda not positive": (DATA + "align: {objective: {lambda: -1}}", "align.objective.lambda: must be greater than 0", "one of: auto"),
+    "lambda zero": (DATA + "align: {objective: {lambda: 0}}", "align.objective.lambda: must be greater than 0", "one of: auto"),
     "schedule": (DATA + "align: {objective: {lambda: {start: 1, ende: 2}}}", "lambda.ende: unknown key", "did you mean 'end'?"),
     "unknown objective": (DATA + "align: {objective: {name: dorra}}", "align.objective.name: unknown objective", "did you mean 'dora'?"),
     "unknown loss": (DATA + "align: {loss: {name: dppo}}", "align.loss: unknown loss 'dppo'", "did you mean 'dpo'?"),
@@ -150,7 +150,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(folder: Path) -> None:
         load_config(folder / "c.yaml")
     headline, *lines = caught.value.message.splitlines()
     assert headline == "c.yaml has 3 mistakes:"
-    assert sorted(line.rsplit("[", 1)[1] for line in lines) == ["line 3]", "line 5]", "line 6]"]
+    assert sorted(line.rsplit("[", 1)[1] for line in lines) == ["line 4]", "line 5]", "line 6]"]
 
 
 def test_missing_configuration_file_names_its_neighbour(folder: Path) -> None:
