@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -20,3 +21,9 @@ def restored_environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(saved)
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> None:
+    """Ray and Prefect change what SIGINT does in a process that has used them; tests of Ctrl-C need Python's own handler."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
