@@ -77,6 +77,7 @@ class GlobalBatch:
     Args:
         config: the objective.
         groups: number of groups whose share of the weight is reported; 0 for none.
+        keep_records: keep each step's (ℓ, h) for :meth:`gather_records`; costs a copy to the host per micro-batch.
         group: process group, or ``None`` for one process.
         sync_every_micro_batch: gradients are reduced at every micro-batch (FSDP), so ranks must share one offset throughout.
 
@@ -89,6 +90,7 @@ class GlobalBatch:
         config: ObjectiveConfig,
         *,
         groups: int = 0,
+        keep_records: bool = False,
         group: dist.ProcessGroup | None = None,
         sync_every_micro_batch: bool = False,
     ):
@@ -98,7 +100,7 @@ class GlobalBatch:
                 hint="use scope 'global' (exact) or 'micro', or strategy 'ddp'",
             )
         self.objective, self.scope = find_objective(config.name), config.scope
-        self._group, self._sync_every = group, sync_every_micro_batch
+        self._keep_records, self._group, self._sync_every = keep_records, group, sync_every_micro_batch
         self._powers = torch.tensor([*_POWERS, *[1] * groups], dtype=torch.float64)
         self.world_size = dist.get_world_size(group) if group is not None else 1
         self.carried_offset: float | None = None
@@ -134,7 +136,8 @@ class GlobalBatch:
         factor_B = torch.where(valid_B, factors_B, 1.0).double()
         t = self.objective.terms(loss_B, factor_B, self.lam)
         scores_B = (t.exponent_B + t.log_base_B).masked_fill(~valid_B, -math.inf)
-        self._seen.append(torch.stack([loss_B, factor_B])[:, valid_B].cpu())
+        if self._keep_records:
+            self._seen.append(torch.stack([loss_B, factor_B])[:, valid_B].cpu())
         if self.scope == "micro":
             if not bool(valid_B.any()):
                 return torch.zeros_like(losses_B), 1.0
@@ -172,7 +175,8 @@ class GlobalBatch:
         return correction
 
     def gather_records(self) -> tuple[Tensor, Tensor]:
-        """(ℓ, h) of every record of the step, on every rank, float64; valid after :meth:`exchange` with scope global."""
+        """(ℓ, h) of every record of the step, on every rank, float64; valid after :meth:`exchange` with scope global and
+        ``keep_records``."""
         mine_2B = torch.cat(self._seen, dim=1)
         padded_2B = torch.nn.functional.pad(mine_2B, (0, max(self._counts) - mine_2B.shape[1]))
         everyone = self._all_gather(padded_2B)

@@ -147,7 +147,11 @@ class AlignmentTask:
         self._data, self._config, self._worker, self._pad_id = data, config, worker, pad_id
         self._lambda = LambdaControl(config.objective, Schedule(len(data), config.optimization).steps)
         self._objective = GlobalBatch(
-            config.objective, groups=len(data.sources), group=worker.group, sync_every_micro_batch=execution.strategy == "fsdp"
+            config.objective,
+            groups=len(data.sources),
+            keep_records=self._lambda.learns,
+            group=worker.group,
+            sync_every_micro_batch=execution.strategy == "fsdp",
         )
 
     def backward(self, module: nn.Module, micro_batches: list[list[int]], step: int) -> tuple[float, dict[str, float]]:

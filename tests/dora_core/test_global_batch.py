@@ -174,7 +174,7 @@ def test_step_report_matches_arithmetic() -> None:
     """h = 1, λ = 1, ℓ = (0, log 3): weights 1:3, so p = (1/4, 3/4), value = log((1 + 3)/2) = log 2, ESS = 1/(2·(1/16 + 9/16)) = 0.8."""
     from dora_core.accumulation import GlobalBatch
 
-    batch = GlobalBatch(ObjectiveConfig(name="dora"), groups=2)
+    batch = GlobalBatch(ObjectiveConfig(name="dora"), groups=2, keep_records=True)
     batch.begin(2, 1.0)
     sources = torch.tensor([[1.0, 0.0], [0.5, 0.5]], dtype=torch.float64)  # the second record has responses of both sources
     for i, loss in enumerate((0.0, math.log(3.0))):

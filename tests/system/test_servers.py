@@ -147,7 +147,7 @@ def test_a_bad_parameter_is_refused_before_anything_runs(machine: Machine) -> No
         f"{machine.urls['prefect']}/api/deployments/{deployment['id']}/create_flow_run", json={"parameters": wrong}, timeout=30
     )
     assert answer.status_code == 409
-    assert "lambda" in answer.text or "-1" in answer.text, answer.text
+    assert "minimum" in answer.text
 
 
 def test_a_cancelled_run_leaves_no_job_and_no_running_mlflow_run(machine: Machine) -> None:
