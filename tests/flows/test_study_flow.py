@@ -74,7 +74,8 @@ def test_a_study_then_nothing_to_do(dora: Dora) -> None:
 
 
 def test_ctrl_c_leaves_nothing_running_and_keeps_what_is_finished(dora: Dora) -> None:
-    process = dora.start("study", CONFIG, "-v", "--set", "seeds=[0]")
+    long = ("--set", "seeds=[0]", "--set", "align.optimization.max_steps=100000")  # training that no machine finishes before the signal
+    process = dora.start("study", CONFIG, "-v", *long)
     wait_for(process, "(2 of ")
     os.killpg(process.pid, signal.SIGINT)
     _, log = process.communicate(timeout=120)
@@ -83,6 +84,6 @@ def test_ctrl_c_leaves_nothing_running_and_keeps_what_is_finished(dora: Dora) ->
     assert dora.processes() == []
     assert set(dora.mlflow_states()) == {"KILLED"}
     assert dora.manifests()[0]["status"] == "cancelled"
-    again = dora.start("study", CONFIG, "--dry-run", "--set", "seeds=[0]")
+    again = dora.start("study", CONFIG, "--dry-run", *long)
     plan, _ = again.communicate(timeout=60)
     assert f"of {STAGES} stages" in plan and f"{STAGES} of {STAGES}" not in plan
