@@ -118,7 +118,8 @@ def build_task(
     import numpy as np
     import pyarrow.parquet as pq
 
-    from dora_core.alignment import AlignmentData, AlignmentTask
+    from dora_core.alignment import AlignmentTask
+    from dora_core.alignment_data import AlignmentData
     from dora_core.text import Encoder
 
     columns = ["record_id", "prompt", "responses", "rewards", "sources"]

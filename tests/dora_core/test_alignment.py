@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from dora_core.alignment import AlignmentData, AlignmentTask, choose_responses
+from dora_core.alignment import AlignmentTask
+from dora_core.alignment_data import AlignmentData, choose_responses
 from dora_core.config import AlignConfig, Execution, ModelConfig, OptimizationConfig, TextConfig
 from dora_core.distributed import Worker, full_weights
 from dora_core.errors import DataError, TrainingError

@@ -20,7 +20,8 @@ import torch.multiprocessing as mp
 import transformers
 from torch import Tensor
 
-from dora_core.alignment import AlignmentData, AlignmentTask
+from dora_core.alignment import AlignmentTask
+from dora_core.alignment_data import AlignmentData
 from dora_core.config import AlignConfig, Execution, ObjectiveConfig, TextConfig
 from dora_core.distributed import Worker, scale_gradients, wrap
 from dora_core.logprobs import ResponseLogps
