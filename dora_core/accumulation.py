@@ -77,7 +77,7 @@ class GlobalBatch:
     Args:
         config: the objective.
         groups: number of groups whose share of the weight is reported; 0 for none.
-        keep_records: keep each step's (ℓ, h) for :meth:`gather_records`; costs a copy to the host per micro-batch.
+        keep_records: keep each step's (ℓ, h) for :meth:`gather_records`.
         group: process group, or ``None`` for one process.
         sync_every_micro_batch: gradients are reduced at every micro-batch (FSDP), so ranks must share one offset throughout.
 
@@ -126,28 +126,31 @@ class GlobalBatch:
             losses_B: unreduced ℓ, shape (B,); only values are read.
             factors_B: h ≥ 0, shape (B,).
             valid_B: bool; records without a preference (and padding) count for nothing.
-            ids_B: integers ≥ 0 that name the records in the report.
-            groups_BG: how each record belongs to the groups; rows sum to 1.
+            ids_B: integers ≥ 0 that name the records in the report; on the CPU.
+            groups_BG: how each record belongs to the groups; rows sum to 1; on the CPU.
 
         Returns:
-            (weights of shape (B,) in the dtype of the losses, rescale factor ≤ 1)
+            (weights of shape (B,) like the losses, rescale factor ≤ 1)
         """
-        loss_B = torch.where(valid_B, losses_B.detach(), 0.0).double()
-        factor_B = torch.where(valid_B, factors_B, 1.0).double()
+        # A few numbers a record: brought to the host in one go, an accelerator waits once per micro-batch and not for every sum.
+        loss_B, valid_B = torch.stack([losses_B.detach().double(), valid_B.to(losses_B.device, torch.float64)]).cpu()
+        valid_B = valid_B.bool()
+        loss_B = torch.where(valid_B, loss_B, 0.0)
+        factor_B = torch.where(valid_B, factors_B.double().cpu(), 1.0)
         t = self.objective.terms(loss_B, factor_B, self.lam)
         scores_B = (t.exponent_B + t.log_base_B).masked_fill(~valid_B, -math.inf)
         if self._keep_records:
-            self._seen.append(torch.stack([loss_B, factor_B])[:, valid_B].cpu())
+            self._seen.append(torch.stack([loss_B, factor_B])[:, valid_B])
         if self.scope == "micro":
             if not bool(valid_B.any()):
                 return torch.zeros_like(losses_B), 1.0
             shares_B = (scores_B - scores_B.max()).exp()
             sums = self._count(t, shares_B, loss_B, factor_B, valid_B, ids_B, groups_BG)
-            return self._micro_weights(t, shares_B, sums, float(scores_B.max())).to(losses_B.dtype), 1.0
+            return self._micro_weights(t, shares_B, sums, float(scores_B.max())).to(losses_B), 1.0
         rescale = self._move_offset(scores_B)
         shares_B = (scores_B - (self._offset or 0.0)).exp()
         self._count(t, shares_B, loss_B, factor_B, valid_B, ids_B, groups_BG)
-        return (t.slope_B * shares_B).to(losses_B.dtype), rescale
+        return (t.slope_B * shares_B).to(losses_B), rescale
 
     def exchange(self) -> float:
         """Call once, between the last ``add`` and the last backward: agree on offsets and set :attr:`final_scale`.
@@ -234,7 +237,7 @@ class GlobalBatch:
         parts = [shares_B, valid_B, factors_B * valid_B, losses_B, weights_B, weights_B**2, t.slope_B * losses_B * valid_B]
         if groups_BG is not None:
             parts += list((groups_BG * weights_B[:, None]).unbind(dim=1))
-        sums = torch.stack([p.double().sum() for p in parts]).cpu()
+        sums = torch.stack([p.double().sum() for p in parts])
         self._sums = self._sums + sums
         if weights_B.numel() and float(weights_B.max()) > self._max_weight:
             self._max_weight = float(weights_B.max())

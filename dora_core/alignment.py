@@ -17,7 +17,7 @@ from dora_core.alignment_data import AlignmentData, AlignmentRecord
 from dora_core.config import AlignConfig, Execution
 from dora_core.distributed import Worker, gradient_sync, scale_gradients
 from dora_core.errors import TrainingError
-from dora_core.logprobs import ResponseLogps, collate
+from dora_core.logprobs import ResponseLogps
 from dora_core.losses import PreferenceBatch
 from dora_core.robustness import LambdaControl
 from dora_core.training import Schedule
@@ -42,7 +42,7 @@ class AlignmentTask:
         worker: Worker,
         pad_id: int,
     ):
-        self.module, self.layers, self.records = logps, layers, len(data)
+        self.module, self.layers, self.tokens = logps, layers, data.tokens
         self._data, self._config, self._worker, self._pad_id = data, config, worker, pad_id
         self._lambda = LambdaControl(config.objective, Schedule(len(data), config.optimization).steps)
         self._objective = GlobalBatch(
@@ -56,7 +56,7 @@ class AlignmentTask:
     def backward(self, module: nn.Module, micro_batches: list[list[int]], step: int) -> tuple[float, dict[str, float]]:
         objective = self._objective
         objective.begin(len(micro_batches), self._lambda.at(step))
-        counts = torch.zeros(4, dtype=torch.float64)  # records, correctly ordered, Σ margin, tokens
+        counts = torch.zeros(4, dtype=torch.float64, device=self._worker.device)  # records, correctly ordered, Σ margin, tokens
         for number, indices in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
             records = [self._data[i] for i in indices] or [self._data[0]]
@@ -66,9 +66,9 @@ class AlignmentTask:
                 if step == 0 and number == 0 and indices:
                     self._check_reference(batch)
                 losses_B = self._config.loss(batch)
-                factors_B = losses_B.new_tensor([r.factor for r in records])
-                rows_B, groups_BG = torch.tensor([r.row for r in records]), self._source_shares(records).to(losses_B.device)
-                weights_B, rescale = objective.add(losses_B, factors_B, valid_B, rows_B, groups_BG)
+                factors_B = torch.tensor([r.factor for r in records], dtype=torch.float64)
+                rows_B = torch.tensor([r.row for r in records])
+                weights_B, rescale = objective.add(losses_B, factors_B, valid_B, rows_B, self._source_shares(records))
                 if last:
                     correction = objective.exchange()
                     weights_B, rescale = weights_B * correction, rescale * correction
@@ -98,7 +98,7 @@ class AlignmentTask:
     def _forward(self, module: nn.Module, records: list[AlignmentRecord]) -> PreferenceBatch:
         """(B, N) log-probabilities of the records' responses, padded to the longest list."""
         rows = [response for record in records for response in record.responses]
-        logps_R = module(collate(rows, self._pad_id).to(self._worker.device))
+        logps_R = module(self.module.collate([r.responses for r in records], self._pad_id).to(self._worker.device))
         width = max(len(r.responses) for r in records)
         lengths = [len(r.responses) for r in records]
         return PreferenceBatch(
@@ -126,7 +126,7 @@ class AlignmentTask:
         margin_B = (lr_BN.gather(1, best_B[:, None]) - lr_BN.gather(1, worst_B[:, None])).squeeze(1)
         tokens = (batch.lengths_BN * batch.mask_BN * valid_B[:, None]).sum()
         numbers = (valid_B.sum(), ((margin_B > 0) & valid_B).sum(), (margin_B * valid_B).sum(), tokens)
-        return torch.stack([n.double() for n in numbers]).cpu()
+        return torch.stack([n.double() for n in numbers])
 
     def _metrics(self, counts: Tensor) -> dict[str, float]:
         records, correct, margin, tokens = counts.tolist()

@@ -5,6 +5,7 @@ Legend: N responses of a record.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from dora_core.errors import DataError
+from dora_core.packing import packed_tokens
 from dora_core.text import EncodedResponse, Encoder
 
 UNKNOWN = "unknown"
@@ -112,3 +114,8 @@ class AlignmentData:
             factor=float(self._factors[row]),
             sources=[self.sources.index(record["sources"][i] or UNKNOWN) for i in chosen],
         )
+
+    @functools.cached_property
+    def tokens(self) -> np.ndarray:
+        """Tokens of each record, its prompt once, int64 (len,)."""
+        return np.array([packed_tokens(self[i].responses) for i in range(len(self))])

@@ -311,8 +311,12 @@ class Execution(StrictModel):
     gpus_per_worker: float = Field(0.0, ge=0, le=8, description="GPUs per worker; 0 runs on CPU (gloo).")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs per worker, also its number of torch threads.")
     strategy: Literal["ddp", "fsdp"] = Field("ddp", description="ddp: replicated weights; fsdp: sharded (FSDP2).")
-    micro_batch_size: int = Field(8, ge=1, description="Records per forward-backward pass on one worker.")
-    batch_tokens: int = Field(16_384, ge=256, description="Padded tokens per inference batch.")
+    micro_batch_tokens: int = Field(
+        8192, ge=16, description="Tokens per forward-backward pass on one worker, a prompt counted once; a longer record goes alone."
+    )
+    micro_batch_size: int | None = Field(None, ge=1, description="Records per forward-backward pass at most; null = tokens alone decide.")
+    prefix_sharing: bool = Field(True, description="Compute a record's prompt once for all its responses, where the model allows it.")
+    batch_tokens: int = Field(16_384, ge=256, description="Tokens per inference batch, padding included.")
     shard_rows: int = Field(2048, ge=1, description="Rows per inference shard.")
     checkpoint_every: int = Field(50, ge=1, description="Optimisation steps between checkpoints.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dora_core.distributed import Worker, gradient_sync
-from dora_core.logprobs import ResponseLogps, collate
+from dora_core.logprobs import ResponseLogps
 from dora_core.text import Encoder, Message
 
 
@@ -29,17 +29,20 @@ class SftTask:
         worker: Worker,
         pad_id: int,
     ):
-        self.module, self.layers, self.records = logps, layers, len(examples)
-        self._examples, self._encoder, self._worker, self._pad_id = examples, encoder, worker, pad_id
+        self.module, self.layers, self._worker, self._pad_id = logps, layers, worker, pad_id
+        self._rows = [encoder.encode(*example) for example in examples]
+        self.tokens = [len(row) for row in self._rows]
 
     def backward(self, module: nn.Module, micro_batches: list[list[int]], step: int) -> tuple[float, dict[str, float]]:
-        totals = torch.zeros(2, dtype=torch.float64)  # Σ nll, tokens
+        totals = torch.zeros(2, dtype=torch.float64, device=self._worker.device)  # Σ nll, tokens
         for number, indices in enumerate(micro_batches):
-            rows = [self._encoder.encode(*self._examples[i]) for i in indices or [0]]
+            rows = [self._rows[i] for i in indices or [0]]
             with gradient_sync(module, number == len(micro_batches) - 1):
-                nll = -module(collate(rows, self._pad_id).to(self._worker.device)).sum() * bool(indices)
+                batch = self.module.collate([[row] for row in rows], self._pad_id).to(self._worker.device)
+                nll = -module(batch).sum() * bool(indices)
                 nll.backward()
-            totals += torch.tensor([nll.item(), float(sum(len(r.response_ids) for r in rows)) * bool(indices)], dtype=torch.float64)
+            tokens = sum(len(r.response_ids) for r in rows) * bool(indices)
+            totals += torch.stack([nll.detach().double(), nll.new_tensor(tokens, dtype=torch.float64)])
         nll_sum, tokens = self._worker.sum(totals).tolist()
         # Backward saw Σ nll of this rank, DDP and FSDP averaged it over ranks: this factor makes it the mean per token.
         return self._worker.world_size / max(tokens, 1.0), {"loss": nll_sum / max(tokens, 1.0), "tokens": tokens}

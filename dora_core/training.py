@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from dora_core.config import Execution, OptimizationConfig
@@ -30,6 +32,7 @@ from dora_core.distributed import (
     wrap,
 )
 from dora_core.errors import TrainingError
+from dora_core.microbatches import split_step
 
 
 class Task(Protocol):
@@ -38,12 +41,12 @@ class Task(Protocol):
     Attributes:
         module: the trainable module, not yet wrapped for distribution.
         layers: its repeated blocks, the units of sharding.
-        records: number of training records.
+        tokens: what each training record costs: the tokens that pass through the model for it.
     """
 
     module: nn.Module
     layers: list[nn.Module]
-    records: int
+    tokens: Sequence[int] | NDArray[np.integer]
 
     def backward(self, module: nn.Module, micro_batches: list[list[int]], step: int) -> tuple[float, dict[str, float]]:
         """Leave the step's gradient in ``.grad`` up to a factor; return that factor and the step's metrics.
@@ -132,26 +135,19 @@ class Schedule:
         return self.config.learning_rate * decay[self.config.schedule]
 
 
-def split_for_rank(indices: Sequence[int], worker: Worker, micro_batch_size: int) -> list[list[int]]:
-    """This rank's micro-batches. All ranks get the same number of them; a rank short of records gets empty ones."""
-    mine = list(indices[worker.rank :: worker.world_size])
-    count = math.ceil(math.ceil(len(indices) / worker.world_size) / micro_batch_size)
-    return [mine[i * micro_batch_size : (i + 1) * micro_batch_size] for i in range(count)]
-
-
 def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Worker, hooks: Hooks) -> FitReport:
     """Train ``task.module`` in place, from the newest checkpoint if there is one.
 
     Raises:
         TrainingError: a gradient that is not finite, or nothing to train on.
     """
-    if task.records == 0:
+    if len(task.tokens) == 0:
         raise TrainingError("there are no training records", hint="look at the ingest stage: every record was dropped or quarantined")
-    schedule = Schedule(task.records, config)
+    schedule = Schedule(len(task.tokens), config)
     bfloat16 = config.precision == "bfloat16"
     module = wrap(task.module.to(worker.device), execution.strategy, worker, task.layers, bfloat16=bfloat16)
     trainable = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     module.train()
 
     start, curve = 0, {}
@@ -166,8 +162,12 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
         clock = time.monotonic()
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(step)
+        indices = schedule.indices(step)
+        parts = split_step(
+            [int(task.tokens[i]) for i in indices], worker.world_size, execution.micro_batch_tokens, execution.micro_batch_size
+        )
         with autocast:
-            scale, metrics = task.backward(module, split_for_rank(schedule.indices(step), worker, execution.micro_batch_size), step)
+            scale, metrics = task.backward(module, [[indices[i] for i in part] for part in parts[worker.rank]], step)
         norm = gradient_norm(module) * abs(scale)
         if not math.isfinite(norm):
             raise TrainingError(

@@ -89,7 +89,9 @@ def launch(context: StageContext, job: TrainingJob) -> dict[str, Any]:
 def facts(report: dict[str, Any], records: int) -> dict[str, Any]:
     """The part of a training stage's facts that sft and align share."""
     curve = {"step": list(range(report["steps"]))} | report["curve"]
-    return {"steps": report["steps"], "records": records, "resumed_from": report["resumed_from"], "curve": curve}
+    reason = report["unpacked_because"]
+    warnings = [f"prompts were computed once per response, not once per record: {reason}"] if reason else []
+    return {"steps": report["steps"], "records": records, "resumed_from": report["resumed_from"], "curve": curve, "warnings": warnings}
 
 
 def train_on_this_process(job: TrainingJob) -> dict[str, Any]:
@@ -216,10 +218,11 @@ def _train(job: TrainingJob, worker: Worker, hooks: Any) -> dict[str, Any]:
             folder.commit(f"model/{file.name}")
     return {
         "steps": report.steps,
-        "planned_steps": Schedule(task.records, job.optimization).steps,
+        "planned_steps": Schedule(len(task.tokens), job.optimization).steps,
         "resumed_from": report.resumed_from,
         "curve": report.curve,
-        "records": task.records,
+        "records": len(task.tokens),
+        "unpacked_because": policy.logps.unpacked_because,
     }
 
 
@@ -237,7 +240,7 @@ def load(job: TrainingJob, worker: Worker) -> Policy:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if job.optimization.lora is not None:
         model = add_lora(model, job.optimization.lora)
-    return Policy(model, tokenizer, ResponseLogps(model), layers)
+    return Policy(model, tokenizer, ResponseLogps(model, share_prefix=job.execution.prefix_sharing), layers)
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:

@@ -25,10 +25,10 @@ from dora_core.alignment_data import AlignmentData
 from dora_core.config import AlignConfig, Execution, ObjectiveConfig, TextConfig
 from dora_core.distributed import Worker, scale_gradients, wrap
 from dora_core.logprobs import ResponseLogps
+from dora_core.microbatches import split_step
 from dora_core.models import train_tokenizer
 from dora_core.objectives import find_objective
 from dora_core.text import Encoder
-from dora_core.training import split_for_rank
 
 OBJECTIVES = ["erm", "reweight", "dro", "dora", "dora_outer", "dora_tilted", "dr_dpo"]
 RECORDS = 8
@@ -80,7 +80,7 @@ def step_gradient(objective: ObjectiveConfig, worker: Worker, micro_batch_size: 
     metrics = {}
     for step in (1, 2):  # the second step starts from the offset the first one left behind
         module.zero_grad()
-        scale, metrics = task.backward(module, split_for_rank(range(RECORDS), worker, micro_batch_size), step)
+        scale, metrics = task.backward(module, split_step([1] * RECORDS, worker.world_size, micro_batch_size)[worker.rank], step)
         scale_gradients(module, scale)
     return flat_gradient(module), metrics
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from dora_core import logprobs
+from dora_core import linear_logps
 from dora_core.config import LoraConfig
 from dora_core.errors import ModelError
 from dora_core.logprobs import ResponseLogps, collate, score_responses
@@ -32,7 +32,7 @@ def plain_logps(model: torch.nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("chunk", [1, 2**24])
 def test_values_and_gradients_equal_a_plain_forward(policy, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", chunk)  # 1: a chunk per token, recomputed in the backward pass
+    monkeypatch.setattr(linear_logps, "CHUNK_LOGITS", chunk)  # 1: a chunk per token, recomputed in the backward pass
     weights = torch.tensor([1.0, -2.0, 0.5])
     expected = plain_logps(policy)
     (expected * weights).sum().backward()

@@ -12,9 +12,10 @@ from dora_core.config import Execution, OptimizationConfig, TextConfig
 from dora_core.distributed import Worker
 from dora_core.errors import TrainingError
 from dora_core.logprobs import ResponseLogps
+from dora_core.microbatches import split_step
 from dora_core.sft import SftTask
 from dora_core.text import Encoder
-from dora_core.training import FolderHooks, Schedule, fit, split_for_rank
+from dora_core.training import FolderHooks, Schedule, fit
 
 EXAMPLES = [([{"role": "user", "content": "the cat"}], f"sat on {w} mat") for w in ("a", "one", "the", "very", "old")]
 
@@ -37,18 +38,12 @@ def test_learning_rate_by_hand() -> None:
     assert [schedule.learning_rate(s) for s in (0, 1, 2, 6)] == pytest.approx([0.5, 1.0, 1.0, 0.5])
 
 
-def test_ranks_share_a_batch_and_have_equally_many_micro_batches() -> None:
-    parts = [split_for_rank(range(9), Worker(rank=r, world_size=4), 2) for r in range(4)]
-    assert sorted(i for p in parts for m in p for i in m) == list(range(9))
-    assert {len(p) for p in parts} == {2}
-
-
 def test_sft_loss_is_the_mean_over_tokens_for_any_micro_batch(policy, tokenizer) -> None:
     examples = [([{"role": "user", "content": "a"}], t) for t in ("dog", "one very old dog run home and sat on the mat", "cat sat")]
     norms = []
     for size in (1, 2, 3):
         task = sft_task(policy, tokenizer, examples)
-        scale, metrics = task.backward(task.module, split_for_rank(range(3), Worker(), size), 0)
+        scale, metrics = task.backward(task.module, split_step([1] * 3, 1, size)[0], 0)
         norms.append((metrics["loss"], scale * float(torch.nn.utils.get_total_norm([p.grad for p in policy.parameters()]))))
         policy.zero_grad()
     assert norms[1:] == [pytest.approx(norms[0], rel=1e-5)] * 2
