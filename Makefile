@@ -4,6 +4,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+BENCHMARKS ?= training scoring data startup gpu
+BENCH_TABLE ?= tests/benchmarks/latest.md
 
 .PHONY: help demo test nightly lint bench clean
 
@@ -12,7 +14,7 @@ help:
 	@echo "make test    lint, import rules, unit, component and system tests"
 	@echo "make nightly what takes minutes: the quick study, every table"
 	@echo "make lint    ruff and import-linter only"
-	@echo "make bench   the measured comparisons in tests/benchmarks"
+	@echo "make bench   speed and memory against peers and limits (about 15 minutes); BENCHMARKS='training data' for some of them"
 	@echo "make clean   remove the environment and caches (never .dora, which holds results)"
 
 demo: $(READY)
@@ -29,8 +31,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
+# TRL is the peer of the training step and of nothing else: installed for this, beside the lock, without dependencies of its own.
 bench: $(READY)
-	@set -e; for file in $(sort $(wildcard tests/benchmarks/bench_*.py)); do echo "== $$file"; $(BIN)/python $$file; done
+	@$(BIN)/python -c 'import trl' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps trl==1.16.0
+	@rm -f $(BENCH_TABLE)
+	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m tests.benchmarks.bench_$$name --save $(BENCH_TABLE); done
+	@echo "tables: $(BENCH_TABLE)"
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -98,32 +98,53 @@ class FlexAttention:
     """One FlexAttention call; the sequence is padded to whole blocks, padding attends to itself."""
 
     def __init__(self, segments: tuple[Segment, ...], device: torch.device):
-        from torch.nn.attention.flex_attention import create_block_mask
+        from torch.nn.attention.flex_attention import BlockMask
 
         tokens = sum(len(s) for s in segments)
         self._padding = -tokens % FLEX_BLOCK
         record = [r for r, s in enumerate(segments) for _ in range(len(s))] + [len(segments)] * self._padding
         part = [p for s in segments for p, n in enumerate((s.prompt, *s.responses)) for _ in range(n)] + [0] * self._padding
-        record_S, part_S = torch.tensor(record, device=device), torch.tensor(part, device=device)
+        record_S, part_S = torch.tensor(record), torch.tensor(part)
+        some_QK, all_QK = _visible_blocks(record_S, part_S)
+        record_S, part_S = record_S.to(device), part_S.to(device)
 
         def sees(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
             return (q >= k) & (record_S[q] == record_S[k]) & ((part_S[k] == 0) | (part_S[k] == part_S[q]))
 
-        self._mask = create_block_mask(sees, None, None, len(record), len(record), device=device, BLOCK_SIZE=FLEX_BLOCK)
+        # Built from the segments: ``create_block_mask`` would evaluate all S × S pairs first.
+        listed = [x.to(device)[None, None] for x in (*_listed(some_QK & ~all_QK), *_listed(all_QK))]
+        self.mask = BlockMask.from_kv_blocks(*listed, BLOCK_SIZE=FLEX_BLOCK, mask_mod=sees, seq_lengths=(len(record), len(record)))
 
     def __call__(self, q_1ASD: Tensor, k_1ASD: Tensor, v_1ASD: Tensor, scale: float | None, dropout: float) -> Tensor:
         """(1, S, A, D)."""
         assert dropout == 0.0, "FlexAttention has no dropout; models with it are not packed"
         q, k, v = (F.pad(x, (0, 0, 0, self._padding)) for x in (q_1ASD, k_1ASD, v_1ASD))
-        out_1ASD = _flex_attention(q.is_cuda)(q, k, v, block_mask=self._mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        out_1ASD = _flex_attention(q.is_cuda)(q, k, v, block_mask=self.mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
         return out_1ASD[:, :, : q_1ASD.shape[2]].transpose(1, 2)
+
+
+def _visible_blocks(record_S: Tensor, part_S: Tensor) -> tuple[Tensor, Tensor]:
+    """(query blocks, key blocks), bool: where some pair may be visible (never too few), and where all pairs surely are."""
+    record_BT, part_BT = record_S.view(-1, FLEX_BLOCK), part_S.view(-1, FLEX_BLOCK)
+    (r_low, r_high), (p_low, p_high) = ((x.amin(1), x.amax(1)) for x in (record_BT, part_BT))
+    index = torch.arange(len(record_BT))
+    earlier = index[:, None] >= index[None, :]
+    meet = (r_high[None, :] >= r_low[:, None]) & (r_low[None, :] <= r_high[:, None])
+    one_record = (r_low == r_high)[:, None] & (r_low == r_high)[None, :] & (r_low[:, None] == r_low[None, :])
+    other_response = one_record & (p_low[None, :] > 0) & ((p_high[None, :] < p_low[:, None]) | (p_low[None, :] > p_high[:, None]))
+    return earlier & meet & ~other_response, one_record & (p_high[None, :] == 0) & (index[:, None] > index[None, :])
+
+
+def _listed(dense_QK: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of key blocks of each query block, and their indices first, as BlockMask wants them."""
+    return dense_QK.sum(1, dtype=torch.int32), dense_QK.int().argsort(dim=1, descending=True, stable=True).int()
 
 
 @functools.cache
 def _flex_attention(compiled: bool) -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
+    return torch.compile(flex_attention) if compiled else flex_attention
 
 
 def plan_attention(rows: PackedRows) -> SegmentedAttention | FlexAttention:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -52,23 +52,26 @@ def hardware() -> str:
 
 
 def report(title: str, rows: list[Row], save: Path | None = None) -> None:
-    """Print the table; with ``save`` append it to a JSON-lines file too."""
-    today = datetime.date.today().isoformat()
-    table = Table(title=f"{title}\n{today} · {hardware()}", title_justify="left")
-    for column in ("what", "figure", "target", "met", "limit"):
+    """Print the table; with ``save`` append it to a Markdown file too."""
+    head = f"{datetime.date.today().isoformat()} · {hardware()}"
+    columns = ("what", "figure", "target", "met", "limit")
+    cells = [(row.what, row.figure, row.target, {True: "yes", False: "NO", None: ""}[row.met], row.limit) for row in rows]
+    table = Table(title=f"{title}\n{head}", title_justify="left")
+    for column in columns:
         table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(row.what, row.figure, row.target, {True: "yes", False: "NO", None: ""}[row.met], row.limit)
+    for line in cells:
+        table.add_row(*line)
     Console(width=int(os.environ.get("COLUMNS", 160))).print(table)
     if save is not None:
+        lines = [f"### {title}", "", f"{head} · `{' '.join(sys.argv)}`", ""]
+        lines += ["| " + " | ".join(line) + " |" for line in (columns, ("---",) * len(columns), *cells)]
         with save.open("a", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps({"date": today, "hardware": hardware(), "title": title} | asdict(row)) + "\n")
+            file.write("\n".join(lines) + "\n\n")
 
 
 def argument_parser(doc: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--save", type=Path, help="append the rows to this JSON-lines file")
+    parser.add_argument("--save", type=Path, help="append the table to this Markdown file")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     return parser

@@ -11,7 +11,7 @@ import transformers
 from dora_core.config import LoraConfig
 from dora_core.logprobs import ResponseLogps, ResponseRows, score_responses
 from dora_core.models import add_lora
-from dora_core.packed_attention import FlexAttention, SegmentedAttention, packed_attention_forward
+from dora_core.packed_attention import FLEX_BLOCK, FlexAttention, SegmentedAttention, packed_attention_forward
 from dora_core.packing import PackedRows, Segment, by_prompt, pack, packed_tokens
 from dora_core.text import EncodedResponse
 
@@ -190,6 +190,38 @@ def test_scoring_groups_neighbours_with_one_prompt() -> None:
     expected = one_at_a_time(model, RECORDS).tolist()
     for budget in (1, 20, 10_000):
         assert score_responses(ResponseLogps(model), responses, 0, budget, torch.device("cpu")) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_block_mask_keeps_all_that_is_visible_and_skips_most_of_the_rest() -> None:
+    segments = (Segment(300, (150, 260, 140)), Segment(3, (0, 9, 4)), Segment(520, (130, 128)), Segment(200, (90,)))
+    part = torch.tensor([p for s in segments for p, n in enumerate((s.prompt, *s.responses)) for _ in range(n)])
+    record = torch.tensor([r for r, s in enumerate(segments) for _ in range(len(s))])
+    sees = (record[:, None] == record) & ((part == 0) | (part[:, None] == part))
+    sees &= torch.ones_like(sees).tril()
+    padding = -len(part) % FLEX_BLOCK
+    blocks = torch.nn.functional.pad(sees, (0, padding, 0, padding)).view(-1, FLEX_BLOCK, (len(part) + padding) // FLEX_BLOCK, FLEX_BLOCK)
+    mask = FlexAttention(segments, torch.device("cpu")).mask
+    kept = mask.to_dense()[0, 0].bool()
+    assert (kept | ~blocks.any(dim=3).any(dim=1)).all(), "a visible pair is in a skipped block"
+    assert kept.sum() <= 1.25 * blocks.any(dim=3).any(dim=1).sum() + 1  # + 1: padding sees itself
+    full = {(q, int(k)) for q in range(len(kept)) for k in mask.full_kv_indices[0, 0, q, : mask.full_kv_num_blocks[0, 0, q]]}
+    assert full and all(blocks[q, :, k].all() for q, k in full)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: FlexAttention has no backward pass on a CPU")
+def test_values_and_gradients_on_a_gpu() -> None:
+    torch.manual_seed(0)
+    model = MODELS["llama with grouped queries"]()
+    found = {}
+    for device in ("cpu", "cuda"):
+        model.to(device).zero_grad()
+        logps = ResponseLogps(model)
+        got = logps(logps.collate(RECORDS, 0).to(torch.device(device)))
+        got.square().sum().backward()
+        found[device] = [got.detach().cpu(), *(p.grad.cpu() for p in model.parameters())]
+    for expected, got in zip(found["cpu"], found["cuda"], strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_flex_attention_sees_what_segmented_attention_sees() -> None:

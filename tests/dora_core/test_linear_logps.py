@@ -1,0 +1,75 @@
+"""The fused log-probabilities equal log_softmax of all logits, and so do their gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dora_core import linear_logps as module
+from dora_core.linear_logps import linear_logps
+
+T, H, V = 13, 8, 37
+
+
+def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (torch.randn(shape, generator=generator, dtype=dtype) for shape in ((T, H), (V, H), (V,)))
+    return hidden.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), torch.randint(V, (T,), generator=generator)
+
+
+def plain(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    return F.linear(hidden, weight, bias).log_softmax(dim=-1).gather(1, targets[:, None]).squeeze(1)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 100])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_values_and_gradients(rows: int, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_LOGITS", rows * V)
+    *parameters, targets = inputs()
+    parameters = parameters if with_bias else [*parameters[:2], None]
+    upstream = torch.linspace(-2.0, 3.0, T, dtype=torch.float64)
+    found = []
+    for function in (plain, linear_logps):
+        logps = function(*parameters, targets)
+        wanted = [p for p in parameters if p is not None]
+        found.append((logps.detach(), *torch.autograd.grad((logps * upstream).sum(), wanted)))
+    for expected, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_finite_differences() -> None:
+    *parameters, targets = inputs()
+    assert torch.autograd.gradcheck(linear_logps, (*parameters, targets))
+
+
+def test_a_frozen_embedding_costs_no_gradient() -> None:
+    hidden, weight, _, targets = inputs()
+    weight.requires_grad_(False)
+    (expected,) = torch.autograd.grad(plain(hidden, weight, None, targets).sum(), hidden)
+    linear_logps(hidden, weight, None, targets).sum().backward()
+    assert weight.grad is None
+    torch.testing.assert_close(hidden.grad, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_bfloat16_sums_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many chunks of one position each: a bfloat16 sum over 4,000 of them would stop growing long before the end."""
+    monkeypatch.setattr(module, "CHUNK_LOGITS", 1)
+    hidden, weight = torch.ones(4000, 1, dtype=torch.bfloat16), torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    logps = linear_logps(hidden, weight, None, torch.zeros(4000, dtype=torch.long))
+    logps.sum().backward()
+    assert logps.dtype == torch.float32 and weight.grad.dtype == torch.bfloat16
+    # d logp / d weight[0] = 1 − ½ at every position, − ½ for the other token
+    assert weight.grad.flatten().tolist() == pytest.approx([2000.0, -2000.0], rel=2**-8)
+
+
+def test_autocast_works_in_its_dtype_and_returns_float32() -> None:
+    *parameters, targets = inputs(torch.float32)
+    expected = plain(*parameters, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = linear_logps(*parameters, targets)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, expected, rtol=0.05, atol=0.05)
+    got.sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in parameters)
