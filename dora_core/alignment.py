@@ -42,7 +42,8 @@ class AlignmentTask:
         worker: Worker,
         pad_id: int,
     ):
-        self.module, self.layers, self.tokens = logps, layers, data.tokens
+        self.module, self.layers = logps, layers
+        self.tokens = data.tokens if logps.shares_prefix else data.unshared_tokens
         self._data, self._config, self._worker, self._pad_id = data, config, worker, pad_id
         self._lambda = LambdaControl(config.objective, Schedule(len(data), config.optimization).steps)
         self._objective = GlobalBatch(

@@ -1,32 +1,43 @@
-"""Training records of alignment: the records, calibration and reference tables joined, and read by index.
+"""Training records of alignment: written once as token ids, memory-mapped by every worker, read by index.
+
+The file is Arrow IPC, uncompressed, one row per record that can train (:func:`schema`). A worker's own memory holds offsets of the
+batches and one number per record; token ids stay in the page cache, shared by all workers of a machine.
 
 Legend: N responses of a record.
 """
 
 from __future__ import annotations
 
-import functools
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from dora_core.errors import DataError
-from dora_core.packing import packed_tokens
 from dora_core.text import EncodedResponse, Encoder
 
+FORMAT = 1
+"""Raise it when the file's layout or meaning changes."""
+
 UNKNOWN = "unknown"
+
+JOINED_COLUMNS = ("row", "prompt", "responses", "rewards", "sources", "logps", "factor")
+"""What :func:`write_alignment_data` reads: position in the records table, messages, lists over all responses (rewards null where not
+measured, sources null where unknown), and the record's h."""
 
 
 @dataclass(frozen=True)
 class AlignmentRecord:
-    """One record, its responses encoded.
+    """One record, its responses encoded; they share one list of prompt ids.
 
     Attributes:
         row: position in the records table.
-        rewards: NaN where not measured.
+        rewards: of measured responses, best first.
         factor: the record's h ≥ 0.
         sources: position in ``AlignmentData.sources`` of each response's source.
     """
@@ -51,71 +62,127 @@ def choose_responses(rewards: Sequence[float], limit: int) -> list[int]:
     return [ranked[round(k * (len(ranked) - 1) / (limit - 1))] for k in range(limit)]
 
 
-class AlignmentData:
-    """Training records by index, encoded when asked for; records without a strict preference are dropped and counted.
+def schema(sources: Sequence[str], records: int) -> pa.Schema:
+    """Columns of the file; what holds of all records is in the metadata."""
+    ids = pa.list_(pa.int32())
+    fields = [("row", pa.int64()), ("factor", pa.float64()), ("prompt_ids", ids), ("response_ids", pa.list_(ids))]
+    fields += [(name, pa.list_(pa.float64())) for name in ("rewards", "reference_logps")]
+    fields += [(name, ids) for name in ("truncated", "sources")]
+    return pa.schema(fields, {"sources": json.dumps(list(sources)), "records": str(records)})
 
-    ``sources`` lists the source names of the records, :data:`UNKNOWN` for responses without one.
+
+def write_alignment_data(
+    path: Path, joined: Iterable[pa.Table], encoder: Encoder, max_responses: int, *, sources: Iterable[str | None], records: int
+) -> None:
+    """Choose, encode and write the records that have a strict preference; the others are dropped.
 
     Args:
-        records: canonical records of the train split.
-        factors: h per record, same order; ones where the objective does not use h.
-        reference: ``record_id, response_index, logp``, any order, covering every response of ``records``.
+        joined: tables of :data:`JOINED_COLUMNS`, streamed; one at a time is in memory.
+        max_responses: see :func:`choose_responses`.
+        sources: every source's name that occurs; None counts as :data:`UNKNOWN`.
+        records: rows of all tables of ``joined``.
 
     Raises:
-        DataError: a response has no reference log-probability, or no record has a preference.
+        DataError: no record has a preference.
+    """
+    names = sorted({name or UNKNOWN for name in sources})
+    code = {name: i for i, name in enumerate(names)} | {None: names.index(UNKNOWN) if UNKNOWN in names else -1}
+    layout, written = schema(names, records), 0
+    with pa.ipc.new_file(str(path), layout) as file:
+        for table in joined:
+            batch = _encode(table, encoder, max_responses, code, layout)
+            if len(batch):
+                file.write_batch(batch)
+                written += len(batch)
+    if not written:
+        raise DataError(
+            f"none of {records} training records has a preference: rewards are missing or all tied",
+            hint="map the right column with data.train[i].columns.rewards (or ranks), or give chosen/rejected pairs",
+        )
+
+
+def _encode(table: pa.Table, encoder: Encoder, max_responses: int, code: dict[str | None, int], layout: pa.Schema) -> pa.RecordBatch:
+    rewards = [[math.nan if r is None else r for r in of_record] for of_record in table["rewards"].to_pylist()]
+    chosen = [choose_responses(of_record, max_responses) for of_record in rewards]
+    kept = [i for i, (r, c) in enumerate(zip(rewards, chosen, strict=True)) if len(c) >= 2 and r[c[0]] > r[c[-1]]]
+    table = table.take(pa.array(kept, pa.int64()))
+    chosen = [chosen[i] for i in kept]
+
+    def picked(name: str) -> list[list]:
+        return [[values[i] for i in c] for values, c in zip(table[name].to_pylist(), chosen, strict=True)]
+
+    encoded = encoder.encode_lists(table["prompt"].to_pylist(), picked("responses"))
+    columns = {
+        "row": table["row"].combine_chunks(),
+        "factor": table["factor"].combine_chunks(),
+        "prompt_ids": [of_record[0].prompt_ids for of_record in encoded],
+        "response_ids": [[e.response_ids for e in of_record] for of_record in encoded],
+        "rewards": picked("rewards"),
+        "reference_logps": picked("logps"),
+        "truncated": [[e.truncated for e in of_record] for of_record in encoded],
+        "sources": [[code[name] for name in of_record] for of_record in picked("sources")],
+    }
+    return pa.record_batch([pa.array(columns[f.name], f.type) for f in layout], schema=layout)
+
+
+class AlignmentData:
+    """The records of a file of :func:`write_alignment_data`, by index.
+
+    Attributes:
+        sources: names of all sources of the records, sorted; :data:`UNKNOWN` for responses without one.
+        dropped: records without a strict preference.
+        tokens: int64 (len,): prompt tokens, counted once, and those of the record's responses.
+        unshared_tokens: int64 (len,): the same with the prompt counted once per response.
     """
 
-    def __init__(self, records: pa.Table, factors: np.ndarray, reference: pa.Table, encoder: Encoder, max_responses: int):
-        lookup = dict(
-            zip(
-                zip(reference["record_id"].to_pylist(), reference["response_index"].to_pylist(), strict=True),
-                reference["logp"].to_numpy().tolist(),
-                strict=True,
-            )
-        )
-        self._records, self._factors, self._lookup, self._encoder = records, factors, lookup, encoder
-        self.sources = sorted({name or UNKNOWN for names in records["sources"].to_pylist() for name in names})
-        self._chosen: list[list[int]] = []
-        self._rows: list[int] = []
-        self.dropped = 0
-        rewards_of = records["rewards"].to_pylist()
-        for row, rewards in enumerate(rewards_of):
-            measured = [math.nan if r is None else r for r in rewards]
-            chosen = choose_responses(measured, max_responses)
-            if len(chosen) >= 2 and measured[chosen[0]] > measured[chosen[-1]]:
-                self._rows.append(row)
-                self._chosen.append(chosen)
-            else:
-                self.dropped += 1
-        if not self._rows:
-            raise DataError(
-                f"none of {len(records)} training records has a preference: rewards are missing or all tied",
-                hint="map the right column with data.train[i].columns.rewards (or ranks), or give chosen/rejected pairs",
-            )
+    def __init__(self, path: Path | str):
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        self._batches = [_Batch(reader.get_batch(i)) for i in range(reader.num_record_batches)]
+        counts = [len(batch.row) for batch in self._batches]
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        metadata = reader.schema.metadata
+        self.sources: list[str] = json.loads(metadata[b"sources"])
+        self.dropped = int(metadata[b"records"]) - len(self)
+        self.tokens, self.unshared_tokens = np.concatenate([batch.tokens() for batch in self._batches], axis=1)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> AlignmentRecord:
-        row, chosen = self._rows[index], self._chosen[index]
-        record = self._records.slice(row, 1).to_pylist()[0]
-        try:
-            reference = [self._lookup[record["record_id"], i] for i in chosen]
-        except KeyError as error:
-            raise DataError(
-                f"record {record['record_id']!r} has no reference log-probability",
-                hint="the reference stage was computed for other records; delete its output and run again",
-            ) from error
-        return AlignmentRecord(
-            row=row,
-            responses=[self._encoder.encode(record["prompt"], record["responses"][i]) for i in chosen],
-            rewards=[record["rewards"][i] for i in chosen],
-            reference_logps=reference,
-            factor=float(self._factors[row]),
-            sources=[self.sources.index(record["sources"][i] or UNKNOWN) for i in chosen],
-        )
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._batches[number].record(index - int(self._starts[number]))
 
-    @functools.cached_property
-    def tokens(self) -> np.ndarray:
-        """Tokens of each record, its prompt once, int64 (len,)."""
-        return np.array([packed_tokens(self[i].responses) for i in range(len(self))])
+
+class _Batch:
+    """Views of one record batch's buffers; nothing is copied."""
+
+    def __init__(self, batch: pa.RecordBatch):
+        self.row, self._factor = batch["row"].to_numpy(), batch["factor"].to_numpy()
+        self._prompt_at, self._prompt_ids = _list_views(batch["prompt_ids"])
+        self._response_of, responses = _list_views(batch["response_ids"], nested=True)
+        self._response_at, self._response_ids = _list_views(responses)
+        self._values = {name: _list_views(batch[name])[1] for name in ("rewards", "reference_logps", "truncated", "sources")}
+
+    def tokens(self) -> NDArray[np.int64]:
+        """(2, records): the prompt counted once, and once per response."""
+        prompt, responses = np.diff(self._prompt_at).astype(np.int64), np.diff(self._response_at[self._response_of])
+        return np.stack([prompt + responses, prompt * np.diff(self._response_of) + responses])
+
+    def record(self, i: int) -> AlignmentRecord:
+        first, last = self._response_of[i], self._response_of[i + 1]
+        prompt_ids = self._prompt_ids[self._prompt_at[i] : self._prompt_at[i + 1]].tolist()
+        at = self._response_at[first : last + 1].tolist()
+        values = {name: column[first:last].tolist() for name, column in self._values.items()}
+        responses = [
+            EncodedResponse(prompt_ids, self._response_ids[start:stop].tolist(), truncated)
+            for start, stop, truncated in zip(at[:-1], at[1:], values["truncated"], strict=True)
+        ]
+        row, factor = int(self.row[i]), float(self._factor[i])
+        return AlignmentRecord(row, responses, values["rewards"], values["reference_logps"], factor, values["sources"])
+
+
+def _list_views(lists: pa.ListArray, *, nested: bool = False):
+    """(offsets, values) of a list array."""
+    return lists.offsets.to_numpy(), lists.values if nested else lists.values.to_numpy()

@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from dora_core.classifier import GOLDEN, Examples
 from dora_core.classifier_scaling import Scaling, log_loss
 from dora_core.classifier_wide import Design, Ngrams
+from dora_core.ragged import Ragged
 
 Floats = NDArray[np.float64]
 BINS = 10
@@ -108,7 +109,7 @@ def prompt_only_logits(examples: Examples, heads: int, tokenizer: PreTrainedToke
     """Cross-fitted logits (N, S) of a penalised n-gram model of the prompt's last 256 tokens. Costs seconds."""
     unique = {p: i for i, p in enumerate(dict.fromkeys(examples.prompts))}
     tokens = [ids[-PROMPT_TOKENS:] for ids in tokenizer(list(unique), add_special_tokens=False, verbose=False)["input_ids"]]
-    ngrams, columns = Ngrams.of([tokens[unique[p]] for p in examples.prompts]).shared()
+    ngrams, columns = Ngrams.of(Ragged.of([tokens[unique[p]] for p in examples.prompts])).shared()
     design = Design(ngrams, len(columns), torch.zeros(len(examples), 0))
     targets, mask = map(torch.from_numpy, examples.targets(heads))
     out = np.zeros((len(examples), heads))

@@ -16,7 +16,6 @@ Left out: n-grams that occur in a single fitting row (nothing to learn from), in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dora_core.ragged import Ragged
 from dora_core.surface import SurfaceBasis
 
 Floats = NDArray[np.float64]
@@ -39,18 +39,6 @@ BIAS_PENALTY = 0.01  # towards the log-odds of the counts: bounded even if a cla
 ITERATIONS = 80
 
 
-def ngram_codes(ids: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Buckets of the 1-, 2- and 3-grams of a token sequence, and the weight of each."""
-    tokens = np.asarray(ids, dtype=np.int64)
-    code, codes = np.zeros_like(tokens), []
-    for order, prime in enumerate(PRIMES[: len(tokens)]):
-        width = len(tokens) - order
-        code = (code[:width] * 31 + (tokens[order:] + 1) * prime) % (2**31 - 1)
-        codes.append((code + order) % BUCKETS)
-    weights = np.repeat(np.array(ORDER_WEIGHT[: len(codes)], dtype=np.float32), [len(c) for c in codes])
-    return (np.concatenate(codes) if codes else tokens), weights
-
-
 @dataclass(frozen=True)
 class Ngrams:
     """A sparse matrix (N, columns) by rows: entry j of row i is ``(index[j], weight[j])`` for ``start[i] ≤ j < start[i + 1]``."""
@@ -60,13 +48,21 @@ class Ngrams:
     start: Tensor
 
     @classmethod
-    def of(cls, texts: Sequence[Sequence[int]]) -> Ngrams:
-        """The n-grams of token sequences; columns are buckets."""
-        pairs = [ngram_codes(ids) for ids in texts]
-        ends = np.cumsum([0, *(len(c) for c, _ in pairs)])
-        index = np.concatenate([c for c, _ in pairs]) if pairs else np.zeros(0, dtype=np.int64)
-        weight = np.concatenate([w for _, w in pairs]) if pairs else np.zeros(0, dtype=np.float32)
-        return cls(torch.from_numpy(index), torch.from_numpy(weight), torch.from_numpy(ends))
+    def of(cls, texts: Ragged) -> Ngrams:
+        """The n-grams of token sequences; columns are buckets. A row has its 1-grams first, then its 2-grams and 3-grams."""
+        count_NO = np.maximum(texts.lengths[:, None] - np.arange(len(PRIMES)), 0)
+        segment = np.concatenate([[0], np.cumsum(count_NO)])  # where the n-grams of a (row, order) begin
+        begin_NO = segment[:-1].reshape(count_NO.shape)
+        index, weight = np.empty(segment[-1], dtype=np.int64), np.empty(segment[-1], dtype=np.float32)
+        row, position = np.repeat(np.arange(len(texts)), texts.lengths), texts.positions
+        code = np.zeros_like(texts.values)
+        for order, (prime, order_weight) in enumerate(zip(PRIMES, ORDER_WEIGHT, strict=True)):
+            width = max(len(texts.values) - order, 0)
+            code = (code[:width] * 31 + (texts.values[order:] + 1) * prime) % (2**31 - 1)
+            inside = position[:width] < count_NO[row[:width], order]  # the others would reach into the next row
+            place = begin_NO[row[:width][inside], order] + position[:width][inside]
+            index[place], weight[place] = (code[inside] + order) % BUCKETS, order_weight
+        return cls(torch.from_numpy(index), torch.from_numpy(weight), torch.from_numpy(segment[:: len(PRIMES)]))
 
     def times(self, matrix: Tensor) -> Tensor:
         """Product with (columns, S): (N, S)."""
@@ -152,7 +148,7 @@ class WideModel(nn.Module):
         for name, value in vars(basis).items():
             self.register_buffer(name, torch.from_numpy(value))
 
-    def forward(self, texts: Sequence[Sequence[int]], statistics_NF: Floats) -> Tensor:
+    def forward(self, texts: Ragged, statistics_NF: Floats) -> Tensor:
         """Logits of responses given as token ids and surface statistics; a row's logits do not depend on the others."""
         basis = SurfaceBasis(*(getattr(self, name).cpu().numpy() for name in SurfaceBasis.__dataclass_fields__))
         dense = torch.from_numpy(basis(statistics_NF)).float()
@@ -162,7 +158,7 @@ class WideModel(nn.Module):
 
 
 def fit_wide(
-    texts: Sequence[Sequence[int]],
+    texts: Ragged,
     statistics_NF: Floats,
     target_NS: NDArray[np.float32],
     weight_NS: NDArray[np.float32],

@@ -97,9 +97,14 @@ class ResponseLogps(nn.Module):
             return collate(rows, pad_id)
         return pack(records if self._share_prefix else [[row] for row in rows])
 
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether a record's prompt passes through the model once, and not once per response."""
+        return self._share_prefix and not self.unpacked_because
+
     def tokens(self, record: Sequence[EncodedResponse]) -> int:
         """Tokens that pass through the model for a record, padding aside: what a token budget counts."""
-        return packed_tokens(record) if self._share_prefix and not self.unpacked_because else sum(map(len, record))
+        return packed_tokens(record) if self.shares_prefix else sum(map(len, record))
 
     def forward(self, rows: PackedRows | ResponseRows) -> Tensor:
         """Σ_t log π(y_t | x, y_<t), nats, shape (R,), at least float32."""

@@ -77,12 +77,21 @@ def load_encoder(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokeni
 
 def load_policy(config: ModelConfig | str | Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, from an id, a folder, or a finished stage's ``model/`` folder."""
-    if not isinstance(config, ModelConfig):
-        config = ModelConfig(source=str(config))
-    model, tokenizer = _load(transformers.AutoModelForCausalLM, config, dtype)
+    model, tokenizer = _load(transformers.AutoModelForCausalLM, _as_config(config), dtype)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def load_tokenizer(config: ModelConfig | str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of :func:`load_policy`, without the model."""
+    config = _as_config(config)
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            config.source, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise _cannot_load(config, error) from error
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -119,9 +128,17 @@ def _load(auto: Any, config: ModelConfig, dtype: torch.dtype) -> tuple[PreTraine
         model = auto.from_pretrained(config.source, dtype=dtype, use_safetensors=True, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(config.source, **options)
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"cannot load model {config.source!r}: {reason}",
-            hint="give a Hugging Face id (online, or in the local cache), a folder with config.json and *.safetensors, or `tiny`",
-        ) from error
+        raise _cannot_load(config, error) from error
     return model, tokenizer
+
+
+def _as_config(model: ModelConfig | str | Path) -> ModelConfig:
+    return model if isinstance(model, ModelConfig) else ModelConfig(source=str(model))
+
+
+def _cannot_load(config: ModelConfig, error: Exception) -> ModelError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ModelError(
+        f"cannot load model {config.source!r}: {reason}",
+        hint="give a Hugging Face id (online, or in the local cache), a folder with config.json and *.safetensors, or `tiny`",
+    )

@@ -30,7 +30,7 @@ class SftTask:
         pad_id: int,
     ):
         self.module, self.layers, self._worker, self._pad_id = logps, layers, worker, pad_id
-        self._rows = [encoder.encode(*example) for example in examples]
+        self._rows = [row for [row] in encoder.encode_lists([prompt for prompt, _ in examples], [[response] for _, response in examples])]
         self.tokens = [len(row) for row in self._rows]
 
     def backward(self, module: nn.Module, micro_batches: list[list[int]], step: int) -> tuple[float, dict[str, float]]:

@@ -67,6 +67,7 @@ class Encoder:
                 f"the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token", hint="use a causal language model's tokenizer"
             )
         self.tokenizer, self.text = tokenizer, text
+        self._bos, self._eos = tokenizer.bos_token_id, tokenizer.eos_token_id  # looked up once: it takes microseconds
         self._last: tuple[Sequence[Message] | None, list[int], int] = (None, [], 0)
 
     def prompt(self, messages: Sequence[Message]) -> tuple[list[int], int]:
@@ -74,19 +75,38 @@ class Encoder:
         if self._last[0] == messages:
             return self._last[1], self._last[2]
         rendered = render_prompt(messages, self.tokenizer, self.text.template)
-        ids = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
-        bos = self.tokenizer.bos_token_id
-        if bos is not None and (not ids or ids[0] != bos):
-            ids = [bos, *ids]
-        cut = max(0, len(ids) - self.text.max_prompt_tokens)
-        if cut:
-            head = ids[:1] if bos is not None else []
-            ids = head + ids[len(ids) - self.text.max_prompt_tokens + len(head) :]
+        ids, cut = self._cut_prompt(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
         self._last = (messages, ids, cut)
         return ids, cut
 
     def encode(self, messages: Sequence[Message], response: str) -> EncodedResponse:
         prompt_ids, cut = self.prompt(messages)
-        ids = [*self.tokenizer(response, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+        return self._cut_response(prompt_ids, cut, self.tokenizer(response, add_special_tokens=False)["input_ids"])
+
+    def encode_lists(self, prompts: Sequence[Sequence[Message]], responses: Sequence[Sequence[str]]) -> list[list[EncodedResponse]]:
+        """:meth:`encode` of every response of every prompt; texts go to the tokenizer all at once, which then uses all cores. The
+        responses of a prompt share one list of prompt ids."""
+        rendered = [render_prompt(messages, self.tokenizer, self.text.template) for messages in prompts]
+        ids = iter(self._ids([response for of_prompt in responses for response in of_prompt]))
+        cut_prompts = [self._cut_prompt(prompt) for prompt in self._ids(rendered)]
+        return [
+            [self._cut_response(*prompt, next(ids)) for _ in of_prompt] for prompt, of_prompt in zip(cut_prompts, responses, strict=True)
+        ]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        options = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+        return self.tokenizer(texts, **options)["input_ids"] if texts else []
+
+    def _cut_prompt(self, ids: list[int]) -> tuple[list[int], int]:
+        if self._bos is not None and (not ids or ids[0] != self._bos):
+            ids = [self._bos, *ids]
+        cut = max(0, len(ids) - self.text.max_prompt_tokens)
+        if cut:
+            head = ids[:1] if self._bos is not None else []
+            ids = head + ids[len(ids) - self.text.max_prompt_tokens + len(head) :]
+        return ids, cut
+
+    def _cut_response(self, prompt_ids: list[int], cut: int, ids: list[int]) -> EncodedResponse:
+        ids = [*ids, self._eos]
         lost = max(0, len(ids) - self.text.max_response_tokens)
         return EncodedResponse(prompt_ids, ids[: self.text.max_response_tokens], cut + lost)

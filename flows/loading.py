@@ -1,8 +1,7 @@
 """From a YAML file and ``--set a.b=v`` to a validated configuration (:mod:`flows.config`); every mistake at once, in plain words.
 
-Reading is stricter than YAML and pydantic are by default: a duplicate key is an error, ``1e-3`` is a number, ``yes`` is
-a string, and ``epochs: "3"`` is refused rather than guessed at. Each message names the key path, the line, what is
-allowed and what was found; pydantic's vocabulary stays inside this module.
+Validation is stricter than pydantic is by default: ``epochs: "3"`` is refused rather than guessed at. Each message names the key
+path, the line, what is allowed and what was found; pydantic's vocabulary stays inside this module. ``flows/reading.py`` reads the YAML.
 
 Relative paths (``data.*.path``, ``policy.source``, ``classifier.encoder.source``) are relative to the configuration
 file's folder, also where they come from ``--set``: one rule, and a configuration folder can be moved as a whole.
@@ -18,124 +17,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from dora_core.config import NAME_PATTERN, REVISION_PATTERN, LossParams
 from dora_core.errors import ConfigError, did_you_mean
 from dora_core.losses import LOSSES
 from flows.config import MethodConfig, RealignConfig
+from flows.reading import KeyPath, apply_override, dotted, read_yaml
 
 Configuration = TypeVar("Configuration", bound=MethodConfig)
-KeyPath = tuple[str | int, ...]
-
-
-# ------------------------------------------------------------------------------------------------------------- reading
-
-
-class _Yaml12(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2: ``1e-3`` is a float, and only true/false are booleans."""
-
-
-_Yaml12.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Yaml12.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Yaml12.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
-    list("-+0123456789."),
-)
-
-
-def read_yaml(text: str, place: str) -> tuple[Any, dict[KeyPath, int]]:
-    """Parse one YAML document; returns it with the line (from 1) of every key path.
-
-    Raises:
-        ConfigError: syntax error, duplicate key, or an alias inside itself; with the line.
-    """
-    try:
-        loader = _Yaml12(text)
-        node = loader.get_single_node()
-        lines: dict[KeyPath, int] = {}
-        if node is not None:
-            _index_lines(node, (), (), lines, place)
-        return (None if node is None else loader.construct_document(node)), lines
-    except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(
-            f"{place}{line} is not valid YAML: {error.problem or error.context}",
-            hint="look at that line and the one before it: a missing colon, quote or bracket, a tab, or uneven indentation",
-        ) from None
-    except yaml.YAMLError as error:  # characters YAML does not allow
-        raise ConfigError(f"{place} is not valid YAML: {str(error).splitlines()[0]}", hint="save the file as UTF-8 text") from None
-
-
-def _index_lines(node: yaml.Node, path: KeyPath, parents: tuple[int, ...], lines: dict[KeyPath, int], place: str) -> None:
-    """Fill ``lines`` and refuse what YAML would silently accept: a key given twice, an alias that contains itself."""
-    if id(node) in parents:
-        raise ConfigError(f"{place} line {node.start_mark.line + 1}: an alias contains itself", hint="write the section out")
-    parents = (*parents, id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            lines[(*path, index)] = item.start_mark.line + 1
-            _index_lines(item, (*path, index), parents, lines, place)
-    elif isinstance(node, yaml.MappingNode):
-        own: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in own:
-                raise ConfigError(
-                    f"{place} line {line}: {dotted((*path, str(key.value)))} is given twice (first on line {own[key.value]})",
-                    hint="keep one of them: with a duplicate key the later value would silently win",
-                )
-            own[str(key.value)] = lines[(*path, str(key.value))] = line
-            _index_lines(value, (*path, str(key.value)), parents, lines, place)
-
-
-def apply_override(data: dict[str, Any], assignment: str) -> None:
-    """Set one ``a.b=v`` in raw configuration data, in place; ``v`` is YAML, list items go by index.
-
-    Unknown keys are left for validation, which names the nearest one.
-    """
-    dotted_path, equals, text = assignment.partition("=")
-    if not equals or not all(dotted_path.split(".")):
-        raise ConfigError(f"--set {assignment}: expected key.path=value", hint="for example: --set align.objective.lambda=2.0")
-    value, _ = read_yaml(text, f"--set {dotted_path}")
-    *parents, last = dotted_path.split(".")
-    target: Any = data
-    for depth, (part, following) in enumerate(zip(parents, [*parents, last][1:], strict=True)):
-        child = _item(target, part, dotted_path, ".".join(parents[:depth]))
-        if child is None:
-            child = [] if following.isdigit() else {}
-            _assign(target, part, child)
-        target = child
-    _item(target, last, dotted_path, ".".join(parents))
-    _assign(target, last, value)
-
-
-def _item(target: Any, part: str, dotted_path: str, parent: str) -> Any:
-    """The child ``part`` of ``target``; ``None`` where it does not exist yet."""
-    if isinstance(target, dict):
-        return target.get(part)
-    if isinstance(target, list):
-        if part.isdigit() and int(part) <= len(target):
-            return target[int(part)] if int(part) < len(target) else None
-        raise ConfigError(
-            f"--set {dotted_path}: {parent} is a list of {len(target)}, it has no item {part!r}",
-            hint=f"give an index from 0 to {len(target)}; {len(target)} appends",
-        )
-    raise ConfigError(
-        f"--set {dotted_path}: {parent} is a single value ({target!r}), it has no key {part!r}", hint=f"use --set {parent}=VALUE"
-    )
-
-
-def _assign(target: Any, part: str, value: Any) -> None:
-    if isinstance(target, list) and int(part) == len(target):
-        target.append(value)
-    else:
-        target[int(part) if isinstance(target, list) else part] = value
 
 
 # ---------------------------------------------------------------------------------------------------------- validation
@@ -219,11 +109,6 @@ def validate(
     raise ConfigError(
         headline + "\n  ".join(shown), hint=f"correct {'them' if len(shown) > 1 else 'it'} and look at the plan with --dry-run"
     )
-
-
-def dotted(path: Iterable[str | int]) -> str:
-    """``data.train.0.path``: the form that ``--set`` takes."""
-    return ".".join(map(str, path))
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path, mistakes: list[tuple[KeyPath, str]]) -> dict[str, Any]:

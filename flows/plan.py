@@ -54,6 +54,11 @@ class PlannedStage:
         """Runs in the flow's process."""
         return self.nothing_heavy or self.spec.placement == "local"
 
+    @property
+    def is_small(self) -> bool:
+        """A job without workers of its own and on CPU, so that it may share one with others."""
+        return not self.is_local and self.spec.execution.workers == 0 and self.spec.execution.gpus_per_worker == 0
+
     @cached_property
     def digest(self) -> str:
         return self.spec.digest()
@@ -94,6 +99,16 @@ class Plan:
     @property
     def needs_ray(self) -> bool:
         return any(not stage.is_local for stage in self.to_run)
+
+    def neighbours(self, stage: PlannedStage) -> list[PlannedStage]:
+        """The small stages that run directly before and after a small ``stage``, and itself: they may share one job."""
+        to_run = self.to_run
+        first = last = to_run.index(stage)
+        while first > 0 and to_run[first - 1].is_small:
+            first -= 1
+        while last + 1 < len(to_run) and to_run[last + 1].is_small:
+            last += 1
+        return to_run[first : last + 1]
 
     def upstream(self, stage: PlannedStage) -> list[str]:
         """Labels of the stages whose output ``stage`` reads."""

@@ -27,6 +27,7 @@ from dora_core import plugins
 from dora_core.errors import DoraError, ServiceError
 from flows.config import MethodConfig
 from flows.plan import Plan, PlannedStage, write_latest
+from flows.shared_job import SharedJob
 from infra.ray_head import RayHead
 from infra.ray_jobs import RayJobs
 from infra.settings import Places, Settings, apply_environment
@@ -147,12 +148,17 @@ class Ray:
         Args:
             cpus: what the widest stage asks for; a small machine then shares its cores instead of waiting for more of them.
         """
-        if self.places.ray_dashboard is None:
+        if self.is_own:
             folder = self.settings.ray_folder
             RayHead.stop_orphans(folder)
             pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-head")
             self._head = pool.submit(RayHead.start, folder / name, num_cpus=max(cpus, os.cpu_count() or 1))
             pool.shutdown(wait=False)
+
+    @property
+    def is_own(self) -> bool:
+        """Nobody else's jobs run there."""
+        return self.places.ray_dashboard is None
 
     def jobs(self) -> RayJobs:
         """The Jobs API; waits for the own head if it is still starting.
@@ -191,6 +197,7 @@ class Session:
     observer: Observer
     on_server: bool
     warnings: list[str] = field(default_factory=list)
+    _shared_jobs: dict[tuple[str, ...], SharedJob] = field(default_factory=dict)
 
     @classmethod
     def open(cls, config: MethodConfig, build: Callable[[Store], Plan], flow_run: FlowRun, observer: Callable[[], Observer]) -> Session:
@@ -229,6 +236,16 @@ class Session:
             ray.warm_up(manifest.run_id, math.ceil(max(widths)))
         return cls(config, settings, store, plan, manifest, tracker, parent, ray, watching, on_server=command is None)
 
+    def shared_job(self, stage: PlannedStage) -> SharedJob | None:
+        """The job that ``stage`` shares with others of this run; None where it has one of its own, or needs none."""
+        if stage.cached or not stage.is_small or not self.ray.is_own:
+            return None
+        stages = self.plan.neighbours(stage)
+        key = tuple(other.digest for other in stages)
+        if len(stages) > 1 and key not in self._shared_jobs:
+            self._shared_jobs[key] = SharedJob(stages, self.store, self.ray.jobs)
+        return self._shared_jobs.get(key)
+
     def notify(self, happening: str, *facts: Any) -> None:
         """Tell the observer; one that breaks (a server that is away, a figure that is missing) is not worth a run."""
         try:
@@ -244,6 +261,8 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Close in order. An exception that is no ``Exception`` (Ctrl-C, Prefect's termination signal) means: cancelled."""
         status = "completed" if error is None else "failed" if isinstance(error, Exception) else "cancelled"
+        for job in self._shared_jobs.values():
+            job.close()
         self.ray.close()
         links = self.manifest.content["links"]
         links |= {"mlflow": self.tracker.url(self.parent_run) or links["mlflow"]}

@@ -1,4 +1,5 @@
-"""The one Prefect task that runs any stage: here if it is small, as a Ray job if it is heavy, not at all if its result is there.
+"""The one Prefect task that runs any stage: in this process, as a Ray job of its own, in one it shares with other small stages
+(``flows/shared_job.py``), or not at all if its result is there.
 
 The task's state carries the reason ("Cached: same inputs and settings as …"), its run name the stage, and it returns a few
 strings, never data. Prefect's own caching and result storage are off: the artifact store is the cache, and it checks that
@@ -24,6 +25,7 @@ from prefect.states import Completed, State
 from dora_core.errors import DoraError
 from flows.plan import PlannedStage
 from flows.session import Session
+from flows.shared_job import SharedJob
 from infra.journal import JournalReader
 from infra.report.figures import figures_for
 from infra.store import ERROR
@@ -66,6 +68,7 @@ def run_stage(stage: PlannedStage, upstream: list[StageOutcome], session: Sessio
         session.notify("finished", stage, "cached", result)
         return Completed(name="Cached", message=stage.reason, data=StageOutcome(stage.label, stage.digest, uri, 0.0))
 
+    shared = session.shared_job(stage)
     started = time.monotonic()
     session.notify("started", stage)
     with _tracked(session, stage) as run:
@@ -74,11 +77,12 @@ def run_stage(stage: PlannedStage, upstream: list[StageOutcome], session: Sessio
             if stage.is_local:
                 _run_here(session, stage, run)
             else:
-                _run_job(session, stage)
+                _run_job(session, stage, shared)
         result = _result(session, stage)
         session.tracker.log_result(run, result, figures_for(stage.stage, result))
         session.tracker.log_input(run, stage.label, uri, stage.digest, "output")
-    seconds = time.monotonic() - started
+    # In a shared job a stage may have run while an earlier task was waited for.
+    seconds = result["seconds"] if shared else time.monotonic() - started
     session.manifest.finish(stage.label, result, state="ran", seconds=seconds)
     session.notify("finished", stage, "ran", result)
     return Completed(message=stage.reason, data=StageOutcome(stage.label, stage.digest, uri, seconds))
@@ -98,7 +102,7 @@ def _run_here(session: Session, stage: PlannedStage, run: str) -> None:
     execute(spec, importlib.import_module(f"tasks.{stage.stage}").run, session.store)
 
 
-def _run_job(session: Session, stage: PlannedStage) -> None:
+def _run_job(session: Session, stage: PlannedStage, shared: SharedJob | None) -> None:
     logger = get_run_logger()
 
     def on_log(line: str) -> None:
@@ -108,8 +112,10 @@ def _run_job(session: Session, stage: PlannedStage) -> None:
     def on_submitted(submission_id: str) -> None:
         session.manifest.stage(stage.label, submission_id=submission_id)
 
-    jobs = session.ray.jobs()
-    jobs.run(
+    if shared is not None:
+        shared.run(stage, on_log=on_log, on_submitted=on_submitted)
+        return
+    session.ray.jobs().run(
         stage=stage.stage,
         digest=stage.digest,
         spec_uri=write_spec(stage.spec, session.store),

@@ -7,7 +7,7 @@ watcher (Ctrl-C, Prefect's cancellation, a bug) stops the job, and the watcher l
 A thin client over ``requests`` rather than Ray's ``JobSubmissionClient``: that one has no time-outs (a hung head blocks it
 forever), takes the token from the process's own environment only, and costs 1.5 s of imports against .2 s.
 
-Cost of an empty job on 2 idle cores: 2 s from submission to RUNNING (Ray starts the supervisor's process), .3 s from its
+Cost of an empty job on 2 idle cores: 2 s from submission to RUNNING (Ray starts the supervisor's process), .2 s from its
 end to our noticing. The driver's own imports come on top.
 
 Left out: uploading code. The package must be installed where the head runs (our own head uses this interpreter).
@@ -97,7 +97,7 @@ class RayJobs:
         is_done: Callable[[], bool],
         on_log: Callable[[str], None] = _ignore,
         on_poll: Callable[[], None] = lambda: None,
-        poll_seconds: float = 0.5,
+        poll_seconds: float = 0.2,
         on_submitted: Callable[[str], None] = _ignore,
         read_error: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> str:

@@ -3,27 +3,31 @@
 Input: records, calibration factors (where the objective uses them), reference log-probabilities, a starting model. Output:
 ``model/``. Guarantee: every optimisation step is the exact objective over its whole global batch, however it is spread over
 workers and micro-batches; a killed worker resumes from the last checkpoint and ends with the same weights.
-Cost: forward and backward over all responses, per epoch.
+Cost: forward and backward over all responses, per epoch. The tables are joined and tokenised once, streamed, into a file in the store
+(:func:`training_data`) that every worker fetches and maps into memory.
 """
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from dora_core.config import AlignConfig, ModelConfig, TextConfig
-from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, main
+from infra.store import Store, sha256_file
+from tasks.rows import RECORDS_FILE, record_batches, responses_of
+from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, local_model, main
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from dora_core.alignment import AlignmentTask
     from dora_core.config import Execution
     from dora_core.distributed import Worker
     from tasks.trainer import Policy
 
 HEAVIEST_SHOWN = 10
+DATA_MARKER = "data.json"
 
 
 class Spec(StageSpec):
@@ -53,21 +57,17 @@ def plugin_digests(align: AlignConfig) -> list[str]:
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
-    from tasks.trainer import TrainingJob, facts, launch, starting_model
+    from tasks.trainer import TrainingJob, facts, launch
 
-    calibration = None if spec.calibration is None else str(context.fetch(spec.calibration))
     job = TrainingJob(
         build=build_task,
         arguments={
-            "records": str(context.fetch(spec.records)),
-            "calibration": calibration,
-            "reference": str(context.fetch(spec.reference)),
+            "store_uri": context.store.uri,
+            "data": training_data(spec, context),
             "align": spec.align,
-            "text": spec.text,
-            "aggregate": spec.aggregate,
             "execution": spec.execution,
         },
-        model=starting_model(context, spec.start, spec.model),
+        model=spec.start or spec.model,
         optimization=spec.align.optimization,
         execution=spec.execution,
         store_uri=context.store.uri,
@@ -84,66 +84,74 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         "tokens_per_second": sum(curve["tokens_per_second"]) / len(curve["tokens_per_second"]),
     } | ({"lambda_last": curve["lambda"][-1]} if "lambda" in curve else {})
     shown = {"loss": spec.align.loss.model_dump(mode="json"), "objective": spec.align.objective.model_dump(mode="json", by_alias=True)}
-    shown["heaviest"] = heaviest_records(curve, context.fetch(spec.records))
+    shown["heaviest"] = heaviest_records(curve, context.fetch(spec.records) / RECORDS_FILE)
     return StageOutput(rows=report["records"], metrics=metrics, facts=facts(report, report["records"]) | shown)
+
+
+def training_data(spec: Spec, context: StageContext) -> str:
+    """Join, choose and tokenise the training records; returns the file's place in the store.
+
+    The file is named by the sha256 of its content, so a worker that has it has it whole; a marker remembers it for the next attempt.
+    """
+    from dora_core.alignment_data import FORMAT, write_alignment_data
+    from dora_core.models import load_tokenizer
+    from dora_core.text import Encoder
+    from tasks.join import FACTORS, LOGPS, joined_records
+
+    folder = f"{spec.stage}/{spec.digest()}/scratch"
+    marker = context.store.read_json(f"{folder}/{DATA_MARKER}")
+    if marker is not None and marker["format"] == FORMAT and marker["name"] in context.store.list(folder):
+        path = local_file(context.store, f"{folder}/{marker['name']}")
+        if path.stem == sha256_file(path):
+            return f"{folder}/{marker['name']}"
+    records = context.fetch(spec.records) / RECORDS_FILE
+    factors = None if spec.calibration is None else context.fetch(spec.calibration) / FACTORS
+    batches = joined_records(records, context.fetch(spec.reference) / LOGPS, factors, spec.aggregate)
+    sources: set[str | None] = set()
+    count = 0
+    for batch in record_batches(records, ["sources"], "train"):
+        sources.update(responses_of(batch)["source"].unique().to_pylist())
+        count += len(batch)
+    tokenizer = load_tokenizer(local_model(spec.start or spec.model, context.store.uri))
+    limit = 2 if spec.align.loss.reads_pairs_only else spec.align.max_responses
+    temporary = context.scratch / f".{os.getpid()}.tmp"
+    write_alignment_data(temporary, batches, Encoder(tokenizer, spec.text), limit, sources=sources, records=count)
+    name = f"{sha256_file(temporary)}.arrow"
+    os.replace(temporary, context.scratch / name)
+    context.folder.commit(f"scratch/{name}")
+    context.folder.write_json(f"scratch/{DATA_MARKER}", {"format": FORMAT, "name": name})
+    return f"{folder}/{name}"
 
 
 def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[dict[str, Any]]:
     """The records that most often had the largest weight of a step: in how many steps, and their largest share of a step's weight."""
-    import pyarrow.parquet as pq
-
     from dora_core.alignment import HEAVIEST
 
     shares: dict[int, list[float]] = {}
     for row, share in zip(curve[HEAVIEST], curve["max_weight"], strict=True):
         shares.setdefault(int(row), []).append(share)
     often = sorted((row for row in shares if row >= 0), key=lambda row: (-len(shares[row]), -max(shares[row]), row))[:HEAVIEST_SHOWN]
-    ids = pq.read_table(records / "records.parquet", columns=["record_id"], filters=[("split", "=", "train")])["record_id"]
-    return [{"record_id": ids[row].as_py(), "steps": len(shares[row]), "max_weight": max(shares[row])} for row in often]
+    ids: dict[int, str] = {}
+    start = 0
+    for batch in record_batches(records, ["record_id"], "train"):
+        ids |= {row: batch["record_id"][row - start].as_py() for row in often if start <= row < start + len(batch)}
+        start += len(batch)
+    return [{"record_id": ids[row], "steps": len(shares[row]), "max_weight": max(shares[row])} for row in often]
 
 
-def build_task(
-    policy: Policy,
-    worker: Worker,
-    *,
-    records: str,
-    calibration: str | None,
-    reference: str,
-    align: AlignConfig,
-    text: TextConfig,
-    aggregate: str,
-    execution: Execution,
-) -> AlignmentTask:
-    """Runs on every training worker: reads the three tables and joins them."""
-    import numpy as np
-    import pyarrow.parquet as pq
-
+def build_task(policy: Policy, worker: Worker, *, store_uri: str, data: str, align: AlignConfig, execution: Execution) -> AlignmentTask:
+    """Runs on every training worker: maps the training records, from the store if this machine does not have them."""
     from dora_core.alignment import AlignmentTask
     from dora_core.alignment_data import AlignmentData
-    from dora_core.text import Encoder
 
-    columns = ["record_id", "prompt", "responses", "rewards", "sources"]
-    table = pq.read_table(f"{records}/records.parquet", columns=columns, filters=[("split", "=", "train")])
-    factors = np.ones(len(table)) if calibration is None else record_factors(table, calibration, aggregate)
-    logps = pq.read_table(f"{reference}/logps.parquet", columns=["record_id", "response_index", "logp"])
-    limit = 2 if align.loss.reads_pairs_only else align.max_responses
-    data = AlignmentData(table, factors, logps, Encoder(policy.tokenizer, text), limit)
-    return AlignmentTask(policy.logps, policy.layers, data, align, execution, worker, policy.tokenizer.pad_token_id)
+    records = AlignmentData(local_file(Store(store_uri), data))
+    return AlignmentTask(policy.logps, policy.layers, records, align, execution, worker, policy.tokenizer.pad_token_id)
 
 
-def record_factors(records: Any, calibration: str, aggregate: str) -> Any:
-    """h per record, in the order of ``records``, from the calibration table's h per response."""
-    import numpy as np
-    import pyarrow.parquet as pq
-
-    from dora_core.calibration import aggregate as aggregate_factors
-
-    position = {record_id: i for i, record_id in enumerate(records["record_id"].to_pylist())}
-    table = pq.read_table(f"{calibration}/calibration.parquet", columns=["record_id", "response_index", "h"])
-    record = np.array([position[r] for r in table["record_id"].to_pylist()])
-    best = [max(range(len(r)), key=lambda i, r=r: -np.inf if r[i] is None else r[i]) for r in records["rewards"].to_pylist()]
-    chosen = table["response_index"].to_numpy() == np.array(best)[record]
-    return aggregate_factors(table["h"].to_numpy(), record, aggregate, chosen)
+def local_file(store: Store, relative: str) -> Path:
+    """A file of the store that is named by its content, here; downloads are atomic, so one that is here is whole."""
+    path = store.local_root / relative
+    return path if path.exists() else store.download(relative)
 
 
 if __name__ == "__main__":

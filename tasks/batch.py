@@ -309,7 +309,7 @@ def _while(stage: StageSpec | None) -> str:
 def _too_many_deaths(deaths: int, stage: StageSpec | None, error: BaseException) -> StageFailed:
     return StageFailed(
         f"{deaths} workers died {_while(stage)}: {str(error).strip().splitlines()[0]}",
-        hint="usually out of memory: lower execution.workers, batch_tokens or micro_batch_size. "
+        hint="usually out of memory: lower execution.workers, batch_tokens or micro_batch_tokens. "
         "execution.max_failures is the number of deaths survived",
     )
 

@@ -3,11 +3,11 @@
 Input: records and a ``classify`` stage. Output: ``calibration.parquet`` (zstd, rows in the order of records, train split only):
 record_id, response_index, source, fold, c_<source>…, w_<source>…, h, schema_version; one c and w per head, golden has none (w = 1).
 Guarantee: every response was scored by the fold model that never saw its prompt; no NaN. Cost: one forward pass over responses
-that *this classifier* never scored; scores of others are taken from ``scores/<classifier digest>/`` in the store.
+that *this classifier* never scored; logits of others are taken from the row ledger ``scores/<classifier digest>/`` (``tasks/ledger.py``),
+so other settings of h cost no forward pass.
 
-That ledger is a folder of immutable Parquet parts (key, logits), each named by the sha256 of its content: a part that is torn or
-altered does not have its name and is not read, concurrent writers never touch one file, and it works through any store. It holds
-logits, so other settings of h cost no forward pass.
+Memory: texts are streamed. Quantiles and the effective sample size of h are statistics of all rows, so numbers are held: about
+180 bytes a row at the peak with three heads, measured (keys and their order, folds, sources, logits, h of three forms and a sort).
 
 Responses that do not name their source are the pseudo-source ``unlabelled`` of ``classify``: with shares α_lab of labelled golden
 responses and m_u of unlabelled ones, P = α_lab·Q_0 + Σ m_i·Q_i + m_u·U and h = 1/(α_lab + Σ m_i/w_i + m_u/w_u) is as exact as
@@ -20,24 +20,25 @@ the prior 1/(1 + γ), so w = 1. If that holds of every head, h = 1 for all.
 
 from __future__ import annotations
 
-import os
-import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dora_core.config import CalibrationConfig
 from dora_core.errors import DataError
-from infra.store import sha256_file
-from tasks.classify import FOLDER, UNLABELLED, LogitScorer, score_arguments, training_rows
+from tasks.classify import FOLDER, UNLABELLED, LogitScorer, score_arguments
+from tasks.ledger import ROW_GROUP, RowLedger, Scores, score_rows
+from tasks.rows import RECORDS_FILE, RowIndex, read_index, rebatch, record_batches, responses_of, text_rows
 from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, main
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 SCHEMA_VERSION = 1
 HISTOGRAM_BINS = 40
-ROW_GROUP = 65_536
 
 
 class Spec(StageSpec):
@@ -52,94 +53,60 @@ class Spec(StageSpec):
     golden_sources: list[str]
 
 
-# ----------------------------------------------------------------------------------------------------------- the ledger
-
-
-class ScoreLedger:
-    """Logits of one classifier by row key; see the module docstring."""
-
-    def __init__(self, context: StageContext, classifier: StageRef):
-        self._store, self._log = context.store, context.log
-        self._folder = f"scores/{classifier.digest}"
-
-    def read(self) -> pa.Table | None:
-        """(key, logit_<source>…) of all valid parts, one row per key; None where nothing was ever scored."""
-        import numpy as np
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        parts = []
-        for name in self._store.list(self._folder):
-            if not name.endswith(".parquet") or name.startswith("."):
-                continue
-            path = self._store.local_root / self._folder / name
-            if not _is_whole(path):
-                self._store.download(f"{self._folder}/{name}")
-            if _is_whole(path):
-                parts.append(pq.read_table(path))
-            else:
-                self._log.warning("%s/%s is damaged and is not used; its rows are scored again", self._folder, name)
-        if not parts:
-            return None
-        table = pa.concat_tables(parts)
-        return table.take(np.unique(table["key"].to_numpy(), return_index=True)[1])
-
-    def add(self, scores: pa.Table) -> None:
-        """Store new rows durably: temporary name, fsync, rename to the content's checksum."""
-        import pyarrow.parquet as pq
-
-        folder = self._store.local_root / self._folder
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{os.getpid()}.tmp"
-        with temporary.open("wb") as file:
-            pq.write_table(scores, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        name = f"{sha256_file(temporary)}.parquet"
-        os.replace(temporary, folder / name)
-        self._store.upload(f"{self._folder}/{name}", folder / name)
-
-
-def _is_whole(part: Path) -> bool:
-    return part.exists() and sha256_file(part) == part.stem
-
-
-def score(spec: Spec, context: StageContext, classifier: StageRef, rows: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
-    """Logits (key, logit_<source>…) of every row of ``rows``, in their order, and facts about the work.
-
-    ``rows_per_second`` and ``padding_waste`` (share of padded tokens that are padding) are of new rows; None where there are none.
-    """
-    import numpy as np
+def score(spec: Spec, context: StageContext, classifier: StageRef, records: Path, index: RowIndex, fold_N: NDArray[np.int32]) -> Scores:
+    """Logits (``logit_<source>``) of every training row. ``facts`` say what was done: ``padding_waste`` is the share of the new rows'
+    padded tokens that are padding; None where nothing is new."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    from tasks.shards import run_shards
+    def rows(positions: NDArray[np.int64]) -> Iterator[pa.Table]:
+        for texts in text_rows(records, positions, "train", plain=True):
+            at = texts["position"].to_numpy()
+            yield pa.table({"key": index.key_N[at], "prompt": texts["prompt"], "response": texts["response"], "fold": fold_N[at]})
 
-    ledger = ScoreLedger(context, classifier)
-    known = ledger.read()
-    keys = rows["key"].to_numpy()
-    first = np.unique(keys, return_index=True)[1]  # the same text twice is scored once
-    new = np.sort(first if known is None else first[~np.isin(keys[first], known["key"].to_numpy())])
-    facts: dict[str, Any] = {"scored_rows": len(new), "reused_rows": len(rows) - len(new), "rows_per_second": None, "padding_waste": None}
-    if len(new):
-        started = time.monotonic()
-        scored = run_shards(
-            context,
-            rows.take(new).select(["key", "prompt", "response", "fold"]),
-            name="scores",
-            worker=LogitScorer,
-            arguments=score_arguments(context.fetch(classifier) / FOLDER, spec.execution),
-            execution=spec.execution,
-            unit="responses",
-        )
-        facts["rows_per_second"] = len(new) / (time.monotonic() - started)
-        facts["padding_waste"] = 1.0 - pc.sum(scored["tokens"]).as_py() / pc.sum(scored["padded"]).as_py()
-        logits = scored.drop_columns(["tokens", "padded"])
-        ledger.add(logits)
-        known = logits if known is None else pa.concat_tables([known, logits])
-    assert known is not None, "there is at least one row"
-    known = known.sort_by("key")
-    return known.take(np.searchsorted(known["key"].to_numpy(), keys)), facts
+    scores = score_rows(
+        context,
+        RowLedger(context, f"scores/{classifier.digest}"),
+        index.key_N,
+        rows,
+        summed=["tokens", "padded"],
+        name="scores",
+        worker=LogitScorer,
+        arguments=score_arguments(context.store.uri, classifier, spec.execution),
+        execution=spec.execution,
+        unit="responses",
+    )
+    padded = scores.totals["padded"]
+    scores.facts["padding_waste"] = 1.0 - scores.totals["tokens"] / padded if padded else None
+    return scores
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """c and w of rows, as far as they are known row by row.
+
+    Attributes:
+        heads: sources with a head that have a share in the mixture; (S,).
+        gamma: (S,).
+        prior: (S,) bool: heads that cannot be told from golden; their c is the prior, w = 1.
+        highest: (S,) largest c.
+    """
+
+    scores: Scores
+    heads: list[str]
+    gamma: NDArray[np.float64]
+    prior: NDArray[np.bool_]
+    highest: NDArray[np.float64]
+
+    def of(self, start: int, stop: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(c, w) of the rows [start, stop), both (rows, S)."""
+        import numpy as np
+
+        from dora_core.calibration import density_ratios, probabilities
+
+        logits = self.scores.rows(start, stop)
+        c = probabilities(np.column_stack([logits[f"logit_{name}"] for name in self.heads]))
+        c = np.where(self.prior, 1.0 / (1.0 + self.gamma), np.minimum(c, self.highest))
+        return c, density_ratios(c, self.gamma)
 
 
 # ------------------------------------------------------------------------------------------------------------ the stage
@@ -147,56 +114,53 @@ def score(spec: Spec, context: StageContext, classifier: StageRef, rows: pa.Tabl
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from dora_core.calibration import FORMS, calibrate, density_ratios, effective_sample_size, factor, mixture_shares, probabilities
-    from dora_core.classifier import read_meta
+    from dora_core.calibration import FORMS, calibrate, effective_sample_size, factor, mixture_shares, quantiles
+    from dora_core.classifier_scoring import read_meta
     from dora_core.records import fold_of, is_golden_source
 
     classifier = StageRef(**context.result(spec.classifier)["facts"]["classifier"])
     fit = context.result(classifier)["facts"]
     meta = read_meta(context.fetch(classifier) / FOLDER)
-    rows = training_rows(context.fetch(spec.records))
-    rows = rows.append_column("fold", pa.array(fold_of(rows["prompt_hash"].to_numpy(), meta.folds).astype(np.int32)))
-    source = rows["source"].to_pylist()
-    named = [name or UNLABELLED for name in source]
-    counts = {name: named.count(name) for name in sorted(set(named))}
+    records = context.fetch(spec.records) / RECORDS_FILE
+    index = read_index(records, "train")
+    fold_N = fold_of(index.prompt_hash_N, meta.folds).astype(np.int32)
+    named = [*(name or UNLABELLED for name in index.names), UNLABELLED]  # the last for −1, no source
+    counts = dict.fromkeys(sorted(named), 0)
+    for name, count in zip(named, np.bincount(index.source_N % len(named), minlength=len(named)).tolist(), strict=True):
+        counts[name] += count
+    counts = {name: count for name, count in counts.items() if count}
     golden = [name for name in counts if is_golden_source(name, spec.golden_sources)]
     heads = [name for name in counts if name not in golden]
     _check_sources(spec, golden, UNLABELLED in heads)
 
-    scores, facts = score(spec, context, classifier, rows)
+    scores = score(spec, context, classifier, records, index, fold_N)
     # A source that left the mixture keeps its head in the classifier but has no share in P.
-    c = probabilities(np.column_stack([scores[f"logit_{name}"].to_numpy() for name in heads]))
     gamma = np.array([meta.gamma[meta.sources.index(name)] for name in heads])
     same = [name for name in heads if not fit["sources"][name]["told_apart"]]
-    for name in same:
-        c[:, heads.index(name)] = 1.0 / (1.0 + gamma[heads.index(name)])
-    if UNLABELLED in heads and UNLABELLED not in same:
-        own_head = heads.index(UNLABELLED)
-        highest = 1.0 / (1.0 + gamma[own_head] * fit["unlabelled"]["value"])  # c of w = 1/a⁺
-        c[:, own_head] = np.minimum(c[:, own_head], highest)
-    w = density_ratios(c, gamma)
+    a = np.array([fit["unlabelled"]["value"] if name == UNLABELLED and name not in same else 0.0 for name in heads])
+    ratios = Ratios(scores, heads, gamma, np.isin(heads, same), 1.0 / (1.0 + gamma * a))  # c of w = 1/a⁺
     shares = mixture_shares(counts, spec.calibration.shares, golden, heads)
-    own = np.array([0 if name in golden else 1 + heads.index(name) for name in named])
+    own = np.array([0 if name in golden else 1 + heads.index(name) if name in heads else 0 for name in named])
     undefined = {"paper": shares[0] == 0, "released": UNLABELLED in heads}
-    forms = {form: factor(form, c, gamma, shares, own) for form in FORMS if not undefined.get(form)}
+    forms = {form: np.empty(len(index)) for form in FORMS if not undefined.get(form)}
+    for start in range(0, len(index), ROW_GROUP):
+        part = slice(start, start + ROW_GROUP)
+        c, _ = ratios.of(part.start, part.stop)
+        for form, h_N in forms.items():
+            h_N[part] = factor(form, c, gamma, shares, own[index.source_N[part]])
     no_shift = len(same) == len(heads)
-    result = calibrate(np.ones(len(rows)) if no_shift else forms[spec.calibration.form], spec.calibration)
+    result = calibrate(np.ones(len(index)) if no_shift else forms[spec.calibration.form], spec.calibration)
     bad = int((~np.isfinite(result.h)).sum())
     assert bad == 0, f"{bad} factors are not finite: clipped logits and shares > 0 exclude it"
-
-    columns: dict[str, Any] = {name: rows[name] for name in ("record_id", "response_index", "source", "fold")}
-    columns |= {f"c_{name}": c[:, i] for i, name in enumerate(heads)} | {f"w_{name}": w[:, i] for i, name in enumerate(heads)}
-    columns |= {"h": result.h, "schema_version": np.full(len(rows), SCHEMA_VERSION, dtype=np.int32)}
-    pq.write_table(pa.table(columns), context.path / "calibration.parquet", compression="zstd", row_group_size=ROW_GROUP)
+    _write(context.path / "calibration.parquet", records, ratios, fold_N, result.h)
 
     ess = {form: effective_sample_size(h) for form, h in forms.items()}
-    facts |= {
+    by_source = _grouped(result.h, index)
+    facts = scores.facts | {
         "form": spec.calibration.form,
-        "h": _by_source(result.h, source),
-        "histogram": _histogram(result.h, source),
+        "h": {name: {"n": len(v), "mean": float(v.mean()), "quantiles": quantiles(v)} for name, v in by_source.items()},
+        "histogram": _histogram(result.h, by_source),
         "ess": result.ess,
         "ess_by_form": ess,
         "capped_fraction": result.capped_fraction,
@@ -213,7 +177,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         name: facts[name] for name in ("scored_rows", "reused_rows", "rows_per_second", "padding_waste", "ess", "capped_fraction", "tau")
     }
     metrics |= {f"ess_{form}": value for form, value in ess.items()} | {"h_max": float(result.h.max()), "nan": bad}
-    return StageOutput(rows=len(rows), metrics={k: v for k, v in metrics.items() if v is not None}, facts=facts)
+    return StageOutput(rows=len(index), metrics={k: v for k, v in metrics.items() if v is not None}, facts=facts)
 
 
 def _check_sources(spec: Spec, golden: list[str], unlabelled: bool) -> None:
@@ -263,25 +227,43 @@ def _warnings(config: CalibrationConfig, ess: float, tau: float) -> list[str]:
     return warnings
 
 
-def _grouped(h: np.ndarray, source: list[str | None]) -> dict[str, np.ndarray]:
+def _write(path: Path, records: Path, ratios: Ratios, fold_N: NDArray[np.int32], h_N: NDArray[np.float64]) -> None:
+    """The output, one row group at a time."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = (responses_of(batch) for batch in record_batches(records, ["record_id", "sources"], "train"))
+    writer: pq.ParquetWriter | None = None
+    stop = 0
+    for part in rebatch(rows, ROW_GROUP):
+        start, stop = stop, stop + part.num_rows
+        c, w = ratios.of(start, stop)
+        columns: dict[str, Any] = {name: part[name] for name in ("record_id", "response_index", "source")} | {"fold": fold_N[start:stop]}
+        columns |= {f"{letter}_{name}": x[:, i] for letter, x in (("c", c), ("w", w)) for i, name in enumerate(ratios.heads)}
+        columns |= {"h": h_N[start:stop], "schema_version": np.full(stop - start, SCHEMA_VERSION, dtype=np.int32)}
+        table = pa.table(columns)
+        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+        writer.write_table(table)
+    assert writer is not None, "there is at least one row"
+    writer.close()
+
+
+def _grouped(h_N: NDArray[np.float64], index: RowIndex) -> dict[str, NDArray[np.float64]]:
+    """h by the name of the source, sorted by name."""
     import numpy as np
 
-    names = np.array([name or "(unknown)" for name in source])
-    return {str(name): h[names == name] for name in np.unique(names)}
+    shown = [*(name or "(unknown)" for name in index.names), "(unknown)"]
+    groups = {name: h_N[np.isin(index.source_N % len(shown), [i for i, other in enumerate(shown) if other == name])] for name in set(shown)}
+    return {name: groups[name] for name in sorted(groups) if len(groups[name])}
 
 
-def _by_source(h: np.ndarray, source: list[str | None]) -> dict[str, Any]:
-    from dora_core.calibration import quantiles
-
-    return {name: {"n": len(v), "mean": float(v.mean()), "quantiles": quantiles(v)} for name, v in _grouped(h, source).items()}
-
-
-def _histogram(h: np.ndarray, source: list[str | None]) -> dict[str, Any]:
+def _histogram(h_N: NDArray[np.float64], by_source: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
     """Counts per source over common equal-width bins from 0 to the largest h."""
     import numpy as np
 
-    edges = np.linspace(0.0, float(h.max()), HISTOGRAM_BINS + 1)
-    return {"edges": edges.tolist(), "counts": {name: np.histogram(v, edges)[0].tolist() for name, v in _grouped(h, source).items()}}
+    edges = np.linspace(0.0, float(h_N.max()), HISTOGRAM_BINS + 1)
+    return {"edges": edges.tolist(), "counts": {name: np.histogram(v, edges)[0].tolist() for name, v in by_source.items()}}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ Input: the records and extra golden rows of ``ingest``. Output: ``classifier/`` 
 keys of fitted rows), all safetensors, JSON and Parquet; nothing but facts if the previous classifier is kept.
 ``facts["classifier"]`` names the stage output to score with, whichever it is. Guarantee: fold k's model never saw a prompt of
 fold k, none saw an evaluation prompt, and the decision to keep or refit states its evidence. Cost: K fits, in
-parallel as Ray tasks; a finished fold is not fitted again after a crash.
+parallel as Ray tasks; a finished fold is not fitted again after a crash. Memory: about 50 bytes per training response to choose the rows
+to fit on; texts of the chosen ones only, at most ``max_responses_per_source`` of each source.
 
 The golden side Q_0 is the pool of all golden sources' training responses and the rows of ``golden.parquet``: h needs one trusted
 distribution. Golden sources get no head, their ratio is 1 by definition.
@@ -16,7 +17,6 @@ among the unlabelled is estimated from the out-of-fold logits (``dora_core/class
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +25,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from dora_core.config import ClassifierConfig, Execution
 from dora_core.errors import DataError
 from infra.store import StageFolder, Store, sha256_file
+from tasks.rows import GOLDEN_FILE, RECORDS_FILE, read_index, texts_at
 from tasks.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec, main
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dora_core.classifier import Examples, FoldFit
+    from dora_core.classifier import Examples
+    from dora_core.classifier_fit import FoldFit
 
 FOLDER, KEYS, LOGITS = "classifier", "rows.parquet", "out_of_fold.safetensors"
 UNLABELLED = "unlabelled"
@@ -53,76 +55,37 @@ class Spec(StageSpec):
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 
-def training_rows(records: Path) -> pa.Table:
-    """One row per response of the train split, in the order of records: record_id, response_index, prompt (plain text), response,
-    source (null = unknown), prompt_hash, key (see :func:`row_key`)."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from dora_core.text import plain_prompt
-
-    columns = ["record_id", "prompt", "responses", "sources", "prompt_hash"]
-    table = pq.read_table(records / "records.parquet", columns=columns, filters=[("split", "=", "train")])
-    schema = pa.schema(
-        [
-            ("record_id", pa.string()),
-            ("response_index", pa.int32()),
-            ("prompt", pa.large_string()),
-            ("response", pa.large_string()),
-            ("source", pa.string()),
-            ("prompt_hash", pa.uint64()),
-            ("key", pa.uint64()),
-        ]
-    )
-    batches = []
-    for batch in table.to_batches(max_chunksize=4096):
-        rows = []
-        for record in batch.to_pylist():
-            prompt, hashed = plain_prompt(record["prompt"]), record["prompt_hash"]
-            pairs = enumerate(zip(record["responses"], record["sources"], strict=True))
-            rows += [(record["record_id"], i, prompt, y, source, hashed, row_key(hashed, y)) for i, (y, source) in pairs]
-        batches.append(pa.record_batch([pa.array(c, t) for c, t in zip(zip(*rows, strict=True), schema.types, strict=True)], schema=schema))
-    return pa.Table.from_batches(batches, schema)
-
-
-def row_key(prompt_hash: int, response: str) -> int:
-    """uint64 identity of a (prompt, response) across runs; by birthday, ten million rows collide with probability 3e-6."""
-    return int.from_bytes(hashlib.sha256(prompt_hash.to_bytes(8, "big") + response.encode()).digest()[:8], "big")
-
-
 def labelled_rows(records: Path, golden_sources: list[str]) -> pa.Table:
-    """Rows to fit on: :func:`training_rows` and the extra golden rows, with ``golden`` (bool), in order of key. ``source`` is
-    :data:`UNLABELLED` where the data names none, and null for extra golden rows.
+    """Rows to fit on, in order of key, as numbers: source (:data:`UNLABELLED` where the data names none, null for extra golden rows),
+    prompt_hash, key, golden (bool), and position: i ≥ 0 is training row i of ``records.parquet``, −1 − i that of ``golden.parquet``.
 
     Raises:
         DataError: no golden response, or nothing but golden responses.
     """
+    import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     from dora_core.records import is_golden_source
-    from dora_core.text import plain_prompt
 
-    rows = training_rows(records).select(["prompt", "response", "source", "prompt_hash", "key"])
-    rows = rows.set_column(2, "source", pc.fill_null(rows["source"], UNLABELLED))
-    rows = rows.append_column("golden", pa.array([is_golden_source(s, golden_sources) for s in rows["source"].to_pylist()], pa.bool_()))
-    extra = pq.read_table(records / "golden.parquet", filters=[("split", "=", "train")]).to_pylist()
-    columns = {
-        "prompt": [plain_prompt(r["prompt"]) for r in extra],
-        "response": [r["response"] for r in extra],
-        "source": [None] * len(extra),
-        "prompt_hash": [r["prompt_hash"] for r in extra],
-        "key": [row_key(r["prompt_hash"], r["response"]) for r in extra],
-        "golden": [True] * len(extra),
-    }
-    rows = pa.concat_tables([rows, pa.table(columns, schema=rows.schema)])
-    names = sorted(set(rows["source"].drop_null().to_pylist()) - {UNLABELLED})
-    golden = pc.sum(rows["golden"]).as_py() or 0
+    train, extra = read_index(records / RECORDS_FILE, "train"), read_index(records / GOLDEN_FILE, "train")
+    names = [*train.names, UNLABELLED]  # the last for −1, no source
+    is_golden = np.array([is_golden_source(name, golden_sources) for name in names])
+    codes = pa.array(train.source_N % len(names), pa.int32())
+    rows = pa.table(
+        {
+            "source": pa.DictionaryArray.from_arrays(pa.concat_arrays([codes, pa.nulls(len(extra), pa.int32())]), names),
+            "prompt_hash": np.concatenate([train.prompt_hash_N, extra.prompt_hash_N]),
+            "key": np.concatenate([train.key_N, extra.key_N]),
+            "golden": np.concatenate([is_golden[train.source_N], np.ones(len(extra), bool)]),
+            "position": np.concatenate([np.arange(len(train)), -1 - np.arange(len(extra))]),
+        }
+    )
+    golden = int(rows["golden"].to_numpy().sum())
     if golden == 0:
+        known = ", ".join(sorted(set(train.names) - {UNLABELLED})) or "(no row names its source)"
         raise DataError(
             f"no training response comes from a golden source ({', '.join(golden_sources)})",
-            hint=f"set data.golden_sources to trusted ones among: {', '.join(names) or '(no row names its source)'}; or give data.golden",
+            hint=f"set data.golden_sources to trusted ones among: {known}; or give data.golden",
         )
     if golden == len(rows):
         raise DataError(
@@ -136,34 +99,44 @@ def head_names(rows: pa.Table) -> list[str]:
     """Synthetic sources and UNLABELLED, sorted: the order of heads."""
     import pyarrow.compute as pc
 
-    return sorted(set(rows.filter(pc.invert(rows["golden"]))["source"].to_pylist()))
+    return sorted(pc.unique(rows.filter(pc.invert(rows["golden"]))["source"].cast("string")).to_pylist())
 
 
-def to_examples(rows: pa.Table, sources: list[str], folds: int, limit: int | None) -> Examples:
-    """Examples of golden rows and ``sources``; at most ``limit`` of each, the smallest keys (they are hashes: a fair sample)."""
+def to_examples(rows: pa.Table, sources: list[str], folds: int, limit: int | None, records: Path) -> Examples:
+    """Examples of golden rows and ``sources``; at most ``limit`` of each, the smallest keys (they are hashes: a fair sample). Only their
+    texts are read."""
     import numpy as np
 
     from dora_core.classifier import GOLDEN, Examples
     from dora_core.records import fold_of
 
-    index = {name: i for i, name in enumerate(sources)}
-    pairs = zip(rows["golden"].to_pylist(), rows["source"].to_pylist(), strict=True)
-    head = np.array([GOLDEN if golden else index.get(source, GOLDEN - 1) for golden, source in pairs], dtype=np.int64)
-    groups = [np.flatnonzero(head == h)[:limit] for h in (GOLDEN, *index.values())]
+    source = rows["source"].combine_chunks()
+    heads = {name: i for i, name in enumerate(sources)}
+    head_of = np.array([*(heads.get(name, GOLDEN - 1) for name in source.dictionary.to_pylist()), GOLDEN], dtype=np.int64)
+    head = np.where(rows["golden"].to_numpy(), GOLDEN, head_of[source.indices.fill_null(-1).to_numpy()])
+    groups = [np.flatnonzero(head == h)[:limit] for h in (GOLDEN, *heads.values())]
     chosen = np.sort(np.concatenate(groups))
-    rows, hashes = rows.take(chosen), rows["prompt_hash"].to_numpy()[chosen]
-    return Examples(rows["prompt"].to_pylist(), rows["response"].to_pylist(), head[chosen], hashes, fold_of(hashes, folds))
+    hashes, position = rows["prompt_hash"].to_numpy()[chosen], rows["position"].to_numpy()[chosen]
+    train = np.flatnonzero(position >= 0)
+    extra = np.flatnonzero(position < 0)
+    texts = np.empty((2, len(chosen)), dtype=object)  # prompts, responses
+    texts[:, train] = texts_at(records / RECORDS_FILE, position[train], "train")
+    texts[:, extra] = texts_at(records / GOLDEN_FILE, -1 - position[extra], "train")
+    prompts, responses = texts.tolist()
+    return Examples(prompts, responses, head[chosen], hashes, fold_of(hashes, folds))
 
 
 class LogitScorer:
-    """Worker of a sharded scoring step: rows (prompt, response, fold, key) → (key, logit_<source>…, tokens, padded)."""
+    """Worker of a sharded scoring step: rows (prompt, response, fold, key) → (key, logit_<source>…, tokens, padded). It fetches the
+    classifier from the store, on whatever machine it runs."""
 
-    def __init__(self, folder: str, batch_tokens: int, gpu: bool):
+    def __init__(self, store_uri: str, classifier: StageRef, batch_tokens: int, gpu: bool):
         import torch
 
-        from dora_core.classifier import FittedClassifiers
+        from dora_core.classifier_scoring import FittedClassifiers
 
-        self._fitted = FittedClassifiers(Path(folder), batch_tokens=batch_tokens, device=torch.device("cuda" if gpu else "cpu"))
+        folder = Store(store_uri).fetch(classifier.stage, classifier.digest) / FOLDER
+        self._fitted = FittedClassifiers(folder, batch_tokens=batch_tokens, device=torch.device("cuda" if gpu else "cpu"))
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         import pyarrow as pa
@@ -174,8 +147,8 @@ class LogitScorer:
         return pa.table(columns | {"tokens": pa.array(scored.tokens_N), "padded": pa.array(scored.padded_N)})
 
 
-def score_arguments(classifier: Path, execution: Execution) -> dict[str, Any]:
-    return {"folder": str(classifier), "batch_tokens": execution.batch_tokens, "gpu": execution.gpus_per_worker > 0}
+def score_arguments(store_uri: str, classifier: StageRef, execution: Execution) -> dict[str, Any]:
+    return {"store_uri": store_uri, "classifier": classifier, "batch_tokens": execution.batch_tokens, "gpu": execution.gpus_per_worker > 0}
 
 
 # --------------------------------------------------------------------------------------------------------- keep or refit
@@ -215,7 +188,7 @@ def decide(spec: Spec, context: StageContext, rows: pa.Table) -> Decision:
 
 def _cannot_serve(spec: Spec, context: StageContext, effective: StageRef, rows: pa.Table) -> str:
     """Why the earlier classifier is no estimate of the same thing; empty if it is."""
-    from dora_core.classifier import read_meta
+    from dora_core.classifier_scoring import read_meta
 
     if context.result(effective)["spec"]["version"] != spec.version:
         return "the earlier classifier was fitted by another version of this stage"
@@ -251,7 +224,7 @@ def _judge(spec: Spec, context: StageContext, effective: StageRef, rows: pa.Tabl
         return Decision(None, f"training responses grew by {growth:.0%}, more than refit_growth = {config.refit_growth:.0%}")
     facts = context.result(effective)["facts"]["sources"]
     sources = list(facts)
-    examples = to_examples(new, sources, config.folds, JUDGED_AT_MOST)
+    examples = to_examples(new, sources, config.folds, JUDGED_AT_MOST, context.fetch(spec.records))
     golden, counts = examples.head_N == GOLDEN, [int((examples.head_N == i).sum()) for i in range(len(sources))]
     judged = [i for i, n in enumerate(counts) if n >= JUDGEABLE and golden.sum() >= JUDGEABLE and facts[sources[i]]["auc"] is not None]
     if not judged:
@@ -261,7 +234,7 @@ def _judge(spec: Spec, context: StageContext, effective: StageRef, rows: pa.Tabl
         pa.table({"key": np.arange(len(examples)), "prompt": examples.prompts, "response": examples.responses, "fold": examples.fold_N}),
         name="judge",
         worker=LogitScorer,
-        arguments=score_arguments(folder, spec.execution),
+        arguments=score_arguments(context.store.uri, effective, spec.execution),
         execution=spec.execution,
         unit="responses",
     )
@@ -283,7 +256,7 @@ def _judge(spec: Spec, context: StageContext, effective: StageRef, rows: pa.Tabl
 
 @dataclass(frozen=True)
 class FoldJob:
-    """Everything one fold's fit needs, plain data; see ``dora_core.classifier.fit_fold``."""
+    """Everything one fold's fit needs, plain data; see ``dora_core.classifier_fit.fit_fold``."""
 
     examples: Examples
     heads: int
@@ -303,7 +276,7 @@ def fit_one_fold(job: FoldJob, fold: int) -> FoldFit:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from dora_core.classifier import FoldFit, fit_fold
+    from dora_core.classifier_fit import FoldFit, fit_fold
     from infra.journal import JournalWriter
 
     store = Store(job.store_uri)
@@ -381,14 +354,15 @@ def _fit(spec: Spec, context: StageContext, rows: pa.Table, reason: str) -> Stag
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dora_core.classifier import GOLDEN, Meta, build_tokenizer, save_meta
+    from dora_core.classifier import GOLDEN, build_tokenizer
     from dora_core.classifier_report import diagnose, prompt_only_logits
     from dora_core.classifier_scaling import fit_scaling
+    from dora_core.classifier_scoring import Meta, save_meta
     from dora_core.classifier_unlabelled import golden_share
 
     started, config = time.monotonic(), spec.classifier
     sources = head_names(rows)
-    examples = to_examples(rows, sources, config.folds, config.max_responses_per_source)
+    examples = to_examples(rows, sources, config.folds, config.max_responses_per_source, context.fetch(spec.records))
     tokenizer = build_tokenizer(examples, config)
     job = FoldJob(examples, len(sources), tokenizer, config, spec.execution, context.store.uri, spec.stage, spec.digest())
     in_process = spec.execution.workers == 0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dora_core.config import EvaluateConfig, GateConfig, GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import DataError
-from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, main
+from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, local_model, main
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +55,16 @@ class KLSampler:
     Lives in an actor with both models loaded. The sample is cut at ``max_new_tokens``, so the KL is that of the cut text.
     """
 
-    def __init__(self, policy: ModelConfig, start: ModelConfig, text: TextConfig, generate: GenerateConfig, batch_tokens: int, gpu: bool):
+    def __init__(
+        self,
+        policy: StageRef,
+        start: ModelConfig | StageRef,
+        store_uri: str,
+        text: TextConfig,
+        generate: GenerateConfig,
+        batch_tokens: int,
+        gpu: bool,
+    ):
         import torch
 
         from dora_core.logprobs import ResponseLogps
@@ -64,9 +73,9 @@ class KLSampler:
 
         self._device = torch.device("cuda" if gpu else "cpu")
         dtype = torch.bfloat16 if gpu else torch.float32
-        model, self._tokenizer = load_policy(policy, dtype)
+        model, self._tokenizer = load_policy(local_model(policy, store_uri), dtype)
         self._policy = ResponseLogps(model.eval().to(self._device))
-        self._start = ResponseLogps(load_policy(start, dtype)[0].eval().to(self._device))
+        self._start = ResponseLogps(load_policy(local_model(start, store_uri), dtype)[0].eval().to(self._device))
         self._encoder, self._generate, self._batch_tokens = Encoder(self._tokenizer, text), generate, batch_tokens
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -142,17 +151,19 @@ def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tupl
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tasks.reference import LogpScorer, response_rows
+    from tasks.reference import LogpScorer
+    from tasks.rows import responses_of
     from tasks.shards import run_shards
 
     policies = {"policy": spec.policy} | ({"twin": spec.twin} if spec.twin else {})
     scored = run_shards(
         context,
-        response_rows(records),
+        responses_of(records.select(["record_id", "prompt", "responses"])),
         name="logps",
         worker=LogpScorer,
         arguments={
-            "models": {name: ModelConfig(source=str(context.fetch(ref) / "model")) for name, ref in policies.items()},
+            "models": policies,
+            "store_uri": context.store.uri,
             "text": spec.text,
             "batch_tokens": spec.execution.batch_tokens,
             "gpu": spec.execution.gpus_per_worker > 0,
@@ -187,7 +198,6 @@ def estimate_kl(spec: Spec, context: StageContext, records: pa.Table) -> Interva
 
     from dora_core.metrics import cluster_bootstrap
     from tasks.shards import run_shards
-    from tasks.trainer import starting_model
 
     count = min(spec.evaluate.kl_prompts, len(records))
     if count == 0:
@@ -199,8 +209,9 @@ def estimate_kl(spec: Spec, context: StageContext, records: pa.Table) -> Interva
         name="kl",
         worker=KLSampler,
         arguments={
-            "policy": ModelConfig(source=str(context.fetch(spec.policy) / "model")),
-            "start": starting_model(context, spec.start, spec.model),
+            "policy": spec.policy,
+            "start": spec.start or spec.model,
+            "store_uri": context.store.uri,
             "text": spec.text,
             "generate": GenerateConfig(max_new_tokens=spec.evaluate.kl_max_new_tokens, seed=spec.evaluate.seed),
             "batch_tokens": spec.execution.batch_tokens,

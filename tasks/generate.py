@@ -16,7 +16,7 @@ from pydantic import model_validator
 
 from dora_core.config import GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import DataError
-from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, main
+from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, local_model, main
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,13 +47,15 @@ class Spec(StageSpec):
 class Sampler:
     """Answers (record_id, prompt, prompt_hash) rows; lives in an actor with the policy loaded. One row per prompt, lists of samples."""
 
-    def __init__(self, policy: ModelConfig, text: TextConfig, generate: GenerateConfig, batch_tokens: int, gpu: bool):
+    def __init__(
+        self, policy: ModelConfig | StageRef, store_uri: str, text: TextConfig, generate: GenerateConfig, batch_tokens: int, gpu: bool
+    ):
         import torch
 
         from dora_core.models import load_policy
         from dora_core.text import Encoder
 
-        model, self._tokenizer = load_policy(policy, torch.bfloat16 if gpu else torch.float32)
+        model, self._tokenizer = load_policy(local_model(policy, store_uri), torch.bfloat16 if gpu else torch.float32)
         self._model = model.eval().to("cuda" if gpu else "cpu")
         self._encoder, self._generate, self._batch_tokens = Encoder(self._tokenizer, text), generate, batch_tokens
 
@@ -96,7 +98,6 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     import pyarrow.parquet as pq
 
     from tasks.shards import run_shards
-    from tasks.trainer import starting_model
 
     columns = ["record_id", "prompt", "prompt_hash"]
     records = pq.read_table(context.fetch(spec.records) / "records.parquet", columns=columns, filters=[("split", "=", spec.split)])
@@ -112,7 +113,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         name="samples",
         worker=Sampler,
         arguments={
-            "policy": starting_model(context, spec.policy, spec.model),
+            "policy": spec.policy or spec.model,
+            "store_uri": context.store.uri,
             "text": spec.text,
             "generate": spec.generate,
             "batch_tokens": spec.execution.batch_tokens,

@@ -1,7 +1,10 @@
-"""Sharded inference over a table: deterministic shards, a pool of Ray actors, resume.
+"""Sharded inference over a stream of rows: deterministic shards, a pool of Ray actors, resume.
 
-Rows are cut into shards by position (``execution.shard_rows``). A shard's output depends on its rows and the worker's
-arguments alone, so the number of workers, their deaths and restarts never change a byte of the result.
+Rows are cut into shards by position (``execution.shard_rows``), however the stream was batched. A shard's output depends on its rows
+and the worker's arguments alone, so the number of workers, their deaths and restarts never change a byte of the result.
+
+Memory does not grow with the rows: a shard is cut when an actor is free for it (one more waits), and results are read back from
+disk one by one, in the order of the rows.
 
 Each finished shard is two files in ``scratch/<name>/``: ``<first>-<last>.parquet``, written to a temporary name, fsynced,
 renamed; then its marker ``….json`` (rows, sha256 of the data, sha256 of the input rows, min/max/NaN count per float column,
@@ -21,7 +24,7 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +32,7 @@ from dora_core.config import Execution
 from dora_core.errors import StageFailed
 from infra.store import sha256_file
 from tasks.cluster import check_fits, ray_session
+from tasks.rows import rebatch
 from tasks.stage import StageContext
 
 if TYPE_CHECKING:
@@ -65,19 +69,33 @@ class Computed:
 
 
 def run_shards(
+    context: StageContext, rows: pa.Table, *, name: str, worker: type, arguments: dict[str, Any], execution: Execution, unit: str
+) -> pa.Table:
+    """:func:`stream_shards` for a table that fits in memory, with a result that does too."""
+    import pyarrow as pa
+
+    results = stream_shards(
+        context, [rows], total=rows.num_rows, name=name, worker=worker, arguments=arguments, execution=execution, unit=unit
+    )
+    return pa.concat_tables(results)
+
+
+def stream_shards(
     context: StageContext,
-    rows: pa.Table,
+    rows: Iterable[pa.Table],
     *,
+    total: int,
     name: str,
     worker: type,
     arguments: dict[str, Any],
     execution: Execution,
     unit: str,
-) -> pa.Table:
-    """Map ``worker(**arguments)`` over ``rows``, shard by shard; output rows are in the order of input rows.
+) -> Iterator[pa.Table]:
+    """Map ``worker(**arguments)`` over ``rows``, shard by shard; yields one table per shard, rows in the order of input rows.
 
     Args:
-        rows: the input; every column goes to the worker.
+        rows: the input as tables of one schema and any size, read while shards are computed; every column goes to the worker.
+        total: number of input rows, for the progress bar.
         name: folder of the shards, unique within the stage.
         worker: an importable class; built once per actor (that is where a model is loaded), then called with tables.
             Must return as many rows as it got and depend on nothing but its arguments and those rows.
@@ -88,27 +106,49 @@ def run_shards(
         StageFailed: more than ``execution.max_failures`` actors died.
         ServiceError: no node of the cluster is big enough for a worker.
     """
-    import pyarrow as pa
+    ledger, finished, reused = ShardLedger(context, name), 0, 0
+    waiting: deque[Shard] = deque()  # cut and not yielded, without their rows
+    done: set[int] = set()  # starts of those that are on disk
 
-    ledger = ShardLedger(context, name)
-    shards = cut(rows, execution.shard_rows)
-    todo = ledger.incomplete(shards)
-    done = rows.num_rows - sum(s.stop - s.start for s in todo)
-    if done:
-        context.log.info("%s: %d of %d %s are there from an earlier attempt", name, done, rows.num_rows, unit)
-    context.progress(done, rows.num_rows, unit, name)
+    def incomplete() -> Iterator[Shard]:
+        nonlocal finished, reused
+        for shard in cut(rows, execution.shard_rows):
+            waiting.append(Shard(shard.start, shard.stop, b""))
+            if not ledger.is_done(shard):
+                yield shard
+                continue
+            done.add(shard.start)
+            finished, reused = finished + shard.stop - shard.start, reused + shard.stop - shard.start
+            context.progress(finished, total, unit, name)
+
+    def ready() -> Iterator[pa.Table]:
+        while waiting and waiting[0].start in done:
+            shard = waiting.popleft()
+            done.remove(shard.start)
+            yield ledger.read(shard)
+
+    context.progress(0, total, unit, name)
     compute = _in_process if execution.workers == 0 else _on_actors
-    for computed in compute(todo, worker, arguments, execution, context):
+    for computed in compute(incomplete(), worker, arguments, execution, context, -(-total // execution.shard_rows)):
         ledger.mark_done(computed)
-        done += computed.table.num_rows
-        context.progress(done, rows.num_rows, unit, name)
-    return pa.concat_tables([ledger.read(s) for s in shards])
+        done.add(computed.shard.start)
+        finished += computed.table.num_rows
+        context.progress(finished, total, unit, name)
+        yield from ready()
+    yield from ready()
+    if reused:
+        context.log.info("%s: %d of %d %s were there from an earlier attempt", name, reused, total, unit)
 
 
-def cut(rows: pa.Table, shard_rows: int) -> list[Shard]:
+def cut(tables: Iterable[pa.Table], shard_rows: int) -> Iterator[Shard]:
     """Consecutive shards of ``shard_rows`` rows; the last may be smaller. An empty table is one empty shard (it has a schema)."""
-    starts = range(0, max(rows.num_rows, 1), shard_rows)
-    return [Shard(i, min(i + shard_rows, rows.num_rows), _to_ipc(rows.slice(i, shard_rows))) for i in starts]
+    import numpy as np
+
+    start = 0
+    for rows in rebatch(tables, shard_rows):
+        copied = rows.combine_chunks().take(np.arange(rows.num_rows))  # a slice shares buffers, which would show in the bytes
+        yield Shard(start, start + rows.num_rows, _to_ipc(copied))
+        start += rows.num_rows
 
 
 class ShardLedger:
@@ -151,9 +191,6 @@ class ShardLedger:
         }
         self._context.folder.write_json(self._marker(computed.shard), marker)
 
-    def incomplete(self, shards: Sequence[Shard]) -> list[Shard]:
-        return [s for s in shards if not self.is_done(s)]
-
     def read(self, shard: Shard) -> pa.Table:
         import pyarrow.parquet as pq
 
@@ -188,22 +225,22 @@ def float_ranges(table: pa.Table) -> dict[str, dict[str, float | int | None]]:
 
 
 def _in_process(
-    todo: Sequence[Shard], worker: type, arguments: dict[str, Any], execution: Execution, _: StageContext
+    todo: Iterator[Shard], worker: type, arguments: dict[str, Any], execution: Execution, _context: StageContext, _most: int
 ) -> Iterator[Computed]:
-    if not todo:
-        return
-    built = worker(**arguments)
+    built: Worker | None = None
     for shard in todo:
         started = time.monotonic()
+        built = built or worker(**arguments)
         yield Computed(shard, _apply(built, shard.ipc), time.monotonic() - started, 1)
 
 
 def _on_actors(
-    todo: Sequence[Shard], worker: type, arguments: dict[str, Any], execution: Execution, context: StageContext
+    todo: Iterator[Shard], worker: type, arguments: dict[str, Any], execution: Execution, context: StageContext, most: int
 ) -> Iterator[Computed]:
-    """One shard per actor in flight. A shard is only handed to an actor that has started, so that two stages which share a
-    cluster never wait for each other's places."""
-    if not todo:
+    """One shard per actor in flight, and one cut ahead of need; there are ``most`` shards at most. A shard is only handed to an actor that
+    has started, so that two stages which share a cluster never wait for each other's places."""
+    first = [shard for shard in [next(todo, None)] if shard is not None]
+    if not first:
         return
     import ray
     from ray.exceptions import RayActorError, RayTaskError
@@ -212,9 +249,13 @@ def _on_actors(
         check_fits(execution)
         actor_class = ray.remote(_Actor).options(num_cpus=execution.cpus_per_worker, num_gpus=execution.gpus_per_worker, max_restarts=0)
         recipe = ray.put((worker, arguments))
-        pending, attempts, deaths = deque(todo), dict.fromkeys((s.name for s in todo), 0), 0
+        pending, attempts, deaths = deque(first), dict[int, int](), 0
         actors: list[Any] = []  # every actor ever started: a traceback would keep a forgotten one, and its place, alive
         running: dict[Any, tuple[Any, Shard | None]] = {}  # a shard of None: the actor is starting
+
+        def cut_ahead() -> None:
+            if not pending and (shard := next(todo, None)) is not None:
+                pending.append(shard)
 
         def start_actor() -> None:
             actor = actor_class.remote(max(1, int(execution.cpus_per_worker)))
@@ -222,7 +263,7 @@ def _on_actors(
             running[actor.ready.remote()] = (actor, None)
 
         try:
-            for _ in range(min(execution.workers, len(todo))):
+            for _ in range(max(1, min(execution.workers, most))):
                 start_actor()
             while pending or any(shard for _, shard in running.values()):
                 (reference, *_), _ = ray.wait(list(running), num_returns=1)
@@ -242,13 +283,14 @@ def _on_actors(
                     raise error.cause from error  # the worker's own exception, not Ray's wrapping
                 if pending:
                     following = pending.popleft()
-                    attempts[following.name] += 1
+                    attempts[following.start] = attempts.get(following.start, 0) + 1
                     running[actor.compute.remote(recipe, following.ipc)] = (actor, following)
+                    cut_ahead()
                 else:
                     ray.kill(actor)  # gives its place to other stages while the last shards run
                 if shard is not None:
                     table, seconds = answer
-                    yield Computed(shard, _from_ipc(table), seconds, attempts[shard.name])
+                    yield Computed(shard, _from_ipc(table), seconds, attempts.pop(shard.start))
         finally:
             for actor in actors:
                 ray.kill(actor)
@@ -270,6 +312,7 @@ class _Actor:
             import torch
 
             torch.set_num_threads(self._threads)
+            os.environ["RAYON_NUM_THREADS"] = str(self._threads)  # the tokenizers' pool, made at their first use; else one per core
             worker, arguments = recipe
             self._worker = worker(**arguments)
         return _to_ipc(_apply(self._worker, ipc)), time.monotonic() - started

@@ -28,7 +28,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from dora_core.config import Execution, StrictModel
+from dora_core.config import Execution, ModelConfig, StrictModel
 from dora_core.errors import DoraError
 from infra.journal import JournalWriter
 from infra.store import ERROR, SPEC, StageFolder, Store, sha256_of, split_uri
@@ -49,6 +49,11 @@ class StageRef(StrictModel):
 
     stage: str
     digest: str = Field(pattern=DIGEST_PATTERN)
+
+
+def local_model(source: ModelConfig | StageRef, store_uri: str) -> ModelConfig | Path:
+    """What a worker loads, wherever it runs: the model by name, or the folder of a stage's model, fetched to this machine."""
+    return Store(store_uri).fetch(source.stage, source.digest) / "model" if isinstance(source, StageRef) else source
 
 
 class StageSpec(StrictModel):

@@ -22,7 +22,7 @@ from dora_core.config import Execution, ModelConfig, OptimizationConfig
 from dora_core.errors import TrainingError
 from infra.journal import JournalWriter
 from infra.store import Store
-from tasks.stage import StageContext, StageRef
+from tasks.stage import StageContext, StageRef, local_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,12 +40,12 @@ class TrainingJob:
     Attributes:
         build: importable function (policy, worker, **arguments) → task.
         arguments: keyword arguments of ``build``.
-        model: folder or id of the starting weights.
+        model: the starting weights, by name or as the stage that trained them.
     """
 
     build: Callable[..., Task]
     arguments: dict[str, Any]
-    model: ModelConfig
+    model: ModelConfig | StageRef
     optimization: OptimizationConfig
     execution: Execution
     store_uri: str
@@ -61,13 +61,6 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     logps: ResponseLogps
     layers: list[nn.Module]
-
-
-def starting_model(context: StageContext, start: StageRef | None, model: ModelConfig) -> ModelConfig:
-    """The weights a stage starts from: a finished stage's ``model/``, or the configured model."""
-    if start is None:
-        return model
-    return ModelConfig(source=str(context.fetch(start) / "model"))
 
 
 def launch(context: StageContext, job: TrainingJob) -> dict[str, Any]:
@@ -234,7 +227,7 @@ def load(job: TrainingJob, worker: Worker) -> Policy:
     from dora_core.models import add_lora, load_policy
 
     torch.manual_seed(job.optimization.seed)  # initial adapters must agree between ranks
-    model, tokenizer = load_policy(job.model)
+    model, tokenizer = load_policy(local_model(job.model, job.store_uri))
     layers = decoder_layers(model)
     if job.execution.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -257,7 +250,7 @@ def trained_model(job: TrainingJob, weights: dict[str, Any]) -> PreTrainedModel:
 
     from dora_core.models import add_lora, load_policy, merge_lora
 
-    model, _ = load_policy(job.model)
+    model, _ = load_policy(local_model(job.model, job.store_uri))
     if job.optimization.lora is not None:
         model = add_lora(model, job.optimization.lora)
     # Names carry the prefix of ResponseLogps; tied weights appear once, and loading the one fills the other.

@@ -11,14 +11,16 @@ mean over the record's two examples.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
-from torch.nn.functional import logsigmoid
 
+from dora_core.lazy import logsigmoid
 from dora_core.losses.base import register_loss
 from dora_core.losses.pairwise import PairwiseLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register_loss

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
-from torch.nn.functional import logsigmoid
 
+from dora_core.lazy import logsigmoid
 from dora_core.losses.base import PreferenceBatch, register_loss
 from dora_core.losses.pairwise import MarginLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register_loss

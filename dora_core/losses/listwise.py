@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
+from dora_core.lazy import torch
 from dora_core.losses.base import PreferenceBatch, PreferenceLoss, register_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register_loss

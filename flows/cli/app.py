@@ -211,16 +211,7 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Make one version the champion by hand, whatever the gate said; the old champion becomes `previous`."""
-    with explained(as_json):
-        from flows.cli.output import Out
-        from infra import registry
-        from infra.settings import Settings, apply_environment
-
-        places = apply_environment(Settings())
-        registry.promote(places.mlflow_uri, model, version, why)
-        out = Out(as_json)
-        out.say(f"{model}: version {version} is champion")
-        out.document({"model": model, "champion": version, "aliases": registry.aliases(places.mlflow_uri, model)})
+    _move_champion(model, version, why, as_json)
 
 
 @app.command(epilog="Example: dora rollback demo")
@@ -230,13 +221,21 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Make the previous champion the champion again."""
+    _move_champion(model, None, why, as_json)
+
+
+def _move_champion(model: str, version: str | None, why: str, as_json: bool) -> None:
+    """To ``version``, or back to the previous champion."""
     with explained(as_json):
         from flows.cli.output import Out
         from infra import registry
         from infra.settings import Settings, apply_environment
 
-        places = apply_environment(Settings())
-        version = registry.rollback(places.mlflow_uri, model, why)
+        uri = apply_environment(Settings()).mlflow_uri
+        if version is None:
+            version = registry.rollback(uri, model, why)
+        else:
+            registry.promote(uri, model, version, why)
         out = Out(as_json)
-        out.say(f"{model}: version {version} is champion again")
-        out.document({"model": model, "champion": version, "aliases": registry.aliases(places.mlflow_uri, model)})
+        out.say(f"{model}: version {version} is champion")
+        out.document({"model": model, "champion": version, "aliases": registry.aliases(uri, model)})

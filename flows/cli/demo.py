@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.config import RealignConfig
-from flows.loading import packaged, read_yaml, validate
+from flows.loading import packaged, validate
+from flows.reading import read_yaml
 
 GOLDEN_RESPONSES = 1500
 

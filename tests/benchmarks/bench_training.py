@@ -77,7 +77,7 @@ class Records:
             self.encoded.append([EncodedResponse(ids, [*draw(response - 1), 2], 0) for _ in range(responses)])
         self.factors = torch.rand(count, generator=generator).mul(2).tolist()
         self.reference: list[list[float]] = []
-        self.tokens = [prompt + responses * response] * count
+        self.tokens, self.unshared_tokens = [prompt + responses * response] * count, [responses * (prompt + response)] * count
         self.all_tokens = count * responses * (prompt + response)
 
     def score(self, model: transformers.PreTrainedModel, device: str = "cpu") -> None:

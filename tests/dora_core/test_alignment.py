@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -21,6 +20,7 @@ from dora_core.logprobs import ResponseLogps, score_responses
 from dora_core.models import build_policy, train_tokenizer
 from dora_core.text import Encoder
 from dora_core.training import FolderHooks, fit
+from tests.dora_core.training_records import alignment_data
 
 RECORDS = [
     {"record_id": "a", "prompt": "cat", "responses": ["sat", "ran far", "on"], "rewards": [1.0, None, 0.0]},
@@ -38,11 +38,9 @@ def make_data(policy, tokenizer, shift: float = 0.0, records: list[dict] | None 
         for r in records or RECORDS
     ]
     encoder = Encoder(tokenizer, TextConfig())
-    keys = [(r["record_id"], i) for r in rows for i in range(len(r["responses"]))]
     encoded = [encoder.encode(r["prompt"], y) for r in rows for y in r["responses"]]
     logps = score_responses(ResponseLogps(policy), encoded, tokenizer.pad_token_id, 4096, torch.device("cpu"))
-    reference = pa.table({"record_id": [k[0] for k in keys], "response_index": [k[1] for k in keys], "logp": [x + shift for x in logps]})
-    return AlignmentData(pa.Table.from_pylist(rows), np.linspace(0.5, 2.0, len(rows)), reference, encoder, 8)
+    return alignment_data(rows, np.linspace(0.5, 2.0, len(rows)), [x + shift for x in logps], encoder)
 
 
 def make_task(policy, tokenizer, data: AlignmentData, worker: Worker | None = None, execution: Execution | None = None) -> AlignmentTask:

@@ -9,23 +9,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModel
 
 from dora_core.batching import token_batches
 from dora_core.classifier import (
     GOLDEN,
+    LAYERS_AS_BERT,
     Examples,
-    FittedClassifiers,
-    Meta,
     PairEncoder,
+    SourceClassifier,
     build_classifier,
     build_tokenizer,
     collate,
-    fit_fold,
-    read_meta,
-    save_meta,
 )
+from dora_core.classifier_fit import fit_fold
 from dora_core.classifier_report import auc
 from dora_core.classifier_scaling import Scaling
+from dora_core.classifier_scoring import FittedClassifiers, Meta, read_meta, save_meta
 from dora_core.classifier_wide import WideModel
 from dora_core.config import ClassifierConfig, ModelConfig
 from dora_core.errors import ConfigError, ModelError
@@ -101,11 +101,11 @@ def test_without_signal_the_deep_part_is_dropped_and_the_encoder_not_run(tmp_pat
     assert not any(fit.deep for fit in fits)
     assert all(np.abs(fit.logits_NS).mean() < 0.5 for fit in fits)  # balanced classes, hence logits near 0
     save_meta(tmp_path, tokenizer, META)
-    scorer = FittedClassifiers(tmp_path, batch_tokens=512)
-    for model in scorer._models:
-        model.encoder = None  # would fail if it were called
-    scored = scorer.score(examples.prompts, examples.responses, examples.fold_N).logits_NS[:, 0] * 2
-    np.testing.assert_allclose(scored[examples.fold_N == 0], fits[0].logits_NS[:, 0], atol=1e-5)
+    for encoder in tmp_path.glob("fold-*/model.safetensors"):
+        encoder.unlink()
+    scored = FittedClassifiers(tmp_path, batch_tokens=512).score(examples.prompts, examples.responses, examples.fold_N)
+    np.testing.assert_allclose(scored.logits_NS[examples.fold_N == 0, 0] * 2, fits[0].logits_NS[:, 0], atol=1e-5)
+    assert scored.padding_waste == 0.0
 
 
 def test_loaded_classifier_scores_each_row_with_its_fold_and_scaling(fitted):
@@ -156,11 +156,12 @@ def test_targets_and_mask():
 def test_prompts_keep_their_end_and_responses_their_beginning(fitted):
     tokenizer = fitted[2]
     prompt, response = tokenizer("mild bread soup and wisdom", add_special_tokens=False)["input_ids"], tokenizer("the of with")["input_ids"]
-    (row,) = PairEncoder(tokenizer, 2, 1)(["mild bread soup and wisdom"], ["the of with"])
+    row = PairEncoder(tokenizer, 2, 1)(["mild bread soup and wisdom"], ["the of with"])
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    assert row.ids == [cls, *prompt[-2:], sep, response[0], sep] and row.start == 4
-    (bare,) = PairEncoder(tokenizer, 0, 8)(["mild bread soup"], ["the"])
-    assert bare.ids[:2] == [cls, sep]
+    assert row.tokens.values.tolist() == [cls, *prompt[-2:], sep, response[0], sep] and row.start_N.tolist() == [4]
+    assert row.responses.values.tolist() == [response[0], sep]
+    bare = PairEncoder(tokenizer, 0, 8)(["mild bread soup"], ["the"])
+    assert bare.tokens.values[:2].tolist() == [cls, sep]
 
 
 def test_padding_and_batch_mates_do_not_change_a_score(fitted):
@@ -172,8 +173,24 @@ def test_padding_and_batch_mates_do_not_change_a_score(fitted):
     device = torch.device("cpu")
     with torch.inference_mode():
         together = model(collate(rows, tokenizer.pad_token_id, device))
-        alone = torch.cat([model(collate([r], tokenizer.pad_token_id, device)) for r in rows])
+        alone = torch.cat([model(collate(rows[np.array([i])], tokenizer.pad_token_id, device)) for i in range(2)])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [*sorted(LAYERS_AS_BERT), "distilbert"])
+def test_leaving_the_prompt_out_of_the_last_layer_changes_no_score(fitted, kind):
+    """Against the mean over the response of what the encoder alone gives, for each family and one without the shortcut."""
+    sizes = {"vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(AutoConfig.for_model(kind, **sizes, max_position_embeddings=64, pad_token_id=0)).eval()
+    model = SourceClassifier(encoder, WIDE).eval()
+    torch.nn.init.normal_(model.head.weight)
+    rows = PairEncoder(fitted[2], 8, 24)(["q", "a longer question", "q"], ["soup", "mild bread soup and wisdom", "grand cosmic"])
+    batch = collate(rows, 0, torch.device("cpu"))
+    with torch.inference_mode():
+        hidden_NLH = encoder(input_ids=batch.ids, attention_mask=batch.attention.long()).last_hidden_state
+        expected = torch.stack([model.head(hidden_LH[own].mean(dim=0)) for hidden_LH, own in zip(hidden_NLH, batch.response, strict=True)])
+        torch.testing.assert_close(model(batch), expected, atol=1e-6, rtol=1e-6)
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(20, 200), st.booleans())

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora_core.classifier_wide import BIAS_PENALTY, BUCKETS, INNER_FOLDS, ORDER_WEIGHT, Design, Ngrams, WideModel, fit_wide, ngram_codes
+from dora_core.classifier_wide import BIAS_PENALTY, BUCKETS, INNER_FOLDS, ORDER_WEIGHT, PRIMES, Design, Ngrams, WideModel, fit_wide
+from dora_core.ragged import Ragged
 from dora_core.surface import STATISTICS, SurfaceBasis
 
 TEXTS = st.lists(st.lists(st.integers(0, 30), max_size=8), min_size=1, max_size=8)
@@ -22,7 +23,7 @@ def dense(ngrams: Ngrams, columns: int) -> torch.Tensor:
     return out
 
 
-def rows(count: int, seed: int = 0) -> tuple[list[list[int]], np.ndarray, np.ndarray, np.ndarray]:
+def rows(count: int, seed: int = 0) -> tuple[Ragged, np.ndarray, np.ndarray, np.ndarray]:
     """Token ids of golden rows and of a source that tilts them by exp(1.5·(occurrences of token 3)); the exact log-ratio; statistics."""
     rng = np.random.default_rng(seed)
     golden = np.arange(count) % 2 == 0
@@ -30,23 +31,42 @@ def rows(count: int, seed: int = 0) -> tuple[list[list[int]], np.ndarray, np.nda
     texts = [rng.choice(10, size=6, p=np.full(10, 0.1) if g else tilted / tilted.sum()).tolist() for g in golden]
     log_ratio = np.array([6 * np.log(tilted.sum() / 10) - 1.5 * t.count(3) for t in texts])
     statistics = np.tile([len(t) for t in texts], (len(STATISTICS), 1)).T.astype(float)
-    return texts, golden, log_ratio, statistics
+    return Ragged.of(texts), golden, log_ratio, statistics
 
 
 def test_ngrams_are_summed_with_the_weight_of_their_order():
-    codes, weights = ngram_codes([5, 6, 5, 6])
+    ngrams = Ngrams.of(Ragged.of([[5, 6, 5, 6]]))
+    codes = ngrams.index.tolist()
     assert len(codes) == 4 + 3 + 2 and codes[0] == codes[2] and codes[4] == codes[6] and codes[4] != codes[5]
-    assert weights.tolist() == pytest.approx([ORDER_WEIGHT[0]] * 4 + [ORDER_WEIGHT[1]] * 3 + [ORDER_WEIGHT[2]] * 2)
-    assert len(ngram_codes([])[0]) == 0 and len(ngram_codes([7])[0]) == 1
+    assert ngrams.weight.tolist() == pytest.approx([ORDER_WEIGHT[0]] * 4 + [ORDER_WEIGHT[1]] * 3 + [ORDER_WEIGHT[2]] * 2)
     ones = torch.ones(BUCKETS, 1)
-    once, twice = Ngrams.of([[5], [5, 5]]).times(ones).flatten().tolist()
+    once, twice = Ngrams.of(Ragged.of([[5], [5, 5]])).times(ones).flatten().tolist()
     assert twice == pytest.approx(2 * once + ORDER_WEIGHT[1])  # a sum: no division by length
+
+
+def buckets_of(ids: list[int]) -> list[int]:
+    """Row by row, token by token: code(t_1 … t_k) = code(t_1 … t_{k−1})·31 + (t_k + 1)·prime_k, modulo 2³¹ − 1."""
+    out = []
+    for order in range(len(PRIMES)):
+        for first in range(len(ids) - order):
+            code = 0
+            for prime, token in zip(PRIMES, ids[first : first + order + 1], strict=False):
+                code = (code * 31 + (token + 1) * prime) % (2**31 - 1)
+            out.append((code + order) % BUCKETS)
+    return out
+
+
+@given(st.lists(st.lists(st.integers(0, 200_000), max_size=6), max_size=6))
+def test_ngrams_of_all_rows_at_once_are_those_of_each_row(texts):
+    ngrams = Ngrams.of(Ragged.of(texts))
+    assert ngrams.index.tolist() == [bucket for ids in texts for bucket in buckets_of(ids)]
+    assert ngrams.start.diff().tolist() == [len(buckets_of(ids)) for ids in texts]
 
 
 @given(TEXTS, st.integers(0, 100))
 def test_sparse_products_equal_dense_ones(texts, seed):
-    ngrams, buckets = Ngrams.of(texts).shared()
-    full = dense(Ngrams.of(texts), BUCKETS)
+    ngrams, buckets = Ngrams.of(Ragged.of(texts)).shared()
+    full = dense(Ngrams.of(Ragged.of(texts)), BUCKETS)
     kept = ((full > 0).sum(dim=0) > 1).nonzero().flatten()
     assert buckets.tolist() == kept.tolist()
     expected = full[:, kept]
@@ -102,4 +122,4 @@ def test_saved_constants_are_enough():
     again = WideModel(1, SurfaceBasis.fit(np.zeros((1, len(STATISTICS)))))
     again.load_state_dict(model.state_dict())
     assert torch.equal(again(texts, statistics), model(texts, statistics))
-    assert torch.equal(model(texts[:3], statistics[:3]), model(texts, statistics)[:3])
+    assert torch.equal(model(texts[np.arange(3)], statistics[:3]), model(texts, statistics)[:3])

@@ -13,7 +13,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -21,7 +20,6 @@ import transformers
 from torch import Tensor
 
 from dora_core.alignment import AlignmentTask
-from dora_core.alignment_data import AlignmentData
 from dora_core.config import AlignConfig, Execution, ObjectiveConfig, TextConfig
 from dora_core.distributed import Worker, scale_gradients, wrap
 from dora_core.logprobs import ResponseLogps
@@ -29,6 +27,7 @@ from dora_core.microbatches import split_step
 from dora_core.models import train_tokenizer
 from dora_core.objectives import find_objective
 from dora_core.text import Encoder
+from tests.dora_core.training_records import alignment_data
 
 OBJECTIVES = ["erm", "reweight", "dro", "dora", "dora_outer", "dora_tilted", "dr_dpo"]
 RECORDS = 8
@@ -60,10 +59,9 @@ def make_task(objective: ObjectiveConfig, worker: Worker) -> AlignmentTask:
         vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=1, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
     )
     model = transformers.GPT2LMHeadModel(gpt2).double()
-    reference = [(r["record_id"], j, -5.0 - 40.0 * rng.random()) for r in records for j in range(len(r["responses"]))]
-    columns = dict(zip(["record_id", "response_index", "logp"], map(list, zip(*reference, strict=True)), strict=True))
+    logps = [-5.0 - 40.0 * rng.random() for r in records for _ in r["responses"]]
     factors = rng.gamma(1.0, 1.0, size=RECORDS)
-    data = AlignmentData(pa.Table.from_pylist(records), factors, pa.table(columns), Encoder(tokenizer, TextConfig()), 8)
+    data = alignment_data(records, factors, logps, Encoder(tokenizer, TextConfig()))
     config = AlignConfig(loss={"name": "dpo_pl", "beta": 0.2}, objective=objective)
     task = AlignmentTask(ResponseLogps(model), [], data, config, Execution(), worker, tokenizer.pad_token_id)
     task._check_reference = lambda batch: None  # the reference here is drawn at random so that scores differ widely

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -33,6 +36,58 @@ def test_repeats_that_are_not_adjacent():
 def test_other_scripts():
     assert of("你好。你好。再见！")["sentences"] == 3 and of("你好。你好。再见！")["adjacent_repeats"] == 1
     assert of("Как дела? Хорошо, спасибо…")["words"] == 4
+
+
+def plain(prompt: str, response: str) -> dict[str, float]:
+    """The same statistics from their definitions, one after another."""
+    lower, known = response.lower(), set(re.findall(r"\w+", prompt.lower()))
+    words = re.findall(r"\w+", lower)
+    sentences = [s.strip() for s in re.findall(r"[^.!?。！？…\n]+[.!?。！？…]*", lower) if s.strip()]
+    lengths = [len(re.findall(r"\w+", s)) for s in sentences] or [0]
+    grams = {n: [tuple(words[i : i + n]) for i in range(len(words) - n + 1)] for n in (2, 3, 4)}
+    shared = [w for w in words if w in known]
+
+    def count(pattern: str) -> int:
+        return len(re.findall(pattern, response))
+
+    return {
+        "sentences": len(sentences),
+        "words": len(words),
+        "characters": len(response),
+        "words_per_sentence": np.mean(lengths),
+        "sentence_spread": np.std(lengths),
+        "adjacent_repeats": sum(a == b for a, b in pairwise(sentences)),
+        "repeated_sentences": len(sentences) - len(set(sentences)),
+        "repeated_words": len(words) - len(set(words)),
+        **{f"repeated_{n}grams": len(g) - len(set(g)) for n, g in grams.items()},
+        "distinct_words": len(set(words)) / max(1, len(words)),
+        "commas": count(r"[,，、]"),
+        "exclamations": count(r"[!！]"),
+        "questions": count(r"[?？]"),
+        "colons": count(r"[:;：；]"),
+        "quotes": count("[\"'“”‘’«»]"),
+        "brackets": count(r"[()\[\]{}（）]"),
+        "dashes": count(r"[-–—]"),
+        "digits": count(r"\d"),
+        "capitals": count(r"[A-Z]"),
+        "lines": count(r"\n"),
+        "list_items": count(r"(?m)^\s*(?:[-*•]|\d+[.)])\s"),
+        "markdown": count(r"(?m)^#+ |\*\*|`"),
+        "not_ascii": count(r"[^\x00-\x7f]"),
+        "prompt_words": len(shared),
+        "prompt_share": len(shared) / max(1, len(words)),
+        "prompt_covered": len(set(shared)) / max(1, len(known)),
+    }
+
+
+LIKELY = st.text(st.sampled_from("ab A1٣.!?…。，,;:-–*#`\"'()[]\n é你𝔘"), max_size=60)
+
+
+@given(st.lists(st.tuples(LIKELY | st.text(), LIKELY | st.text()), min_size=1, max_size=5))
+def test_all_texts_at_once_are_counted_as_each_alone(pairs):
+    values = surface_statistics([p for p, _ in pairs], [r for _, r in pairs])
+    for row, (prompt, response) in zip(values, pairs, strict=True):
+        assert dict(zip(STATISTICS, row, strict=True)) == pytest.approx(plain(prompt, response), abs=1e-12)
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), max_size=5))

@@ -50,3 +50,13 @@ def test_chat_without_a_template_says_what_to_do(tokenizer) -> None:
     with pytest.raises(ModelError, match="no chat template") as error:
         render_prompt(USER, tokenizer, "chat")
     assert "'plain' or 'auto'" in error.value.hint
+
+
+def test_lists_are_encoded_as_one_by_one(tokenizer) -> None:
+    encoder = Encoder(tokenizer, TextConfig(max_prompt_tokens=8, max_response_tokens=4))
+    prompts = [USER, [{"role": "user", "content": "one very old dog run home " * 3}], USER]
+    responses = [["on", "on a mat and one very old dog", ""], [], ["home"]]
+    found = encoder.encode_lists(prompts, responses)
+    assert found == [[encoder.encode(p, y) for y in ys] for p, ys in zip(prompts, responses, strict=True)]
+    assert found[0][0].prompt_ids is found[0][1].prompt_ids
+    assert encoder.encode_lists([], []) == []

@@ -37,7 +37,7 @@ print(*sorted({"torch", "prefect", "mlflow", "ray", "transformers", "pyarrow", "
     assert done.stdout.strip() == ""
 
 
-def test_planning_needs_no_prefect_mlflow_or_ray(tmp_path: Path, mixture: Path) -> None:
+def test_planning_imports_nothing_heavy(tmp_path: Path, mixture: Path) -> None:
     (tmp_path / "c.yaml").write_text(f"data: {{train: [{{path: {mixture}}}]}}")
     code = f"""
 import sys
@@ -45,7 +45,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 done = CliRunner().invoke(app, ["realign", "-c", {str(tmp_path / "c.yaml")!r}, "--dry-run"])
 assert done.exit_code == 0, done.output
-print(*sorted({{"prefect", "mlflow", "ray", "transformers", "matplotlib"}} & set(sys.modules)))
+print(*sorted({{"torch", "prefect", "mlflow", "ray", "transformers", "datasets", "matplotlib"}} & set(sys.modules)))
 """
     environment = dict(os.environ) | {"DORA_HOME": str(tmp_path / "home")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

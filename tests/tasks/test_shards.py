@@ -17,7 +17,7 @@ from dora_core.config import Execution
 from dora_core.errors import DataError, ServiceError, StageFailed
 from infra.journal import JournalReader, JournalWriter
 from infra.store import Store
-from tasks.shards import cut, float_ranges, run_shards
+from tasks.shards import cut, float_ranges, run_shards, stream_shards
 from tasks.stage import StageContext
 
 DIGEST = "0" * 64
@@ -66,8 +66,16 @@ def expect_all_rows_once(table):
 
 
 def test_shards_cover_every_row_once():
-    assert [(s.start, s.stop) for s in cut(ROWS, 10)] == [(0, 10), (10, 20), (20, 25)]
-    assert [(s.start, s.stop) for s in cut(ROWS.slice(0, 0), 10)] == [(0, 0)]
+    assert [(s.start, s.stop) for s in cut([ROWS], 10)] == [(0, 10), (10, 20), (20, 25)]
+    assert [(s.start, s.stop) for s in cut([ROWS.slice(0, 0)], 10)] == [(0, 0)]
+    assert list(cut([], 10)) == []
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7, 10, 24, 25])
+def test_shards_are_the_same_bytes_however_the_stream_was_batched(batch):
+    stream = [ROWS.slice(i, batch) for i in range(0, 25, batch)]
+    assert list(cut(stream, 10)) == list(cut([ROWS], 10))
+    assert list(cut([*stream, ROWS.slice(0, 0)], 5)) == list(cut([ROWS], 5))
 
 
 def test_second_run_computes_nothing(context, tmp_path):
@@ -76,7 +84,24 @@ def test_second_run_computes_nothing(context, tmp_path):
     assert calls(tmp_path) == ROWS["key"].to_pylist()
     context.journal.flush()
     progress = [e["done"] for e in JournalReader(context.store, "calibrate", DIGEST).new_events()]
-    assert progress == [0, 10, 20, 25, 25]
+    assert progress == [0, 10, 20, 25, 0, 10, 20, 25]
+
+
+def test_a_stream_is_read_no_further_than_it_is_computed(context, tmp_path):
+    """Memory does not grow with the rows: when a shard comes out, the input is read up to that shard and no further."""
+    read = []
+
+    def rows():
+        for i in range(25):
+            read.append(i)
+            yield ROWS.slice(i, 1)
+
+    arguments = {"calls": str(tmp_path / "calls.txt")}
+    results = stream_shards(
+        context, rows(), total=25, name="double", worker=Doubler, arguments=arguments, execution=IN_PROCESS, unit="rows"
+    )
+    assert read == []
+    assert [(table.num_rows, len(read)) for table in results] == [(10, 10), (10, 20), (5, 25)]
 
 
 def test_an_empty_table_keeps_its_schema(context, tmp_path):
@@ -157,6 +182,28 @@ def test_number_of_workers_does_not_change_a_byte(ray_local, context, tmp_path):
     expect_all_rows_once(double(context, tmp_path, execution=Execution(workers=4, cpus_per_worker=0.5, shard_rows=3)))
     expect_all_rows_once(double(alone, tmp_path, execution=Execution(workers=0, shard_rows=3)))
     assert data_files(context) == data_files(alone) and len(data_files(context)) == 9
+
+
+@pytest.mark.component
+def test_actors_are_fed_from_a_stream_one_shard_ahead(ray_local, context, tmp_path):
+    """At most one shard per actor and one in waiting are cut beyond what is finished; results come in the order of the rows."""
+    read, ahead, keys = [], [], []
+
+    def rows():
+        for i in range(25):
+            read.append(i)
+            yield ROWS.slice(i, 1)
+
+    execution = Execution(workers=2, cpus_per_worker=0.5, shard_rows=2)
+    arguments = {"calls": str(tmp_path / "calls.txt")}
+    for table in stream_shards(
+        context, rows(), total=25, name="double", worker=Doubler, arguments=arguments, execution=execution, unit="rows"
+    ):
+        keys += table["key"].to_pylist()
+        finished = len(list((context.path / "scratch/double").glob("*.json")))
+        ahead.append(-(-len(read) // 2) - finished)
+    assert keys == ROWS["key"].to_pylist()
+    assert max(ahead) <= 2 + 1
 
 
 @pytest.mark.component
