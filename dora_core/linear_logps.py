@@ -1,29 +1,32 @@
 """Log-probability of one token per position, from hidden states and the output embedding, without the logits.
 
-The logits of a chunk of positions live only while the chunk is worked on; the backward pass computes them again. Kept between
-the two is one number per position, its log-sum-exp.
+The vocabulary is worked through in blocks: a block's logits live only while it is worked on, and the backward pass computes them again.
+Kept between the two is one number per position, its log-sum-exp. Every row of the embedding is read once per pass, however many
+positions there are, and every row of its gradient is written once, by one product over all positions.
 
-Legend: T positions, H width, V vocabulary.
+Legend: T positions, H width, V vocabulary, B tokens of a vocabulary block.
 
-Left out: skipping vocabulary blocks of negligible probability (cut-cross-entropy, arXiv 2411.09009), which is not exact in float32.
+Left out: skipping blocks of negligible probability (cut-cross-entropy, arXiv 2411.09009), which is not exact in float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK_LOGITS = 2**23
-"""Logits alive at once: 32 MiB in float32, what a large cache or a corner of a GPU holds."""
+BLOCK_LOGITS = {"cpu": 2**21, "cuda": 2**26}
+"""Logits alive at once, by device: 8 MiB in float32 stay in a processor's cache; 256 MiB keep a GPU busy."""
+LEAST_BLOCK = 128
 
 
 def linear_logps(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_T: Tensor) -> Tensor:
     """log softmax(hidden·weightᵀ + bias)[target] of each position, shape (T,), differentiable in all three.
 
-    Products run in the dtype of ``hidden_TH`` (under autocast in its dtype); softmax, sums over positions and the result are
+    Products run in the dtype of ``hidden_TH`` (under autocast in its dtype); softmax, sums over blocks and the result are
     float32 (float64 for float64 inputs).
     """
     if torch.is_autocast_enabled(hidden_TH.device.type):
@@ -37,59 +40,49 @@ def linear_logps(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, ta
 class _LinearLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_T: Tensor) -> Tensor:
-        chunk = max(1, CHUNK_LOGITS // len(weight_VH))
-        logps, normalizers = [], []
-        for hidden_CH, targets_C in zip(hidden_TH.split(chunk), targets_T.split(chunk), strict=True):
-            logits_CV = _logits(hidden_CH, weight_VH, bias_V)
-            normalizers.append(_logsumexp(logits_CV))
-            logps.append(logits_CV.gather(1, targets_C[:, None]).squeeze(1).to(normalizers[-1].dtype) - normalizers[-1])
-        normalizer_T = torch.cat(normalizers)
+        wide = torch.promote_types(hidden_TH.dtype, torch.float32)
+        normalizer_T = hidden_TH.new_full((len(hidden_TH),), -torch.inf, dtype=wide)
+        chosen_T = torch.zeros_like(normalizer_T)
+        for block, rows, columns in _blocks(len(weight_VH), targets_T):
+            logits_TB = _logits(hidden_TH, weight_VH, bias_V, block, wide)
+            normalizer_T = torch.logaddexp(normalizer_T, logits_TB.logsumexp(dim=1))
+            chosen_T[rows] = logits_TB[rows, columns]
         ctx.save_for_backward(hidden_TH, weight_VH, bias_V, targets_T, normalizer_T)
-        return torch.cat(logps)
+        return chosen_T - normalizer_T
 
     @staticmethod
     def backward(ctx: Any, grad_T: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         hidden_TH, weight_VH, bias_V, targets_T, normalizer_T = ctx.saved_tensors
-        wide = normalizer_T.dtype
+        wide, narrow = normalizer_T.dtype, weight_VH.dtype
         needs_hidden, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        grad_hidden_TH = torch.empty_like(hidden_TH) if needs_hidden else None
-        grad_weight_VH = torch.zeros_like(weight_VH, dtype=wide) if needs_weight else None
-        grad_bias_V = torch.zeros_like(bias_V, dtype=wide) if needs_bias else None
-        chunk = max(1, CHUNK_LOGITS // len(weight_VH))
-        for start in range(0, len(hidden_TH), chunk):
-            part = slice(start, start + chunk)
+        grad_hidden_TH = torch.zeros_like(hidden_TH, dtype=wide) if needs_hidden else None
+        grad_weight_VH = torch.empty_like(weight_VH) if needs_weight else None
+        grad_bias_V = torch.empty_like(bias_V) if needs_bias else None
+        for block, rows, columns in _blocks(len(weight_VH), targets_T):
             # d logp / d logits = onehot − softmax
-            grad_CV = _logits(hidden_TH[part], weight_VH, bias_V).to(wide)
-            grad_CV.sub_(normalizer_T[part, None]).exp_().mul_(-grad_T[part, None])
-            grad_CV.scatter_add_(1, targets_T[part, None], grad_T[part, None].to(wide))
+            grad_TB = _logits(hidden_TH, weight_VH, bias_V, block, wide)
+            grad_TB.sub_(normalizer_T[:, None]).exp_().mul_(-grad_T[:, None])
+            grad_TB[rows, columns] += grad_T[rows]
             if grad_bias_V is not None:
-                grad_bias_V += grad_CV.sum(dim=0)
-            grad_CV = grad_CV.to(weight_VH.dtype)
-            if grad_hidden_TH is not None:
-                torch.mm(grad_CV, weight_VH, out=grad_hidden_TH[part])
+                grad_bias_V[block] = grad_TB.sum(dim=0)
+            grad_TB = grad_TB.to(narrow)
+            if grad_hidden_TH is not None and narrow == wide:
+                grad_hidden_TH.addmm_(grad_TB, weight_VH[block])
+            elif grad_hidden_TH is not None:
+                grad_hidden_TH += grad_TB @ weight_VH[block]
             if grad_weight_VH is not None:
-                _add_product(grad_weight_VH, grad_CV, hidden_TH[part])
-        return (
-            grad_hidden_TH,
-            None if grad_weight_VH is None else grad_weight_VH.to(weight_VH.dtype),
-            None if grad_bias_V is None else grad_bias_V.to(bias_V.dtype),
-            None,
-        )
+                torch.mm(grad_TB.T, hidden_TH, out=grad_weight_VH[block])
+        return None if grad_hidden_TH is None else grad_hidden_TH.to(hidden_TH.dtype), grad_weight_VH, grad_bias_V, None
 
 
-def _logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> Tensor:
-    return F.linear(hidden_CH, weight_VH, bias_V)
+def _blocks(vocabulary: int, targets_T: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Blocks of the vocabulary, each with the positions whose target lies in it and the target's column there."""
+    size = max(LEAST_BLOCK, BLOCK_LOGITS.get(targets_T.device.type, 2**24) // max(1, len(targets_T)))
+    for start in range(0, vocabulary, size):
+        block = slice(start, min(start + size, vocabulary))
+        rows = ((targets_T >= block.start) & (targets_T < block.stop)).nonzero().squeeze(1)
+        yield block, rows, targets_T[rows] - block.start
 
 
-def _logsumexp(logits_CV: Tensor) -> Tensor:
-    """At least float32, shape (C,)."""
-    wide = logits_CV if logits_CV.dtype == torch.float64 else logits_CV.float()
-    return wide.logsumexp(dim=1)
-
-
-def _add_product(sum_VH: Tensor, grad_CV: Tensor, hidden_CH: Tensor) -> None:
-    """sum += gradᵀ·hidden, the sum in its own, wider dtype."""
-    if sum_VH.dtype == grad_CV.dtype:
-        sum_VH.addmm_(grad_CV.T, hidden_CH)
-    else:
-        sum_VH += grad_CV.T @ hidden_CH
+def _logits(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, block: slice, wide: torch.dtype) -> Tensor:
+    return F.linear(hidden_TH, weight_VH[block], None if bias_V is None else bias_V[block]).to(wide)

@@ -63,7 +63,7 @@ def report(title: str, rows: list[Row], save: Path | None = None) -> None:
         table.add_row(*line)
     Console(width=int(os.environ.get("COLUMNS", 160))).print(table)
     if save is not None:
-        lines = [f"### {title}", "", f"{head} · `{' '.join(sys.argv)}`", ""]
+        lines = [f"### {title}", "", f"{head} · `{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`", ""]
         lines += ["| " + " | ".join(line) + " |" for line in (columns, ("---",) * len(columns), *cells)]
         with save.open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n\n")

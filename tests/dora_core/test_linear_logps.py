@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -23,10 +25,15 @@ def plain(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) 
     return F.linear(hidden, weight, bias).log_softmax(dim=-1).gather(1, targets[:, None]).squeeze(1)
 
 
-@pytest.mark.parametrize("rows", [1, 4, 100])
+def blocks_of(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAST_BLOCK", size)
+    monkeypatch.setitem(module.BLOCK_LOGITS, "cpu", 1)
+
+
+@pytest.mark.parametrize("block", [1, 10, 100])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_values_and_gradients(rows: int, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK_LOGITS", rows * V)
+def test_values_and_gradients(block: int, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks_of(block, monkeypatch)
     *parameters, targets = inputs()
     parameters = parameters if with_bias else [*parameters[:2], None]
     upstream = torch.linspace(-2.0, 3.0, T, dtype=torch.float64)
@@ -54,14 +61,19 @@ def test_a_frozen_embedding_costs_no_gradient() -> None:
 
 
 def test_bfloat16_sums_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many chunks of one position each: a bfloat16 sum over 4,000 of them would stop growing long before the end."""
-    monkeypatch.setattr(module, "CHUNK_LOGITS", 1)
-    hidden, weight = torch.ones(4000, 1, dtype=torch.bfloat16), torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
-    logps = linear_logps(hidden, weight, None, torch.zeros(4000, dtype=torch.long))
+    """4,000 blocks of one token, all alike: a normaliser or a gradient summed in bfloat16 would stop growing long before the end."""
+    blocks_of(1, monkeypatch)
+    vocabulary = 4000
+    hidden = torch.ones(3, 1, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.zeros(vocabulary, 1, dtype=torch.bfloat16)
+    weight[1:] = 1.0  # the target has logit 0, the others 1
+    logps = linear_logps(hidden, weight, None, torch.zeros(3, dtype=torch.long))
     logps.sum().backward()
-    assert logps.dtype == torch.float32 and weight.grad.dtype == torch.bfloat16
-    # d logp / d weight[0] = 1 − ½ at every position, − ½ for the other token
-    assert weight.grad.flatten().tolist() == pytest.approx([2000.0, -2000.0], rel=2**-8)
+    others = (vocabulary - 1) * math.e
+    assert logps.dtype == torch.float32 and hidden.grad.dtype == torch.bfloat16
+    assert logps.tolist() == pytest.approx([-math.log(1 + others)] * 3, rel=1e-5)
+    # d logp / d hidden = w_target − Σ_v p_v w_v = − others / (1 + others)
+    assert hidden.grad.flatten().tolist() == pytest.approx([-others / (1 + others)] * 3, rel=2**-7)
 
 
 def test_autocast_works_in_its_dtype_and_returns_float32() -> None:
