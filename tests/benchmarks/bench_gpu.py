@@ -3,7 +3,7 @@
 Share of this device's own bfloat16 matmul, with and without prefix sharing, and records a second against TRL on pairs, where TRL is
 installed. Without a CUDA device it says so and measures nothing.
 
-    python tests/benchmarks/bench_gpu.py [--records 32] [--save FILE]
+    python -m tests.benchmarks.bench_gpu [--records 32] [--save FILE]
 """
 
 from __future__ import annotations

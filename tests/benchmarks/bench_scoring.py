@@ -5,7 +5,7 @@ responses of the real mixture (``../shared/data`` beside the checkout; without i
 threads. The classifier keeps the last 64 tokens of a prompt and the first 192 of a response; the pipeline gets texts cut there
 beforehand. Its batches are 32 rows in the order of the data.
 
-    python tests/benchmarks/bench_scoring.py [--rows 480] [--threads 1] [--skip-actors] [--save FILE]
+    python -m tests.benchmarks.bench_scoring [--rows 480] [--threads 1] [--skip-actors] [--save FILE]
 """
 
 from __future__ import annotations

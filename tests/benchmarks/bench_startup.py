@@ -4,7 +4,7 @@ Commands run in fresh interpreters. A job's phases are marks that a stage writes
 transformers imported; with two actors; with a Ray Train run of two workers. The chain is a whole realignment of 40 prompts, so
 small that its computing hardly counts: each stage a job with two workers, each a job without workers, all in one shared job.
 
-    python tests/benchmarks/bench_startup.py [--repetitions 3] [--only commands job chain] [--save FILE]
+    python -m tests.benchmarks.bench_startup [--repetitions 3] [--only commands job chain] [--save FILE]
 """
 
 from __future__ import annotations

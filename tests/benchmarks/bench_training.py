@@ -4,7 +4,7 @@ Every contestant trains the same randomly initialised Llama on the same records 
 whole step: data, forward, backward, clipping, AdamW. Reference log-probabilities are computed beforehand on all sides; ours has the exact
 ``dora`` objective with automatic λ. Tokens per second count prompt and response of every response, whoever computes a prompt how often.
 
-    python tests/benchmarks/bench_training.py [--threads 2] [--only trl lists …] [--save FILE]
+    python -m tests.benchmarks.bench_training [--threads 2] [--only trl lists …] [--save FILE]
 
 TRL is not a dependency: without it (``pip install --no-deps trl==1.16.0``) its line says so. What is counted as the limit: with ρ = P/R
 and N responses, unshared ÷ shared tokens are N(ρ + 1)/(ρ + N).
