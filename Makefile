@@ -14,7 +14,7 @@ help:
 	@echo "make test    lint, import rules, unit, component and system tests"
 	@echo "make nightly what takes minutes: the quick study, every table"
 	@echo "make lint    ruff and import-linter only"
-	@echo "make bench   speed and memory against peers and limits (about 15 minutes); BENCHMARKS='training data' for some of them"
+	@echo "make bench   speed and memory against peers and limits (about 17 minutes); BENCHMARKS='training data' for some of them"
 	@echo "make clean   remove the environment and caches (never .dora, which holds results)"
 
 demo: $(READY)
