@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor, nn
@@ -194,9 +194,7 @@ def score_responses(
     Neighbours with the same prompt share its computation: keep the responses of a record together.
     """
     records = by_prompt(responses)
-    first = [0]
-    for record in records:
-        first.append(first[-1] + len(record))
+    first = list(accumulate(map(len, records), initial=0))
     scores = [0.0] * len(responses)
     for batch in token_batches([logps.tokens(record) for record in records], budget):
         rows = logps.collate([records[i] for i in batch], pad_id).to(device)

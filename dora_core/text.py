@@ -59,7 +59,7 @@ def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBas
 
 
 class Encoder:
-    """Encodes (prompt, response) pairs under one :class:`TextConfig`; prompts are cached while they repeat."""
+    """Encodes (prompt, response) pairs under one :class:`TextConfig`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: TextConfig):
         if tokenizer.eos_token_id is None:
@@ -68,16 +68,11 @@ class Encoder:
             )
         self.tokenizer, self.text = tokenizer, text
         self._bos, self._eos = tokenizer.bos_token_id, tokenizer.eos_token_id  # looked up once: it takes microseconds
-        self._last: tuple[Sequence[Message] | None, list[int], int] = (None, [], 0)
 
     def prompt(self, messages: Sequence[Message]) -> tuple[list[int], int]:
         """Prompt ids and the number of tokens cut from their front (a leading BOS survives the cut)."""
-        if self._last[0] == messages:
-            return self._last[1], self._last[2]
         rendered = render_prompt(messages, self.tokenizer, self.text.template)
-        ids, cut = self._cut_prompt(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
-        self._last = (messages, ids, cut)
-        return ids, cut
+        return self._cut_prompt(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
     def encode(self, messages: Sequence[Message], response: str) -> EncodedResponse:
         prompt_ids, cut = self.prompt(messages)
