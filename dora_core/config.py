@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 REVISION_PATTERN = r"^[0-9a-f]{40}$"
+ENVIRONMENT_PATTERN = r"^[A-Z_][A-Z0-9_]{0,63}$"
 
 
 class StrictModel(BaseModel):
@@ -299,6 +300,20 @@ class AlignConfig(StrictModel):
     )
 
 
+class Endpoint(StrictModel):
+    """An OpenAI-compatible server (vLLM, SGLang, a hosted one) and how it is asked; *what* it serves is named where it is used."""
+
+    url: str = Field(pattern=r"^https?://[^\s@]+$", description="Base address, up to and including /v1; no credentials in it.")
+    api_key_env: str | None = Field(
+        None, pattern=ENVIRONMENT_PATTERN, description="Environment variable that holds the key, on the machine that asks; null = none."
+    )
+    concurrency: int = Field(16, ge=1, le=1024, description="Requests under way at a time, over all prompts.")
+    timeout_seconds: float = Field(120.0, gt=0, le=3600, description="Longest wait for one answer.")
+    give_up_seconds: float = Field(
+        300.0, gt=0, le=86_400, description="Fail when nothing was answered for so long, retries included; what was answered is kept."
+    )
+
+
 class Execution(StrictModel):
     """How a stage runs, never what it computes: not part of any digest."""
 
@@ -321,6 +336,7 @@ class Execution(StrictModel):
     checkpoint_every: int = Field(50, ge=1, description="Optimisation steps between checkpoints.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
     max_failures: int = Field(2, ge=0, le=100, description="Worker deaths survived per stage.")
+    endpoint: Endpoint | None = Field(None, description="Server that a generate or judge stage asks; other stages ask none.")
 
 
 # ---------------------------------------------------------------------------------------------- generation and judging
@@ -335,6 +351,9 @@ class GenerateConfig(StrictModel):
     max_new_tokens: int = Field(256, ge=1, le=16_384, description="A response that does not end by then is cut.")
     prompts: int | None = Field(None, ge=1, description="Sample for this many prompts only, chosen by hash; null = all.")
     seed: int = Field(0, ge=0, description="A response depends on (seed, prompt, sample number) only.")
+    served_model: str | None = Field(
+        None, min_length=1, description="Ask `execution.generate.endpoint` for this model's responses; null = sample from the policy."
+    )
 
 
 class TestbedConfig(StrictModel):
@@ -359,13 +378,6 @@ class TestbedConfig(StrictModel):
     topics: int = Field(16, ge=2, le=16, description="Topics in prompts and advice.")
     max_sentences: int = Field(6, ge=1, le=8, description="Most sentences between opener and closer.")
     seed: int = Field(0, ge=0, description="Seed of prompts, responses and labels.")
-
-
-class GoldJudge(StrictModel):
-    """The known mixture's own gold reward: only for its prompts."""
-
-    kind: Literal["gold"] = Field("gold", description="gold: the testbed's reward.")
-    testbed: TestbedConfig = Field(default_factory=TestbedConfig, description="The mixture whose prompts are judged.")
 
 
 # --------------------------------------------------------------------------------------------------------- evaluation

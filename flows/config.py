@@ -53,6 +53,9 @@ class ExecutionConfig(StrictModel):
     reference: Execution | None = Field(None, description="Reference log-probabilities.")
     align: Execution | None = Field(None, description="Alignment.")
     evaluate: Execution | None = Field(None, description="Evaluation.")
+    reward: Execution | None = Field(None, description="Training the reward model.")
+    generate: Execution | None = Field(None, description="Sampling responses, or asking an endpoint for them.")
+    judge: Execution | None = Field(None, description="Scoring responses, or asking an endpoint to.")
 
     def of(self, stage: str) -> Execution:
         return getattr(self, stage, None) or self.default

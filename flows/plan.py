@@ -112,7 +112,7 @@ class Plan:
 
     def upstream(self, stage: PlannedStage) -> list[str]:
         """Labels of the stages whose output ``stage`` reads."""
-        wanted = {ref.digest for ref in stage.spec.inputs().values()}
+        wanted = {ref.digest for ref in stage.spec.predecessors().values()}
         return [other.label for other in self.stages if other.digest in wanted]
 
     def to_json(self) -> dict[str, Any]:

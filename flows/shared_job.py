@@ -128,5 +128,5 @@ def width(stages: Sequence[PlannedStage]) -> int:
     """Most stages with equally many predecessors on their longest chain: those that may run side by side."""
     depths: dict[str, int] = {}
     for stage in stages:  # in running order
-        depths[stage.digest] = 1 + max((depths.get(ref.digest, 0) for ref in stage.spec.inputs().values()), default=0)
+        depths[stage.digest] = 1 + max((depths.get(ref.digest, 0) for ref in stage.spec.predecessors().values()), default=0)
     return max(list(depths.values()).count(depth) for depth in depths.values())

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dora_core.config import CalibrationConfig, DataConfig, DataSource, GoldJudge, ObjectiveConfig, StrictModel, TestbedConfig
+from dora_core.config import CalibrationConfig, DataConfig, DataSource, ObjectiveConfig, StrictModel, TestbedConfig
+from dora_core.config_judging import GoldJudge
 from dora_core.objectives import OBJECTIVES, find_objective
 from dora_core.study import Cell, TableName
 from flows.config import ROBUST, Contender, ExecutionConfig, RealignConfig, StudyConfig, strength_of

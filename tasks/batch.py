@@ -135,7 +135,7 @@ class Board:
         self._dependants: dict[str, list[str]] = {digest: [] for digest in self._specs}
         for ref, spec in zip(self._refs, todo, strict=True):
             inputs = spec.inputs().values()
-            self._waits[ref.digest] = {i.digest for i in inputs if i.digest in self._specs}
+            self._waits[ref.digest] = {i.digest for i in spec.predecessors().values() if i.digest in self._specs}
             for other in self._waits[ref.digest]:
                 self._dependants[other].append(ref.digest)
             for missing in (i for i in inputs if i.digest not in self._specs and not context.store.is_done(i.stage, i.digest)):

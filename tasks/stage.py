@@ -82,11 +82,15 @@ class StageSpec(StrictModel):
         return StageRef(stage=self.stage, digest=self.digest())
 
     def inputs(self) -> dict[str, StageRef]:
-        """The stages this one's result depends on (not hints such as a previous classifier), by field name; ``name.index`` in a list."""
+        """The stages this one's result depends on (not hints such as a decision to keep a classifier), by field name; ``name.index`` in
+        a list."""
+        hints = self.outside_digest()
+        return {name: ref for name, ref in self.predecessors().items() if name.partition(".")[0] not in hints}
+
+    def predecessors(self) -> dict[str, StageRef]:
+        """The stages that must be done before this one runs: :meth:`inputs` and hints."""
         found: dict[str, StageRef] = {}
         for name, value in self:
-            if name in self.outside_digest():
-                continue
             if isinstance(value, StageRef):
                 found[name] = value
             elif isinstance(value, list):

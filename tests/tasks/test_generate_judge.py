@@ -20,11 +20,11 @@ from dora_core.config import (
     Execution,
     GateConfig,
     GenerateConfig,
-    GoldJudge,
     OptimizationConfig,
     SftConfig,
     TestbedConfig,
 )
+from dora_core.config_judging import GoldJudge
 from dora_core.errors import DataError
 from dora_core.readers import fingerprint_sources
 from dora_core.testbed import Testbed
