@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-BENCHMARKS ?= training scoring data startup gpu
+BENCHMARKS ?= training generation scoring data startup gpu
 BENCH_TABLE ?= tests/benchmarks/latest.md
 
 .PHONY: help demo test nightly lint bench clean
@@ -20,8 +20,9 @@ help:
 demo: $(READY)
 	$(BIN)/dora demo
 
+# Two workers: one for the tests that start Ray and servers, one for all others. One thread each: two that contend are ten times slower.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 nightly: $(READY)
 	$(BIN)/python -m pytest -m nightly --timeout 3600

@@ -41,6 +41,7 @@ class Columns(StrictModel):
     rewards: str | None = Field(None, description="Listwise form: list of rewards, null = not measured.")
     ranks: str | None = Field(None, description="Listwise form: list of ranks, 1 = best; used where rewards are absent.")
     sources: str | None = Field(None, description="Listwise form: list of source names.")
+    task: str | None = Field(None, description="Kind of prompt, e.g. `math`: results are then also given per task.")
     response: str | None = Field(None, description="Golden reference data: the single trusted response.")
 
 
@@ -145,11 +146,7 @@ class ClassifierConfig(StrictModel):
         "temperature", description="Map from logits to probabilities, fitted per head on held-out folds."
     )
     refit: Literal["auto", "always", "never"] = Field(
-        "auto", description="auto keeps the previous classifier while it still fits the new data."
-    )
-    refit_growth: float = Field(0.25, ge=0, description="auto: refit when training data grew by more than this share since the fit.")
-    refit_auc_drop: float = Field(
-        0.05, ge=0, le=0.5, description="auto: refit when AUC on new rows falls by more than this for any source."
+        "auto", description="auto keeps the previous classifier while it still fits the new data, by the thresholds of `drift`."
     )
     seed: int = Field(0, ge=0)
 
@@ -391,6 +388,7 @@ class EvaluateConfig(StrictModel):
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the intervals.")
     kl_prompts: int = Field(64, ge=0, le=10_000, description="Held-out prompts sampled for KL(policy‖start); 0 = skip.")
     kl_max_new_tokens: int = Field(64, ge=1, le=4096, description="Tokens per sample for the KL estimate.")
+    min_group: int = Field(20, ge=1, description="A source or task with fewer held-out prompts is shown, but never named the worst.")
     seed: int = Field(0, ge=0)
 
 
@@ -404,4 +402,10 @@ class GateConfig(StrictModel):
     max_kl: float | None = Field(50.0, gt=0, description="KL(policy‖start) per response, nats; null = no limit.")
     max_golden_drop: float = Field(
         0.02, ge=0, le=1, description="Ranking accuracy on pairs with a golden response may fall by at most this against the start."
+    )
+    min_win_rate: float | None = Field(
+        0.5, ge=0, le=1, description="Upper bound of the judged win rate against the start, at least: not shown to be worse; null = off."
+    )
+    min_champion_win_rate: float | None = Field(
+        0.45, ge=0, le=1, description="Judged win rate against the champion at least this, where there is one; null = off."
     )

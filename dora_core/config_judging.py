@@ -15,10 +15,15 @@ from dora_core.config import ModelConfig, OptimizationConfig, StrictModel, Testb
 class RewardTrainingConfig(StrictModel):
     """A reward model trained on the data's own preferences (Bradley-Terry: Ouyang et al. 2022, eq. 1)."""
 
-    data: Literal["golden", "all"] = Field(
-        "golden", description="golden: pairs whose responses are both of golden sources; all: every pair of the train split."
+    data: Literal["auto", "golden", "all"] = Field(
+        "auto",
+        description="golden: pairs whose responses are both of golden sources; all: every pair of the train split, and the bias of whoever "
+        "labelled it; auto: golden where there are 200 such pairs, else all.",
     )
-    optimization: OptimizationConfig = Field(default_factory=lambda: OptimizationConfig(epochs=2.0), description="Optimisation.")
+    optimization: OptimizationConfig = Field(
+        default_factory=lambda: OptimizationConfig(epochs=4.0, batch_size=8),
+        description="Optimisation. The defaults suit `tiny` and some hundred pairs; a pretrained model wants about 1e-5 and one epoch.",
+    )
 
 
 class GoldJudge(StrictModel):
@@ -52,6 +57,11 @@ class LLMJudge(StrictModel):
     kind: Literal["llm"] = Field("llm", description="llm: asks `execution.judge.endpoint`.")
     model: str = Field(min_length=1, description="Name of the model as the server knows it.")
     opponents: int = Field(3, ge=1, le=64, description="Other responses of its prompt that each response is compared with.")
+    against: Literal["each_other", "given"] = Field(
+        "each_other",
+        description="each_other: responses meet those they are judged with, for lists; given: they meet the record's own responses, which "
+        "makes scores of different policies comparable.",
+    )
     criteria: str = Field(
         "Which response is more helpful, correct and honest?", min_length=1, max_length=4000, description="The question that is asked."
     )

@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 
 from dora_core.config import StrictModel
 
+Strategy = Literal["align", "raft", "selfie"]
+
 
 class MixConfig(StrictModel):
     """How a round's lists are made of samples, and how much of the given data stays beside them."""
@@ -18,8 +20,11 @@ class MixConfig(StrictModel):
     lists: Literal["full", "top_bottom", "best_of_k"] = Field(
         "full", description="full: all samples of a prompt by score; top_bottom: best against worst; best_of_k: best against another one."
     )
+    given: Literal["all", "golden"] = Field(
+        "all", description="Given records that may stay beside the lists. golden: those with a response of a golden source."
+    )
     given_fraction: float = Field(
-        0.5, ge=0, le=1, description="Share of the round's records that come from the given data; 1 = no samples, 0 = samples alone."
+        0.5, ge=0, lt=1, description="Share of the round's records that are given ones; where they are too few, lists are left out."
     )
     earlier_rounds: bool = Field(False, description="Keep the lists of earlier rounds too; false: those of this round alone.")
     min_score_gap: float = Field(0.0, ge=0, description="Drop a prompt whose best and worst score are not further apart than this.")
@@ -30,11 +35,19 @@ class GuardConfig(StrictModel):
     """When a round must stop. Each rule that is broken is named with its figure; null switches a rule off."""
 
     max_source_regression: float | None = Field(
-        0.1, ge=0, le=1, description="Held-out ranking accuracy of the worst source may fall by at most this against the round before."
+        0.1,
+        ge=0,
+        le=1,
+        description="Held-out ranking accuracy of the worst source may fall by at most this against the round before; what counts is the "
+        "lower 95 % bound of the fall.",
     )
-    max_kl: float | None = Field(50.0, gt=0, description="KL(policy‖start of round 1) per response, nats, at most.")
-    min_distinct: float | None = Field(0.2, ge=0, le=1, description="Distinct bigrams of the samples against those of round 0, at least.")
+    min_source_prompts: int = Field(20, ge=1, description="Sources with fewer held-out prompts are not judged for it.")
+    max_kl: float | None = Field(50.0, gt=0, description="KL(policy‖start of round 0) per response, nats, at most.")
+    min_distinct: float | None = Field(0.2, ge=0, le=1, description="Distinct bigrams of the samples against those of round 1, at least.")
     max_self_bleu: float | None = Field(0.95, ge=0, le=1, description="Self-BLEU of a prompt's samples, at most: 1 = all the same.")
+    max_one_answer: float | None = Field(
+        0.5, ge=0, le=1, description="Prompts whose most common sample is the most common one of all prompts, at most."
+    )
     min_golden_share: float | None = Field(0.05, ge=0, le=1, description="Golden responses in the round's mixture, at least.")
     min_ess: float | None = Field(0.2, gt=0, le=1, description="Effective sample size of h, as a fraction, at least.")
 
@@ -43,7 +56,7 @@ class RoundsConfig(StrictModel):
     """Self-training: how many rounds, who writes, who labels, what is learned."""
 
     rounds: int = Field(3, ge=1, le=100, description="Rounds after the first alignment on the given data, which is round 0.")
-    strategy: Literal["align", "raft", "selfie"] = Field(
+    strategy: Strategy = Field(
         "align",
         description="align: preference alignment on lists labelled by `judge`; raft: supervised on each prompt's best sample (Dong et al. "
         "2023); selfie: as align, labelled by the policy's own implicit reward.",
@@ -56,10 +69,13 @@ class RoundsConfig(StrictModel):
 class DriftConfig(StrictModel):
     """How far new data may move from the last run's before the classifiers are refitted, and before the run is refused.
 
-    Every `refit_…` threshold lies below its `refuse_…`; null switches a rule off.
+    Every `refit_…` threshold lies below its `refuse_…`; null switches a rule off. All but growth apply to the distance beyond what samples
+    of that size differ by chance (99 %).
     """
 
-    refit_growth: float | None = Field(0.25, ge=0, description="Refit when training responses grew by more than this share.")
+    refit_growth: float | None = Field(
+        0.25, ge=0, description="Refit when the responses that are new since the fit exceed this share of those fitted."
+    )
     refit_auc_drop: float | None = Field(0.05, ge=0, le=0.5, description="Refit when the AUC of a source falls by more on new rows.")
     refuse_auc_drop: float | None = Field(None, ge=0, le=0.5, description="Refuse when it falls by more than this.")
     refit_share_shift: float | None = Field(
@@ -67,12 +83,19 @@ class DriftConfig(StrictModel):
     )
     refuse_share_shift: float | None = Field(0.6, ge=0, le=1, description="Refuse when they moved by more than this.")
     refit_h_shift: float | None = Field(
-        0.2, ge=0, le=1, description="Refit when the distribution of log h under the old classifiers moved by more (Kolmogorov-Smirnov)."
+        0.2,
+        ge=0,
+        le=1,
+        description="Refit when a source's h under the old classifiers is distributed otherwise on new rows by more "
+        "(Kolmogorov-Smirnov distance).",
     )
     refit_length_shift: float | None = Field(
-        0.3, ge=0, le=1, description="Refit when a source's lengths moved by more (Kolmogorov-Smirnov distance)."
+        0.3,
+        ge=0,
+        le=1,
+        description="Refit when a source's new rows differ in length from its earlier ones by more (Kolmogorov-Smirnov distance).",
     )
-    refuse_length_shift: float | None = Field(0.8, ge=0, le=1, description="Refuse when they moved by more than this.")
+    refuse_length_shift: float | None = Field(0.8, ge=0, le=1, description="Refuse when they differ by more than this.")
 
     @model_validator(mode="after")
     def _check(self) -> DriftConfig:

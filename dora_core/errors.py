@@ -60,6 +60,16 @@ class StageFailed(DoraError):
     """A stage's job ended without a valid result; ``message`` carries the first worker's own error."""
 
 
+class RunStopped(DoraError):
+    """A stage's own finding ends the run: a guard rail is broken, or the data has moved too far. What is finished is kept.
+
+    Attributes:
+        run: the run's manifest, for a summary; filled in by whoever ran it.
+    """
+
+    run: dict[str, Any]
+
+
 class ServiceError(DoraError):
     """A server (Prefect, MLflow, Ray) is missing, unreachable or refuses us."""
 

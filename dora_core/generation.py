@@ -5,36 +5,44 @@ token by inverting the cumulative distribution in float64. So it does not matter
 before, or on how many workers: the texts are the same. What remains is rounding: a batch of another shape may change a logit in
 its last digits, and with it the rare token (about one in a million in float32) whose number lies on the edge between two.
 
-What makes it quick: a prompt is read once for all its samples; the cache appends in place (transformers' own copies itself for every
-token); responses that have ended leave the batch, so a straggler decodes in a batch of one, not of hundreds.
+What makes it quick: a prompt is read once for all its samples, beside prompts of its own length; the cache appends in place
+(transformers' own copies itself for every token); and batching is continuous: responses that have ended leave, and waiting prompts
+take their places, so that a straggler never decodes alone while others wait. (Measured on one core, 64 prompts, 4 layers of width 256:
+1.2 × from prompts of a length together, 1.1 to 1.5 × from joining where not all fit at once.)
 
-Legend: P prompts of a batch, R = P · samples rows (one response each), A rows still in the batch, L longest prompt, T most new
-tokens, V vocabulary.
+Legend: A rows in the batch, one response each (R: any rows), N new tokens of a row, W columns of the cache: those of the longest row,
+others are padded on the left; P prompts read together, L the longest of them; T most new tokens, V vocabulary.
 
-Left out: filling free places with waiting prompts (continuous batching), and models with a recurrent state.
+Left out: transformers' own continuous batching, which draws the tokens of all rows from one generator, so that a text would
+depend on what shares its batch; taking a row out of the batch before it ends, so memory is reserved for full lengths; and models with
+a recurrent state.
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from dora_core.batching import token_batches
 from dora_core.config import GenerateConfig
+from dora_core.errors import ModelError
 
 CACHE_ROOM = 64
 """Tokens of spare room when a cache buffer is allocated: one copy of the cache per 64 tokens."""
 FULL_ENOUGH = 0.8
-"""Ended responses leave the batch when fewer than this share of its rows is still going: leaving costs a copy of the cache."""
+"""Ended responses leave and waiting prompts join when fewer than this share of the rows is still going: it costs a copy of the cache."""
+PREFILL_TOKENS = 1024
+"""Prompt tokens read at once, padding included: as quick per token as more, and prompts of a group differ little in length."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +71,30 @@ def sample(
         prompts: token ids of each prompt, at least one.
         keys: identity of each prompt (a record's ``prompt_hash``); equal keys and equal prompts give equal responses.
         batch_tokens: most tokens in the cache at once, counting every response at full length. The samples of one prompt always
-            share a batch, so it may be exceeded when ``samples`` is large.
+            start together, so it may be exceeded when ``samples`` is large.
 
     Returns:
         In the order of ``prompts``, by sample number.
+
+    Raises:
+        ModelError: the architecture keeps something else than keys and values of earlier tokens.
     """
-    responses: list[list[Sample]] = [[] for _ in prompts]
-    reserved = [config.samples * (len(p) + config.max_new_tokens) for p in prompts]
-    for batch in token_batches(reserved, batch_tokens):
-        uniforms = [uniform_numbers(config.seed, keys[i], s, config.max_new_tokens) for i in batch for s in range(config.samples)]
-        decoded = _decode(model, [prompts[i] for i in batch], np.stack(uniforms), config, eos_id, pad_id)
-        for place, index in enumerate(batch):
-            responses[index] = decoded[place * config.samples : (place + 1) * config.samples]
-    return responses
+    count, batch = config.samples, _Batch(model, config, eos_id, pad_id)
+    waiting = deque(sorted(range(len(prompts)), key=lambda i: len(prompts[i])))
+    found = dict[int, Sample]()
+    while waiting or batch.size:
+        if not batch.has_room():
+            batch.step()
+            continue
+        going, joining = batch.going, list[int]()
+        while waiting:  # from short to long, so that the next prompt is as wide as the batch would be
+            rows, width = going + (len(joining) + 1) * count, len(prompts[waiting[0]]) + config.max_new_tokens
+            if rows > count and rows * width > batch_tokens:
+                break
+            joining.append(waiting.popleft())
+        for response, ids in batch.exchange({i: (prompts[i], keys[i]) for i in joining}):
+            found[response] = Sample(ids, ids[-1] == eos_id)
+    return [[found[place * count + s] for s in range(count)] for place in range(len(prompts))]
 
 
 def uniform_numbers(seed: int, key: int, sample: int, count: int) -> np.ndarray:
@@ -101,58 +120,143 @@ def choose(logits_RV: Tensor, uniform_R: Tensor, temperature: float, top_p: floa
     return torch.searchsorted(cdf_RV, uniform_R[:, None] * cdf_RV[:, -1:], right=True).squeeze(1)
 
 
-def _decode(
-    model: PreTrainedModel, prompts: list[Sequence[int]], uniform_RT: np.ndarray, config: GenerateConfig, eos_id: int, pad_id: int
-) -> list[Sample]:
-    """One batch, from prefill to the last token; rows in the order of ``uniform_RT``."""
-    forward, device = _Forward(model), model.device
-    longest, most = max(map(len, prompts)), config.max_new_tokens
-    ids_PL = torch.tensor([[pad_id] * (longest - len(p)) + list(p) for p in prompts], device=device)
-    attention_PL = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
-    logits_PV = forward(ids_PL, attention_PL, (attention_PL.cumsum(dim=1) - 1).clamp(min=0))
+@dataclass
+class _Rows:
+    """What is known of A responses under way; tensors on the model's device."""
 
-    forward.cache.batch_repeat_interleave(config.samples)
-    logits_AV = logits_PV.repeat_interleave(config.samples, dim=0)
-    attention_PS = torch.cat([attention_PL, attention_PL.new_ones(len(prompts), most)], dim=1)
-    attention_AS = attention_PS.repeat_interleave(config.samples, dim=0)
-    position_A = attention_PL.sum(dim=1).repeat_interleave(config.samples)
-    uniform_AT = torch.from_numpy(uniform_RT).to(device)
-    tokens_RT = torch.full(uniform_RT.shape, eos_id, device=device)
-    row_A = torch.arange(len(tokens_RT), device=device)
-    going_A = torch.ones_like(row_A, dtype=torch.bool)
-    for step in range(most):
-        token_A = choose(logits_AV, uniform_AT[:, step], config.temperature, config.top_p)
-        tokens_RT[row_A, step] = token_A  # a row that has ended and not left yet writes behind its end
-        going_A = going_A & (token_A != eos_id)
-        going = int(going_A.sum())
-        if going == 0 or step + 1 == most:
-            break
-        if going < FULL_ENOUGH * len(row_A):
-            stay = going_A.nonzero().squeeze(1)
-            forward.cache.batch_select_indices(stay)
-            token_A, row_A, going_A, position_A = token_A[stay], row_A[stay], going_A[stay], position_A[stay]
-            attention_AS, uniform_AT = attention_AS[stay], uniform_AT[stay]
-        logits_AV = forward(token_A[:, None], attention_AS[:, : longest + step + 1], (position_A + step)[:, None])
-    return [_until_end(row, eos_id) for row in tokens_RT.tolist()]
+    response_A: Tensor
+    """prompt · samples + sample."""
+    length_A: Tensor
+    """Tokens in the cache: all but the one drawn last."""
+    drawn_A: Tensor
+    """Tokens drawn so far, at least 1."""
+    going_A: Tensor
+    """False once the response has ended; it may stay a while."""
+    uniform_AT: Tensor
+    token_AT: Tensor
+
+    def __getitem__(self, which: Tensor) -> _Rows:
+        return _Rows(*(getattr(self, field.name)[which] for field in fields(self)))
+
+    @staticmethod
+    def concatenated(parts: Sequence[_Rows]) -> _Rows:
+        return _Rows(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(_Rows)))
 
 
-def _until_end(tokens: list[int], eos_id: int) -> Sample:
-    return Sample(tokens[: tokens.index(eos_id) + 1], True) if eos_id in tokens else Sample(tokens, False)
+class _Batch:
+    """The responses under way, their cache, and the two things that happen to them: a step, and an exchange of rows."""
+
+    def __init__(self, model: PreTrainedModel, config: GenerateConfig, eos_id: int, pad_id: int):
+        self._model, self._config, self._eos, self._pad = model, config, eos_id, pad_id
+        accepted = inspect.signature(model.forward).parameters
+        self._accepts = {name for name in ("position_ids", "logits_to_keep") if name in accepted}  # not every architecture has both
+        self._rows: _Rows | None = None
+        self.size = self.going = 0
+
+    def has_room(self) -> bool:
+        """Whether so many rows have ended that it is time for :meth:`exchange`; always when one is at its last possible token."""
+        if self._rows is None:
+            return True
+        going, longest = torch.stack([self._rows.going_A.sum(), self._rows.drawn_A.max()]).tolist()
+        self.going = going
+        return going < FULL_ENOUGH * self.size or longest == self._config.max_new_tokens
+
+    def step(self) -> None:
+        """One more token for every row."""
+        rows = self._rows
+        last = rows.token_AT.gather(1, rows.drawn_A[:, None] - 1)
+        rows.length_A += 1
+        self._draw(rows, self._forward(last, rows.length_A, self._cache))
+
+    def exchange(self, joining: dict[int, tuple[Sequence[int], int]]) -> list[tuple[int, list[int]]]:
+        """Ended rows leave, and the ``joining`` prompts ({place: (token ids, key)}) come in with their first tokens.
+
+        Returns:
+            (response, token ids) of those that left.
+        """
+        caches, rows, left = [], [], []
+        if self._rows is not None:
+            ended = self._rows[~self._rows.going_A]
+            ids = zip(ended.response_A.tolist(), ended.drawn_A.tolist(), ended.token_AT.tolist(), strict=True)
+            left = [(response, _until(self._eos, tokens[:drawn])) for response, drawn, tokens in ids]
+            if self.going:
+                stay = self._rows.going_A.nonzero().squeeze(1)
+                self._cache.batch_select_indices(stay)
+                caches, rows = [self._cache], [self._rows[stay]]
+        places = list(joining)
+        for group in token_batches([len(joining[place][0]) for place in places], PREFILL_TOKENS):
+            cache, fresh = self._prefilled({places[i]: joining[places[i]] for i in group})
+            caches.append(cache)
+            rows.append(fresh)
+        self._rows = _Rows.concatenated(rows) if rows else None
+        self.size = len(self._rows.response_A) if rows else 0
+        if rows:
+            width = int(self._rows.length_A.max())
+            for layer, *others in zip(*(cache.layers for cache in caches), strict=True):
+                layer.take_in(others, width)
+            self._cache = caches[0]
+        return left
+
+    def _prefilled(self, joining: dict[int, tuple[Sequence[int], int]]) -> tuple[DynamicCache, _Rows]:
+        """Cache and rows of prompts of similar length, each prompt read once."""
+        config, device = self._config, self._model.device
+        lengths = [len(ids) for ids, _ in joining.values()]
+        ids_PL = torch.tensor([[self._pad] * (max(lengths) - len(ids)) + list(ids) for ids, _ in joining.values()], device=device)
+        cache = _new_cache(self._model)
+        logits_PV = self._forward(ids_PL, torch.tensor(lengths, device=device), cache)
+        cache.batch_repeat_interleave(config.samples)
+        samples = range(config.samples)
+        uniform_AT = np.stack([uniform_numbers(config.seed, key, s, config.max_new_tokens) for _, key in joining.values() for s in samples])
+        response_A = torch.tensor([place * config.samples + s for place in joining for s in samples], device=device)
+        rows = _Rows(
+            response_A=response_A,
+            length_A=torch.tensor(lengths, device=device).repeat_interleave(config.samples),
+            drawn_A=torch.zeros_like(response_A),
+            going_A=torch.ones_like(response_A, dtype=torch.bool),
+            uniform_AT=torch.from_numpy(uniform_AT).to(device),
+            token_AT=torch.empty(uniform_AT.shape, dtype=torch.long, device=device),
+        )
+        self._draw(rows, logits_PV.repeat_interleave(config.samples, dim=0))
+        return cache, rows
+
+    def _draw(self, rows: _Rows, logits_AV: Tensor) -> None:
+        place_A1 = rows.drawn_A[:, None]
+        token_A = choose(logits_AV, rows.uniform_AT.gather(1, place_A1).squeeze(1), self._config.temperature, self._config.top_p)
+        rows.token_AT.scatter_(1, place_A1, token_A[:, None])
+        rows.drawn_A += 1
+        rows.going_A &= (token_A != self._eos) & (rows.drawn_A < self._config.max_new_tokens)
+
+    def _forward(self, ids_AN: Tensor, length_A: Tensor, cache: DynamicCache) -> Tensor:
+        """Logits (A, V) behind the last of N new tokens; ``length_A`` counts each row's tokens, the new ones included."""
+        new = ids_AN.shape[1]
+        column_W = torch.arange(cache.get_seq_length() + new, device=ids_AN.device)
+        position_AW = column_W - (len(column_W) - length_A[:, None])
+        options = {"position_ids": position_AW[:, -new:].clamp(min=0), "logits_to_keep": 1}
+        options = {name: value for name, value in options.items() if name in self._accepts}
+        attention_AW = (position_AW >= 0).long()
+        return self._model(input_ids=ids_AN, attention_mask=attention_AW, past_key_values=cache, use_cache=True, **options).logits[:, -1]
 
 
-class _Forward:
-    """The model with its cache: ids, attention mask over everything so far and positions → logits (rows, V) of the last position."""
+def _until(eos_id: int, tokens: list[int]) -> list[int]:
+    return tokens[: tokens.index(eos_id) + 1] if eos_id in tokens else tokens
 
-    def __init__(self, model: PreTrainedModel):
-        self._model = model
-        self.cache = DynamicCache(config=model.config)
-        self.cache.layers = [_AppendingLayer() if type(layer) is DynamicLayer else layer for layer in self.cache.layers]
-        self._accepted = inspect.signature(model.forward).parameters
 
-    def __call__(self, ids: Tensor, attention: Tensor, positions: Tensor) -> Tensor:
-        options: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}  # not every architecture has both
-        options = {name: value for name, value in options.items() if name in self._accepted}
-        return self._model(input_ids=ids, attention_mask=attention, past_key_values=self.cache, use_cache=True, **options).logits[:, -1]
+# --------------------------------------------------------------------------------------------------------------- the cache
+
+
+def _new_cache(model: PreTrainedModel) -> DynamicCache:
+    cache = DynamicCache(config=model.config)
+    for i, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            cache.layers[i] = _AppendingLayer()
+        elif type(layer) is DynamicSlidingWindowLayer:
+            cache.layers[i] = _SlidingLayer(layer.sliding_window)
+        else:
+            raise ModelError(
+                f"cannot sample from {type(model).__name__}: its cache holds {type(layer).__name__}, not keys and values alone",
+                hint="serve the model and ask the server for its responses: generate.served_model and execution.generate.endpoint",
+            )
+    return cache
 
 
 class _AppendingLayer(DynamicLayer):
@@ -163,15 +267,26 @@ class _AppendingLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
         old = self.get_seq_length()
         new = old + key_states.shape[-2]
         if new > self._room:
-            self._room = new + CACHE_ROOM
-            self._buffers = [_roomy(key_states, self.keys, old, self._room), _roomy(value_states, self.values, old, self._room)]
+            self._make_room([self.keys], [self.values], old, new)
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[..., old:new, :] = states
         self.keys, self.values = (buffer[..., :new, :] for buffer in self._buffers)
         return self.keys, self.values
+
+    def take_in(self, others: Sequence[DynamicLayer], width: int) -> None:
+        """The rows of ``others`` too, every row's last token in the same column, ``width`` columns in all."""
+        if self.is_initialized:  # some layers use the keys of others and have none
+            layers = [self, *others]
+            self._make_room([layer.keys for layer in layers], [layer.values for layer in layers], width, width)
+            self.keys, self.values = (buffer[..., :width, :] for buffer in self._buffers)
+
+    def _make_room(self, keys: Sequence[Tensor], values: Sequence[Tensor], held: int, needed: int) -> None:
+        self._room = needed + CACHE_ROOM
+        self._buffers = [_right_aligned(states, held, self._room) for states in (keys, values)]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
@@ -182,9 +297,25 @@ class _AppendingLayer(DynamicLayer):
         self._room = 0
 
 
-def _roomy(like: Tensor, held: Tensor, length: int, room: int) -> Tensor:
-    """A buffer for ``room`` tokens with the ``length`` held ones in front."""
-    buffer = like.new_empty(*like.shape[:-2], room, like.shape[-1])
-    if length:
-        buffer[..., :length, :] = held
+class _SlidingLayer(DynamicSlidingWindowLayer):
+    """transformers' own, to which rows can be added."""
+
+    def take_in(self, others: Sequence[DynamicLayer], width: int) -> None:
+        if self.is_initialized:
+            held, layers = min(width, self.sliding_window - 1), [self, *others]
+            self.keys = _right_aligned([layer.keys for layer in layers], held, held)
+            self.values = _right_aligned([layer.values for layer in layers], held, held)
+            self.cumulative_length = width
+
+
+def _right_aligned(parts: Sequence[Tensor], held: int, room: int) -> Tensor:
+    """The rows of all ``parts`` (rows, heads, tokens, size) in one buffer for ``room`` tokens: the last token of each in column
+    ``held`` − 1, what is too long cut on the left, what is too short padded with zeros (a number left there may be NaN, which no mask
+    hides)."""
+    first, buffer = 0, parts[0].new_empty(sum(map(len, parts)), parts[0].shape[1], room, parts[0].shape[3])
+    for part in parts:
+        rows, kept = buffer[first : first + len(part)], part[:, :, max(0, part.shape[2] - held) :]
+        rows[:, :, : held - kept.shape[2]] = 0
+        rows[:, :, held - kept.shape[2] : held] = kept
+        first += len(part)
     return buffer

@@ -83,15 +83,54 @@ def load_policy(config: ModelConfig | str | Path, dtype: torch.dtype = torch.flo
     return model, tokenizer
 
 
+def load_reward_model(
+    config: ModelConfig | str | Path, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A trained sequence classifier with one output and its tokenizer.
+
+    Raises:
+        ModelError: it cannot be loaded, its head is not in the folder, or it has another number of outputs.
+    """
+    config = _as_config(config)
+    (model, loading), tokenizer = _load(transformers.AutoModelForSequenceClassification, config, dtype, output_loading_info=True)
+    if loading["missing_keys"]:
+        raise ModelError(
+            f"{config.source!r} is no reward model: its weights lack {', '.join(sorted(loading['missing_keys']))}",
+            hint="name a trained …ForSequenceClassification model with one output; from any other model, the reward stage trains one",
+        )
+    if model.config.num_labels != 1:
+        raise ModelError(
+            f"{config.source!r} has {model.config.num_labels} outputs, and a reward model has one",
+            hint="use a model with num_labels = 1 (a scalar score), not a classifier; the reward stage trains one on your data",
+        )
+    return _scorer(model, tokenizer), tokenizer
+
+
+def grow_reward_model(config: ModelConfig | str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A reward model to be trained: the trunk of any model under a scalar head, random (seed the generator first) unless the model has one.
+
+    Without dropout, so that a step's gradient does not depend on how it is spread over workers, and a resumed run ends with the same
+    weights.
+
+    Raises:
+        ModelError: it cannot be loaded, or it is a classifier with another number of outputs.
+    """
+    config = _as_config(config)
+    settings = _from_pretrained(transformers.AutoConfig, config)
+    dropout = {name: 0.0 for name, value in settings.to_dict().items() if "drop" in name and isinstance(value, float)}
+    try:
+        model, tokenizer = _load(transformers.AutoModelForSequenceClassification, config, torch.float32, num_labels=1, **dropout)
+    except RuntimeError as error:  # a trained head of another size
+        raise ModelError(
+            f"{config.source!r} is a classifier with {settings.num_labels} outputs, and a reward model has one",
+            hint="start from a language model, an encoder, or a reward model with num_labels = 1",
+        ) from error
+    return _scorer(model, tokenizer), tokenizer
+
+
 def load_tokenizer(config: ModelConfig | str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of :func:`load_policy`, without the model."""
-    config = _as_config(config)
-    try:
-        return transformers.AutoTokenizer.from_pretrained(
-            config.source, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise _cannot_load(config, error) from error
+    return _from_pretrained(transformers.AutoTokenizer, _as_config(config))
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -100,12 +139,12 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     tokenizer.save_pretrained(folder)
 
 
-def add_lora(model: PreTrainedModel, lora: LoraConfig) -> PreTrainedModel:
-    """Wrap ``model`` with low-rank adapters; only they are trained. ``merge_lora`` undoes it."""
+def add_lora(model: PreTrainedModel, lora: LoraConfig, task_type: str = "CAUSAL_LM") -> PreTrainedModel:
+    """Wrap ``model`` with low-rank adapters; only they are trained, and with ``SEQ_CLS`` the head. ``merge_lora`` undoes it."""
     import peft
 
     config = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules, task_type="CAUSAL_LM"
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules, task_type=task_type
     )
     try:
         return peft.get_peft_model(model, config)
@@ -122,14 +161,28 @@ def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
-def _load(auto: Any, config: ModelConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+def _load(auto: Any, config: ModelConfig, dtype: torch.dtype, **settings: Any) -> tuple[Any, PreTrainedTokenizerBase]:
+    """What ``auto`` makes of the folder or id, and the tokenizer."""
+    model = _from_pretrained(auto, config, dtype=dtype, use_safetensors=True, **settings)
+    return model, _from_pretrained(transformers.AutoTokenizer, config)
+
+
+def _from_pretrained(auto: Any, config: ModelConfig, **settings: Any) -> Any:
     try:
-        model = auto.from_pretrained(config.source, dtype=dtype, use_safetensors=True, **options)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(config.source, **options)
+        return auto.from_pretrained(config.source, revision=config.revision, trust_remote_code=config.trust_remote_code, **settings)
     except (OSError, ValueError, ImportError) as error:
         raise _cannot_load(config, error) from error
-    return model, tokenizer
+
+
+def _scorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """``model`` ready for padded rows of ``text.Encoder``. An encoder's tokenizer has no BOS and EOS: its CLS and SEP take their places."""
+    tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
+    tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    config = model.config.get_text_config()
+    config.pad_token_id = tokenizer.pad_token_id  # a decoder reads the last token that is another one
+    config.use_cache = False
+    return model
 
 
 def _as_config(model: ModelConfig | str | Path) -> ModelConfig:

@@ -14,7 +14,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import islice
@@ -44,10 +44,15 @@ _COMPRESSIONS = {".gz", ".bz2", ".zst"}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 _FIELDS: dict[Form, tuple[str, ...]] = {
-    "pairwise": ("id", "prompt", "chosen", "rejected", "chosen_source", "rejected_source"),
-    "listwise": ("id", "prompt", "responses", "rewards", "ranks", "sources"),
+    "pairwise": ("id", "prompt", "chosen", "rejected", "chosen_source", "rejected_source", "task"),
+    "listwise": ("id", "prompt", "responses", "rewards", "ranks", "sources", "task"),
     "golden": ("id", "prompt", "response"),
+    "prompt": ("id", "prompt", "task"),
+    "sample": ("id", "prompt", "response", "task"),
 }
+PROMPTS, RESPONSES = "prompts", "responses"
+"""Places of inputs that are no training data: of which only prompts are wanted, or the responses of a policy."""
+_WANTED: dict[str, tuple[str, Form]] = {PROMPTS: ("prompt", "prompt"), RESPONSES: ("response", "sample")}
 
 
 class InputFile(NamedTuple):
@@ -78,13 +83,21 @@ def inputs_of(data: DataConfig) -> list[tuple[str, DataSource]]:
 
 
 def fingerprint_sources(data: DataConfig) -> dict[str, str]:
+    """:func:`fingerprint_inputs` of all inputs."""
+    return fingerprint_inputs(inputs_of(data))
+
+
+def fingerprint_inputs(inputs: Iterable[tuple[str, DataSource]]) -> dict[str, str]:
     """What the inputs are right now: ``{uri: sha256 of the file's bytes}``, or the commit a dataset name resolves to.
+
+    Args:
+        inputs: with their places, see :func:`open_input`.
 
     Raises:
         DataError: an input does not exist, holds no readable file, or a dataset name cannot be resolved.
     """
     found = {}
-    for place, source in inputs_of(data):
+    for place, source in inputs:
         for at in _locate(source, place):
             if at.uri not in found:
                 found[at.uri] = source.revision or _resolve_revision(source, place) if at.format == "hub" else _sha256(at)
@@ -101,7 +114,8 @@ def open_input(source: DataSource, place: str, fingerprints: Mapping[str, str]) 
     """The files of one input, in order of their names; opened one after the other.
 
     Args:
-        place: as :func:`inputs_of` gives it; inputs under ``data.golden`` are read in the golden form.
+        place: as :func:`inputs_of` gives it; inputs under ``data.golden`` are read in the golden form. :data:`PROMPTS` and
+            :data:`RESPONSES` read prompts alone and samples, where the file has a column for them.
         fingerprints: of :func:`fingerprint_sources`; a dataset name is read at the commit found there.
 
     Raises:
@@ -260,8 +274,15 @@ def _resolve_columns(reader: _Reader, source: DataSource, place: str, name: str)
         hint = f"{name} is read in the {form} form, which has {', '.join(_FIELDS[form])}"
         raise DataError(f"{place}.columns: {', '.join(sorted(unused))} would be ignored", hint=hint)
     columns = {field: explicit.get(field, field) for field in _FIELDS[form]}
+    if place in _WANTED and columns["id"] not in there and "record_id" in there:
+        columns["id"] = "record_id"  # our own tables
     present = {field: column for field, column in columns.items() if column in there}
-    if form != "golden" and source.source is None and not present.keys() & {"sources", "chosen_source", "rejected_source"}:
+    if (
+        form != "golden"
+        and place not in _WANTED
+        and source.source is None
+        and not present.keys() & {"sources", "chosen_source", "rejected_source"}
+    ):
         needed = "sources" if form == "listwise" else "chosen_source and rejected_source"
         raise DataError(
             f"{place}: {name} does not say who wrote its responses, and calibration compares sources",
@@ -280,13 +301,17 @@ def _form_of(there: list[str], explicit: Mapping[str, str], place: str, name: st
         raise DataError(
             f"{place}: {name} has no column 'response'", hint=f"set {place}.columns.response; {did_you_mean('response', there)}"
         )
+    wanted = _WANTED.get(place)
+    if wanted is not None and has(wanted[0]):
+        return wanted[1]
     if has("responses") and not {"chosen", "rejected"} & explicit.keys():
         return "listwise"
     if has("chosen") and has("rejected"):
         return "pairwise"
-    missing = next((f for f in ("chosen", "rejected") if not has(f) and (has("chosen") or has("rejected"))), "responses")
+    single = "responses" if wanted is None else wanted[0]
+    missing = next((f for f in ("chosen", "rejected") if not has(f) and (has("chosen") or has("rejected"))), single)
     raise DataError(
-        f"{place}: {name} has neither a column 'responses' nor both 'chosen' and 'rejected'",
+        f"{place}: {name} has neither a column {single!r} nor both 'chosen' and 'rejected'",
         hint=f"map yours in {place}.columns, e.g. {missing}: NAME; {did_you_mean(missing, there)}",
     )
 

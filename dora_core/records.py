@@ -1,7 +1,7 @@
 """Preference records: the canonical tables, and the one function that turns any input row into a record or into reasons.
 
-:func:`parse_row` accepts the three input forms (pairwise, listwise, golden; strings or chat messages), never raises
-whatever a field holds, and reports *all* problems of a row. Everything that depends on a prompt's identity, the
+:func:`parse_row` accepts every input form (pairwise, listwise, golden; prompts alone, sampled responses; strings or chat messages),
+never raises whatever a field holds, and reports *all* problems of a row. Everything that depends on a prompt's identity, the
 train/eval split and the classifier's folds, is a hash of the prompt: a new row never moves an old one.
 
 Left out: repairing rows (trimming, re-encoding, re-labelling). A bad row is quarantined with its reasons, never changed.
@@ -21,11 +21,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: task
 ROLES = ("system", "user", "assistant", "tool")
-MAX_SOURCE_CHARS = 128
+MAX_NAME_CHARS = 128
 
-Form = Literal["pairwise", "listwise", "golden"]
+Form = Literal["pairwise", "listwise", "golden", "prompt", "sample"]
 Message: TypeAlias = dict[str, str]  # {"role": …, "content": …}
 
 _PROMPT = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -38,6 +38,7 @@ RECORDS_SCHEMA = pa.schema(
         ("rewards", pa.list_(pa.float64())),  # null = not measured; never a preference
         ("sources", pa.list_(pa.string())),  # null = unknown; such a response is scored but never fitted on
         ("reward_kind", pa.string()),  # reward | rank | preference | none
+        ("task", pa.string()),  # what kind of prompt it is, for figures per task; null = not said
         ("split", pa.string()),  # train | eval
         ("prompt_hash", pa.uint64()),
         ("schema_version", pa.int32()),
@@ -81,7 +82,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A valid row. ``rewards`` and ``sources`` have the length of ``responses``; golden rows have one response."""
+    """A valid row. ``rewards`` and ``sources`` have the length of ``responses``; golden rows and samples have one, prompts none."""
 
     record_id: str
     prompt: list[Message]
@@ -90,7 +91,8 @@ class Record:
     sources: list[str | None]
     reward_kind: Literal["reward", "rank", "preference", "none"]
     prompt_hash: int
-    content: str  # canonical JSON of all of the above but the id: what fingerprints and missing ids are made of
+    content: str  # canonical JSON of all but the id and the hash: what fingerprints and missing ids are made of
+    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,12 @@ def fold_of(prompt_hash: np.ndarray, folds: int) -> np.ndarray:
     return (_mix(prompt_hash, salt=0xF01D_5A17) % np.uint64(folds)).astype(np.int64)
 
 
+def shuffle_key(prompt_hash: np.ndarray, seed: int) -> np.ndarray:
+    """A key to draw prompts by: the smallest keys are a random sample, another one for another seed, and a new prompt moves no old one.
+    Independent of :func:`split_of` and :func:`fold_of`. Shape: uint64 (n,) → uint64 (n,)."""
+    return _mix(_mix(prompt_hash, salt=0x5EED_5A17) + np.uint64(seed), salt=0x0D0A_5A17)
+
+
 def _mix(values: np.ndarray, *, salt: int) -> np.ndarray:
     """splitmix64 finaliser (Steele et al. 2014) of ``values`` xor a spread salt: independent hashes from one."""
     z = np.asarray(values, dtype=np.uint64) ^ np.uint64(salt * 0x9E37_79B9_7F4A_7C15 % 2**64)
@@ -149,7 +157,8 @@ def parse_row(row: Any, form: Form, rules: Rules, taken: Container[str] = ()) ->
 
     Args:
         row: whatever the file held, keyed by canonical field names: ``id``, ``prompt`` and, by form,
-            ``chosen, rejected, chosen_source, rejected_source`` · ``responses, rewards, ranks, sources`` · ``response``.
+            ``chosen, rejected, chosen_source, rejected_source`` · ``responses, rewards, ranks, sources`` · ``response`` (golden, sample);
+            all but golden also ``task``. Only a sample's response may be empty: a policy may say nothing.
         form: pairwise labels become rewards 1 and 0, ranks become −rank.
         taken: ids of earlier rows. A row without an id gets a digest of its content as id.
 
@@ -185,23 +194,24 @@ class _RowParser:
             values = [row.get(name) for name in fields]
             sources = [self._source(row.get(f"{name}_source"), f"{name}_source") for name in fields]
         else:
-            fields, rewards, sources, kind = ["response"], [None], [None], "none"
-            values = [row.get("response")]
+            fields, kind = [] if form == "prompt" else ["response"], "none"
+            values, rewards, sources = [row.get(name) for name in fields], [None for _ in fields], [None for _ in fields]
 
         given = None if row.get("prompt") is None else self._messages(row["prompt"], "prompt", last=("user", "system", "tool"))
-        replies = [self._reply(value, name, transcript=form == "pairwise") for value, name in zip(values, fields, strict=True)]
+        replies = [self._reply(value, name, form) for value, name in zip(values, fields, strict=True)]
         prompt = self._prompt(given, [lead for lead, _ in replies if lead])
         responses = [text for _, text in replies]
         if form == "pairwise" and not self.problems and responses[0] == responses[1]:
             self._add("rejected", Reason.IDENTICAL_PAIR, "equals chosen")
 
-        record_id = self._identifier(row.get("id"))
+        record_id, task = self._identifier(row.get("id")), self._task(row.get("task"))
         # Canonical JSON of an invalid row may not exist (NaN), so a row without an id is looked up only when it is sound.
-        content = "" if self.problems else canonical_json([prompt, responses, rewards, sources, kind])
+        # Rows that name no task keep the content they had before there were tasks.
+        content = "" if self.problems else canonical_json([prompt, responses, rewards, sources, kind, *([task] if task else [])])
         record_id = record_id or hashlib.sha256(content.encode()).hexdigest()[:32]
         if record_id in self.taken:
             self._add("id", Reason.DUPLICATE_ID, "an earlier row has this id, or this content where rows have no id")
-        return Record(record_id, prompt, responses, rewards, sources, kind, hash_prompt(prompt), content)
+        return Record(record_id, prompt, responses, rewards, sources, kind, hash_prompt(prompt), content, task)
 
     def _add(self, field: str, reason: Reason, detail: str) -> None:
         self.problems.append(Problem(field, reason, detail))
@@ -256,9 +266,9 @@ class _RowParser:
             self._add(field, Reason.WRONG_TYPE, f"ends with a message of role {messages[-1]['role']}, expected {' or '.join(last)}")
         return messages
 
-    def _reply(self, value: Any, field: str, *, transcript: bool) -> tuple[list[Message], str]:
+    def _reply(self, value: Any, field: str, form: Form) -> tuple[list[Message], str]:
         """The messages before the response (empty for a plain string) and the response itself."""
-        if isinstance(value, list) or (transcript and isinstance(value, str) and _transcript(value)):
+        if isinstance(value, list) or (form == "pairwise" and isinstance(value, str) and _transcript(value)):
             before = len(self.problems)
             messages = self._messages(value, field, last=["assistant"])
             if not messages:
@@ -268,7 +278,8 @@ class _RowParser:
             if not messages[-1]["content"].strip() and len(self.problems) == before:
                 self._add(field, Reason.EMPTY_RESPONSE, "the last message has no content")
             return messages[:-1], messages[-1]["content"]
-        return [], self._text(value, field, if_null=Reason.MISSING_RESPONSE, if_blank=Reason.EMPTY_RESPONSE)
+        if_blank = None if form == "sample" else Reason.EMPTY_RESPONSE
+        return [], self._text(value, field, if_null=Reason.MISSING_RESPONSE, if_blank=if_blank)
 
     def _prompt(self, given: list[Message] | None, leads: list[list[Message]]) -> list[Message]:
         if given is None and not leads:
@@ -320,12 +331,20 @@ class _RowParser:
             return self.rules.default_source
         if not isinstance(value, str):
             self._add(field, Reason.WRONG_TYPE, f"is {_kind(value)}, expected a string or null")
-        elif not value.strip() or not value.isprintable() or len(value) > MAX_SOURCE_CHARS:
-            self._add(field, Reason.UNKNOWN_SOURCE, f"{_short(value)} is no name: 1 to {MAX_SOURCE_CHARS} printable characters")
+        elif not _is_name(value):
+            self._add(field, Reason.UNKNOWN_SOURCE, f"{_short(value)} is no name: 1 to {MAX_NAME_CHARS} printable characters")
         elif self.rules.allowed_sources is not None and value not in self.rules.allowed_sources:
             self._add(field, Reason.UNKNOWN_SOURCE, f"{_short(value)} is not among data.sources")
         else:
             return value
+        return None
+
+    def _task(self, value: Any) -> str | None:
+        if value is None or value == "":
+            return None
+        if isinstance(value, str) and _is_name(value):
+            return value
+        self._add("task", Reason.WRONG_TYPE, f"is {_short(value)}, expected a name of 1 to {MAX_NAME_CHARS} printable characters, or null")
         return None
 
     def _same_length(self, value: Any, row: dict[str, Any], field: str) -> None:
@@ -343,6 +362,10 @@ def _transcript(text: str) -> list[Message] | None:
     return [{"role": role, "content": content.strip()} for role, content in zip(roles, pieces[1::2], strict=True)]
 
 
+def _is_name(value: str) -> bool:
+    return bool(value.strip()) and value.isprintable() and len(value) <= MAX_NAME_CHARS
+
+
 def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
 
@@ -358,7 +381,7 @@ def _short(value: Any) -> str:
 def records_table(records: Sequence[Record], holdout_fraction: float) -> pa.Table:
     """Rows of ``records.parquet``, in the order given."""
     hashes = np.array([r.prompt_hash for r in records], dtype=np.uint64)
-    names = ("record_id", "prompt", "responses", "rewards", "sources", "reward_kind")
+    names = ("record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "task")
     columns: dict[str, Any] = {name: [getattr(r, name) for r in records] for name in names}
     columns |= {"split": split_of(hashes, holdout_fraction), "prompt_hash": hashes, "schema_version": [SCHEMA_VERSION] * len(records)}
     return pa.table([pa.array(columns[f.name], type=f.type) for f in RECORDS_SCHEMA], schema=RECORDS_SCHEMA)

@@ -32,13 +32,13 @@ Statistic = Callable[[Array], Array]
 
 TableName = Literal["pairwise", "listwise", "ablation", "lambda", "noise", "rounds", "calibration", "confidence", "shifted_golden"]
 TABLES: tuple[TableName, ...] = get_args(TableName)
-TIE = 1e-9  # gold rewards closer than this are equal: sums of the same tenths in another order differ by 1e-16
 MEASURES = {
     "win": "win",
     "tie": "tie",
     "lose": "lose",
     "win_rate": "win rate (win + ½ tie)",
     "win_rate_lift": "win rate minus that of erm",
+    "win_rate_rise": "win rate minus that of the round before",
     "gold": "mean gold reward",
     "accuracy": "preference accuracy (labels)",
     "accuracy_gold": "preference accuracy (gold reward)",
@@ -60,21 +60,31 @@ class Cell(StrictModel):
     temper: str = "–"
     label_noise: float = 0.0
     golden_shift: float = 0.0
+    round: int = 0
+    strategy: str = "align"
 
     def method(self) -> str:
         """Loss and objective with what they use, e.g. ``dpo · dora λ=auto · mixture τ=auto``."""
         objective = self.objective if self.lam == "–" else f"{self.objective} λ={self.lam}"
         factors = self.factors if self.temper == "–" else f"{self.factors} τ={self.temper}"
-        return " · ".join([self.loss, objective] + ([factors] if self.factors != "none" else []))
+        parts = [self.loss, objective] + ([factors] if self.factors != "none" else [])
+        return " · ".join(parts + ([self.strategy] if self.strategy != "align" else []))
 
     def key(self) -> str:
         """Unique and readable: :meth:`method` and the data's settings."""
-        return f"{self.method()} · noise {self.label_noise:g} · golden shift {self.golden_shift:g}"
+        number = f" · round {self.round}" if self.round else ""
+        return f"{self.method()} · noise {self.label_noise:g} · golden shift {self.golden_shift:g}{number}"
 
     def is_twin_of(self, other: Cell) -> bool:
-        """Whether this is the ``erm`` cell of the same loss on the same data."""
-        same = (self.loss, self.label_noise, self.golden_shift) == (other.loss, other.label_noise, other.golden_shift)
-        return self.objective == "erm" and same
+        """Whether this is the ``erm`` cell of the same loss on the same data, after as many rounds of preference alignment."""
+        ours, theirs = ((cell.loss, cell.label_noise, cell.golden_shift, cell.round) for cell in (self, other))
+        return self.objective == "erm" and self.strategy == "align" and ours == theirs
+
+    def follows(self, other: Cell) -> bool:
+        """Whether this is the next round of ``other``; every strategy goes on from the alignment of round 0."""
+        before = self.round - 1
+        strategy = self.strategy if before else "align"
+        return self.round > 0 and other == self.model_copy(update={"round": before, "strategy": strategy})
 
 
 # ------------------------------------------------------------------------------------------------------------ intervals
@@ -182,51 +192,6 @@ def student_t(confidence: float, df: int) -> float:
 def separated(a: Estimate, b: Estimate) -> Literal["above", "below", "overlapping"]:
     """Where a's bootstrap interval lies relative to b's."""
     return "above" if a.low > b.high else "below" if a.high < b.low else "overlapping"
-
-
-# ------------------------------------------------------------------------------------------------- measures of a policy
-
-
-def win_tie_lose(policy_KN: Array, start_KM: Array) -> Array:
-    """Shares of (win, tie, lose) per prompt over all N·M pairs of a policy's and the start's sample, by gold reward: (K, 3)."""
-    gap = (policy_KN[:, :, None] - start_KM[:, None, :]).reshape(len(policy_KN), -1)
-    return np.column_stack([(gap > TIE).mean(axis=1), (np.abs(gap) <= TIE).mean(axis=1), (gap < -TIE).mean(axis=1)])
-
-
-def win_rate(shares_K3: Array) -> Array:
-    """Win + ½ tie per prompt, (K,)."""
-    return shares_K3[:, 0] + 0.5 * shares_K3[:, 1]
-
-
-def padded(values_N: Array, prompt_N: Array) -> Array:
-    """Ragged lists as (K, most responses of a prompt), NaN where there is none; ``prompt_N`` holds 0 … K−1 in ascending order."""
-    counts_K = np.bincount(prompt_N)
-    column_N = np.arange(len(prompt_N)) - np.repeat(np.cumsum(counts_K) - counts_K, counts_K)
-    out = np.full((len(counts_K), counts_K.max()), np.nan)
-    out[prompt_N, column_N] = values_N
-    return out
-
-
-def pair_accuracy(score_KN: Array, reward_KN: Array) -> Array:
-    """Share of a prompt's pairs with different rewards that the score orders alike (½ for a tie of scores): (K,), NaN without a pair."""
-    better = reward_KN[:, :, None] - reward_KN[:, None, :] > TIE
-    score = score_KN[:, :, None] - score_KN[:, None, :]
-    points = np.where(better, np.where(score > 0, 1.0, np.where(score == 0, 0.5, 0.0)), 0.0)
-    with np.errstate(invalid="ignore"):
-        return points.sum(axis=(1, 2)) / better.sum(axis=(1, 2))
-
-
-def spearman_within(x_KN: Array, y_KN: Array) -> Array:
-    """Spearman's ρ among the responses of each prompt: (K,), NaN where x or y is constant. NaN entries (padding) are left out."""
-    x, y = _centred_ranks(x_KN), _centred_ranks(y_KN)
-    with np.errstate(invalid="ignore"):
-        return (x * y).sum(axis=1) / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
-
-
-def _centred_ranks(x_KN: Array) -> Array:
-    """Average ranks minus their mean per row, 0 for padding: ½ Σ_k sign(x_j − x_k), which is rank_j − (n + 1)/2."""
-    gap = x_KN[:, :, None] - x_KN[:, None, :]
-    return 0.5 * np.where(np.isnan(gap) | (np.abs(gap) <= TIE), 0.0, np.sign(gap)).sum(axis=2)
 
 
 # -------------------------------------------------------------------------------------- calibration against the truth

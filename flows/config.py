@@ -28,6 +28,8 @@ from dora_core.config import (
     TestbedConfig,
     TextConfig,
 )
+from dora_core.config_judging import ImplicitJudge, Judge, LLMJudge, RewardModelJudge
+from dora_core.config_rounds import DriftConfig, RoundsConfig
 from dora_core.errors import did_you_mean
 from dora_core.objectives import find_objective
 from dora_core.study import TABLES, TableName
@@ -43,12 +45,33 @@ class PromotionConfig(StrictModel):
     model_name: str | None = Field(None, pattern=NAME_PATTERN, description="Name in the MLflow model registry; null = the project's name.")
 
 
+class CompareConfig(StrictModel):
+    """Responses to held-out prompts against those of the start and of the champion, and against the chosen ones of the data."""
+
+    judge: Judge = Field(default_factory=RewardModelJudge, description="Who scores them.")
+    generate: GenerateConfig = Field(
+        default_factory=lambda: GenerateConfig(prompts=512), description="How they are sampled: the same for every policy."
+    )
+    champion: bool = Field(True, description="Also compare with the registry's champion.")
+
+    @model_validator(mode="after")
+    def _check(self) -> CompareConfig:
+        if isinstance(self.judge, ImplicitJudge):
+            raise ValueError("judge.kind=implicit cannot compare policies: each would be judged by itself; use reward_model, llm or gold")
+        if isinstance(self.judge, LLMJudge) and self.judge.against != "given":
+            raise ValueError("judge.against must be given: scores of responses compared with each other say nothing about another policy's")
+        if self.generate.served_model is not None:
+            raise ValueError("generate.served_model: policies are compared by their own responses; leave it out")
+        return self
+
+
 class ExecutionConfig(StrictModel):
     """Where and how wide each stage runs; a stage without its own section uses `default`. Never part of a digest."""
 
     default: Execution = Field(default_factory=Execution, description="For every stage without a section of its own.")
     classify: Execution | None = Field(None, description="Fitting the source classifiers.")
     calibrate: Execution | None = Field(None, description="Scoring responses with the classifiers.")
+    drift: Execution | None = Field(None, description="Scoring new data with the last run's classifiers.")
     sft: Execution | None = Field(None, description="Supervised start.")
     reference: Execution | None = Field(None, description="Reference log-probabilities.")
     align: Execution | None = Field(None, description="Alignment.")
@@ -56,6 +79,14 @@ class ExecutionConfig(StrictModel):
     reward: Execution | None = Field(None, description="Training the reward model.")
     generate: Execution | None = Field(None, description="Sampling responses, or asking an endpoint for them.")
     judge: Execution | None = Field(None, description="Scoring responses, or asking an endpoint to.")
+
+    @model_validator(mode="after")
+    def _check(self) -> ExecutionConfig:
+        for name in type(self).model_fields:
+            section = getattr(self, name)
+            if section is not None and section.endpoint is not None and name not in ("generate", "judge"):
+                raise ValueError(f"{name}.endpoint: only execution.generate and execution.judge ask a server")
+        return self
 
     def of(self, stage: str) -> Execution:
         return getattr(self, stage, None) or self.default
@@ -91,7 +122,15 @@ class RealignConfig(MethodConfig):
 
     data: DataConfig = Field(description="Preference data.")
     gate: GateConfig = Field(default_factory=GateConfig, description="Promotion gate.")
+    drift: DriftConfig = Field(default_factory=DriftConfig, description="How far the data may move from the last run's.")
+    compare: CompareConfig | None = Field(default_factory=CompareConfig, description="Win rates on held-out prompts; null = none.")
     promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="Promotion.")
+
+    @model_validator(mode="after")
+    def _check_endpoints(self) -> Self:
+        if self.compare is not None and isinstance(self.compare.judge, LLMJudge) and self.execution.of("judge").endpoint is None:
+            raise ValueError("compare.judge.kind=llm asks a server: give its address in execution.judge.endpoint.url")
+        return self
 
     @property
     def model_name(self) -> str:
@@ -101,6 +140,45 @@ class RealignConfig(MethodConfig):
     def needs_calibration(self) -> bool:
         """erm, dro and dr_dpo never look at h, so nothing is scored for them."""
         return find_objective(self.align.objective.name).uses_factors
+
+
+class SelfTrainConfig(RealignConfig):
+    """A realignment and the rounds after it, in which the policy learns from its own judged samples."""
+
+    example: ClassVar[str] = "infra/configs/self-train.yaml"
+
+    rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="Rounds: how many, what they learn from, when they stop.")
+    generate: GenerateConfig = Field(
+        default_factory=lambda: GenerateConfig(samples=4), description="Samples of the train prompts, in every round."
+    )
+    judge: Judge = Field(default_factory=RewardModelJudge, description="Who labels them; unused by strategy selfie.")
+
+    @property
+    def labeller(self) -> Judge:
+        """Who labels the samples."""
+        if self.rounds.strategy != "selfie" or isinstance(self.judge, ImplicitJudge):
+            return self.judge
+        return ImplicitJudge()
+
+    @model_validator(mode="after")
+    def _check_rounds(self) -> Self:
+        mistakes = []
+        if self.generate.samples < 2:
+            mistakes.append("generate.samples: a list needs at least 2")
+        if self.generate.prompts is not None:
+            mistakes.append("generate.prompts: rounds.prompts says how many prompts a round samples, other ones each round")
+        if self.evaluate.erm_twin:
+            mistakes.append(
+                "evaluate.erm_twin compares one alignment; for rounds run self-train again with align.objective.name=erm, or a study"
+            )
+        endpoint = self.execution.of("generate").endpoint
+        if (self.generate.served_model is None) != (endpoint is None):
+            mistakes.append("generate.served_model and execution.generate.endpoint name one server together: give both or neither")
+        if isinstance(self.labeller, LLMJudge) and self.execution.of("judge").endpoint is None:
+            mistakes.append("judge.kind=llm asks a server: give its address in execution.judge.endpoint.url")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
 
 
 def strength_of(objective: ObjectiveConfig) -> str:
@@ -183,6 +261,14 @@ class StudyConfig(MethodConfig):
     generate: GenerateConfig = Field(
         default_factory=lambda: GenerateConfig(samples=4, max_new_tokens=96), description="Responses that are judged, on held-out prompts."
     )
+    rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="Rounds of the rounds table; `strategies` adds rows to it.")
+    strategies: list[Literal["raft", "selfie"]] = Field(
+        default=[], description="Other strategies of the rounds table, from robust's round 0."
+    )
+    rounds_generate: GenerateConfig = Field(
+        default_factory=lambda: GenerateConfig(samples=4, max_new_tokens=96), description="Samples that the rounds learn from."
+    )
+    judge: Judge = Field(default_factory=RewardModelJudge, description="Who labels them. Policies are always compared by gold reward.")
     bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="Bootstrap resamples of the tables: seeds, then prompts.")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the tables' intervals.")
 
@@ -208,8 +294,8 @@ class StudyConfig(MethodConfig):
             mistakes.append(f"robust.name: {self.robust.name} uses no calibration factors, so there would be nothing to compare")
         if "auto" in self.lambdas and self.robust.scope != "global":
             mistakes.append(f"lambdas: auto needs robust.scope global, got {self.robust.scope}")
-        if set(self.tables) == {"rounds"}:
-            mistakes.append("tables: rounds has no rows without the self-training flow; name another table too")
+        if self.rounds.strategy != "align":
+            mistakes.append("rounds.strategy: the rounds table compares erm and robust by alignment; name others in strategies")
         if self.evaluate.erm_twin:
             mistakes.append("evaluate.erm_twin: the grid has its own erm rows; leave it false")
         if not self.sft.enabled:

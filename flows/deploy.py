@@ -6,7 +6,7 @@ import os
 
 
 def register(api_url: str, pool: str) -> None:
-    """Create or update the deployments ``realign/realign`` and ``study/study`` in a process work pool; safe to repeat.
+    """Create or update the deployments of the flows ``realign``, ``self-train`` and ``study`` in a process work pool; safe to repeat.
 
     The worker imports a flow from the installed package, so nothing is uploaded and the code that runs is the code that is
     installed. Parameters are typed: the UI shows a form, and the server refuses what the configuration does not allow.
@@ -20,10 +20,11 @@ def register(api_url: str, pool: str) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.realign import realign
+    from flows.self_train import self_train
     from flows.study import study
 
     with temporary_settings({PREFECT_API_URL: api_url}):
-        for flow in (realign, study):
+        for flow in (realign, self_train, study):
             deployment = RunnerDeployment.from_flow(
                 flow,
                 name=flow.name,

@@ -3,8 +3,8 @@
 Validation is stricter than pydantic is by default: ``epochs: "3"`` is refused rather than guessed at. Each message names the key
 path, the line, what is allowed and what was found; pydantic's vocabulary stays inside this module. ``flows/reading.py`` reads the YAML.
 
-Relative paths (``data.*.path``, ``policy.source``, ``classifier.encoder.source``) are relative to the configuration
-file's folder, also where they come from ``--set``: one rule, and a configuration folder can be moved as a whole.
+Relative paths (``data.*.path``, ``policy.source``, ``classifier.encoder.source``, a judge's ``model.source``) are relative to the
+configuration file's folder, also where they come from ``--set``: one rule, and a configuration folder can be moved as a whole.
 """
 
 from __future__ import annotations
@@ -118,10 +118,11 @@ def _resolve_paths(data: dict[str, Any], folder: Path, mistakes: list[tuple[KeyP
     for section in ("train", "golden"):
         entries = data.get("data", {}).get(section) if isinstance(data.get("data"), dict) else None
         places += [(entry, ("data", section, i, "path")) for i, entry in enumerate(entries if isinstance(entries, list) else [])]
-    places.append((data.get("policy"), ("policy", "source")))
-    places.append(
-        (data["classifier"].get("encoder") if isinstance(data.get("classifier"), dict) else None, ("classifier", "encoder", "source"))
-    )
+    for section in (("policy",), ("classifier", "encoder"), ("judge", "model"), ("compare", "judge", "model")):
+        entry: Any = data
+        for name in section:
+            entry = entry.get(name) if isinstance(entry, dict) else None
+        places.append((entry, (*section, "source")))
     for entry, key in places:
         name = str(key[-1])
         value = entry.get(name) if isinstance(entry, dict) else None
@@ -166,6 +167,9 @@ def _explain(error: ValidationError, data: dict[str, Any], root: type[BaseModel]
     grouped: dict[KeyPath, list[tuple[str, Any]]] = {}
     for fault in error.errors(include_url=False):
         path, model = _locate(fault["loc"], root)
+        if fault["type"].startswith("union_tag"):
+            path = (*path, fault["ctx"]["discriminator"].strip("'"))
+            fault["input"] = fault["ctx"].get("tag")
         if model is LossParams:
             model = LOSSES[_at(data, path[:-1])["name"]]  # parse_loss has found it, or the mistake would be at the loss itself
         text = _sentence(fault, model, path)
@@ -190,7 +194,7 @@ def _at(data: Any, path: KeyPath) -> Any:
 def _locate(loc: Iterable[str | int], root: type[BaseModel]) -> tuple[KeyPath, type[BaseModel]]:
     """Split a pydantic location into the user's key path and the model that holds its last key.
 
-    Pydantic adds the member of a union (``float``, ``literal['auto']``) to the location; those are no keys.
+    Pydantic adds the member of a union (``float``, ``literal['auto']``, a tag) to the location; those are no keys.
     """
     path: list[str | int] = []
     holder: type[BaseModel] = root
@@ -206,7 +210,7 @@ def _locate(loc: Iterable[str | int], root: type[BaseModel]) -> tuple[KeyPath, t
             current = field.annotation if field else None
             models, others = _models(current), [m for m in _members(current) if m is not type(None)]
             current = models[0] if len(models) == len(others) == 1 else current
-        elif isinstance(part, str) and (member := next((m for m in _models(current) if m.__name__ == part), None)):
+        elif isinstance(part, str) and (member := next((m for m in _models(current) if part in (m.__name__, _tag(m))), None)):
             current = member
         elif current is None or dict in _origins(current):  # a free mapping such as calibration.shares
             path.append(part)
@@ -221,8 +225,10 @@ def _sentence(fault: dict[str, Any], model: type[BaseModel], path: KeyPath) -> s
     if kind == "missing":
         field = _keys(model).get(str(path[-1]))
         return f"is required: {field.description}" if field and field.description else "is required"
-    if kind == "literal_error":
-        allowed = re.findall(r"'([^']*)'", context["expected"])
+    if kind == "union_tag_not_found":
+        return "is required: it says what the section is"
+    if kind in ("literal_error", "union_tag_invalid"):
+        allowed = re.findall(r"'([^']*)'", context["expected" if kind == "literal_error" else "expected_tags"])
         if not isinstance(found, str):
             return f"must be one of: {', '.join(allowed)}"
         close = difflib.get_close_matches(found, allowed, n=1, cutoff=0.5)
@@ -246,6 +252,12 @@ def _sentence(fault: dict[str, Any], model: type[BaseModel], path: KeyPath) -> s
 
 def _keys(model: type[BaseModel]) -> dict[str, Any]:
     return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _tag(model: type[BaseModel]) -> Any:
+    """What its ``kind`` must be, for a member of a tagged union."""
+    field = model.model_fields.get("kind")
+    return field.default if field else None
 
 
 def _members(annotation: Any) -> list[Any]:

@@ -6,17 +6,21 @@ input files alone. "Why" compares each spec with the one of the project's last s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from dora_core.config import AlignConfig, ObjectiveConfig
-from flows.config import MethodConfig, RealignConfig
+from dora_core.config import ObjectiveConfig
+from flows.chain import Chain, pinned
+from flows.config import RealignConfig, SelfTrainConfig
+from flows.rounds import add_rounds
 from infra.store import SPEC, Store
+from tasks import drift
+from tasks.drift import Previous
 from tasks.stage import StageRef, StageSpec
 
-Configuration = TypeVar("Configuration", bound=MethodConfig)
+Champions = Callable[[Callable[[str], None]], list[StageRef]]
 Until = Literal["calibrate", "align", "evaluate", "promote"]
 TWIN = "align (erm twin)"
 MAX_CHANGES = 3
@@ -40,6 +44,7 @@ class PlannedStage:
         reason: ``"cached: …"`` or ``"runs: …"``, for people.
         seconds: what the stage took in the run it is compared with, or an estimate; None = unknown.
         nothing_heavy: run it in the flow's process although it is a job: its result takes a moment.
+        round: the self-training round it belongs to; None outside self-training.
     """
 
     label: str
@@ -48,6 +53,7 @@ class PlannedStage:
     reason: str
     seconds: float | None
     nothing_heavy: bool = False
+    round: int | None = None
 
     @property
     def is_local(self) -> bool:
@@ -71,6 +77,7 @@ class PlannedStage:
         return {
             "label": self.label,
             "stage": self.stage,
+            "round": self.round,
             "digest": self.digest,
             "cached": self.cached,
             "reason": self.reason,
@@ -85,12 +92,14 @@ class Plan:
     Attributes:
         inputs: ``{URI: digest}`` of the files that are read.
         records: number of records, None while it is not known.
+        notes: what could not be planned as configured.
     """
 
     project: str
     stages: tuple[PlannedStage, ...]
     inputs: dict[str, str]
     records: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def to_run(self) -> list[PlannedStage]:
@@ -126,24 +135,27 @@ class Plan:
         }
 
 
-def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote") -> Plan:
+def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote", champions: Champions = lambda note: []) -> Plan:
     """Specs of all stages, compared with the store and with the project's last run. Computes nothing, writes nothing.
 
     Args:
         until: the last stage wanted.
+        champions: gives the registry's champion and the one before it (``flows/champion.py``), and notes what is missing; asked only if
+            the project has promoted a model before.
 
     Raises:
         DataError: an input file is missing or its columns cannot be understood.
     """
     latest = read_latest(store, config.project)
-    specs = _specs(config, until, _previous_classifier(latest, store))
-    labels = {spec.digest(): label for label, spec in specs.items()}
-    stages = tuple(_compare(label, spec, latest.get(label), labels, store) for label, spec in specs.items())
+    notes: list[str] = []
+    chain = _specs(config, until, _previous(latest, store), champions(notes.append) if "promote" in latest else [])
+    specs, labels = chain.specs, {spec.digest(): label for label, spec in chain.specs.items()}
+    stages = tuple(_compare(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items())
     ingest = store.read_result("ingest", stages[0].digest) if stages[0].cached else None
     if ingest is None:
         _check_inputs(specs["ingest"])
     records = None if ingest is None else sum(ingest["facts"]["records"].values())
-    return Plan(config.project, stages, specs["ingest"].fingerprints, records)
+    return Plan(config.project, stages, specs["ingest"].fingerprints, records, tuple(notes))
 
 
 def read_latest(store: Store, project: str) -> dict[str, dict[str, Any]]:
@@ -157,166 +169,41 @@ def write_latest(store: Store, plan: Plan, run_id: str) -> None:
     store.write_json(f"projects/{plan.project}/latest.json", {"run_id": run_id, "plan": read_latest(store, plan.project) | done})
 
 
-# --------------------------------------------------------------------------------------------------------------- specs
-
-
-class Chain:
-    """Specs of one realignment, label → spec in running order, built stage by stage from a configuration.
-
-    Args:
-        config: pinned, see :func:`pinned`.
-        fingerprints: of the input files.
-        previous: a fitted classifier that ``classify`` may keep.
-    """
-
-    def __init__(self, config: RealignConfig, fingerprints: dict[str, str], previous: StageRef | None = None):
-        from tasks import ingest
-
-        self.config, self.specs = config, dict[str, StageSpec]()
-        self._run, self._golden, self._previous = config.execution.of, config.data.golden_sources, previous
-        self.records = self.add("ingest", ingest.Spec(data=config.data, fingerprints=fingerprints, execution=self._run("ingest")))
-
-    def add(self, label: str, spec: StageSpec) -> StageRef:
-        self.specs[label] = spec
-        return spec.ref()
-
-    def calibrate(self) -> StageRef:
-        """classify → calibrate: the trained factors h."""
-        from tasks import calibrate, classify
-
-        classifier = self.add(
-            "classify",
-            classify.Spec(
-                records=self.records,
-                classifier=self.config.classifier,
-                golden_sources=self._golden,
-                previous=self._previous,
-                execution=self._run("classify"),
-            ),
-        )
-        return self.add(
-            "calibrate",
-            calibrate.Spec(
-                records=self.records,
-                classifier=classifier,
-                calibration=self.config.calibration,
-                golden_sources=self._golden,
-                execution=self._run("calibrate"),
-            ),
-        )
-
-    def start(self) -> StageRef | None:
-        """The supervised start; None where alignment starts from the model as it is."""
-        from tasks import sft
-
-        config = self.config
-        if not config.sft.enabled:
-            return None
-        return self.add(
-            "sft",
-            sft.Spec(
-                records=self.records,
-                model=config.policy,
-                text=config.text,
-                sft=config.sft,
-                golden_sources=self._golden,
-                execution=self._run("sft"),
-            ),
-        )
-
-    def reference(self, start: StageRef | None) -> StageRef:
-        """Log-probabilities of every response under the start."""
-        from tasks import reference
-
-        return self.add("reference", reference.Spec(**self._policy(start), execution=self._run("reference")))
-
-    def align(
-        self,
-        start: StageRef | None,
-        reference: StageRef,
-        calibration: StageRef | None,
-        label: str = "align",
-        align: AlignConfig | None = None,
-    ) -> StageRef:
-        """The policy."""
-        from tasks import align as stage
-
-        config, align = self.config, align or self.config.align
-        return self.add(
-            label,
-            stage.Spec(
-                **self._policy(start),
-                reference=reference,
-                calibration=calibration,
-                align=align,
-                aggregate=config.calibration.aggregate if calibration else "mean",
-                plugins=stage.plugin_digests(align),
-                execution=self._run("align"),
-            ),
-        )
-
-    def evaluate(self, start: StageRef | None, reference: StageRef, policy: StageRef, twin: StageRef | None = None) -> StageRef:
-        from tasks import evaluate
-
-        return self.add(
-            "evaluate",
-            evaluate.Spec(
-                **self._policy(start),
-                reference=reference,
-                policy=policy,
-                twin=twin,
-                evaluate=self.config.evaluate,
-                gate=self.config.gate,
-                golden_sources=self._golden,
-                execution=self._run("evaluate"),
-            ),
-        )
-
-    def _policy(self, start: StageRef | None) -> dict[str, Any]:
-        """What every stage that works with the policy reads."""
-        return {"records": self.records, "start": start, "model": self.config.policy, "text": self.config.text}
-
-
-def pinned(config: Configuration) -> Configuration:
-    """``config`` with the weights its models mean now (``dora_core/pinning.py``).
-
-    Raises:
-        ModelError: a model is neither a folder nor a known id.
-    """
-    from dora_core.pinning import pin
-
-    classifier = config.classifier.model_copy(update={"encoder": pin(config.classifier.encoder)})
-    return config.model_copy(update={"policy": pin(config.policy), "classifier": classifier})
-
-
-def _specs(config: RealignConfig, until: Until, previous: StageRef | None) -> dict[str, StageSpec]:
-    """Label → spec, in running order."""
+def _specs(config: RealignConfig, until: Until, previous: Previous | None, champions: list[StageRef]) -> Chain:
     from dora_core.readers import fingerprint_sources
-    from tasks import promote
 
-    chain = Chain(pinned(config), fingerprint_sources(config.data), previous)
-    calibration = chain.calibrate() if config.needs_calibration or until == "calibrate" else None
+    chain = Chain(pinned(config), fingerprint_sources(config.data))
+    calibration = chain.calibrate(chain.drift(previous)) if config.needs_calibration or until == "calibrate" else None
     if until == "calibrate":
-        return chain.specs
+        return chain
     start = chain.start()
     reference = chain.reference(start)
     policy = chain.align(start, reference, calibration)
     if until == "align":
-        return chain.specs
-    twin: StageRef | None = None
-    if config.evaluate.erm_twin and config.align.objective.name != "erm":
-        twin = chain.align(start, reference, None, TWIN, config.align.model_copy(update={"objective": ObjectiveConfig(name="erm")}))
-    evaluation = chain.evaluate(start, reference, policy, twin)
+        return chain
+    if isinstance(config, SelfTrainConfig):
+        evaluation, policy = add_rounds(chain, start, reference, policy, champions)
+        chain.round = None  # a promotion is the run's, not a round's
+    else:
+        twin: StageRef | None = None
+        if config.evaluate.erm_twin and config.align.objective.name != "erm":
+            twin = chain.align(start, reference, None, TWIN, config.align.model_copy(update={"objective": ObjectiveConfig(name="erm")}))
+        evaluation = chain.evaluate(start, reference, policy, twin, chain.compare(policy, start, champions))
     if until == "promote":
-        promotion = promote.Spec(evaluation=evaluation, policy=policy, model_name=config.model_name, mode=config.promotion.mode)
-        chain.add("promote", promotion)
-    return chain.specs
+        chain.promote(evaluation, policy)
+    return chain
 
 
-def _previous_classifier(latest: dict[str, dict[str, Any]], store: Store) -> StageRef | None:
-    """The last run's ``classify`` output, which the stage may keep using instead of fitting again."""
-    digest = latest.get("classify", {}).get("digest")
-    return StageRef(stage="classify", digest=digest) if digest and store.is_done("classify", digest) else None
+def _previous(latest: dict[str, dict[str, Any]], store: Store) -> Previous | None:
+    """What the last run knew about its data; None where its classifiers are gone."""
+    refs = {
+        stage: StageRef(stage=stage, digest=latest[stage]["digest"])
+        for stage in ("ingest", "classify", "calibrate")
+        if stage in latest and store.is_done(stage, latest[stage]["digest"])
+    }
+    if not {"ingest", "classify"} <= refs.keys():
+        return None
+    return Previous(records=refs["ingest"], classify=refs["classify"], calibrate=refs.get("calibrate"))
 
 
 def _check_inputs(spec: Any) -> None:
@@ -331,7 +218,9 @@ def _check_inputs(spec: Any) -> None:
 # ------------------------------------------------------------------------------------------------------------- reasons
 
 
-def _compare(label: str, spec: StageSpec, before: dict[str, Any] | None, labels: dict[str, str], store: Store) -> PlannedStage:
+def _compare(
+    label: str, spec: StageSpec, round: int | None, before: dict[str, Any] | None, labels: dict[str, str], store: Store
+) -> PlannedStage:
     digest = spec.digest()
     cached = spec.is_done(store)
     result = store.read_result(spec.stage, before["digest"] if before else digest)
@@ -351,7 +240,8 @@ def _compare(label: str, spec: StageSpec, before: dict[str, Any] | None, labels:
         reason = "runs: first time"
     else:
         reason = f"runs: {_why(before['payload'], spec, labels)}"
-    return PlannedStage(label, spec, cached, reason, seconds)
+    at_once = isinstance(spec, drift.Spec) and spec.previous is None  # nothing to compare with: not worth a job
+    return PlannedStage(label, spec, cached, reason, seconds, nothing_heavy=at_once, round=round)
 
 
 def _why(old: dict[str, Any], spec: StageSpec, labels: dict[str, str]) -> str:

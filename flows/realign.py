@@ -1,7 +1,7 @@
 """The flow ``realign``: new preference data becomes an aligned, evaluated and, if it passes the gate, promoted model.
 
-    ingest → classify → calibrate ┐
-       └───→ sft → reference ─────┴→ align → evaluate → promote
+    ingest → drift → classify → calibrate ┐
+       └─────→ sft → reference ───────────┴→ align → generate → judge → compare → evaluate → promote
 
 The plan decides what runs (``flows/plan.py``), one task runs any stage (``flows/stage.py``), a session holds what they share
 (``flows/session.py``).
@@ -13,12 +13,11 @@ from typing import Any
 
 from prefect import flow
 from prefect.runtime import flow_run as this_run
-from prefect.states import Completed, State
+from prefect.states import State
 
 from flows.config import RealignConfig, strength_of
-from flows.plan import Until, build_plan
-from flows.running import ProgressArtifacts, outcome, publish_summary, run_plan, stop_what_it_left
-from flows.session import FlowRun, Session
+from flows.plan import Until
+from flows.running import stop_what_it_left, supervise
 
 
 def describe_run() -> str:
@@ -37,8 +36,4 @@ def realign(config: RealignConfig, until: Until = "promote") -> State[dict[str, 
         config: everything this realignment computes.
         until: stop after this stage.
     """
-    flow_run = FlowRun("realign", this_run.id, this_run.name)
-    with Session.open(config, lambda store: build_plan(config, store, until=until), flow_run, ProgressArtifacts) as session:
-        run_plan(session)
-    publish_summary(session)
-    return Completed(message=outcome(session.manifest.content), data=session.manifest.content | {"warnings": session.warnings})
+    return supervise(config, until, "realign")

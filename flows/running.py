@@ -5,19 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun as PrefectRun
 from prefect.flows import Flow
-from prefect.states import State
+from prefect.runtime import flow_run as this_run
+from prefect.states import Completed, State
 
-from flows.plan import PlannedStage
-from flows.session import Observer, Session, notes, release
+from dora_core.errors import RunStopped
+from flows.champion import champions
+from flows.config import RealignConfig
+from flows.plan import Plan, PlannedStage, Until, build_plan
+from flows.session import FlowRun, Observer, Session, notes, release
 from flows.stage import run_stage
-from infra.settings import Settings
+from infra.report.comparison import comparison_table
+from infra.settings import Places, Settings
+from infra.store import Store
 
 ARTIFACT_SECONDS = 5.0
 
 
-def stop_what_it_left(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
+def stop_what_it_left(flow: Flow[..., Any], flow_run: PrefectRun, state: State) -> None:
     """Prefect's hook for a flow run that was cancelled or crashed, perhaps with its process gone. The names are Prefect's."""
     release(Settings(), str(flow_run.id))
 
@@ -30,6 +36,37 @@ def run_plan(session: Session) -> None:
         upstream = [states[label] for label in session.plan.upstream(stage)]
         task = run_stage.with_options(name=stage.label, task_run_name=literally(f"{stage.label} · {stage.reason}"))
         states[stage.label] = task(stage, upstream, session)
+        stop_if_told(session, stage)
+
+
+def stop_if_told(session: Session, stage: PlannedStage) -> None:
+    """End the run where a stage's own finding asks for it (``facts["stop"]``); what is finished stays finished.
+
+    Raises:
+        RunStopped: with the stage's reason.
+    """
+    result = session.store.read_result(stage.stage, stage.digest)
+    stop = result["facts"].get("stop") if result else None
+    if stop:
+        raise RunStopped(f"{stage.label}: {stop['message']}", hint=stop["hint"])
+
+
+def supervise(config: RealignConfig, until: Until, flow: str) -> State[dict[str, Any]]:
+    """The body of the flows that realign: plan, run every stage, summarise; also a run that a stage has stopped."""
+
+    def build(store: Store, places: Places) -> Plan:
+        return build_plan(config, store, until=until, champions=lambda note: champions(places, config, store, note))
+
+    session = Session.open(config, build, FlowRun(flow, this_run.id, this_run.name), ProgressArtifacts)
+    try:
+        with session:
+            run_plan(session)
+    except RunStopped as stopped:
+        stopped.run = session.manifest.content | {"warnings": session.warnings}
+        publish_summary(session)
+        raise
+    publish_summary(session)
+    return Completed(message=outcome(session.manifest.content), data=session.manifest.content | {"warnings": session.warnings})
 
 
 def literally(name: str) -> str:
@@ -38,7 +75,9 @@ def literally(name: str) -> str:
 
 
 def outcome(manifest: dict[str, Any]) -> str:
-    """``"promoted; 7 stages ran, 2 cached"``."""
+    """``"promoted; 7 stages ran, 2 cached"``, or why the run was stopped."""
+    if manifest["status"] == "stopped":
+        return f"stopped: {manifest['error']['message']}"
     ran = sum(stage["state"] == "ran" for stage in manifest["stages"])
     counts = f"{ran} stages ran, {len(manifest['stages']) - ran} cached" if ran else "nothing to do: every stage was cached"
     return f"{manifest['decision']}; {counts}" if manifest["decision"] else counts
@@ -52,6 +91,7 @@ def publish_summary(session: Session) -> None:
     text = [
         f"# {content['name']}",
         f"{outcome(content)}",
+        *_compared(session),
         "| stage | state | why | time | digest |\n|---|---|---|---|---|\n" + "\n".join(rows),
         "\n".join(f"- {note}" for note in notes(content)),
         "\n".join(links),
@@ -59,6 +99,13 @@ def publish_summary(session: Session) -> None:
     ]
     key = "".join(c if c.isalnum() else "-" for c in f"{content['flow']}-{content['project']}")
     create_markdown_artifact("\n\n".join(text), key=key, description=f"Summary of {content['run_id']}")
+
+
+def _compared(session: Session) -> list[str]:
+    """The last comparison with the start, the champion and the chosen responses, as a table."""
+    done = [s for s in session.manifest.content["stages"] if s["stage"] == "compare" and s["state"] in ("ran", "cached")]
+    result = session.store.read_result("compare", done[-1]["digest"]) if done else None
+    return [comparison_table(result["facts"])] if result else []
 
 
 class ProgressArtifacts(Observer):

@@ -24,15 +24,16 @@ from types import TracebackType
 from typing import Any
 
 from dora_core import plugins
-from dora_core.errors import DoraError, ServiceError
+from dora_core.errors import DoraError, RunStopped, ServiceError
 from flows.config import MethodConfig
 from flows.plan import Plan, PlannedStage, write_latest
+from flows.round_runs import RoundRuns
 from flows.shared_job import SharedJob
 from infra.ray_head import RayHead
 from infra.ray_jobs import RayJobs
 from infra.settings import Places, Settings, apply_environment
 from infra.store import Store
-from infra.tracking import Tracker
+from infra.tracking import Status, Tracker
 
 
 class Observer:
@@ -97,7 +98,7 @@ class Manifest:
             "decision": None,
             "links": {"prefect": flow_run.url(places), "mlflow": places.mlflow_uri, "ray": places.ray_dashboard},
             "stages": [
-                {"stage": s.stage, "label": s.label, "digest": s.digest, "state": "pending", "reason": s.reason}
+                {"stage": s.stage, "label": s.label, "round": s.round, "digest": s.digest, "state": "pending", "reason": s.reason}
                 | {"seconds": None, "mlflow_run_id": None, "submission_id": None, "notes": []}
                 for s in plan.stages
             ],
@@ -118,7 +119,7 @@ class Manifest:
     def finish(self, label: str, result: dict[str, Any], *, state: str, seconds: float) -> None:
         """A stage has ended well; ``notes`` are what it wants people to know about the data (a leak, no shift at all, …)."""
         self.stage(label, state=state, seconds=seconds, notes=result["facts"].get("warnings", []))
-        if "decision" in result["facts"]:
+        if result["stage"] == "promote":
             self.update(decision=result["facts"]["decision"])
 
     def update(self, **facts: Any) -> None:
@@ -196,11 +197,14 @@ class Session:
     ray: Ray
     observer: Observer
     on_server: bool
+    rounds: RoundRuns
     warnings: list[str] = field(default_factory=list)
     _shared_jobs: dict[tuple[str, ...], SharedJob] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, config: MethodConfig, build: Callable[[Store], Plan], flow_run: FlowRun, observer: Callable[[], Observer]) -> Session:
+    def open(
+        cls, config: MethodConfig, build: Callable[[Store, Places], Plan], flow_run: FlowRun, observer: Callable[[], Observer]
+    ) -> Session:
         """Plan the run and open what it needs; nothing heavy starts for a run that has nothing to do.
 
         Args:
@@ -211,7 +215,7 @@ class Session:
         settings = Settings()
         places = command.places if command else apply_environment(settings)
         store = Store(settings.store_uri)
-        plan = build(store)
+        plan = build(store, places)
         manifest = Manifest.create(store, plan, config, flow_run, places)
         watching = command.observer if command else observer()
         watching.planned(manifest.run_id, plan)
@@ -234,7 +238,8 @@ class Session:
         if plan.needs_ray:
             widths = [s.spec.execution.workers * s.spec.execution.cpus_per_worker for s in plan.to_run if not s.is_local]
             ray.warm_up(manifest.run_id, math.ceil(max(widths)))
-        return cls(config, settings, store, plan, manifest, tracker, parent, ray, watching, on_server=command is None)
+        rounds = RoundRuns(tracker, parent, manifest.run_id)
+        return cls(config, settings, store, plan, manifest, tracker, parent, ray, watching, command is None, rounds, list(plan.notes))
 
     def shared_job(self, stage: PlannedStage) -> SharedJob | None:
         """The job that ``stage`` shares with others of this run; None where it has one of its own, or needs none."""
@@ -260,7 +265,7 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Close in order. An exception that is no ``Exception`` (Ctrl-C, Prefect's termination signal) means: cancelled."""
-        status = "completed" if error is None else "failed" if isinstance(error, Exception) else "cancelled"
+        status = _status(error)
         for job in self._shared_jobs.values():
             job.close()
         self.ray.close()
@@ -269,9 +274,11 @@ class Session:
         if status == "completed":
             write_latest(self.store, self.plan, self.manifest.run_id)
         decision = self.manifest.content["decision"]
+        ended: Status = {"completed": "FINISHED", "failed": "FAILED", "stopped": "FAILED", "cancelled": "KILLED"}[status]
+        self.rounds.finish(ended)
         self.tracker.finish(
             self.parent_run,
-            {"completed": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}[status],
+            ended,
             {"dora.status": status} | ({"dora.decision": decision} if decision else {}),
         )
         self.warnings += self.tracker.close()
@@ -299,6 +306,12 @@ def release(settings: Settings, flow_run_id: str) -> bool:
             Manifest(store, content).update(status="cancelled", finished=time.time())
         return True
     return False
+
+
+def _status(error: BaseException | None) -> str:
+    if error is None:
+        return "completed"
+    return "stopped" if isinstance(error, RunStopped) else "failed" if isinstance(error, Exception) else "cancelled"
 
 
 def _describe(error: BaseException) -> dict[str, str]:

@@ -65,6 +65,7 @@ def run_stage(stage: PlannedStage, upstream: list[StageOutcome], session: Sessio
     if stage.cached:
         result = _result(session, stage)
         session.manifest.finish(stage.label, result, state="cached", seconds=0.0)
+        session.rounds.log(stage, result)
         session.notify("finished", stage, "cached", result)
         return Completed(name="Cached", message=stage.reason, data=StageOutcome(stage.label, stage.digest, uri, 0.0))
 
@@ -84,6 +85,7 @@ def run_stage(stage: PlannedStage, upstream: list[StageOutcome], session: Sessio
     # In a shared job a stage may have run while an earlier task was waited for.
     seconds = result["seconds"] if shared else time.monotonic() - started
     session.manifest.finish(stage.label, result, state="ran", seconds=seconds)
+    session.rounds.log(stage, result)
     session.notify("finished", stage, "ran", result)
     return Completed(message=stage.reason, data=StageOutcome(stage.label, stage.digest, uri, seconds))
 
@@ -132,7 +134,7 @@ def _tracked(session: Session, stage: PlannedStage) -> Iterator[str]:
     inputs = {name.partition(".")[0] for name in stage.spec.inputs()}
     payload = {name: value for name, value in stage.spec.payload().items() if name not in inputs}
     tags = {"dora.stage": stage.stage, "dora.digest": stage.digest, "dora.reason": stage.reason, "dora.run_id": session.manifest.run_id}
-    run = session.tracker.start_run(stage.label, parent=session.parent_run, tags=tags, params=payload)
+    run = session.tracker.start_run(stage.label, parent=session.rounds.parent_of(stage), tags=tags, params=payload)
     session.manifest.stage(stage.label, state="running")
     try:
         yield run

@@ -40,7 +40,7 @@ def study(config: StudyConfig) -> State[dict[str, Any]]:
     """
     grid = build_grid(config, Settings().root / "study")
     flow_run = FlowRun("study", this_run.id, this_run.name)
-    with Session.open(config, lambda store: plan_study(config, grid, store), flow_run, ProgressArtifacts) as session:
+    with Session.open(config, lambda store, _: plan_study(config, grid, store), flow_run, ProgressArtifacts) as session:
         write_specs(session, grid)
         run_plan(session)
         track_cells(session)

@@ -1,13 +1,13 @@
 """The grid of a study: from its configuration to the specs of every stage, shared by digest, and to the plan of the flow.
 
 A *cell* is one trained policy; the tables share cells (the ``erm`` row of the pairwise table is also the first of the ablation).
-Every cell is, for every seed, the chain of a realignment, built by the same code (:class:`flows.plan.Chain`), with ``truth`` beside
+Every cell is, for every seed, the chain of a realignment, built by the same code (:class:`flows.chain.Chain`), with ``truth`` beside
 it and samples at its end:
 
     ingest → truth (exact densities)
        ├───→ classify → calibrate ┐
        └───→ sft → reference ─────┴→ align → evaluate
-              └→ generate → judge     └────→ generate → judge
+              └→ generate → judge     └→ rounds (``flows/rounds.py``) → generate → judge
 
 Specs point at their inputs by digest, so that equal parts of two chains are one stage. A cell with other label noise or another golden
 reference changes only what they change: labels enter ``align`` and ``evaluate``, the golden reference enters the classifiers, and the rest
@@ -20,14 +20,17 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from dora_core.config import CalibrationConfig, DataConfig, DataSource, ObjectiveConfig, StrictModel, TestbedConfig
 from dora_core.config_judging import GoldJudge
+from dora_core.config_rounds import Strategy
 from dora_core.objectives import OBJECTIVES, find_objective
 from dora_core.study import Cell, TableName
-from flows.config import ROBUST, Contender, ExecutionConfig, RealignConfig, StudyConfig, strength_of
-from flows.plan import Chain, Plan, PlannedStage, pinned, read_latest
+from flows.chain import START_STREAM, Chain, pinned
+from flows.config import ROBUST, Contender, ExecutionConfig, SelfTrainConfig, StudyConfig, strength_of
+from flows.plan import Plan, PlannedStage, read_latest
+from flows.rounds import Samples, learn, sample
 from infra.store import Store, sha256_of
 from tasks import batch
 from tasks import study as tables_stage
@@ -36,8 +39,7 @@ from tasks.study import CellRun
 
 EXACT = ("reweight", "dora", "dora_tilted")
 """Objectives of the ablation that are also trained with factors from exact densities."""
-START_STREAM = 1 << 20
-"""Added to the seed of the start's samples: with equal seeds they would share their random numbers with the policy's."""
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 
 # --------------------------------------------------------------------------------------------------------------- cells
@@ -53,6 +55,8 @@ class Variant:
     exact: bool = False
     label_noise: float = 0.0
     golden_shift: float = 0.0
+    round: int = 0
+    strategy: Strategy = "align"
 
     @property
     def uses_factors(self) -> bool:
@@ -71,6 +75,8 @@ class Variant:
             lam=strength_of(self.objective) or "–",
             label_noise=self.label_noise,
             golden_shift=self.golden_shift,
+            round=self.round,
+            strategy=self.strategy,
             **(shown if self.uses_factors else {}),
         )
 
@@ -93,11 +99,12 @@ def _order(config: StudyConfig, variant: Variant) -> tuple[float, ...]:
     )
     loss = list(config.contenders).index(variant.contender.label)
     objective = list(OBJECTIVES).index(variant.objective.name)
-    return loss, variant.label_noise, variant.golden_shift, variant.exact, objective, lam, temper
+    learned = STRATEGIES.index(variant.strategy)
+    return loss, variant.label_noise, variant.golden_shift, variant.exact, objective, lam, temper, learned, variant.round
 
 
 def _rows(config: StudyConfig, table: TableName) -> Iterator[Variant]:
-    """The cells of one table. ``rounds`` has none: it needs the self-training flow."""
+    """The cells of one table."""
     first = config.contenders[config.focus[0]]
     base = config.testbed
 
@@ -128,6 +135,10 @@ def _rows(config: StudyConfig, table: TableName) -> Iterator[Variant]:
     elif table == "shifted_golden":
         for shift in config.golden_shifts:
             yield from (variant(first, name, golden_shift=shift) for name in ("erm", "reweight", ROBUST))
+    elif table == "rounds":
+        yield from (variant(first, name, round=number) for name in ("erm", ROBUST) for number in range(config.rounds.rounds + 1))
+        for strategy in config.strategies:
+            yield from (variant(first, ROBUST, round=number, strategy=strategy) for number in range(1, config.rounds.rounds + 1))
     elif table == "calibration":
         shifts = config.golden_shifts if "shifted_golden" in config.tables else [base.golden_shift]
         yield from (variant(first, ROBUST, golden_shift=shift) for shift in shifts)
@@ -234,6 +245,11 @@ def _realignment(
         same_golden = variant.golden_shift == testbed.golden_shift
         calibration = exact if variant.exact else (base if same_golden else chain).calibrate()
     policy = chain.align(start, reference, calibration)
+    done = Samples()
+    for chain.round in range(1, variant.round + 1):
+        sample(chain, start, policy, done)
+        policy = learn(chain, policy, done)
+    chain.records = chain.given
 
     def sampled(name: str, model: StageRef | None, stream: int) -> tuple[StageRef, StageRef]:
         """Samples of a policy on held-out prompts, and their gold rewards."""
@@ -267,7 +283,7 @@ def _realignment(
     return [*base.specs.values(), *chain.specs.values()], outputs
 
 
-def _settings(config: StudyConfig, variant: Variant, seed: int, data: DataConfig) -> RealignConfig:
+def _settings(config: StudyConfig, variant: Variant, seed: int, data: DataConfig) -> SelfTrainConfig:
     """The realignment of one cell and seed: every stage in one process, every seed moved."""
 
     def moved(section: Any, **changes: Any) -> Any:
@@ -279,8 +295,9 @@ def _settings(config: StudyConfig, variant: Variant, seed: int, data: DataConfig
         "objective": variant.objective,
         "optimization": moved(config.align.optimization, learning_rate=rate),
     }
+    rounds = config.rounds.model_copy(update={"strategy": variant.strategy})
     execution = {name: getattr(config.execution, name) for name in ExecutionConfig.model_fields}
-    return RealignConfig(
+    return SelfTrainConfig(
         project=config.project,
         data=data,
         text=config.text,
@@ -290,6 +307,10 @@ def _settings(config: StudyConfig, variant: Variant, seed: int, data: DataConfig
         sft=config.sft.model_copy(update={"optimization": moved(config.sft.optimization)}),
         align=config.align.model_copy(update=align),
         evaluate=moved(config.evaluate),
+        compare=None,
+        rounds=rounds,
+        generate=moved(config.rounds_generate),
+        judge=config.judge,
         execution=ExecutionConfig(**{n: e.model_copy(update={"workers": 0}) for n, e in execution.items() if e is not None}),
     )
 

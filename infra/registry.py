@@ -125,6 +125,12 @@ def aliases(uri: str, name: str) -> dict[str, str]:
         return _aliases(client, name)
 
 
+def alias_tags(uri: str, name: str) -> dict[str, dict[str, str]]:
+    """Tags of the version behind each alias."""
+    with _registry(uri) as client:
+        return {alias: dict(client.get_model_version(name, version).tags) for alias, version in _aliases(client, name).items()}
+
+
 # ---------------------------------------------------------------------------------------------------------- mechanism
 
 

@@ -171,10 +171,10 @@ class Tracker:
             ],
         )
 
-    def log_metrics(self, run_id: str, values: Mapping[str, float]) -> None:
-        """Figures that have one value, not a curve."""
+    def log_metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
+        """One value of each figure; others with other steps make a curve."""
         now = _milliseconds(time.time())
-        self._batch(run_id, metrics=[(name, float(value), now, 0) for name, value in values.items()])
+        self._batch(run_id, metrics=[(name, float(value), now, step) for name, value in values.items()])
 
     def log_result(self, run_id: str, result: dict[str, Any], figures: Mapping[str, Figure]) -> None:
         """A stage's ``result.json``: its metrics, rows and seconds; the file itself; figures as PNG (MLflow's UI shows them inline)."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dora_core.alignment import AlignmentTask
     from dora_core.config import Execution
     from dora_core.distributed import Worker
-    from tasks.trainer import Policy
+    from tasks.trainer import Start
 
 HEAVIEST_SHOWN = 10
 DATA_MARKER = "data.json"
@@ -139,13 +139,13 @@ def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[dict[
     return [{"record_id": ids[row], "steps": len(shares[row]), "max_weight": max(shares[row])} for row in often]
 
 
-def build_task(policy: Policy, worker: Worker, *, store_uri: str, data: str, align: AlignConfig, execution: Execution) -> AlignmentTask:
+def build_task(start: Start, worker: Worker, *, store_uri: str, data: str, align: AlignConfig, execution: Execution) -> AlignmentTask:
     """Runs on every training worker: maps the training records, from the store if this machine does not have them."""
     from dora_core.alignment import AlignmentTask
     from dora_core.alignment_data import AlignmentData
 
     records = AlignmentData(local_file(Store(store_uri), data))
-    return AlignmentTask(policy.logps, policy.layers, records, align, execution, worker, policy.tokenizer.pad_token_id)
+    return AlignmentTask(start.module, start.layers, records, align, execution, worker, start.tokenizer.pad_token_id)
 
 
 def local_file(store: Store, relative: str) -> Path:

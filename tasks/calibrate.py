@@ -20,7 +20,7 @@ the prior 1/(1 + γ), so w = 1. If that holds of every head, h = 1 for all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
+
+    from dora_core.classifier_scoring import Meta
 
 SCHEMA_VERSION = 1
 HISTOGRAM_BINS = 40
@@ -81,32 +83,58 @@ def score(spec: Spec, context: StageContext, classifier: StageRef, records: Path
 
 
 @dataclass(frozen=True)
-class Ratios:
-    """c and w of rows, as far as they are known row by row.
+class Heads:
+    """Heads of a classifier whose sources have a share in the mixture, and what their logits mean.
 
     Attributes:
-        heads: sources with a head that have a share in the mixture; (S,).
         gamma: (S,).
         prior: (S,) bool: heads that cannot be told from golden; their c is the prior, w = 1.
         highest: (S,) largest c.
     """
 
-    scores: Scores
-    heads: list[str]
+    names: list[str]
     gamma: NDArray[np.float64]
     prior: NDArray[np.bool_]
     highest: NDArray[np.float64]
 
-    def of(self, start: int, stop: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(c, w) of the rows [start, stop), both (rows, S)."""
+    @classmethod
+    def of(cls, names: list[str], meta: Meta, fit: dict[str, Any]) -> Heads:
+        """Of the sources ``names``; ``fit``: facts of the classify stage that fitted the heads."""
         import numpy as np
 
-        from dora_core.calibration import density_ratios, probabilities
+        gamma = np.array([meta.gamma[meta.sources.index(name)] for name in names])
+        prior = np.array([not fit["sources"][name]["told_apart"] for name in names], dtype=bool)
+        a = np.array([fit["unlabelled"]["value"] if name == UNLABELLED else 0.0 for name in names])
+        return cls(names, gamma, prior, 1.0 / (1.0 + gamma * a))  # c of w = 1/a⁺
 
-        logits = self.scores.rows(start, stop)
-        c = probabilities(np.column_stack([logits[f"logit_{name}"] for name in self.heads]))
-        c = np.where(self.prior, 1.0 / (1.0 + self.gamma), np.minimum(c, self.highest))
-        return c, density_ratios(c, self.gamma)
+    def probabilities(self, logits: Mapping[str, Any]) -> NDArray[np.float64]:
+        """c (rows, S) of columns ``logit_<source>``."""
+        import numpy as np
+
+        from dora_core.calibration import probabilities
+
+        c = probabilities(np.column_stack([logits[f"logit_{name}"] for name in self.names]))
+        return np.where(self.prior, 1.0 / (1.0 + self.gamma), np.minimum(c, self.highest))
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """c and w of rows, as far as they are known row by row."""
+
+    scores: Scores
+    heads: Heads
+
+    def of(self, start: int, stop: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(c, w) of the rows [start, stop), both (rows, S)."""
+        from dora_core.calibration import density_ratios
+
+        c = self.heads.probabilities(self.scores.rows(start, stop))
+        return c, density_ratios(c, self.heads.gamma)
+
+
+def undefined(form: str, shares: NDArray[np.float64], heads: list[str]) -> bool:
+    """Whether a form of h has no meaning for a mixture: without labelled golden responses, or with unlabelled ones."""
+    return {"paper": bool(shares[0] == 0), "released": UNLABELLED in heads}.get(form, False)
 
 
 # ------------------------------------------------------------------------------------------------------------ the stage
@@ -136,19 +164,16 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     scores = score(spec, context, classifier, records, index, fold_N)
     # A source that left the mixture keeps its head in the classifier but has no share in P.
-    gamma = np.array([meta.gamma[meta.sources.index(name)] for name in heads])
-    same = [name for name in heads if not fit["sources"][name]["told_apart"]]
-    a = np.array([fit["unlabelled"]["value"] if name == UNLABELLED and name not in same else 0.0 for name in heads])
-    ratios = Ratios(scores, heads, gamma, np.isin(heads, same), 1.0 / (1.0 + gamma * a))  # c of w = 1/a⁺
+    ratios = Ratios(scores, Heads.of(heads, meta, fit))
+    same = [name for name, prior in zip(heads, ratios.heads.prior, strict=True) if prior]
     shares = mixture_shares(counts, spec.calibration.shares, golden, heads)
     own = np.array([0 if name in golden else 1 + heads.index(name) if name in heads else 0 for name in named])
-    undefined = {"paper": shares[0] == 0, "released": UNLABELLED in heads}
-    forms = {form: np.empty(len(index)) for form in FORMS if not undefined.get(form)}
+    forms = {form: np.empty(len(index)) for form in FORMS if not undefined(form, shares, heads)}
     for start in range(0, len(index), ROW_GROUP):
         part = slice(start, start + ROW_GROUP)
         c, _ = ratios.of(part.start, part.stop)
         for form, h_N in forms.items():
-            h_N[part] = factor(form, c, gamma, shares, own[index.source_N[part]])
+            h_N[part] = factor(form, c, ratios.heads.gamma, shares, own[index.source_N[part]])
     no_shift = len(same) == len(heads)
     result = calibrate(np.ones(len(index)) if no_shift else forms[spec.calibration.form], spec.calibration)
     bad = int((~np.isfinite(result.h)).sum())
@@ -240,7 +265,7 @@ def _write(path: Path, records: Path, ratios: Ratios, fold_N: NDArray[np.int32],
         start, stop = stop, stop + part.num_rows
         c, w = ratios.of(start, stop)
         columns: dict[str, Any] = {name: part[name] for name in ("record_id", "response_index", "source")} | {"fold": fold_N[start:stop]}
-        columns |= {f"{letter}_{name}": x[:, i] for letter, x in (("c", c), ("w", w)) for i, name in enumerate(ratios.heads)}
+        columns |= {f"{letter}_{name}": x[:, i] for letter, x in (("c", c), ("w", w)) for i, name in enumerate(ratios.heads.names)}
         columns |= {"h": h_N[start:stop], "schema_version": np.full(stop - start, SCHEMA_VERSION, dtype=np.int32)}
         table = pa.table(columns)
         writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")

@@ -1,11 +1,11 @@
-"""Stage ``classify``: fit the source classifiers, or keep the previous ones while they still fit.
+"""Stage ``classify``: fit the source classifiers, or keep earlier ones where the ``drift`` stage found that they still fit.
 
 Input: the records and extra golden rows of ``ingest``. Output: ``classifier/`` (a folder per fold, tokenizer, ``meta.json``, the
-keys of fitted rows), all safetensors, JSON and Parquet; nothing but facts if the previous classifier is kept.
+keys of fitted rows), all safetensors, JSON and Parquet; nothing but facts if an earlier classifier is kept.
 ``facts["classifier"]`` names the stage output to score with, whichever it is. Guarantee: fold k's model never saw a prompt of
-fold k, none saw an evaluation prompt, and the decision to keep or refit states its evidence. Cost: K fits, in
-parallel as Ray tasks; a finished fold is not fitted again after a crash. Memory: about 50 bytes per training response to choose the rows
-to fit on; texts of the chosen ones only, at most ``max_responses_per_source`` of each source.
+fold k, none saw an evaluation prompt. Cost: K fits, in parallel as Ray tasks; a finished fold is not fitted again after a crash.
+Memory: about 50 bytes per training response to choose the rows to fit on; texts of the chosen ones only, at most
+``max_responses_per_source`` of each source.
 
 The golden side Q_0 is the pool of all golden sources' training responses and the rows of ``golden.parquet``: h needs one trusted
 distribution. Golden sources get no head, their ratio is 1 by definition.
@@ -29,6 +29,7 @@ from tasks.rows import GOLDEN_FILE, RECORDS_FILE, read_index, texts_at
 from tasks.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec, main
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
     from dora_core.classifier import Examples
@@ -36,20 +37,18 @@ if TYPE_CHECKING:
 
 FOLDER, KEYS, LOGITS = "classifier", "rows.parquet", "out_of_fold.safetensors"
 UNLABELLED = "unlabelled"
-JUDGEABLE = 50  # new rows of each class before an AUC on them says anything
-JUDGED_AT_MOST = 2000  # new rows of a source, and of golden, that are scored to judge it
 
 
 class Spec(StageSpec):
-    """See the module docstring. ``previous`` is the classify stage of the project's last run."""
+    """See the module docstring. Without ``drift`` the classifiers are fitted."""
 
     stage: ClassVar[str] = "classify"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # thresholds of refitting are the drift stage's
 
     records: StageRef
     classifier: ClassifierConfig
     golden_sources: list[str]
-    previous: Annotated[StageRef | None, NotInDigest] = None
+    drift: Annotated[StageRef | None, NotInDigest] = None
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
@@ -102,28 +101,43 @@ def head_names(rows: pa.Table) -> list[str]:
     return sorted(pc.unique(rows.filter(pc.invert(rows["golden"]))["source"].cast("string")).to_pylist())
 
 
-def to_examples(rows: pa.Table, sources: list[str], folds: int, limit: int | None, records: Path) -> Examples:
-    """Examples of golden rows and ``sources``; at most ``limit`` of each, the smallest keys (they are hashes: a fair sample). Only their
-    texts are read."""
+def heads_of(rows: pa.Table, sources: list[str]) -> np.ndarray:
+    """Of each row, the position of its source in ``sources``; GOLDEN of a golden row, something else of any other. Shape (N,), int64."""
     import numpy as np
 
-    from dora_core.classifier import GOLDEN, Examples
-    from dora_core.records import fold_of
+    from dora_core.classifier import GOLDEN
 
     source = rows["source"].combine_chunks()
     heads = {name: i for i, name in enumerate(sources)}
     head_of = np.array([*(heads.get(name, GOLDEN - 1) for name in source.dictionary.to_pylist()), GOLDEN], dtype=np.int64)
-    head = np.where(rows["golden"].to_numpy(), GOLDEN, head_of[source.indices.fill_null(-1).to_numpy()])
-    groups = [np.flatnonzero(head == h)[:limit] for h in (GOLDEN, *heads.values())]
-    chosen = np.sort(np.concatenate(groups))
-    hashes, position = rows["prompt_hash"].to_numpy()[chosen], rows["position"].to_numpy()[chosen]
+    return np.where(rows["golden"].to_numpy(), GOLDEN, head_of[source.indices.fill_null(-1).to_numpy()])
+
+
+def at_most(limit: int, rows: pa.Table, sources: list[str]) -> pa.Table:
+    """Golden rows and those of ``sources``, of each at most ``limit``, the smallest keys (they are hashes: a fair sample)."""
+    import numpy as np
+
+    from dora_core.classifier import GOLDEN
+
+    head = heads_of(rows, sources)
+    return rows.take(np.sort(np.concatenate([np.flatnonzero(head == h)[:limit] for h in (GOLDEN, *range(len(sources)))])))
+
+
+def to_examples(rows: pa.Table, sources: list[str], folds: int, records: Path) -> Examples:
+    """Rows of :func:`at_most` with their texts, which are read here."""
+    import numpy as np
+
+    from dora_core.classifier import Examples
+    from dora_core.records import fold_of
+
+    hashes, position = rows["prompt_hash"].to_numpy(), rows["position"].to_numpy()
     train = np.flatnonzero(position >= 0)
     extra = np.flatnonzero(position < 0)
-    texts = np.empty((2, len(chosen)), dtype=object)  # prompts, responses
+    texts = np.empty((2, len(rows)), dtype=object)  # prompts, responses
     texts[:, train] = texts_at(records / RECORDS_FILE, position[train], "train")
     texts[:, extra] = texts_at(records / GOLDEN_FILE, -1 - position[extra], "train")
     prompts, responses = texts.tolist()
-    return Examples(prompts, responses, head[chosen], hashes, fold_of(hashes, folds))
+    return Examples(prompts, responses, heads_of(rows, sources), hashes, fold_of(hashes, folds))
 
 
 class LogitScorer:
@@ -149,106 +163,6 @@ class LogitScorer:
 
 def score_arguments(store_uri: str, classifier: StageRef, execution: Execution) -> dict[str, Any]:
     return {"store_uri": store_uri, "classifier": classifier, "batch_tokens": execution.batch_tokens, "gpu": execution.gpus_per_worker > 0}
-
-
-# --------------------------------------------------------------------------------------------------------- keep or refit
-
-
-@dataclass(frozen=True)
-class Decision:
-    """``keep`` names the stage output to go on with, or is None: fit anew."""
-
-    keep: StageRef | None
-    reason: str
-
-
-def decide(spec: Spec, context: StageContext, rows: pa.Table) -> Decision:
-    """Apply ``classifier.refit``; the reason carries the numbers behind it.
-
-    Raises:
-        DataError: ``refit: never`` and the previous classifier cannot serve this data.
-    """
-    if spec.classifier.refit == "always":
-        return Decision(None, "classifier.refit is always")
-    previous = None if spec.previous is None else context.store.read_result(spec.previous.stage, spec.previous.digest)
-    if previous is None:
-        return Decision(None, "no classifier of an earlier run")
-    effective = StageRef(**previous["facts"]["classifier"])
-    if not context.store.is_done(effective.stage, effective.digest):
-        return Decision(None, f"the earlier classifier {effective.digest[:12]} is no longer in the store")
-    reason = _cannot_serve(spec, context, effective, rows)
-    if spec.classifier.refit == "never":
-        if reason:
-            raise DataError(f"classifier.refit is never, but {reason}", hint="set classifier.refit to auto or always")
-        return Decision(effective, "classifier.refit is never")
-    if reason:
-        return Decision(None, reason)
-    return _judge(spec, context, effective, rows)
-
-
-def _cannot_serve(spec: Spec, context: StageContext, effective: StageRef, rows: pa.Table) -> str:
-    """Why the earlier classifier is no estimate of the same thing; empty if it is."""
-    from dora_core.classifier_scoring import read_meta
-
-    if context.result(effective)["spec"]["version"] != spec.version:
-        return "the earlier classifier was fitted by another version of this stage"
-    meta = read_meta(context.fetch(effective) / FOLDER)
-    policy = {"refit", "refit_growth", "refit_auc_drop"}
-    now, then = spec.classifier.model_dump(mode="json"), meta.config
-    if changed := sorted(name for name in now if name not in policy and now[name] != then.get(name)):
-        return f"classifier.{changed[0]} changed from {then.get(changed[0])} to {now[changed[0]]}"
-    if meta.golden_sources != spec.golden_sources:
-        return f"golden sources changed from {meta.golden_sources} to {spec.golden_sources}"
-    if unknown := sorted(set(head_names(rows)) - set(meta.sources)):
-        return f"the earlier classifier has no head for {', '.join(unknown)}"
-    return ""
-
-
-def _judge(spec: Spec, context: StageContext, effective: StageRef, rows: pa.Table) -> Decision:
-    """Keep unless the data grew too much or an AUC on rows new since the fit fell too far."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from dora_core.classifier import GOLDEN
-    from dora_core.classifier_report import auc
-    from tasks.shards import run_shards
-
-    folder, config = context.fetch(effective) / FOLDER, spec.classifier
-    fitted = pq.read_table(folder / KEYS)["key"].to_numpy()
-    new = rows.filter(~np.isin(rows["key"].to_numpy(), fitted))
-    if len(new) == 0:
-        return Decision(effective, "no training response is new since the fit")
-    growth = len(new) / len(fitted)
-    if growth > config.refit_growth:
-        return Decision(None, f"training responses grew by {growth:.0%}, more than refit_growth = {config.refit_growth:.0%}")
-    facts = context.result(effective)["facts"]["sources"]
-    sources = list(facts)
-    examples = to_examples(new, sources, config.folds, JUDGED_AT_MOST, context.fetch(spec.records))
-    golden, counts = examples.head_N == GOLDEN, [int((examples.head_N == i).sum()) for i in range(len(sources))]
-    judged = [i for i, n in enumerate(counts) if n >= JUDGEABLE and golden.sum() >= JUDGEABLE and facts[sources[i]]["auc"] is not None]
-    if not judged:
-        return Decision(effective, f"{len(new)} new training responses (+{growth:.0%}), too few of any source to judge its AUC")
-    scored = run_shards(
-        context,
-        pa.table({"key": np.arange(len(examples)), "prompt": examples.prompts, "response": examples.responses, "fold": examples.fold_N}),
-        name="judge",
-        worker=LogitScorer,
-        arguments=score_arguments(context.store.uri, effective, spec.execution),
-        execution=spec.execution,
-        unit="responses",
-    )
-    drops = {}
-    for i in judged:
-        own = golden | (examples.head_N == i)
-        now = float(auc(scored[f"logit_{sources[i]}"].to_numpy()[own], golden[own])[0])
-        drops[sources[i]] = (facts[sources[i]]["auc"] - now, now)
-    worst = max(drops, key=lambda name: drops[name][0])
-    drop, now = drops[worst]
-    evidence = f"on {len(examples)} new responses the AUC of {worst} is {now:.3f}, {facts[worst]['auc']:.3f} at the fit"
-    if drop > config.refit_auc_drop:
-        return Decision(None, f"{evidence}: it fell by more than refit_auc_drop = {config.refit_auc_drop}")
-    return Decision(effective, f"training responses grew by {growth:.0%}; {evidence}, the largest fall of {len(drops)} judged sources")
 
 
 # ------------------------------------------------------------------------------------------------------------------ fit
@@ -338,18 +252,30 @@ def _fit_on_ray(job: FoldJob) -> list[FoldFit]:
             raise error.cause from error
 
 
+def to_keep(spec: Spec, context: StageContext) -> tuple[StageRef | None, str]:
+    """The stage whose classifiers are kept (None: fit), by the drift stage, and why."""
+    if spec.drift is None:
+        return None, "fitted for this data"
+    facts = context.result(spec.drift)["facts"]
+    if facts["keep"] is None:
+        return None, facts["reason"]
+    keep = StageRef(**facts["keep"])
+    if not context.store.is_done(keep.stage, keep.digest):
+        return None, f"the classifier to keep, {keep.digest[:12]}, is no longer in the store"
+    return keep, facts["reason"]
+
+
 def run(spec: Spec, context: StageContext) -> StageOutput:
-    rows = labelled_rows(context.fetch(spec.records), spec.golden_sources)
-    decision = decide(spec, context, rows)
-    context.log.info("%s: %s", "fit" if decision.keep is None else "keep", decision.reason)
-    if decision.keep is None:
-        return _fit(spec, context, rows, decision.reason)
-    kept = context.result(decision.keep)
-    facts = kept["facts"] | {"reused": True, "reason": decision.reason, "seconds_fit": 0.0}
+    keep, reason = to_keep(spec, context)
+    context.log.info("%s: %s", "fit" if keep is None else "keep", reason)
+    if keep is None:
+        return _fit(spec, context, reason)
+    kept = context.result(keep)
+    facts = kept["facts"] | {"reused": True, "reason": reason, "seconds_fit": 0.0}
     return StageOutput(rows=kept["rows"], metrics=kept["metrics"] | {"reused": 1.0, "seconds_fit": 0.0}, facts=facts)
 
 
-def _fit(spec: Spec, context: StageContext, rows: pa.Table, reason: str) -> StageOutput:
+def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -360,9 +286,10 @@ def _fit(spec: Spec, context: StageContext, rows: pa.Table, reason: str) -> Stag
     from dora_core.classifier_scoring import Meta, save_meta
     from dora_core.classifier_unlabelled import golden_share
 
-    started, config = time.monotonic(), spec.classifier
+    started, config, records = time.monotonic(), spec.classifier, context.fetch(spec.records)
+    rows = labelled_rows(records, spec.golden_sources)
     sources = head_names(rows)
-    examples = to_examples(rows, sources, config.folds, config.max_responses_per_source, context.fetch(spec.records))
+    examples = to_examples(at_most(config.max_responses_per_source, rows, sources), sources, config.folds, records)
     tokenizer = build_tokenizer(examples, config)
     job = FoldJob(examples, len(sources), tokenizer, config, spec.execution, context.store.uri, spec.stage, spec.digest())
     in_process = spec.execution.workers == 0

@@ -1,8 +1,9 @@
 """Stage ``evaluate``: is the aligned policy better on prompts it has never seen, and may it be promoted?
 
 Input: records (eval split), the aligned policy, its start (through the reference stage's log-probabilities), optionally an
-ERM-trained twin. Output: ``evaluation.parquet`` (one row per preference pair), ``responses.parquet`` (one row per held-out response:
-record_id, response_index, implicit, logp_per_token, tokens of the policy), no texts, and the gate's decision in the facts.
+ERM-trained twin, and a comparison of the policy's responses with others'. Output: ``evaluation.parquet`` (one row per preference pair),
+``responses.parquet`` (one row per held-out response: record_id, response_index, implicit, logp_per_token, tokens of the policy), no
+texts, and the gate's decision (``tasks/gate.py``) in the facts.
 Guarantee: every figure carries a bootstrap interval over prompts; comparisons are paired.
 
 Three readings of a preference pair: *accuracy*, the implicit reward log π − log π_start is larger for the better response
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dora_core.config import EvaluateConfig, GateConfig, GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import DataError
+from tasks.gate import decide
 from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, local_model, main
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class Spec(StageSpec):
     """See the module docstring."""
 
     stage: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 2  # responses.parquet; samples for the KL are those of dora_core/generation.py
+    version: ClassVar[int] = 3  # calibration and correlation of the implicit reward, tasks, worst group, rules on win rates
 
     records: StageRef
     policy: StageRef
@@ -43,6 +45,7 @@ class Spec(StageSpec):
     start: StageRef | None
     model: ModelConfig
     twin: StageRef | None
+    comparison: StageRef | None = None
     text: TextConfig
     evaluate: EvaluateConfig
     gate: GateConfig
@@ -104,7 +107,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     from dora_core.metrics import preference_pairs
 
-    columns = ["record_id", "prompt", "prompt_hash", "responses", "rewards", "sources"]
+    columns = ["record_id", "prompt", "prompt_hash", "responses", "rewards", "sources", "task"]
     records = pq.read_table(context.fetch(spec.records) / "records.parquet", columns=columns, filters=[("split", "=", "eval")])
     pairs = preference_pairs(records["rewards"].to_pylist())
     if len(pairs.record_P) == 0:
@@ -117,28 +120,41 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     margins = {name: lr[pairs.winner_P] - lr[pairs.loser_P] for name, lr in implicit.items()}
     rankings = {name: lp[pairs.winner_P] - lp[pairs.loser_P] for name, lp in likelihood.items()}
     sources = [s for row in records["sources"].to_pylist() for s in row]
-    winner_sources = np.array([sources[i] or "unknown" for i in pairs.winner_P])
+    groups = {
+        "source": np.array([sources[i] or "unknown" for i in pairs.winner_P], dtype=object),
+        "task": np.array(records["task"].to_pylist(), dtype=object)[pairs.record_P],
+    }
     golden_P = golden_pairs(sources, pairs, spec.golden_sources)
     parts = {"all": np.ones(len(golden_P), dtype=bool), "golden": golden_P, "synthetic": ~golden_P}
     kl = estimate_kl(spec, context, records)
 
-    facts = summarize(spec, margins, rankings, parts, pairs, prompts_P, winner_sources) | {"kl": kl.to_json() if kl else None}
+    facts = summarize(spec, margins, rankings, parts, pairs, prompts_P) | by_group(spec, margins, rankings, groups, prompts_P)
+    facts["kl"] = kl.to_json() if kl else None
+    facts["reward_calibration"] = calibration_of_reward(spec, context, margins["policy"], prompts_P)
+    scores = {"implicit": implicit["policy"], "likelihood": likelihood["policy"], "likelihood_start": likelihood["start"]}
+    facts["reward_correlation"] = {name: correlation(spec, records, values) for name, values in scores.items()}
     lift = lifts(spec, margins, rankings, parts, prompts_P)
     facts["lift"] = {name: interval.to_json() for name, interval in lift.items()}
-    facts["gate"] = judge(spec.gate, facts, lift)
+    wins = context.result(spec.comparison)["facts"]["wins"] if spec.comparison else {}
+    facts["gate"] = decide(spec.gate, facts, lift, wins)
     table = {"record": pairs.record_P, "prompt_hash": prompts_P, "golden": golden_P, "reward_gap": pairs.gap_P}
     table |= {f"margin_{name}": values for name, values in margins.items()}
-    pq.write_table(pa.table(table | {"winner_source": winner_sources}), context.path / "evaluation.parquet", compression="zstd")
-    scores = {"implicit": implicit["policy"], "logp_per_token": likelihood["policy"]}
-    for place, (name, values) in enumerate(scores.items(), start=2):
-        responses = responses.add_column(place, name, pa.array(values))
+    pq.write_table(pa.table(table | {"winner_source": groups["source"]}), context.path / "evaluation.parquet", compression="zstd")
+    responses = responses.add_column(2, "implicit", pa.array(implicit["policy"]))
+    responses = responses.add_column(3, "logp_per_token", pa.array(likelihood["policy"]))
     pq.write_table(responses, context.path / "responses.parquet", compression="zstd")
+    return StageOutput(rows=len(pairs.record_P), metrics=metrics_of(facts), facts=facts)
 
-    metrics = {f"accuracy_{part}": facts["parts"][part]["accuracy"]["policy"]["value"] for part in facts["parts"]}
-    metrics |= {f"ranking_{name}": interval["value"] for name, interval in facts["parts"]["all"]["ranking"].items()}
-    metrics |= {"margin": facts["parts"]["all"]["margin"]["policy"]["value"], "gate_passed": float(facts["gate"]["passed"])}
-    metrics |= {f"lift_{name}": interval.value for name, interval in lift.items()} | ({"kl": kl.value} if kl else {})
-    return StageOutput(rows=len(pairs.record_P), metrics=metrics, facts=facts)
+
+def metrics_of(facts: dict[str, Any]) -> dict[str, float]:
+    """The few figures that people compare over runs."""
+    whole = facts["parts"]["all"]
+    metrics = {f"accuracy_{part}": values["accuracy"]["policy"]["value"] for part, values in facts["parts"].items()}
+    metrics |= {f"ranking_{name}": interval["value"] for name, interval in whole["ranking"].items()}
+    metrics |= {f"lift_{name}": interval["value"] for name, interval in facts["lift"].items()}
+    metrics |= {"margin": whole["margin"]["policy"]["value"], "ece": facts["reward_calibration"]["ece"]["value"]}
+    metrics |= {"kl": facts["kl"]["value"]} if facts["kl"] else {}
+    return metrics | {"gate_passed": float(facts["gate"]["passed"])}
 
 
 def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tuple[Scores, Scores, pa.Table]:
@@ -223,16 +239,8 @@ def estimate_kl(spec: Spec, context: StageContext, records: pa.Table) -> Interva
     return cluster_bootstrap(sampled["kl"].to_numpy(), np.arange(count), **_bootstrap(spec))
 
 
-def summarize(
-    spec: Spec,
-    margins: Scores,
-    rankings: Scores,
-    parts: Scores,
-    pairs: Pairs,
-    prompts_P: np.ndarray,
-    winner_sources: np.ndarray,
-) -> dict[str, Any]:
-    """The facts people look at: accuracy and margin by part and by source, histograms, reward against confidence."""
+def summarize(spec: Spec, margins: Scores, rankings: Scores, parts: Scores, pairs: Pairs, prompts_P: np.ndarray) -> dict[str, Any]:
+    """The facts people look at: accuracy, margin and ranking by part, histograms, reward against confidence."""
     import numpy as np
 
     from dora_core.metrics import cluster_bootstrap, correct, reward_confidence
@@ -246,23 +254,63 @@ def summarize(
                 "margin": {n: cluster_bootstrap(m[mask], prompts_P[mask], **boot).to_json() for n, m in margins.items()},
                 "ranking": {n: cluster_bootstrap(correct(m[mask]), prompts_P[mask], **boot).to_json() for n, m in rankings.items()},
             }
-    by_source = {
-        str(source): {
-            "accuracy_policy": float(correct(margins["policy"][winner_sources == source]).mean()),
-            "ranking_policy": float(correct(rankings["policy"][winner_sources == source]).mean()),
-            "ranking_start": float(correct(rankings["start"][winner_sources == source]).mean()),
-            "n": int((winner_sources == source).sum()),
-        }
-        for source in np.unique(winner_sources)
-    }
     edges = np.histogram_bin_edges(np.concatenate(list(margins.values())), bins=30)
     histogram = {n: np.histogram(m, edges)[0].tolist() for n, m in margins.items()}
     return {
         "parts": shown,
-        "by_source": by_source,
         "margins": {"edges": edges.tolist()} | histogram,
         "reward_confidence": reward_confidence(margins["policy"], pairs.gap_P),
     }
+
+
+def by_group(spec: Spec, margins: Scores, rankings: Scores, groups: dict[str, np.ndarray], prompts_P: np.ndarray) -> dict[str, Any]:
+    """Figures by source of the better response and by task (pairs without one are left out), and the group of lowest accuracy."""
+    import numpy as np
+
+    from dora_core.metrics import cluster_bootstrap, correct, worst_group
+
+    tables: dict[str, dict[str, Any]] = {}
+    for by, names_P in groups.items():
+        tables[by] = {}
+        for name in sorted({*names_P} - {None}):
+            mask = np.array(names_P == name, dtype=bool)
+            accuracy = correct(margins["policy"][mask])
+            tables[by][name] = {
+                "accuracy": cluster_bootstrap(accuracy, prompts_P[mask], **_bootstrap(spec)).to_json(),
+                "accuracy_policy": float(accuracy.mean()),
+                "ranking_policy": float(correct(rankings["policy"][mask]).mean()),
+                "ranking_start": float(correct(rankings["start"][mask]).mean()),
+                "n": int(mask.sum()),
+            }
+    worst = worst_group(tables, "accuracy", spec.evaluate.min_group)
+    return {f"by_{by}": table for by, table in tables.items()} | {"worst_group": worst}
+
+
+def calibration_of_reward(spec: Spec, context: StageContext, margins_P: np.ndarray, prompts_P: np.ndarray) -> dict[str, Any]:
+    """Is σ(β · margin) the probability that the better response wins? β is that of the policy's loss, 1 where it has none: for losses
+    whose reward is not β log π/π_start (lengths divided out, lists) this reads the policy as if it were."""
+    from dora_core.metrics import reward_calibration
+
+    beta = (context.result(spec.policy)["facts"]["loss"] or {}).get("beta", 1.0)
+    return {"beta": beta} | reward_calibration(beta * margins_P, prompts_P, **_bootstrap(spec))
+
+
+def correlation(spec: Spec, records: pa.Table, score_N: np.ndarray) -> dict[str, float] | None:
+    """Spearman's ρ of a score with the measured rewards of a record's responses, averaged over prompts; None where no record has two
+    different rewards and scores."""
+    import numpy as np
+
+    from dora_core.metrics import cluster_bootstrap, padded, spearman_within
+
+    rewards = records["rewards"].to_pylist()
+    record_N = np.repeat(np.arange(len(rewards)), [len(row) for row in rewards])
+    reward_N = np.array([np.nan if value is None else value for row in rewards for value in row])
+    record_R, row_N = np.unique(record_N[~np.isnan(reward_N)], return_inverse=True)
+    rho_R = spearman_within(padded(score_N[~np.isnan(reward_N)], row_N), padded(reward_N[~np.isnan(reward_N)], row_N))
+    known = ~np.isnan(rho_R)
+    if not known.any():
+        return None
+    return cluster_bootstrap(rho_R[known], records["prompt_hash"].to_numpy()[record_R[known]], **_bootstrap(spec)).to_json()
 
 
 def lifts(spec: Spec, margins: Scores, rankings: Scores, parts: Scores, prompts_P: np.ndarray) -> dict[str, Interval]:
@@ -279,37 +327,6 @@ def lifts(spec: Spec, margins: Scores, rankings: Scores, parts: Scores, prompts_
     if "twin" in margins:
         found["twin_all"] = paired_difference(correct(margins["policy"]), correct(margins["twin"]), prompts_P, **_bootstrap(spec))
     return found
-
-
-def judge(gate: GateConfig, facts: dict[str, Any], lift: dict[str, Interval]) -> dict[str, Any]:
-    """Every rule with its figure, its threshold and a sentence; the gate passes when all do."""
-    accuracy = facts["parts"]["all"]["accuracy"]["policy"]
-    rules = [
-        _rule(
-            "accuracy", accuracy["low"], gate.min_accuracy, accuracy["low"] > gate.min_accuracy, "lower bound of held-out accuracy above"
-        ),
-        _rule(
-            "lift",
-            lift["start_all"].value,
-            gate.min_lift,
-            lift["start_all"].value >= gate.min_lift,
-            "ranking accuracy minus the start's at least",
-        ),
-    ]
-    if "start_golden" in lift:
-        drop = -lift["start_golden"].value
-        rules.append(
-            _rule("golden_drop", drop, gate.max_golden_drop, drop <= gate.max_golden_drop, "ranking accuracy lost on golden pairs at most")
-        )
-    if facts["kl"] is not None and gate.max_kl is not None:
-        kl = facts["kl"]["value"]
-        rules.append(_rule("kl", kl, gate.max_kl, kl <= gate.max_kl, "KL(policy‖start) per response, nats, at most"))
-    return {"passed": all(r["passed"] for r in rules), "rules": rules}
-
-
-def _rule(name: str, value: float, threshold: float, passed: bool, meaning: str) -> dict[str, Any]:
-    message = f"{meaning} {threshold:g}: {value:.4g}"
-    return {"name": name, "passed": bool(passed), "value": float(value), "threshold": threshold, "message": message}
 
 
 def _bootstrap(spec: Spec) -> dict[str, Any]:

@@ -1,15 +1,18 @@
-"""Stage ``generate``: responses of a policy to the prompts of one split.
+"""Stage ``generate``: responses of a policy, or of a served model, to the prompts of one split.
 
-Input: records, and a policy (a ``sft`` or ``align`` stage, or the configured model as it is). Output: ``samples.parquet`` (record_id,
-prompt_hash, sample, response, tokens, finished), ordered as the records are and by sample number; ``tokens`` counts the
-end-of-sequence token, and ``finished`` is false where ``max_new_tokens`` cut the response.
+Input: records, and what answers: a ``sft`` or ``align`` stage, the configured model as it is, or ``generate.served_model`` behind
+``execution.endpoint``. Output: ``samples.parquet`` (record_id, prompt_hash, sample, response, tokens, finished), ordered as the records
+are and by sample number; ``tokens`` counts the end-of-sequence token (null where a server reports no usage), and ``finished`` is false
+where ``max_new_tokens`` cut the response.
 Guarantee: a response depends on (seed, prompt, sample number) alone, so neither workers, resume nor further prompts change it
-(``dora_core/generation.py`` has the exception: rounding, when ``execution.batch_tokens`` changes).
-Cost: one forward pass per token and batch; about 20,000 tokens a second on one core for the tiny policy.
+(``dora_core/generation.py`` has the exception: rounding, when ``execution.batch_tokens`` changes). A server gets the prompt's messages as
+they are and a seed of that triple; whether it honours it is its own affair, but a stage never asks twice (``tasks/endpoint.py``).
+Cost: one forward pass per token and batch; about 20,000 tokens a second on one core for the tiny policy. A server: one request a sample.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
@@ -26,9 +29,10 @@ SHARD_PROMPTS = 64
 
 
 class Spec(StageSpec):
-    """See the module docstring. ``policy: None`` samples from ``model``."""
+    """See the module docstring. ``policy: None`` samples from ``model``, or from what the endpoint serves."""
 
     stage: ClassVar[str] = "generate"
+    version: ClassVar[int] = 2  # fewer prompts: drawn by seed; tokens may be null
 
     records: StageRef
     policy: StageRef | None
@@ -39,13 +43,18 @@ class Spec(StageSpec):
 
     @model_validator(mode="after")
     def _check(self) -> Spec:
-        if self.policy is None and self.model.is_tiny:
+        served, endpoint = self.generate.served_model, self.execution.endpoint
+        if (served is None) != (endpoint is None):
+            raise ValueError("generate.served_model and execution.endpoint name one server together: give both or neither")
+        if served is not None and self.policy is not None:
+            raise ValueError(f"either the served model {served!r} responds or the policy: leave one out")
+        if served is None and self.policy is None and self.model.is_tiny:
             raise ValueError("the tiny model exists only once it is trained: give the sft or align stage that trained it as `policy`")
         return self
 
 
 class Sampler:
-    """Answers (record_id, prompt, prompt_hash) rows; lives in an actor with the policy loaded. One row per prompt, lists of samples."""
+    """Answers (record_id, prompt, prompt_hash) rows with lists of samples; lives in an actor with the policy loaded."""
 
     def __init__(
         self, policy: ModelConfig | StageRef, store_uri: str, text: TextConfig, generate: GenerateConfig, batch_tokens: int, gpu: bool
@@ -74,30 +83,32 @@ class Sampler:
             batch_tokens=self._batch_tokens,
         )
         texts = [self._tokenizer.batch_decode([s.ids for s in row], skip_special_tokens=True) for row in sampled]
-        columns: dict[str, Any] = {name: rows[name] for name in ("record_id", "prompt_hash")}
-        columns["response"] = pa.array(texts, pa.list_(pa.string()))
-        columns["tokens"] = pa.array([[len(s.ids) for s in row] for row in sampled], pa.list_(pa.int32()))
-        columns["finished"] = pa.array([[s.finished for s in row] for row in sampled], pa.list_(pa.bool_()))
+        columns = {
+            "response": pa.array(texts, pa.list_(pa.string())),
+            "tokens": pa.array([[len(s.ids) for s in row] for row in sampled], pa.list_(pa.int32())),
+            "finished": pa.array([[s.finished for s in row] for row in sampled], pa.list_(pa.bool_())),
+        }
         return pa.table(columns)
 
 
-def prompt_rows(records: pa.Table, count: int | None) -> pa.Table:
-    """The records of up to ``count`` distinct prompts, those with the smallest hash, in their order."""
+def prompt_rows(records: pa.Table, count: int | None, seed: int) -> pa.Table:
+    """The records of up to ``count`` distinct prompts, in their order: a random draw, another one for another ``seed``."""
     import numpy as np
     import pyarrow as pa
 
+    from dora_core.records import shuffle_key
+
+    if count is None:
+        return records
     hashes = records["prompt_hash"].to_numpy()
-    chosen = np.unique(hashes)[:count]
+    distinct = np.unique(hashes)
+    chosen = distinct[np.argsort(shuffle_key(distinct, seed))[:count]]
     return records.filter(pa.array(np.isin(hashes, chosen)))
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
-    import numpy as np
-    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
-
-    from tasks.shards import run_shards
 
     columns = ["record_id", "prompt", "prompt_hash"]
     records = pq.read_table(context.fetch(spec.records) / "records.parquet", columns=columns, filters=[("split", "=", spec.split)])
@@ -106,7 +117,24 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
             f"the {spec.split} split has no records, so there is nothing to respond to",
             hint="give more data, or change data.holdout_fraction",
         )
-    rows = prompt_rows(records, spec.generate.prompts)
+    # Held-out prompts do not depend on the seed: policies that are sampled with different ones are compared on the same prompts.
+    rows = prompt_rows(records, spec.generate.prompts, spec.generate.seed if spec.split == "train" else 0)
+    table, facts = (_sampled(spec, context, rows), {}) if spec.generate.served_model is None else _asked(spec, context, rows)
+    pq.write_table(table, context.path / "samples.parquet", compression="zstd")
+    metrics = {
+        "prompts": len(pc.unique(table["prompt_hash"])),
+        "samples": len(table),
+        "finished_fraction": pc.mean(table["finished"]).as_py(),
+        "empty_fraction": pc.mean(pc.equal(table["response"], "")).as_py(),
+    }
+    mean_tokens = pc.mean(table["tokens"]).as_py()
+    return StageOutput(rows=len(table), metrics=metrics if mean_tokens is None else metrics | {"mean_tokens": mean_tokens}, facts=facts)
+
+
+def _sampled(spec: Spec, context: StageContext, rows: pa.Table) -> pa.Table:
+    """The output's table, from the policy."""
+    from tasks.shards import run_shards
+
     sampled = run_shards(
         context,
         rows,
@@ -123,21 +151,59 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         execution=spec.execution.model_copy(update={"shard_rows": SHARD_PROMPTS}),
         unit="prompts",
     )
-    parents = pc.list_parent_indices(sampled["response"].combine_chunks())
-    table = sampled.select(["record_id", "prompt_hash"]).take(parents)
-    numbers = np.tile(np.arange(spec.generate.samples, dtype=np.int32), len(sampled))
-    table = table.append_column("sample", pa.array(numbers))
-    for name in ("response", "tokens", "finished"):
-        table = table.append_column(name, sampled[name].combine_chunks().flatten())
-    pq.write_table(table, context.path / "samples.parquet", compression="zstd")
-    metrics = {
-        "prompts": len(pc.unique(table["prompt_hash"])),
-        "samples": len(table),
-        "mean_tokens": pc.mean(table["tokens"]).as_py(),
-        "finished_fraction": pc.mean(table["finished"]).as_py(),
-        "empty_fraction": pc.mean(pc.equal(table["response"], "")).as_py(),
+    columns = {name: sampled[name].combine_chunks().flatten() for name in sampled.column_names}
+    return _samples_table(rows, spec.generate.samples, columns)
+
+
+def _asked(spec: Spec, context: StageContext, rows: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
+    """The output's table, from the endpoint, and how asking went."""
+    import pyarrow as pa
+
+    from infra.chat_server import Question
+    from tasks.endpoint import ask
+
+    generate = spec.generate
+    assert spec.execution.endpoint is not None
+    sampling = {
+        "model": generate.served_model,
+        "temperature": generate.temperature,
+        "top_p": generate.top_p,
+        "max_tokens": generate.max_new_tokens,
     }
-    return StageOutput(rows=len(table), metrics=metrics)
+    questions = (
+        Question(
+            f"record {row['record_id']}, sample {sample}",
+            sampling | {"messages": row["prompt"], "seed": sample_seed(generate.seed, row["prompt_hash"], sample)},
+        )
+        for row in rows.to_pylist()
+        for sample in range(generate.samples)
+    )
+    asked = ask(context, spec.execution.endpoint, questions, len(rows) * generate.samples, unit="responses")
+    columns = {
+        "response": pa.array([answer.text for answer in asked.answers], pa.string()),
+        "tokens": pa.array([answer.tokens for answer in asked.answers], pa.int32()),
+        "finished": pa.array([answer.finished for answer in asked.answers], pa.bool_()),
+    }
+    return _samples_table(rows, generate.samples, columns), asked.facts
+
+
+def sample_seed(seed: int, prompt_hash: int, sample: int) -> int:
+    """The seed that is sent for one response: 31 bits, since servers differ in what they take."""
+    digest = hashlib.blake2b(f"{seed}/{prompt_hash}/{sample}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _samples_table(rows: pa.Table, samples: int, columns: dict[str, pa.Array]) -> pa.Table:
+    """``columns`` with the prompts' rows, ``samples`` times each, and sample numbers before them."""
+    import numpy as np
+    import pyarrow as pa
+
+    parents = np.repeat(np.arange(len(rows)), samples)
+    table = rows.select(["record_id", "prompt_hash"]).take(parents)
+    table = table.append_column("sample", pa.array(np.tile(np.arange(samples, dtype=np.int32), len(rows))))
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ Row = TypeVar("Row")
 
 class Spec(StageSpec):
     stage: ClassVar[str] = "ingest"
+    version: ClassVar[int] = 2  # records have a task
     placement: ClassVar[Literal["job", "local"]] = "local"
 
     data: DataConfig

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import model_validator
 
-from dora_core.config import TextConfig
+from dora_core.config import ModelConfig, TextConfig
 from dora_core.config_judging import GoldJudge, ImplicitJudge, Judge, LLMJudge, RewardModelJudge
 from tasks.rows import RECORDS_FILE, responses_of
 from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, main
@@ -28,8 +28,8 @@ class Spec(StageSpec):
 
     Attributes:
         samples: None judges the records' own responses of ``split``.
-        model: the ``reward`` stage, or for ``implicit`` the policy (a ``sft`` or ``align`` stage).
-        reference: for ``implicit``: the stage that trained what the policy started from.
+        model: the ``reward`` stage; for ``implicit`` the policy, as the stage that trained it or by name.
+        reference: for ``implicit``: what the policy started from, likewise.
         text: how prompt and response become tokens; unused by ``gold`` and ``llm``.
     """
 
@@ -40,8 +40,8 @@ class Spec(StageSpec):
     samples: StageRef | None = None
     split: Literal["train", "eval"] = "eval"
     judge: Judge
-    model: StageRef | None = None
-    reference: StageRef | None = None
+    model: StageRef | ModelConfig | None = None
+    reference: StageRef | ModelConfig | None = None
     text: TextConfig = TextConfig()
 
     @model_validator(mode="after")

@@ -2,7 +2,8 @@
 
 Input: records (and the golden reference beside them), a model. Output: ``model/``, a Hugging Face folder. Guarantee: only
 responses of the train split are learned, so held-out prompts stay unseen. Cost: one pass over the trusted responses per epoch.
-With ``model.source: tiny`` a tokenizer and a small Llama are made from the training texts first.
+With ``model.source: tiny`` and no ``start`` a tokenizer and a small Llama are made from the training texts first. A self-training round
+of reward-ranked fine-tuning (RAFT, Dong et al. 2023) is this stage with ``sft.data: best`` from the last policy.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 
     from dora_core.distributed import Worker
     from dora_core.sft import SftTask
-    from tasks.trainer import Policy
+    from tasks.trainer import Start
 
 
 class Spec(StageSpec):
-    """See the module docstring."""
+    """See the module docstring. ``start``: a stage whose model is trained further, in place of ``model``."""
 
     stage: ClassVar[str] = "sft"
 
@@ -31,6 +32,7 @@ class Spec(StageSpec):
     text: TextConfig
     sft: SftConfig
     golden_sources: list[str]
+    start: StageRef | None = None
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
@@ -43,7 +45,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
             f"no training response comes from a golden source ({', '.join(spec.golden_sources)}) and there is no golden reference",
             hint="set data.golden_sources, add data.golden, or set sft.data to 'best'",
         )
-    model = _make_tiny(records, spec, context) if spec.model.is_tiny else spec.model
+    model = spec.start or (_make_tiny(records, spec, context) if spec.model.is_tiny else spec.model)
     job = TrainingJob(
         build=build_task,
         arguments={"records": str(records), "sft": spec.sft, "golden_sources": spec.golden_sources, "text": spec.text},
@@ -84,7 +86,7 @@ def sft_examples(records: Path, sft: SftConfig, golden_sources: list[str]) -> li
     return examples
 
 
-def build_task(policy: Policy, worker: Worker, *, records: str, sft: SftConfig, golden_sources: list[str], text: TextConfig) -> SftTask:
+def build_task(start: Start, worker: Worker, *, records: str, sft: SftConfig, golden_sources: list[str], text: TextConfig) -> SftTask:
     """Runs on every training worker."""
     from pathlib import Path
 
@@ -92,7 +94,7 @@ def build_task(policy: Policy, worker: Worker, *, records: str, sft: SftConfig, 
     from dora_core.text import Encoder
 
     examples = sft_examples(Path(records), sft, golden_sources)
-    return SftTask(policy.logps, policy.layers, examples, Encoder(policy.tokenizer, text), worker, policy.tokenizer.pad_token_id)
+    return SftTask(start.module, start.layers, examples, Encoder(start.tokenizer, text), worker, start.tokenizer.pad_token_id)
 
 
 def _make_tiny(records: Path, spec: Spec, context: StageContext) -> ModelConfig:

@@ -6,7 +6,8 @@ calibration table: per form of h) and measure, with value, low, high, t_low, t_h
 
 Measures are computed per held-out prompt first (titles in ``dora_core.study.MEASURES``); intervals resample seeds, then prompts. The
 KL comes from the evaluation as one number per seed, so its intervals resample seeds only. ``win_rate_lift`` is the paired
-difference to the ``erm`` cell of the same loss and data, on the seeds and prompts that both have.
+difference to the ``erm`` cell of the same loss and data, on the seeds and prompts that both have; ``win_rate_rise``
+that to the round before.
 Guarantee: the same outputs give the same bytes. Cost: about a second per cell, nearly all of it resampling.
 """
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 SCATTER_POINTS = 400
 MISSING: dict[TableName, str] = {
-    "rounds": "The self-training flow does not exist yet; with it the rows of rounds 1 to 3 appear here.",
     "calibration": "No run of this study that belongs to this table has trained classifiers.",
 }
 
@@ -107,6 +107,12 @@ def twin_of(key: str, cells: Cells) -> str | None:
     return next((other for other in cells if other != key and _cell(cells, other).is_twin_of(cell)), None)
 
 
+def round_before(key: str, cells: Cells) -> str | None:
+    """The cell whose policy this one goes on from; None in round 0 and where the grid has none."""
+    cell = _cell(cells, key)
+    return next((other for other in cells if cell.follows(_cell(cells, other))), None)
+
+
 def _cell(cells: Cells, key: str) -> Cell:
     return next(iter(cells[key].values()))[0].cell
 
@@ -116,11 +122,12 @@ def estimate(key: str, cells: Cells, spec: Spec) -> dict[str, Estimate]:
     from dora_core.study import mean_over
 
     runs = {seed: series for seed, (_, series) in cells[key].items()}
-    by_seed = {name: [series[name].values for series in runs.values()] for name in MEASURES if name != "win_rate_lift"}
-    twin = twin_of(key, cells)
-    if twin is not None:
-        shared = [seed for seed in runs if seed in cells[twin]]
-        by_seed["win_rate_lift"] = [runs[seed]["win_rate"].minus(cells[twin][seed][1]["win_rate"]) for seed in shared]
+    paired = {"win_rate_lift": twin_of(key, cells), "win_rate_rise": round_before(key, cells)}
+    by_seed = {name: [series[name].values for series in runs.values()] for name in MEASURES if name not in paired}
+    for name, other in paired.items():
+        if other is not None:
+            shared = [seed for seed in runs if seed in cells[other]]
+            by_seed[name] = [runs[seed]["win_rate"].minus(cells[other][seed][1]["win_rate"]) for seed in shared]
     filled = {name: [v for v in by_seed.get(name, []) if len(v)] for name in MEASURES}
     return {name: mean_over(values, **spec.bootstrap()) for name, values in filled.items() if values}
 
@@ -140,7 +147,7 @@ def cell_facts(key: str, cells: Cells, estimates: dict[str, Estimate]) -> dict[s
     """``params`` and ``metrics`` are those of the cell's MLflow run; the page reads the rest."""
     cell = _cell(cells, key)
     metrics = {name: e.value for name, e in estimates.items()}
-    for name in {"win_rate", "win_rate_lift"} & estimates.keys():
+    for name in {"win_rate", "win_rate_lift", "win_rate_rise"} & estimates.keys():
         metrics |= {f"{name}_low": estimates[name].low, f"{name}_high": estimates[name].high}
     return {
         "params": cell.model_dump() | {"seeds": len(cells[key])},
@@ -288,7 +295,7 @@ def _tidy(rows: list[dict[str, Any]]) -> pa.Table:
 def settings(spec: Spec, context: StageContext) -> dict[str, Any]:
     """What was fixed before looking, for the end of the page: from the specs of the first run, and of one run per loss."""
     first = spec.cells[0]
-    of_loss = {one.cell.loss: context.result(one.align)["spec"]["align"] for one in reversed(spec.cells)}
+    of_loss = {one.cell.loss: context.result(one.align)["spec"]["align"] for one in reversed(spec.cells) if one.align.stage == "align"}
     drop = {"seed", "label_noise", "golden_shift"}
     testbed = context.result(first.truth)["spec"]["testbed"]
     return {

@@ -85,8 +85,8 @@ def measure(one: CellRun, reader: Reader) -> dict[str, Series]:
     import numpy as np
     import pyarrow.compute as pc
 
-    from dora_core.metrics import correct
-    from dora_core.study import padded, pair_accuracy, spearman_within, win_rate, win_tie_lose
+    from dora_core.metrics import correct, padded, pair_accuracy, spearman_within
+    from dora_core.winrate import win_rate, win_tie_lose
 
     ids, gold = reader.gold(one.scores)
     start_ids, start_gold = reader.gold(one.start_scores)

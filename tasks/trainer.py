@@ -2,7 +2,7 @@
 
 ``launch`` is the only door: with ``execution.workers ≥ 1`` it starts a Ray Train run, with 0 it trains in this process. Either way
 the caller's ``build`` function makes the task on each worker from plain arguments (paths and specs, never tensors), and
-the trained model ends in ``<stage folder>/model``.
+the trained model ends in ``<stage folder>/model``. What kind of model that is, is the job's ``kind``.
 
 The Ray Train run is named after the digest: Ray resumes by (storage path, name), and another configuration under the same
 name would silently resume a foreign checkpoint.
@@ -30,7 +30,57 @@ if TYPE_CHECKING:
 
     from dora_core.distributed import Worker
     from dora_core.logprobs import ResponseLogps
+    from dora_core.reward_model import RewardModel
     from dora_core.training import Task
+
+
+class CausalLM:
+    """A kind of model: a language model, trained through the log-probabilities of responses.
+
+    Every kind has these three functions and peft's name for it. ``wrap`` makes the module that is trained, with the model as its
+    attribute ``model``; ``warnings`` are for people, about the wrapped module.
+    """
+
+    lora_task = "CAUSAL_LM"
+
+    @staticmethod
+    def load(source: ModelConfig | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        from dora_core.models import load_policy
+
+        return load_policy(source)
+
+    @staticmethod
+    def wrap(model: PreTrainedModel, execution: Execution) -> ResponseLogps:
+        from dora_core.logprobs import ResponseLogps
+
+        return ResponseLogps(model, share_prefix=execution.prefix_sharing)
+
+    @staticmethod
+    def warnings(module: ResponseLogps) -> list[str]:
+        reason = module.unpacked_because
+        return [f"prompts were computed once per response, not once per record: {reason}"] if reason else []
+
+
+class ScalarHead:
+    """A kind of model (see :class:`CausalLM`): any trunk under one output, trained through the rewards of responses."""
+
+    lora_task = "SEQ_CLS"
+
+    @staticmethod
+    def load(source: ModelConfig | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        from dora_core.models import grow_reward_model
+
+        return grow_reward_model(source)
+
+    @staticmethod
+    def wrap(model: PreTrainedModel, execution: Execution) -> RewardModel:
+        from dora_core.reward_model import RewardModel
+
+        return RewardModel(model)
+
+    @staticmethod
+    def warnings(module: RewardModel) -> list[str]:
+        return []
 
 
 @dataclass(frozen=True)
@@ -38,9 +88,10 @@ class TrainingJob:
     """What a worker needs to train, all of it plain data.
 
     Attributes:
-        build: importable function (policy, worker, **arguments) → task.
+        build: importable function (start, worker, **arguments) → task.
         arguments: keyword arguments of ``build``.
         model: the starting weights, by name or as the stage that trained them.
+        kind: what is made of them.
     """
 
     build: Callable[..., Task]
@@ -51,15 +102,15 @@ class TrainingJob:
     store_uri: str
     stage: str
     digest: str
+    kind: type[CausalLM | ScalarHead] = CausalLM
 
 
 @dataclass
-class Policy:
-    """A loaded policy, ready to be made into a task."""
+class Start:
+    """The starting weights on a worker, ready to be made into a task: ``module`` is the model as its kind wraps it."""
 
-    model: PreTrainedModel
+    module: Any
     tokenizer: PreTrainedTokenizerBase
-    logps: ResponseLogps
     layers: list[nn.Module]
 
 
@@ -80,11 +131,16 @@ def launch(context: StageContext, job: TrainingJob) -> dict[str, Any]:
 
 
 def facts(report: dict[str, Any], records: int) -> dict[str, Any]:
-    """The part of a training stage's facts that sft and align share."""
+    """The part of its facts that every training stage has."""
     curve = {"step": list(range(report["steps"]))} | report["curve"]
-    reason = report["unpacked_because"]
-    warnings = [f"prompts were computed once per response, not once per record: {reason}"] if reason else []
-    return {"steps": report["steps"], "records": records, "resumed_from": report["resumed_from"], "curve": curve, "warnings": warnings}
+    return {"records": records, "curve": curve} | {name: report[name] for name in ("steps", "resumed_from", "warnings")}
+
+
+def trained_folder(store: Store, stage: str, digest: str) -> Path:
+    """Folder on this machine with the trained model of a stage that may have no result yet."""
+    for name in store.list(f"{stage}/{digest}/model"):
+        store.download(f"{stage}/{digest}/model/{name}")
+    return store.local_root / stage / digest / "model"
 
 
 def train_on_this_process(job: TrainingJob) -> dict[str, Any]:
@@ -138,8 +194,7 @@ def _train_on_ray(context: StageContext, job: TrainingJob) -> dict[str, Any]:
             ),
         )
         trainer.fit()
-    for name in context.store.list(f"{job.stage}/{job.digest}/model"):
-        context.store.download(f"{job.stage}/{job.digest}/model/{name}")
+    trained_folder(context.store, job.stage, job.digest)
     report = context.store.read_json(f"{job.stage}/{job.digest}/scratch/report.json")
     return report
 
@@ -200,13 +255,13 @@ def _train(job: TrainingJob, worker: Worker, hooks: Any) -> dict[str, Any]:
     from dora_core.models import save_model
     from dora_core.training import Schedule, fit
 
-    policy = load(job, worker)
-    task = job.build(policy, worker, **job.arguments)
+    start = load(job, worker)
+    task = job.build(start, worker, **job.arguments)
     report = fit(task, job.optimization, job.execution, worker, hooks)
     weights = full_weights(task.module)
     if worker.rank == 0:
         folder = Store(job.store_uri).folder(job.stage, job.digest)
-        save_model(trained_model(job, weights), policy.tokenizer, folder.path / "model")
+        save_model(trained_model(job, weights), start.tokenizer, folder.path / "model")
         for file in (folder.path / "model").iterdir():
             folder.commit(f"model/{file.name}")
     return {
@@ -215,25 +270,20 @@ def _train(job: TrainingJob, worker: Worker, hooks: Any) -> dict[str, Any]:
         "resumed_from": report.resumed_from,
         "curve": report.curve,
         "records": len(task.tokens),
-        "unpacked_because": policy.logps.unpacked_because,
+        "warnings": job.kind.warnings(start.module),
     }
 
 
-def load(job: TrainingJob, worker: Worker) -> Policy:
-    """The starting policy with adapters and gradient checkpointing as configured; the same on every rank."""
+def load(job: TrainingJob, worker: Worker) -> Start:
+    """The starting weights with adapters and gradient checkpointing as configured; the same on every rank."""
     import torch
 
-    from dora_core.logprobs import ResponseLogps
-    from dora_core.models import add_lora, load_policy
-
-    torch.manual_seed(job.optimization.seed)  # initial adapters must agree between ranks
-    model, tokenizer = load_policy(local_model(job.model, job.store_uri))
+    torch.manual_seed(job.optimization.seed)  # new heads and adapters must agree between ranks
+    model, tokenizer = job.kind.load(local_model(job.model, job.store_uri))
     layers = decoder_layers(model)
     if job.execution.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if job.optimization.lora is not None:
-        model = add_lora(model, job.optimization.lora)
-    return Policy(model, tokenizer, ResponseLogps(model, share_prefix=job.execution.prefix_sharing), layers)
+    return Start(job.kind.wrap(_adapted(job, model), job.execution), tokenizer, layers)
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
@@ -248,13 +298,18 @@ def trained_model(job: TrainingJob, weights: dict[str, Any]) -> PreTrainedModel:
     """An unsharded model with the trained weights, adapters merged, in the precision it was trained in."""
     import torch
 
-    from dora_core.models import add_lora, load_policy, merge_lora
+    from dora_core.models import merge_lora
 
-    model, _ = load_policy(local_model(job.model, job.store_uri))
-    if job.optimization.lora is not None:
-        model = add_lora(model, job.optimization.lora)
-    # Names carry the prefix of ResponseLogps; tied weights appear once, and loading the one fills the other.
+    model, _ = job.kind.load(local_model(job.model, job.store_uri))
+    model = _adapted(job, model)
+    # Names carry the prefix of the wrapping module; tied weights appear once, and loading the one fills the other.
     missing, unexpected = model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items()}, strict=False)
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {name for name, _ in model.named_parameters()}
     assert not unexpected and not set(missing) - tied, f"missing {missing}, unexpected {unexpected}"
     return merge_lora(model).to(getattr(torch, job.optimization.precision))
+
+
+def _adapted(job: TrainingJob, model: PreTrainedModel) -> PreTrainedModel:
+    from dora_core.models import add_lora
+
+    return model if job.optimization.lora is None else add_lora(model, job.optimization.lora, job.kind.lora_task)

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli import file_commands
 from flows.cli.errors import explained
+from flows.cli.options import Config, DryRun, Json, Set, Verbose
 
 if TYPE_CHECKING:
+    from flows.config import RealignConfig
     from flows.plan import Until
 
 app = typer.Typer(
@@ -26,14 +29,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-Config = Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML); see infra/configs/ for documented examples.")]
-Set = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override one value, e.g. align.objective.lambda=2.0; repeatable.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run and why; run nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of the stages and of Prefect.")]
-
 
 def main() -> None:
     app()
@@ -41,31 +36,35 @@ def main() -> None:
 
 def _pipeline(config: Path, overrides: list[str], until: Until, dry_run: bool, as_json: bool, verbose: bool) -> None:
     with explained(as_json):
-        from flows.cli.run import dry_run as show_plan
-        from flows.cli.run import run
         from flows.loading import load_config
 
-        loaded = load_config(config, overrides)
-        if dry_run:
-            show_plan(loaded, until, as_json=as_json)
-        else:
-            run(loaded, until, as_json=as_json, verbose=verbose)
+        _run_or_show(load_config(config, overrides), until, dry_run, as_json, verbose)
+
+
+def _run_or_show(config: RealignConfig, until: Until, dry_run: bool, as_json: bool, verbose: bool, report: Path | None = None) -> None:
+    from flows.cli.run import dry_run as show_plan
+    from flows.cli.run import run
+
+    if dry_run:
+        show_plan(config, until, as_json=as_json)
+    else:
+        run(config, until, as_json=as_json, verbose=verbose, report=report)
 
 
 @app.command(epilog="Example: dora demo")
-def demo(dry_run: DryRun = False, as_json: Json = False, verbose: Verbose = False) -> None:
+def demo(
+    rounds: Annotated[int, typer.Option("--rounds", min=0, help="Self-training rounds after the realignment.")] = 0,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
     """Run everything on this machine with generated data: no downloads, a few minutes; again with nothing changed: seconds."""
     with explained(as_json):
         from flows.cli.demo import demo_config
-        from flows.cli.run import dry_run as show_plan
-        from flows.cli.run import run
         from infra.settings import Settings
 
-        config = demo_config(Settings().root / "demo")
-        if dry_run:
-            show_plan(config, "promote", as_json=as_json)
-        else:
-            run(config, "promote", as_json=as_json, verbose=verbose, report=Settings().root / "demo" / "report.html")
+        folder = Settings().root / "demo"
+        _run_or_show(demo_config(folder, rounds), "promote", dry_run, as_json, verbose, folder / "report.html")
 
 
 @app.command(epilog="Example: dora realign -c mixture.yaml --set align.objective.lambda=2.0 --dry-run")
@@ -86,10 +85,42 @@ def align(config: Config, overrides: Set = [], dry_run: DryRun = False, as_json:
     _pipeline(config, overrides, "align", dry_run, as_json, verbose)
 
 
-@app.command(epilog="Example: dora evaluate -c mixture.yaml --set evaluate.erm_twin=true")
-def evaluate(config: Config, overrides: Set = [], dry_run: DryRun = False, as_json: Json = False, verbose: Verbose = False) -> None:  # noqa: B006
-    """Everything up to the evaluation and the gate; nothing is registered."""
-    _pipeline(config, overrides, "evaluate", dry_run, as_json, verbose)
+@app.command(epilog="Example: dora evaluate -c mixture.yaml --set evaluate.erm_twin=true, or: dora evaluate ours.parquet theirs.parquet")
+def evaluate(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[OURS THEIRS]", help="Two files of `dora judge`; instead of -c.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file (YAML) of a realignment.")] = None,
+    overrides: Set = [],  # noqa: B006
+    report: Annotated[Path | None, typer.Option("--output", "-o", help="Two files: write the comparison there too, as Markdown.")] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Everything up to the evaluation and the gate; nothing is registered. With two judged files: how often ours win, tie and lose."""
+    with explained(as_json):
+        from dora_core.errors import ConfigError
+
+        if (config is None) != (len(files or []) == 2) or (config is not None and (files or report)) or (files and dry_run):
+            raise ConfigError(
+                "evaluate takes a configuration or two judged files", hint="dora evaluate -c FILE, or: dora evaluate OURS THEIRS"
+            )
+        if config is None:
+            file_commands.evaluate(*files, overrides, report, as_json)
+        else:
+            _pipeline(config, overrides, "evaluate", dry_run, as_json, verbose)
+
+
+app.command(epilog="Example: dora generate prompts.jsonl -o samples.parquet --model ./model --samples 4")(file_commands.generate)
+app.command(epilog="Example: dora judge samples.parquet -o scores.parquet --judge reward_model --model ./reward")(file_commands.judge)
+
+
+@app.command("self-train", epilog="Example: dora self-train -c rounds.yaml --set rounds.rounds=2 --dry-run")
+def self_train(config: Config, overrides: Set = [], dry_run: DryRun = False, as_json: Json = False, verbose: Verbose = False) -> None:  # noqa: B006
+    """Realign, then let the policy learn from its own judged samples, round by round, until done or stopped by a guard rail."""
+    with explained(as_json):
+        from flows.config import SelfTrainConfig
+        from flows.loading import load_config
+
+        _run_or_show(load_config(config, overrides, SelfTrainConfig), "promote", dry_run, as_json, verbose)
 
 
 class Preset(StrEnum):

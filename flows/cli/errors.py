@@ -11,9 +11,9 @@ from types import FrameType
 
 import typer
 
-from dora_core.errors import DoraError, ServiceError, StageFailed, StoreError, TrainingError
+from dora_core.errors import DoraError, RunStopped, ServiceError, StageFailed, StoreError, TrainingError
 
-FAILURES = (StageFailed, ServiceError, StoreError, TrainingError)
+FAILURES = (StageFailed, RunStopped, ServiceError, StoreError, TrainingError)
 """Something broke: exit code 1. Every other DoraError is for the user to correct: 2."""
 STOPPED = "nothing is running; run the same command to resume"
 

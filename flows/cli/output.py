@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,12 @@ class Out:
     def document(self, value: Mapping[str, Any]) -> None:
         if self._as_json:
             print(json.dumps(value, indent=1, ensure_ascii=False, default=str), flush=True)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        table = _table(*columns)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self.console.print(table)
 
     def links(self, links: Mapping[str, str]) -> None:
         width = max(map(len, links), default=0)
@@ -227,8 +233,16 @@ def headline(stage: str, result: dict[str, Any]) -> str:
         return f"AUC {', '.join(known[:4])}{' …' if len(known) > 4 else ''}" if known else "no AUC: too few held-out responses"
     if stage == "calibrate":
         return f"effective sample size {facts['ess']:.0%}"
+    if stage in ("drift", "guard"):
+        return _verdict(stage, facts)
     if stage == "sft":
         return f"{facts['steps']} steps"
+    if stage == "generate":
+        return f"{metrics['samples']:.0f} responses to {metrics['prompts']:.0f} prompts"
+    if stage == "mix":
+        return f"{facts['lists']} sampled lists, {facts['given']} given records"
+    if stage == "compare":
+        return ", ".join(f"{_estimate(wins['win_rate'], '.3f')} against {name}" for name, wins in facts["wins"].items())
     if stage == "align":
         return f"{facts['steps']} steps, training accuracy {metrics['accuracy_last']:.2f}"
     if stage == "evaluate":
@@ -241,6 +255,13 @@ def headline(stage: str, result: dict[str, Any]) -> str:
     if stage == "study":
         return f"{metrics['cells']:.0f} cells, {metrics['runs']:.0f} runs"
     return f"{result['rows']} rows"
+
+
+def _verdict(stage: str, facts: Mapping[str, Any]) -> str:
+    if stage == "drift":
+        return f"{facts['decision']}: {facts['reason']}"
+    broken = [rule["message"] for rule in facts["rules"] if rule["passed"] is False]
+    return f"stop: {'; '.join(broken)}" if broken else f"{sum(rule['passed'] is True for rule in facts['rules'])} rules met"
 
 
 def _ending(stage: PlannedStage, state: str, result: dict[str, Any] | None) -> str:

@@ -8,8 +8,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from dora_core.errors import RunStopped
+from flows.champion import champions
 from flows.cli.output import Out
-from flows.config import RealignConfig, StudyConfig
+from flows.config import RealignConfig, SelfTrainConfig, StudyConfig
 from flows.plan import Until, build_plan
 from infra.settings import Settings, apply_environment
 from infra.store import Store, write_atomic
@@ -17,7 +19,9 @@ from infra.store import Store, write_atomic
 
 def dry_run(config: RealignConfig, until: Until, *, as_json: bool) -> None:
     """Print the plan; nothing runs and nothing is written."""
-    plan = build_plan(config, Store(Settings().store_uri), until=until)
+    settings = Settings()
+    store, places = Store(settings.store_uri), settings.effective()
+    plan = build_plan(config, store, until=until, champions=lambda note: champions(places, config, store, note))
     out = Out(as_json)
     out.plan(plan)
     out.document(plan.to_json())
@@ -38,13 +42,18 @@ def dry_study(config: StudyConfig, *, as_json: bool) -> None:
 
 
 def run(config: RealignConfig, until: Until, *, as_json: bool, verbose: bool, report: Path | None = None) -> None:
-    """Run ``realign`` in this process and print its summary.
+    """Run ``realign``, or ``self-train`` for its configuration, in this process and print its summary.
 
     Raises:
-        DoraError: what made a stage fail. KeyboardInterrupt: stopped; Ray jobs and servers of this command have ended.
+        DoraError: what made a stage fail. RunStopped: a guard rail; summary and report are there.
+            KeyboardInterrupt: stopped; Ray jobs and servers of this command have ended.
     """
 
     def start() -> dict[str, Any]:
+        if isinstance(config, SelfTrainConfig):
+            from flows.self_train import self_train
+
+            return self_train(config, return_state=True).result()
         from flows.realign import realign
 
         return realign(config, until, return_state=True).result()
@@ -84,8 +93,11 @@ def _run(start: Callable[[], dict[str, Any]], *, as_json: bool, verbose: bool, r
 
         wait_for_api()
         token = COMMAND.set(Command(places, observer))
+        stopped: RunStopped | None = None
         try:
             manifest = start()
+        except RunStopped as error:
+            stopped, manifest = error, error.run
         finally:
             COMMAND.reset(token)
 
@@ -95,6 +107,8 @@ def _run(start: Callable[[], dict[str, Any]], *, as_json: bool, verbose: bool, r
     if manifest["links"]["mlflow"].startswith("sqlite"):
         links["mlflow"] = f"mlflow ui --backend-store-uri {manifest['links']['mlflow']}  (or `dora up`)"
     out.summary(manifest, store, links)
+    if stopped is not None:
+        raise stopped
     out.document({**manifest, "links": links})
 
 

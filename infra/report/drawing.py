@@ -147,3 +147,8 @@ def short(name: str, limit: int = LABEL_CHARACTERS) -> str:
     """Long names lose their middle: beginnings and endings (a size, a version) tell them apart. ``$`` would start mathematics."""
     half = (limit - 1) // 2
     return (name if len(name) <= limit else f"{name[:half]}…{name[-half:]}").replace("$", r"\$")
+
+
+def sorted_by(sources: dict[str, dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
+    """Largest first."""
+    return dict(sorted(sources.items(), key=lambda item: -item[1][key]))

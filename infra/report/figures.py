@@ -1,6 +1,7 @@
 """Figures of a stage, from the facts in its ``result.json``: the same ones in MLflow and in the report.
 
-Those of the ``study`` stage are in ``study_figures.py``, style and pieces in ``drawing.py``.
+Those of held-out prompts are in ``evaluation_figures.py``, of the ``study`` stage in ``study_figures.py``, style and pieces in
+``drawing.py``.
 """
 
 from __future__ import annotations
@@ -8,24 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from infra.report import study_figures
+from infra.report import evaluation_figures, study_figures
 from infra.report.drawing import (
-    INK,
     OTHER,
     PALETTE,
-    ROLES,
     STYLE,
     bar_chart,
     colours,
     draw_curve,
-    draw_interval,
     draw_stack,
     legend_below,
     panel_grid,
-    role_legend,
     row_axes,
     short,
     single_axes,
+    sorted_by,
 )
 
 if TYPE_CHECKING:
@@ -66,7 +64,7 @@ def figures_for(stage: str, result: dict[str, Any]) -> dict[str, Figure]:
 
 
 def _responses(facts: Facts) -> Figure | None:
-    sources = _sorted(facts["sources"], "responses")
+    sources = sorted_by(facts["sources"], "responses")
     labels = [f"{s['responses']:,} ({s['share']:.1%})" for s in sources.values()]
     return bar_chart("Responses per source", "responses", {name: s["responses"] for name, s in sources.items()}, labels)
 
@@ -97,7 +95,7 @@ def _reliability(facts: Facts) -> Figure | None:
 
 def _auc(facts: Facts) -> Figure | None:
     """AUC with its interval, beside what the prompt alone and the length alone achieve (high: the classifier may read those)."""
-    sources = _sorted({name: s for name, s in facts["sources"].items() if s["auc"] is not None}, "auc")
+    sources = sorted_by({name: s for name, s in facts["sources"].items() if s["auc"] is not None}, "auc")
     if not sources:
         return None
     figure, axes = row_axes("How well golden and source are told apart", "AUC on held-out prompts", sources)
@@ -227,97 +225,13 @@ def _weight_shares(facts: Facts) -> Figure | None:
     return figure
 
 
-def _comparison(facts: Facts) -> Figure | None:
-    """Accuracy, ranking and margin: a dot and its interval per model, by part of the held-out pairs."""
-    titles = {"accuracy": "preference accuracy", "ranking": "ranking accuracy", "margin": "reward margin (nats)"}
-    parts = facts["parts"]
-    measures = [m for m in titles if any(m in values for values in parts.values())]
-    if not measures:
-        return None
-    figure, panels = panel_grid(len(measures), columns=len(measures), height=0.9 + 0.55 * len(parts), share_y=True)
-    labels = [f"{part} ({_first(values)['n']:,} prompts)" for part, values in parts.items()]
-    for axes, measure in zip(panels, measures, strict=True):
-        for row, values in enumerate(parts.values()):
-            estimates = values.get(measure, {})
-            for place, name in enumerate(n for n in ROLES if n in estimates):
-                y = row + 0.2 * (place - (len(estimates) - 1) / 2)
-                draw_interval(axes, estimates[name], y, ROLES[name][0])
-        axes.set_title(titles[measure], fontsize=9)
-        axes.axvline(0.0 if measure == "margin" else 0.5, color=OTHER, linewidth=1, linestyle="--")
-        axes.set_yticks(range(len(parts)), labels)
-        axes.set_ylim(len(parts) - 0.5, -0.5)
-        axes.grid(axis="y", visible=False)
-    present = {name for values in parts.values() for m in measures for name in values.get(m, {})}
-    role_legend(figure, present)
-    return figure
-
-
-def _margins(facts: Facts) -> Figure | None:
-    histogram = facts["margins"]
-    if len(histogram["edges"]) < 2:
-        return None
-    figure, axes = single_axes(
-        "Reward margins of held-out pairs", "log-ratio of the better response minus that of the worse (nats)", "pairs"
-    )
-    for name in (n for n in ROLES if n in histogram):
-        colour, label = ROLES[name]
-        axes.stairs(histogram[name], histogram["edges"], color=colour, label=label, fill=name == "policy", alpha=0.75)
-    axes.axvline(0.0, color=INK, linewidth=1, linestyle="--")
-    axes.legend()
-    return figure
-
-
-def _reward_confidence(facts: Facts) -> Figure | None:
-    curve = facts["reward_confidence"]
-    if not curve["bins"]:
-        return None
-    figure, axes = single_axes("Accuracy by how clear the preference is", "mean reward gap of the pairs in the bin", "preference accuracy")
-    axes.axhline(0.5, color=OTHER, linewidth=1, linestyle="--")
-    axes.plot(curve["bins"], curve["accuracy"], "o-", color=PALETTE[0])
-    for x, y, n in zip(curve["bins"], curve["accuracy"], curve["count"], strict=True):
-        axes.annotate(f"n={n}", (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7)
-    axes.set_ylim(min(0.4, *curve["accuracy"]) - 0.02, 1.06)
-    return figure
-
-
-def _by_source(facts: Facts) -> Figure | None:
-    """Ranking accuracy of policy and start, by the source of the better response."""
-    sources = _sorted(facts["by_source"], "n")
-    if not sources:
-        return None
-    figure, axes = row_axes(
-        "By source of the better response", "ranking accuracy", sources, notes=[f"n={s['n']:,}" for s in sources.values()]
-    )
-    for name in ("start", "policy"):
-        values = [s[f"ranking_{name}"] for s in sources.values()]
-        axes.plot(values, range(len(sources)), "o", color=ROLES[name][0], label=ROLES[name][1])
-    axes.hlines(
-        range(len(sources)),
-        [s["ranking_start"] for s in sources.values()],
-        [s["ranking_policy"] for s in sources.values()],
-        color=OTHER,
-        linewidth=1.2,
-        zorder=1,
-    )
-    axes.axvline(0.5, color=OTHER, linewidth=1, linestyle="--")
-    legend_below(figure, axes)
-    return figure
-
-
 FIGURES: dict[str, dict[str, Callable[[Facts], Any]]] = {
     "ingest": {"responses": _responses, "quarantine": _quarantine},
     "classify": {"auc": _auc, "reliability": _reliability, "classifier_loss": _classifier_loss},
     "calibrate": {"h_by_source": _h_by_source, "h_histogram": _h_histogram},
     "sft": {"training": _training},
+    "reward": {"training": _training},
     "align": {"training": _training, "objective_weights": _objective_weights, "weight_shares": _weight_shares},
-    "evaluate": {"comparison": _comparison, "margins": _margins, "by_source": _by_source, "reward_confidence": _reward_confidence},
+    **evaluation_figures.FIGURES,
     "study": study_figures.FIGURES,
 }
-
-
-def _sorted(sources: dict[str, dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
-    return dict(sorted(sources.items(), key=lambda item: -item[1][key]))
-
-
-def _first(values: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
-    return next(iter(next(iter(values.values())).values()))

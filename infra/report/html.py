@@ -12,6 +12,7 @@ from infra.report.drawing import GRID, INK, PALETTE, STYLE
 from infra.report.figures import figures_for
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
@@ -27,8 +28,9 @@ def render_template(name: str, **content: Any) -> str:
     environment.filters |= {
         "count": _count,
         "number": _number,
-        "percent": _percent,
-        "interval": _interval,
+        "percent": percent,
+        "interval": interval,
+        "p_value": p_value,
         "when": _when,
         "duration": _duration,
     }
@@ -37,10 +39,14 @@ def render_template(name: str, **content: Any) -> str:
 
 def inline_figures(label: str, result: dict[str, Any]) -> dict[str, Any]:
     """Every figure of a stage's result as markup, by name."""
+    return {name: markup(figure, f"{label}-{name}") for name, figure in figures_for(result["stage"], result).items()}
+
+
+def markup(figure: Figure, name: str) -> Markup:
+    """A figure as part of a page; ``name`` is unique there."""
     from markupsafe import Markup
 
-    figures = figures_for(result["stage"], result)
-    return {name: Markup(_svg(figure, f"{label}-{name}")) for name, figure in figures.items()}
+    return Markup(_svg(figure, name))
 
 
 def _svg(figure: Figure, name: str) -> str:
@@ -74,11 +80,15 @@ def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
     return f"{value:.1%}"
 
 
-def _interval(estimate: dict[str, float] | None, digits: int = 3) -> str:
+def p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def interval(estimate: dict[str, float] | None, digits: int = 3) -> str:
     if estimate is None or estimate["value"] is None:
         return "–"
     if estimate["low"] is None:

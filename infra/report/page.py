@@ -1,7 +1,8 @@
-"""The page of one realignment: self-contained HTML from the run's manifest and the ``result.json`` of its stages.
+"""The page of one realignment or self-training: self-contained HTML from the run's manifest and the ``result.json`` of its stages.
 
-Nothing is computed here and nothing loaded from elsewhere: style and figures are inline, so the file can be mailed, archived and opened
-without a server. Everything that comes from data is escaped. A stage without a result gets a sentence that says why.
+Sections show one stage each, in self-training that of the last round that has one; ``rounds.py`` shows how rounds differ. Nothing is
+computed here and nothing loaded from elsewhere: style and figures are inline, so the file can be mailed, archived and opened without a
+server. Everything that comes from data is escaped. A stage without a result gets a sentence that says why.
 """
 
 from __future__ import annotations
@@ -9,14 +10,23 @@ from __future__ import annotations
 from typing import Any
 
 from dora_core.errors import DoraError, did_you_mean
+from infra.report.evaluation_figures import OPPONENTS, wins_of
 from infra.report.html import inline_figures, render_template
+from infra.report.rounds import rounds_view
 from infra.store import Store
 
-TRAINING = ("sft", "align")
+SECTIONS = ("ingest", "drift", "classify", "calibrate", "compare", "evaluate", "promote")
+TRAINING = ("sft", "reward", "align")
 DECISIONS = {
     "promoted": "The aligned model passed the gate and is the champion now.",
     "challenger": "The aligned model passed the gate and is registered as challenger; a person decides.",
     "refused": "The aligned model did not pass the gate; the champion stays.",
+}
+ENDED = {"failed": "failed", "cancelled": "was cancelled", "stopped": "stopped itself", "completed": "ended"}
+SCORES = {
+    "implicit": "implicit reward of the policy",
+    "likelihood": "likelihood per token, policy",
+    "likelihood_start": "likelihood per token, start",
 }
 MEASURES = {"accuracy": "preference accuracy", "ranking": "ranking accuracy", "margin": "reward margin (nats)"}
 
@@ -58,8 +68,14 @@ def render(store: Store, run_id: str) -> str:
     run = store.read_json(f"runs/{run_id}/run.json")
     if run is None:
         raise ReportError(f"run {run_id!r} has no manifest in {store.uri}", hint="list the runs with a wrong id: `dora report x`")
-    results = {s["label"]: store.read_result(s["stage"], s["digest"]) for s in run["stages"] if s["digest"]}
-    facts = {label: result["facts"] for label, result in results.items() if result}
+    stages = [s for s in run["stages"] if s["digest"]]
+    results = {s["label"]: result for s in stages if (result := store.read_result(s["stage"], s["digest"]))}
+    shown = {stage: entry for stage in SECTIONS if (entry := _last(run["stages"], stage, results))}
+    trainings = [s for s in run["stages"] if s["stage"] in TRAINING and s["label"] in results]
+    training = [s["label"] for s in trainings if s.get("round") == trainings[-1].get("round")]
+    trained = any(s["stage"] == "align" or s.get("round") for s in trainings)  # a round may fine-tune instead of aligning
+    facts = {stage: results[entry["label"]]["facts"] for stage, entry in shown.items()}
+    facts |= {label: results[label]["facts"] for label in training}
     return render_template(
         "page.html",
         run=run,
@@ -67,12 +83,24 @@ def render(store: Store, run_id: str) -> str:
         links={name: url for name, url in run["links"].items() if url and url.startswith(("http://", "https://"))},
         results=results,
         facts=facts,
-        figures={label: inline_figures(label, result) for label, result in results.items() if result},
-        missing={stage: _why_missing(run, stage) for stage in ("ingest", "classify", "calibrate", "align", "evaluate", "promote")},
-        training=[label for s in run["stages"] if s["stage"] in TRAINING and (label := s["label"]) in facts],
+        figures={stage: inline_figures(stage, results[entry["label"]]) for stage, entry in shown.items()}
+        | {label: inline_figures(label, results[label]) for label in training},
+        round_of={stage: entry.get("round") for stage, entry in shown.items()},
+        missing={stage: _why_missing(run, stage) for stage in SECTIONS},
+        missing_policy=None if trained else _why_missing(run, "align"),
+        training=training,
+        rounds=rounds_view(run, results),
         decision=_decision(run, facts),
         measures=MEASURES,
+        scores=SCORES,
+        opponents=OPPONENTS,
+        wins=wins_of(facts["compare"]) if "compare" in facts else {},
     )
+
+
+def _last(stages: list[dict[str, Any]], stage: str, results: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest's entry of a section: the last one of the stage that has a result."""
+    return next((s for s in reversed(stages) if s["stage"] == stage and s["label"] in results), None)
 
 
 def _decision(run: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str]:
@@ -83,6 +111,7 @@ def _decision(run: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str]:
     sentences = {
         "running": "The run has not ended; this page shows what is finished.",
         "failed": "The run failed before a decision; the champion stays.",
+        "stopped": "The run stopped itself before a decision; the champion stays. The reason is below.",
         "cancelled": "The run was cancelled before a decision; the champion stays.",
         "completed": "This run ends without a decision: it had no promotion stage.",
     }
@@ -102,6 +131,5 @@ def _why_missing(run: dict[str, Any], stage: str) -> str:
     if planned[0]["state"] in ("pending", "running"):
         if run["status"] == "running":
             return "The stage is running." if planned[0]["state"] == "running" else "The stage has not run yet."
-        ended = "was cancelled" if run["status"] == "cancelled" else "failed"
-        return f"The stage did not finish: the run {ended} first."
+        return f"The stage did not finish: the run {ENDED[run['status']]} first."
     return "The stage's result is no longer in the store."

@@ -29,7 +29,11 @@ SECTIONS = {
         "Label noise",
         "A share of the training records has its order of rewards reversed. The samples are still judged by the gold reward.",
     ),
-    "rounds": ("Self-training rounds", ""),
+    "rounds": (
+        "Self-training rounds",
+        "Round 0 is the alignment on the given data; every round after it learns from judged samples of the last policy. Each is compared "
+        "with the start of round 0 by the gold reward, whoever labelled the samples; differences are paired by seed and prompt.",
+    ),
     "calibration": (
         "Calibration factors against the truth",
         "h of every form, raw and as it entered training, against the exact p_golden/P of every training response. The KL is that from "
@@ -45,9 +49,12 @@ SECTIONS = {
     ),
 }
 FIGURES = {"calibration": ("calibration", "against_truth")}
-SHOWN = {"confidence": ("confidence_implicit", "confidence_likelihood", "accuracy_gold", "win_rate")}
+SHOWN = {
+    "rounds": ("win_rate", "win_rate_rise", "win_rate_lift", "gold", "accuracy_gold", "kl", "tokens"),
+    "confidence": ("confidence_implicit", "confidence_likelihood", "accuracy_gold", "win_rate"),
+}
 POLICY = ("win_rate", "win_rate_lift", "gold", "accuracy", "accuracy_gold", "kl", "tokens")
-SETTINGS = {"noise": ("label_noise", "noise"), "shifted_golden": ("golden_shift", "golden shift")}
+SETTINGS = {"rounds": ("round", "round"), "noise": ("label_noise", "noise"), "shifted_golden": ("golden_shift", "golden shift")}
 DIGITS = {"kl": 2, "tokens": 1, "gold": 2}
 
 

@@ -199,6 +199,7 @@ FIGURES: dict[str, Any] = {
     "ablation": lambda facts: forest(facts, "ablation"),
     "lambda": strength,
     "noise": lambda facts: curves(facts, "noise", "label_noise", "share of records with reversed labels"),
+    "rounds": lambda facts: curves(facts, "rounds", "round", "round"),
     "calibration": factors,
     "against_truth": against_truth,
     "confidence": confidence,

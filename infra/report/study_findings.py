@@ -33,7 +33,7 @@ def findings(facts: Facts) -> list[Finding]:
     found = [*_against_start(facts), *_against_erm(facts), *_ablation(facts), *_strength(facts)]
     found += _turning_points(facts, "noise", "label_noise", "Label noise", "{:.0%}")
     found += _turning_points(facts, "shifted_golden", "golden_shift", "Shift of the golden reference", "{:g}")
-    return [*found, *_calibration(facts), *_confidence(facts)]
+    return [*found, *_rounds(facts), *_calibration(facts), *_confidence(facts)]
 
 
 def cells_of(facts: Facts, table: str) -> list[CellFacts]:
@@ -160,6 +160,30 @@ def _turning_points(facts: Facts, table: str, setting: str, title: str, words: s
                 yield Finding("met", f"{title}: {loss} + {name} is not behind erm at any level tried", items)
 
 
+def _rounds(facts: Facts) -> Iterator[Finding]:
+    """Per method: does the win rate rise with every round, by the paired difference to the round before?"""
+    methods: dict[str, list[CellFacts]] = {}
+    for cell in cells_of(facts, "rounds"):
+        if "win_rate_rise" in cell["estimates"]:
+            methods.setdefault(cell["method"], []).append(cell)
+    for method, rounds in methods.items():
+        rises = [(c["params"]["round"], c["estimates"]["win_rate_rise"]) for c in rounds]
+        items = tuple(
+            f"round {c['params']['round']}: {_shown(_win(c))}; paired {_signed(c['estimates']['win_rate_rise'])}"
+            + (f"; against erm paired {_signed(c['estimates']['win_rate_lift'])}" if "win_rate_lift" in c["estimates"] else "")
+            for c in rounds
+        )
+        fell = [number for number, rise in rises if rise["high"] < 0]
+        if all(rise["low"] > 0 for _, rise in rises):
+            yield Finding("met", f"Rounds: {method} rises in every round", items)
+        elif fell:
+            yield Finding("broken", f"Rounds: {method} falls in round {', '.join(map(str, fell))}", items)
+        else:
+            shown = [str(number) for number, rise in rises if rise["low"] > 0]
+            where = f"round {', '.join(shown)} only" if shown else "no round"
+            yield Finding("open", f"Rounds: {method} is shown to rise in {where}", items)
+
+
 def _calibration(facts: Facts) -> Iterator[Finding]:
     """Which form is closest to the truth, by relative error of the raw h from trained classifiers."""
     for shift in dict.fromkeys(row["golden_shift"] for row in facts["calibration"]):
@@ -205,9 +229,11 @@ def _compared(cell: CellFacts, facts: Facts) -> str:
     lift = cell["estimates"]["win_rate_lift"]
     excludes = lift["low"] > 0 or lift["high"] < 0
     doubt = excludes and lift["t_low"] is not None and lift["t_low"] <= 0 <= lift["t_high"]
-    return f"{text}; paired {lift['value']:+.3f} [{lift['low']:+.3f}, {lift['high']:+.3f}]" + (
-        ", but the t-interval over seeds contains 0" if doubt else ""
-    )
+    return f"{text}; paired {_signed(lift)}" + (", but the t-interval over seeds contains 0" if doubt else "")
+
+
+def _signed(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:+.3f} [{estimate['low']:+.3f}, {estimate['high']:+.3f}]"
 
 
 def _shown(estimate: dict[str, float]) -> str:

@@ -44,9 +44,10 @@ from dora_core.config import (
     TestbedConfig,
     TextConfig,
 )
+from dora_core.config_rounds import DriftConfig
 from infra.store import Store
-from tasks import align, calibrate, classify, ingest, reference
-from tasks.stage import StageContext, StageOutput, StageRef, StageSpec, execute
+from tasks import align, calibrate, classify, drift, ingest, reference
+from tasks.stage import StageContext, StageOutput, StageSpec, execute
 from tests.benchmarks.harness import Row, argument_parser, report
 
 SOURCES = ["human", "alpha-lm", "beta-lm", "gamma-lm"]
@@ -287,23 +288,33 @@ def second_realignment(prompts: int, folder: Path) -> list[Row]:
     model, text = ModelConfig(source=str(folder / "model")), TextConfig(max_prompt_tokens=48, max_response_tokens=96)
     settings = ClassifierConfig(encoder=ModelConfig(hidden_size=32, layers=1, heads=2, vocab_size=1024), folds=2, epochs=0.5)
 
-    def realign(count: int, previous: StageRef | None) -> tuple[StageRef, dict[str, dict[str, Any]]]:
+    def realign(count: int, previous: drift.Previous | None) -> tuple[drift.Previous, dict[str, dict[str, Any]]]:
         path = folder / f"{count}.parquet"
         pq.write_table(pa.Table.from_pylist(rows[:count]), path)
         data = DataConfig(train=[DataSource(path=str(path))], golden_sources=[GOLDEN])
         ingested = ingest.Spec(data=data, fingerprints=fingerprint_sources(data))
         execute(ingested, ingest.run, store)
-        fit = classify.Spec(records=ingested.ref(), classifier=settings, golden_sources=[GOLDEN], previous=previous, execution=HERE)
+        drifted = drift.Spec(
+            records=ingested.ref(),
+            classifier=settings,
+            calibration=CalibrationConfig(),
+            golden_sources=[GOLDEN],
+            drift=DriftConfig(),
+            previous=previous,
+            execution=HERE,
+        )
+        execute(drifted, drift.run, store)
+        fit = classify.Spec(records=ingested.ref(), classifier=settings, golden_sources=[GOLDEN], drift=drifted.ref(), execution=HERE)
         execute(fit, classify.run, store)
         factors = calibrate.Spec(
             records=ingested.ref(), classifier=fit.ref(), calibration=CalibrationConfig(), golden_sources=[GOLDEN], execution=HERE
         )
         logps = reference.Spec(records=ingested.ref(), start=None, model=model, text=text, execution=HERE)
         results = {"calibrate": execute(factors, calibrate.run, store), "reference": execute(logps, reference.run, store)}
-        return fit.ref(), results
+        return drift.Previous(records=ingested.ref(), classify=fit.ref(), calibrate=factors.ref()), results
 
-    first_fit, first = realign(round(prompts * 0.95), None)
-    _, second = realign(prompts, first_fit)
+    before, first = realign(round(prompts * 0.95), None)
+    _, second = realign(prompts, before)
     report_rows = []
     for stage in ("calibrate", "reference", "both"):
         stages = ["calibrate", "reference"] if stage == "both" else [stage]

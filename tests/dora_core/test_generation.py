@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dora_core import generation
 from dora_core.config import GenerateConfig
+from dora_core.errors import ModelError
 from dora_core.generation import Sample, choose, sample, uniform_numbers
 
 VOCAB, EOS, PAD = 23, 5, 0
@@ -44,6 +45,18 @@ def drawn(model: transformers.PreTrainedModel, prompts, keys=None, batch_tokens:
     return sample(model, prompts, keys, GenerateConfig(**config), eos_id=EOS, pad_id=PAD, batch_tokens=batch_tokens)
 
 
+def watched_exchanges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """(responses still going, prompts joining them) of every exchange from now on."""
+    seen, exchange = list[tuple[int, int]](), generation._Batch.exchange
+
+    def watched(batch: generation._Batch, joining: dict) -> list:
+        seen.append((batch.going, len(joining)))
+        return exchange(batch, joining)
+
+    monkeypatch.setattr(generation._Batch, "exchange", watched)
+    return seen
+
+
 @pytest.fixture(params=[llama, gpt2, mistral])
 def model(request: pytest.FixtureRequest) -> transformers.PreTrainedModel:
     torch.manual_seed(1)
@@ -54,26 +67,34 @@ def model(request: pytest.FixtureRequest) -> transformers.PreTrainedModel:
 
 
 def test_greedy_is_what_transformers_generates_for_each_prompt_alone(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All prompts from the start, and 6 at a time, others joining as they end; in double precision, where rounding decides nothing."""
     monkeypatch.setattr(generation, "CACHE_ROOM", 3)  # buffers are made anew many times
-    prompts, most = prompts_of(24), 30
+    monkeypatch.setattr(generation, "PREFILL_TOKENS", 40)  # several groups
+    model, prompts, most = model.double(), prompts_of(24), 30
     options = {"do_sample": False, "max_new_tokens": most, "eos_token_id": EOS, "pad_token_id": PAD}
     expected = []
     for prompt in prompts:
         ids = torch.tensor([prompt])
         expected.append(model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, len(prompt) :].tolist())
-    got = [row for (row,) in drawn(model, prompts, temperature=0, max_new_tokens=most)]
-    assert [s.ids for s in got] == expected
-    assert [s.finished for s in got] == [ids[-1] == EOS for ids in expected]
     lengths = {len(ids) for ids in expected}
     assert len(lengths) > 2
     assert most in lengths, "some texts end at different times and some are cut, or the test shows little"
+    for places in (24, 6):
+        exchanges = watched_exchanges(monkeypatch)
+        budget = places * (max(map(len, prompts)) + most)
+        got = [row for (row,) in drawn(model, prompts, temperature=0, max_new_tokens=most, batch_tokens=budget)]
+        assert [s.ids for s in got] == expected
+        assert [s.finished for s in got] == [ids[-1] == EOS for ids in expected]
+        assert sum(joining for _, joining in exchanges) == len(prompts)
+        assert sum(going > 0 and joining > 0 for going, joining in exchanges) > 3 or places == 24, "prompts join others under way"
 
 
 def test_a_response_depends_on_seed_prompt_and_sample_number_alone(model) -> None:
     """In double precision, where rounding between batches of different shape cannot move a token."""
     model, prompts, options = model.double(), prompts_of(12), {"max_new_tokens": 20, "seed": 7}
     together = drawn(model, prompts, samples=3, **options)
-    assert drawn(model, prompts, samples=3, batch_tokens=1, **options) == together, "one prompt per batch"
+    assert drawn(model, prompts, samples=3, batch_tokens=1, **options) == together, "one prompt at a time"
+    assert drawn(model, prompts, samples=3, batch_tokens=300, **options) == together, "about 4 prompts at a time, others joining"
     backwards = drawn(model, prompts[::-1], keys=range(11, -1, -1), samples=3, **options)
     assert backwards[::-1] == together
     assert [row[:1] for row in together] == drawn(model, prompts, samples=1, **options), "more samples do not change the first"
@@ -92,6 +113,13 @@ def test_an_end_of_sequence_is_the_last_token_and_only_there(model) -> None:
     assert cut
     assert all(s.ids.index(EOS) == len(s.ids) - 1 for s in ended)
     assert all(EOS not in s.ids and len(s.ids) == 25 for s in cut)
+
+
+def test_a_model_with_a_recurrent_state_is_refused() -> None:
+    mamba = transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, state_size=4))
+    with pytest.raises(ModelError, match="cannot sample from MambaForCausalLM") as caught:
+        drawn(mamba.eval(), prompts_of(2))
+    assert "generate.served_model" in caught.value.hint
 
 
 # --------------------------------------------------------------------------------------------------------- distributions

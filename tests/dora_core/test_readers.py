@@ -49,7 +49,7 @@ def test_parquet_jsonl_and_saved_datasets_give_the_same_rows(tmp_path):
     datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS[:1])}).save_to_disk(saved)
     compressed = tmp_path / "a.jsonl.gz"
     compressed.write_bytes(gzip.compress(write_jsonl(tmp_path / "a.jsonl", ROWS).read_bytes()))
-    expected = [(i, row | {"ranks": None}) for i, row in enumerate(ROWS)]
+    expected = [(i, row | {"ranks": None, "task": None}) for i, row in enumerate(ROWS)]
     for path in (tmp_path / "a.jsonl", compressed):
         assert read(path) == expected
     for path in (write_parquet(tmp_path / "a.parquet", ROWS), saved):
@@ -78,10 +78,10 @@ def test_batch_size_does_not_change_rows(tmp_path):
 
 
 def test_columns_are_mapped_and_named_back(tmp_path):
-    path = write_parquet(tmp_path / "a.parquet", [{"q": "hi", "good": "x", "bad": "y", "extra": 1}])
-    columns = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+    path = write_parquet(tmp_path / "a.parquet", [{"q": "hi", "good": "x", "bad": "y", "kind": "math", "extra": 1}])
+    columns = {"prompt": "q", "chosen": "good", "rejected": "bad", "task": "kind"}
     (file,) = open_input(DataSource(path=str(path), columns=columns, source="m"), "data.train[0]", {})
-    assert (file.form, list(file.rows())) == ("pairwise", [(0, {"prompt": "hi", "chosen": "x", "rejected": "y"})])
+    assert (file.form, list(file.rows())) == ("pairwise", [(0, {"prompt": "hi", "chosen": "x", "rejected": "y", "task": "math"})])
     assert file.column_of("chosen[2].content") == "good[2].content"
 
 

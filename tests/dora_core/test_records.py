@@ -101,6 +101,16 @@ def test_every_conversation_form_gives_the_same_record(row):
     assert (r.prompt, r.responses) == (LEAD, ["x", "y"])
 
 
+def test_a_task_is_carried_and_changes_the_content_only_where_it_is_given():
+    without, null, blank = (record(row) for row in (LISTWISE, LISTWISE | {"task": None}, LISTWISE | {"task": ""}))
+    assert without == null == blank and without.task is None
+    assert without.content == json.dumps([[USER], ["x", "y"], [1.5, None], ["human", "m"], "reward"], sort_keys=True, separators=(",", ":"))
+    math = record(LISTWISE | {"task": "math"})
+    assert math.task == "math" and math.content != without.content
+    assert record(PAIRWISE | {"task": "code"}, "pairwise").task == "code"
+    assert records_table([without, math], 0.1)["task"].to_pylist() == [None, "math"]
+
+
 def test_golden_row():
     r = record({"id": 7, "prompt": "hi", "response": "x"}, "golden")
     assert (r.record_id, r.responses) == ("7", ["x"])
@@ -143,6 +153,10 @@ def test_a_row_without_id_gets_a_digest_of_its_content():
         ({"rewards": [True, "1"]}, {("rewards[0]", "wrong_type"), ("rewards[1]", "wrong_type")}),
         ({"sources": ["m"]}, {("sources", "length_mismatch")}),
         ({"sources": ["m", "a\nb"]}, {("sources[1]", "unknown_source")}),
+        ({"task": 3}, {("task", "wrong_type")}),
+        ({"task": ["math"]}, {("task", "wrong_type")}),
+        ({"task": "a\nb"}, {("task", "wrong_type")}),
+        ({"task": "\ud800"}, {("task", "wrong_type")}),
     ],
 )
 def test_each_problem_has_its_reason(change, expected):
@@ -191,7 +205,8 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "x"]), inner, max_size=3),
     max_leaves=6,
 )
-FIELDS = ["id", "prompt", "responses", "rewards", "ranks", "sources", "chosen", "rejected", "chosen_source", "rejected_source", "response"]
+FIELDS = ["id", "prompt", "responses", "rewards", "ranks", "sources", "task", "chosen", "rejected", "chosen_source", "rejected_source"]
+FIELDS += ["response"]
 VALID = [LISTWISE, PAIRWISE, {"prompt": [USER], "response": [assistant("x")]}]
 ROWS = st.builds(lambda good, odd: good | odd, st.sampled_from(VALID), st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=3)) | JSON
 

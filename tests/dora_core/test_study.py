@@ -2,8 +2,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dora_core.study import (
     FACTOR_MEASURES,
@@ -11,15 +9,10 @@ from dora_core.study import (
     Estimate,
     factor_columns,
     mean_over,
-    padded,
-    pair_accuracy,
     ratio,
     separated,
-    spearman_within,
     student_t,
     two_level,
-    win_rate,
-    win_tie_lose,
 )
 
 BOOT = {"resamples": 1000, "confidence": 0.95, "seed": 0}
@@ -119,45 +112,6 @@ def test_separated() -> None:
     assert separated(interval(0.4, 0.61), interval(0.6, 0.7)) == "overlapping"
 
 
-# ------------------------------------------------------------------------------------------------- measures of a policy
-
-
-def test_win_tie_lose_by_hand() -> None:
-    """Prompt 1, (1, 0) against (0, 0): 1 wins twice, 0 ties twice. Prompt 2, (−1, .3) against (.1 + .2, 2): .3 ties once, the rest lose."""
-    shares = win_tie_lose(np.array([[1.0, 0.0], [-1.0, 0.3]]), np.array([[0.0, 0.0], [0.1 + 0.2, 2.0]]))
-    assert shares.tolist() == [[0.5, 0.5, 0.0], [0.0, 0.25, 0.75]]
-    assert win_rate(shares).tolist() == [0.75, 0.125]
-
-
-@given(st.lists(st.lists(st.integers(-3, 3), min_size=2, max_size=2), min_size=1, max_size=5), st.integers(0, 2**32 - 1))
-@settings(max_examples=50, deadline=None)
-def test_win_rates_of_two_sides_sum_to_one(policy: list[list[int]], seed: int) -> None:
-    ours = np.array(policy, dtype=float)
-    theirs = np.random.default_rng(seed).integers(-3, 3, (len(ours), 3)).astype(float)
-    forth, back = win_tie_lose(ours, theirs), win_tie_lose(theirs, ours)
-    assert forth.sum(axis=1) == pytest.approx(1.0)
-    assert win_rate(forth) + win_rate(back) == pytest.approx(1.0)
-
-
-def test_pair_accuracy_by_hand() -> None:
-    """Rewards 2 > 1 = 1: two pairs; the scores order one right and tie on the other. A prompt of equal rewards has no pair."""
-    scores = np.array([[3.0, 1.0, 3.0], [1.0, 2.0, np.nan]])
-    rewards = np.array([[2.0, 1.0, 1.0], [0.0, 0.0, np.nan]])
-    got = pair_accuracy(scores, rewards)
-    assert got[0] == 0.75 and math.isnan(got[1])
-
-
-def test_spearman_within_by_hand() -> None:
-    """ρ = 1 − 6Σd²/(n(n² − 1)) without ties: ranks (1, 2, 3, 4) and (2, 1, 4, 3) have Σd² = 4, ρ = 1 − 24/60."""
-    x = padded(np.array([10.0, 20, 30, 40, 1, 2, 3]), np.array([0, 0, 0, 0, 1, 1, 1]))
-    y = padded(np.array([0.2, 0.1, 0.4, 0.3, 5, 5, 5]), np.array([0, 0, 0, 0, 1, 1, 1]))
-    got = spearman_within(x, y)
-    assert got[0] == pytest.approx(0.6) and math.isnan(got[1])
-    # ties share their mean rank: (1, 2.5, 2.5) against (1, 2, 3) is the Pearson correlation of these numbers
-    tied = spearman_within(np.array([[0.0, 1.0, 1.0]]), np.array([[0.0, 1.0, 2.0]]))
-    assert tied[0] == pytest.approx(np.corrcoef([1, 2.5, 2.5], [1, 2, 3])[0, 1])
-
-
 # -------------------------------------------------------------------------------------- calibration against the truth
 
 
@@ -237,3 +191,12 @@ def test_keys_say_what_differs_and_twins_share_loss_and_data() -> None:
     assert erm.is_twin_of(dora) and not dora.is_twin_of(erm)
     for other in ({"loss": "exo"}, {"label_noise": 0.4}, {"golden_shift": 1.0}):
         assert not erm.is_twin_of(dora.model_copy(update=other))
+
+
+def test_a_round_follows_the_one_before_and_every_strategy_the_alignment() -> None:
+    first = Cell(loss="dpo", objective="dora", lam="auto")
+    second = first.model_copy(update={"round": 1})
+    raft = [first.model_copy(update={"round": k, "strategy": "raft"}) for k in (1, 2)]
+    assert second.follows(first) and not first.follows(second) and not first.follows(first)
+    assert raft[0].follows(first) and raft[1].follows(raft[0]) and not raft[1].follows(second)
+    assert not second.follows(Cell(loss="dpo", objective="erm")) and len({c.key() for c in (first, second, *raft)}) == 4

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from dora_core.errors import ConfigError
 from flows.cli import app
-from flows.config import RealignConfig, StudyConfig
+from flows.config import RealignConfig, SelfTrainConfig, StudyConfig
 from flows.loading import load_config
 
 DATA = "data: {train: [{path: data.parquet}]}\n"
@@ -48,6 +48,21 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     ),
     "unknown stage": (DATA + "execution: {algn: {workers: 1}}", "execution.algn: unknown key", "did you mean 'align'?"),
     "missing file": ("data: {train: [{path: dta.parquet}]}", "data.train.0.path: no such file or folder", "did you mean 'data.parquet'?"),
+    "unknown judge": (DATA + "compare: {judge: {kind: gld}}", "compare.judge.kind: must be one of: gold", "did you mean 'gold'?"),
+    "no kind of judge": (DATA + "compare: {judge: {}}", "compare.judge.kind: is required", "--dry-run"),
+    "unknown key of a judge": (DATA + "compare: {judge: {kind: llm, modl: x}}", "compare.judge.modl: unknown key", "'model'?"),
+    "a judge without its server": (
+        DATA + "compare: {judge: {kind: llm, model: x, against: given}}",
+        "asks a server",
+        "execution.judge.endpoint.url",
+    ),
+    "scores that do not compare": (DATA + "compare: {judge: {kind: llm, model: x}}", "judge.against must be given", "another policy"),
+    "a policy as its own judge": (DATA + "compare: {judge: {kind: implicit}}", "cannot compare policies", "use reward_model"),
+    "an endpoint nobody asks": (
+        DATA + "execution: {sft: {endpoint: {url: 'http://x/v1'}}}",
+        "sft.endpoint: only execution.generate",
+        "judge",
+    ),
     "missing folder": ("data: {train: [{path: ./gone/data.parquet}]}", "data.train.0.path: no such file or folder", "does not exist"),
     "missing golden file": (DATA[:-2] + ", golden: [{path: g.jsonl}]}", "data.golden.0.path: no such file or folder", "in that folder:"),
     "no data": ("project: x", "data: is required", "Preference data"),
@@ -193,6 +208,7 @@ def test_relative_paths_belong_to_the_file_and_names_stay(folder: Path, monkeypa
     assert Path(config.data.train[0].path).is_absolute()
 
 
+MODELS = {"study": StudyConfig, "self": SelfTrainConfig}
 EXAMPLES = sorted((Path(__file__).parents[2] / "infra" / "configs").glob("*.yaml"))
 
 
@@ -202,4 +218,4 @@ def test_example_configurations_are_valid(example: Path, tmp_path: Path) -> None
     (tmp_path / example.name).write_text(example.read_text())
     for name in ("data.parquet", "golden.parquet", "mixture.parquet", "preferences.parquet", "human-demonstrations.jsonl"):
         (tmp_path / name).touch()
-    assert load_config(tmp_path / example.name, model=StudyConfig if example.stem.startswith("study") else RealignConfig).project
+    assert load_config(tmp_path / example.name, model=MODELS.get(example.stem.partition("-")[0], RealignConfig)).project

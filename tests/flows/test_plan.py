@@ -17,7 +17,8 @@ from flows.plan import TWIN, Plan, build_plan, write_latest
 from infra.store import Store
 from tasks.stage import write_spec
 
-ALL = ["ingest", "classify", "calibrate", "sft", "reference", "align", "evaluate", "promote"]
+JUDGED = ["reward", "generate", "judge", "generate start", "judge start", "judge chosen", "compare"]
+ALL = ["ingest", "drift", "classify", "calibrate", "sft", "reference", "align", *JUDGED, "evaluate", "promote"]
 
 
 @pytest.fixture
@@ -84,11 +85,11 @@ def test_nothing_changed_means_nothing_to_do(config: RealignConfig, store: Store
 def test_a_setting_reruns_its_stage_and_what_depends_on_it(tmp_path: Path, mixture: Path, config: RealignConfig, store: Store) -> None:
     finish(store, build_plan(config, store))
     plan = build_plan(load(tmp_path, mixture, "align.objective.lambda=2.0"), store)
-    assert [s.label for s in plan.to_run] == ["align", "evaluate", "promote"]
+    assert [s.label for s in plan.to_run] == ["align", "generate", "judge", "compare", "evaluate", "promote"]
     assert reasons(plan)["align"] == "runs: align.objective.lambda auto → 2.0"
-    assert reasons(plan)["evaluate"] == "runs: align changed"
+    assert reasons(plan)["evaluate"] == "runs: align, compare changed"
     assert reasons(plan)["promote"] == "runs: evaluate, align changed"
-    assert plan.to_json()["estimated_seconds"] == 6.0
+    assert plan.to_json()["estimated_seconds"] == 12.0
 
 
 def test_the_policy_is_named_as_in_the_configuration(tmp_path: Path, mixture: Path, config: RealignConfig, store: Store) -> None:
@@ -111,9 +112,11 @@ def test_new_data_reruns_everything_and_offers_the_old_classifier(tmp_path: Path
     assert reasons(plan)["ingest"] == "runs: data.parquet has new content"
     assert reasons(plan)["calibrate"] == "runs: ingest, classify changed"
     old = {s.label: s.digest for s in first.stages}
-    classify = next(s for s in plan.stages if s.label == "classify")
-    assert classify.spec.previous.digest == old["classify"]
-    assert "previous" not in classify.spec.payload()
+    new = {s.label: s.spec for s in plan.stages}
+    previous = new["drift"].previous
+    assert {ref.stage: ref.digest for _, ref in previous} == {stage: old[stage] for stage in ("ingest", "classify", "calibrate")}
+    assert "previous" not in new["drift"].payload() and "drift" not in new["classify"].payload()
+    assert new["classify"].drift == new["drift"].ref() and plan.upstream(plan.stages[2]) == ["ingest", "drift"]
 
 
 def test_how_it_runs_changes_no_digest(tmp_path: Path, mixture: Path, config: RealignConfig, store: Store) -> None:
@@ -134,8 +137,8 @@ def test_a_damaged_result_is_computed_again(config: RealignConfig, store: Store)
 
 def test_an_interrupted_stage_says_so(config: RealignConfig, store: Store) -> None:
     plan = build_plan(config, store)
-    finish(store, plan, labels=["ingest", "classify"])
-    write_spec(plan.stages[2].spec, store)
+    finish(store, plan, labels=["ingest", "drift", "classify"])
+    write_spec(plan.stages[3].spec, store)
     again = reasons(build_plan(config, store))
     assert again["classify"] == "cached: computed before from the same inputs and settings"
     assert again["calibrate"] == "runs: an earlier attempt did not finish; what it completed is kept"
@@ -164,11 +167,11 @@ def test_the_twin_does_not_depend_on_what_erm_ignores(tmp_path: Path, mixture: P
 
 
 def test_objectives_without_factors_score_nothing(tmp_path: Path, mixture: Path, store: Store) -> None:
-    config = load(tmp_path, mixture, "align.objective.name=dro", "evaluate.erm_twin=true")
+    config = load(tmp_path, mixture, "align.objective.name=dro", "evaluate.erm_twin=true", "compare=null")
     assert [s.label for s in build_plan(config, store).stages] == ["ingest", "sft", "reference", "align", TWIN, "evaluate", "promote"]
     erm = load(tmp_path, mixture, "align.objective.name=erm", "evaluate.erm_twin=true")
     assert TWIN not in reasons(build_plan(erm, store))
-    assert [s.label for s in build_plan(erm, store, until="calibrate").stages] == ["ingest", "classify", "calibrate"]
+    assert [s.label for s in build_plan(erm, store, until="calibrate").stages] == ["ingest", "drift", "classify", "calibrate"]
 
 
 def test_dropping_calibration_is_a_reason(tmp_path: Path, mixture: Path, config: RealignConfig, store: Store) -> None:
@@ -188,7 +191,7 @@ def test_dry_run_shows_the_plan_and_writes_no_run(tmp_path: Path, mixture: Path,
     monkeypatch.setenv("DORA_HOME", str(tmp_path / "home"))
     load(tmp_path, mixture)
     shown = CliRunner().invoke(app, ["realign", "-c", str(tmp_path / "c.yaml"), "--dry-run"])
-    assert shown.exit_code == 0 and "8 of 8 stages run" in shown.stdout
+    assert shown.exit_code == 0 and f"{len(ALL)} of {len(ALL)} stages run" in shown.stdout
     printed = CliRunner().invoke(app, ["realign", "-c", str(tmp_path / "c.yaml"), "--dry-run", "--json"])
     assert [s["label"] for s in json.loads(printed.stdout)["stages"]] == ALL
     assert not (tmp_path / "home" / "store" / "runs").exists()

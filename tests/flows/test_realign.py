@@ -27,6 +27,7 @@ policy: {{hidden_size: 32, heads: 2, layers: 1, vocab_size: 320}}
 sft: {{optimization: {{epochs: {epochs}, batch_size: 8}}}}
 align: {{objective: {{name: erm}}, optimization: {{max_steps: 3, batch_size: 8}}}}
 evaluate: {{kl_prompts: 2, kl_max_new_tokens: 8, bootstrap_samples: 100}}
+compare: null
 promotion: {{mode: never}}
 execution: {{default: {{workers: 1}}}}
 """

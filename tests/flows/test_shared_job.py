@@ -25,6 +25,7 @@ classifier: {{encoder: {{hidden_size: 32, layers: 1, heads: 2, vocab_size: 400}}
 sft: {{optimization: {{epochs: {epochs}, batch_size: 8}}}}
 align: {{optimization: {{max_steps: 3, batch_size: 8}}}}
 evaluate: {{kl_prompts: 2, kl_max_new_tokens: 8, bootstrap_samples: 100, erm_twin: true}}
+compare: null
 promotion: {{mode: never}}
 execution: {{default: {{workers: 0}}}}
 """
@@ -57,7 +58,7 @@ def test_neighbours_are_small_stages_without_another_between_them(tmp_path: Path
 def test_a_batch_is_as_wide_as_its_stages_are_independent(
     tmp_path: Path, config: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stages = plan_of(tmp_path, config(SHORT)).to_run[1:-1]
+    stages = plan_of(tmp_path, config(SHORT)).to_run[2:-1]
     assert [s.label for s in stages] == JOBS
     assert width(stages) == 2 and width(stages[:2]) == 1  # calibrate and its policy's start; a chain
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
@@ -71,7 +72,7 @@ def test_a_batch_is_as_wide_as_its_stages_are_independent(
 def test_every_stage_is_seen_by_itself(dora: Dora, config: Callable[[int], str]) -> None:
     manifest = dora.run("realign", config(SHORT))
     stages = {s["label"]: s for s in manifest["stages"]}
-    assert [s["state"] for s in stages.values()] == ["ran"] * 9
+    assert [s["state"] for s in stages.values()] == ["ran"] * 10
     submissions = {stages[label]["submission_id"] for label in JOBS}
     assert len(submissions) == 1 and submissions.pop().startswith("dora-batch-")
     assert set(dora.mlflow_states()) == {"FINISHED"} and len(dora.mlflow_states()) == 10

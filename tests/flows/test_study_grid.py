@@ -56,7 +56,8 @@ def test_the_paper_tables_by_default(tmp_path: Path) -> None:
     assert len(pairwise) == 4 * 2 + 2 and len(listwise) == 3 * 2
     assert {f"exo · erm · {BASE}", f"exo · dora λ=1 · mixture τ=auto · {BASE}", f"robust_dpo · erm · {BASE}"} <= set(pairwise)
     assert f"dpo · dr_dpo λ=1 · {BASE}" in pairwise
-    assert members(study, "rounds") == []
+    assert [row.split(" · ")[1] for row in members(study, "rounds")] == ["erm"] * 4 + ["dora λ=1"] * 4
+    assert [row.rsplit(" · ", 1)[1] for row in members(study, "rounds")][1:4] == ["round 1", "round 2", "round 3"]
     assert set(members(study, "confidence")) == {*pairwise, *listwise}
 
 
@@ -82,7 +83,7 @@ def test_lambda_noise_and_shift_vary_one_thing(tmp_path: Path) -> None:
 
 def test_a_cell_of_two_tables_is_one_cell(tmp_path: Path) -> None:
     found = cells(config(tmp_path))
-    assert found[f"dpo · erm · {BASE}"][1] == ["pairwise", "ablation", "lambda", "noise", "confidence", "shifted_golden"]
+    assert found[f"dpo · erm · {BASE}"][1] == ["pairwise", "ablation", "lambda", "noise", "rounds", "confidence", "shifted_golden"]
     assert [v.cell.key() for v, _ in found.values()] == list(found)
 
 
@@ -103,7 +104,7 @@ def test_a_loss_with_other_parameters_is_another_row(tmp_path: Path) -> None:
         ("pairwise: [{loss: dpo, objectives: [ermm]}]", "pairwise.0.objectives.0: unknown objective 'ermm'; did you mean 'erm'?"),
         ("robust: {name: dro}", "dro uses no calibration factors"),
         ("robust: {scope: micro, lambda: 1}", "lambdas: auto needs robust.scope global"),
-        ("tables: [rounds]", "rounds has no rows"),
+        ("rounds: {strategy: raft}", "name others in strategies"),
         ("tables: [pairwse]", "did you mean 'pairwise'?"),
         ("lambdas: [0]", "lambdas.0: must be greater than 0"),
         ("evaluate: {erm_twin: true}", "the grid has its own erm rows"),
@@ -159,10 +160,11 @@ def test_the_chain_is_that_of_realign(grid: Grid, pair: StudyConfig, tmp_path: P
         calibration=pair.calibration,
         sft=pair.sft,
         align=align,
+        compare=None,
     )
     digests = {s.digest() for s in grid.stages[0]}
     plan = build_plan(same, Store(str(tmp_path / "store")), until="evaluate")
-    assert {s.digest for s in plan.stages} <= digests
+    assert {s.digest for s in plan.stages if s.stage != "drift"} <= digests
 
 
 def test_digests_depend_on_what_is_computed_only(pair: StudyConfig, grid: Grid, tmp_path: Path) -> None:
@@ -265,7 +267,7 @@ def test_dry_run_shows_the_plan_and_writes_no_run(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("name", ["quick", "full"])
 def test_presets_have_rows_in_every_table(name: str) -> None:
     study = load_preset(f"study-{name}.yaml", [], StudyConfig)
-    assert all(members(study, table) for table in study.tables if table != "rounds")
+    assert all(members(study, table) for table in study.tables)
     assert len(study.seeds) == {"quick": 2, "full": 5}[name]
 
 

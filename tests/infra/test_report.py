@@ -80,6 +80,31 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
         }
         for part, shift in (("all", 0.0), ("golden", 0.04), ("synthetic", -0.03))
     }
+
+    def drifted() -> dict[str, Any]:
+        spread = {"before": factor()["quantiles"], "new": None, "ks": None}
+        numbers = {"responses": {"before": 900, "now": 1000, "new": 100}, "share": {"before": 0.25, "now": 0.27}}
+        return numbers | {"length": spread, "auc": {"fit": 0.9, "new": 0.85}, "h": spread | {"new": factor()["quantiles"]}}
+
+    def compared(rate: float, groups: list[str], by_task: list[str]) -> dict[str, Any]:
+        def outcome(rate: float, n: int = 150) -> dict[str, Any]:
+            shares = {"win": rate - 0.1, "tie": 0.2, "lose": 0.9 - rate}
+            return {name: estimate(value, 0.04, n) for name, value in shares.items()} | {"win_rate": estimate(rate, 0.05, n)}
+
+        tables = {"source": {g: outcome(draw.uniform(0.4, 0.7), 30) for g in groups}, "task": {t: outcome(0.35, 25) for t in by_task}}
+        return outcome(rate) | {
+            "sign_test_p": 0.0004,
+            "length_controlled": estimate(rate - 0.05, 0.06),
+            "length": {"unit": "tokens", "policy": 31.4, "opponent": 27.9},
+            "records": 150,
+            "records_left_out": 3,
+            "pairs": 600,
+            "pairs_without_score": 12,
+            "by_source": tables["source"],
+            "by_task": tables["task"],
+            "worst_group": {"by": "source", "name": groups[0]} | tables["source"][groups[0]]["win_rate"],
+        }
+
     rules = [
         {
             "name": "accuracy",
@@ -148,9 +173,42 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
             "heaviest": [{"record_id": "r0-00042", "steps": 17, "max_weight": 0.31}],
             "curve": robust,
         },
+        "drift": {
+            "decision": "refit",
+            "reason": "characters a response of model moved by 0.41",
+            "keep": None,
+            "stop": None,
+            "previous": {"records": {"stage": "ingest", "digest": "e" * 64}},
+            "sources": {name: drifted() for name in sources} | {"gone": {"auc": {"fit": 0.8, "new": None}}},
+            "rules": [
+                {"name": name, "source": None, "value": 0.4, "chance": 0.05, "refit_at": 0.3, "refuse_at": 0.8}
+                | {"verdict": verdict, "message": f"{name} of {EVIL}: {verdict}"}
+                for name, verdict in (("share_shift", "ok"), ("length_shift", "refit"), ("auc_drop", "refuse"), ("h_shift", "not judged"))
+            ],
+        },
+        "compare": {
+            "judge": "reward_model",
+            "wins": {
+                name: compared(rate, sources, ["math", EVIL]) for name, rate in (("start", 0.62), ("champion", 0.55), ("chosen", 0.31))
+            },
+            "golden": sources[:1],
+            "warnings": [],
+        },
         "evaluate": {
             "parts": parts,
             "kl": estimate(61.2, 4.0, 64),
+            "by_task": {"math": {"accuracy": estimate(0.6), "accuracy_policy": 0.6, "ranking_policy": 0.64, "ranking_start": 0.5, "n": 90}},
+            "worst_group": {"by": "source", "name": sources[-1]} | estimate(0.48, 0.05, 40),
+            "reward_calibration": {
+                "beta": 0.1,
+                "ece": estimate(0.071, 0.02),
+                "confidence": [0.53, 0.58, 0.64, 0.72, 0.83, 0.97],
+                "accuracy": [0.51, 0.55, 0.58, 0.61, 0.66, 0.7],
+                "low": [0.44, 0.5, 0.52, 0.52, 0.5, 0.4],
+                "high": [0.57, 0.6, 0.66, 0.7, 0.8, 0.95],
+                "count": [210, 120, 80, 40, 12, 3],
+            },
+            "reward_correlation": {"implicit": estimate(0.21), "likelihood": estimate(0.3), "likelihood_start": None},
             "by_source": {
                 name: {
                     "accuracy_policy": 0.6,
@@ -317,7 +375,7 @@ def test_the_page_stands_alone(store: Store) -> None:
 
 
 def test_figures_take_the_colours_of_the_page(store: Store) -> None:
-    html = render(store, make_run(store, ["human"], without=("classify", "sft", "align", "evaluate")))
+    html = render(store, make_run(store, ["human"], without=("classify", "sft", "align", "compare", "evaluate")))
     figures = html[html.index("<figure") :]
     assert INK not in figures and GRID not in figures and "currentColor" in figures and "var(--line)" in figures
 
@@ -360,7 +418,8 @@ def test_a_failed_run_shows_its_error_and_what_was_finished(store: Store) -> Non
 
 
 def test_a_running_run_can_be_looked_at(store: Store) -> None:
-    run_id = make_run(store, ["human", "model"], without=("promote", "evaluate"), status="running", finished=None, decision=None)
+    without = ("classify", "calibrate", "sft", "align", "compare", "evaluate", "promote")
+    run_id = make_run(store, ["human", "model"], without=without, status="running", finished=None, decision=None)
     text = Page(render(store, run_id)).text
     assert "The run has not ended" in text and "Took" not in text
 

@@ -1,4 +1,4 @@
-"""classify → calibrate on the known mixture: quality against exact ratios, reuse, refit, resume, and real actors."""
+"""classify → calibrate on the known mixture: quality against exact ratios, reuse, resume, and real actors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from dora_core.config import CalibrationConfig, ClassifierConfig, DataConfig, DataSource, Execution, ModelConfig
+from dora_core.config_rounds import DriftConfig
 from dora_core.errors import DataError
 from dora_core.readers import fingerprint_sources
 from dora_core.records import fold_of
 from dora_core.testbed import Testbed, TestbedConfig
-from infra.journal import JournalWriter
 from infra.store import Store
-from tasks import calibrate, classify, ingest
+from tasks import calibrate, classify, drift, ingest
 from tasks.stage import StageContext, StageOutput, StageRef, execute
 from tests.tasks.conftest import GOLDEN, IN_PROCESS
 
@@ -47,9 +47,14 @@ def ingested(store: Store, folder: Path, rows: list[dict], golden: list[dict] | 
     return spec.ref()
 
 
-def classify_spec(records: StageRef, previous: StageRef | None = None, execution: Execution = IN_PROCESS, **changes) -> classify.Spec:
+def classify_spec(records: StageRef, drift: StageRef | None = None, execution: Execution = IN_PROCESS, **changes) -> classify.Spec:
     config = CONFIG.model_copy(update=changes)
-    return classify.Spec(records=records, classifier=config, golden_sources=GOLDEN, previous=previous, execution=execution)
+    return classify.Spec(records=records, classifier=config, golden_sources=GOLDEN, drift=drift, execution=execution)
+
+
+def drift_spec(records: StageRef, previous: drift.Previous) -> drift.Spec:
+    settings = {"classifier": CONFIG, "calibration": CalibrationConfig(), "drift": DriftConfig()}
+    return drift.Spec(records=records, golden_sources=GOLDEN, previous=previous, execution=IN_PROCESS, **settings)
 
 
 def calibrate_spec(records: StageRef, classifier: StageRef, execution: Execution = IN_PROCESS, **settings) -> calibrate.Spec:
@@ -166,7 +171,9 @@ def test_more_data_keeps_the_classifier_and_scores_only_what_is_new(store, world
     before = calibrate_spec(records, classifier, normalize=False, cap_quantile=None)
     execute(before, calibrate.run, store)
     more = ingested(store, tmp_path / "more", rows)
-    kept = classify_spec(more, previous=classifier)
+    drifted = drift_spec(more, drift.Previous(records=records, classify=classifier, calibrate=before.ref()))
+    execute(drifted, drift.run, store)
+    kept = classify_spec(more, drifted.ref())
     facts = execute(kept, classify.run, store)["facts"]
     assert facts["reused"] and facts["classifier"] == classifier.model_dump() and "too few" in facts["reason"]
     assert not (store.local_root / "classify" / kept.digest() / "classifier").exists()
@@ -180,10 +187,6 @@ def test_more_data_keeps_the_classifier_and_scores_only_what_is_new(store, world
     heads = [name for name in old.column_names if name.startswith("c_")]
     shared = [(old_rows[k], r) for r in new.to_pylist() if (k := (r["record_id"], r["response_index"])) in old_rows]
     assert len(shared) == len(old) and all(a[name] == b[name] for a, b in shared for name in heads)
-
-    # A third run that names the kept stage as its previous one finds the classifier behind it.
-    third = classify_spec(records, previous=kept.ref(), epochs=CONFIG.epochs, refit="never")
-    assert execute(third, classify.run, store)["facts"]["classifier"] == classifier.model_dump()
 
 
 def test_a_damaged_score_part_is_scored_again(store, world, caplog):
@@ -213,51 +216,6 @@ def test_after_a_crash_only_unfinished_folds_are_fitted(store, world):
     assert {p: p.read_bytes() for p in before} == {p: content for p, (content, _) in before.items()}
     rewritten = {p.parent.name for p, (_, written) in before.items() if p.stat().st_mtime_ns != written}
     assert rewritten == {"fold-1"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"refit": "always"}, "always"),
-        ({"epochs": 1.0}, "classifier.epochs changed from 6.0 to 1.0"),
-        ({"refit_growth": 0.01}, "grew by 8%"),
-    ],
-)
-def test_reasons_to_refit(store, world, tmp_path, changes, reason):
-    more = ingested(store, tmp_path / "more", world[1])
-    context, spec = context_of(store), classify_spec(more, previous=world[3], **changes)
-    decision = classify.decide(spec, context, classify.labelled_rows(context.fetch(more), GOLDEN))
-    assert decision.keep is None and reason in decision.reason
-
-
-def context_of(store: Store) -> StageContext:
-    folder = store.folder("classify", "f" * 64)
-    return StageContext(store, folder, JournalWriter(folder), logging.getLogger("test"))
-
-
-def test_new_rows_the_classifier_fails_on_cause_a_refit(store, world, tmp_path):
-    """Golden and synthetic texts of every other added prompt are swapped: AUC on them falls to about one half."""
-    _, rows, _, classifier = world
-    added = Testbed(WORLD.model_copy(update={"seed": 1})).generate()
-    swap = {"human": Testbed(WORLD).sources[1], Testbed(WORLD).sources[1]: "human"}
-    known = {row["prompt"] for row in rows}
-    added = [
-        row | {"id": f"new-{row['id']}", "sources": [swap.get(s, s) if i % 2 else s for s in row["sources"]]} for i, row in enumerate(added)
-    ]
-    more = ingested(store, tmp_path / "more", rows[:280] + [row for row in added if row["prompt"] not in known])
-    context = context_of(store)
-    training = classify.labelled_rows(context.fetch(more), GOLDEN)
-    swapped = classify.decide(classify_spec(more, previous=classifier, refit_growth=9.0), context, training)
-    assert swapped.keep is None and "it fell by more than refit_auc_drop" in swapped.reason
-    tolerant = classify.decide(classify_spec(more, previous=classifier, refit_growth=9.0, refit_auc_drop=0.5), context, training)
-    assert tolerant.keep == classifier
-
-
-def test_a_source_without_head_is_refused_when_refitting_is_not_allowed(store, world, tmp_path):
-    rows = [r | {"sources": ["newcomer" if s not in GOLDEN else s for s in r["sources"]]} for r in world[1][:40]]
-    more = ingested(store, tmp_path / "more", rows)
-    with pytest.raises(DataError, match="no head for newcomer"):
-        execute(classify_spec(more, previous=world[3], refit="never"), classify.run, store)
 
 
 # ------------------------------------------------------------------------------------------------------------ edge cases

@@ -33,6 +33,7 @@ from infra.store import Store, sha256_file
 from tasks import evaluate, generate, ingest, judge, sft, truth
 from tasks.stage import StageRef, StageSpec, execute
 from tests.tasks.conftest import GOLDEN, IN_PROCESS, TEXT, TINY
+from tests.tasks.handmade import finished
 
 Start = tuple[Path, StageRef, StageRef, StageRef]
 MIXTURE = TestbedConfig(prompts=80, responses_per_prompt=3)  # as in conftest.py
@@ -92,9 +93,20 @@ def test_fewer_prompts_or_another_execution_give_the_same_texts(pipeline_start: 
     rows = output(store, few, "samples.parquet").to_pylist()
     assert len(rows) == 14
     assert all(text[r["record_id"], r["sample"]] == r["response"] for r in rows)
-    hashes = sorted(r["prompt_hash"] for r in records_of(store, pipeline_start[1], "train"))
-    assert {r["prompt_hash"] for r in rows} == set(hashes[:7])
     assert generate_spec(pipeline_start, execution=Execution(workers=3)).digest() == generate_spec(pipeline_start).digest()
+
+
+def test_another_seed_draws_other_train_prompts_and_the_same_held_out_ones(pipeline_start: Start, store: Store) -> None:
+    drawn: dict[tuple[str, int], set[int]] = {}
+    for split in ("train", "eval"):
+        for seed, count in ((0, 5), (0, 7), (1, 5)):
+            sampling = GenerateConfig(prompts=count, seed=seed, max_new_tokens=1)
+            spec = generate_spec(pipeline_start, sampling, split=split)
+            execute(spec, generate.run, store)
+            hashes = set(output(store, spec, "samples.parquet")["prompt_hash"].to_pylist())
+            assert len(hashes) == count and hashes <= {r["prompt_hash"] for r in records_of(store, pipeline_start[1], split)}
+            assert drawn.setdefault((split, seed), hashes) <= hashes, "a larger draw has the smaller one's prompts"
+    assert drawn["train", 0] != drawn["train", 1] and drawn["eval", 0] == drawn["eval", 1]
 
 
 def test_the_tiny_model_cannot_be_sampled_before_it_is_trained(pipeline_start: Start) -> None:
@@ -177,7 +189,7 @@ def test_other_data_is_refused(store: Store, pipeline_start: Start, tmp_path: Pa
 # ----------------------------------------------------------------------------------------------------------------- evaluate
 
 
-def evaluate_spec(start: Start, policy: StageRef, execution: Execution = IN_PROCESS) -> evaluate.Spec:
+def evaluate_spec(start: Start, policy: StageRef, execution: Execution = IN_PROCESS, **other) -> evaluate.Spec:
     _, records, first, reference = start
     return evaluate.Spec(
         records=records,
@@ -191,12 +203,16 @@ def evaluate_spec(start: Start, policy: StageRef, execution: Execution = IN_PROC
         gate=GateConfig(),
         golden_sources=GOLDEN,
         execution=execution,
+        **other,
     )
 
 
 def test_evaluate_writes_one_row_per_held_out_response(pipeline_start: Start, store: Store) -> None:
     """The start against itself: its KL and implicit rewards are 0 whatever is sampled."""
-    spec = evaluate_spec(pipeline_start, policy=pipeline_start[2])
+    rate = {"value": 0.42, "low": 0.36, "high": 0.48, "n": 24}
+    wins = {"start": {"win_rate": rate}, "champion": {"win_rate": rate | {"value": 0.46}}}
+    comparison = finished(store, "compare", "one", {}, facts={"wins": wins})
+    spec = evaluate_spec(pipeline_start, policy=pipeline_start[2], comparison=comparison)
     result = execute(spec, evaluate.run, store)
     table = output(store, spec, "responses.parquet")
     assert table.schema.names == ["record_id", "response_index", "implicit", "logp_per_token", "tokens"]
@@ -211,6 +227,20 @@ def test_evaluate_writes_one_row_per_held_out_response(pipeline_start: Start, st
     per_token = {(r["record_id"], r["response_index"]): r["logp"] / r["tokens"] for r in logps}
     for row in table.to_pylist():
         assert row["logp_per_token"] == pytest.approx(per_token[row["record_id"], row["response_index"]], abs=1e-4)
+
+    facts = result["facts"]
+    rules = {rule["name"]: rule for rule in facts["gate"]["rules"]}
+    assert (rules["win_rate"]["passed"], rules["win_rate"]["value"]) == (False, 0.48)
+    assert (rules["champion_win_rate"]["passed"], rules["champion_win_rate"]["value"]) == (True, 0.46)
+    assert facts["reward_calibration"]["beta"] == 1.0, "a supervised policy has no loss with a β"
+    assert facts["reward_calibration"]["confidence"] == pytest.approx([0.5], abs=1e-3)
+    assert facts["by_task"] == {}
+    assert all(source["accuracy"]["n"] >= 1 for source in facts["by_source"].values())
+    frame = table.to_pandas()
+    frame["reward"] = [reward for record in records for reward in record["rewards"]]
+    rho = [f["logp_per_token"].rank().corr(f["reward"].rank()) for _, f in frame.groupby("record_id")]
+    assert facts["reward_correlation"]["likelihood"]["value"] == pytest.approx(np.nanmean(rho))
+    assert facts["reward_correlation"]["likelihood"] == pytest.approx(facts["reward_correlation"]["likelihood_start"], abs=0.2)
 
 
 @pytest.mark.component

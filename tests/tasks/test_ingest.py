@@ -48,13 +48,14 @@ GOOD = [row(i) for i in range(40)]
 
 def test_tables_facts_and_schemas(tmp_path):
     golden = write(tmp_path / "golden.jsonl", [{"prompt": f"g{i}", "response": "z"} for i in range(3)])
-    rows = [*GOOD, row(40, rewards=[None, 2], sources=["human", None])]
+    rows = [*GOOD, row(40, rewards=[None, 2], sources=["human", None], task="math")]
     result, folder = ingest(tmp_path, rows, golden=[{"path": golden}])
     tables = {name: pq.read_table(folder / f"{name}.parquet") for name in ("records", "golden", "quarantine")}
     assert tables["records"].schema.equals(RECORDS_SCHEMA)
     assert tables["golden"].schema.equals(GOLDEN_SCHEMA)
     assert tables["quarantine"].schema.equals(QUARANTINE_SCHEMA)
     assert tables["records"]["record_id"].to_pylist() == [r["id"] for r in rows]
+    assert tables["records"]["task"].to_pylist() == [None] * 40 + ["math"]
     facts = result["facts"]
     assert (facts["rows_in"], facts["rows_bad"], facts["golden_rows"], result["rows"]) == (44, 0, 3, 41)
     assert sum(facts["records"].values()) == 41

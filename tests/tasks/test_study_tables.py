@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from dora_core.config import TestbedConfig
 from dora_core.study import TABLES, Cell
 from dora_core.testbed import GOLDEN, Testbed
-from infra.store import Store, sha256_of
+from infra.store import Store
 from tasks.stage import StageRef, execute
 from tasks.study import CellRun, Spec, run
+from tests.tasks.handmade import finished
 
 ERM = Cell(loss="dpo", objective="erm")
 DORA = Cell(loss="dpo", objective="dora", lam="auto", factors="mixture", temper="auto")
@@ -30,16 +31,6 @@ class HandMade:
     def __init__(self, root: Path):
         self.store = Store(str(root))
 
-    def stage(
-        self, stage: str, name: str, files: dict[str, pa.Table], spec: dict[str, Any] | None = None, facts: dict | None = None
-    ) -> StageRef:
-        ref = StageRef(stage=stage, digest=sha256_of([stage, name]))
-        folder = self.store.folder(stage, ref.digest)
-        for file, table in files.items():
-            pq.write_table(table, folder.path / file)
-        self.store.mark_done(folder, {"stage": stage, "digest": ref.digest, "spec": spec or {}, "facts": facts or {}})
-        return ref
-
     def run(self, cell: Cell, seed: int, tables: list[str], advantage: float) -> CellRun:
         """One run whose samples beat the start's on a share ``advantage`` of prompts and tie on the others."""
         config = TestbedConfig(prompts=2 * PROMPTS, seed=seed)
@@ -49,17 +40,19 @@ class HandMade:
         wins = (np.arange(PROMPTS) < round(advantage * PROMPTS))[:, None]
         policy = np.where(wins, start.max(axis=1, keepdims=True) + 1.0, start[:, :1]) + np.zeros((PROMPTS, 2))
         start = np.where(wins, start, start[:, :1])
-        name, records = f"{cell.key()}/{seed}", self.stage("ingest", f"{seed}", {})
+        name, records = f"{cell.key()}/{seed}", finished(self.store, "ingest", f"{seed}", {})
         truth = self.truth(config)
         return CellRun(
             cell=cell,
             seed=seed,
             tables=tables,
             records=records,
-            align=self.stage("align", name, {}, {"align": {"loss": {"name": cell.loss}, "optimization": {"epochs": 1.0}}}),
-            samples=self.stage("generate", name, {"samples.parquet": _samples(ids, tokens=20 + seed)}, {"generate": {"samples": 2}}),
-            scores=self.stage("judge", name, {"scores.parquet": _scores(ids[::-1], policy[::-1])}),
-            start_scores=self.stage("judge", f"start/{name}", {"scores.parquet": _scores(ids, start)}),
+            align=finished(self.store, "align", name, {}, {"align": {"loss": {"name": cell.loss}, "optimization": {"epochs": 1.0}}}),
+            samples=finished(
+                self.store, "generate", name, {"samples.parquet": _samples(ids, tokens=20 + seed)}, {"generate": {"samples": 2}}
+            ),
+            scores=finished(self.store, "judge", name, {"scores.parquet": _scores(ids[::-1], policy[::-1])}),
+            start_scores=finished(self.store, "judge", f"start/{name}", {"scores.parquet": _scores(ids, start)}),
             evaluation=self.evaluation(name, truth, kl=1.0 + seed),
             truth=truth,
             calibration=self.calibration(cell, config, truth),
@@ -81,7 +74,7 @@ class HandMade:
         h = train.select(["record_id", "response_index", "source"]).append_column("h", train["ratio"])
         spec = {"testbed": config.model_dump(), "calibration": {"form": "mixture", "cap_quantile": None}}
         facts = {"shares": bed.shares, "sources": list(bed.sources)}
-        return self.stage("truth", f"{config.seed}", {"truth.parquet": table, "calibration.parquet": h}, spec, facts)
+        return finished(self.store, "truth", f"{config.seed}", {"truth.parquet": table, "calibration.parquet": h}, spec, facts)
 
     def evaluation(self, name: str, truth: StageRef, kl: float) -> StageRef:
         """Implicit reward = gold, likelihood = −gold: correlations of exactly 1 and −1. Half of the labelled pairs are right."""
@@ -101,7 +94,7 @@ class HandMade:
             }
         )
         files = {"evaluation.parquet": pairs, "responses.parquet": responses}
-        return self.stage("evaluate", name, files, facts={"kl": {"value": kl, "low": kl, "high": kl, "n": 4}})
+        return finished(self.store, "evaluate", name, files, facts={"kl": {"value": kl, "low": kl, "high": kl, "n": 4}})
 
     def calibration(self, cell: Cell, config: TestbedConfig, truth: StageRef) -> StageRef | None:
         """The truth itself, or classifiers whose log-ratios are exact but for noise of .3 nats."""
@@ -119,8 +112,13 @@ class HandMade:
         columns = {name: table[name] for name in ("record_id", "response_index", "source")}
         columns |= {f"c_{s}": c[:, i] for i, s in enumerate(heads)} | {f"w_{s}": np.exp(log_w[:, i]) for i, s in enumerate(heads)}
         spec = {"calibration": {"form": "mixture", "cap_quantile": 0.99}}
-        return self.stage(
-            "calibrate", f"{config.seed}", {"calibration.parquet": pa.table(columns | {"h": np.sqrt(h)})}, spec, {"shares": shares}
+        return finished(
+            self.store,
+            "calibrate",
+            f"{config.seed}",
+            {"calibration.parquet": pa.table(columns | {"h": np.sqrt(h)})},
+            spec,
+            {"shares": shares},
         )
 
 
@@ -217,7 +215,7 @@ def test_tables_are_tidy_and_the_missing_ones_are_explained(study: tuple[Spec, d
     _, result, folder = study
     facts = result["facts"]
     assert set(facts["tables"]) | set(facts["missing"]) == set(TABLES) and not set(facts["tables"]) & set(facts["missing"])
-    assert "self-training" in facts["missing"]["rounds"] and facts["missing"]["shifted_golden"].endswith(".")
+    assert {facts["missing"][name] for name in ("rounds", "shifted_golden")} == {"No cell of this study belongs to this table."}
     assert facts["tables"]["pairwise"] == [ERM.key(), DORA.key()]
     assert sorted(p.stem for p in (folder / "tables").iterdir()) == sorted(facts["tables"])
     table = pq.read_table(folder / "tables/pairwise.parquet").to_pylist()

@@ -13,10 +13,19 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from dora_core.config import AlignConfig, EvaluateConfig, Execution, GateConfig, LoraConfig, ModelConfig, OptimizationConfig
+from dora_core.config import (
+    AlignConfig,
+    EvaluateConfig,
+    Execution,
+    GateConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimizationConfig,
+    SftConfig,
+)
 from infra.journal import JournalReader
 from infra.store import Store, sha256_file
-from tasks import align, evaluate, reference
+from tasks import align, evaluate, reference, sft
 from tasks.stage import StageRef, execute
 from tests.tasks.conftest import GOLDEN, IN_PROCESS, TEXT, TINY
 
@@ -88,6 +97,32 @@ def test_the_same_digest_is_never_computed_again(pipeline_start: Start, tmp_path
 
 def weights(store: Store, spec: align.Spec) -> str:
     return sha256_file(store.fetch("align", spec.digest()) / "model" / "model.safetensors")
+
+
+def test_supervised_training_goes_on_from_another_stages_model(pipeline_start: Start, tmp_path: Path) -> None:
+    """A round of RAFT: each record's best response, from the policy of the round before; its first loss is that policy's own."""
+    store, (_, records, start, logps) = own_store(pipeline_start, tmp_path), pipeline_start
+    optimization = OptimizationConfig(epochs=1, batch_size=1000, learning_rate=1e-4)  # one step over everything
+    spec = sft.Spec(
+        records=records,
+        model=TINY,
+        text=TEXT,
+        sft=SftConfig(data="best", optimization=optimization),
+        golden_sources=GOLDEN,
+        start=start,
+        execution=IN_PROCESS,
+    )
+    result = execute(spec, sft.run, store)
+    best, split = {}, [("split", "=", "train")]
+    for row in pq.read_table(store.fetch("ingest", records.digest) / "records.parquet", filters=split).to_pylist():
+        best[row["record_id"]] = max(range(len(row["rewards"])), key=row["rewards"].__getitem__)
+    scored = pq.read_table(store.fetch("reference", logps.digest) / "logps.parquet").to_pylist()
+    chosen = [r for r in scored if best.get(r["record_id"]) == r["response_index"]]
+    assert result["rows"] == len(best) == len(chosen)
+    expected = -sum(r["logp"] for r in chosen) / sum(r["tokens"] for r in chosen)
+    assert result["facts"]["curve"]["loss"] == [pytest.approx(expected, rel=1e-4)]
+    tokenizers = [store.fetch("sft", digest) / "model" / "tokenizer.json" for digest in (start.digest, spec.digest())]
+    assert sha256_file(tokenizers[0]) == sha256_file(tokenizers[1]), "no tiny model of its own"
 
 
 @pytest.mark.component

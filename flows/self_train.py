@@ -1,0 +1,45 @@
+"""The flow ``self-train``: a realignment, then rounds in which the policy learns from its own judged samples.
+
+    realign → round 1 → round 2 → …        (what a round is: ``flows/rounds.py``)
+
+The whole run is one plan: every stage of every round is known by digest before anything runs, so it stops, resumes and is watched as
+``realign`` is. A guard rail that is broken ends it with its reason; the rounds before are kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run as this_run
+from prefect.states import State
+
+from flows.config import SelfTrainConfig, strength_of
+from flows.running import stop_what_it_left, supervise
+
+
+def describe_rounds() -> str:
+    """``"demo · dpo · dora λ=auto · 3 rounds"``; the strategy where it is another."""
+    config = this_run.parameters["config"]
+    config = config if isinstance(config, SelfTrainConfig) else SelfTrainConfig.model_validate(config)
+    rounds, objective = config.rounds, config.align.objective
+    strength = strength_of(objective)
+    parts = [config.project, config.align.loss.name, f"{objective.name}{f' λ={strength}' if strength else ''}"]
+    parts += [rounds.strategy] if rounds.strategy != "align" else []
+    return " · ".join([*parts, f"{rounds.rounds} rounds"])
+
+
+@flow(
+    name="self-train",
+    flow_run_name=describe_rounds,
+    persist_result=False,
+    on_cancellation=[stop_what_it_left],
+    on_crashed=[stop_what_it_left],
+)
+def self_train(config: SelfTrainConfig) -> State[dict[str, Any]]:
+    """Realign a model, then let it learn from its own judged samples, round by round.
+
+    Args:
+        config: the realignment, and what the rounds compute.
+    """
+    return supervise(config, "promote", "self-train")
