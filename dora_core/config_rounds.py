@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dora_core.config import StrictModel
+from dora_core.config import OptimizationConfig, StrictModel
 
 Strategy = Literal["align", "raft", "selfie"]
 
@@ -62,6 +62,11 @@ class RoundsConfig(StrictModel):
         "2023); selfie: as align, labelled by the policy's own implicit reward.",
     )
     prompts: int | None = Field(None, ge=1, description="Train prompts sampled per round, other ones each round; null = all.")
+    optimization: OptimizationConfig | None = Field(
+        None,
+        description="Optimisation of a round; null = align.optimization. Samples labelled by a learned judge want smaller steps than given "
+        "data: what is learned beyond the judge's accuracy is its errors.",
+    )
     mix: MixConfig = Field(default_factory=MixConfig, description="From samples to training records.")
     guard: GuardConfig = Field(default_factory=GuardConfig, description="When to stop.")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-from dora_core.config import AlignConfig, GenerateConfig, ModelConfig, SftConfig
+from dora_core.config import AlignConfig, GenerateConfig, ModelConfig, OptimizationConfig, SftConfig
 from dora_core.config_judging import Judge, RewardModelJudge
 from flows.config import MethodConfig, RealignConfig, SelfTrainConfig
 from tasks.drift import Previous
@@ -105,9 +105,9 @@ class Chain:
         """The supervised start; None where alignment starts from the model as it is."""
         return self._fine_tune(None, self.config.sft) if self.config.sft.enabled else None
 
-    def raft(self, policy: StageRef) -> StageRef:
-        """``policy`` fine-tuned on each record's best response, as gently as a round of alignment."""
-        return self._fine_tune(policy, SftConfig(data="best", optimization=self.config.align.optimization))
+    def raft(self, policy: StageRef, optimization: OptimizationConfig) -> StageRef:
+        """``policy`` fine-tuned on each record's best response."""
+        return self._fine_tune(policy, SftConfig(data="best", optimization=optimization))
 
     def _fine_tune(self, policy: StageRef | None, settings: SftConfig) -> StageRef:
         from tasks import sft
@@ -290,7 +290,7 @@ class Chain:
         from tasks import guard
 
         assert isinstance(self.config, SelfTrainConfig) and self.round is not None, "guard rails are of self-training rounds"
-        return self.add(label, guard.Spec(round=self.round, guard=self.config.rounds.guard, **evidence))
+        return self.add(label, guard.Spec(round=self.round, guard=self.config.rounds.guard, **evidence, execution=self._run("guard")))
 
     def _policy(self, start: StageRef | None) -> dict[str, Any]:
         """What every stage that works with the policy reads."""

@@ -45,13 +45,23 @@ class PromotionConfig(StrictModel):
     model_name: str | None = Field(None, pattern=NAME_PATTERN, description="Name in the MLflow model registry; null = the project's name.")
 
 
+class HeldOutGenerateConfig(GenerateConfig):
+    """One response to each of some held-out prompts."""
+
+    prompts: int | None = Field(512, ge=1, description="Held-out prompts, chosen by hash: the same for every policy; null = all.")
+
+
+class ListGenerateConfig(GenerateConfig):
+    """Several responses to a prompt, to make a list of."""
+
+    samples: int = Field(4, ge=2, le=256, description="Responses per prompt.")
+
+
 class CompareConfig(StrictModel):
     """Responses to held-out prompts against those of the start and of the champion, and against the chosen ones of the data."""
 
     judge: Judge = Field(default_factory=RewardModelJudge, description="Who scores them.")
-    generate: GenerateConfig = Field(
-        default_factory=lambda: GenerateConfig(prompts=512), description="How they are sampled: the same for every policy."
-    )
+    generate: HeldOutGenerateConfig = Field(default_factory=HeldOutGenerateConfig, description="How they are sampled, whatever the policy.")
     champion: bool = Field(True, description="Also compare with the registry's champion.")
 
     @model_validator(mode="after")
@@ -148,9 +158,7 @@ class SelfTrainConfig(RealignConfig):
     example: ClassVar[str] = "infra/configs/self-train.yaml"
 
     rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="Rounds: how many, what they learn from, when they stop.")
-    generate: GenerateConfig = Field(
-        default_factory=lambda: GenerateConfig(samples=4), description="Samples of the train prompts, in every round."
-    )
+    generate: ListGenerateConfig = Field(default_factory=ListGenerateConfig, description="Samples of the train prompts, in every round.")
     judge: Judge = Field(default_factory=RewardModelJudge, description="Who labels them; unused by strategy selfie.")
 
     @property
@@ -163,8 +171,6 @@ class SelfTrainConfig(RealignConfig):
     @model_validator(mode="after")
     def _check_rounds(self) -> Self:
         mistakes = []
-        if self.generate.samples < 2:
-            mistakes.append("generate.samples: a list needs at least 2")
         if self.generate.prompts is not None:
             mistakes.append("generate.prompts: rounds.prompts says how many prompts a round samples, other ones each round")
         if self.evaluate.erm_twin:
@@ -265,10 +271,13 @@ class StudyConfig(MethodConfig):
     strategies: list[Literal["raft", "selfie"]] = Field(
         default=[], description="Other strategies of the rounds table, from robust's round 0."
     )
-    rounds_generate: GenerateConfig = Field(
-        default_factory=lambda: GenerateConfig(samples=4, max_new_tokens=96), description="Samples that the rounds learn from."
+    rounds_generate: ListGenerateConfig = Field(
+        default_factory=lambda: ListGenerateConfig(max_new_tokens=96), description="Samples that the rounds learn from."
     )
-    judge: Judge = Field(default_factory=RewardModelJudge, description="Who labels them. Policies are always compared by gold reward.")
+    judge: Judge = Field(
+        default_factory=RewardModelJudge,
+        description="Who labels them (gold: of the study's testbed). Policies are always compared by gold reward.",
+    )
     bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="Bootstrap resamples of the tables: seeds, then prompts.")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the tables' intervals.")
 

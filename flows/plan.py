@@ -248,18 +248,24 @@ def _why(old: dict[str, Any], spec: StageSpec, labels: dict[str, str]) -> str:
     """``"align.objective.lambda auto → 2.0; calibrate changed"``."""
     new = spec.payload()
     inputs = spec.inputs()
-    changed_inputs = [labels[ref.digest] for name, ref in inputs.items() if old.get(name) != new[name]]
+    before = {ref["digest"] for name in inputs for ref in _refs(old.get(name.partition(".")[0]))}
+    changed_inputs = list(dict.fromkeys(labels[ref.digest] for ref in inputs.values() if ref.digest not in before))
     dropped = [
         name
         for name in old.keys() & new.keys()
         if new[name] is None and isinstance(old[name], dict) and set(old[name]) == {"stage", "digest"}
     ]
     parts = [f"no {name} any more" for name in sorted(dropped)]
-    skip = {*inputs, *dropped}
+    skip = {name.partition(".")[0] for name in inputs} | {*dropped}
     parts += _differences({k: v for k, v in old.items() if k not in skip}, {k: v for k, v in new.items() if k not in skip})
     if changed_inputs:
         parts.append(f"{', '.join(changed_inputs)} changed")
     return "; ".join(parts[:MAX_CHANGES]) + (f"; and {len(parts) - MAX_CHANGES} more changes" if len(parts) > MAX_CHANGES else "")
+
+
+def _refs(value: Any) -> list[dict[str, str]]:
+    """The stages that a field of a payload names: one, or a list of them."""
+    return [ref for ref in (value if isinstance(value, list) else [value]) if isinstance(ref, dict) and set(ref) == {"stage", "digest"}]
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:

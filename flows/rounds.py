@@ -84,12 +84,14 @@ def learn(chain: Chain, policy: StageRef, done: Samples) -> StageRef:
     assert isinstance(config, SelfTrainConfig) and number
     rounds = config.rounds
     refs = done.last(None if rounds.mix.earlier_rounds else 1)
-    golden = config.data.golden_sources
-    mixture = mix.Spec(records=chain.given, **refs, round=number, mix=rounds.mix, golden_sources=golden)
+    golden, execution = config.data.golden_sources, config.execution.of("mix")
+    mixture = mix.Spec(records=chain.given, **refs, round=number, mix=rounds.mix, golden_sources=golden, execution=execution)
     chain.records = chain.add("mix", mixture)
+    optimization = rounds.optimization or config.align.optimization
     if rounds.strategy == "raft":
         chain.guard("guard mixture", mix=chain.records)
-        return chain.raft(policy)
+        return chain.raft(policy, optimization)
     calibration = chain.calibrate() if config.needs_calibration else None
     chain.guard("guard mixture", mix=chain.records, calibration=calibration)
-    return chain.align(policy, chain.reference(policy), calibration)
+    align = config.align.model_copy(update={"optimization": optimization})
+    return chain.align(policy, chain.reference(policy), calibration, align=align)

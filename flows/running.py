@@ -86,7 +86,7 @@ def outcome(manifest: dict[str, Any]) -> str:
 def publish_summary(session: Session) -> None:
     """Stages and links as a Prefect artifact: the page from which the other two systems are one click away."""
     content = session.manifest.content
-    rows = [f"| {s['label']} | {s['state']} | {s['reason']} | {s['seconds']:.0f} s | `{s['digest'][:12]}` |" for s in content["stages"]]
+    rows = [f"| {s['label']} | {s['state']} | {s['reason']} | {_time(s['seconds'])} | `{s['digest'][:12]}` |" for s in content["stages"]]
     links = [f"- {name}: {link}" for name, link in content["links"].items() if link]
     text = [
         f"# {content['name']}",
@@ -99,6 +99,10 @@ def publish_summary(session: Session) -> None:
     ]
     key = "".join(c if c.isalnum() else "-" for c in f"{content['flow']}-{content['project']}")
     create_markdown_artifact("\n\n".join(text), key=key, description=f"Summary of {content['run_id']}")
+
+
+def _time(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds:.0f} s"
 
 
 def _compared(session: Session) -> list[str]:

@@ -234,6 +234,8 @@ def _realignment(
     """
     from tasks import generate, judge, truth
 
+    if isinstance(config.judge, GoldJudge):
+        config = config.model_copy(update={"judge": GoldJudge(testbed=testbed)})
     base = Chain(_settings(config, variant, seed, own.config), own.fingerprints)
     chain = Chain(_settings(config, variant, seed, varied.config), varied.fingerprints)
     run = chain.config.execution.of

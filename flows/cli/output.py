@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LINE_SECONDS = 10.0
 """Least time between two progress lines of a stage where there is no terminal."""
 
-_COLOURS = {"cached": "dim", "ran": "green", "failed": "red", "cancelled": "yellow"}
+_COLOURS = {"cached": "dim", "ran": "green", "failed": "red", "cancelled": "yellow", "pending": "dim"}
 
 
 class Out:
@@ -76,7 +76,7 @@ class Out:
         for stage in manifest["stages"]:
             result = store.read_result(stage["stage"], stage["digest"])
             shown = headline(stage["stage"], result) if result else ""
-            seconds = "" if stage["state"] == "cached" else f"{stage['seconds']:.1f} s"
+            seconds = f"{stage['seconds']:.1f} s" if stage["state"] == "ran" else ""
             table.add_row(stage["label"], f"[{_COLOURS[stage['state']]}]{stage['state']}[/]", seconds, shown)
         self.console.print(table)
         last = manifest["stages"][-1]
@@ -90,6 +90,7 @@ class Out:
         total = manifest["finished"] - manifest["started"]
         ran = sum(s["state"] == "ran" for s in manifest["stages"])
         what = f"{ran} stages ran" if ran else "nothing to do: every stage was cached"
+        what = "stopped" if manifest["status"] == "stopped" else what
         decision = f" · {manifest['decision']}" if manifest["decision"] else ""
         self.say(f"{manifest['run_id']}: {what}, {total:.0f} s{decision}")
         self.links(links)
@@ -204,7 +205,8 @@ def main_table(facts: Mapping[str, Any]) -> Iterator[Table]:
     for key in facts["tables"][name]:
         cell = facts["cells"][key]
         shown = [_estimate(cell["estimates"].get(m), form) for m, form in _MAIN.items()]
-        table.add_row(cell["method"], *shown)
+        number = f" · round {cell['params']['round']}" if cell["params"].get("round") else ""
+        table.add_row(cell["method"] + number, *shown)
     yield table
 
 
@@ -237,6 +239,9 @@ def headline(stage: str, result: dict[str, Any]) -> str:
         return _verdict(stage, facts)
     if stage == "sft":
         return f"{facts['steps']} steps"
+    if stage == "reward":
+        held_out = facts["accuracy"].get("eval")
+        return f"{result['rows']} pairs" + (f", held-out accuracy {_estimate(held_out, '.3f')}" if held_out else "")
     if stage == "generate":
         return f"{metrics['samples']:.0f} responses to {metrics['prompts']:.0f} prompts"
     if stage == "mix":

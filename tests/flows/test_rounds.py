@@ -13,6 +13,7 @@ from flows.loading import load_config
 from flows.plan import Plan, build_plan
 from infra.store import Store
 from tasks.stage import StageRef
+from tests.flows.test_plan import finish
 
 BASE = ["ingest", "drift", "classify", "calibrate", "sft", "reference", "align"]
 HELD_OUT = ["generate held-out", "judge held-out"]
@@ -108,7 +109,7 @@ def test_a_champion_that_is_the_policy_itself_is_compared_with_its_predecessor(t
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("generate.samples=1", "generate.samples: a list needs at least 2"),
+        ("generate.samples=1", "generate.samples: must be at least 2"),
         ("generate.prompts=5", "rounds.prompts says how many"),
         ("evaluate.erm_twin=true", "evaluate.erm_twin compares one alignment"),
         ("generate.served_model=teacher", "give both or neither"),
@@ -121,3 +122,11 @@ def test_a_mistake_is_told_with_its_remedy(tmp_path: Path, mixture: Path, overri
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, mixture, override)
     assert message in caught.value.message
+
+
+def test_the_reason_names_what_changed_in_a_round(tmp_path: Path, mixture: Path, store: Store) -> None:
+    finish(store, build_plan(load(tmp_path, mixture), store))
+    reasons = {s.label: s.reason for s in build_plan(load(tmp_path, mixture, "generate.temperature=0.5"), store).stages}
+    assert reasons["r1 generate"] == "runs: generate.temperature 1.0 → 0.5"
+    assert reasons["r1 mix"] == "runs: r1 generate, r1 judge changed" and reasons["align"].startswith("cached")
+    assert reasons["r2 mix"] == "runs: r2 generate, r2 judge, r1 align changed"
