@@ -26,7 +26,7 @@ def describe_rounds() -> str:
     strength = strength_of(objective)
     parts = [config.project, config.align.loss.name, f"{objective.name}{f' λ={strength}' if strength else ''}"]
     parts += [rounds.strategy] if rounds.strategy != "align" else []
-    return " · ".join([*parts, f"{rounds.rounds} rounds"])
+    return " · ".join([*parts, f"{rounds.rounds} round{'s' if rounds.rounds > 1 else ''}"])
 
 
 @flow(
