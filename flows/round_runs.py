@@ -11,8 +11,14 @@ from typing import Any
 from flows.plan import PlannedStage
 from infra.tracking import Status, Tracker
 
-SHOWN = ("mix", "calibrate", "compare", "evaluate", "guard")
-"""Stages whose metrics are those of their round."""
+SHOWN = {
+    "mix": ("golden_share", "lists"),
+    "calibrate": ("ess",),
+    "compare": ("win_rate_", "lc_win_rate_"),
+    "evaluate": ("accuracy_all", "ranking_policy", "ece", "kl"),
+    "guard": ("",),
+}
+"""Stage → beginnings of the names of its metrics that are those of their round."""
 
 
 class RoundRuns:
@@ -39,8 +45,9 @@ class RoundRuns:
         """The figures of a finished stage, cached or not."""
         if stage.round is None or stage.stage not in SHOWN:
             return
-        self._tracker.log_metrics(self.parent_of(stage), result["metrics"])
-        self._tracker.log_metrics(self._parent, {f"round/{name}": value for name, value in result["metrics"].items()}, step=stage.round)
+        shown = {name: value for name, value in result["metrics"].items() if name.startswith(SHOWN[stage.stage])}
+        self._tracker.log_metrics(self.parent_of(stage), shown)
+        self._tracker.log_metrics(self._parent, {f"round/{name}": value for name, value in shown.items()}, step=stage.round)
 
     def finish(self, status: Status) -> None:
         """All that ended before the last one ended well; the last one ends as the run does."""

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.component
 CONFIG = """
 project: small-study
 seeds: [0, 1]
-tables: [pairwise, ablation, calibration, confidence, rounds]
+tables: [pairwise, ablation, calibration, confidence]
 testbed: {prompts: 40, responses_per_prompt: 3}
 golden_responses: 60
 text: {max_prompt_tokens: 32, max_response_tokens: 64}
