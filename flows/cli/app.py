@@ -1,7 +1,7 @@
 """The commands of ``dora``, each with an example in its help.
 
-Exit codes: 0 success · 1 a stage or server failed · 2 the configuration, the data or the command is wrong · 130 stopped by
-Ctrl-C. Errors go to stderr as one panel with the remedy; with ``--json`` stdout carries exactly one JSON document.
+Exit codes: 0 success · 1 a stage or server failed, or a guard rail stopped the run · 2 the configuration, the data or the command is
+wrong · 130 stopped by Ctrl-C. Errors go to stderr as one panel with the remedy; with ``--json`` stdout carries exactly one JSON document.
 """
 
 from __future__ import annotations

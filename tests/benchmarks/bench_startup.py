@@ -28,7 +28,7 @@ from flows.shared_job import SharedJob
 from infra.ray_head import RayHead
 from infra.ray_jobs import RayJobs
 from infra.store import Store
-from tasks import ingest
+from tasks import drift, ingest
 from tasks.stage import StageSpec, execute, write_spec
 from tests.benchmarks.harness import Row, argument_parser, best_of, report
 
@@ -105,6 +105,7 @@ CHAIN = {
     "sft": {"optimization": {"max_steps": 3, "batch_size": 8}},
     "align": {"optimization": {"max_steps": 3, "batch_size": 8}},
     "evaluate": {"kl_prompts": 2, "kl_max_new_tokens": 8, "bootstrap_samples": 100, "erm_twin": True},
+    "compare": None,
 }
 
 
@@ -183,11 +184,12 @@ def chain(head: RayHead, folder: Path) -> list[Row]:
         store = Store(str(folder / name))
         plan = build_plan(config, store, until="evaluate")
         execute(plan.stages[0].spec, ingest.run, store)
+        execute(plan.stages[1].spec, drift.run, store)
         return plan, store
 
     for workers, name in ((2, "a job each, 2 workers"), (0, "a job each, no workers"), (0, "one shared job")):
         plan, store = planned(workers, name.replace(" ", "-"))
-        stages, began = plan.to_run[1:], time.time()
+        stages, began = plan.to_run[2:], time.time()
         if name == "one shared job":
             shared = SharedJob(stages, store, lambda: jobs)
             for stage in stages:
