@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
@@ -55,7 +56,7 @@ def supervise(config: RealignConfig, until: Until, flow: str) -> State[dict[str,
     """The body of the flows that realign: plan, run every stage, summarise; also a run that a stage has stopped."""
 
     def build(store: Store, places: Places) -> Plan:
-        return build_plan(config, store, until=until, champions=lambda note: champions(places, config, store, note))
+        return build_plan(config, store, until=until, champions=partial(champions, places, config, store))
 
     session = Session.open(config, build, FlowRun(flow, this_run.id, this_run.name), ProgressArtifacts)
     try:

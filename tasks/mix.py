@@ -8,7 +8,8 @@ A sampled response has the source ``policy-r<round>`` (``<model>-r<round>`` wher
 id ``r<round>-<record>`` and the scores as rewards. Equal responses of a prompt count once; empty ones, ones without a score, and
 prompts with fewer than two left or a gap of scores too small
 make no list and are counted. Which given records stay is a hash of the prompt: at most those, at most as many lists, that keep
-``given_fraction``. Guarantee: the same inputs give the same bytes. Cost: one pass over records and samples, streamed.
+``given_fraction``. Guarantee: the same inputs give the same bytes. Cost: two passes over records and samples, streamed: what is drawn
+depends on how many lists there are.
 """
 
 from __future__ import annotations

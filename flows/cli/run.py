@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def dry_run(config: RealignConfig, until: Until, *, as_json: bool) -> None:
     """Print the plan; nothing runs and nothing is written."""
     settings = Settings()
     store, places = Store(settings.store_uri), settings.effective()
-    plan = build_plan(config, store, until=until, champions=lambda note: champions(places, config, store, note))
+    plan = build_plan(config, store, until=until, champions=partial(champions, places, config, store))
     out = Out(as_json)
     out.plan(plan)
     out.document(plan.to_json())
