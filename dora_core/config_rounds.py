@@ -42,7 +42,12 @@ class GuardConfig(StrictModel):
         "lower 95 % bound of the fall.",
     )
     min_source_prompts: int = Field(20, ge=1, description="Sources with fewer held-out prompts are not judged for it.")
-    max_kl: float | None = Field(50.0, gt=0, description="KL(policy‖start of round 0) per response, nats, at most.")
+    max_kl: float | None = Field(
+        15.0,
+        gt=0,
+        description="KL(policy‖start of round 0) per response, nats, at most. It grows with the length of responses: on the known mixture "
+        "(50 tokens) a learned judge was exploited at 20; a thousand tokens want more.",
+    )
     min_distinct: float | None = Field(0.2, ge=0, le=1, description="Distinct bigrams of the samples against those of round 1, at least.")
     max_self_bleu: float | None = Field(0.95, ge=0, le=1, description="Self-BLEU of a prompt's samples, at most: 1 = all the same.")
     max_one_answer: float | None = Field(

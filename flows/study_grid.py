@@ -247,11 +247,15 @@ def _realignment(
         same_golden = variant.golden_shift == testbed.golden_shift
         calibration = exact if variant.exact else (base if same_golden else chain).calibrate()
     policy = chain.align(start, reference, calibration)
-    done = Samples()
+    done, before = Samples(), policy
     for chain.round in range(1, variant.round + 1):
+        before = policy
         sample(chain, start, policy, done)
         policy = learn(chain, policy, done)
     chain.records = chain.given
+    evaluation = chain.evaluate(start, reference, policy)
+    if variant.round:
+        chain.guard("guard policy", evaluation=evaluation, before=chain.evaluate(start, reference, before, label="evaluate before"))
 
     def sampled(name: str, model: StageRef | None, stream: int) -> tuple[StageRef, StageRef]:
         """Samples of a policy on held-out prompts, and their gold rewards."""
@@ -278,9 +282,10 @@ def _realignment(
         samples=samples,
         scores=scores,
         start_scores=start_scores,
-        evaluation=chain.evaluate(start, reference, policy),
+        evaluation=evaluation,
         truth=exact,
         calibration=calibration,
+        guards=[spec.ref() for label, spec in chain.specs.items() if spec.stage == "guard" and chain.rounds[label] == variant.round],
     )
     return [*base.specs.values(), *chain.specs.values()], outputs
 

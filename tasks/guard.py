@@ -174,7 +174,7 @@ NEXT = {
     "one_answer": ("the policy answers every prompt alike: look at the judge, which may reward that answer", "max_one_answer"),
     "golden_share": ("raise rounds.mix.given_fraction, or set rounds.mix.given to golden", "min_golden_share"),
     "ess": ("few responses carry h: set calibration.temper to auto, or add golden responses like them", "min_ess"),
-    "kl": ("train less per round: fewer align.optimization epochs, a lower learning rate, a larger β", "max_kl"),
+    "kl": ("train less per round: rounds.optimization with fewer epochs or a lower learning rate, or a larger align.loss.beta", "max_kl"),
     "source_regression": ("look at that source in the evaluation, and at its share of the mixture", "max_source_regression"),
 }
 """What to do about a broken rule, and the key of ``rounds.guard`` that loosens it."""

@@ -83,7 +83,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     facts = {
         "tables": shown,
         "missing": {name: MISSING.get(name, "No cell of this study belongs to this table.") for name in TABLES if name not in shown},
-        "cells": {key: cell_facts(key, cells, estimates[key]) for key in cells},
+        "cells": {key: cell_facts(key, cells, estimates[key]) | {"broken_rules": broken_rules(cells[key], context)} for key in cells},
         "calibration": [row | {"estimates": {m: e.to_json() for m, e in row["estimates"].items()}} for row in rows],
         "scatter": scatter,
         "settings": settings(spec, context),
@@ -156,6 +156,13 @@ def cell_facts(key: str, cells: Cells, estimates: dict[str, Estimate]) -> dict[s
         "twin": twin_of(key, cells),
         "estimates": {name: e.to_json() for name, e in estimates.items()},
     }
+
+
+def broken_rules(runs: dict[int, tuple[CellRun, dict[str, Series]]], context: StageContext) -> dict[str, dict[str, str]]:
+    """``{seed: {rule: what it found}}`` of the guard rails that would have stopped the round; a study goes on, to see what they spare."""
+    guards = {seed: [context.result(ref)["facts"]["rules"] for ref in one.guards] for seed, (one, _) in runs.items()}
+    broken = {seed: {r["name"]: r["message"] for rules in found for r in rules if r["passed"] is False} for seed, found in guards.items()}
+    return {str(seed): rules for seed, rules in broken.items() if rules}
 
 
 # ------------------------------------------------------------------------------------------------- calibration factors

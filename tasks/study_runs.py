@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class CellRun(StrictModel):
-    """One seed of a cell: where its outputs are. ``calibration`` is a ``calibrate`` or ``truth`` stage; None where h is not used."""
+    """One seed of a cell: where its outputs are.
+
+    ``calibration`` is a ``calibrate`` or ``truth`` stage, None where h is not used; ``guards`` are those of the cell's own round.
+    """
 
     cell: Cell
     seed: int = Field(ge=0)
@@ -31,6 +34,7 @@ class CellRun(StrictModel):
     evaluation: StageRef
     truth: StageRef
     calibration: StageRef | None = None
+    guards: list[StageRef] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,7 @@ def _rounds(facts: Facts) -> Iterator[Finding]:
         items = tuple(
             f"round {c['params']['round']}: {_shown(_win(c))}; paired {_signed(c['estimates']['win_rate_rise'])}"
             + (f"; against erm paired {_signed(c['estimates']['win_rate_lift'])}" if "win_rate_lift" in c["estimates"] else "")
+            + _guarded(c)
             for c in rounds
         )
         fell = [number for number, rise in rises if rise["high"] < 0]
@@ -182,6 +183,13 @@ def _rounds(facts: Facts) -> Iterator[Finding]:
             shown = [str(number) for number, rise in rises if rise["low"] > 0]
             where = f"round {', '.join(shown)} only" if shown else "no round"
             yield Finding("open", f"Rounds: {method} is shown to rise in {where}", items)
+
+
+def _guarded(cell: CellFacts) -> str:
+    """Which guard rails would have stopped the round, and in how many of its seeds."""
+    broken = [name for rules in cell["broken_rules"].values() for name in rules]
+    counts = ", ".join(f"{name} in {broken.count(name)}" for name in dict.fromkeys(broken))
+    return f"; guard rails would stop it: {counts} of {cell['params']['seeds']} seeds" if broken else ""
 
 
 def _calibration(facts: Facts) -> Iterator[Finding]:

@@ -63,6 +63,7 @@ def make_facts(*, seeds: int = 5, name: str = "dpo") -> dict[str, Any]:
             "method": cell.method(),
             "twin": twin.key() if twin.key() in cells and cell.objective != "erm" else None,
             "estimates": measures,
+            "broken_rules": {},
         }
 
     for table, losses in (("pairwise", (name, "r_dpo", "exo", "simpo", "robust_dpo")), ("listwise", ("dpo_pl", "rrhf", "lire"))):
@@ -208,6 +209,15 @@ def test_rounds_are_judged_by_their_paired_rise() -> None:
         ("met", "Rounds: dpo · dora λ=auto · mixture τ=auto rises in every round"),
     ]
     assert found[1].items[1].startswith("round 2: 0.830 [0.805, 0.855]; paired +0.030 [+0.010, +0.050]; against erm paired +0.140")
+
+
+def test_a_round_that_the_guard_rails_would_stop_says_so() -> None:
+    facts = make_facts()
+    assert not any("guard rails" in item for f in findings(facts) for item in f.items)
+    of_round_1 = facts["cells"][Cell(loss="dpo", round=1, **ROBUST).key()]
+    of_round_1["broken_rules"] = {"0": {"kl": "…"}, "3": {"kl": "…", "one_answer": "…"}}
+    items = next(f for f in findings(facts) if f.headline.startswith("Rounds: dpo · dora")).items
+    assert items[0].endswith("; guard rails would stop it: kl in 2, one_answer in 1 of 5 seeds") and "guard rails" not in items[1]
 
 
 # ------------------------------------------------------------------------------------------------------------- figures

@@ -141,7 +141,7 @@ def evaluation(ranking: dict[str, tuple[float, int]], kl: float | None = 1.0) ->
 def test_kl_budget(store, kl, stops):
     facts = guarded(store, evaluation=finished(store, "evaluate", "e", {}, facts=evaluation({}, kl)))
     assert (broken(facts) == ["kl"]) is stops
-    assert f"KL(policy‖start) is {kl:.2f} nats per response; at most 50" in facts["rules"][0]["message"]
+    assert f"KL(policy‖start) is {kl:.2f} nats per response; at most 15" in facts["rules"][0]["message"]
 
 
 def regression(store: Store, before: dict[str, tuple[float, int]], now: dict[str, tuple[float, int]], **config: Any) -> dict[str, Any]:

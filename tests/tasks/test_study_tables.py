@@ -56,7 +56,14 @@ class HandMade:
             evaluation=self.evaluation(name, truth, kl=1.0 + seed),
             truth=truth,
             calibration=self.calibration(cell, config, truth),
+            guards=[finished(self.store, "guard", name, {}, facts={"rules": self.rules(kl_passed=seed != 1)})],
         )
+
+    def rules(self, *, kl_passed: bool) -> list[dict[str, Any]]:
+        return [
+            {"name": "kl", "passed": kl_passed, "message": "KL is 20"},
+            {"name": "self_bleu", "passed": None, "message": "one sample; not judged"},
+        ]
 
     def truth(self, config: TestbedConfig) -> StageRef:
         bed = Testbed(config)
@@ -234,6 +241,7 @@ def test_facts_say_what_the_flow_logs_and_the_page_prints(study: tuple[Spec, dic
     settings = result["facts"]["settings"]
     assert settings["seeds"] == [0, 1] and settings["losses"] == {"dpo": {"name": "dpo"}, "lire": {"name": "lire"}}
     assert settings["testbed"]["alpha"] == 0.25 and "seed" not in settings["testbed"]
+    assert cell["broken_rules"] == {"1": {"kl": "KL is 20"}}
     assert spec.placement == "local" and Spec(cells=spec.cells, bootstrap_samples=300).digest() != spec.digest()
 
 
