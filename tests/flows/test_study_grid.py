@@ -212,14 +212,14 @@ def test_a_round_is_guarded_as_in_self_training_and_not_stopped(tmp_path: Path) 
     """Samples, mixture and policy are looked at in every round; the policy against the round before. The tables tell what they said."""
     study = config(tmp_path, "tables: [rounds]\nfocus: [dpo]\nrounds: {rounds: 2}\nstrategies: []\n")
     grid = build_grid(study, tmp_path / "data")
-    by_digest = {spec.digest(): spec for spec in grid.stages[0]}
-    evaluation = {(run.cell.objective, run.cell.round): run.evaluation for run in grid.runs}
+    by_digest = {spec.digest(): spec for specs in grid.stages.values() for spec in specs}
+    evaluation = {(run.seed, run.cell.objective, run.cell.round): run.evaluation for run in grid.runs}
     for run in grid.runs:
         guards = [by_digest[ref.digest] for ref in run.guards]
         assert [g.round for g in guards] == [run.cell.round] * (3 if run.cell.round else 0)
         if run.cell.round:
             assert guards[0].samples and guards[1].mix
-            before = evaluation[run.cell.objective, run.cell.round - 1]
+            before = evaluation[run.seed, run.cell.objective, run.cell.round - 1]
             assert guards[2].evaluation == run.evaluation and guards[2].before == before
 
 
