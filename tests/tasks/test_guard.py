@@ -137,7 +137,7 @@ def evaluation(ranking: dict[str, tuple[float, int]], kl: float | None = 1.0) ->
     return {"kl": None if kl is None else {"value": kl, "low": kl - 1, "high": kl + 1, "n": 64}, "by_source": by_source}
 
 
-@pytest.mark.parametrize(("kl", "stops"), [(50.0, False), (50.5, True)])
+@pytest.mark.parametrize(("kl", "stops"), [(15.0, False), (15.5, True)])
 def test_kl_budget(store, kl, stops):
     facts = guarded(store, evaluation=finished(store, "evaluate", "e", {}, facts=evaluation({}, kl)))
     assert (broken(facts) == ["kl"]) is stops
