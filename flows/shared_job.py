@@ -19,6 +19,7 @@ from typing import Any
 
 from dora_core.config import Execution
 from dora_core.errors import ServiceError, StageFailed
+from flows.jobs import run_as_job
 from flows.plan import PlannedStage
 from infra.ray_jobs import RayJobs
 from infra.store import ERROR, Store
@@ -99,14 +100,11 @@ class SharedJob:
         for stage in self._stages:
             write_spec(stage.spec, self._store)
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shared-job")
-        spec, digest = self._spec, self._spec.digest()
         self._watcher = pool.submit(
-            self._jobs.run,
-            stage=spec.stage,
-            digest=digest,
-            spec_uri=write_spec(spec, self._store),
-            is_done=lambda: spec.is_done(self._store),
-            read_error=lambda: self._store.read_json(f"{spec.stage}/{digest}/{ERROR}"),
+            run_as_job,
+            self._jobs,
+            self._spec,
+            self._store,
             on_log=lambda line: self._on_log(line),
             on_submitted=lambda submission_id: setattr(self, "_submission_id", submission_id),
         )

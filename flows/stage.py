@@ -8,12 +8,10 @@ the output still exists. Only faults of the control plane are retried; bad data 
 
 from __future__ import annotations
 
-import contextvars
 import importlib
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -23,16 +21,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
 
 from dora_core.errors import DoraError
+from flows.jobs import run_as_job
 from flows.plan import PlannedStage
 from flows.session import Session
 from flows.shared_job import SharedJob
 from infra.journal import JournalReader
 from infra.report.figures import figures_for
-from infra.store import ERROR
 from tasks import ingest, promote
-from tasks.stage import execute, write_spec
-
-FOLLOW_SECONDS = 1.0
+from tasks.stage import execute
 
 
 @dataclass(frozen=True)
@@ -117,15 +113,7 @@ def _run_job(session: Session, stage: PlannedStage, shared: SharedJob | None) ->
     if shared is not None:
         shared.run(stage, on_log=on_log, on_submitted=on_submitted)
         return
-    session.ray.jobs().run(
-        stage=stage.stage,
-        digest=stage.digest,
-        spec_uri=write_spec(stage.spec, session.store),
-        is_done=lambda: stage.spec.is_done(session.store),
-        read_error=lambda: session.store.read_json(f"{stage.stage}/{stage.digest}/{ERROR}"),
-        on_log=on_log,
-        on_submitted=on_submitted,
-    )
+    run_as_job(session.ray.jobs(), stage.spec, session.store, on_log=on_log, on_submitted=on_submitted)
 
 
 @contextmanager
@@ -169,26 +157,11 @@ def _followed(session: Session, stage: PlannedStage, run: str) -> Iterator[None]
 
     Parts of an earlier attempt are replayed too: the MLflow run of a resumed training then shows the whole curve.
     """
-    reader = JournalReader(session.store, stage.stage, stage.digest)
-    ended = threading.Event()
 
-    def replay() -> None:
-        events = list(reader.new_events())
+    def replay(events: list[dict[str, Any]]) -> None:
         session.tracker.replay(run, events)
         for event in events:
             session.notify("event", stage, event)
 
-    def follow() -> None:
-        while not ended.wait(FOLLOW_SECONDS):
-            with suppress(OSError):  # the store hiccups: the next look, or the last one, reads the same parts
-                replay()
-
-    # The context tells Prefect which task run an artifact belongs to.
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(follow,), name=f"journal-{stage.label}", daemon=True)
-    thread.start()
-    try:
+    with JournalReader(session.store, stage.stage, stage.digest).following(replay):
         yield
-    finally:
-        ended.set()
-        thread.join()
-        replay()

@@ -10,15 +10,19 @@ Event kinds: ``{"kind": "metrics", "step": int, "values": {name: float}, "time":
 
 from __future__ import annotations
 
+import contextvars
 import json
 import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from infra.store import StageFolder, Store, write_atomic
+
+FOLLOW_SECONDS = 1.0
 
 
 class JournalWriter:
@@ -77,3 +81,26 @@ class JournalReader:
                 lines = self._store.download(f"{self._folder}/{name}").read_text(encoding="utf-8").splitlines()
                 yield from (json.loads(line) for line in lines)
                 self.seen.add(name)
+
+    @contextmanager
+    def following(self, on_events: Callable[[list[dict[str, Any]]], None]) -> Iterator[None]:
+        """Hands new events to ``on_events`` every second while the block runs, and the rest at its end.
+
+        The thread has the caller's context, which tells Prefect to which task run an artifact belongs.
+        """
+        ended = threading.Event()
+
+        def follow() -> None:
+            while not ended.wait(FOLLOW_SECONDS):
+                with suppress(OSError):  # the store hiccups: the next look, or the last one, reads the same parts
+                    on_events(list(self.new_events()))
+
+        name = f"journal of {self._folder}"
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(follow,), name=name, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            on_events(list(self.new_events()))

@@ -13,9 +13,8 @@ import importlib
 import logging
 import math
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,20 +26,20 @@ from dora_core.errors import ConfigError, did_you_mean
 from dora_core.pinning import pin
 from flows.cli.file_tables import Output, read_rows
 from flows.cli.output import Out
+from flows.jobs import run_as_job
 from flows.loading import validate
 from flows.plan import Plan, PlannedStage
 from flows.reading import apply_override
 from flows.session import Observer, Ray
 from infra.journal import JournalReader
 from infra.settings import Settings, apply_environment
-from infra.store import ERROR, Store, sha256_of
+from infra.store import Store, sha256_of
 from tasks import generate, judge, prompts
-from tasks.stage import StageSpec, execute, prepare_process, write_spec
+from tasks.stage import StageSpec, execute, prepare_process
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FOLLOW_SECONDS = 0.5
 OptionsT = TypeVar("OptionsT", bound=StrictModel)
 
 
@@ -144,45 +143,17 @@ class Command:
             return
         observer.started(stage)
         try:
-            with self._followed(stage, observer):
+            journal = JournalReader(self.store, stage.stage, stage.digest)
+            list(journal.new_events())  # of an earlier attempt
+            with journal.following(lambda events: [observer.event(stage, event) for event in events]):
                 if ray is not None and _on_ray(stage):
-                    self._submit(stage, observer, ray)
+                    run_as_job(ray.jobs(), stage.spec, self.store, on_log=lambda line: observer.log(stage, line))
                 else:
                     execute(stage.spec, importlib.import_module(f"tasks.{stage.stage}").run, self.store)
         except BaseException as error:
             observer.finished(stage, "failed" if isinstance(error, Exception) else "cancelled", None)
             raise
         observer.finished(stage, "ran", self.store.read_result(stage.stage, stage.digest))
-
-    def _submit(self, stage: PlannedStage, observer: Observer, ray: Ray) -> None:
-        ray.jobs().run(
-            stage=stage.stage,
-            digest=stage.digest,
-            spec_uri=write_spec(stage.spec, self.store),
-            is_done=lambda: stage.spec.is_done(self.store),
-            read_error=lambda: self.store.read_json(f"{stage.stage}/{stage.digest}/{ERROR}"),
-            on_log=lambda line: observer.log(stage, line),
-        )
-
-    @contextmanager
-    def _followed(self, stage: PlannedStage, observer: Observer) -> Iterator[None]:
-        """Shows the stage's journal while it runs."""
-        reader, ended = JournalReader(self.store, stage.stage, stage.digest), threading.Event()
-        list(reader.new_events())  # of an earlier attempt
-
-        def follow() -> None:
-            while not ended.wait(FOLLOW_SECONDS):
-                with suppress(OSError):  # the store hiccups: the next look reads the same parts
-                    for event in reader.new_events():
-                        observer.event(stage, event)
-
-        thread = threading.Thread(target=follow, name=f"journal-{stage.label}", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
 
 
 @contextmanager

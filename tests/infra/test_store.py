@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 import pytest
@@ -95,3 +98,30 @@ def test_journal_events_are_read_once_and_across_attempts(tmp_path: Path) -> Non
     assert [e["kind"] for e in reader.new_events()] == ["progress"]
     assert list(reader.new_events()) == []
     assert all(json.loads(line) for part in (folder.path / "journal").iterdir() for line in part.read_text().splitlines())
+
+
+def test_a_followed_journal_is_handed_over_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the block runs, and what came after the last look; a store that hiccups costs nothing."""
+    monkeypatch.setattr("infra.journal.FOLLOW_SECONDS", 0.01)
+    store = Store(str(tmp_path))
+    writer, reader = JournalWriter(store.folder("align", DIGEST), flush_seconds=0.0), JournalReader(store, "align", DIGEST)
+    hiccups, seen, looked = iter([OSError("away"), OSError("away")]), list[int](), threading.Event()
+    look = reader.new_events
+
+    def unsteady() -> Iterator[dict[str, Any]]:
+        if error := next(hiccups, None):
+            raise error
+        return look()
+
+    def on_events(events: list[dict[str, Any]]) -> None:
+        seen.extend(event["step"] for event in events)
+        if events:
+            looked.set()
+
+    monkeypatch.setattr(reader, "new_events", unsteady)
+    with pytest.raises(KeyError), reader.following(on_events):
+        writer.metrics(1, {"loss": 1.0})
+        assert looked.wait(30) and seen == [1]
+        writer.metrics(2, {"loss": 0.5})
+        raise KeyError("the stage failed")
+    assert seen == [1, 2]
