@@ -20,9 +20,9 @@ help:
 demo: $(READY)
 	$(BIN)/dora demo
 
-# Two workers: one for the tests that start Ray and servers, one for all others. One thread each: two that contend are ten times slower.
+# Two workers, one thread each: threads that contend are ten times slower. tests/conftest.py says what stays together.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 nightly: $(READY)
 	$(BIN)/python -m pytest -m nightly --timeout 3600

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -14,12 +16,24 @@ hypothesis.settings.register_profile("dora", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("dora")
 
 
+SLOW = ("browser", "system", "component")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start Ray or servers take turns in one worker, while the others run the rest (`--dist loadgroup`)."""
+    """The slow ones first, the quick ones fill what is left (`--dist loadgroup`).
+
+    Tests of one module that start Ray stay in one worker, for their fixtures; so do all that need servers, which take their turns.
+    """
+
+    def rank(item: pytest.Item) -> int:
+        return next((place for place, name in enumerate(SLOW) if item.get_closest_marker(name)), len(SLOW))
+
+    items.sort(key=rank)  # stable: within a rank as collected
     for item in items:
-        if any(item.get_closest_marker(name) for name in ("component", "system")):
-            item.add_marker(pytest.mark.xdist_group("one at a time"))
+        if rank(item) < len(SLOW):
+            servers = rank(item) < SLOW.index("component")
+            item.add_marker(pytest.mark.xdist_group("servers" if servers else item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +49,24 @@ def restored_environment() -> Iterator[None]:
 def interruptible() -> None:
     """Ray and Prefect change what SIGINT does in a process that has used them; tests of Ctrl-C need Python's own handler."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its migrations take seconds, so the workers of `pytest -n` share one."""
+    from filelock import FileLock
+
+    from infra.tracking import mlflow_client
+
+    folder = tmp_path_factory.getbasetemp()
+    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "mlflow-template.db"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            mlflow_client(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def mlflow_sqlite(empty_mlflow_database: Path, tmp_path: Path) -> str:
+    """Address of an MLflow of the test's own."""
+    return f"sqlite:///{shutil.copy(empty_mlflow_database, tmp_path / 'mlflow.db')}"
