@@ -7,13 +7,14 @@ READY := .venv/.ready
 BENCHMARKS ?= training generation scoring data startup gpu
 BENCH_TABLE ?= tests/benchmarks/latest.md
 
-.PHONY: help demo test nightly lint bench clean
+.PHONY: help demo test nightly lint audit bench clean
 
 help:
 	@echo "make demo    the whole pipeline on generated data, on this machine"
 	@echo "make test    lint, import rules, unit, component and system tests"
 	@echo "make nightly what takes minutes: the quick study, every table"
 	@echo "make lint    ruff and import-linter only"
+	@echo "make audit   known vulnerabilities of the locked packages; warns, never fails"
 	@echo "make bench   speed and memory against peers and limits (about 17 minutes); BENCHMARKS='training data' for some of them"
 	@echo "make clean   remove the environment and caches (never .dora, which holds results)"
 
@@ -31,6 +32,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+audit: $(READY)
+	@timeout 120 $(BIN)/python -m pip_audit --no-deps --disable-pip -r requirements.lock --progress-spinner off --timeout 10 \
+	  || echo "warning: the audit found something, or could not reach the advisories; see above"
 
 # TRL is the peer of the training step and of nothing else: installed for this, beside the lock, without dependencies of its own.
 bench: $(READY)

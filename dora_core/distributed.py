@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict, set_state_dict
 from torch.nn.parallel import DistributedDataParallel
 
+from dora_core.checkpoint_reading import load_safely
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -100,10 +102,14 @@ def save_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
 
 
 def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, worker: Worker) -> dict[str, Any]:
-    """Restore what :func:`save_checkpoint` wrote, bit for bit; the number of ranks may differ. Returns ``progress``."""
+    """Restore what :func:`save_checkpoint` wrote, bit for bit; the number of ranks may differ. Returns ``progress``.
+
+    Raises:
+        StoreError: it holds what could run code.
+    """
     weights, moments = get_state_dict(module, optimizer)
     state = {"weights": weights, "optimizer": moments}
-    dcp.load(state, checkpoint_id=str(folder), no_dist=worker.group is None)
+    load_safely(state, folder, alone=worker.group is None)
     set_state_dict(module, optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"])
     return json.loads((folder / "progress.json").read_text())
 

@@ -20,6 +20,7 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -180,6 +181,11 @@ def _locate(source: DataSource, place: str) -> list[_Location]:
 def _filesystem(source: DataSource, place: str) -> tuple[pafs.FileSystem, str]:
     if "://" not in source.path:
         return pafs.LocalFileSystem(), os.path.expanduser(source.path)
+    if "@" in urlsplit(source.path).netloc:  # pyarrow would take s3://key:secret@bucket, and the path is recorded
+        raise DataError(
+            f"{place}.path holds credentials",
+            hint="give s3://bucket/key alone, and the credentials as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
     try:
         return pafs.FileSystem.from_uri(source.path)
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from dora_core.config import AlignConfig, GenerateConfig, ModelConfig, OptimizationConfig, SftConfig
 from dora_core.config_judging import Judge, RewardModelJudge
 from flows.config import MethodConfig, RealignConfig, SelfTrainConfig
+from infra.store import sha256_of
 from tasks.drift import Previous
 from tasks.stage import StageRef, StageSpec
 
@@ -187,7 +188,14 @@ class Chain:
 
         config = self.config
         return self.add(
-            "promote", promote.Spec(evaluation=evaluation, policy=policy, model_name=config.model_name, mode=config.promotion.mode)
+            "promote",
+            promote.Spec(
+                evaluation=evaluation,
+                policy=policy,
+                model_name=config.model_name,
+                mode=config.promotion.mode,
+                config=sha256_of(config.model_dump(mode="json", by_alias=True)),
+            ),
         )
 
     # --------------------------------------------------------------------------------------------- samples and their judge

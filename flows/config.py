@@ -6,6 +6,7 @@ are added here. Left out: addresses of servers and the store, which are settings
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -41,7 +42,12 @@ ROBUST = "robust"
 class PromotionConfig(StrictModel):
     """Whether an aligned model that passes the gate becomes the champion."""
 
-    mode: Literal["auto", "never"] = Field("auto", description="auto: promote when the gate passes; never: register as challenger only.")
+    mode: Literal["auto", "ask", "never"] = Field(
+        "auto", description="When the gate passes: auto promotes; ask waits until a person approves or rejects; never registers only."
+    )
+    ask_timeout_hours: float = Field(
+        72.0, gt=0, le=720, description="mode ask: hours to wait for an answer; then the model stays challenger and the run ends."
+    )
     model_name: str | None = Field(None, pattern=NAME_PATTERN, description="Name in the MLflow model registry; null = the project's name.")
 
 
@@ -185,6 +191,12 @@ class SelfTrainConfig(RealignConfig):
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
+
+
+def data_of(config: RealignConfig) -> str:
+    """``"mixture.parquet"``, or ``"human.jsonl + 2 more"``."""
+    first, *more = (PurePosixPath(source.path).name for source in config.data.train)
+    return f"{first} + {len(more)} more" if more else first
 
 
 def strength_of(objective: ObjectiveConfig) -> str:

@@ -1,36 +1,341 @@
-"""Registers the flows with a Prefect server, so that they can be started from its UI, its API or a schedule."""
+"""``dora deploy``: brings a Prefect server to the state that ``infra/prefect.yaml`` declares. Safe to repeat.
+
+Work pool, deployments with their forms and schedules, the concurrency limit of ``flows/limits.py`` and the automations of
+``flows/automations.py``. The worker imports a flow from the installed package: nothing is uploaded, and the code that runs is the code
+that is installed there.
+
+What a person has changed in Prefect's UI stays: the limit's size unless one is given, whether a schedule is on, and parameters and times
+of a deployment until its entry in the file changes. The server remembers the digest of the entry it was given, as the deployment's
+version. A deployment tagged ``dora`` that the file no longer declares is removed.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
+import importlib.resources
+import importlib.util
+import json
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from dora_core.config import NAME_PATTERN, StrictModel
+from dora_core.errors import ConfigError
+from flows import automations
+from flows.prefect_api import connected
+from infra.settings import WORK_POOL
+from infra.store import sha256_of
+
+if TYPE_CHECKING:
+    from prefect import Flow
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
+
+TAG = "dora"
+PoolType = Literal["process", "docker", "kubernetes"]
+Change = Literal["created", "updated", "unchanged", "removed"]
+
+PACKAGES = {"docker": "prefect-docker", "kubernetes": "prefect-kubernetes"}
+CONTAINER_HOME = "/var/lib/dora"
+PLACES = ("DORA_STORE", "DORA_MLFLOW_URI", "DORA_RAY_ADDRESS", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+"""What a container must be told, from this environment; passwords are for the worker's own."""
+
+
+# --------------------------------------------------------------------------------------------------------- the file
+
+
+class Schedule(StrictModel):
+    """When a deployment starts by itself."""
+
+    slug: str = Field(pattern=NAME_PATTERN, description="Name of the schedule within its deployment.")
+    cron: str = Field(description="Minute, hour, day of month, month, day of week.")
+    timezone: str = Field(description="IANA name, e.g. Europe/Berlin.")
+    active: bool = Field(description="false: until it is switched on in Prefect's UI.")
+
+
+class WorkPool(StrictModel):
+    name: str = Field(description="For `prefect deploy`; `dora deploy --pool` decides for itself.")
+
+
+class Deployment(StrictModel):
+    """One entry of the file; the keys are those of Prefect's own ``prefect.yaml``."""
+
+    name: str = Field(pattern=NAME_PATTERN)
+    entrypoint: str = Field(description="Module path of a flow.")
+    description: str
+    tags: list[str]
+    work_pool: WorkPool
+    parameters: dict[str, Any] = Field(default_factory=dict, description="Prefill the form, and are what a schedule runs with.")
+    schedules: list[Schedule] = Field(default_factory=list)
+
+    @property
+    def digest(self) -> str:
+        return sha256_of(self.model_dump(exclude={"work_pool"}))[:12]
+
+    def flow(self) -> Flow[..., Any]:
+        module, _, name = self.entrypoint.rpartition(".")
+        return getattr(importlib.import_module(module), name)
+
+
+def declared() -> list[Deployment]:
+    """The deployments of ``infra/prefect.yaml``.
+
+    Raises:
+        ConfigError: the file was edited into something it may not be.
+    """
+    content = yaml.safe_load((importlib.resources.files("infra") / "prefect.yaml").read_text(encoding="utf-8"))
+    try:
+        return [Deployment.model_validate(entry) for entry in content["deployments"]]
+    except ValidationError as error:
+        raise ConfigError(f"infra/prefect.yaml: {error}", hint="compare it with the file of the release") from None
+
+
+# --------------------------------------------------------------------------------------------------------- the server
+
+
+@dataclass
+class Deployed:
+    """What was done, or would be (``--dry-run``)."""
+
+    server: str
+    pool: tuple[str, str, Change]
+    limit: tuple[str, int, Change] = ("", 0, "unchanged")
+    deployments: dict[str, Change] = field(default_factory=dict)
+    schedules: dict[str, str] = field(default_factory=dict)
+    automations: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        name, kind, change = self.pool
+        limit, size, limit_change = self.limit
+        return {
+            "server": self.server,
+            "work_pool": {"name": name, "type": kind, "change": change},
+            "concurrency_limit": {"name": limit, "limit": size, "change": limit_change},
+            "deployments": self.deployments,
+            "schedules": self.schedules,
+            "automations": self.automations,
+            "notes": self.notes,
+        }
 
 
 def register(api_url: str, pool: str) -> None:
-    """Create or update the deployments of the flows ``realign``, ``self-train`` and ``study`` in a process work pool; safe to repeat.
+    """What ``dora up`` calls when its server and worker are up."""
+    deploy(api_url, pool=pool)
 
-    The worker imports a flow from the installed package, so nothing is uploaded and the code that runs is the code that is
-    installed. Parameters are typed: the UI shows a form, and the server refuses what the configuration does not allow.
+
+def deploy(
+    api_url: str,
+    *,
+    pool: str = WORK_POOL,
+    pool_type: PoolType | None = None,
+    image: str | None = None,
+    limit: int | None = None,
+    webhook: str | None = None,
+    dry_run: bool = False,
+) -> Deployed:
+    """See the module docstring.
 
     Args:
         api_url: ``http://host:4200/api``.
-        pool: name of the work pool; created by its worker.
+        pool: work pool of all deployments; created if there is none of that name.
+        pool_type: of a new pool; None: process. For a pool that is there: what it must be.
+        image: container image of runs, for docker and kubernetes. Default: the one this release builds.
+        limit: slots of ``dora-gpus``. Default for a new limit: the number of GPUs of this machine, or 1.
+        webhook: address that gets notices of failures and decisions; None: as it was.
+        dry_run: look and tell; write nothing.
+
+    Raises:
+        ServiceError: the server is away or refuses us. ConfigError: the pool is of another type, or needs no image.
     """
-    os.environ["PREFECT_API_URL"] = api_url
-    from prefect.deployments.runner import EntrypointType, RunnerDeployment
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    entries = declared()
+    with connected(api_url) as client:
+        result = Deployed(api_url, _ensure_pool(client, pool, pool_type, image, dry_run))
+        result.notes += _worker_notes(*result.pool[:2])
+        result.limit = _ensure_limit(client, limit, dry_run)
+        known = _ours(client)
+        for entry in entries:
+            flow = entry.flow()
+            label = f"{flow.name}/{entry.name}"
+            found = known.pop(label, None)
+            result.deployments[label] = _ensure_deployment(client, entry, flow, found, pool, dry_run)
+            for schedule in entry.schedules:
+                there = next((s for s in found.schedules if s.slug == schedule.slug), None) if found else None
+                on = schedule.active if there is None else there.active
+                result.schedules[label] = f"{schedule.cron} {schedule.timezone}, {'on' if on else 'off'}"
+        for label, gone in known.items():
+            result.deployments[label] = "removed"
+            if not dry_run:
+                client.delete_deployment(gone.id)
+        if not dry_run:
+            result.automations = automations.install(api_url, webhook)
+    return result
 
-    from flows.realign import realign
-    from flows.self_train import self_train
-    from flows.study import study
 
-    with temporary_settings({PREFECT_API_URL: api_url}):
-        for flow in (realign, self_train, study):
-            deployment = RunnerDeployment.from_flow(
-                flow,
-                name=flow.name,
-                work_pool_name=pool,
-                description=flow.__doc__,
-                entrypoint_type=EntrypointType.MODULE_PATH,
-                tags=["dora"],
+def _ours(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
+    """``{"flow/deployment": …}`` of those with our tag."""
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+
+    found = client.read_deployments(deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])))
+    return {f"{client.read_flow(deployment.flow_id).name}/{deployment.name}": deployment for deployment in found}
+
+
+def _ensure_deployment(
+    client: SyncPrefectClient, entry: Deployment, flow: Flow[..., Any], found: DeploymentResponse | None, pool: str, dry_run: bool
+) -> Change:
+    """Create the deployment, or update it as far as the module docstring allows."""
+    from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
+    from prefect.client.schemas.schedules import CronSchedule
+    from prefect.utilities.callables import parameter_schema
+
+    facts: dict[str, Any] = {
+        "version": entry.digest,
+        "description": entry.description,
+        "tags": entry.tags,
+        "entrypoint": entry.entrypoint,
+        "work_pool_name": pool,
+        "parameter_openapi_schema": parameter_schema(flow).model_dump(exclude_unset=True),
+        "enforce_parameter_schema": True,
+    }
+    times = {schedule.slug: CronSchedule(cron=schedule.cron, timezone=schedule.timezone) for schedule in entry.schedules}
+    new = {s.slug: DeploymentScheduleCreate(schedule=times[s.slug], active=s.active, slug=s.slug) for s in entry.schedules}
+    if found is None:
+        if not dry_run:
+            flow_id = client.create_flow_from_name(flow.name)
+            client.create_deployment(flow_id, entry.name, parameters=entry.parameters, schedules=list(new.values()), pull_steps=[], **facts)
+        return "created"
+    if all(getattr(found, name) == value for name, value in facts.items()):
+        return "unchanged"
+    if dry_run:
+        return "updated"
+    if found.version == entry.digest:
+        client.update_deployment(found.id, DeploymentUpdate(**facts))
+        return "updated"
+    client.update_deployment(found.id, DeploymentUpdate(**facts, parameters=entry.parameters))
+    for schedule in found.schedules:  # those without a slug are the user's own
+        if schedule.slug in times:
+            client.update_deployment_schedule(found.id, schedule.id, schedule=times[schedule.slug])
+        elif schedule.slug is not None:
+            client.delete_deployment_schedule(found.id, schedule.id)
+    missing = [create for slug, create in new.items() if slug not in {schedule.slug for schedule in found.schedules}]
+    if missing:
+        client.create_deployment_schedules(found.id, missing)
+    return "updated"
+
+
+def _ensure_limit(client: SyncPrefectClient, limit: int | None, dry_run: bool) -> tuple[str, int, Change]:
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
+    from prefect.exceptions import ObjectNotFound
+
+    from flows.limits import LIMIT
+
+    try:
+        there = client.read_global_concurrency_limit_by_name(LIMIT).limit
+    except ObjectNotFound:
+        size = limit or _gpus()
+        if not dry_run:
+            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=LIMIT, limit=size))
+        return LIMIT, size, "created"
+    if limit is None or limit == there:
+        return LIMIT, there, "unchanged"
+    if not dry_run:
+        client.update_global_concurrency_limit(LIMIT, GlobalConcurrencyLimitUpdate(limit=limit))
+    return LIMIT, limit, "updated"
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() or 1
+
+
+# --------------------------------------------------------------------------------------------------------- work pools
+
+
+def _ensure_pool(client: SyncPrefectClient, name: str, kind: PoolType | None, image: str | None, dry_run: bool) -> tuple[str, str, Change]:
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        pool = client.read_work_pool(name)
+    except ObjectNotFound:
+        kind = kind or "process"
+        template = base_template(kind, image, client.read_worker_metadata)
+        if not dry_run:
+            client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
+        return name, kind, "created"
+    if kind is not None and pool.type != kind:
+        raise ConfigError(
+            f"the work pool {name!r} is there, and of type {pool.type}, not {kind}",
+            hint=f"choose another --pool, or leave --pool-type out; `prefect work-pool delete {name}` removes it with its queues",
+        )
+    if pool.type == "process":
+        _refuse_image(image)
+    template = json.loads(json.dumps(pool.base_job_template))
+    variables = template["variables"]["properties"]
+    if image is None or variables["image"].get("default") == image:
+        return name, pool.type, "unchanged"
+    variables["image"]["default"] = image
+    if not dry_run:
+        client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+    return name, pool.type, "updated"
+
+
+def base_template(kind: PoolType, image: str | None, prefects_own: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a new pool's runs are started with.
+
+    Args:
+        prefects_own: gives the templates that the server knows, so that a worker's package is needed on its own machine only.
+
+    Raises:
+        ConfigError: an image for a process, or none for a cluster that has to pull one.
+    """
+    if kind == "process":
+        from prefect.workers.process import ProcessWorker
+
+        _refuse_image(image)
+        return ProcessWorker.get_default_base_job_template()
+    if kind == "kubernetes":
+        if image is None:
+            raise ConfigError(
+                "a kubernetes work pool needs --image: one that the cluster can pull", hint="build and push infra/docker/Dockerfile"
             )
-            deployment.apply()
+        template = json.loads((importlib.resources.files("infra") / "kubernetes" / "prefect-work-pool.json").read_text(encoding="utf-8"))
+        template["variables"]["properties"]["image"]["default"] = image
+        return template
+    template = prefects_own()["prefect-docker"]["docker"]["default_base_job_configuration"]
+    places = {name: os.environ[name] for name in PLACES if name in os.environ}
+    defaults = {
+        "image": image or f"dora-realign:{importlib.metadata.version('dora-realign')}-cpu",  # as infra/docker/Dockerfile names it
+        "env": {"DORA_HOME": CONTAINER_HOME} | places,
+        "volumes": [f"dora-home:{CONTAINER_HOME}"],
+        "auto_remove": True,
+        "image_pull_policy": "IfNotPresent",
+    }
+    for variable, value in defaults.items():
+        template["variables"]["properties"][variable]["default"] = value
+    return template
+
+
+def _refuse_image(image: str | None) -> None:
+    if image is not None:
+        raise ConfigError("--image: runs of a process pool are processes, without an image", hint="add --pool-type docker or kubernetes")
+
+
+def _worker_notes(pool: str, kind: str) -> list[str]:
+    """What is still to do by hand for runs to start."""
+    if kind == "process":
+        return []
+    package = PACKAGES[kind]
+    install = "" if importlib.util.find_spec(package.replace("-", "_")) else f"pip install {package}; "
+    notes = [f"on the worker's machine: {install}prefect worker start --pool {pool} --type {kind}"]
+    away = [name for name in PLACES[:3] if name not in os.environ]
+    if kind == "docker" and away:
+        told = f"{', '.join(away)} {'is' if len(away) == 1 else 'are'} not set here"
+        notes.append(f"{told}: each container would use a place of its own; set them, and deploy into a new --pool")
+    return notes

@@ -232,6 +232,8 @@ def _compare(
             if known
             else "cached: computed before from the same inputs and settings"
         )
+    elif store.is_done(spec.stage, digest):
+        reason = "runs: its result waits for a decision"
     elif before is not None and before["digest"] == digest:
         reason = "runs: its result was deleted or damaged"
     elif store.read_json(f"{spec.stage}/{digest}/{SPEC}") is not None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import requests
 
@@ -21,6 +22,9 @@ from dora_core.errors import ServiceError
 from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
 from infra.settings import Settings
 from infra.store import write_atomic
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 STARTUP_SECONDS = 120.0
 """The first start on a machine creates the database: 20 s on a busy laptop."""
@@ -101,3 +105,34 @@ def _end_orphans(records: Path) -> None:
         if not record.owner.alive():
             terminate_tree([record.api], grace=5.0)
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def connected(api_url: str) -> Iterator[SyncPrefectClient]:
+    """A client of a server, whose failures are ours.
+
+    Raises:
+        ServiceError: it does not answer, or refuses us.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    try:
+        with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+            yield client
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise ServiceError(
+                f"Prefect at {api_url} refuses us ({status})",
+                hint="set PREFECT_API_AUTH_STRING to the server's user:password",
+                retryable=False,
+            ) from error
+        reason = error.response.text.strip()[:500]
+        raise ServiceError(f"Prefect at {api_url} answered {status}: {reason}", retryable=status >= 500) from error
+    except httpx.RequestError as error:
+        raise ServiceError(
+            f"Prefect at {api_url} does not answer: {type(error).__name__}: {error}",
+            hint="start it with `dora up`, or check DORA_PREFECT_API_URL",
+        ) from error

@@ -15,17 +15,26 @@ from prefect import flow
 from prefect.runtime import flow_run as this_run
 from prefect.states import State
 
-from flows.config import RealignConfig, strength_of
+from flows.config import RealignConfig, data_of, strength_of
 from flows.plan import Until
 from flows.running import stop_what_it_left, supervise
 
 
-def describe_run() -> str:
-    """``"demo · dpo · dora λ=1"``: project, loss, objective."""
-    config = this_run.parameters["config"]
-    config = config if isinstance(config, RealignConfig) else RealignConfig.model_validate(config)
+def name_of_realignment(config: RealignConfig) -> str:
+    """``"demo · mixture.parquet · dpo · dora λ=1"``: project, data, loss, objective."""
     objective, strength = config.align.objective, strength_of(config.align.objective)
-    return f"{config.project} · {config.align.loss.name} · {objective.name}{f' λ={strength}' if strength else ''}"
+    robust = f"{objective.name}{f' λ={strength}' if strength else ''}"
+    return f"{config.project} · {data_of(config)} · {config.align.loss.name} · {robust}"
+
+
+def name_of_calibration(config: RealignConfig) -> str:
+    """``"demo · mixture.parquet · calibrate · paper"``: project, data and form of h."""
+    return f"{config.project} · {data_of(config)} · calibrate · {config.calibration.form}"
+
+
+def describe_run() -> str:
+    config, until = this_run.parameters["config"], this_run.parameters["until"]
+    return (name_of_calibration if until == "calibrate" else name_of_realignment)(config)
 
 
 @flow(name="realign", flow_run_name=describe_run, persist_result=False, on_cancellation=[stop_what_it_left], on_crashed=[stop_what_it_left])

@@ -1,7 +1,6 @@
-"""MLflow runs of self-training rounds: between the run's own and those of its stages, so that the runs table folds by round.
+"""The figures of a run that people compare, on its own MLflow run; and one run per self-training round, between it and its stages.
 
-The figures that people compare over rounds are metrics of the round's run, and of the parent's with the round as step: its page then
-draws them as curves.
+In self-training these figures are metrics of the round's run, and of the parent's with the round as step: its page then draws curves.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ SHOWN = {
     "evaluate": ("accuracy_all", "ranking_policy", "ece", "kl"),
     "guard": ("",),
 }
-"""Stage → beginnings of the names of its metrics that are those of their round."""
+"""Stage → beginnings of the names of its metrics that speak for the whole run, or for their round."""
 
 
 class RoundRuns:
@@ -43,11 +42,12 @@ class RoundRuns:
 
     def log(self, stage: PlannedStage, result: dict[str, Any]) -> None:
         """The figures of a finished stage, cached or not."""
-        if stage.round is None or stage.stage not in SHOWN:
+        if stage.stage not in SHOWN:
             return
         shown = {name: value for name, value in result["metrics"].items() if name.startswith(SHOWN[stage.stage])}
         self._tracker.log_metrics(self.parent_of(stage), shown)
-        self._tracker.log_metrics(self._parent, {f"round/{name}": value for name, value in shown.items()}, step=stage.round)
+        if stage.round is not None:
+            self._tracker.log_metrics(self._parent, {f"round/{name}": value for name, value in shown.items()}, step=stage.round)
 
     def finish(self, status: Status) -> None:
         """All that ended before the last one ended well; the last one ends as the run does."""

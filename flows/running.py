@@ -12,14 +12,19 @@ from prefect.runtime import flow_run as this_run
 from prefect.states import Completed, State
 
 from dora_core.errors import RunStopped
+from flows.approval import ask, settle, was_suspended
 from flows.champion import champions
 from flows.config import RealignConfig
+from flows.events import announce
+from flows.limits import gpu_slot
 from flows.plan import Plan, PlannedStage, Until, build_plan
-from flows.session import FlowRun, Observer, Session, notes, release
+from flows.session import FlowRun, Observer, Session, Suspends, notes, release
 from flows.stage import run_stage
+from infra.report.approval import decision_lines, gate_table
 from infra.report.comparison import comparison_table
 from infra.settings import Places, Settings
 from infra.store import Store
+from tasks import promote
 
 ARTIFACT_SECONDS = 5.0
 
@@ -33,11 +38,21 @@ def run_plan(session: Session) -> None:
     """Every stage of the plan as a task, one after the other in this thread, so that Ctrl-C and Prefect's cancellation reach the loop
     that watches a Ray job and can stop it."""
     states: dict[str, State] = {}
-    for stage in session.plan.stages:
-        upstream = [states[label] for label in session.plan.upstream(stage)]
+
+    def run(stage: PlannedStage) -> None:
+        upstream = [states[label] for label in session.plan.upstream(stage) if label in states]
         task = run_stage.with_options(name=stage.label, task_run_name=literally(f"{stage.label} · {stage.reason}"))
         states[stage.label] = task(stage, upstream, session)
+        announce(session, stage)
         stop_if_told(session, stage)
+
+    for stage in session.plan.stages:
+        if session.manifest.is_finished(stage.label):  # before this flow run waited for a person
+            continue
+        if isinstance(stage.spec, promote.Spec):
+            settle(session, stage, run)
+        else:
+            run(stage)
 
 
 def stop_if_told(session: Session, stage: PlannedStage) -> None:
@@ -58,14 +73,17 @@ def supervise(config: RealignConfig, until: Until, flow: str) -> State[dict[str,
     def build(store: Store, places: Places) -> Plan:
         return build_plan(config, store, until=until, champions=partial(champions, places, config, store))
 
-    session = Session.open(config, build, FlowRun(flow, this_run.id, this_run.name), ProgressArtifacts)
+    flow_run = FlowRun(flow, this_run.id, this_run.name, is_again=was_suspended())
     try:
-        with session:
+        with gpu_slot(build) as planned, Session.open(config, planned, flow_run, ProgressArtifacts) as session:
             run_plan(session)
     except RunStopped as stopped:
         stopped.run = session.manifest.content | {"warnings": session.warnings}
         publish_summary(session)
         raise
+    except Suspends as waits:
+        publish_summary(session)
+        ask(waits.question)
     publish_summary(session)
     return Completed(message=outcome(session.manifest.content), data=session.manifest.content | {"warnings": session.warnings})
 
@@ -76,12 +94,17 @@ def literally(name: str) -> str:
 
 
 def outcome(manifest: dict[str, Any]) -> str:
-    """``"promoted; 7 stages ran, 2 cached"``, or why the run was stopped."""
+    """``"promoted; 7 stages ran, 2 cached"``, or why the run was stopped or nothing was decided."""
     if manifest["status"] == "stopped":
         return f"stopped: {manifest['error']['message']}"
     ran = sum(stage["state"] == "ran" for stage in manifest["stages"])
-    counts = f"{ran} stages ran, {len(manifest['stages']) - ran} cached" if ran else "nothing to do: every stage was cached"
-    return f"{manifest['decision']}; {counts}" if manifest["decision"] else counts
+    counts = (
+        f"{ran} stage{'' if ran == 1 else 's'} ran, {len(manifest['stages']) - ran} cached"
+        if ran
+        else "nothing to do: every stage was cached"
+    )
+    decision = "waits for a decision" if manifest["status"] == "waiting" else manifest["remark"] or manifest["decision"]
+    return f"{decision}; {counts}" if decision else counts
 
 
 def publish_summary(session: Session) -> None:
@@ -92,6 +115,7 @@ def publish_summary(session: Session) -> None:
     text = [
         f"# {content['name']}",
         f"{outcome(content)}",
+        *_decided(session),
         *_compared(session),
         "| stage | state | why | time | digest |\n|---|---|---|---|---|\n" + "\n".join(rows),
         "\n".join(f"- {note}" for note in notes(content)),
@@ -104,6 +128,18 @@ def publish_summary(session: Session) -> None:
 
 def _time(seconds: float | None) -> str:
     return "–" if seconds is None else f"{seconds:.0f} s"
+
+
+def _decided(session: Session) -> list[str]:
+    """The decision, who made it, and the rules of the gate."""
+    stage = session.plan.stages[-1]
+    result = session.store.read_result("promote", stage.digest) if isinstance(stage.spec, promote.Spec) else None
+    if result is None:
+        return []
+    evaluation = session.store.read_result("evaluate", stage.spec.evaluation.digest)
+    gate = evaluation["facts"]["gate"] if evaluation else None
+    lines = "\n".join(f"- {line}" for line in decision_lines(result["facts"], gate))
+    return [lines, gate_table(gate)] if gate else [lines]
 
 
 def _compared(session: Session) -> list[str]:

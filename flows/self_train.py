@@ -14,19 +14,20 @@ from prefect import flow
 from prefect.runtime import flow_run as this_run
 from prefect.states import State
 
-from flows.config import SelfTrainConfig, strength_of
+from flows.config import SelfTrainConfig
+from flows.realign import name_of_realignment
 from flows.running import stop_what_it_left, supervise
 
 
-def describe_rounds() -> str:
-    """``"demo · dpo · dora λ=auto · 3 rounds"``; the strategy where it is another."""
-    config = this_run.parameters["config"]
-    config = config if isinstance(config, SelfTrainConfig) else SelfTrainConfig.model_validate(config)
-    rounds, objective = config.rounds, config.align.objective
-    strength = strength_of(objective)
-    parts = [config.project, config.align.loss.name, f"{objective.name}{f' λ={strength}' if strength else ''}"]
-    parts += [rounds.strategy] if rounds.strategy != "align" else []
+def name_of_rounds(config: SelfTrainConfig) -> str:
+    """``"demo · mixture.parquet · dpo · dora λ=auto · 3 rounds"``; the strategy where it is another."""
+    rounds = config.rounds
+    parts = [name_of_realignment(config), *([rounds.strategy] if rounds.strategy != "align" else [])]
     return " · ".join([*parts, f"{rounds.rounds} round{'s' if rounds.rounds > 1 else ''}"])
+
+
+def describe_rounds() -> str:
+    return name_of_rounds(this_run.parameters["config"])
 
 
 @flow(

@@ -11,9 +11,10 @@ import math
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dora_core import plugins
 from dora_core.errors import DoraError, RunStopped, ServiceError
@@ -29,15 +30,30 @@ from flows.config import MethodConfig
 from flows.plan import Plan, PlannedStage, write_latest
 from flows.round_runs import RoundRuns
 from flows.shared_job import SharedJob
+from infra.processes import RecordedProcess
 from infra.ray_head import RayHead
 from infra.ray_jobs import RayJobs
 from infra.settings import Places, Settings, apply_environment
 from infra.store import Store
 from infra.tracking import Status, Tracker
 
+if TYPE_CHECKING:
+    from flows.approval import Question
+    from tasks.promote import Answer
+
+
+class Suspends(Exception):
+    """The run goes on when a person has answered; until then it needs no process, no GPU and no servers' attention."""
+
+    def __init__(self, question: Question):
+        super().__init__(f"waits for a decision about version {question.version} of {question.model}")
+        self.question = question
+
 
 class Observer:
     """Watches a run. This one watches nothing; the command line shows bars, a flow run on a server updates its artifacts."""
+
+    def waiting(self, why: str) -> None: ...
 
     def planned(self, run_id: str, plan: Plan) -> None: ...
 
@@ -48,6 +64,10 @@ class Observer:
     def log(self, stage: PlannedStage, line: str) -> None: ...
 
     def finished(self, stage: PlannedStage, state: str, result: dict[str, Any] | None) -> None: ...
+
+    def decide(self, question: Question) -> Answer | None:
+        """What the person who watches decides; None = nobody does, or not now."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -68,6 +88,8 @@ class FlowRun:
     flow: str
     id: str
     name: str
+    is_again: bool = False
+    """Another process has run a part of it, until it was suspended."""
 
     def url(self, places: Places) -> str | None:
         """Its page; None where no server with a UI runs."""
@@ -82,6 +104,18 @@ class Manifest:
     content: dict[str, Any]
 
     @classmethod
+    def open(cls, store: Store, plan: Plan, config: MethodConfig, flow_run: FlowRun, places: Places) -> Manifest:
+        """A new one; or that of the same flow run, which waited for a person: what it has finished stays as it was."""
+        found = (m for m in waiting(store) if m.content["flow_run_id"] == flow_run.id) if flow_run.is_again else iter(())
+        manifest = next(found, None)
+        if manifest is None:
+            return cls.create(store, plan, config, flow_run, places)
+        old = {entry["label"]: entry for entry in manifest.content["stages"]}
+        stages = [old[s.label] if s.cached and s.label in old and old[s.label]["digest"] == s.digest else _pending(s) for s in plan.stages]
+        manifest.update(status="running", finished=None, error=None, stages=stages, process=_this_process())
+        return manifest
+
+    @classmethod
     def create(cls, store: Store, plan: Plan, config: MethodConfig, flow_run: FlowRun, places: Places) -> Manifest:
         run_id = f"{config.project}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         content = {
@@ -91,17 +125,18 @@ class Manifest:
             "project": config.project,
             "config": config.model_dump(mode="json", by_alias=True),
             "flow_run_id": flow_run.id,
+            "process": _this_process(),
             "started": time.time(),
             "finished": None,
             "status": "running",
             "error": None,
             "decision": None,
+            "remark": None,
+            "decided_by": None,
+            "deadline": None,
+            "tracker_run": None,
             "links": {"prefect": flow_run.url(places), "mlflow": places.mlflow_uri, "ray": places.ray_dashboard},
-            "stages": [
-                {"stage": s.stage, "label": s.label, "round": s.round, "digest": s.digest, "state": "pending", "reason": s.reason}
-                | {"seconds": None, "mlflow_run_id": None, "submission_id": None, "notes": []}
-                for s in plan.stages
-            ],
+            "stages": [_pending(stage) for stage in plan.stages],
         }
         manifest = cls(store, content)
         manifest.save()
@@ -120,7 +155,13 @@ class Manifest:
         """A stage has ended well; ``notes`` are what it wants people to know about the data (a leak, no shift at all, …)."""
         self.stage(label, state=state, seconds=seconds, notes=result["facts"].get("warnings", []))
         if result["stage"] == "promote":
-            self.update(decision=result["facts"]["decision"])
+            facts = result["facts"]
+            audit = facts.get("audit") or {}
+            self.update(decision=facts["decision"], decided_by=None if facts.get("waits") else audit.get("who"))
+
+    def is_finished(self, label: str) -> bool:
+        """In this process or, before the run waited, in another."""
+        return next(s for s in self.content["stages"] if s["label"] == label)["state"] in ("ran", "cached")
 
     def update(self, **facts: Any) -> None:
         self.content |= facts
@@ -128,6 +169,24 @@ class Manifest:
 
     def save(self) -> None:
         self.store.write_json(f"runs/{self.run_id}/run.json", self.content)
+
+
+def _this_process() -> dict[str, Any]:
+    """By which ``flows/reap.py`` sees whether somebody still closes this run."""
+    return {"host": socket.gethostname()} | RecordedProcess.current().model_dump(include={"pid", "created"})
+
+
+def _pending(stage: PlannedStage) -> dict[str, Any]:
+    named = {"stage": stage.stage, "label": stage.label, "round": stage.round, "digest": stage.digest, "reason": stage.reason}
+    return named | {"state": "pending", "seconds": None, "mlflow_run_id": None, "submission_id": None, "notes": []}
+
+
+def waiting(store: Store) -> Iterator[Manifest]:
+    """Of the runs that wait for a person, newest first."""
+    for run_id in reversed(store.list("runs")):
+        content = store.read_json(f"runs/{run_id}/run.json")
+        if content is not None and content["status"] == "waiting":
+            yield Manifest(store, content)
 
 
 def notes(manifest: Mapping[str, Any]) -> list[str]:
@@ -216,11 +275,12 @@ class Session:
         places = command.places if command else apply_environment(settings)
         store = Store(settings.store_uri)
         plan = build(store, places)
-        manifest = Manifest.create(store, plan, config, flow_run, places)
+        manifest = Manifest.open(store, plan, config, flow_run, places)
         watching = command.observer if command else observer()
         watching.planned(manifest.run_id, plan)
 
-        artifacts = settings.mlflow_artifacts if places.mlflow_uri.startswith("sqlite") else None
+        local = places.mlflow_uri.startswith("sqlite") and settings.back_ends.artifacts is None
+        artifacts = settings.mlflow_artifacts if local else None
         tracker = Tracker.open(places.mlflow_uri, config.project, settings.root / "spool", artifacts)
         tags = {
             "dora.run_id": manifest.run_id,
@@ -230,7 +290,9 @@ class Session:
             "prefect.flow_run_url": flow_run.url(places) or "",
         }
         tags |= {f"dora.digest.{s.label}": s.digest for s in plan.stages}
-        parent = tracker.start_run(flow_run.name, tags=tags, params=manifest.content["config"])
+        known = manifest.content["tracker_run"]
+        parent = tracker.start_run(flow_run.name, tags=tags, params=manifest.content["config"], continues=known)
+        manifest.update(tracker_run=parent)
         for uri, digest in plan.inputs.items():
             tracker.log_input(parent, PurePosixPath(uri).name, uri, digest, "input")
 
@@ -273,16 +335,26 @@ class Session:
         links |= {"mlflow": self.tracker.url(self.parent_run) or links["mlflow"]}
         if status == "completed":
             write_latest(self.store, self.plan, self.manifest.run_id)
-        decision = self.manifest.content["decision"]
-        ended: Status = {"completed": "FINISHED", "failed": "FAILED", "stopped": "FAILED", "cancelled": "KILLED"}[status]
+        decided = {"dora.decision": self.manifest.content["decision"], "dora.decided_by": self.manifest.content["decided_by"]}
+        ended = _MLFLOW_STATUS[status]
         self.rounds.finish(ended)
         self.tracker.finish(
             self.parent_run,
             ended,
-            {"dora.status": status} | ({"dora.decision": decision} if decision else {}),
+            {"dora.status": status} | {tag: value for tag, value in decided.items() if value},
         )
         self.warnings += self.tracker.close()
-        self.manifest.update(status=status, finished=time.time(), error=None if error is None else _describe(error), links=links)
+        described = None if error is None or status == "waiting" else _describe(error)
+        self.manifest.update(status=status, finished=time.time(), error=described, links=links)
+
+
+_MLFLOW_STATUS: dict[str, Status] = {
+    "completed": "FINISHED",
+    "waiting": "FINISHED",
+    "failed": "FAILED",
+    "stopped": "FAILED",
+    "cancelled": "KILLED",
+}
 
 
 def release(settings: Settings, flow_run_id: str) -> bool:
@@ -295,22 +367,42 @@ def release(settings: Settings, flow_run_id: str) -> bool:
         content = store.read_json(f"runs/{run_id}/run.json")
         if content is None or content.get("flow_run_id") != flow_run_id:
             continue
-        places = settings.effective()
         if content["status"] == "running":
-            if places.ray_dashboard is not None:
-                jobs = RayJobs(places.ray_dashboard, places.ray_environment)
-                for submission in filter(None, (s["submission_id"] for s in content["stages"])):
-                    jobs.stop(submission)
-            RayHead.stop_orphans(settings.ray_folder)
-            Tracker.open(places.mlflow_uri, content["project"], settings.root / "spool").close()  # ends abandoned runs as KILLED
-            Manifest(store, content).update(status="cancelled", finished=time.time())
+            end_abandoned(settings, store, content)
         return True
     return False
+
+
+def end_abandoned(settings: Settings, store: Store, content: dict[str, Any], *, keep: Collection[str] = ()) -> list[str]:
+    """Stop what a run left behind whose process is gone, and close its manifest. Safe to repeat.
+
+    Args:
+        content: of the manifest.
+        keep: Ray submissions that others watch.
+
+    Returns:
+        The submissions of stages that were running.
+
+    Raises:
+        ServiceError: Ray is away; the manifest is as it was.
+    """
+    places = settings.effective()
+    left = [stage for stage in content["stages"] if stage["submission_id"] and stage["submission_id"] not in keep]
+    if places.ray_dashboard is not None:
+        jobs = RayJobs(places.ray_dashboard, places.ray_environment)
+        for stage in left:
+            jobs.stop(stage["submission_id"])
+    RayHead.stop_orphans(settings.ray_folder)
+    Tracker.open(places.mlflow_uri, content["project"], settings.root / "spool").close()  # ends abandoned runs as KILLED
+    Manifest(store, content).update(status="cancelled", finished=time.time())
+    return [stage["submission_id"] for stage in left if stage["state"] == "running"]
 
 
 def _status(error: BaseException | None) -> str:
     if error is None:
         return "completed"
+    if isinstance(error, Suspends):
+        return "waiting"
     return "stopped" if isinstance(error, RunStopped) else "failed" if isinstance(error, Exception) else "cancelled"
 
 

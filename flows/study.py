@@ -17,6 +17,7 @@ from prefect.runtime import flow_run as this_run
 from prefect.states import Completed, State
 
 from flows.config import StudyConfig
+from flows.limits import gpu_slot
 from flows.running import ProgressArtifacts, outcome, publish_summary, run_plan, stop_what_it_left
 from flows.session import FlowRun, Session
 from flows.study_grid import Grid, build_grid, cells, plan_study
@@ -24,11 +25,13 @@ from infra.settings import Settings
 from tasks.stage import write_spec
 
 
-def describe_study() -> str:
+def name_of_study(config: StudyConfig) -> str:
     """``"study · 62 cells · 5 seeds"``."""
-    config = this_run.parameters["config"]
-    config = config if isinstance(config, StudyConfig) else StudyConfig.model_validate(config)
     return f"{config.project} · {len(cells(config))} cells · {len(config.seeds)} seeds"
+
+
+def describe_study() -> str:
+    return name_of_study(this_run.parameters["config"])
 
 
 @flow(name="study", flow_run_name=describe_study, persist_result=False, on_cancellation=[stop_what_it_left], on_crashed=[stop_what_it_left])
@@ -38,9 +41,15 @@ def study(config: StudyConfig) -> State[dict[str, Any]]:
     Args:
         config: the grid, and what its realignments share.
     """
+    return compare(config)
+
+
+def compare(config: StudyConfig) -> State[dict[str, Any]]:
+    """The body of the flow: plan, run every seed, write the tables."""
     grid = build_grid(config, Settings().root / "study")
     flow_run = FlowRun("study", this_run.id, this_run.name)
-    with Session.open(config, lambda store, _: plan_study(config, grid, store), flow_run, ProgressArtifacts) as session:
+    planned = gpu_slot(lambda store, _: plan_study(config, grid, store))
+    with planned as build, Session.open(config, build, flow_run, ProgressArtifacts) as session:
         write_specs(session, grid)
         run_plan(session)
         track_cells(session)

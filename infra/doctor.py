@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,9 +20,10 @@ from packaging.requirements import Requirement
 
 from dora_core.errors import DoraError
 from infra import services
+from infra.back_ends import AUTH, DATABASE_PASSWORD, DATABASES, connect
 from infra.ray_head import TOKEN, auth_headers
-from infra.settings import Places, Settings
-from infra.store import Store
+from infra.settings import Settings
+from infra.store import Store, check_writable
 
 GB = 1e9
 
@@ -38,7 +39,11 @@ class Check:
 
 
 def checks(settings: Settings) -> list[Check]:
-    """All checks, in the order a reader should fix them; none of them raises."""
+    """All checks, in the order a reader should fix them; none of them raises. Settings that are wrong are the only finding."""
+    try:
+        settings.effective()
+    except DoraError as error:
+        return [Check("settings", False, error.message, error.hint)]
     gpus = _gpus()
     every: list[Callable[[], Check | list[Check]]] = [
         _python,
@@ -49,6 +54,7 @@ def checks(settings: Settings) -> list[Check]:
         lambda: _writable("home", settings.root),
         lambda: _disk(settings.root),
         lambda: _store(settings.store_uri),
+        lambda: _back_ends(settings),
         lambda: _tokens(settings.ray_folder),
         lambda: _services(settings),
         lambda: _ports(settings),
@@ -171,17 +177,37 @@ def _store(uri: str) -> Check:
         store = Store(uri)
     except DoraError as error:
         return Check("store", False, error.message, error.hint)
-    if store.remote is None:
-        return _writable("store", store.local_root)
-    filesystem, root = store.remote
-    probe = f"{root}/.doctor-{uuid.uuid4().hex}"
+    return _writable("store", store.local_root) if store.remote is None else _bucket("store", uri)
+
+
+def _bucket(name: str, uri: str) -> Check:
     try:
-        with filesystem.open_output_stream(probe) as stream:
-            stream.write(b"x")
-        filesystem.delete_file(probe)
-    except OSError as error:
-        return Check("store", False, f"{uri} is not writable: {error}", "check the bucket's name and the credentials in the environment")
-    return Check("store", True, f"{uri} is writable")
+        check_writable(uri)
+    except DoraError as error:
+        return Check(name, False, error.message, error.hint)
+    return Check(name, True, f"{uri} is writable")
+
+
+def _postgres(server: str, environment: Mapping[str, str]) -> Check:
+    try:
+        for name in DATABASES:
+            connect(server, environment, name).close()
+    except DoraError as error:
+        return Check("postgresql", False, error.message, error.hint)
+    return Check("postgresql", True, f"{server} answers, with the databases {' and '.join(DATABASES)}")
+
+
+def _back_ends(settings: Settings) -> list[Check]:
+    """PostgreSQL and the artifacts' bucket, where they were chosen; and a password that others can read."""
+    result, chosen = list[Check](), settings.back_ends
+    if chosen.postgres is not None:
+        result.append(_postgres(chosen.postgres, os.environ | settings.database_secret()))
+    if chosen.artifacts is not None:
+        result.append(_bucket("artifacts", chosen.artifacts))
+    loose = [str(path) for name in (DATABASE_PASSWORD, AUTH) if (path := settings.root / name).exists() and path.stat().st_mode & 0o077]
+    if loose:
+        result.append(Check("passwords", False, f"readable by others: {', '.join(loose)}", f"chmod 600 {' '.join(loose)}"))
+    return result
 
 
 def _tokens(folder: Path) -> Check:
@@ -232,7 +258,7 @@ def _listening(port: int) -> bool:
 
 def _remotes(settings: Settings) -> list[Check]:
     """Servers named by settings or environment, not started by us."""
-    places: Places = settings.effective()
+    places = settings.effective()
     own = {s.url for s in services.status(settings)}
     named = {
         "prefect server": (places.prefect_ui, "/api/health", "DORA_PREFECT_API_URL"),

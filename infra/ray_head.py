@@ -31,6 +31,7 @@ import psutil
 
 from dora_core.config import StrictModel
 from dora_core.errors import ServiceError
+from infra.back_ends import CONTROL_SECRETS, LOOPBACK, address_of
 from infra.processes import RecordedProcess, free_port, process_tree, spawn, terminate_tree
 from infra.store import write_atomic
 
@@ -72,7 +73,7 @@ class RayHead:
 
     @property
     def dashboard_url(self) -> str:
-        """``http://127.0.0.1:<port>``: dashboard and Jobs API."""
+        """``http://127.0.0.1:<port>``, or another address of this machine: dashboard and Jobs API."""
         return self._record.dashboard_url
 
     @property
@@ -91,6 +92,7 @@ class RayHead:
         *,
         num_cpus: int | None = None,
         num_gpus: int | None = None,
+        dashboard_host: str = LOOPBACK,
         dashboard_port: int | None = None,
         outlive: bool = False,
     ) -> RayHead:
@@ -99,6 +101,7 @@ class RayHead:
         Args:
             folder: where record, token and log go; one head per folder. What a dead owner left there is ended first.
             num_cpus, num_gpus: resources Ray schedules; None: what it finds.
+            dashboard_host: address the dashboard and the Jobs API listen on.
             dashboard_port: preferred port; None or taken: any free one.
             outlive: the head stays after this process (``dora up``).
 
@@ -116,7 +119,7 @@ class RayHead:
         cls.stop_recorded(folder)
         _ensure_token(folder / TOKEN)
         for attempts_left in reversed(range(START_ATTEMPTS)):
-            head = cls._launch(folder, num_cpus=num_cpus, num_gpus=num_gpus, dashboard_port=dashboard_port, outlive=outlive)
+            head = cls._launch(folder, num_cpus, num_gpus, dashboard_host, dashboard_port, outlive)
             try:
                 head._wait_until_ready()
                 return head
@@ -128,28 +131,30 @@ class RayHead:
         raise AssertionError("the last attempt returns or raises")
 
     @classmethod
-    def _launch(cls, folder: Path, *, num_cpus: int | None, num_gpus: int | None, dashboard_port: int | None, outlive: bool) -> RayHead:
+    def _launch(
+        cls, folder: Path, num_cpus: int | None, num_gpus: int | None, dashboard_host: str, dashboard_port: int | None, outlive: bool
+    ) -> RayHead:
         temp_dir = _short_temp_dir()
-        dashboard, gcs = free_port(dashboard_port), free_port()
+        dashboard, gcs = free_port(dashboard_port, dashboard_host), free_port()
         node_ip = _node_ip()
         command = [
             sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats",
             f"--node-ip-address={node_ip}", f"--port={gcs}", f"--ray-client-server-port={free_port()}",
             "--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0",
-            "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+            "--include-dashboard=true", f"--dashboard-host={dashboard_host}", f"--dashboard-port={dashboard}",
             f"--temp-dir={temp_dir}", f"--object-store-memory={_object_store_bytes()}", "--log-style=record", "--log-color=false",
             *([] if num_cpus is None else [f"--num-cpus={num_cpus}"]),
             *([] if num_gpus is None else [f"--num-gpus={num_gpus}"]),
         ]  # fmt: skip
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | HEAD_ENVIRONMENT | token_environment(folder)
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k not in CONTROL_SECRETS}
+        environment = inherited | HEAD_ENVIRONMENT | token_environment(folder)
         log = folder / "ray.log"
         log.unlink(missing_ok=True)
         # Jobs inherit this working directory: an empty one, so that a `tasks/` folder beside the user cannot shadow ours.
         process = spawn("ray head", command, log=log, environment=environment, folder=temp_dir)
         owner = None if outlive else RecordedProcess.current()
-        record = _Record(
-            head=process, owner=owner, dashboard_url=f"http://127.0.0.1:{dashboard}", gcs_address=f"{node_ip}:{gcs}", temp_dir=str(temp_dir)
-        )
+        url = f"http://{address_of(dashboard_host)}:{dashboard}"
+        record = _Record(head=process, owner=owner, dashboard_url=url, gcs_address=f"{node_ip}:{gcs}", temp_dir=str(temp_dir))
         write_atomic(folder / RECORD, record.model_dump_json(indent=1) + "\n")
         return cls(folder, record)
 

@@ -1,7 +1,12 @@
 """The MLflow model registry: one version per trained model, by the URI of its files, with three aliases.
 
 ``champion`` serves, ``previous`` is what :func:`rollback` returns to, ``challenger`` was registered without a decision for it.
-Every change of an alias leaves a tag on the version (``dora.promoted: 2026-01-31T12:00:00+00:00 by ann: gate passed``).
+
+Every decision leaves its audit on the version: a tag for people (``dora.promoted: 2026-01-31T12:00:00+00:00 by ann: gate passed``), what
+the version is now (``dora.decision``), and the whole history as JSON (``dora.audit``: action, when, who, why, and the digests of the
+policy, its evaluation and the configuration that the decision was about). Doing something again that is done leaves no second entry.
+MLflow has no transactions: :func:`promote` looks at the champion directly before it moves the alias, and two promotions within those
+milliseconds would both succeed.
 
 Where a version's files are: tag ``dora.model_uri``, always. The version's *source*, which ``models:/name@champion`` downloads, is that
 URI too, except that an MLflow server refuses folders of its clients: small models are then uploaded to the run, and for large ones
@@ -13,11 +18,12 @@ Left out: ``log_model`` flavours (they pickle, and import the world).
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dora_core.errors import DoraError, ServiceError, did_you_mean
 from infra.tracking import mlflow_client, user_name, without_credentials
@@ -29,10 +35,24 @@ Alias = Literal["champion", "previous", "challenger"]
 
 MODEL_URI = "dora.model_uri"
 UPLOAD_LIMIT_BYTES = 2 * 1024**3  # about 100 MB/s to a server on the same machine
+HISTORY = "dora.audit"
+DECISIONS = {"restored": "promoted", "rejected": "refused"}
+"""Action → decision, where it has another name."""
+EVIDENCE = {"policy": "dora.digest", "evaluation": "dora.evaluation", "config": "dora.config"}
+"""In the history → tag of the version with what it was registered with."""
+
+
+ANY = "any champion"
 
 
 class RegistryError(DoraError):
     """The registry does not hold what was asked for, or refuses it."""
+
+
+class RegistryMoved(RegistryError):
+    """Another version became champion meanwhile; running again looks at the new one."""
+
+    retryable_by_default = True
 
 
 def register(uri: str, name: str, source_uri: str, run_id: str | None = None, tags: Mapping[str, str] | None = None) -> str:
@@ -57,27 +77,33 @@ def register(uri: str, name: str, source_uri: str, run_id: str | None = None, ta
         return str(version)
 
 
-def promote(uri: str, name: str, version: str, why: str = "") -> None:
+def promote(uri: str, name: str, version: str, why: str = "", *, who: str | None = None, instead_of: str | None = ANY) -> None:
     """``previous`` := champion, ``champion`` := version. Doing it again changes nothing; dying halfway loses nothing.
 
+    Args:
+        who: who decided; None = the user of this process.
+        instead_of: the champion that was looked at when this was decided; None = there was none, :data:`ANY` = whichever it is.
+
     Raises:
-        RegistryError: there is no such version.
+        RegistryError: there is no such version. RegistryMoved: the champion is neither ``instead_of`` nor ``version``.
     """
     with _registry(uri) as client:
-        versions = {str(v.version) for v in client.search_model_versions(f"name='{name}'")}
-        if version not in versions:
-            raise RegistryError(
-                f"model {name!r} has no version {version!r} in {without_credentials(uri)}", hint=did_you_mean(version, versions)
-            )
+        _check_version(client, uri, name, version)
         current = _aliases(client, name)
-        if current.get("champion") == version:
+        champion = current.get("champion")
+        if champion == version:
             return
-        if "champion" in current:
-            client.set_registered_model_alias(name, "previous", current["champion"])
+        if instead_of not in (ANY, champion):
+            raise RegistryMoved(
+                f"version {version} of {name} was to replace {_spoken(instead_of)}, but {_spoken(champion)} is champion now",
+                hint=f"run again to compare with {_spoken(champion)}, or: dora promote {name} {version} --why …",
+            )
+        if champion is not None:
+            client.set_registered_model_alias(name, "previous", champion)
         client.set_registered_model_alias(name, "champion", version)
         if current.get("challenger") == version:
             client.delete_registered_model_alias(name, "challenger")
-        _audit(client, name, version, "promoted", why)
+        _audit(client, name, version, "promoted", why, who)
 
 
 def challenge(uri: str, name: str, version: str, why: str = "") -> None:
@@ -88,6 +114,24 @@ def challenge(uri: str, name: str, version: str, why: str = "") -> None:
             return
         client.set_registered_model_alias(name, "challenger", version)
         _audit(client, name, version, "challenger", why)
+
+
+def reject(uri: str, name: str, version: str, why: str, *, who: str | None = None) -> None:
+    """The version is nobody's challenger any more, and keeps the reason. Doing it again changes nothing.
+
+    Raises:
+        RegistryError: there is no such version, or it is the champion.
+    """
+    with _registry(uri) as client:
+        _check_version(client, uri, name, version)
+        current = _aliases(client, name)
+        if current.get("champion") == version:
+            raise RegistryError(f"version {version} of {name} is the champion", hint=f"return to the one before it: dora rollback {name}")
+        if current.get("challenger") == version:
+            client.delete_registered_model_alias(name, "challenger")
+        elif (past := _history(client, name, version)) and past[-1]["action"] == "rejected":
+            return
+        _audit(client, name, version, "rejected", why, who)
 
 
 def rollback(uri: str, name: str, why: str = "") -> str:
@@ -113,6 +157,8 @@ def rollback(uri: str, name: str, why: str = "") -> str:
             )
         client.set_registered_model_alias(name, "champion", previous)
         client.delete_registered_model_alias(name, "previous")
+        if current.get("challenger") == previous:
+            client.delete_registered_model_alias(name, "challenger")
         _audit(client, name, previous, "restored", why)
         if champion is not None:
             _audit(client, name, champion, "rolled_back", why)
@@ -129,6 +175,20 @@ def alias_tags(uri: str, name: str) -> dict[str, dict[str, str]]:
     """Tags of the version behind each alias."""
     with _registry(uri) as client:
         return {alias: dict(client.get_model_version(name, version).tags) for alias, version in _aliases(client, name).items()}
+
+
+def describe(uri: str, name: str, version: str, decision: str, reasons: str) -> None:
+    """The version's decision and its reasons, also where no alias moved."""
+    with _registry(uri) as client:
+        client.set_model_version_tag(name, version, "dora.decision", decision)
+        client.set_model_version_tag(name, version, "dora.reasons", reasons)
+        _write_page(client, name, version)
+
+
+def history(uri: str, name: str, version: str) -> list[dict[str, Any]]:
+    """What was decided about a version, oldest first: ``{action, when, who, why, policy, evaluation, config}``."""
+    with _registry(uri) as client:
+        return _history(client, name, version)
 
 
 # ---------------------------------------------------------------------------------------------------------- mechanism
@@ -196,6 +256,40 @@ def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
         return {}
 
 
-def _audit(client: MlflowClient, name: str, version: str, action: str, why: str) -> None:
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    client.set_model_version_tag(name, version, f"dora.{action}", f"{when} by {user_name()}" + (f": {why}" if why else ""))
+def _check_version(client: MlflowClient, uri: str, name: str, version: str) -> None:
+    versions = {str(v.version) for v in client.search_model_versions(f"name='{name}'")}
+    if version not in versions:
+        raise RegistryError(
+            f"model {name!r} has no version {version!r} in {without_credentials(uri)}", hint=did_you_mean(version, versions)
+        )
+
+
+def _spoken(version: str | None) -> str:
+    return "no champion" if version is None else f"version {version}"
+
+
+def _history(client: MlflowClient, name: str, version: str) -> list[dict[str, Any]]:
+    return json.loads(client.get_model_version(name, version).tags.get(HISTORY, "[]"))
+
+
+def _audit(client: MlflowClient, name: str, version: str, action: str, why: str, who: str | None = None) -> None:
+    tags = client.get_model_version(name, version).tags
+    when, who = datetime.now(UTC).isoformat(timespec="seconds"), who or user_name()
+    evidence = {what: tags[tag] for what, tag in EVIDENCE.items() if tag in tags}
+    past = [*json.loads(tags.get(HISTORY, "[]")), {"action": action, "when": when, "who": who, "why": why} | evidence]
+    for tag, value in (
+        (f"dora.{action}", f"{when} by {who}" + (f": {why}" if why else "")),
+        ("dora.decision", DECISIONS.get(action, action)),
+        (HISTORY, json.dumps(past, ensure_ascii=False)),
+    ):
+        client.set_model_version_tag(name, version, tag, value)
+    _write_page(client, name, version)
+
+
+def _write_page(client: MlflowClient, name: str, version: str) -> None:
+    """The version's description, which its page shows first: what the tags say, in words."""
+    tags = client.get_model_version(name, version).tags
+    past = [f"- {e['when']}: {e['action'].replace('_', ' ')} by {e['who']}" for e in json.loads(tags.get(HISTORY, "[]"))]
+    reasons = [f"- {reason}" for reason in tags.get("dora.reasons", "").split("; ") if reason]
+    paragraphs = [f"**{tags.get('dora.decision', 'registered')}**", "\n".join(reasons), "\n".join(past)]
+    client.update_model_version(name, version, description="\n\n".join(filter(None, paragraphs)))

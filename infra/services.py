@@ -1,19 +1,22 @@
-"""``dora up`` and ``dora down``: Prefect server and worker, MLflow server and a Ray head, on loopback, recorded.
+"""``dora up`` and ``dora down``: Prefect server and worker, MLflow server and a Ray head, recorded.
 
 ``up`` is safe to repeat: what runs and answers stays, what died is started again, on its old port where that is free. If any
 part fails to come up, everything this call started is ended again. ``down`` ends exactly what is recorded: the worker first,
 so that flows can stop their jobs and say so to a server that still lives; the Prefect server last.
 
-The servers use the same files as commands without servers (PREFECT_HOME, mlflow.db, mlartifacts), so history is one. MLflow
-does not proxy artifacts: clients on this machine write them below ``home`` and the UI reads them there.
+The servers use the same files or databases as commands without servers (``infra/back_ends.py``), so history is one. MLflow does not
+proxy artifacts: clients write them below ``home``, or into the bucket, and the UI reads them there.
 
-Left out: binding to anything but loopback and authentication of Prefect and MLflow; compose.yaml is for that.
+They listen on loopback, and on another address only with a password: Prefect and MLflow then ask for ``DORA_AUTH``, Ray always asks
+for its token. What remains open without one: Prefect's ``/api/health`` and ``/api/ready``, MLflow's ``/health``, and the files of
+Prefect's and Ray's pages, which hold no data.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +28,23 @@ from typing import Literal
 
 import requests
 
-from dora_core.errors import ServiceError
+from dora_core.errors import ConfigError, ServiceError
+from infra.back_ends import (
+    AUTH,
+    DATABASE_PASSWORD,
+    NONE,
+    address_of,
+    check_host,
+    ensure_databases,
+    is_loopback,
+    names_of,
+    split_postgres,
+    write_private,
+)
 from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
-from infra.ray_head import RayHead, auth_headers, token_environment
+from infra.ray_head import TOKEN, RayHead, auth_headers, token_environment
 from infra.settings import WORK_POOL, Service, ServicesRecord, Settings, tool_environment
-from infra.store import write_atomic
+from infra.store import check_writable, write_atomic
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "ray": 8265}
 STARTUP_SECONDS = 90.0
@@ -64,10 +79,12 @@ def up(
         register: ``register(prefect_api_url, work_pool)`` creates the deployments once server and worker are up.
 
     Raises:
+        ConfigError: other back ends, another address or password than those the running servers have; no password for the network.
         ServiceError: a service did not come up; the tail of its log is in the hint, and nothing that this call started runs on.
+        StoreError: the artifacts' bucket cannot be written.
     """
     with _locked(settings):
-        record = settings.services()
+        settings, record = _settle(settings, on_progress)
         old, fresh = dict(record.services), list[str]()
         keep = {
             name for name, service in old.items() if service.process.alive() and _answers_within(settings, record, name, SILENT_SECONDS)
@@ -76,7 +93,7 @@ def up(
             keep.discard("worker")  # a worker without its server polls the void
         try:
             for name in ("prefect", "mlflow", "ray", "worker"):
-                if name in keep:
+                if name in keep or (name == "ray" and settings.ray_address is not None):  # a cluster that is there
                     continue
                 _end(settings, record, name)
                 on_progress(f"{'restarting' if name in old else 'starting'} {name}")
@@ -88,6 +105,7 @@ def up(
             for name in fresh:
                 _wait(settings, record, name)
             if register is not None:
+                os.environ |= settings.client_environment()
                 register(f"{record.services['prefect'].url}/api", WORK_POOL)
         except BaseException:
             for name in reversed(fresh):
@@ -96,6 +114,9 @@ def up(
             raise
         for name, service in record.services.items():
             on_progress(f"{name} {'is up' if name in fresh else 'was up already'} {service.url}".rstrip())
+        if login := settings.credentials():
+            token = _ray_folder(settings) / TOKEN
+            on_progress(f"Prefect and MLflow ask for {login[0]} and the password in {settings.root / AUTH}, Ray for the token in {token}")
         return record
 
 
@@ -105,7 +126,7 @@ def down(settings: Settings) -> list[str]:
         record = settings.services()
         ended = [name for name in ("worker", "ray", "mlflow", "prefect") if _end(settings, record, name)]
         ended += [f"ray/{name}" for name in RayHead.stop_orphans(settings.ray_folder)]
-        settings.services_file.unlink(missing_ok=True)
+        _save(settings, record)  # the choice of back ends outlives the servers
         return ended
 
 
@@ -120,28 +141,103 @@ def status(settings: Settings) -> list[ServiceStatus]:
     return result
 
 
+# ----------------------------------------------------------------------------------------------- back ends and access
+
+
+def _settle(settings: Settings, on_progress: Callable[[str], None]) -> tuple[Settings, ServicesRecord]:
+    """Check what is asked for, remember it, and make it ready; what is returned reads only what is remembered.
+
+    Running servers are never moved under their flows: a change needs `dora down` first.
+    """
+    record, chosen, credentials = settings.services(), settings.back_ends, settings.credentials()
+    kept = settings.model_copy(update=dict.fromkeys(("postgres", "artifacts", "host", "auth")))
+    change = record.back_ends.difference(chosen)
+    if credentials != kept.credentials():
+        change = ", ".join(filter(None, (change, "auth: another password" if credentials else f"auth: … → {NONE}")))
+    running = [name for name, service in record.services.items() if service.process.alive()]
+    if change and running:
+        raise ConfigError(f"the servers run, and not with what is asked for ({change})", hint="`dora down`, then the same `dora up` again")
+    if not is_loopback(check_host(chosen.host)) and credentials is None:
+        raise ConfigError(
+            f"servers that listen on {chosen.host} need a password",
+            hint='export DORA_AUTH="dora:$(openssl rand -hex 16)", keep it, and run the same command again',
+        )
+    if change:
+        on_progress(f"{change}; what was kept elsewhere stays there")
+    if credentials is None:
+        (settings.root / AUTH).unlink(missing_ok=True)
+    elif credentials != kept.credentials():
+        write_private(settings.root / AUTH, ":".join(credentials))
+        _users(settings).unlink(missing_ok=True)  # MLflow would go on letting the old password in
+    if chosen.postgres is None:
+        (settings.root / DATABASE_PASSWORD).unlink(missing_ok=True)
+    else:
+        if settings.postgres is not None and (password := split_postgres(settings.postgres.get_secret_value())[1]):
+            write_private(settings.root / DATABASE_PASSWORD, password)
+        for name in ensure_databases(chosen.postgres, os.environ | kept.database_secret()):
+            on_progress(f"created the database {name}")
+    if chosen.artifacts is not None:
+        check_writable(chosen.artifacts)
+    record = record.model_copy(update={"back_ends": chosen})
+    _save(settings, record)
+    return kept, record
+
+
+def _users(settings: Settings) -> Path:
+    """MLflow's users and permissions: made from DORA_AUTH, made anew when that changes."""
+    return settings.root / "mlflow-users.db"
+
+
+def _access(settings: Settings, name: str, port: int) -> dict[str, str]:
+    """What makes a server ask for a password, and answer browsers that show its own pages (not those of another site) only."""
+    names, credentials = names_of(settings.back_ends.host), settings.credentials()
+    origins = ",".join(f"http://{server}:{port}" for server in names)
+    if name == "prefect":
+        access = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins}
+        return access | ({"PREFECT_SERVER_API_AUTH_STRING": ":".join(credentials)} if credentials else {})
+    access = {
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": origins,
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(f"{server}{any_port}" for server in names for any_port in ("", ":*")),
+    }
+    if credentials is None:
+        return access
+    config = settings.root / "mlflow-auth.ini"
+    # Checking a password is slow by design: once a minute is enough for the one process that serves.
+    database = str(_users(settings)).replace("%", "%%")
+    write_atomic(config, f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{database}\nauth_cache_ttl_seconds = 60\n")
+    return access | {
+        "MLFLOW_AUTH_CONFIG_PATH": str(config),
+        "MLFLOW_AUTH_ADMIN_USERNAME": credentials[0],
+        "MLFLOW_AUTH_ADMIN_PASSWORD": credentials[1],
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
+    }
+
+
 # ---------------------------------------------------------------------------------------------------- one service each
 
 
 def _start(settings: Settings, name: str, record: ServicesRecord, old: Service | None, on_progress: Callable[[str], None]) -> Service:
     preferred = int(old.url.rsplit(":", 1)[1]) if old and old.url else PORTS.get(name)
     if name == "ray":
-        head = RayHead.start(_ray_folder(settings), dashboard_port=preferred, outlive=True)
+        head = RayHead.start(_ray_folder(settings), dashboard_host=settings.back_ends.host, dashboard_port=preferred, outlive=True)
         url, process = head.dashboard_url, head.process
     elif name == "worker":
-        url, process = "", _spawn(settings, name, _worker_command(), {"PREFECT_API_URL": f"{record.services['prefect'].url}/api"})
+        client = settings.client_environment() | {"PREFECT_API_URL": f"{record.services['prefect'].url}/api"}
+        url, process = "", _spawn(settings, name, _worker_command(), client)
     else:
-        port = free_port(preferred)
-        url = f"http://127.0.0.1:{port}"
-        command = _prefect_command(port) if name == "prefect" else _mlflow_command(settings, port)
-        process = _spawn(settings, name, command, {"PREFECT_API_URL": f"{url}/api", "PREFECT_UI_API_URL": f"{url}/api"})
+        host = settings.back_ends.host
+        port = free_port(preferred, host)
+        url = f"http://{address_of(host)}:{port}"
+        command = _prefect_command(host, port) if name == "prefect" else _mlflow_command(settings, port)
+        addresses = {"PREFECT_API_URL": f"{url}/api", "PREFECT_UI_API_URL": f"{url}/api"}
+        process = _spawn(settings, name, command, addresses | _access(settings, name, port))
     if url and preferred and not url.endswith(f":{preferred}"):
         on_progress(f"port {preferred} is in use, {name} takes {url.rsplit(':', 1)[1]}")
     return Service(url=url, process=process)
 
 
-def _prefect_command(port: int) -> list[str]:
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--analytics-off"]
+def _prefect_command(host: str, port: int) -> list[str]:
+    return [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port), "--analytics-off"]
 
 
 def _worker_command() -> list[str]:
@@ -153,16 +249,19 @@ def _worker_command() -> list[str]:
 
 def _mlflow_command(settings: Settings, port: int) -> list[str]:
     return [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", settings.mlflow_database, "--default-artifact-root", str(settings.mlflow_artifacts), "--no-serve-artifacts",
+        sys.executable, "-m", "mlflow", "server", "--host", settings.back_ends.host, "--port", str(port), "--workers", "1",
+        "--backend-store-uri", settings.mlflow_database, "--default-artifact-root", settings.artifact_root, "--no-serve-artifacts",
+        *(["--app-name", "basic-auth"] if settings.credentials() else []),
     ]  # fmt: skip
 
 
 def _spawn(settings: Settings, name: str, command: list[str], extra: dict[str, str]) -> RecordedProcess:
     log = settings.log_folder / f"{name}.log"
     log.unlink(missing_ok=True)
-    # The user's own server addresses must not leak into servers of ours; `extra` sets those that count.
-    inherited = {k: v for k, v in os.environ.items() if k not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
+    # The user's own server addresses must not leak into servers of ours, `extra` sets those that count; and what `up` was told is
+    # remembered: passwords come from files.
+    told = {"PREFECT_API_URL", "MLFLOW_TRACKING_URI", "DORA_POSTGRES", "DORA_ARTIFACTS", "DORA_HOST", "DORA_AUTH"}
+    inherited = {k: v for k, v in os.environ.items() if k not in told}
     # Polling for flow runs is a local request here: 2 s instead of 15 s until a run triggered in the UI starts.
     environment = inherited | tool_environment(settings) | {"DORA_HOME": str(settings.root), "PREFECT_WORKER_QUERY_SECONDS": "2"} | extra
     return spawn(name, command, log=log, environment=environment)
@@ -200,10 +299,11 @@ def _answers(settings: Settings, record: ServicesRecord, name: str) -> bool:
     services = record.services
     if name == "worker" and "prefect" not in services:
         return False
+    login = settings.credentials()
     request = {
-        "prefect": lambda: _post(f"{services['prefect'].url}/api/flow_runs/filter", {"limit": 1}),
-        "worker": lambda: _post(f"{services['prefect'].url}/api/work_pools/{WORK_POOL}/workers/filter", {}),
-        "mlflow": lambda: _post(f"{services['mlflow'].url}/api/2.0/mlflow/experiments/search", {"max_results": 1}),
+        "prefect": lambda: _post(f"{services['prefect'].url}/api/flow_runs/filter", {"limit": 1}, login),
+        "worker": lambda: _post(f"{services['prefect'].url}/api/work_pools/{WORK_POOL}/workers/filter", {}, login),
+        "mlflow": lambda: _post(f"{services['mlflow'].url}/api/2.0/mlflow/experiments/search", {"max_results": 1}, login),
         "ray": lambda: _get(f"{services['ray'].url}/api/version", auth_headers(token_environment(_ray_folder(settings)))),
     }[name]
     try:
@@ -218,10 +318,10 @@ def _has_heartbeat(workers: list[dict[str, str]], process: RecordedProcess) -> b
     return any(datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() > process.created for worker in workers)
 
 
-def _post(url: str, body: dict[str, object]) -> requests.Response:
+def _post(url: str, body: dict[str, object], login: tuple[str, str] | None) -> requests.Response:
     with requests.Session() as session:
         session.trust_env = False
-        return session.post(url, json=body, timeout=REQUEST_SECONDS)
+        return session.post(url, json=body, auth=login, timeout=REQUEST_SECONDS)
 
 
 def _get(url: str, headers: dict[str, str]) -> requests.Response:

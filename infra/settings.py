@@ -3,7 +3,7 @@
 A run's configuration says *what* to compute and travels between machines; these say *where* and stay. :meth:`Settings.effective`
 decides which server is used: what is set here, else what the tool's own environment variable names (a flow started by a Prefect
 worker finds its server so), else what ``dora up`` started, else none: everything in this process and below ``home``, in the very
-same files the servers use, so there is one history.
+same files (or databases) the servers use, so there is one history.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dora_core.config import StrictModel
+from infra.back_ends import AUTH, DATABASE_PASSWORD, NONE, BackEnds, check_auth, refuse_credentials, split_postgres
 from infra.processes import RecordedProcess
 from infra.ray_head import RayHead
 
@@ -31,9 +32,10 @@ class Service(StrictModel):
 
 
 class ServicesRecord(StrictModel):
-    """``<home>/services.json``: prefect, worker, mlflow, ray."""
+    """``<home>/services.json``: prefect, worker, mlflow, ray; and the back ends, which outlive `dora down`."""
 
     services: dict[str, Service] = Field(default_factory=dict)
+    back_ends: BackEnds = BackEnds()
 
     def url(self, name: str) -> str | None:
         """URL of a service whose recorded process runs."""
@@ -43,12 +45,17 @@ class ServicesRecord(StrictModel):
 
 @dataclass(frozen=True)
 class Places:
-    """Where this process finds its servers; None = there is none and the work happens in this process."""
+    """Where this process finds its servers; None = there is none and the work happens in this process. No address holds a password.
+
+    Attributes:
+        ray_environment, credentials: environment variables with which Ray's clients, and those of Prefect and MLflow, are let in.
+    """
 
     mlflow_uri: str
     prefect_api_url: str | None
     ray_dashboard: str | None
-    ray_environment: dict[str, str] = field(default_factory=dict)
+    ray_environment: dict[str, str] = field(default_factory=dict, repr=False)
+    credentials: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def prefect_ui(self) -> str | None:
@@ -69,6 +76,12 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(
         None, description="Address of a Ray dashboard (http://host:8265). Default: `dora up`'s, else an own head per command."
     )
+    postgres: SecretStr | None = Field(
+        None, description="PostgreSQL server for Prefect and MLflow, postgresql://user:password@host:5432. Default: SQLite in <home>."
+    )
+    artifacts: str | None = Field(None, description="MLflow's artifact root, s3://bucket/prefix. Default: <home>/mlartifacts.")
+    host: str | None = Field(None, description="Address the servers of `dora up` listen on. Default: 127.0.0.1.")
+    auth: SecretStr | None = Field(None, description="user:password that Prefect and MLflow ask for. Default: none, on loopback only.")
 
     @property
     def root(self) -> Path:
@@ -84,14 +97,52 @@ class Settings(BaseSettings):
         return self.root / "prefect"
 
     @property
+    def back_ends(self) -> BackEnds:
+        """What is set here, else what `dora up` was last told.
+
+        Raises:
+            ConfigError: an address that is none, or holds a password where it may not.
+        """
+        chosen = self.services().back_ends.model_dump()
+        if self.postgres is not None:
+            url = self.postgres.get_secret_value()
+            chosen["postgres"] = None if url == NONE else split_postgres(url)[0]
+        if self.artifacts is not None:
+            remedy = "the credentials as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            chosen["artifacts"] = None if self.artifacts == NONE else refuse_credentials(self.artifacts.rstrip("/"), "artifacts", remedy)
+        if self.host is not None:
+            chosen["host"] = self.host
+        return BackEnds(**chosen)
+
+    def credentials(self) -> tuple[str, str] | None:
+        """User and password of our Prefect and MLflow servers; None: they ask for none."""
+        file = self.root / AUTH
+        text = self.auth.get_secret_value() if self.auth else file.read_text(encoding="utf-8") if file.exists() else NONE
+        return None if text == NONE else check_auth(text)
+
+    def database_secret(self) -> dict[str, str]:
+        """The variable in which both database drivers look for the password; empty where we know of none."""
+        url = self.postgres.get_secret_value() if self.postgres else NONE
+        password = None if url == NONE else split_postgres(url)[1]
+        file = self.root / DATABASE_PASSWORD
+        if password is None and file.exists():
+            password = file.read_text(encoding="utf-8")
+        return {} if password is None else {"PGPASSWORD": password}
+
+    @property
     def mlflow_database(self) -> str:
-        """SQLite URI, shared by the MLflow server of `dora up` and direct clients."""
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        """SQLAlchemy URL, shared by the MLflow server of `dora up` and direct clients."""
+        chosen = self.back_ends
+        return chosen.database("psycopg", "mlflow") if chosen.postgres else f"sqlite:///{self.root / 'mlflow.db'}"
 
     @property
     def mlflow_artifacts(self) -> Path:
-        """Artifact root of new experiments, written by the clients themselves."""
+        """Artifact root of new experiments where no other is chosen; written by the clients themselves."""
         return self.root / "mlartifacts"
+
+    @property
+    def artifact_root(self) -> str:
+        return self.back_ends.artifacts or str(self.mlflow_artifacts)
 
     @property
     def log_folder(self) -> Path:
@@ -115,17 +166,41 @@ class Settings(BaseSettings):
             return ServicesRecord()
 
     def effective(self) -> Places:
-        """See the module docstring. Looks at recorded processes only, sends no request."""
+        """See the module docstring. Looks at recorded processes only, sends no request.
+
+        Raises:
+            ConfigError: an address holds a password.
+        """
         up = self.services()
-        prefect = up.url("prefect")
+        mlflow = self.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        prefect = self.prefect_api_url or os.environ.get("PREFECT_API_URL")
+        refuse_credentials(mlflow or "", "the address of MLflow", "the rest as MLFLOW_TRACKING_USERNAME and _PASSWORD, or as PGPASSWORD")
+        refuse_credentials(prefect or "", "the address of Prefect", "user:password as PREFECT_API_AUTH_STRING")
+        refuse_credentials(self.ray_address or "", "the address of Ray", "a token as RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH")
+        own = {"mlflow": up.url("mlflow"), "prefect": f"{up.url('prefect')}/api" if up.url("prefect") else None}
         head = None if self.ray_address else RayHead.attach(self.ray_folder / "services")
         ambient = {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN") if name in os.environ}
+        # A password that we remember is for our own servers; one that is set (DORA_AUTH) is meant for those that are named, too.
+        trusted = {"MLFLOW": self.auth or mlflow in (None, own["mlflow"]), "PREFECT": self.auth or prefect in (None, own["prefect"])}
         return Places(
-            mlflow_uri=self.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI") or up.url("mlflow") or self.mlflow_database,
-            prefect_api_url=self.prefect_api_url or os.environ.get("PREFECT_API_URL") or (f"{prefect}/api" if prefect else None),
+            mlflow_uri=mlflow or own["mlflow"] or self.mlflow_database,
+            prefect_api_url=prefect or own["prefect"],
             ray_dashboard=self.ray_address or (head.dashboard_url if head else None),
             ray_environment=head.environment() if head else ambient if self.ray_address else {},
+            credentials={name: value for name, value in self.client_environment().items() if trusted[name.partition("_")[0]]},
         )
+
+    def client_environment(self) -> dict[str, str]:
+        """User and password as Prefect's and MLflow's clients read them; empty where none are asked for."""
+        credentials = self.credentials()
+        if credentials is None:
+            return {}
+        user, password = credentials
+        return {
+            "PREFECT_API_AUTH_STRING": f"{user}:{password}",
+            "MLFLOW_TRACKING_USERNAME": user,
+            "MLFLOW_TRACKING_PASSWORD": password,
+        }
 
 
 def apply_environment(settings: Settings) -> Places:
@@ -138,13 +213,15 @@ def apply_environment(settings: Settings) -> Places:
         os.environ["PREFECT_API_URL"] = places.prefect_api_url
     os.environ["MLFLOW_TRACKING_URI"] = places.mlflow_uri
     os.environ["DORA_HOME"] = str(settings.root)  # children may run in another directory
-    for name, value in tool_environment(settings).items():
+    for name, value in (tool_environment(settings) | places.credentials).items():
         os.environ.setdefault(name, value)
     return places
 
 
 def tool_environment(settings: Settings) -> dict[str, str]:
-    """Environment variables every process of ours wants: data below ``home``, no telemetry, no pickles, short time-outs."""
+    """Environment variables every process of ours wants: data where it was chosen to be, no telemetry, no pickles, short time-outs."""
+    chosen = settings.back_ends
+    database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": chosen.database("asyncpg", "prefect")} if chosen.postgres else {}
     return {
         "PREFECT_HOME": str(settings.prefect_home),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
@@ -156,10 +233,11 @@ def tool_environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 8 processes and 700 MB for features unused here
-        # Artifact root of experiments created through SQLite directly; MLflow reads it nowhere else.
-        "_MLFLOW_SERVER_ARTIFACT_ROOT": str(settings.mlflow_artifacts),
+        # Artifact root of experiments created through the database directly; MLflow reads it nowhere else.
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": settings.artifact_root,
         "RAY_USAGE_STATS_ENABLED": "0",
         "DO_NOT_TRACK": "true",
         "GIT_PYTHON_REFRESH": "quiet",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        **(database | settings.database_secret() if chosen.postgres else {}),
     }

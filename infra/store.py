@@ -18,6 +18,7 @@ import os
 import tempfile
 import threading
 import urllib.parse
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class StageFolder:
 
     def __init__(self, store: Store, stage: str, digest: str):
         self.store, self.stage, self.digest = store, stage, digest
-        self.path = store.local_root / stage / digest
+        self.path = store.local(f"{stage}/{digest}")
         self.path.mkdir(parents=True, exist_ok=True)
 
     def commit(self, relative: str) -> None:
@@ -81,6 +82,7 @@ class Store:
 
     def __init__(self, uri: str):
         scheme = urllib.parse.urlsplit(uri).scheme
+        _refuse_credentials(uri)
         try:
             if scheme in ("", "file"):
                 self.local_root = Path(urllib.parse.unquote(urllib.parse.urlsplit(uri).path) if scheme else uri).expanduser().resolve()
@@ -90,9 +92,8 @@ class Store:
             else:
                 self.remote = pafs.FileSystem.from_uri(uri)
                 self.uri = uri.rstrip("/")
-                cache = Path(os.environ.get("DORA_CACHE", tempfile.gettempdir())) / f"dora-cache-{os.getuid()}"
-                self.local_root = cache / hashlib.sha256(self.uri.encode()).hexdigest()[:16]
-                self.local_root.mkdir(parents=True, exist_ok=True)
+                self.local_root = _private_cache() / hashlib.sha256(self.uri.encode()).hexdigest()[:16]
+                self.local_root.mkdir(exist_ok=True)
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"cannot open the artifact store {uri!r}: {error}",
@@ -135,11 +136,11 @@ class Store:
                 f"{stage}/{digest[:12]} has no {RESULT} in {self.uri}",
                 hint="the stage has not finished or its output was deleted; run `dora realign` again to recompute it",
             )
-        local = self.local_root / stage / digest
-        if self.remote is not None:
-            for name, facts in result["files"].items():
-                if not (local / name).exists() or (local / name).stat().st_size != facts["bytes"]:
-                    self.download(f"{stage}/{digest}/{name}")
+        local = self.local(f"{stage}/{digest}")
+        for name, facts in result["files"].items():
+            file = self.local(f"{stage}/{digest}/{name}")
+            if self.remote is not None and (not file.exists() or file.stat().st_size != facts["bytes"]):
+                self.download(f"{stage}/{digest}/{name}")
         missing = [n for n, facts in result["files"].items() if not (local / n).exists() or (local / n).stat().st_size != facts["bytes"]]
         if missing:
             raise StoreError(
@@ -148,8 +149,21 @@ class Store:
             )
         return local
 
-    def read_json(self, relative: str) -> Any | None:
+    def local(self, relative: str) -> Path:
+        """The local path of a file or folder of the store. Names come from files, and a store may be shared.
+
+        Raises:
+            StoreError: the name leads out of the store, by ``..``, from the root, or through a link.
+        """
         path = self.local_root / relative
+        if not path.resolve().is_relative_to(self.local_root):
+            raise StoreError(
+                f"{relative!r} leads out of the store {self.uri}", hint="somebody changed the store by hand: delete that entry"
+            )
+        return path
+
+    def read_json(self, relative: str) -> Any | None:
+        path = self.local(relative)
         if self.remote is not None:
             filesystem, root = self.remote
             if filesystem.get_file_info(f"{root}/{relative}").type != pafs.FileType.File:
@@ -164,8 +178,9 @@ class Store:
             return None  # torn by a crash of an older version; treated as absent, recomputed
 
     def write_json(self, relative: str, value: Any) -> None:
-        write_atomic(self.local_root / relative, json.dumps(value, indent=1, sort_keys=True) + "\n")
-        self.upload(relative, self.local_root / relative)
+        path = self.local(relative)
+        write_atomic(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+        self.upload(relative, path)
 
     def list(self, relative: str) -> list[str]:
         """Names directly under a folder, sorted; empty where there is none."""
@@ -173,11 +188,11 @@ class Store:
             filesystem, root = self.remote
             selector = pafs.FileSelector(f"{root}/{relative}", allow_not_found=True)
             return sorted(info.base_name for info in filesystem.get_file_info(selector))
-        folder = self.local_root / relative
+        folder = self.local(relative)
         return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
 
     def download(self, relative: str) -> Path:
-        target = self.local_root / relative
+        target = self.local(relative)
         if self.remote is not None:
             filesystem, root = self.remote
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -199,13 +214,56 @@ class Store:
             filesystem, root = self.remote
             info = filesystem.get_file_info(f"{root}/{relative}")
             return info.size if info.type == pafs.FileType.File else None
-        path = self.local_root / relative
+        path = self.local(relative)
         return path.stat().st_size if path.is_file() else None
 
 
 def _is_bookkeeping(relative: Path) -> bool:
     """Files that are not part of the output: specs, results, journals, scratch, temporaries."""
     return relative.parts[0] in {RESULT, SPEC, ERROR, "journal", "scratch"} or relative.name.endswith(".tmp")
+
+
+def _private_cache() -> Path:
+    """``$DORA_CACHE/dora-cache-<uid>``, by default in the temporary folder, which others share: ours alone, or nobody's.
+
+    Raises:
+        PermissionError: somebody else made it first.
+    """
+    cache = Path(os.environ.get("DORA_CACHE", tempfile.gettempdir())).resolve() / f"dora-cache-{os.getuid()}"
+    cache.mkdir(parents=True, mode=0o700, exist_ok=True)
+    if cache.is_symlink() or cache.stat().st_uid != os.getuid():
+        raise PermissionError(f"the cache {cache} belongs to somebody else; set DORA_CACHE to a folder of your own")
+    cache.chmod(0o700)
+    return cache
+
+
+def check_writable(uri: str) -> None:
+    """Write a small file below a remote URI, and delete it.
+
+    Raises:
+        StoreError: the bucket is missing, or the credentials do not suffice.
+    """
+    _refuse_credentials(uri)
+    try:
+        filesystem, root = pafs.FileSystem.from_uri(uri)
+        probe = f"{root}/.doctor-{uuid.uuid4().hex}"
+        with filesystem.open_output_stream(probe) as stream:
+            stream.write(b"x")
+        filesystem.delete_file(probe)
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{uri} is not writable: {error}",
+            hint="check the bucket's name, AWS_ENDPOINT_URL, and AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        ) from error
+
+
+def _refuse_credentials(uri: str) -> None:
+    """A store's URI stands in specs, manifests and tags; pyarrow would accept ``s3://key:secret@bucket``."""
+    if urllib.parse.urlsplit(uri).username is not None:
+        raise StoreError(
+            "the store's URI holds credentials",
+            hint="give s3://bucket/prefix alone, and the credentials as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
 
 
 def split_uri(uri: str, parts: int) -> tuple[str, list[str]]:

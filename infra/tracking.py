@@ -32,6 +32,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from infra.back_ends import without_credentials
 from infra.spool import Operation, Spool
 
 if TYPE_CHECKING:
@@ -68,10 +69,6 @@ def mlflow_client(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-def without_credentials(text: str) -> str:
-    return re.sub(r"//[^@/\s]+@", "//", text)
 
 
 # ------------------------------------------------------------------------------------------------ what MLflow can hold
@@ -149,10 +146,20 @@ class Tracker:
         return cls(uri, project, [*Spool.adopt(spool, key), Spool.create(spool, key)], artifact_root)
 
     def start_run(
-        self, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None, params: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        *,
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        continues: str | None = None,
     ) -> str:
-        """Begin a run, nested under ``parent`` (a local id) if given; returns its local id at once."""
-        run_id = uuid.uuid4().hex
+        """Begin a run, nested under ``parent`` (a local id) if given; returns its local id at once.
+
+        Args:
+            continues: local id of a run that another process began and finished: it is opened again.
+        """
+        run_id = continues or uuid.uuid4().hex
         self._open_runs[run_id] = None
         root = None if self._artifact_root is None else str(self._artifact_root.resolve())
         self._send_later("start", run_id, name=name, parent=parent, project=self.project, artifact_root=root, user=user_name())

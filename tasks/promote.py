@@ -1,24 +1,38 @@
-"""Stage ``promote``: the aligned policy enters the model registry, and becomes its champion if the gate let it through.
+"""Stage ``promote``: the aligned policy enters the model registry, and becomes its champion if the gate and, where one is asked, a person
+let it through.
 
 Input: the verdict of an ``evaluate`` stage's gate, and the policy it judged. Output: no file; a version of the registered model
-and its aliases.
-Decision: gate passed and mode auto → *promoted* (alias ``champion``; the old one becomes ``previous``); gate passed and mode never →
-*challenger*; gate failed → *refused*: registered without an alias, so that the registry shows what was refused and why, and a
-person may still promote it by hand.
-Guarantee: the same policy is registered once, however often this runs. A finished promotion is not repeated: after ``dora rollback``
-the same data does not bring the model back.
+and its aliases. Decision:
+
+- gate failed → *refused*: registered without an alias, so that the registry shows what was refused and why, and a person may still
+  promote it by hand;
+- gate passed and mode auto → *promoted* (alias ``champion``; the old one becomes ``previous``);
+- mode never → *challenger*;
+- mode ask → a person decides, in the answer that the flow got (``flows/approval.py``) or by hand (`dora promote`, `dora reject`):
+  approved → *promoted*, rejected → *refused*; until then *challenger*.
+
+An evaluation counts against the champion it saw. If another one became champion after it, the policy stays *challenger*; the next run,
+whose plan compares with the new champion, evaluates anew. So does an answer: one given for another champion than today's is not used.
+While nobody has decided or the comparison is outdated, the stage *waits*: it is not done, and the next run runs it again.
+
+Guarantee: the same policy is registered once, however often this runs. A finished decision is not repeated: after ``dora rollback`` the
+same data does not bring the model back, and what was rejected stays rejected.
 Cost: well under a second; a copy of the model's files where the registry is a server (``infra/registry.py``).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from dora_core.config import NAME_PATTERN, StrictModel
 from infra import registry
+from infra.store import Store
 from tasks.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec, main
+
+Mode = Literal["auto", "ask", "never"]
 
 
 class Tracking(StrictModel):
@@ -30,8 +44,21 @@ class Tracking(StrictModel):
     )
 
 
+class Answer(StrictModel):
+    """What a person decided, and what they were shown."""
+
+    approve: bool
+    who: str = Field(min_length=1)
+    why: str
+    champion: str | None = Field(description="Version that was champion when they were asked; null = none.")
+
+
 class Spec(StageSpec):
-    """See the module docstring. ``tracking`` is filled in when the stage runs; planning needs only the digest."""
+    """See the module docstring. ``tracking`` and ``answer`` are filled in when the stage runs; planning needs only the digest.
+
+    Attributes:
+        config: digest of the whole configuration, for the audit.
+    """
 
     stage: ClassVar[str] = "promote"
     placement: ClassVar[Literal["job", "local"]] = "local"
@@ -39,38 +66,120 @@ class Spec(StageSpec):
     evaluation: StageRef
     policy: StageRef
     model_name: str = Field(pattern=NAME_PATTERN)
-    mode: Literal["auto", "never"] = "auto"
+    mode: Mode = "auto"
+    config: Annotated[str, NotInDigest] = ""
     tracking: Annotated[Tracking | None, NotInDigest] = None
+    answer: Annotated[Answer | None, NotInDigest] = None
+
+    def is_done(self, store: Store) -> bool:
+        """A decision is there; what still waits for one is no result."""
+        result = store.read_result(self.stage, self.digest())
+        return result is not None and not result["facts"].get("waits") and super().is_done(store)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A decision, its reasons, and what is still to be done about it.
+
+    Attributes:
+        waits: for whom the decision is not final: a ``person``, or a ``comparison`` with today's champion.
+        who, words: the person who decided, and their reason.
+        is_new: the aliases are still to be moved; False for what the registry knows already.
+    """
+
+    decision: Literal["promoted", "challenger", "refused"]
+    reasons: list[str]
+    waits: Literal["person", "comparison"] | None = None
+    who: str | None = None
+    words: str = ""
+    is_new: bool = True
+
+    def but(self, reason: str, **changes: Any) -> Verdict:
+        return replace(self, reasons=[reason, *self.reasons], **changes)
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
     """Decide, register, set aliases.
 
     Raises:
-        ServiceError: MLflow is away (retryable). RegistryError: it refuses.
+        ServiceError: MLflow is away (retryable). RegistryError: it refuses. RegistryMoved: the champion changed in this very moment
+            (retryable).
     """
     assert spec.tracking is not None, "promote was started without the address of a registry"
-    decision, reasons = decide(context.result(spec.evaluation)["facts"]["gate"], spec.mode)
-    uri, name, why = spec.tracking.uri, spec.model_name, "; ".join(reasons)
+    uri, name = spec.tracking.uri, spec.model_name
     tags = {"dora.stage": spec.policy.stage, "dora.digest": spec.policy.digest, "dora.evaluation": spec.evaluation.digest}
     model = f"{context.store.uri}/{spec.policy.stage}/{spec.policy.digest}/model"
-    version = registry.register(uri, name, model, spec.tracking.run_id, tags | {"dora.decision": decision, "dora.reasons": why})
-    if decision == "promoted":
-        registry.promote(uri, name, version, why)
-    elif decision == "challenger":
-        registry.challenge(uri, name, version, why)
-    context.log.info("%s version %s: %s (%s)", name, version, decision, why)
-    facts = {"decision": decision, "model_name": name, "version": version, "aliases": registry.aliases(uri, name), "reasons": reasons}
-    return StageOutput(rows=1, metrics={"promoted": float(decision == "promoted")}, facts=facts)
+    version = registry.register(uri, name, model, spec.tracking.run_id, tags | {"dora.config": spec.config})
+    champion = registry.aliases(uri, name).get("champion")
+
+    verdict = decide(context.result(spec.evaluation)["facts"]["gate"], spec.mode)
+    if verdict.decision == "promoted":
+        verdict = by_hand(spec, registry.history(uri, name, version), verdict)
+    if verdict.decision == "promoted" and verdict.is_new and champion != version:
+        seen, now = champion_seen(spec, context), registry.alias_tags(uri, name).get("champion", {}).get("dora.digest")
+        if seen not in (None, now):
+            reason = f"version {champion} became champion after the comparison; run again to be compared with it"
+            verdict = verdict.but(reason, decision="challenger", waits="comparison")
+        elif spec.mode == "ask":
+            verdict = by_answer(spec.answer, champion, verdict)
+
+    why = "; ".join(verdict.reasons)
+    if verdict.is_new:
+        if verdict.decision == "promoted":
+            registry.promote(uri, name, version, verdict.words or why, who=verdict.who, instead_of=champion)
+        elif verdict.decision == "challenger":
+            registry.challenge(uri, name, version, why)
+        elif verdict.who is not None:
+            registry.reject(uri, name, version, verdict.words, who=verdict.who)
+    registry.describe(uri, name, version, verdict.decision, why)
+    context.log.info("%s version %s: %s (%s)", name, version, verdict.decision, why)
+
+    facts = {"decision": verdict.decision, "model_name": name, "version": version, "reasons": verdict.reasons, "waits": verdict.waits}
+    past = registry.history(uri, name, version)
+    facts |= {"champion_before": champion, "aliases": registry.aliases(uri, name), "audit": past[-1] if past else None}
+    return StageOutput(rows=1, metrics={"promoted": float(verdict.decision == "promoted")}, facts=facts)
 
 
-def decide(gate: dict[str, Any], mode: Literal["auto", "never"]) -> tuple[Literal["promoted", "challenger", "refused"], list[str]]:
-    """The decision and its reasons: the rules that failed, or the rules that were met."""
-    failed = [rule["message"] for rule in gate["rules"] if not rule["passed"]]
+def decide(gate: dict[str, Any], mode: Mode) -> Verdict:
+    """What the gate and the mode say, and the rules that failed, or those that were met."""
     if not gate["passed"]:
-        return "refused", failed
+        return Verdict("refused", [rule["message"] for rule in gate["rules"] if not rule["passed"]])
     met = [rule["message"] for rule in gate["rules"]]
-    return ("promoted", met) if mode == "auto" else ("challenger", [*met, "promotion.mode is never"])
+    return Verdict("challenger", [*met, "promotion.mode is never"]) if mode == "never" else Verdict("promoted", met)
+
+
+def by_hand(spec: Spec, history: list[dict[str, Any]], verdict: Verdict) -> Verdict:
+    """``verdict``, unless people have decided about this evaluation of the policy already: their last word counts.
+
+    Args:
+        history: of the version, oldest first (``infra/registry.py``).
+    """
+    for entry in reversed(history) if spec.mode == "ask" else ():
+        if entry["action"] != "challenger" and entry.get("evaluation") == spec.evaluation.digest:
+            reason = f"{entry['action'].replace('_', ' ')} by {entry['who']}: {entry['why'] or 'no reason given'}"
+            decision = "promoted" if entry["action"] in ("promoted", "restored") else "refused"
+            return verdict.but(reason, decision=decision, who=entry["who"], is_new=False)
+    return verdict
+
+
+def by_answer(answer: Answer | None, champion: str | None, verdict: Verdict) -> Verdict:
+    """A passed gate's ``verdict`` as a person answered, who was shown the champion of their time."""
+    if answer is None:
+        return verdict.but("nobody has decided yet", decision="challenger", waits="person")
+    if answer.champion != champion:
+        moved = f"{answer.who} answered while another version was champion than {champion or 'none'}: to be asked again"
+        return verdict.but(moved, decision="challenger", waits="person")
+    said = {"who": answer.who, "words": answer.why}
+    if answer.approve:
+        return verdict.but(f"approved by {answer.who}: {answer.why}", **said)
+    return verdict.but(f"rejected by {answer.who}: {answer.why}", decision="refused", **said)
+
+
+def champion_seen(spec: Spec, context: StageContext) -> str | None:
+    """Digest of the champion that the evaluation compared the policy with; None where it compared with none."""
+    comparison = context.result(spec.evaluation)["spec"]["comparison"]
+    samples = context.result(StageRef(**comparison))["spec"]["champion_samples"] if comparison else None
+    return context.result(StageRef(**samples))["spec"]["policy"]["digest"] if samples else None
 
 
 if __name__ == "__main__":

@@ -7,9 +7,13 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from tests.machine import Machine
 
 # A slow machine is no bug, and the same examples everywhere make a failure repeatable.
 hypothesis.settings.register_profile("dora", deadline=None, derandomize=True)
@@ -70,3 +74,16 @@ def empty_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mlflow_sqlite(empty_mlflow_database: Path, tmp_path: Path) -> str:
     """Address of an MLflow of the test's own."""
     return f"sqlite:///{shutil.copy(empty_mlflow_database, tmp_path / 'mlflow.db')}"
+
+
+@pytest.fixture(scope="session")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Servers started by `dora up`, shared by all tests that need some: these stay in one worker."""
+    from tests.machine import Machine
+
+    machine = Machine(tmp_path_factory.mktemp("servers") / "home")
+    try:
+        machine.urls = machine.dora("up")["services"]
+        yield machine
+    finally:
+        machine.dora("down")

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from flows.cli import file_commands
+from flows.cli import file_commands, operate
 from flows.cli.errors import explained
 from flows.cli.options import Config, DryRun, Json, Set, Verbose
 
@@ -161,9 +161,21 @@ def study(
             run_study(loaded, as_json=as_json, verbose=verbose)
 
 
-@app.command(epilog="Example: dora up")
-def up(as_json: Json = False) -> None:
-    """Start Prefect server and worker, MLflow and a Ray head on this machine (loopback); safe to repeat."""
+@app.command(epilog="Example: dora up --postgres postgresql://dora@db.internal:5432 --artifacts s3://bucket/mlflow")
+def up(
+    postgres: Annotated[
+        str | None,
+        typer.Option(
+            "--postgres", metavar="URL", help="Server for Prefect's and MLflow's data; a password in DORA_POSTGRES. none: SQLite."
+        ),
+    ] = None,
+    artifacts: Annotated[str | None, typer.Option("--artifacts", metavar="URI", help="MLflow's artifact root. none: a folder.")] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="ADDRESS", help="Listen there; anything but loopback needs DORA_AUTH=user:password.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Start Prefect server and worker, MLflow and a Ray head on this machine; safe to repeat. What is chosen here is remembered."""
     with explained(as_json):
         from flows.cli.output import Out
         from flows.deploy import register
@@ -171,11 +183,13 @@ def up(as_json: Json = False) -> None:
         from infra.settings import Settings
 
         out = Out(as_json)
-        record = services.up(Settings(), on_progress=out.say, register=register)
+        chosen = {"postgres": postgres, "artifacts": artifacts, "host": host}
+        settings = Settings(**{name: value for name, value in chosen.items() if value is not None})
+        record = services.up(settings, on_progress=out.say, register=register)
         urls = {name: service.url for name, service in record.services.items() if service.url}
         out.links(urls)
         out.document({"services": urls})
-        out.say("trigger a run in the Prefect UI (Deployments → realign or study), or: dora realign -c FILE")
+        out.say("start a run in the Prefect UI (Deployments → realign-smoke is the quickest), or: dora realign -c FILE")
 
 
 @app.command(epilog="Example: dora down")
@@ -190,6 +204,10 @@ def down(as_json: Json = False) -> None:
         ended = services.down(Settings())
         out.say(f"stopped {', '.join(ended)}" if ended else "nothing was running")
         out.document({"stopped": ended})
+
+
+app.command(epilog="Example: dora deploy --webhook https://hooks.example.org/dora")(operate.deploy)
+app.command(epilog="Example: dora reap --dry-run")(operate.reap)
 
 
 @app.command(epilog="Example: dora doctor")
@@ -242,7 +260,18 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Make one version the champion by hand, whatever the gate said; the old champion becomes `previous`."""
-    _move_champion(model, version, why, as_json)
+    _decide("promote", model, version, why, as_json)
+
+
+@app.command(epilog="Example: dora reject demo 3 --why 'answers are too long'")
+def reject(
+    model: Annotated[str, typer.Argument(help="Name of the registered model.")],
+    version: Annotated[str, typer.Argument(help="Version that must not become the champion.")],
+    why: Annotated[str, typer.Option("--why", help="Reason, kept with the version.")],
+    as_json: Json = False,
+) -> None:
+    """Decide against a version that waits for approval; runs with the same data do not ask about it again."""
+    _decide("reject", model, version, why, as_json)
 
 
 @app.command(epilog="Example: dora rollback demo")
@@ -252,21 +281,23 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Make the previous champion the champion again."""
-    _move_champion(model, None, why, as_json)
+    _decide("rollback", model, "", why, as_json)
 
 
-def _move_champion(model: str, version: str | None, why: str, as_json: bool) -> None:
-    """To ``version``, or back to the previous champion."""
+def _decide(action: Literal["promote", "reject", "rollback"], model: str, version: str, why: str, as_json: bool) -> None:
     with explained(as_json):
         from flows.cli.output import Out
         from infra import registry
         from infra.settings import Settings, apply_environment
 
         uri = apply_environment(Settings()).mlflow_uri
-        if version is None:
+        if action == "rollback":
             version = registry.rollback(uri, model, why)
-        else:
+        elif action == "promote":
             registry.promote(uri, model, version, why)
+        else:
+            registry.reject(uri, model, version, why)
+        aliases, audit = registry.aliases(uri, model), registry.history(uri, model, version)[-1]
         out = Out(as_json)
-        out.say(f"{model}: version {version} is champion")
-        out.document({"model": model, "champion": version, "aliases": registry.aliases(uri, model)})
+        out.say(f"{model}: version {version} is {'refused' if action == 'reject' else 'champion'}")
+        out.document({"model": model, "version": version, "champion": aliases.get("champion"), "aliases": aliases, "audit": audit})

@@ -16,9 +16,11 @@ from rich.text import Text
 from flows.session import Observer, notes
 
 if TYPE_CHECKING:
+    from flows.approval import Question
     from flows.plan import Plan, PlannedStage
     from infra.doctor import Check
     from infra.store import Store
+    from tasks.promote import Answer
 
 LINE_SECONDS = 10.0
 """Least time between two progress lines of a stage where there is no terminal."""
@@ -126,6 +128,9 @@ class Lines(Observer):
         self._next: dict[str, float] = {}
         self._meter = Meter()
 
+    def waiting(self, why: str) -> None:
+        self._out.say(why)
+
     def planned(self, run_id: str, plan: Plan) -> None:
         self._out.say(f"{run_id}: {len(plan.to_run)} of {len(plan.stages)} stages run")
 
@@ -155,6 +160,9 @@ class Bars(Observer):
         self._meter = Meter()
         self._waiting: TaskID | None = progress.add_task("starting", total=None, note="")
 
+    def waiting(self, why: str) -> None:
+        self._out.say(why)
+
     def planned(self, run_id: str, plan: Plan) -> None:
         if self._waiting is not None:
             self._progress.remove_task(self._waiting)
@@ -177,6 +185,14 @@ class Bars(Observer):
         if stage.label in self._bars:
             self._progress.remove_task(self._bars.pop(stage.label))
         self._out.console.print(Text.assemble((stage.label, _COLOURS[state]), ": ", _ending(stage, state, result)))
+
+    def decide(self, question: Question) -> Answer | None:
+        from flows.cli.decide import ask_here
+
+        self._progress.stop()  # bars would be drawn over the answer
+        answer = ask_here(self._out.console, question)
+        self._progress.start()
+        return answer
 
 
 class Meter:

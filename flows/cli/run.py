@@ -21,7 +21,7 @@ from infra.store import Store, write_atomic
 def dry_run(config: RealignConfig, until: Until, *, as_json: bool) -> None:
     """Print the plan; nothing runs and nothing is written."""
     settings = Settings()
-    store, places = Store(settings.store_uri), settings.effective()
+    store, places = Store(settings.store_uri), apply_environment(settings)
     plan = build_plan(config, store, until=until, champions=partial(champions, places, config, store))
     out = Out(as_json)
     out.plan(plan)

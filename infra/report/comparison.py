@@ -20,7 +20,7 @@ def comparison_table(facts: dict[str, Any]) -> str:
     for name, wins in wins_of(facts).items():
         shares = (percent(wins[kind]["value"]) for kind in ("win", "tie", "lose"))
         rates = (f"**{interval(wins['win_rate'])}**", interval(wins["length_controlled"]), p_value(wins["sign_test_p"]))
-        rows.append((_cell(opponent(name)), *shares, *rates, str(wins["win_rate"]["n"]), _cell(worst_sentence(wins["worst_group"]))))
+        rows.append((cell(opponent(name)), *shares, *rates, str(wins["win_rate"]["n"]), cell(worst_sentence(wins["worst_group"]))))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([*lines, "", f"Judge: {facts['judge']}. Win rate = win + half the ties; intervals are bootstrapped over prompts."])
 
@@ -30,6 +30,6 @@ def worst_sentence(worst: dict[str, Any] | None) -> str:
     return "–" if worst is None else f"{worst['by']} {worst['name']}: {interval(worst)}"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Names come from data: a bar would end the cell, a bracket or backtick start markup."""
     return "".join(f"\\{c}" if c in "\\|`*_<>[]" else c for c in text)

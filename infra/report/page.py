@@ -20,9 +20,15 @@ TRAINING = ("sft", "reward", "align")
 DECISIONS = {
     "promoted": "The aligned model passed the gate and is the champion now.",
     "challenger": "The aligned model passed the gate and is registered as challenger; a person decides.",
-    "refused": "The aligned model did not pass the gate; the champion stays.",
+    "refused": "The aligned model was refused, by the gate or by a person; the champion stays.",
 }
-ENDED = {"failed": "failed", "cancelled": "was cancelled", "stopped": "stopped itself", "completed": "ended"}
+ENDED = {
+    "failed": "failed",
+    "cancelled": "was cancelled",
+    "stopped": "stopped itself",
+    "completed": "ended",
+    "waiting": "waits for a person",
+}
 SCORES = {
     "implicit": "implicit reward of the policy",
     "likelihood": "likelihood per token, policy",
@@ -114,6 +120,7 @@ def _decision(run: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str]:
         "stopped": "The run stopped itself before a decision; the champion stays. The reason is below.",
         "cancelled": "The run was cancelled before a decision; the champion stays.",
         "completed": "This run ends without a decision: it had no promotion stage.",
+        "waiting": "The run waits for a person to approve the model.",
     }
     return run["status"], sentences[run["status"]]
 

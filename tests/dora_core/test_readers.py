@@ -187,6 +187,7 @@ def test_damaged_or_foreign_files(tmp_path, name, content, message):
 def test_empty_folder_and_unknown_scheme(tmp_path):
     assert "holds no jsonl or parquet file" in refused(tmp_path).message
     assert "cannot open" in refused("nowhere://bucket/key").message
+    assert "holds credentials" in refused("s3://key:secret@bucket/data.parquet").message
 
 
 # ------------------------------------------------------------------------------------------------------- fingerprints

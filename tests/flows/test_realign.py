@@ -53,6 +53,9 @@ def test_a_run_then_nothing_to_do(dora: Dora, config: Callable[[int], str]) -> N
     assert second["decision"] == first["decision"]
     assert not list((dora.home / "ray").glob("*"))  # no head was started, and the first one is gone
     assert dora.processes() == []
+    whole_runs = "select run_uuid from runs where run_uuid not in (select run_uuid from tags where key = 'mlflow.parentRunId')"
+    shown = dora.mlflow(f"select key, count(*) from latest_metrics where run_uuid in ({whole_runs}) group by key")
+    assert dict(shown) == dict.fromkeys(("accuracy_all", "ranking_policy", "ece", "kl"), 2), "also of the run that computed nothing"
 
 
 def test_data_without_a_shift_is_said_to_need_no_calibration(dora: Dora, tmp_path: Path) -> None:

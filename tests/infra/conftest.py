@@ -1,4 +1,4 @@
-"""Real MLflow back ends: an initialised SQLite file (copied per test, its migrations take seconds) and one server process."""
+"""A real MLflow server process."""
 
 import os
 import shutil
@@ -12,20 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def empty_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from infra.tracking import mlflow_client
-
-    path = tmp_path_factory.mktemp("mlflow") / "template.db"
-    mlflow_client(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def mlflow_sqlite(empty_mlflow_database: Path, tmp_path: Path) -> str:
-    return f"sqlite:///{shutil.copy(empty_mlflow_database, tmp_path / 'mlflow.db')}"
 
 
 def free_port() -> int:

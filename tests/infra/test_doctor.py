@@ -75,6 +75,26 @@ def test_token_readable_by_others(settings: Settings) -> None:
     assert by_name(settings)["ray token"].ok is True
 
 
+def test_password_readable_by_others(settings: Settings) -> None:
+    settings.home.mkdir()
+    file = settings.home / "auth"
+    file.write_text("ann:twelve-letters")
+    file.chmod(0o644)
+    assert by_name(settings)["passwords"].hint == f"chmod 600 {file}"
+    file.chmod(0o600)
+    assert "passwords" not in by_name(settings)
+
+
+def test_database_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
+    check = by_name(Settings(home=tmp_path, postgres="postgresql://dora:canary-5f1e@127.0.0.1:9"))["postgresql"]
+    assert check.ok is False and "127.0.0.1:9" in check.detail and "canary" not in check.detail + check.hint
+
+
+def test_settings_that_are_wrong_are_the_only_finding(tmp_path: Path) -> None:
+    check = by_name(Settings(home=tmp_path, auth="ann:short"))
+    assert list(check) == ["settings"] and "12 to 128" in check["settings"].detail
+
+
 def test_port_of_another_program(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

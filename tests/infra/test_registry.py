@@ -5,7 +5,7 @@ import pytest
 
 from dora_core.errors import ServiceError
 from infra import registry
-from infra.registry import RegistryError, aliases, challenge, promote, register, rollback
+from infra.registry import RegistryError, RegistryMoved, aliases, challenge, history, promote, register, reject, rollback
 from infra.tracking import mlflow_client
 
 
@@ -108,3 +108,43 @@ def test_a_dead_server_is_a_service_error() -> None:
 def test_an_address_mlflow_does_not_know_is_a_service_error() -> None:
     with pytest.raises(ServiceError, match="cannot open MLflow at ftp://host"):
         aliases("ftp://host", "policy")
+
+
+def test_a_promotion_replaces_only_the_champion_it_was_decided_against(mlflow_sqlite: str) -> None:
+    one, two, three = (register(mlflow_sqlite, "policy", f"s3://bucket/{n}") for n in "abc")
+    promote(mlflow_sqlite, "policy", one, instead_of=None)
+    with pytest.raises(RegistryMoved, match="version 2 of policy was to replace no champion, but version 1 is champion now") as caught:
+        promote(mlflow_sqlite, "policy", two, instead_of=None)
+    assert caught.value.retryable and "dora promote policy 2" in caught.value.hint
+    promote(mlflow_sqlite, "policy", two, instead_of=one)
+    promote(mlflow_sqlite, "policy", two, instead_of=one)  # done already
+    with pytest.raises(RegistryMoved, match="was to replace version 1, but version 2 is champion"):
+        promote(mlflow_sqlite, "policy", three, instead_of=one)
+    assert aliases(mlflow_sqlite, "policy") == {"champion": "2", "previous": "1"}
+
+
+def test_a_rejected_version_is_nobodys_challenger(mlflow_sqlite: str) -> None:
+    one, two = (register(mlflow_sqlite, "policy", f"s3://bucket/{n}", tags={"dora.evaluation": n * 64}) for n in "ab")
+    promote(mlflow_sqlite, "policy", one)
+    challenge(mlflow_sqlite, "policy", two)
+    reject(mlflow_sqlite, "policy", two, "unsafe", who="ann")
+    reject(mlflow_sqlite, "policy", two, "unsafe", who="ann")
+    assert aliases(mlflow_sqlite, "policy") == {"champion": "1"}
+    challenged, rejected = history(mlflow_sqlite, "policy", two)
+    assert (challenged["action"], rejected["action"]) == ("challenger", "rejected")
+    assert (rejected["who"], rejected["why"], rejected["evaluation"]) == ("ann", "unsafe", "b" * 64)
+    tags = mlflow_client(mlflow_sqlite).get_model_version("policy", two).tags
+    assert tags["dora.rejected"] == f"{rejected['when']} by ann: unsafe" and tags["dora.decision"] == "refused"
+    with pytest.raises(RegistryError, match="version 1 of policy is the champion") as caught:
+        reject(mlflow_sqlite, "policy", one, "unsafe")
+    assert "dora rollback policy" in caught.value.hint
+    with pytest.raises(RegistryError, match="no version '7'"):
+        reject(mlflow_sqlite, "policy", "7", "unsafe")
+
+
+def test_the_versions_page_says_what_was_decided_and_by_whom(mlflow_sqlite: str) -> None:
+    one = register(mlflow_sqlite, "policy", "s3://bucket/a")
+    promote(mlflow_sqlite, "policy", one, "better where it counts", who="ann")
+    registry.describe(mlflow_sqlite, "policy", one, "promoted", "approved by ann; KL at most 50: 1.2")
+    page = mlflow_client(mlflow_sqlite).get_model_version("policy", one).description
+    assert page.startswith("**promoted**\n\n- approved by ann\n- KL at most 50: 1.2\n\n- 20") and page.endswith(": promoted by ann")

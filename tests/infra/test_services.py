@@ -14,7 +14,9 @@ import requests
 from dora_core.errors import ServiceError
 from infra import services
 from infra.processes import free_port, process_tree
-from infra.settings import Settings, apply_environment
+from infra.settings import ServicesRecord, Settings, apply_environment
+
+EVIL = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
 
 
 @pytest.fixture
@@ -34,6 +36,15 @@ def ended(settings: Settings) -> Iterator[None]:
 
 def running(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def only_loopback(record: ServicesRecord) -> bool:
+    """All our servers; of Ray the dashboard: its gRPC ports listen everywhere and ask for the token (``infra/ray_head.py``)."""
+    ours = {p.pid for name in ("prefect", "mlflow", "worker") for p in process_tree([record.services[name].process])}
+    dashboard = int(record.services["ray"].url.rsplit(":", 1)[1])
+    listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    reached = {c.laddr.ip for c in listening if c.pid in ours or c.laddr.port == dashboard}
+    return reached == {"127.0.0.1"}
 
 
 def test_without_servers_everything_is_below_home(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +94,10 @@ def test_up_twice_repair_and_down(settings: Settings, monkeypatch: pytest.Monkey
     assert registered == [(api, "dora")]
     assert requests.get(f"{api}/work_pools/dora", timeout=5).json()["type"] == "process"
     assert {s.name: s.state for s in services.status(settings)} == dict.fromkeys(("prefect", "mlflow", "ray", "worker"), "up")
+
+    assert only_loopback(record) and not requests.options(f"{api}/flow_runs/filter", headers=EVIL, timeout=5).ok
+    own = EVIL | {"Origin": record.services["prefect"].url.replace("127.0.0.1", "localhost")}
+    assert requests.options(f"{api}/flow_runs/filter", headers=own, timeout=5).ok
 
     places = settings.effective()
     assert (places.prefect_api_url, places.mlflow_uri) == (api, record.services["mlflow"].url)

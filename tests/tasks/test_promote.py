@@ -1,12 +1,20 @@
+"""The promotion with a real registry in SQLite; evaluations and policies are written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from infra.registry import aliases, rollback
+from infra import registry
+from infra.registry import aliases, history, rollback
 from infra.store import Store
 from infra.tracking import mlflow_client
-from tasks.promote import Spec, Tracking, decide, run
+from tasks.promote import Answer, Spec, Tracking, Verdict, decide, run
 from tasks.stage import StageRef, execute
+from tests.tasks.handmade import finished
 
 PASSED = {
     "passed": True,
@@ -16,63 +24,190 @@ FAILED = {
     "passed": False,
     "rules": [*PASSED["rules"], {"name": "kl", "passed": False, "value": 60.0, "threshold": 50.0, "message": "KL at most 50: 60"}],
 }
+MET = "accuracy above 0.5: 0.6"
+YES = Answer(approve=True, who="ann", why="reads well", champion="1")
+NO = YES.model_copy(update={"approve": False, "why": "too long"})
 
 
 @pytest.mark.parametrize(
     ("gate", "mode", "decision", "reasons"),
     [
-        (PASSED, "auto", "promoted", ["accuracy above 0.5: 0.6"]),
-        (PASSED, "never", "challenger", ["accuracy above 0.5: 0.6", "promotion.mode is never"]),
+        (PASSED, "auto", "promoted", [MET]),
+        (PASSED, "ask", "promoted", [MET]),
+        (PASSED, "never", "challenger", [MET, "promotion.mode is never"]),
         (FAILED, "auto", "refused", ["KL at most 50: 60"]),
+        (FAILED, "ask", "refused", ["KL at most 50: 60"]),
         (FAILED, "never", "refused", ["KL at most 50: 60"]),
     ],
 )
-def test_decide(gate: dict, mode: str, decision: str, reasons: list[str]) -> None:
-    assert decide(gate, mode) == (decision, reasons)
+def test_the_gate_and_the_mode(gate: dict, mode: Any, decision: Any, reasons: list[str]) -> None:
+    assert decide(gate, mode) == Verdict(decision, reasons)
 
 
-def finished(store: Store, stage: str, letter: str, facts: dict) -> StageRef:
-    ref = StageRef(stage=stage, digest=letter * 64)
-    folder = store.folder(ref.stage, ref.digest)
-    if stage == "align":
-        (folder.path / "model").mkdir(exist_ok=True)
-        (folder.path / "model/config.json").write_text("{}")
-    store.mark_done(folder, {"stage": stage, "digest": ref.digest, "facts": facts})
-    return ref
+class Models:
+    """Policies named by a letter, registered as versions of one model."""
+
+    def __init__(self, folder: Path, uri: str):
+        self.store, self.uri = Store(str(folder / "store")), uri
+
+    def spec(self, letter: str, gate: dict = PASSED, mode: Any = "ask", against: str | None = None, answer: Answer | None = None) -> Spec:
+        policy = finished(self.store, "align", letter, {})
+        compared = None
+        if against is not None:
+            theirs = finished(self.store, "generate", against, {}, {"policy": finished(self.store, "align", against, {}).model_dump()})
+            compared = finished(self.store, "compare", letter + against, {}, {"champion_samples": theirs.model_dump()}).model_dump()
+        evaluation = finished(self.store, "evaluate", f"{letter}{against}", {}, {"comparison": compared}, {"gate": gate})
+        named = {"model_name": "policy", "mode": mode, "config": "c" * 64, "tracking": Tracking(uri=self.uri), "answer": answer}
+        return Spec(evaluation=evaluation, policy=policy, **named)
+
+    def promote(self, letter: str, **given: Any) -> dict[str, Any]:
+        """The facts of the stage."""
+        return execute(self.spec(letter, **given), run, self.store)["facts"]
+
+    def is_done(self, letter: str, **given: Any) -> bool:
+        return self.spec(letter, **given).is_done(self.store)
+
+    def aliases(self) -> dict[str, str]:
+        return aliases(self.uri, "policy")
+
+    def actions(self, version: str) -> list[str]:
+        return [entry["action"] for entry in history(self.uri, "policy", version)]
 
 
-def test_three_models_one_registry(tmp_path: Path) -> None:
+@pytest.fixture
+def models(tmp_path: Path, mlflow_sqlite: str) -> Models:
+    return Models(tmp_path, mlflow_sqlite)
+
+
+@pytest.fixture
+def asked(models: Models) -> Models:
+    """Version 1 is champion, version 2 (policy "b") waits for a person."""
+    models.promote("a", mode="auto")
+    facts = models.promote("b")
+    assert (facts["decision"], facts["waits"], facts["champion_before"]) == ("challenger", "person", "1")
+    assert models.aliases() == {"champion": "1", "challenger": "2"} and not models.is_done("b")
+    return models
+
+
+def test_three_models_one_registry(models: Models) -> None:
     """Promoted, then refused, then a challenger; a finished promotion does not undo a rollback."""
-    store, uri = Store(str(tmp_path / "store")), f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
-
-    def promote(letter: str, gate: dict, mode: str = "auto") -> dict:
-        evaluation, policy = finished(store, "evaluate", letter, {"gate": gate}), finished(store, "align", letter, {})
-        return execute(Spec(evaluation=evaluation, policy=policy, model_name="policy", mode=mode, tracking=Tracking(uri=uri)), run, store)
-
-    first = promote("a", PASSED)
-    assert first["metrics"] == {"promoted": 1.0} and first["facts"] == {
+    first = models.promote("a", mode="auto")
+    audit = first.pop("audit")
+    assert first == {
         "decision": "promoted",
         "model_name": "policy",
         "version": "1",
+        "reasons": [MET],
+        "waits": None,
+        "champion_before": None,
         "aliases": {"champion": "1"},
-        "reasons": ["accuracy above 0.5: 0.6"],
     }
-    refused = promote("b", FAILED)
-    assert refused["facts"]["decision"] == "refused" and refused["facts"]["version"] == "2"
-    assert refused["facts"]["aliases"] == {"champion": "1"} and refused["metrics"] == {"promoted": 0.0}
-    assert promote("c", PASSED, "never")["facts"]["aliases"] == {"champion": "1", "challenger": "3"}
-    promote("d", PASSED)
-    assert rollback(uri, "policy") == "1"
-    assert promote("d", PASSED)["facts"]["aliases"] == {"champion": "4", "previous": "1", "challenger": "3"}  # what it was, from the store
-    assert aliases(uri, "policy") == {"champion": "1", "challenger": "3"}
+    assert (audit["action"], audit["why"], audit["config"]) == ("promoted", MET, "c" * 64)
+    refused = models.promote("b", gate=FAILED, mode="auto")
+    assert (refused["decision"], refused["version"], refused["aliases"], refused["audit"]) == ("refused", "2", {"champion": "1"}, None)
+    assert models.promote("c", mode="never")["aliases"] == {"champion": "1", "challenger": "3"}
+    models.promote("d", mode="auto")
+    assert rollback(models.uri, "policy") == "1"
+    again = models.promote("d", mode="auto")["aliases"]
+    assert again == {"champion": "4", "previous": "1", "challenger": "3"}  # what it was, from the store
+    assert models.aliases() == {"champion": "1", "challenger": "3"}
 
-    stored = mlflow_client(uri).get_model_version("policy", "2")
-    assert stored.source == f"{store.uri}/align/{'b' * 64}/model"
-    assert stored.tags["dora.digest"] == "b" * 64 and stored.tags["dora.reasons"] == "KL at most 50: 60"
+    stored, policy = mlflow_client(models.uri).get_model_version("policy", "2"), models.spec("b").policy.digest
+    assert stored.source == f"{models.store.uri}/align/{policy}/model"
+    assert (stored.tags["dora.digest"], stored.tags["dora.decision"]) == (policy, "refused")
+    assert stored.tags["dora.reasons"] == "KL at most 50: 60"
 
 
-def test_the_address_of_the_registry_is_not_part_of_the_digest() -> None:
-    ref = StageRef(stage="align", digest="a" * 64)
-    plan = Spec(evaluation=ref, policy=ref, model_name="policy")
-    assert plan.digest() == plan.model_copy(update={"tracking": Tracking(uri="http://host")}).digest()
+def test_approved(asked: Models) -> None:
+    facts = asked.promote("b", answer=YES)
+    assert facts["decision"] == "promoted" and facts["reasons"] == ["approved by ann: reads well", MET]
+    assert asked.aliases() == {"champion": "2", "previous": "1"} and asked.is_done("b")
+    spec = asked.spec("b")
+    digests = {"policy": spec.policy.digest, "evaluation": spec.evaluation.digest, "config": "c" * 64}
+    assert facts["audit"] == {"action": "promoted", "when": facts["audit"]["when"], "who": "ann", "why": "reads well"} | digests
+
+
+@pytest.mark.parametrize("again", ["the answer", "by hand", "both"])
+def test_a_second_approval_moves_nothing(asked: Models, again: str) -> None:
+    if again != "the answer":
+        registry.promote(asked.uri, "policy", "2", "by hand", who="bob")
+    asked.promote("b", answer=YES)
+    if again != "by hand":
+        asked.promote("b", answer=YES)
+    registry.promote(asked.uri, "policy", "2", "once more", who="eve")
+    assert asked.aliases() == {"champion": "2", "previous": "1"}
+    assert asked.actions("2") == ["challenger", "promoted"]
+
+
+def test_rejected_stays_rejected(asked: Models) -> None:
+    facts = asked.promote("b", answer=NO)
+    assert facts["decision"] == "refused" and facts["reasons"][0] == "rejected by ann: too long"
+    assert asked.aliases() == {"champion": "1"} and asked.is_done("b")
+    assert asked.promote("b", answer=YES)["decision"] == "refused"
+    tags = mlflow_client(asked.uri).get_model_version("policy", "2").tags
+    assert tags["dora.decision"] == "refused" and tags["dora.rejected"].endswith("by ann: too long")
+
+
+def test_unanswered_may_be_asked_again(asked: Models) -> None:
+    assert asked.promote("b")["waits"] == "person"  # the next run
+    assert asked.actions("2") == ["challenger"]
+    assert asked.promote("b", answer=YES)["decision"] == "promoted"
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "decision", "said"),
+    [
+        (lambda uri: registry.reject(uri, "policy", "2", "unsafe", who="bob"), "refused", "rejected by bob: unsafe"),
+        (lambda uri: registry.promote(uri, "policy", "2", who="bob"), "promoted", "promoted by bob: no reason given"),
+    ],
+)
+def test_what_was_decided_by_hand_is_not_asked_or_overruled(
+    asked: Models, by_hand: Callable[[str], None], decision: str, said: str
+) -> None:
+    by_hand(asked.uri)
+    before, actions = asked.aliases(), asked.actions("2")
+    facts = asked.promote("b", answer=NO if decision == "promoted" else YES)
+    assert (facts["decision"], facts["reasons"][0], facts["waits"]) == (decision, said, None)
+    assert (asked.aliases(), asked.actions("2")) == (before, actions)
+
+
+def test_a_champion_of_the_meantime_is_not_replaced_unseen(asked: Models) -> None:
+    asked.promote("c", mode="auto")
+    facts = asked.promote("b", answer=YES)  # about version 1
+    assert facts["waits"] == "person" and facts["champion_before"] == "3" and "another version was champion" in facts["reasons"][0]
+    assert asked.aliases() == {"champion": "3", "previous": "1", "challenger": "2"}
+    asked.promote("b", answer=YES.model_copy(update={"champion": "3"}))
+    assert asked.aliases() == {"champion": "2", "previous": "3"}
+
+
+@pytest.mark.parametrize("mode", ["auto", "ask"])
+def test_a_comparison_counts_against_the_champion_it_saw(models: Models, mode: str) -> None:
+    models.promote("a", mode="auto")
+    models.promote("c", mode="auto", against="a")
+    assert models.aliases() == {"champion": "2", "previous": "1"}
+    outdated = models.promote("b", mode=mode, against="a", answer=YES.model_copy(update={"champion": "2"}))
+    assert outdated["decision"] == "challenger" and outdated["waits"] == "comparison"
+    assert outdated["reasons"][0].startswith("version 2 became champion after the comparison")
+    assert models.aliases() == {"champion": "2", "previous": "1", "challenger": "3"} and not models.is_done("b", mode=mode, against="a")
+    assert rollback(models.uri, "policy") == "1"  # then what it was compared with is champion again
+    models.promote("b", mode=mode, against="a", answer=YES)
+    assert models.aliases() == {"champion": "3", "previous": "1"}
+
+
+def test_a_rolled_back_approval_is_not_repeated_and_can_be_taken_back(asked: Models) -> None:
+    asked.promote("b", answer=YES)
+    assert rollback(asked.uri, "policy", "worse in production") == "1"
+    assert asked.promote("b")["decision"] == "promoted"  # what it was, from the store
+    assert asked.aliases() == {"champion": "1"}
+    assert asked.actions("2") == ["challenger", "promoted", "rolled_back"] and asked.actions("1") == ["promoted", "restored"]
+    (asked.store.folder("promote", asked.spec("b").digest()).path / "result.json").unlink()
+    lost = asked.promote("b", answer=YES)
+    assert lost["decision"] == "refused" and lost["reasons"][0].startswith("rolled back by ")
+    assert asked.aliases() == {"champion": "1"}
+
+
+def test_how_it_is_decided_is_not_part_of_the_digest(models: Models) -> None:
+    plan = models.spec("a")
+    assert plan.digest() == plan.model_copy(update={"tracking": None, "answer": YES, "config": ""}).digest()
     assert plan.digest() != plan.model_copy(update={"mode": "never"}).digest()
+    assert StageRef(stage="evaluate", digest=plan.evaluation.digest) in plan.inputs().values()

@@ -1,0 +1,34 @@
+"""A promotion that waits for a person, asked on the terminal of the command that runs it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.prompt import Prompt
+
+from infra.tracking import user_name
+from tasks.promote import Answer
+
+if TYPE_CHECKING:
+    from flows.approval import Question
+
+
+def ask_here(console: Console, question: Question) -> Answer | None:
+    """Show the evaluation and ask; None where nobody can type, or for "later".
+
+    Args:
+        console: a terminal.
+    """
+    if not sys.stdin.isatty():
+        return None
+    console.print(Markdown(question.text))
+    decision = Prompt.ask("promote?", choices=["approve", "reject", "later"], default="later", console=console)
+    if decision == "later":
+        return None
+    why = ""
+    while len(why) < 5:
+        why = " ".join(Prompt.ask("why? (kept with the model version)", console=console).split())
+    return Answer(approve=decision == "approve", who=user_name(), why=why, champion=question.champion)

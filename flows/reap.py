@@ -1,0 +1,201 @@
+"""The flow ``reap`` and ``dora reap``: end what runs left behind whose process is gone.
+
+A run that ends in order closes itself, and Prefect's hooks close one that was cancelled or crashed under a worker
+(``flows/session.py:release``). What is left is what nobody could close: a machine that went down, ``kill -9``, a server that was away.
+Such a run still says "running" in its manifest (``runs/<run_id>/run.json``). It is over if Prefect says that its flow run is, or if it ran
+on this machine and its process is gone. Then its Ray jobs are stopped, except those that a live run watches too, its MLflow runs end as
+KILLED and its manifest as cancelled, and Prefect is told.
+
+Left out: runs on other machines that Prefect holds for running. They may be.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from prefect import flow
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Crashed, Failed, State
+
+from dora_core.errors import DoraError, ServiceError
+from flows.approval import end_overdue
+from flows.limits import LEASE_SECONDS, LIMIT, read_runs
+from flows.prefect_api import connected
+from flows.session import end_abandoned
+from infra.processes import RecordedProcess
+from infra.settings import Places, Settings, apply_environment
+from infra.store import Store
+from infra.tracking import mlflow_client
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+
+@dataclass
+class Reaped:
+    """What a sweep has done, or would do.
+
+    Attributes:
+        runs: ``{run id: why it is over}`` of those that were ended.
+        jobs, mlflow_runs: Ray submissions and MLflow runs that were still open.
+        overdue: runs that waited for a person who did not answer in time; they go on, and end as not promoted.
+        slots: slots of ``dora-gpus`` that nobody held.
+        problems: what could not be ended, and why; the next sweep tries again.
+    """
+
+    runs: dict[str, str] = field(default_factory=dict)
+    jobs: list[str] = field(default_factory=list)
+    mlflow_runs: list[str] = field(default_factory=list)
+    overdue: list[str] = field(default_factory=list)
+    slots: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{run_id}: ended, {why}" for run_id, why in self.runs.items()]
+        lines += [f"stopped Ray jobs: {', '.join(self.jobs)}"] if self.jobs else []
+        lines += [f"closed {len(self.mlflow_runs)} MLflow runs"] if self.mlflow_runs else []
+        lines += [f"nobody answered in time: {', '.join(self.overdue)}"] if self.overdue else []
+        lines += [f"freed {self.slots} slots of {LIMIT} that nobody held"] if self.slots else []
+        return [*lines, *self.problems] or ["nothing is left over"]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@flow(name="reap", flow_run_name="reap", persist_result=False)
+def reap() -> State[dict[str, Any]]:
+    """Stop what runs left behind whose process is gone: Ray jobs, MLflow runs, slots. Never touches a live run; safe to repeat."""
+    settings = Settings()
+    reaped = sweep(settings, apply_environment(settings))
+    for line in reaped.lines():
+        get_run_logger().info(line)
+    ended = Failed if reaped.problems else Completed
+    return ended(message="; ".join(reaped.lines()), data=reaped.to_json())
+
+
+def sweep(settings: Settings, places: Places, *, dry_run: bool = False) -> Reaped:
+    """See the module docstring.
+
+    Args:
+        places: of ``settings``; without a Prefect server only runs of this machine can be judged.
+        dry_run: look and tell; end nothing.
+    """
+    store, reaped = Store(settings.store_uri), Reaped()
+    manifests = filter(None, (store.read_json(f"runs/{run_id}/run.json") for run_id in store.list("runs")))
+    open_runs = [content for content in manifests if content["status"] == "running"]
+    with connected(places.prefect_api_url) if places.prefect_api_url else nullcontext() as client:
+        flow_runs = {content["run_id"]: _flow_run(client, content["flow_run_id"]) for content in open_runs}
+        over = {}
+        for content in open_runs:
+            flow_run = flow_runs[content["run_id"]]
+            why = why_over(content.get("process"), flow_run.state if flow_run else None)
+            if why is not None:
+                over[content["run_id"]] = why
+        watched = {job for content in open_runs if content["run_id"] not in over for job in submissions(content)}
+        for content in open_runs:
+            run_id = content["run_id"]
+            if run_id not in over:
+                continue
+            if not dry_run:
+                try:
+                    reaped.jobs += end_abandoned(settings, store, content, keep=watched)
+                    reaped.mlflow_runs += close_mlflow_runs(places.mlflow_uri, content["project"], run_id)
+                    if client is not None:
+                        _tell(client, flow_runs[run_id])
+                except DoraError as error:
+                    reaped.problems.append(f"{run_id}: {over[run_id]}, but it could not be ended: {error.message}")
+                    continue
+            reaped.runs[run_id] = over[run_id]
+        if client is not None:
+            reaped.overdue = [] if dry_run else end_overdue(settings)
+            reaped.slots = _free_slots(client, dry_run)
+    return reaped
+
+
+def why_over(process: dict[str, Any] | None, state: State | None) -> str | None:
+    """Why a run whose manifest says "running" is not; None where it may be.
+
+    Args:
+        process: host, process id and creation time of the manifest; None in one of an older version.
+        state: of its flow run; None where Prefect does not know it, or there is no server.
+    """
+    gone = False
+    if process is not None and process["host"] == socket.gethostname():
+        gone = not RecordedProcess(name="flow", pid=process["pid"], created=process["created"]).alive()
+        if not gone:
+            return None
+    if state is not None and state.is_final():
+        return f"its flow run is {state.name}"
+    # A suspended or rescheduled flow run has no process, and goes on later.
+    if gone and (state is None or state.is_running() or state.is_cancelling()):
+        return "its process is gone"
+    return None
+
+
+def submissions(content: dict[str, Any]) -> set[str]:
+    """Ray submissions of a run's stages."""
+    return {stage["submission_id"] for stage in content["stages"] if stage["submission_id"]}
+
+
+def close_mlflow_runs(uri: str, project: str, run_id: str) -> list[str]:
+    """End the MLflow runs of a run that nobody finishes as KILLED; returns their ids.
+
+    Raises:
+        ServiceError: MLflow is away.
+    """
+    client = mlflow_client(uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiment = client.get_experiment_by_name(project)
+        if experiment is None:
+            return []
+        query = f"attributes.status = 'RUNNING' and tags.`dora.run_id` = '{run_id}'"
+        found = [run.info.run_id for run in client.search_runs([experiment.experiment_id], filter_string=query, max_results=1000)]
+        for each in found:
+            client.set_terminated(each, "KILLED", end_time=int(time.time() * 1000))
+    except MlflowException as error:
+        raise ServiceError(f"MLflow does not answer: {str(error).splitlines()[0]}", hint="start it with `dora up`") from error
+    return found
+
+
+def _flow_run(client: SyncPrefectClient | None, flow_run_id: str) -> FlowRun | None:
+    if client is None:
+        return None
+    try:
+        return client.read_flow_run(flow_run_id)
+    except ObjectNotFound:
+        return None
+
+
+def _tell(client: SyncPrefectClient, flow_run: FlowRun | None) -> None:
+    """A flow run whose process is gone cannot say so itself."""
+    if flow_run is None or flow_run.state is None or flow_run.state.is_final():
+        return
+    ended = Cancelled if flow_run.state.is_cancelling() else Crashed
+    client.set_flow_run_state(flow_run.id, ended(message="its process is gone; `dora reap` has ended what it left"), force=True)
+
+
+def _free_slots(client: SyncPrefectClient, dry_run: bool) -> int:
+    """Slots that a restarted server counts although their leases went with it. Only when no run can hold one: none runs, and none has
+    ended so lately that its lease may live."""
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+
+    try:
+        taken = client.read_global_concurrency_limit_by_name(LIMIT).active_slots
+    except ObjectNotFound:
+        return 0
+    since = datetime.now(UTC) - timedelta(seconds=2 * LEASE_SECONDS)
+    if not taken or read_runs(client, active=True) or any(run.end_time and run.end_time > since for run in read_runs(client, active=False)):
+        return 0
+    if not dry_run:
+        client.update_global_concurrency_limit(LIMIT, GlobalConcurrencyLimitUpdate(active_slots=0))
+    return taken

@@ -1,0 +1,72 @@
+"""Debian's Chromium, driven by Playwright, and the servers it looks at (the fixture ``machine`` of tests/conftest.py)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+CHROMIUM = shutil.which("chromium")
+# No sandbox: CI runs as root in a container. The rest keeps a browser quiet that shall talk to loopback alone.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+SCREENSHOTS = Path(os.environ.get("DORA_SCREENSHOTS", "build/screenshots"))
+PATIENCE_SECONDS = 90
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    """One tab. Of a module, not of the session: Playwright keeps an event loop running in this thread, which others could not bear."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed; on Debian: apt install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 1100})
+        page.set_default_timeout(PATIENCE_SECONDS * 1000)
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def shot(page: Page) -> Callable[[str], None]:
+    """``shot("name")`` keeps what is on the screen, for people to look at."""
+
+    def take(name: str) -> None:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+    return take
+
+
+class Form:
+    """A form that Prefect's UI has drawn from a JSON schema; fields by their titles."""
+
+    def __init__(self, page: Page):
+        self._page = page
+
+    def field(self, title: str) -> Locator:
+        label = self._page.locator(".schema-form-property__label", has_text=re.compile(rf"^{title}( \(Optional\))?$"))
+        return self._page.locator(".schema-form-property").filter(has=label).last.locator("> .p-label__body")
+
+    def type(self, title: str, text: str) -> None:
+        self.field(title).locator("input, textarea").first.fill(text)
+
+    def choose(self, title: str, option: str) -> None:
+        self.field(title).locator("button").first.focus()
+        self._page.keyboard.press("ArrowDown")
+        self._page.locator(".p-select-option", has_text=re.compile(rf"^{option}$")).click()
+
+
+@pytest.fixture
+def form(page: Page) -> Form:
+    return Form(page)

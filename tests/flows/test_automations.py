@@ -1,0 +1,54 @@
+"""What a Prefect server is told to do for our runs; the server's own template engine renders the notices."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+from prefect.server.events.actions import CallWebhook
+from prefect.server.utilities.user_templates import render_user_template_sync
+
+from flows.automations import FAILURE, HAPPENING, PREFIX, automations
+
+NASTY = 'a "quoted" reason, {{ 1 + 1 }}\nwith a second line and </script>'
+
+
+def render(template: str, **context: Any) -> dict[str, Any]:
+    CallWebhook.validate_template(template, "payload")  # as the server does when the automation is saved
+    return json.loads(render_user_template_sync(template, context))
+
+
+def test_a_notice_of_a_failure_has_project_run_cause_and_link() -> None:
+    run = SimpleNamespace(id="7", name="demo · dpo · erm", state=SimpleNamespace(name="Failed", message=NASTY))
+    template = FAILURE.replace("UI/", "http://host:4200/")
+    told = render(template, flow_run=run, event=SimpleNamespace(event="prefect.flow-run.Failed"))
+    assert told == {
+        "text": f"demo · dpo · erm: Failed: {NASTY}",
+        "event": "prefect.flow-run.Failed",
+        "project": "demo",
+        "run": "demo · dpo · erm",
+        "cause": NASTY,
+        "link": "http://host:4200/runs/flow-run/7",
+        "figures": {},
+    }
+    crashed = SimpleNamespace(id="7", name="demo", state=SimpleNamespace(name="Crashed", message=None))
+    assert render(template, flow_run=crashed, event=SimpleNamespace(event="e"))["cause"] == "Crashed"
+
+
+def test_a_notice_of_an_event_carries_its_payload() -> None:
+    payload = {"project": "demo", "run": "demo · dpo", "message": NASTY, "link": "http://host/1", "figures": {"kl": 0.5}}
+    told = render(HAPPENING, event=SimpleNamespace(event="dora.promoted", payload=payload))
+    assert told["text"] == f"demo · dpo: {NASTY}" and told["event"] == "dora.promoted" and told["figures"] == {"kl": 0.5}
+
+
+def test_what_is_installed_depends_on_heartbeats_and_a_webhook() -> None:
+    zombies, failures, decisions = automations("http://host:4200", uuid4(), 180)
+    assert all(a.name.startswith(PREFIX) for a in (zombies, failures, decisions))
+    assert zombies.trigger.within.total_seconds() == 540
+    assert {"prefect.flow-run.heartbeat", "prefect.flow-run.Suspended", "prefect.flow-run.Completed"} <= zombies.trigger.expect
+    assert "http://host:4200/runs/flow-run/" in failures.actions[0].payload
+    assert decisions.trigger.expect == {"dora.*"}
+    assert [a.name for a in automations("", None, 180)] == [zombies.name]
+    assert list(automations("", None, None)) == []

@@ -1,0 +1,121 @@
+"""A home of its own with servers started by ``dora up``, and what tests ask them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+import yaml
+
+from dora_core.testbed import Testbed, TestbedConfig
+from infra.ray_head import auth_headers
+
+WAIT_SECONDS = 400
+
+
+class Machine:
+    """A home of its own with servers started by ``dora up``."""
+
+    def __init__(self, home: Path):
+        self.home = home
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("DORA_", "PREFECT_", "MLFLOW_", "RAY_"))}
+        self.environment["DORA_HOME"] = str(home)
+        self.urls: dict[str, str] = {}
+
+    def dora(self, *arguments: str) -> dict[str, Any]:
+        command = [sys.executable, "-c", "from flows.cli import main; main()", *arguments, "--json"]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def prefect(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        for _ in range(5):  # a busy SQLite answers 503, and Prefect's own client tries again
+            answer = requests.request(method, f"{self.urls['prefect']}/api{path}", json=body, timeout=30)
+            if answer.status_code != 503:
+                break
+            time.sleep(2)
+        assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text[:500]}"
+        return answer.json()
+
+    def ray_jobs(self) -> dict[str, str]:
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(next((self.home / "ray").rglob("*token*")))}
+        jobs = requests.get(f"{self.urls['ray']}/api/jobs/", headers=auth_headers(token), timeout=30).json()
+        return {job["submission_id"]: job["status"] for job in jobs if job["submission_id"]}
+
+    def mlflow_states(self, project: str) -> list[str]:
+        return [run["info"]["status"] for run in self.mlflow_runs(project)]
+
+    def processes(self) -> list[str]:
+        """Command lines of everything that belongs to this home."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("DORA_HOME") == str(self.home) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline()))
+            except psutil.Error:
+                continue
+        return found
+
+    def start(self, parameters: dict[str, Any]) -> str:
+        """Id of a flow run, started as the form of the deployment `realign` starts it."""
+        deployment = self.prefect("GET", "/deployments/name/realign/realign")
+        return self.prefect("POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})["id"]
+
+    def wait_for_state(self, run: str, wanted: set[str]) -> dict[str, Any]:
+        """The flow run, once its state is of a wanted type."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < deadline:
+            flow_run = self.prefect("GET", f"/flow_runs/{run}")
+            if flow_run["state"]["type"] in wanted:
+                return flow_run
+            assert flow_run["state"]["type"] not in {"FAILED", "CRASHED"}, flow_run["state"]
+            time.sleep(0.5)
+        raise AssertionError(f"still {flow_run['state']['type']} after {WAIT_SECONDS} s, wanted {wanted}")
+
+    def last_run(self, deployment: str) -> str:
+        """Id of the flow run that was made last from a deployment."""
+        where = {"deployments": {"name": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_DESC", "limit": 1}
+        return self.prefect("POST", "/flow_runs/filter", where)[0]["id"]
+
+    def mlflow_runs(self, project: str) -> list[dict[str, Any]]:
+        """Newest first."""
+        api = f"{self.urls['mlflow']}/api/2.0/mlflow"
+        experiment = requests.get(f"{api}/experiments/get-by-name", params={"experiment_name": project}, timeout=30).json()["experiment"]
+        return requests.post(f"{api}/runs/search", json={"experiment_ids": [experiment["experiment_id"]]}, timeout=30).json()["runs"]
+
+
+def small_run(machine: Machine, project: str, **sft: Any) -> dict[str, Any]:
+    """What the UI's form sends: a file on the worker's machine, and what is filled in. A small run that needs no classifier.
+
+    Args:
+        sft: of its optimisation.
+    """
+    (machine.home / project).mkdir(exist_ok=True)
+    testbed = TestbedConfig(prompts=40, responses_per_prompt=3, seed=zlib.crc32(project.encode()))  # of its own: projects share results
+    data = Testbed(testbed).write(machine.home / project / "mixture.parquet")
+    small = {
+        "text": {"max_prompt_tokens": 32, "max_response_tokens": 64},
+        "policy": {"hidden_size": 32, "heads": 2, "layers": 1, "vocab_size": 320},
+        "sft": {"optimization": {"batch_size": 8}},
+        "evaluate": {"kl_prompts": 0, "bootstrap_samples": 100},
+        "compare": None,
+        "gate": {"min_accuracy": 0.0, "min_lift": -1.0, "max_golden_drop": 1.0},
+        "execution": {"default": {"workers": 1}, "reference": {"workers": 0}, "evaluate": {"workers": 0}},
+    }
+    (machine.home / "configs").mkdir(exist_ok=True)
+    (machine.home / "configs" / "small.yaml").write_text(yaml.safe_dump(small))
+    return {
+        "config_file": "small.yaml",
+        "data": {"path": str(data)},
+        "method": {"objective": "erm"},
+        "training": {"max_steps": 3, "batch_size": 8},
+        "overrides": [f"project={project}", *(f"sft.optimization.{name}={value}" for name, value in sft.items())],
+    }
