@@ -10,7 +10,7 @@ prompts are trained on, 10 % judged, by rewards that were verified or given by p
 Every number is a mean over seeds with a two-level bootstrap interval (seeds, then prompts); differences are paired by seed and prompt.
 The held-out prompts are the same for all seeds, so intervals speak about training and about prompts like these.
 
-Not part of ``make bench``: about half an hour on two cores. Resumable: finished stages are kept in ``--home``.
+Not part of ``make bench``: about an hour of processor time. Resumable: finished stages are kept in ``--home``.
 """
 
 from __future__ import annotations
