@@ -23,7 +23,7 @@ demo: $(READY)
 
 # Two workers, one thread each: threads that contend are ten times slower. tests/conftest.py says what stays together.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 nightly: $(READY)
 	$(BIN)/python -m pytest -m nightly --timeout 3600

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -46,6 +47,14 @@ class RecordedProcess(StrictModel):
     def alive(self) -> bool:
         """The very process that was recorded runs (a zombie does not)."""
         return self._find() is not None
+
+    def listens_on(self, port: int) -> bool:
+        """It, or a process that belongs to it, holds the TCP port. Another server may have been quicker to take it."""
+        for process in process_tree([self]):
+            with suppress(psutil.Error):
+                if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in process.net_connections("tcp")):
+                    return True
+        return False
 
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of the log, for error messages; empty where there is none."""

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import requests
 
@@ -308,7 +309,9 @@ def _answers(settings: Settings, record: ServicesRecord, name: str) -> bool:
     }[name]
     try:
         response = request()
-        return response.ok and (name != "worker" or _has_heartbeat(response.json(), services["worker"].process))
+        if name == "worker":
+            return response.ok and _has_heartbeat(response.json(), services["worker"].process)
+        return response.ok and (name == "ray" or services[name].process.listens_on(urlsplit(services[name].url).port or 0))
     except (requests.RequestException, ValueError, FileNotFoundError):
         return False
 

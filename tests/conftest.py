@@ -7,7 +7,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -25,19 +25,24 @@ SLOW = ("browser", "system", "component")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first, the quick ones fill what is left (`--dist loadgroup`).
+    """The slow ones first; the quick ones fill what is left."""
+    items.sort(key=lambda item: next((place for place, name in enumerate(SLOW) if item.get_closest_marker(name)), len(SLOW)))
 
-    Tests of one module that start Ray stay in one worker, for their fixtures; so do all that need servers, which take their turns.
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests of one module stay in one worker, for their fixtures; so do all that need servers, which take their turns.
+
+    Not ``--dist loadgroup``: pytest-xdist 3.8 writes groups into node ids, which pytest 9.2 no longer lets it.
     """
+    from xdist.scheduler import LoadScopeScheduling
 
-    def rank(item: pytest.Item) -> int:
-        return next((place for place, name in enumerate(SLOW) if item.get_closest_marker(name)), len(SLOW))
+    class ByModule(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return "servers" if module.startswith(("tests/browser/", "tests/system/")) else module
 
-    items.sort(key=rank)  # stable: within a rank as collected
-    for item in items:
-        if rank(item) < len(SLOW):
-            servers = rank(item) < SLOW.index("component")
-            item.add_marker(pytest.mark.xdist_group("servers" if servers else item.nodeid.partition("::")[0]))
+    return ByModule(config, log)
 
 
 @pytest.fixture(autouse=True)

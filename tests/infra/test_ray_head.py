@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -62,9 +63,19 @@ def test_reused_pid_is_not_ours() -> None:
     assert not me.model_copy(update={"created": me.created + 3600}).alive()
 
 
-def test_free_port_avoids_one_in_use() -> None:
-    import socket
+def test_a_port_belongs_to_who_listens_on_it() -> None:
+    """Another server on our port is not ours: what it answers says nothing about ours."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    other = RecordedProcess(name="other", pid=child.pid, created=psutil.Process(child.pid).create_time())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert RecordedProcess.current().listens_on(port) and not other.listens_on(port)
+    assert not RecordedProcess.current().listens_on(port)
+    child.kill()
+    child.wait()
 
+
+def test_free_port_avoids_one_in_use() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
