@@ -206,6 +206,7 @@ class Promotion(Section):
 
     mode: Literal["auto", "ask", "never"] | None = _key("promotion.mode")
     model_name: str | None = _key("promotion.model_name")
+    ask_timeout_hours: float | None = _key("promotion.ask_timeout_hours")
 
 
 class Calibration(Section):
