@@ -25,8 +25,13 @@ SLOW = ("browser", "system", "component")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first; the quick ones fill what is left."""
-    items.sort(key=lambda item: next((place for place, name in enumerate(SLOW) if item.get_closest_marker(name)), len(SLOW)))
+    """Modules with slow tests first; the quick ones fill what is left. Within a module the order stays: fixtures build on it."""
+    ranks: dict[str, int] = {}
+    for item in items:
+        rank = next((place for place, name in enumerate(SLOW) if item.get_closest_marker(name)), len(SLOW))
+        module = item.nodeid.partition("::")[0]
+        ranks[module] = min(rank, ranks.get(module, rank))
+    items.sort(key=lambda item: ranks[item.nodeid.partition("::")[0]])
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -242,11 +242,11 @@ store.mark_done(folder, {"digest": "a" * 64, "rows": 1})
 
 def test_the_store_on_s3_with_nothing_but_the_standard_variables(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two machines, that is two processes with a cache each."""
-    uri = f"s3://{BUCKET}/store"
+    uri = f"s3://{BUCKET}/machines"  # other tests use the same server
     environment = os.environ | s3.environment | {"DORA_CACHE": str(tmp_path / "one")}
     subprocess.run([sys.executable, "-c", STORE_ON_S3, uri], check=True, env=environment, timeout=60)
-    objects = s3.objects("store/")
-    assert len(objects[f"store/ingest/{'a' * 64}/data/table.bin"]) == 12_500_000
+    objects = s3.objects("machines/")
+    assert len(objects[f"machines/ingest/{'a' * 64}/data/table.bin"]) == 12_500_000
     assert not [key for key in objects if "doctor" in key]
 
     for name, value in (s3.environment | {"DORA_CACHE": str(tmp_path / "two")}).items():
@@ -254,7 +254,7 @@ def test_the_store_on_s3_with_nothing_but_the_standard_variables(s3: S3Server, t
     store = Store(uri)
     assert store.is_done("ingest", "a" * 64) and store.list("ingest") == ["a" * 64] and store.list("runs") == []
     assert (store.fetch("ingest", "a" * 64) / "data" / "table.bin").stat().st_size == 12_500_000
-    assert json.loads(objects[f"store/ingest/{'a' * 64}/result.json"])["rows"] == 1
+    assert json.loads(objects[f"machines/ingest/{'a' * 64}/result.json"])["rows"] == 1
     assert stat.S_IMODE((tmp_path / "two" / f"dora-cache-{os.getuid()}").stat().st_mode) == 0o700
 
 
