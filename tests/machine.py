@@ -43,7 +43,7 @@ class Machine:
                 break
             time.sleep(2)
         assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text[:500]}"
-        return answer.json()
+        return answer.json() if answer.content else None
 
     def ray_jobs(self) -> dict[str, str]:
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(next((self.home / "ray").rglob("*token*")))}

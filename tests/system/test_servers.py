@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import requests
+import yaml
 
 from tests.machine import WAIT_SECONDS, Machine, small_run
 
@@ -50,6 +51,28 @@ def test_two_runs_take_turns_and_show_stages_reasons_and_links(machine: Machine)
     assert set(machine.mlflow_states("served")) == {"FINISHED"}
     assert set(machine.ray_jobs().values()) == {"SUCCEEDED"}
     assert {t["state"]["name"] for t in task_runs(machine, again)} == {"Cached"}, "its plan was made when its turn came"
+
+
+def test_a_schedule_fires_by_itself_and_finds_nothing_to_do(machine: Machine) -> None:
+    """`realign-nightly`, switched on and hurried, with the file it names: the small run's, whose stages are all there."""
+    given = small_run(machine, "served", epochs=1)
+    config = yaml.safe_load((machine.home / "configs" / given["config_file"]).read_text())
+    config |= {"project": "served", "data": {"train": [given["data"]]}}
+    config["sft"]["optimization"]["epochs"] = 1
+    config["align"] = {"objective": {"name": "erm"}, "optimization": given["training"]}
+    (machine.home / "configs" / "nightly.yaml").write_text(yaml.safe_dump(config))
+    deployment = machine.prefect("GET", "/deployments/name/realign/realign-nightly")
+    [schedule] = deployment["schedules"]
+    assert not schedule["active"]
+    place = f"/deployments/{deployment['id']}/schedules/{schedule['id']}"
+    machine.prefect("PATCH", place, {"active": True, "schedule": {"interval": 5}})
+    deadline = time.monotonic() + WAIT_SECONDS
+    where = {"deployments": {"id": {"any_": [deployment["id"]]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED"]}}}}
+    while not (ended := machine.prefect("POST", "/flow_runs/filter", where)):
+        assert time.monotonic() < deadline, "no run was scheduled"
+        time.sleep(0.5)
+    machine.prefect("PATCH", place, {"active": False})
+    assert ended[0]["auto_scheduled"] and "nothing to do: every stage was cached" in ended[0]["state"]["message"]
 
 
 def test_a_bad_parameter_is_refused_before_anything_runs(machine: Machine) -> None:
