@@ -27,7 +27,7 @@ from dora_core.errors import DoraError, ServiceError
 from flows.approval import end_overdue
 from flows.limits import LEASE_SECONDS, LIMIT, read_runs
 from flows.prefect_api import connected
-from flows.session import end_abandoned
+from flows.session import end_abandoned, manifests
 from infra.processes import RecordedProcess
 from infra.settings import Places, Settings, apply_environment
 from infra.store import Store
@@ -89,8 +89,7 @@ def sweep(settings: Settings, places: Places, *, dry_run: bool = False) -> Reape
         dry_run: look and tell; end nothing.
     """
     store, reaped = Store(settings.store_uri), Reaped()
-    manifests = filter(None, (store.read_json(f"runs/{run_id}/run.json") for run_id in store.list("runs")))
-    open_runs = [content for content in manifests if content["status"] == "running"]
+    open_runs = [m.content for m in manifests(store) if m.content["status"] == "running"]
     with connected(places.prefect_api_url) if places.prefect_api_url else nullcontext() as client:
         flow_runs = {content["run_id"]: _flow_run(client, content["flow_run_id"]) for content in open_runs}
         over = {}

@@ -181,12 +181,17 @@ def _pending(stage: PlannedStage) -> dict[str, Any]:
     return named | {"state": "pending", "seconds": None, "mlflow_run_id": None, "submission_id": None, "notes": []}
 
 
-def waiting(store: Store) -> Iterator[Manifest]:
-    """Of the runs that wait for a person, newest first."""
+def manifests(store: Store) -> Iterator[Manifest]:
+    """Of all runs; those of a project newest first."""
     for run_id in reversed(store.list("runs")):
         content = store.read_json(f"runs/{run_id}/run.json")
-        if content is not None and content["status"] == "waiting":
+        if content is not None:
             yield Manifest(store, content)
+
+
+def waiting(store: Store) -> Iterator[Manifest]:
+    """Of the runs that wait for a person."""
+    return (manifest for manifest in manifests(store) if manifest.content["status"] == "waiting")
 
 
 def notes(manifest: Mapping[str, Any]) -> list[str]:
@@ -363,14 +368,10 @@ def release(settings: Settings, flow_run_id: str) -> bool:
     Safe to repeat, and safe for a run that ended in order.
     """
     store = Store(settings.store_uri)
-    for run_id in reversed(store.list("runs")):
-        content = store.read_json(f"runs/{run_id}/run.json")
-        if content is None or content.get("flow_run_id") != flow_run_id:
-            continue
-        if content["status"] == "running":
-            end_abandoned(settings, store, content)
-        return True
-    return False
+    found = next((m.content for m in manifests(store) if m.content.get("flow_run_id") == flow_run_id), None)
+    if found is not None and found["status"] == "running":
+        end_abandoned(settings, store, found)
+    return found is not None
 
 
 def end_abandoned(settings: Settings, store: Store, content: dict[str, Any], *, keep: Collection[str] = ()) -> list[str]:
