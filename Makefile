@@ -7,11 +7,12 @@ READY := .venv/.ready
 BENCHMARKS ?= training generation scoring data startup gpu
 BENCH_TABLE ?= tests/benchmarks/latest.md
 
-.PHONY: help demo test nightly lint audit bench clean
+.PHONY: help demo test chaos nightly lint audit bench clean
 
 help:
 	@echo "make demo    the whole pipeline on generated data, on this machine"
 	@echo "make test    lint, import rules, unit, component and system tests"
+	@echo "make chaos   every fault of tests/FAULTS.md: kill anything, nothing is lost (about 25 minutes)"
 	@echo "make nightly what takes minutes: the quick study, every table"
 	@echo "make lint    ruff and import-linter only"
 	@echo "make audit   known vulnerabilities of the locked packages; warns, never fails"
@@ -24,6 +25,9 @@ demo: $(READY)
 # Two workers, one thread each: threads that contend are ten times slower. tests/conftest.py says what stays together.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+
+chaos: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "fault or chaos"
 
 nightly: $(READY)
 	$(BIN)/python -m pytest -m nightly --timeout 3600

@@ -44,6 +44,7 @@ class AlignmentTask:
     ):
         self.module, self.layers = logps, layers
         self.tokens = data.tokens if logps.shares_prefix else data.unshared_tokens
+        self.exact = config.objective.scope == "global"
         self._data, self._config, self._worker, self._pad_id = data, config, worker, pad_id
         self._lambda = LambdaControl(config.objective, Schedule(len(data), config.optimization).steps)
         self._objective = GlobalBatch(

@@ -31,7 +31,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def probabilities(logits_NS: NDArray[np.floating]) -> Floats:
-    """c = σ(logit) in (0, 1), shape (N, S); logits beyond ±30 are clipped."""
+    """c = σ(logit) in (0, 1), shape (N, S); logits beyond ±30, infinite ones too, are clipped, NaN stays."""
     return 1.0 / (1.0 + np.exp(-np.clip(np.asarray(logits_NS, dtype=np.float64), -LOGIT_LIMIT, LOGIT_LIMIT)))
 
 

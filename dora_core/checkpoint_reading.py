@@ -7,8 +7,10 @@ resumes. Both are therefore looked at first, by readers that know nothing but te
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +43,16 @@ def load_safely(state: dict[str, Any], folder: Path, *, alone: bool) -> None:
             _TableReader(table).load()
         except pickle.UnpicklingError as error:
             raise _refused(f"its table of contents names {error}") from None
-    try:
+    with plain_errors():
         dcp.load(state, checkpoint_id=str(folder), planner=_Planner(), no_dist=alone)
-    except dcp.api.CheckpointException as error:  # no Exception, and torch's way of saying what which rank met
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """What the first rank met, a stop included, in place of torch's summary of all ranks, which is no ``Exception``."""
+    try:
+        yield
+    except dcp.api.CheckpointException as error:
         raise next(iter(error.failures.values()))[0] from None
 
 

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dora_core.batching import token_batches
 from dora_core.classifier import Examples, PairEncoder, build_classifier, collate
-from dora_core.classifier_scoring import deep_logits, inference_batches, precision, save_fold, wide_logits
+from dora_core.classifier_scoring import deep_logits, inference_budget, precision, save_fold, wide_logits
 from dora_core.classifier_wide import INNER_FOLDS, fit_wide
 from dora_core.config import ClassifierConfig
 
@@ -107,7 +107,7 @@ def fit_fold(
         rng = np.random.default_rng([config.seed, fold])
         # Without validation rows (a handful of prompts) nothing could tell whether the deep part helps.
         order = _epochs(lengths, fitting, config, rng) if len(check) else []
-        check_batches = inference_batches(model, rows[check], config.batch_tokens)
+        budget = inference_budget(model, config.batch_tokens)
         every = max(1, math.ceil(len(order) / math.ceil(CHECKS_PER_EPOCH * config.epochs)))
         for step, batch_rows in enumerate(order, start=1):
             for group in optimizer.param_groups:
@@ -123,7 +123,7 @@ def fit_fold(
             recent.append(loss.detach())
             progress(step, len(order))
             if step % every == 0 or step == len(order):
-                held = losses(check, torch.from_numpy(deep_logits(model, rows[check], check_batches, encode.pad)).float())
+                held = losses(check, torch.from_numpy(deep_logits(model, rows[check], budget, encode.pad)[0]).float())
                 curve.append(_point(fold, step, torch.stack(recent), held))
                 recent, stale = [], stale + 1
                 if held.mean() < best.mean():
@@ -137,7 +137,7 @@ def fit_fold(
     scored = rows[np.flatnonzero(held_out)]
     logits_NS = wide_logits(model.wide, scored)
     if kept:
-        logits_NS += deep_logits(model, scored, inference_batches(model, scored, config.batch_tokens), encode.pad)
+        logits_NS += deep_logits(model, scored, budget, encode.pad)[0]
     return FoldFit(fold, logits_NS, curve, kept)
 
 

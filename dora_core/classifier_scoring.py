@@ -3,7 +3,8 @@
 Rows are scored fold by fold, by the model that never saw their prompt. What Python and the tokenizer do for the next chunk of rows
 runs in a thread while the encoder computes the current one. On a GPU that hides what of it releases the interpreter's lock
 (several actors per GPU, ``execution.gpus_per_worker`` < 1, hide the rest); on a CPU there is little to hide, 1 % beside six layers.
-The encoder sees batches of rows of similar length, one forward pass for all heads, in bfloat16 on a GPU and float32 on a CPU.
+The encoder sees batches of rows of similar length, one forward pass for all heads, in bfloat16 on a GPU and float32 on a CPU; where the
+GPU's memory does not hold a batch, smaller ones from then on.
 
 On a CPU the activations of a batch should stay in the cache: beyond :data:`CPU_BATCH` numbers per layer GELU and the residuals run at
 memory speed (measured, 6 × 384 on one core of an AMD EPYC: 512 tokens 87, 2,048 79, 16,384 55 GFLOP/s of the 105 of a matmul).
@@ -25,10 +26,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
-from dora_core.batching import token_batches
+from dora_core.batching import TokenBudget, in_batches
 from dora_core.classifier import Encoded, PairEncoder, SourceClassifier, collate
 from dora_core.classifier_scaling import Scaling
 from dora_core.classifier_wide import WideModel
@@ -112,16 +112,21 @@ class FittedClassifiers:
 
     Args:
         folder: ``fold-0`` … ``fold-(K−1)``, ``tokenizer`` and ``meta.json``.
-        batch_tokens: padded tokens per forward pass at most; see :func:`inference_batches`.
+        batch_tokens: padded tokens per forward pass at most; see :func:`inference_budget`.
+
+    Attributes:
+        budget: how many of them memory holds.
     """
 
     def __init__(self, folder: Path, *, batch_tokens: int, device: torch.device | None = None):
         self.meta = read_meta(folder)
         config = ClassifierConfig.model_validate(self.meta.config)
-        self._device, self._budget = device or torch.device("cpu"), batch_tokens
+        self._device = device or torch.device("cpu")
         tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER)
         self._encode = PairEncoder(tokenizer, config.max_prompt_tokens, config.max_response_tokens)
         self._folds = [load_fold(folder / f"fold-{k}", config, self._device) for k in range(self.meta.folds)]
+        deep = next((model for _, model in self._folds if model is not None), None)
+        self.budget = TokenBudget(batch_tokens) if deep is None else inference_budget(deep, batch_tokens)
 
     def score(self, prompts: Sequence[str], responses: Sequence[str], folds: NDArray[np.integer]) -> Scored:
         """Score each row by the model that never saw its prompt; ``folds`` (N,) come from ``records.fold_of``."""
@@ -137,10 +142,8 @@ class FittedClassifiers:
             logits_NS[index] = wide_NS
             tokens_N[index] = padded_N[index] = rows.tokens.lengths
             if (model := self._folds[fold][1]) is not None:
-                batches = inference_batches(model, rows, self._budget)
-                logits_NS[index] += deep_logits(model, rows, batches, self._encode.pad)
-                for batch in batches:
-                    padded_N[index[batch]] = rows.tokens.lengths[batch].max()
+                deep_NS, padded_N[index] = deep_logits(model, rows, self.budget, self._encode.pad)
+                logits_NS[index] += deep_NS
         scaled = [scale(logits_NS[:, i]) for i, scale in enumerate(self.meta.scaling)]
         return Scored(np.stack(scaled, axis=1), tokens_N, padded_N)
 
@@ -169,23 +172,25 @@ def wide_logits(wide: WideModel, rows: Encoded) -> NDArray[np.float64]:
     return wide(rows.responses, rows.surface_NF).double().numpy()
 
 
-def inference_batches(model: SourceClassifier, rows: Encoded, budget: int) -> list[NDArray[np.int64]]:
-    """Rows by length in batches of at most ``budget`` padded tokens, on a CPU of at most what :data:`CPU_BATCH` allows."""
-    if model.head.weight.device.type == "cpu":
-        budget = min(budget, CPU_BATCH // model.head.in_features)
-    return token_batches(rows.tokens.lengths, budget)
+def inference_budget(model: SourceClassifier, tokens: int) -> TokenBudget:
+    """``tokens`` padded tokens per batch at most, on a CPU no more than :data:`CPU_BATCH` allows."""
+    cached = CPU_BATCH // model.head.in_features
+    return TokenBudget(min(tokens, cached) if model.head.weight.device.type == "cpu" else tokens)
 
 
-def deep_logits(model: SourceClassifier, rows: Encoded, batches: Sequence[NDArray[np.int64]], pad: int) -> NDArray[np.float64]:
-    """Logits (N, S) of the deep part, in the order of ``rows``."""
-    device = model.head.weight.device
-    out = np.zeros((len(rows), model.head.out_features))
+def deep_logits(model: SourceClassifier, rows: Encoded, budget: TokenBudget, pad: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Logits (N, S) of the deep part, in the order of ``rows``, and the tokens (N,) that each row took in its padded batch."""
+    device, lengths = model.head.weight.device, rows.tokens.lengths
+    out, padded_N = np.zeros((len(rows), model.head.out_features)), lengths.copy()
     model.eval()
     with torch.inference_mode(), precision(device):
-        parts: list[Tensor] = [model(collate(rows[batch], pad, device)) for batch in batches]
+        parts = list(in_batches(lambda batch: model(collate(rows[batch], pad, device)), lengths, budget))
     if parts:
-        out[np.concatenate(batches)] = torch.cat(parts).cpu().numpy()
-    return out
+        batches, logits = zip(*parts, strict=True)
+        out[np.concatenate(batches)] = torch.cat(logits).cpu().numpy()
+        for batch in batches:
+            padded_N[batch] = lengths[batch].max()
+    return out, padded_N
 
 
 def precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:

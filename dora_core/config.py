@@ -332,7 +332,7 @@ class Execution(StrictModel):
     shard_rows: int = Field(2048, ge=1, description="Rows per inference shard.")
     checkpoint_every: int = Field(50, ge=1, description="Optimisation steps between checkpoints.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
-    max_failures: int = Field(2, ge=0, le=100, description="Worker deaths survived per stage.")
+    max_failures: int = Field(2, ge=0, le=100, description="Worker deaths survived: per stage when training, per shard when scoring.")
     endpoint: Endpoint | None = Field(None, description="Server that a generate or judge stage asks; other stages ask none.")
 
 

@@ -1,4 +1,4 @@
-"""One process among many: wrapping a module for DDP or FSDP2, synchronising gradients when told to, and checkpoints.
+"""One process among many: wrapping a module for DDP or FSDP2, and synchronising gradients when told to.
 
 The same code runs in one process without ``torch.distributed``, which is what tests and notebooks use.
 """
@@ -6,20 +6,17 @@ The same code runs in one process without ``torch.distributed``, which is what t
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.nn.parallel import DistributedDataParallel
 
-from dora_core.checkpoint_reading import load_safely
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,25 +43,33 @@ class Worker:
             dist.all_reduce(total, group=self.group)
         return total.cpu()
 
+    def gather(self, value: T) -> list[T]:
+        """The (picklable) values of all ranks, by rank, on every rank."""
+        if self.group is None:
+            return [value]
+        everyone: list[T] = [value] * self.world_size
+        dist.all_gather_object(everyone, value, group=self.group)
+        return everyone
+
     @property
     def _is_nccl(self) -> bool:
         return self.group is not None and dist.get_backend(self.group) == "nccl"
 
 
 def wrap(module: nn.Module, strategy: str, worker: Worker, layers: list[nn.Module], *, bfloat16: bool = False) -> nn.Module:
-    """``module`` as it is (alone), under DDP, or sharded by FSDP2 (each of ``layers``, then the root).
+    """``module`` on the worker's device: as it is (alone), under DDP, or sharded by FSDP2 (each of ``layers``, then the root).
 
     ``bfloat16`` only matters for FSDP, which then computes in bfloat16 and reduces gradients in float32.
     """
     if worker.group is None:
-        return module
+        return module.to(worker.device)
     if strategy == "ddp":
         ids = [worker.device.index] if worker.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
+        return DistributedDataParallel(module.to(worker.device), device_ids=ids, gradient_as_bucket_view=True)
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bfloat16 else MixedPrecisionPolicy()
-    for part in (*layers, module):
+    for part in (*layers, module):  # moves a part at a time to the device: the whole model never has to fit there
         fully_shard(part, mp_policy=policy)
     return module
 
@@ -91,27 +96,6 @@ def gradient_norm(module: nn.Module) -> float:
     """Global 2-norm over all parameters and shards."""
     norm = torch.nn.utils.get_total_norm(gradients(module))
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
-
-
-def save_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any], worker: Worker) -> None:
-    """Weights and optimiser state (sharded, one file per rank) plus ``progress.json``; call on every rank."""
-    weights, moments = get_state_dict(module, optimizer)
-    dcp.save({"weights": weights, "optimizer": moments}, checkpoint_id=str(folder), no_dist=worker.group is None)
-    if worker.rank == 0:
-        (folder / "progress.json").write_text(json.dumps(progress))
-
-
-def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, worker: Worker) -> dict[str, Any]:
-    """Restore what :func:`save_checkpoint` wrote, bit for bit; the number of ranks may differ. Returns ``progress``.
-
-    Raises:
-        StoreError: it holds what could run code.
-    """
-    weights, moments = get_state_dict(module, optimizer)
-    state = {"weights": weights, "optimizer": moments}
-    load_safely(state, folder, alone=worker.group is None)
-    set_state_dict(module, optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"])
-    return json.loads((folder / "progress.json").read_text())
 
 
 def full_weights(module: nn.Module) -> dict[str, Tensor]:

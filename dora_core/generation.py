@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -33,7 +33,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from dora_core.batching import token_batches
+from dora_core.batching import TokenBudget, token_batches
 from dora_core.config import GenerateConfig
 from dora_core.errors import ModelError
 
@@ -62,7 +62,7 @@ def sample(
     *,
     eos_id: int,
     pad_id: int,
-    batch_tokens: int,
+    batch_tokens: int | TokenBudget,
 ) -> list[list[Sample]]:
     """``config.samples`` responses to each prompt.
 
@@ -71,30 +71,43 @@ def sample(
         prompts: token ids of each prompt, at least one.
         keys: identity of each prompt (a record's ``prompt_hash``); equal keys and equal prompts give equal responses.
         batch_tokens: most tokens in the cache at once, counting every response at full length. The samples of one prompt always
-            start together, so it may be exceeded when ``samples`` is large.
+            start together, so it may be exceeded when ``samples`` is large. Where memory does not hold them, the prompts under way start
+            again, fewer at a time.
 
     Returns:
         In the order of ``prompts``, by sample number.
 
     Raises:
-        ModelError: the architecture keeps something else than keys and values of earlier tokens.
+        ModelError: the architecture keeps something else than keys and values of earlier tokens; memory does not hold the samples of one
+            prompt.
     """
-    count, batch = config.samples, _Batch(model, config, eos_id, pad_id)
-    waiting = deque(sorted(range(len(prompts)), key=lambda i: len(prompts[i])))
-    found = dict[int, Sample]()
+    count, budget, found = config.samples, TokenBudget.of(batch_tokens), dict[int, Sample]()
+    left = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    while left:
+        batch = _Batch(model, config, eos_id, pad_id)
+        try:
+            for response, ids in _drawn(batch, prompts, keys, left, budget.tokens):
+                found[response] = Sample(ids, ids[-1] == eos_id)
+        except torch.OutOfMemoryError as error:
+            budget.lower(batch.reserved, error, alone=batch.rows <= count)
+        left = [place for place in left if not all(place * count + s in found for s in range(count))]
+    return [[found[place * count + s] for s in range(count)] for place in range(len(prompts))]
+
+
+def _drawn(
+    batch: _Batch, prompts: Sequence[Sequence[int]], keys: Sequence[int], order: Sequence[int], tokens: int
+) -> Iterator[tuple[int, list[int]]]:
+    """(response, token ids) as they end, of the prompts in ``order``: from short to long, so that the next prompt is as wide as the batch
+    would be."""
+    waiting = deque(order)
     while waiting or batch.size:
         if not batch.has_room():
             batch.step()
             continue
-        going, joining = batch.going, list[int]()
-        while waiting:  # from short to long, so that the next prompt is as wide as the batch would be
-            rows, width = going + (len(joining) + 1) * count, len(prompts[waiting[0]]) + config.max_new_tokens
-            if rows > count and rows * width > batch_tokens:
-                break
+        joining = list[int]()
+        while waiting and batch.reserve(len(joining) + 1, len(prompts[waiting[0]]), tokens):
             joining.append(waiting.popleft())
-        for response, ids in batch.exchange({i: (prompts[i], keys[i]) for i in joining}):
-            found[response] = Sample(ids, ids[-1] == eos_id)
-    return [[found[place * count + s] for s in range(count)] for place in range(len(prompts))]
+        yield from batch.exchange({i: (prompts[i], keys[i]) for i in joining})
 
 
 def uniform_numbers(seed: int, key: int, sample: int, count: int) -> np.ndarray:
@@ -144,14 +157,19 @@ class _Rows:
 
 
 class _Batch:
-    """The responses under way, their cache, and the two things that happen to them: a step, and an exchange of rows."""
+    """The responses under way, their cache, and the two things that happen to them: a step, and an exchange of rows.
+
+    Attributes:
+        size: rows in the cache; ``going``: those that have not ended.
+        rows: for which there is room, those that join now included, and ``reserved``: their tokens at full length.
+    """
 
     def __init__(self, model: PreTrainedModel, config: GenerateConfig, eos_id: int, pad_id: int):
         self._model, self._config, self._eos, self._pad = model, config, eos_id, pad_id
         accepted = inspect.signature(model.forward).parameters
         self._accepts = {name for name in ("position_ids", "logits_to_keep") if name in accepted}  # not every architecture has both
         self._rows: _Rows | None = None
-        self.size = self.going = 0
+        self.size = self.going = self.rows = self.reserved = 0
 
     def has_room(self) -> bool:
         """Whether so many rows have ended that it is time for :meth:`exchange`; always when one is at its last possible token."""
@@ -160,6 +178,15 @@ class _Batch:
         going, longest = torch.stack([self._rows.going_A.sum(), self._rows.drawn_A.max()]).tolist()
         self.going = going
         return going < FULL_ENOUGH * self.size or longest == self._config.max_new_tokens
+
+    def reserve(self, joining: int, longest: int, tokens: int) -> bool:
+        """Whether ``joining`` prompts of at most ``longest`` tokens fit beside what is going; a single prompt always does."""
+        rows = self.going + joining * self._config.samples
+        reserved = rows * (longest + self._config.max_new_tokens)
+        if rows > self._config.samples and reserved > tokens:
+            return False
+        self.rows, self.reserved = rows, reserved
+        return True
 
     def step(self) -> None:
         """One more token for every row."""

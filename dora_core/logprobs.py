@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from dora_core.batching import token_batches
+from dora_core.batching import TokenBudget, in_batches
 from dora_core.errors import ModelError
 from dora_core.linear_logps import linear_logps
 from dora_core.packed_attention import NAME, packed_hidden
@@ -187,18 +189,21 @@ def _module_logps(head: nn.Module, hidden_TH: Tensor, targets_T: Tensor) -> Tens
 
 @torch.no_grad()
 def score_responses(
-    logps: ResponseLogps, responses: Sequence[EncodedResponse], pad_id: int, budget: int, device: torch.device
+    logps: ResponseLogps, responses: Sequence[EncodedResponse], pad_id: int, budget: int | TokenBudget, device: torch.device
 ) -> list[float]:
-    """Inference: Σ log π of each response, in the given order, in length-sorted token-budget batches.
+    """Inference: Σ log π of each response, in the given order, in length-sorted batches of at most ``budget`` tokens.
 
     Neighbours with the same prompt share its computation: keep the responses of a record together.
     """
     records = by_prompt(responses)
     first = list(accumulate(map(len, records), initial=0))
     scores = [0.0] * len(responses)
-    for batch in token_batches([logps.tokens(record) for record in records], budget):
-        rows = logps.collate([records[i] for i in batch], pad_id).to(device)
+
+    def score(batch: NDArray[np.int64]) -> list[float]:
+        return logps(logps.collate([records[i] for i in batch], pad_id).to(device)).tolist()
+
+    for batch, found in in_batches(score, [logps.tokens(record) for record in records], TokenBudget.of(budget)):
         places = chain.from_iterable(range(first[i], first[i + 1]) for i in batch)
-        for place, score in zip(places, logps(rows).tolist(), strict=True):
-            scores[place] = score
+        for place, logp in zip(places, found, strict=True):
+            scores[place] = logp
     return scores

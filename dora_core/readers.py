@@ -4,36 +4,34 @@ An input is *located* (what files are there), *fingerprinted* (sha256 of their b
 resolved once per file, rows in batches). Paths are local, relative to the working directory, or URIs of ``pyarrow.fs``
 (``s3://…``); JSON lines may be compressed (.gz, .bz2, .zst).
 
-Left out: JSON arrays, CSV, and repairing anything. A row that cannot be read is a :class:`Problem` like any other.
+A row that cannot be read is a :class:`Problem` like any other, with its place; what was read before and after it stays. A *file* that
+cannot be read to its end (truncated, damaged, another format) refuses the input: how many good rows it would have had, nobody knows.
+
+Left out: JSON arrays, CSV, encodings other than UTF-8, and repairing anything.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from dora_core.config import DataConfig, DataSource
 from dora_core.errors import DataError, did_you_mean
-from dora_core.records import Form, Problem, Reason
+from dora_core.file_readers import DatasetReader, Format, JsonLinesReader, Location, ParquetReader, Reader, headline
+from dora_core.records import Form
 
 BATCH_ROWS = 1024
-PROBE_LINES = 1000  # JSON lines looked at to learn which columns a file has
 
-Format = Literal["parquet", "jsonl", "datasets", "hub"]
 _SUFFIXES: dict[str, Literal["parquet", "jsonl"]] = {
     ".parquet": "parquet",
     ".pq": "parquet",
@@ -62,7 +60,7 @@ class InputFile(NamedTuple):
     name: str
     form: Form
     columns: dict[str, str]
-    reader: _Reader
+    reader: Reader
 
     def rows(self, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, Any]]:
         """(position, row): a dict keyed by canonical fields, another JSON value, or a :class:`Problem`.
@@ -125,9 +123,9 @@ def open_input(source: DataSource, place: str, fingerprints: Mapping[str, str]) 
     found = _locate(source, place)
     if found[0].format in ("datasets", "hub"):
         name = found[0].uri if found[0].format == "hub" else source.path
-        readers = [(name, lambda: _DatasetReader(source, place, fingerprints.get(name)))]
+        readers = [(name, lambda: DatasetReader(source, place, fingerprints.get(name)))]
     else:
-        readers = [(at.uri, lambda at=at: _ParquetReader(at) if at.format == "parquet" else _JsonLinesReader(at)) for at in found]
+        readers = [(at.uri, lambda at=at: ParquetReader(at) if at.format == "parquet" else JsonLinesReader(at)) for at in found]
     for name, open_reader in readers:
         with _readable(name):
             reader = open_reader()
@@ -140,33 +138,30 @@ def open_input(source: DataSource, place: str, fingerprints: Mapping[str, str]) 
 # ------------------------------------------------------------------------------------------------------- where it is
 
 
-class _Location(NamedTuple):
-    format: Format
-    uri: str  # as the user wrote it, plus the path below a folder
-    filesystem: pafs.FileSystem | None = None
-    path: str = ""
+def _locate(source: DataSource, place: str) -> list[Location]:
+    with _readable(f"{place}.path"):
+        return _located(source, place)
 
 
-def _locate(source: DataSource, place: str) -> list[_Location]:
+def _located(source: DataSource, place: str) -> list[Location]:
     filesystem, path = _filesystem(source, place)
     info = filesystem.get_file_info(path)
     if info.type == pafs.FileType.NotFound:
         if _is_hub_name(source):
-            return [_Location("hub", f"hf://datasets/{source.path}" + (f"@{source.revision}" if source.revision else ""))]
+            return [Location("hub", f"hf://datasets/{source.path}" + (f"@{source.revision}" if source.revision else ""))]
         raise DataError(f"{place}.path: there is no file or folder {source.path!r}", hint=_near(source.path))
     if info.type == pafs.FileType.File:
-        return [_Location(_format_of(path, source, place), source.path, filesystem, path)]
+        return [Location(_format_of(path, source, place), source.path, filesystem, path)]
 
-    listed = [i for i in filesystem.get_file_info(pafs.FileSelector(path, recursive=True)) if i.type == pafs.FileType.File]
-    files = {i.path: i.path[len(path) :].strip("/") for i in sorted(listed, key=lambda i: i.path)}
+    files = {full: full[len(path) :].strip("/") for full in sorted(_files_below(filesystem, path, place))}
     is_saved = bool({"state.json", "dataset_dict.json"} & set(files.values()))
     if source.format == "datasets" or (source.format == "auto" and is_saved):
         if not is_saved:
             raise DataError(f"{place}: {source.path!r} is not a saved `datasets` directory", hint="set format: auto, parquet or jsonl")
-        return [_Location("datasets", f"{source.path.rstrip('/')}/{below}", filesystem, full) for full, below in files.items()]
+        return [Location("datasets", f"{source.path.rstrip('/')}/{below}", filesystem, full) for full, below in files.items()]
     wanted = {source.format} if source.format != "auto" else {"parquet", "jsonl"}
     found = [
-        _Location(kind, f"{source.path.rstrip('/')}/{below}", filesystem, full)
+        Location(kind, f"{source.path.rstrip('/')}/{below}", filesystem, full)
         for full, below in files.items()
         if not any(part.startswith((".", "_")) for part in below.split("/")) and (kind := _suffix_format(below)) in wanted
     ]
@@ -176,6 +171,27 @@ def _locate(source: DataSource, place: str) -> list[_Location]:
             hint=f"files are recognised by {', '.join(_SUFFIXES)}; there: {', '.join(list(files.values())[:5]) or 'nothing'}",
         )
     return found
+
+
+def _files_below(filesystem: pafs.FileSystem, folder: str, place: str) -> Iterator[str]:
+    """Paths of all files, links followed. Arrow itself would follow a link to a folder above until the system stops it."""
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        entries = filesystem.get_file_info(pafs.FileSelector(folder, recursive=True))
+        yield from (entry.path for entry in entries if entry.type == pafs.FileType.File)
+        return
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
+        here = Path(parent).resolve()
+        for name in folders:
+            if here.is_relative_to((here / name).resolve()):
+                raise DataError(f"{place}.path: {parent}/{name} is a link to a folder that contains it", hint="remove that link")
+        for path in (os.path.join(parent, name) for name in files):
+            if _suffix_format(path) and not os.path.isfile(path):
+                raise DataError(f"{place}.path: {path} is a link to nothing, or no ordinary file", hint="remove it, or mend the link")
+            yield path
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _filesystem(source: DataSource, place: str) -> tuple[pafs.FileSystem, str]:
@@ -228,7 +244,7 @@ def _near(path: str) -> str:
     return f"{listing}paths are relative to the working directory; {str(folder)!r} holds: {', '.join(names[:8]) or 'nothing'}"
 
 
-def _sha256(at: _Location) -> str:
+def _sha256(at: Location) -> str:
     digest = hashlib.sha256()
     with _readable(at.uri), at.filesystem.open_input_stream(at.path, compression=None) as stream:
         while chunk := stream.read(1 << 20):
@@ -243,14 +259,10 @@ def _resolve_revision(source: DataSource, place: str) -> str:
         return str(HfApi().dataset_info(source.path, timeout=20).sha)
     except Exception as error:  # the hub client's network errors share no base class
         raise DataError(
-            f"{place}.path: {source.path!r} is no local path, and as a dataset name it cannot be resolved: {_headline(error)}",
+            f"{place}.path: {source.path!r} is no local path, and as a dataset name it cannot be resolved: {headline(error)}",
             hint=f"check the name and the network; offline, set {place}.revision to a commit in the local cache, or give a file. "
             + _near(source.path),
         ) from error
-
-
-def _headline(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
 
 
 @contextmanager
@@ -258,15 +270,15 @@ def _readable(name: str) -> Iterator[None]:
     """Turns a reader's low-level failure into a DataError that names the file."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:  # UnicodeError: names of files and columns
         hint = "the file may be damaged, of another format (set `format`), or not permitted to this user"
-        raise DataError(f"cannot read {name}: {_headline(error)}", hint=hint) from error
+        raise DataError(f"cannot read {name}: {headline(error)}", hint=hint) from error
 
 
 # ------------------------------------------------------------------------------------------------------- columns
 
 
-def _resolve_columns(reader: _Reader, source: DataSource, place: str, name: str) -> tuple[Form, dict[str, str]]:
+def _resolve_columns(reader: Reader, source: DataSource, place: str, name: str) -> tuple[Form, dict[str, str]]:
     there = reader.columns
     explicit = {field: column for field, column in source.columns if column is not None}
     absent = {field: column for field, column in explicit.items() if column not in there}
@@ -275,6 +287,9 @@ def _resolve_columns(reader: _Reader, source: DataSource, place: str, name: str)
         raise DataError(f"{name}: {lines}", hint=did_you_mean(next(iter(absent.values())), there))
 
     form = _form_of(there, explicit, place, name)
+    twice = sorted({column for column in there if there.count(column) > 1} & {explicit.get(f, f) for f in _FIELDS[form]})
+    if twice:
+        raise DataError(f"{name}: column {', '.join(twice)} is there twice", hint="keep one of them, or rename the other")
     unused = explicit.keys() - set(_FIELDS[form])
     if unused:
         hint = f"{name} is read in the {form} form, which has {', '.join(_FIELDS[form])}"
@@ -320,114 +335,3 @@ def _form_of(there: list[str], explicit: Mapping[str, str], place: str, name: st
         f"{place}: {name} has neither a column {single!r} nor both 'chosen' and 'rejected'",
         hint=f"map yours in {place}.columns, e.g. {missing}: NAME; {did_you_mean(missing, there)}",
     )
-
-
-# ------------------------------------------------------------------------------------------------------- the readers
-
-
-class _Reader(Protocol):
-    columns: list[str]
-    ragged: bool  # a row may hold fields that `columns` does not list
-
-    def rows(self, columns: Mapping[str, str], batch_rows: int) -> Iterator[tuple[int, Any]]: ...
-
-
-class _ParquetReader:
-    ragged = False
-
-    def __init__(self, at: _Location):
-        self._file = pq.ParquetFile(at.filesystem.open_input_file(at.path))
-        self.columns = self._file.schema_arrow.names
-
-    def rows(self, columns: Mapping[str, str], batch_rows: int) -> Iterator[tuple[int, Any]]:
-        batches = self._file.iter_batches(batch_size=batch_rows, columns=sorted(set(columns.values())))
-        yield from _number(batches, columns)
-
-
-class _DatasetReader:
-    """A saved ``datasets`` directory, or a dataset name at a pinned commit (memory-mapped, never loaded whole)."""
-
-    ragged = False
-
-    def __init__(self, source: DataSource, place: str, revision: str | None):
-        import datasets
-
-        if revision is None:
-            loaded = datasets.load_from_disk(source.path)
-        else:
-            try:
-                loaded = datasets.load_dataset(source.path, revision=revision)
-            except Exception as error:  # the hub client's network errors share no base class
-                raise DataError(
-                    f"{place}.path: dataset {source.path!r} at {revision[:12]} cannot be loaded: {_headline(error)}",
-                    hint="check the name and revision; without a network it must be in the local Hugging Face cache, or give a file",
-                ) from error
-        if isinstance(loaded, datasets.DatasetDict):
-            if source.split not in loaded:
-                raise DataError(f"{place}.split: {source.path} has no split {source.split!r}", hint=did_you_mean(source.split, loaded))
-            loaded = loaded[source.split]
-        self._dataset = loaded.with_format("arrow")
-        self.columns = loaded.column_names
-
-    def rows(self, columns: Mapping[str, str], batch_rows: int) -> Iterator[tuple[int, Any]]:
-        yield from _number(self._dataset.select_columns(sorted(set(columns.values()))).iter(batch_size=batch_rows), columns)
-
-
-def _number(batches: Iterator[pa.RecordBatch | pa.Table], columns: Mapping[str, str]) -> Iterator[tuple[int, Any]]:
-    first = 0
-    for batch in batches:
-        try:
-            rows = _python_rows(batch, columns)
-        except UnicodeDecodeError:  # Parquet does not guarantee UTF-8: find the rows that are not
-            rows = [row for i in range(batch.num_rows) for row in _rows_or_problem(batch.slice(i, 1), columns)]
-        yield from enumerate(rows, first)
-        first += batch.num_rows
-
-
-def _python_rows(batch: pa.RecordBatch | pa.Table, columns: Mapping[str, str]) -> list[Any]:
-    values = zip(*(batch.column(name).to_pylist() for name in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in values]
-
-
-def _rows_or_problem(batch: pa.RecordBatch | pa.Table, columns: Mapping[str, str]) -> list[Any]:
-    try:
-        return _python_rows(batch, columns)
-    except UnicodeDecodeError as error:
-        return [Problem("", Reason.UNPARSABLE, f"a text is not UTF-8 at byte {error.start}")]
-
-
-class _JsonLinesReader:
-    ragged = True
-
-    def __init__(self, at: _Location):
-        self._at = at
-        names: dict[str, None] = {}
-        for i, (_, line) in enumerate(islice(self._lines(), PROBE_LINES)):
-            if i == 0 and line.lstrip().startswith(b"["):
-                raise DataError(f"{at.uri} is a JSON array, not JSON lines", hint="convert it: jq -c '.[]' FILE > FILE.jsonl")
-            if isinstance(row := _parse_line(line), dict):
-                names |= dict.fromkeys(row)
-        self.columns = list(names)
-        if not names and any(True for _ in self._lines()):
-            hint = 'each line must be an object such as {"prompt": …, "responses": […]}'
-            raise DataError(f"{at.uri}: none of its first {PROBE_LINES} lines is a JSON object", hint=hint)
-
-    def rows(self, columns: Mapping[str, str], batch_rows: int) -> Iterator[tuple[int, Any]]:
-        for number, line in self._lines():
-            row = _parse_line(line)
-            yield number, {field: row.get(name) for field, name in columns.items()} if isinstance(row, dict) else row
-
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
-        with self._at.filesystem.open_input_stream(self._at.path, compression="detect") as stream:
-            yield from ((number, line) for number, line in enumerate(io.BufferedReader(stream)) if line.strip())
-
-
-def _parse_line(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        return Problem("", Reason.UNPARSABLE, f"{error.msg}, column {error.colno}")
-    except UnicodeDecodeError as error:
-        return Problem("", Reason.UNPARSABLE, f"not UTF-8 at byte {error.start}")
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, nesting without end
-        return Problem("", Reason.UNPARSABLE, type(error).__name__)

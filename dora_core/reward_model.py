@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
-from dora_core.batching import token_batches
+from dora_core.batching import TokenBudget, in_batches
 from dora_core.distributed import Worker, gradient_sync
 from dora_core.errors import ModelError
 from dora_core.logprobs import ResponseRows, collate
@@ -90,6 +90,8 @@ class RewardModel(nn.Module):
 class RewardTask:
     """A :class:`dora_core.training.Task` on records with preferences."""
 
+    exact = True
+
     def __init__(self, model: RewardModel, layers: list[nn.Module], records: Sequence[RewardRecord], worker: Worker, pad_id: int):
         self.module, self.layers, self._records, self._worker, self._pad_id = model, layers, records, worker, pad_id
         self.tokens = [sum(map(len, record.responses)) for record in records]
@@ -131,11 +133,16 @@ def _margins(rewards_R: Tensor, records: Sequence[RewardRecord]) -> tuple[Tensor
 
 
 @torch.no_grad()
-def score(model: RewardModel, responses: Sequence[EncodedResponse], pad_id: int, batch_tokens: int, device: torch.device) -> list[float]:
-    """Inference: r of each response, in the given order, in length-sorted batches of at most ``batch_tokens`` padded tokens."""
+def score(
+    model: RewardModel, responses: Sequence[EncodedResponse], pad_id: int, budget: int | TokenBudget, device: torch.device
+) -> list[float]:
+    """Inference: r of each response, in the given order, in length-sorted batches of at most ``budget`` padded tokens."""
     rewards = [0.0] * len(responses)
-    for batch in token_batches([len(response) for response in responses], batch_tokens):
-        rows = model.collate([responses[i] for i in batch], pad_id).to(device)
-        for place, reward in zip(batch, model(rows).tolist(), strict=True):
-            rewards[place] = reward
+
+    def reward(batch: NDArray[np.int64]) -> list[float]:
+        return model(model.collate([responses[i] for i in batch], pad_id).to(device)).tolist()
+
+    for batch, found in in_batches(reward, [len(response) for response in responses], TokenBudget.of(budget)):
+        for place, value in zip(batch, found, strict=True):
+            rewards[place] = value
     return rewards

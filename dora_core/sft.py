@@ -20,6 +20,8 @@ from dora_core.text import Encoder, Message
 class SftTask:
     """A :class:`dora_core.training.Task` on (prompt, response) examples."""
 
+    exact = True
+
     def __init__(
         self,
         logps: ResponseLogps,

@@ -2,7 +2,8 @@
 
 What a step computes is a :class:`Task` (``dora_core/alignment.py``, ``dora_core/sft.py``); this file never looks at a loss. A run
 that is killed and started again ends with the same weights as one that was not: the data order is a function of (seed,
-epoch), the learning rate of the step, and the optimiser's state is restored exactly.
+epoch), the learning rate of the step, and the optimiser's state is restored exactly. A checkpoint that is damaged or of another run is
+left alone and named in the report: an older one, or the start, gives the same weights later.
 
 Left out: evaluation during training (the evaluate stage does it once, on what was saved) and early stopping.
 """
@@ -10,9 +11,11 @@ Left out: evaluation during training (the evaluate stage does it once, on what w
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,17 +25,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from dora_core.checkpoints import PROGRESS, flaw, identity, load_checkpoint, save_checkpoint
 from dora_core.config import Execution, OptimizationConfig
-from dora_core.distributed import (
-    Worker,
-    gradient_norm,
-    load_checkpoint,
-    save_checkpoint,
-    scale_gradients,
-    wrap,
-)
+from dora_core.distributed import Worker, gradient_norm, scale_gradients, wrap
 from dora_core.errors import TrainingError
 from dora_core.microbatches import split_step
+
+log = logging.getLogger("dora.training")
 
 
 class Task(Protocol):
@@ -42,11 +41,13 @@ class Task(Protocol):
         module: the trainable module, not yet wrapped for distribution.
         layers: its repeated blocks, the units of sharding.
         tokens: what each training record costs: the tokens that pass through the model for it.
+        exact: a step's gradient is the same however its records are cut into micro-batches.
     """
 
     module: nn.Module
     layers: list[nn.Module]
     tokens: Sequence[int] | NDArray[np.integer]
+    exact: bool
 
     def backward(self, module: nn.Module, micro_batches: list[list[int]], step: int) -> tuple[float, dict[str, float]]:
         """Leave the step's gradient in ``.grad`` up to a factor; return that factor and the step's metrics.
@@ -62,10 +63,13 @@ class Task(Protocol):
 
 
 class Hooks(Protocol):
-    """What surrounds training: where checkpoints live and who listens. ``log`` and ``progress`` are called on rank 0 only."""
+    """What surrounds training: where checkpoints live and who listens. ``log`` and ``progress`` are called on rank 0 only.
 
-    def latest(self) -> Path | None: ...
-    def save(self, folder_writer: Any, step: int) -> None: ...
+    ``checkpoints`` are folders, newest first; one need only exist until the next is asked for.
+    """
+
+    def checkpoints(self) -> Iterable[Path]: ...
+    def save(self, folder_writer: Callable[[Path], None], step: int) -> None: ...
     def log(self, step: int, metrics: dict[str, float]) -> None: ...
     def progress(self, done: int, total: int) -> None: ...
 
@@ -76,18 +80,19 @@ class FolderHooks:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def latest(self) -> Path | None:
-        steps = sorted(self.folder.glob("step-*/progress.json"), key=lambda p: int(p.parent.name.removeprefix("step-")))
-        return steps[-1].parent if steps else None
+    def checkpoints(self) -> list[Path]:
+        """The finished ones, last written first: one of a foreign run may have any number of steps."""
+        last = self.folder.glob(f"step-*/{PROGRESS}")
+        return [file.parent for file in sorted(last, key=lambda file: file.stat().st_mtime_ns, reverse=True)]
 
-    def save(self, folder_writer: Any, step: int) -> None:
-        import shutil
-
+    def save(self, folder_writer: Callable[[Path], None], step: int) -> None:
         target = self.folder / f"step-{step}"
+        shutil.rmtree(target, ignore_errors=True)  # a run that was killed here, perhaps with more ranks, left files
         target.mkdir(parents=True, exist_ok=True)
         folder_writer(target)
-        for old in sorted(self.folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-")))[:-2]:
-            shutil.rmtree(old)
+        kept = {target, *[folder for folder in self.checkpoints() if folder != target][:1]}
+        for old in set(self.folder.glob("step-*")) - kept:
+            shutil.rmtree(old, ignore_errors=True)
 
     def log(self, step: int, metrics: dict[str, float]) -> None: ...
 
@@ -96,11 +101,23 @@ class FolderHooks:
 
 @dataclass(frozen=True)
 class FitReport:
-    """``curve`` maps a metric name to its value at each step; ``steps`` counts all optimisation steps, resumed ones too."""
+    """``curve`` maps a metric name to its value at each step; ``steps`` counts all optimisation steps, resumed ones too; ``warnings``
+    say which checkpoints were not used, and why."""
 
     steps: int
     resumed_from: int | None
     curve: dict[str, list[float]]
+    warnings: list[str]
+
+
+class OutOfMemory(TrainingError):
+    """The accelerator's memory did not hold a micro-batch of several records; the same run fits with smaller ones.
+
+    Attributes:
+        budget: ``micro_batch_tokens`` to go on with, half of what the largest micro-batch had.
+    """
+
+    budget: int
 
 
 @dataclass(frozen=True)
@@ -135,27 +152,38 @@ class Schedule:
         return self.config.learning_rate * decay[self.config.schedule]
 
 
-def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Worker, hooks: Hooks) -> FitReport:
-    """Train ``task.module`` in place, from the newest checkpoint if there is one.
+def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Worker, hooks: Hooks, *, run: str = "") -> FitReport:
+    """Train ``task.module`` in place, from the newest checkpoint that is whole and of this run, if there is one.
+
+    Args:
+        run: name of everything that decides the weights besides ``config``: a checkpoint with another one is not used.
 
     Raises:
-        TrainingError: a gradient that is not finite, or nothing to train on.
+        OutOfMemory: a smaller ``micro_batch_tokens`` is worth a try; module and optimiser must be made anew.
+        TrainingError: memory for not even one record, a gradient that is not finite, or nothing to train on.
+        StoreError: a checkpoint holds what could run code.
     """
     if len(task.tokens) == 0:
         raise TrainingError("there are no training records", hint="look at the ingest stage: every record was dropped or quarantined")
     schedule = Schedule(len(task.tokens), config)
     bfloat16 = config.precision == "bfloat16"
-    module = wrap(task.module.to(worker.device), execution.strategy, worker, task.layers, bfloat16=bfloat16)
+    whose = identity(task.module, run, len(task.tokens), config)
+    module = wrap(task.module, execution.strategy, worker, task.layers, bfloat16=bfloat16)
     trainable = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     module.train()
 
-    start, curve = 0, {}
-    checkpoint = hooks.latest()
-    if checkpoint is not None:
+    start, resumed_from, curve, warnings = 0, None, {}, []
+    for checkpoint in hooks.checkpoints():
+        if reason := flaw(checkpoint, whose, worker):
+            warnings.append(f"checkpoint {checkpoint} was not used: {reason}; training went on from an older one or from the start")
+            log.warning(warnings[-1])
+            continue
         progress = load_checkpoint(checkpoint, module, optimizer, worker)
-        start, curve = progress["step"], progress["curve"]
+        start = resumed_from = progress["step"]
+        curve, warnings = progress["curve"], progress["warnings"] + warnings
         task.restore(progress["task"])
+        break
 
     autocast = torch.autocast(worker.device.type, torch.bfloat16) if bfloat16 and execution.strategy == "ddp" else contextlib.nullcontext()
     for step in range(start, schedule.steps):
@@ -166,8 +194,12 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
         parts = split_step(
             [int(task.tokens[i]) for i in indices], worker.world_size, execution.micro_batch_tokens, execution.micro_batch_size
         )
-        with autocast:
-            scale, metrics = task.backward(module, [[indices[i] for i in part] for part in parts[worker.rank]], step)
+        micro_batches = [[indices[i] for i in part] for part in parts[worker.rank]]
+        try:
+            with autocast:
+                scale, metrics = task.backward(module, micro_batches, step)
+        except torch.OutOfMemoryError as error:
+            raise _out_of_memory(task, micro_batches, step) from error
         norm = gradient_norm(module) * abs(scale)
         if not math.isfinite(norm):
             raise TrainingError(
@@ -189,9 +221,28 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
             hooks.log(step, metrics)
             hooks.progress(done, schedule.steps)
         if done % execution.checkpoint_every == 0 and done < schedule.steps:
-            state = {"step": done, "curve": curve, "task": task.state()}
-            hooks.save(lambda folder, state=state: save_checkpoint(folder, module, optimizer, state, worker), done)
+            state = {"step": done, "curve": curve, "warnings": warnings, "task": task.state()}
+            hooks.save(lambda folder, state=state: save_checkpoint(folder, module, optimizer, state, whose, worker), done)
+    return FitReport(schedule.steps, resumed_from, curve, warnings)
 
-    if schedule.steps <= start and checkpoint is None:
-        raise TrainingError("training was planned with 0 steps", hint="raise optimization.epochs or max_steps")
-    return FitReport(steps=schedule.steps, resumed_from=start if checkpoint is not None else None, curve=curve)
+
+def _out_of_memory(task: Task, micro_batches: list[list[int]], step: int) -> TrainingError:
+    """What to do about it. Which micro-batch it was is not known: the largest needs the most memory."""
+    largest = max(micro_batches, key=lambda records: sum(int(task.tokens[i]) for i in records))
+    tokens = sum(int(task.tokens[i]) for i in largest)
+    message = f"out of memory at step {step}, with a micro-batch of {len(largest)} records, {tokens} tokens"
+    if len(largest) <= 1:
+        return TrainingError(
+            message,
+            hint="set execution's gradient_checkpointing, or strategy fsdp with more workers; train adapters (optimization.lora); "
+            "or lower text.max_prompt_tokens, text.max_response_tokens or align.max_responses",
+        )
+    if not task.exact:
+        return TrainingError(
+            message,
+            hint=f"with objective.scope global the result does not depend on micro-batches; here it does: lower execution's "
+            f"micro_batch_tokens to {tokens // 2} yourself",
+        )
+    error = OutOfMemory(message, hint=f"set execution's micro_batch_tokens to {tokens // 2}: the result is the same")
+    error.budget = tokens // 2
+    return error

@@ -35,8 +35,9 @@ from prefect.states import Scheduled
 from pydantic import Field
 
 from flows.events import emit
+from flows.manifest import Manifest, waiting
 from flows.plan import PlannedStage
-from flows.session import Manifest, Session, Suspends, waiting
+from flows.session import Session, Suspends
 from infra.report.approval import evidence_table
 from infra.settings import Settings
 from infra.store import Store
@@ -98,6 +99,9 @@ def settle(session: Session, stage: PlannedStage, run: Callable[[PlannedStage], 
     run(_with(stage, _entered(before) if before else None))
     question = pending(session, stage)
     if question is None:
+        facts = _facts(session.store, stage.stage, stage.digest)
+        if facts["waits"] == "comparison":
+            session.manifest.update(remark=f"not promoted: {facts['reasons'][0]}")
         return
     answer = session.observer.decide(question)
     if answer is not None:

@@ -5,7 +5,8 @@
 Ray and in MLflow is `dora reap`'s. Left out: a run that suspends within the fraction of a second after a heartbeat was sent and before
 it arrived is crashed, too; its model waits as challenger all the same.
 
-*Notices.* A POST of JSON for each run of ours that fails or crashes, and for each of our events (``flows/events.py``)::
+*Notices.* A POST of JSON for each run of ours that fails or crashes, and for each of our events (``flows/events.py``), of which a run
+that a guard rail stops is one::
 
     {"text": "<one sentence>", "event": …, "project": …, "run": …, "cause": …, "link": …, "figures": {…}}
 
@@ -28,6 +29,8 @@ TAG = "dora"
 """Tag of our deployments, and so of their runs."""
 BLOCK = "dora-webhook"
 MISSED_HEARTBEATS = 3
+STOPPED = "Stopped"
+"""Name of the failed state of a run that a guard rail has ended: nothing broke, and the guard rail's own event tells of it."""
 
 FAILURE = """\
 {% set cause = flow_run.state.message or flow_run.state.name %}\
@@ -92,7 +95,7 @@ def automations(ui: str, block: UUID | None, heartbeat_seconds: int | None) -> I
     runs = {"prefect.resource.id": "prefect.flow-run.*"}
     heartbeat = "prefect.flow-run.heartbeat"
     if heartbeat_seconds is not None:
-        ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled", "Suspended", "Paused")}
+        ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", STOPPED, "Crashed", "Cancelled", "Suspended", "Paused")}
         silence = timedelta(seconds=MISSED_HEARTBEATS * heartbeat_seconds)
         yield AutomationCore(
             name=f"{PREFIX}a run without a heartbeat is Crashed",

@@ -195,6 +195,7 @@ class Chain:
                 model_name=config.model_name,
                 mode=config.promotion.mode,
                 config=sha256_of(config.model_dump(mode="json", by_alias=True)),
+                compares=config.compare is not None and config.compare.champion,
             ),
         )
 

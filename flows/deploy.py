@@ -21,13 +21,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
 from dora_core.config import NAME_PATTERN, StrictModel
 from dora_core.errors import ConfigError
 from flows import automations
 from flows.prefect_api import connected
+from flows.reading import read_yaml
 from infra.settings import WORK_POOL
 from infra.store import sha256_of
 
@@ -88,7 +88,7 @@ def declared() -> list[Deployment]:
     Raises:
         ConfigError: the file was edited into something it may not be.
     """
-    content = yaml.safe_load((importlib.resources.files("infra") / "prefect.yaml").read_text(encoding="utf-8"))
+    content, _ = read_yaml((importlib.resources.files("infra") / "prefect.yaml").read_text(encoding="utf-8"), "infra/prefect.yaml")
     try:
         return [Deployment.model_validate(entry) for entry in content["deployments"]]
     except ValidationError as error:

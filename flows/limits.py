@@ -5,6 +5,9 @@ has none. ``dora deploy`` creates the limit, with the number of GPUs. A run that
 when its turn comes: the run before may have done its work. A slot is a lease that the run renews: one whose process is gone is free
 again after a minute. A suspended run (``promotion.mode: ask``) holds none.
 
+A server that is away for two minutes costs nobody a run: who waits goes on waiting, and who holds slots goes on working. If it is away for
+longer than a lease, another run may get the slots meanwhile.
+
 A command without servers has a machine of its own and takes no slot.
 """
 
@@ -13,11 +16,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from httpx import HTTPStatusError
+from httpx import HTTPStatusError, RequestError
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import TERMINAL_STATES, ConcurrencyLeaseHolder, StateType
@@ -44,6 +47,8 @@ LIMIT = "dora-gpus"
 LEASE_SECONDS = 60.0
 """After so long the slot of a dead run is free. Prefect's least; a living run renews it every 45 s."""
 POLL_SECONDS = 3.0
+AWAY_SECONDS = 120.0
+"""How long a silent server keeps a run waiting that wants a slot."""
 LOCKED = 423
 """HTTP: all slots are taken."""
 WAITING = "Waiting"
@@ -92,17 +97,24 @@ def _held(slots: int, tell: Callable[[str], None]) -> Iterator[bool]:
     The wait is ours, not Prefect's: it ends at once when the run is cancelled, and asks every few seconds rather than twice a minute.
     """
     run_id, log, waited = UUID(this_run.id), get_run_logger(), False
+    away: float | None = None  # since when the server has been silent
     with get_client(sync_client=True) as client, ExitStack() as held:
         slots = min(slots, _size(client))
         lease = {"occupy": slots, "lease_duration": LEASE_SECONDS, "holder": ConcurrencyLeaseHolder(type="flow_run", id=run_id)}
         while True:
             try:
                 # A server that hiccups is not worth hours of training: a lease that cannot be renewed does not end the run.
-                held.enter_context(concurrency(LIMIT, strict=True, max_retries=0, raise_on_lease_renewal_failure=False, **lease))
+                slot = concurrency(LIMIT, strict=True, max_retries=0, raise_on_lease_renewal_failure=False, **lease)
+                slot.__enter__()
+                held.callback(_give_back, slot)
                 break
             except ConcurrencySlotAcquisitionError as error:
+                if isinstance(error.__cause__, RequestError) and (away := away or time.monotonic()) + AWAY_SECONDS > time.monotonic():
+                    time.sleep(POLL_SECONDS)
+                    continue
                 if not (isinstance(error.__cause__, HTTPStatusError) and error.__cause__.response.status_code == LOCKED):
                     raise ServiceError(f"no slot of {LIMIT}: {error}", hint="`dora deploy` mends the limit", retryable=False) from error
+            away = None
             if not waited:
                 waited, others = True, _holders(client, run_id)
                 why = f"waits for {slots} of {LIMIT}: taken by {', '.join(others) or 'a run that has ended'}"
@@ -114,6 +126,13 @@ def _held(slots: int, tell: Callable[[str], None]) -> Iterator[bool]:
             log.info("it is this run's turn")
             client.set_flow_run_state(run_id, Running())
         yield waited
+
+
+def _give_back(slot: AbstractContextManager[None]) -> None:
+    try:
+        slot.__exit__(None, None, None)
+    except RequestError as error:  # what was computed under it is done
+        get_run_logger().warning(f"the slot of {LIMIT} will be free in a minute: {type(error).__name__}: {error}")
 
 
 def _size(client: SyncPrefectClient) -> int:

@@ -26,6 +26,7 @@ from flows.config import MethodConfig, RealignConfig
 from flows.reading import KeyPath, apply_override, dotted, read_yaml
 
 Configuration = TypeVar("Configuration", bound=MethodConfig)
+MAX_BYTES = 1_000_000
 
 
 # ---------------------------------------------------------------------------------------------------------- validation
@@ -41,9 +42,16 @@ def load_config(path: Path, overrides: Sequence[str] = (), model: type[Configura
         ConfigError: with *all* mistakes, one per line: ``align.objective.lambda: must be greater than 0 (got -1)``.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        size, text = path.stat().st_size, ""
+        if size <= MAX_BYTES:
+            text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {_reason(error)}", hint=_neighbours(path)) from None
+    if size > MAX_BYTES:
+        raise ConfigError(
+            f"{path} has {size:,} bytes, more than the {MAX_BYTES:,} of a configuration",
+            hint=f"-c names the configuration; data files go into it, under data.train. Start from {model.example}",
+        )
     return parse_config(text, overrides, model, place=path.name, folder=path.resolve().parent)
 
 
@@ -99,7 +107,7 @@ def validate(
     config = None
     try:
         # JSON mode is strict about types without refusing what YAML can express (an int where a float is meant).
-        config = model.model_validate_json(json.dumps(data, default=str), strict=True)
+        config = model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         mistakes = [*_explain(error, data, model), *mistakes]
     if config is not None and not mistakes:
@@ -113,7 +121,7 @@ def validate(
 
 def _resolve_paths(data: dict[str, Any], folder: Path, mistakes: list[tuple[KeyPath, str]]) -> dict[str, Any]:
     """A copy with absolute paths; a path that was clearly meant as one but is not there becomes a mistake."""
-    data = json.loads(json.dumps(data, default=str))
+    data = json.loads(json.dumps(data))
     places: list[tuple[Any, KeyPath]] = []
     for section in ("train", "golden"):
         entries = data.get("data", {}).get(section) if isinstance(data.get("data"), dict) else None
@@ -128,8 +136,13 @@ def _resolve_paths(data: dict[str, Any], folder: Path, mistakes: list[tuple[KeyP
         value = entry.get(name) if isinstance(entry, dict) else None
         if not isinstance(value, str) or not value or "://" in value:
             continue
-        path = folder / Path(value).expanduser()
-        if path.exists():
+        try:
+            path = folder / Path(value).expanduser()
+            there = path.exists()
+        except (OSError, RuntimeError) as error:  # a name too long, a folder that is closed, a home of nobody
+            mistakes.append((key, f"cannot be looked up: {_reason(error)}"))
+            continue
+        if there:
             entry[name] = str(path.resolve())
         elif value.startswith(("/", "./", "../", "~")) or (
             name == "path" and (Path(value).suffix or entry.get("format") in ("parquet", "jsonl"))
@@ -241,7 +254,8 @@ def _sentence(fault: dict[str, Any], model: type[BaseModel], path: KeyPath) -> s
     if kind in ("too_short", "string_too_short"):
         return f"must have at least {context.get('min_length', 1)} {'item' if kind == 'too_short' else 'character'}"
     if kind == "value_error":
-        return str(context["error"])
+        text = str(context["error"])
+        return text if len(text) <= 1000 else f"{text[:1000]}…"
     if kind == "finite_number":
         return "must be a finite number"
     if kind == "int_from_float":
@@ -294,14 +308,19 @@ def _line(key: KeyPath, lines: dict[KeyPath, int]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else "it is not UTF-8 text"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def _neighbours(path: Path) -> str:
     """A hint from what is really in the folder: the nearest name, or what is there."""
-    if not path.parent.is_dir():
-        return f"the folder {path.parent} does not exist"
-    names = sorted(p.name for p in path.parent.iterdir() if not p.name.startswith("."))
+    try:
+        if not path.parent.is_dir():
+            return f"the folder {path.parent} does not exist"
+        names = sorted(p.name for p in path.parent.iterdir() if not p.name.startswith("."))
+    except OSError as error:
+        return f"the folder {path.parent} cannot be read: {_reason(error)}"
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"

@@ -70,8 +70,12 @@ def configure(
         return validate(raw, place=DEMO, folder=folder, model=model)
     if config_file in examples():
         return parse_config(packaged(f"{config_file}.yaml"), assignments, model, place=config_file, folder=folder)
-    path = folder / Path(config_file).expanduser()
-    if not path.exists():
+    try:
+        path = folder / Path(config_file).expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, a home of nobody
+        raise ConfigError(f"config_file cannot be looked up: {error}", hint=f"it is one of {', '.join(examples())}, or a path") from None
+    if not there:
         known = [*examples(), *(file.name for file in folder.glob("*.yaml"))]
         raise ConfigError(
             f"config_file: {config_file!r} is no example, and there is no {path}",

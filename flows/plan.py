@@ -7,7 +7,7 @@ input files alone. "Why" compares each spec with the one of the project's last s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -118,6 +118,14 @@ class Plan:
         while last + 1 < len(to_run) and to_run[last + 1].is_small:
             last += 1
         return to_run[first : last + 1]
+
+    def checked(self, store: Store) -> Plan:
+        """With what has gone since as stages that run: until a run's manifest is there, `dora gc` does not know of it."""
+        stages = (
+            replace(s, cached=False, reason="runs: its result has just been deleted") if s.cached and not s.spec.is_done(store) else s
+            for s in self.stages
+        )
+        return replace(self, stages=tuple(stages))
 
     def upstream(self, stage: PlannedStage) -> list[str]:
         """Labels of the stages whose output ``stage`` reads."""

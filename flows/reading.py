@@ -21,27 +21,59 @@ def dotted(path: Iterable[str | int]) -> str:
     return ".".join(map(str, path))
 
 
+MAX_DEPTH = 40
+MAX_VALUES = 100_000
+"""Bounds on what a configuration may be; aliases count as often as they are used."""
+_TAG = "tag:yaml.org,2002:"
+_KINDS = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "null": "null", "seq": "list", "map": "mapping"}
+
+
 class _Yaml12(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2: ``1e-3`` is a float, and only true/false are booleans."""
+    """SafeLoader of what JSON can say, with the scalars of YAML 1.2: ``1e-3`` is a float, only true/false are booleans, a date is text."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.composer.ComposerError(None, None, f"it is nested more than {MAX_DEPTH} deep", self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError):  # of Python's own int, float and so on
+            problem = f"{str(node.value)[:40]!r} is no {_KINDS[node.tag.removeprefix(_TAG)]}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
+    def construct_undefined(self, node: yaml.Node) -> Any:
+        problem = f"tag {node.tag.removeprefix(_TAG)!r}: a value is {', '.join(_KINDS.values())}"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
+_Yaml12.yaml_constructors = {f"{_TAG}{kind}": yaml.SafeLoader.yaml_constructors[f"{_TAG}{kind}"] for kind in _KINDS} | {
+    None: _Yaml12.construct_undefined
+}
 _Yaml12.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in (f"{_TAG}int", f"{_TAG}null", f"{_TAG}merge")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Yaml12.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Yaml12.add_implicit_resolver(f"{_TAG}bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 _Yaml12.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
+    f"{_TAG}float",
     re.compile(r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
     list("-+0123456789."),
 )
 
 
 def read_yaml(text: str, place: str) -> tuple[Any, dict[KeyPath, int]]:
-    """Parse one YAML document; returns it with the line (from 1) of every key path.
+    """Parse one YAML document; returns it with the line (from 1) of every key path. Keys are text, values are what JSON can say.
 
     Raises:
-        ConfigError: syntax error, duplicate key, or an alias inside itself; with the line.
+        ConfigError: syntax error, duplicate key, an alias inside itself, a value of a kind or size that no configuration has; with the
+            line.
     """
     try:
         loader = _Yaml12(text)
@@ -61,11 +93,16 @@ def read_yaml(text: str, place: str) -> tuple[Any, dict[KeyPath, int]]:
 
 
 def _index_lines(node: yaml.Node, path: KeyPath, parents: tuple[int, ...], lines: dict[KeyPath, int], place: str) -> None:
-    """Fill ``lines`` and refuse what YAML would silently accept: a key given twice, an alias that contains itself."""
+    """Fill ``lines`` and refuse what YAML would silently accept: a key given twice, an alias that contains itself or multiplies."""
+    here = f"{place} line {node.start_mark.line + 1}"
     if id(node) in parents:
-        raise ConfigError(f"{place} line {node.start_mark.line + 1}: an alias contains itself", hint="write the section out")
+        raise ConfigError(f"{here}: an alias contains itself", hint="write the section out")
+    if len(lines) > MAX_VALUES:
+        raise ConfigError(f"{here}: more than {MAX_VALUES:,} values", hint="is this the configuration? an alias counts wherever it is used")
     parents = (*parents, id(node))
-    if isinstance(node, yaml.SequenceNode):
+    if isinstance(node, yaml.ScalarNode):
+        node.value = _whole_text(node.value, here)
+    elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*path, index)] = item.start_mark.line + 1
             _index_lines(item, (*path, index), parents, lines, place)
@@ -73,13 +110,26 @@ def _index_lines(node: yaml.Node, path: KeyPath, parents: tuple[int, ...], lines
         own: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
-            if key.value in own:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError(f"{place} line {line}: a key must be text, not a list or mapping", hint="write it as `key: value`")
+            if key.tag != f"{_TAG}merge":
+                key.tag = f"{_TAG}str"
+            name = key.value = _whole_text(key.value, f"{place} line {line}")
+            if name in own:
                 raise ConfigError(
-                    f"{place} line {line}: {dotted((*path, str(key.value)))} is given twice (first on line {own[key.value]})",
+                    f"{place} line {line}: {dotted((*path, name))} is given twice (first on line {own[name]})",
                     hint="keep one of them: with a duplicate key the later value would silently win",
                 )
-            own[str(key.value)] = lines[(*path, str(key.value))] = line
-            _index_lines(value, (*path, str(key.value)), parents, lines, place)
+            own[name] = lines[(*path, name)] = line
+            _index_lines(value, (*path, name), parents, lines, place)
+
+
+def _whole_text(text: str, here: str) -> str:
+    r"""PyYAML leaves ``"\ud83d\ude00"``, which is how JSON escapes one character, in two halves; bytes of a command line may be no text."""
+    try:
+        return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{here}: half a character (U+D800 to U+DFFF) in a text", hint="save the file as UTF-8 text") from None
 
 
 def apply_override(data: dict[str, Any], assignment: str) -> None:
@@ -87,16 +137,16 @@ def apply_override(data: dict[str, Any], assignment: str) -> None:
 
     Unknown keys are left for validation, which names the nearest one.
     """
-    dotted_path, equals, text = assignment.partition("=")
+    dotted_path, equals, text = _whole_text(assignment, "--set").partition("=")
     if not equals or not all(dotted_path.split(".")):
-        raise ConfigError(f"--set {assignment}: expected key.path=value", hint="for example: --set align.objective.lambda=2.0")
+        raise ConfigError(f"--set {assignment[:80]}: expected key.path=value", hint="for example: --set align.objective.lambda=2.0")
     value, _ = read_yaml(text, f"--set {dotted_path}")
     *parents, last = dotted_path.split(".")
     target: Any = data
     for depth, (part, following) in enumerate(zip(parents, [*parents, last][1:], strict=True)):
         child = _item(target, part, dotted_path, ".".join(parents[:depth]))
         if child is None:
-            child = [] if following.isdigit() else {}
+            child = [] if _index(following) is not None else {}
             _assign(target, part, child)
         target = child
     _item(target, last, dotted_path, ".".join(parents))
@@ -108,19 +158,27 @@ def _item(target: Any, part: str, dotted_path: str, parent: str) -> Any:
     if isinstance(target, dict):
         return target.get(part)
     if isinstance(target, list):
-        if part.isdigit() and int(part) <= len(target):
-            return target[int(part)] if int(part) < len(target) else None
+        index = _index(part)
+        if index is not None and index <= len(target):
+            return target[index] if index < len(target) else None
         raise ConfigError(
             f"--set {dotted_path}: {parent} is a list of {len(target)}, it has no item {part!r}",
             hint=f"give an index from 0 to {len(target)}; {len(target)} appends",
         )
     raise ConfigError(
-        f"--set {dotted_path}: {parent} is a single value ({target!r}), it has no key {part!r}", hint=f"use --set {parent}=VALUE"
+        f"--set {dotted_path}: {parent} is a single value ({str(target)[:40]!r}), it has no key {part!r}", hint=f"use --set {parent}=VALUE"
     )
 
 
 def _assign(target: Any, part: str, value: Any) -> None:
-    if isinstance(target, list) and int(part) == len(target):
+    index = _index(part) if isinstance(target, list) else None
+    if index is None:
+        target[part] = value
+    elif index == len(target):
         target.append(value)
     else:
-        target[int(part) if isinstance(target, list) else part] = value
+        target[index] = value
+
+
+def _index(part: str) -> int | None:
+    return int(part) if re.fullmatch(r"[0-9]{1,6}", part) else None

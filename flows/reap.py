@@ -4,21 +4,24 @@ A run that ends in order closes itself, and Prefect's hooks close one that was c
 (``flows/session.py:release``). What is left is what nobody could close: a machine that went down, ``kill -9``, a server that was away.
 Such a run still says "running" in its manifest (``runs/<run_id>/run.json``). It is over if Prefect says that its flow run is, or if it ran
 on this machine and its process is gone. Then its Ray jobs are stopped, except those that a live run watches too, its MLflow runs end as
-KILLED and its manifest as cancelled, and Prefect is told.
+KILLED and its manifest as cancelled, with the reason, and Prefect is told. Where no servers run, the next command does the same first.
 
 Left out: runs on other machines that Prefect holds for running. They may be.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import time
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from prefect import flow
+from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId, TaskRunFilterState, TaskRunFilterStateType
+from prefect.client.schemas.objects import TERMINAL_STATES, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Crashed, Failed, State
@@ -26,16 +29,18 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, State
 from dora_core.errors import DoraError, ServiceError
 from flows.approval import end_overdue
 from flows.limits import LEASE_SECONDS, LIMIT, read_runs
-from flows.prefect_api import connected
-from flows.session import end_abandoned, manifests
+from flows.manifest import manifests
+from flows.prefect_api import connected, own_prefect_api
+from flows.session import end_abandoned
 from infra.processes import RecordedProcess
+from infra.ray_jobs import RESUME
 from infra.settings import Places, Settings, apply_environment
 from infra.store import Store
 from infra.tracking import mlflow_client
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.client.schemas.objects import FlowRun
+    from prefect.client.schemas.objects import FlowRun, TaskRun
 
 
 @dataclass
@@ -88,34 +93,61 @@ def sweep(settings: Settings, places: Places, *, dry_run: bool = False) -> Reape
         places: of ``settings``; without a Prefect server only runs of this machine can be judged.
         dry_run: look and tell; end nothing.
     """
+    if places.prefect_api_url is None:
+        return _sweep_here(settings, places, dry_run)
+    with connected(places.prefect_api_url) as client:
+        reaped = end_dead_runs(settings, places, client, dry_run=dry_run)
+        reaped.overdue = [] if dry_run else end_overdue(settings)
+        reaped.slots = _free_slots(client, dry_run)
+    return reaped
+
+
+def _sweep_here(settings: Settings, places: Places, dry_run: bool) -> Reaped:
+    """Without a server: Prefect's history is a file, and telling it something takes an API of our own for a moment."""
+    found = end_dead_runs(settings, places, None, dry_run=True)
+    if dry_run or not found.runs:
+        return found
+    with own_prefect_api(settings) as wait:
+        wait()
+        return end_dead(settings)
+
+
+def end_dead(settings: Settings) -> Reaped:
+    """End the runs that are over, and tell the Prefect API of this command."""
+    with connected(os.environ["PREFECT_API_URL"]) as client:
+        return end_dead_runs(settings, settings.effective(), client)
+
+
+def end_dead_runs(settings: Settings, places: Places, client: SyncPrefectClient | None, *, dry_run: bool = False) -> Reaped:
+    """End the runs that are over and do not say so.
+
+    Args:
+        client: None where there is no Prefect to ask and to tell.
+    """
     store, reaped = Store(settings.store_uri), Reaped()
     open_runs = [m.content for m in manifests(store) if m.content["status"] == "running"]
-    with connected(places.prefect_api_url) if places.prefect_api_url else nullcontext() as client:
-        flow_runs = {content["run_id"]: _flow_run(client, content["flow_run_id"]) for content in open_runs}
-        over = {}
-        for content in open_runs:
-            flow_run = flow_runs[content["run_id"]]
-            why = why_over(content.get("process"), flow_run.state if flow_run else None)
-            if why is not None:
-                over[content["run_id"]] = why
-        watched = {job for content in open_runs if content["run_id"] not in over for job in submissions(content)}
-        for content in open_runs:
-            run_id = content["run_id"]
-            if run_id not in over:
+    flow_runs = {content["run_id"]: _flow_run(client, content["flow_run_id"]) for content in open_runs}
+    over = {}
+    for content in open_runs:
+        flow_run = flow_runs[content["run_id"]]
+        why = why_over(content.get("process"), flow_run.state if flow_run else None)
+        if why is not None:
+            over[content["run_id"]] = why
+    watched = {job for content in open_runs if content["run_id"] not in over for job in submissions(content)}
+    for content in open_runs:
+        run_id = content["run_id"]
+        if run_id not in over:
+            continue
+        if not dry_run:
+            try:
+                reaped.jobs += end_abandoned(settings, store, content, over[run_id], keep=watched)
+                reaped.mlflow_runs += close_mlflow_runs(places.mlflow_uri, content["project"], run_id, over[run_id])
+                if client is not None:
+                    _tell(client, flow_runs[run_id], over[run_id])
+            except DoraError as error:
+                reaped.problems.append(f"{run_id}: {over[run_id]}, but it could not be ended: {error.message}")
                 continue
-            if not dry_run:
-                try:
-                    reaped.jobs += end_abandoned(settings, store, content, keep=watched)
-                    reaped.mlflow_runs += close_mlflow_runs(places.mlflow_uri, content["project"], run_id)
-                    if client is not None:
-                        _tell(client, flow_runs[run_id])
-                except DoraError as error:
-                    reaped.problems.append(f"{run_id}: {over[run_id]}, but it could not be ended: {error.message}")
-                    continue
-            reaped.runs[run_id] = over[run_id]
-        if client is not None:
-            reaped.overdue = [] if dry_run else end_overdue(settings)
-            reaped.slots = _free_slots(client, dry_run)
+        reaped.runs[run_id] = over[run_id]
     return reaped
 
 
@@ -128,7 +160,7 @@ def why_over(process: dict[str, Any] | None, state: State | None) -> str | None:
     """
     gone = False
     if process is not None and process["host"] == socket.gethostname():
-        gone = not RecordedProcess(name="flow", pid=process["pid"], created=process["created"]).alive()
+        gone = not RecordedProcess(name="flow", **{name: process[name] for name in process.keys() - {"host"}}).alive()
         if not gone:
             return None
     if state is not None and state.is_final():
@@ -144,8 +176,8 @@ def submissions(content: dict[str, Any]) -> set[str]:
     return {stage["submission_id"] for stage in content["stages"] if stage["submission_id"]}
 
 
-def close_mlflow_runs(uri: str, project: str, run_id: str) -> list[str]:
-    """End the MLflow runs of a run that nobody finishes as KILLED; returns their ids.
+def close_mlflow_runs(uri: str, project: str, run_id: str, why: str) -> list[str]:
+    """End the MLflow runs of a run that nobody finishes as KILLED, and say why; returns their ids.
 
     Raises:
         ServiceError: MLflow is away.
@@ -160,6 +192,7 @@ def close_mlflow_runs(uri: str, project: str, run_id: str) -> list[str]:
         query = f"attributes.status = 'RUNNING' and tags.`dora.run_id` = '{run_id}'"
         found = [run.info.run_id for run in client.search_runs([experiment.experiment_id], filter_string=query, max_results=1000)]
         for each in found:
+            client.set_tag(each, "dora.error", why)
             client.set_terminated(each, "KILLED", end_time=int(time.time() * 1000))
     except MlflowException as error:
         raise ServiceError(f"MLflow does not answer: {str(error).splitlines()[0]}", hint="start it with `dora up`") from error
@@ -175,12 +208,27 @@ def _flow_run(client: SyncPrefectClient | None, flow_run_id: str) -> FlowRun | N
         return None
 
 
-def _tell(client: SyncPrefectClient, flow_run: FlowRun | None) -> None:
+def _tell(client: SyncPrefectClient, flow_run: FlowRun | None, why: str) -> None:
     """A flow run whose process is gone cannot say so itself."""
-    if flow_run is None or flow_run.state is None or flow_run.state.is_final():
+    if flow_run is None or flow_run.state is None:
         return
-    ended = Cancelled if flow_run.state.is_cancelling() else Crashed
-    client.set_flow_run_state(flow_run.id, ended(message="its process is gone; `dora reap` has ended what it left"), force=True)
+    if not flow_run.state.is_final():
+        ended = Cancelled if flow_run.state.is_cancelling() else Crashed
+        client.set_flow_run_state(flow_run.id, ended(message=f"{why}; what it left has been ended; {RESUME}"), force=True)
+    end_task_runs(client, flow_run.id, why)
+
+
+def end_task_runs(client: SyncPrefectClient, flow_run_id: UUID, why: str) -> None:
+    """Set the task runs of a flow run that is over to Crashed where they say that they run: Prefect ends the flow run alone."""
+    for task_run in open_task_runs(client, flow_run_id):
+        client.set_task_run_state(task_run.id, Crashed(message=why), force=True)
+
+
+def open_task_runs(client: SyncPrefectClient, flow_run_id: UUID) -> list[TaskRun]:
+    """Those of which the server does not know that they have ended."""
+    unfinished = [state for state in StateType if state not in TERMINAL_STATES]
+    states = TaskRunFilterState(type=TaskRunFilterStateType(any_=unfinished))
+    return client.read_task_runs(task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run_id]), state=states))
 
 
 def _free_slots(client: SyncPrefectClient, dry_run: bool) -> int:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
+from uuid import UUID
 
+import httpx
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun as PrefectRun
 from prefect.flows import Flow
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as this_run
-from prefect.states import Completed, State
+from prefect.states import Completed, Failed, State
 
 from dora_core.errors import RunStopped
 from flows.approval import ask, settle, was_suspended
+from flows.automations import STOPPED
 from flows.champion import champions
 from flows.config import RealignConfig
 from flows.events import announce
-from flows.limits import gpu_slot
+from flows.limits import AWAY_SECONDS, gpu_slot
+from flows.manifest import FlowRun, notes
 from flows.plan import Plan, PlannedStage, Until, build_plan
-from flows.session import FlowRun, Observer, Session, Suspends, notes, release
+from flows.reap import end_task_runs, open_task_runs
+from flows.session import COMMAND, Observer, Session, Suspends, release
 from flows.stage import run_stage
 from infra.report.approval import decision_lines, gate_table
 from infra.report.comparison import comparison_table
@@ -27,11 +37,16 @@ from infra.store import Store
 from tasks import promote
 
 ARTIFACT_SECONDS = 5.0
+RECORDED_SECONDS = 0.5
+"""Between two looks whether the server has recorded how the tasks have ended."""
 
 
 def stop_what_it_left(flow: Flow[..., Any], flow_run: PrefectRun, state: State) -> None:
     """Prefect's hook for a flow run that was cancelled or crashed, perhaps with its process gone. The names are Prefect's."""
-    release(Settings(), str(flow_run.id))
+    why = f"its flow run is {state.name}{f': {state.message}' if state.message else ''}"
+    release(Settings(), str(flow_run.id), why)
+    with get_client(sync_client=True) as client:
+        end_task_runs(client, flow_run.id, why)
 
 
 def run_plan(session: Session) -> None:
@@ -75,17 +90,41 @@ def supervise(config: RealignConfig, until: Until, flow: str) -> State[dict[str,
 
     flow_run = FlowRun(flow, this_run.id, this_run.name, is_again=was_suspended())
     try:
-        with gpu_slot(build) as planned, Session.open(config, planned, flow_run, ProgressArtifacts) as session:
+        with recorded(), gpu_slot(build) as planned, Session.open(config, planned, flow_run, ProgressArtifacts) as session:
             run_plan(session)
     except RunStopped as stopped:
         stopped.run = session.manifest.content | {"warnings": session.warnings}
         publish_summary(session)
-        raise
+        return Failed(name=STOPPED, message=str(stopped), data=stopped)
     except Suspends as waits:
         publish_summary(session)
         ask(waits.question)
     publish_summary(session)
     return Completed(message=outcome(session.manifest.content), data=session.manifest.content | {"warnings": session.warnings})
+
+
+@contextmanager
+def recorded() -> Iterator[None]:
+    """Stay until the server knows how the tasks have ended. It learns that from events, which Prefect sends again half a minute after a
+    server was away, if the process still lives; the flow run's own state is a request, which is repeated."""
+    try:
+        yield
+    except Exception:  # who is interrupted does not wait
+        _wait_until_recorded()
+        raise
+    _wait_until_recorded()
+
+
+def _wait_until_recorded() -> None:
+    if COMMAND.get() is not None:  # the command's own API
+        return
+    deadline = time.monotonic() + AWAY_SECONDS
+    with get_client(sync_client=True) as client:
+        while time.monotonic() < deadline:
+            with suppress(httpx.RequestError):
+                if not open_task_runs(client, UUID(this_run.id)):
+                    return
+            time.sleep(RECORDED_SECONDS)
 
 
 def literally(name: str) -> str:
@@ -108,7 +147,18 @@ def outcome(manifest: dict[str, Any]) -> str:
 
 
 def publish_summary(session: Session) -> None:
-    """Stages and links as a Prefect artifact: the page from which the other two systems are one click away."""
+    """Stages, warnings and links as a Prefect artifact: the page from which the other two systems are one click away. A server that is
+    away at this moment costs the page, not the run."""
+    for warning in session.warnings:
+        get_run_logger().warning(warning)
+    key = "".join(c if c.isalnum() else "-" for c in f"{session.manifest.content['flow']}-{session.manifest.content['project']}")
+    try:
+        create_markdown_artifact(_summary(session), key=key, description=f"Summary of {session.manifest.run_id}")
+    except httpx.HTTPError as error:
+        get_run_logger().warning(f"the summary could not be published: {type(error).__name__}: {error}")
+
+
+def _summary(session: Session) -> str:
     content = session.manifest.content
     rows = [f"| {s['label']} | {s['state']} | {s['reason']} | {_time(s['seconds'])} | `{s['digest'][:12]}` |" for s in content["stages"]]
     links = [f"- {name}: {link}" for name, link in content["links"].items() if link]
@@ -118,12 +168,11 @@ def publish_summary(session: Session) -> None:
         *_decided(session),
         *_compared(session),
         "| stage | state | why | time | digest |\n|---|---|---|---|---|\n" + "\n".join(rows),
-        "\n".join(f"- {note}" for note in notes(content)),
+        "\n".join(f"- {note}" for note in [*notes(content), *session.warnings]),
         "\n".join(links),
         f"Report: `dora report {content['run_id']}`",
     ]
-    key = "".join(c if c.isalnum() else "-" for c in f"{content['flow']}-{content['project']}")
-    create_markdown_artifact("\n\n".join(text), key=key, description=f"Summary of {content['run_id']}")
+    return "\n\n".join(text)
 
 
 def _time(seconds: float | None) -> str:

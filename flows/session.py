@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 import shutil
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,12 +25,13 @@ from typing import TYPE_CHECKING, Any
 from dora_core import plugins
 from dora_core.errors import DoraError, RunStopped, ServiceError
 from flows.config import MethodConfig
+from flows.manifest import FlowRun, Manifest, manifests
 from flows.plan import Plan, PlannedStage, write_latest
 from flows.round_runs import RoundRuns
 from flows.shared_job import SharedJob
-from infra.processes import RecordedProcess
+from infra.locks import ownership
 from infra.ray_head import RayHead
-from infra.ray_jobs import RayJobs
+from infra.ray_jobs import RESUME, RayJobs
 from infra.settings import Places, Settings, apply_environment
 from infra.store import Store
 from infra.tracking import Status, Tracker
@@ -81,131 +80,14 @@ class Command:
 COMMAND: ContextVar[Command | None] = ContextVar("dora_command", default=None)
 
 
-@dataclass(frozen=True)
-class FlowRun:
-    """Prefect's run that a session belongs to."""
-
-    flow: str
-    id: str
-    name: str
-    is_again: bool = False
-    """Another process has run a part of it, until it was suspended."""
-
-    def url(self, places: Places) -> str | None:
-        """Its page; None where no server with a UI runs."""
-        return f"{places.prefect_ui}/runs/flow-run/{self.id}" if places.prefect_ui else None
-
-
-@dataclass
-class Manifest:
-    """``runs/<run_id>/run.json``, rewritten at every change, so that a crash leaves a true picture of what was going on."""
-
-    store: Store
-    content: dict[str, Any]
-
-    @classmethod
-    def open(cls, store: Store, plan: Plan, config: MethodConfig, flow_run: FlowRun, places: Places) -> Manifest:
-        """A new one; or that of the same flow run, which waited for a person: what it has finished stays as it was."""
-        found = (m for m in waiting(store) if m.content["flow_run_id"] == flow_run.id) if flow_run.is_again else iter(())
-        manifest = next(found, None)
-        if manifest is None:
-            return cls.create(store, plan, config, flow_run, places)
-        old = {entry["label"]: entry for entry in manifest.content["stages"]}
-        stages = [old[s.label] if s.cached and s.label in old and old[s.label]["digest"] == s.digest else _pending(s) for s in plan.stages]
-        manifest.update(status="running", finished=None, error=None, stages=stages, process=_this_process())
-        return manifest
-
-    @classmethod
-    def create(cls, store: Store, plan: Plan, config: MethodConfig, flow_run: FlowRun, places: Places) -> Manifest:
-        run_id = f"{config.project}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        content = {
-            "run_id": run_id,
-            "flow": flow_run.flow,
-            "name": flow_run.name,
-            "project": config.project,
-            "config": config.model_dump(mode="json", by_alias=True),
-            "flow_run_id": flow_run.id,
-            "process": _this_process(),
-            "started": time.time(),
-            "finished": None,
-            "status": "running",
-            "error": None,
-            "decision": None,
-            "remark": None,
-            "decided_by": None,
-            "deadline": None,
-            "tracker_run": None,
-            "links": {"prefect": flow_run.url(places), "mlflow": places.mlflow_uri, "ray": places.ray_dashboard},
-            "stages": [_pending(stage) for stage in plan.stages],
-        }
-        manifest = cls(store, content)
-        manifest.save()
-        return manifest
-
-    @property
-    def run_id(self) -> str:
-        return self.content["run_id"]
-
-    def stage(self, label: str, **facts: Any) -> None:
-        entry = next(s for s in self.content["stages"] if s["label"] == label)
-        entry |= facts
-        self.save()
-
-    def finish(self, label: str, result: dict[str, Any], *, state: str, seconds: float) -> None:
-        """A stage has ended well; ``notes`` are what it wants people to know about the data (a leak, no shift at all, …)."""
-        self.stage(label, state=state, seconds=seconds, notes=result["facts"].get("warnings", []))
-        if result["stage"] == "promote":
-            facts = result["facts"]
-            audit = facts.get("audit") or {}
-            self.update(decision=facts["decision"], decided_by=None if facts.get("waits") else audit.get("who"))
-
-    def is_finished(self, label: str) -> bool:
-        """In this process or, before the run waited, in another."""
-        return next(s for s in self.content["stages"] if s["label"] == label)["state"] in ("ran", "cached")
-
-    def update(self, **facts: Any) -> None:
-        self.content |= facts
-        self.save()
-
-    def save(self) -> None:
-        self.store.write_json(f"runs/{self.run_id}/run.json", self.content)
-
-
-def _this_process() -> dict[str, Any]:
-    """By which ``flows/reap.py`` sees whether somebody still closes this run."""
-    return {"host": socket.gethostname()} | RecordedProcess.current().model_dump(include={"pid", "created"})
-
-
-def _pending(stage: PlannedStage) -> dict[str, Any]:
-    named = {"stage": stage.stage, "label": stage.label, "round": stage.round, "digest": stage.digest, "reason": stage.reason}
-    return named | {"state": "pending", "seconds": None, "mlflow_run_id": None, "submission_id": None, "notes": []}
-
-
-def manifests(store: Store) -> Iterator[Manifest]:
-    """Of all runs; those of a project newest first."""
-    for run_id in reversed(store.list("runs")):
-        content = store.read_json(f"runs/{run_id}/run.json")
-        if content is not None:
-            yield Manifest(store, content)
-
-
-def waiting(store: Store) -> Iterator[Manifest]:
-    """Of the runs that wait for a person."""
-    return (manifest for manifest in manifests(store) if manifest.content["status"] == "waiting")
-
-
-def notes(manifest: Mapping[str, Any]) -> list[str]:
-    """``"calibrate: no source can be told from golden: …"``: what the stages of a run want people to know."""
-    return [f"{stage['label']}: {note}" for stage in manifest["stages"] for note in stage["notes"]]
-
-
 @dataclass
 class Ray:
-    """The Ray cluster of a run: a given one, or an own head that is started in the background and stopped at the end."""
+    """The Ray cluster of a run: a given one, or an own head that is started in the background, again if it dies, and stopped at the end."""
 
     settings: Settings
     places: Places
     _head: Future[RayHead] | None = None
+    _start: Callable[[], RayHead] | None = None
 
     def warm_up(self, name: str, cpus: int) -> None:
         """Start the own head now, so that it is there when the first job stage needs it; nothing to do with a given cluster.
@@ -216,9 +98,8 @@ class Ray:
         if self.is_own:
             folder = self.settings.ray_folder
             RayHead.stop_orphans(folder)
-            pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-head")
-            self._head = pool.submit(RayHead.start, folder / name, num_cpus=max(cpus, os.cpu_count() or 1))
-            pool.shutdown(wait=False)
+            self._start = partial(RayHead.start, folder / name, num_cpus=max(cpus, os.cpu_count() or 1))
+            self._launch()
 
     @property
     def is_own(self) -> bool:
@@ -226,7 +107,7 @@ class Ray:
         return self.places.ray_dashboard is None
 
     def jobs(self) -> RayJobs:
-        """The Jobs API; waits for the own head if it is still starting.
+        """The Jobs API; waits for the own head if it is still starting, and starts another where it has died.
 
         Raises:
             ServiceError: the own head did not come up.
@@ -235,8 +116,16 @@ class Ray:
             assert self.places.ray_dashboard is not None, "a plan without job stages asked for Ray"
             given = self.places.ray_dashboard, self.places.ray_environment
             return RayJobs(*given, job_environment=plugins.environment(), log_folder=self.settings.log_folder)
+        if not self._head.result().alive():
+            self._launch()
         head = self._head.result()
-        return RayJobs(head.dashboard_url, head.environment(), job_environment=plugins.environment(), log_folder=self.settings.log_folder)
+        return RayJobs(
+            head.dashboard_url,
+            head.environment(),
+            job_environment=plugins.environment(),
+            log_folder=self.settings.log_folder,
+            is_alive=head.alive,
+        )
 
     def close(self) -> None:
         if self._head is not None:
@@ -245,6 +134,12 @@ class Ray:
                 head.stop()
                 shutil.rmtree(head.folder, ignore_errors=True)
             self._head = None
+
+    def _launch(self) -> None:
+        assert self._start is not None, "an own head is started by warm_up"
+        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-head")
+        self._head = pool.submit(self._start)  # which first ends what a dead head left
+        pool.shutdown(wait=False)
 
 
 @dataclass
@@ -281,12 +176,14 @@ class Session:
         store = Store(settings.store_uri)
         plan = build(store, places)
         manifest = Manifest.open(store, plan, config, flow_run, places)
+        plan = plan.checked(store)
         watching = command.observer if command else observer()
         watching.planned(manifest.run_id, plan)
 
         local = places.mlflow_uri.startswith("sqlite") and settings.back_ends.artifacts is None
         artifacts = settings.mlflow_artifacts if local else None
-        tracker = Tracker.open(places.mlflow_uri, config.project, settings.root / "spool", artifacts)
+        history = settings.mlflow_history(places.mlflow_uri)
+        tracker = Tracker.open(places.mlflow_uri, config.project, settings.root / "spool", artifacts, history)
         tags = {
             "dora.run_id": manifest.run_id,
             "dora.git_sha": git_sha(),
@@ -308,6 +205,11 @@ class Session:
         rounds = RoundRuns(tracker, parent, manifest.run_id)
         return cls(config, settings, store, plan, manifest, tracker, parent, ray, watching, command is None, rounds, list(plan.notes))
 
+    def owning(self, stage: PlannedStage, tell: Callable[[str], None]) -> AbstractContextManager[bool]:
+        """Compute ``stage`` in this run alone, after a wait of which ``tell`` is told; gives whether another run has done it by then."""
+        is_done = partial(stage.spec.is_done, self.store)
+        return ownership(self.store, stage.stage, stage.digest, self.manifest.run_id, is_done=is_done, tell=tell)
+
     def shared_job(self, stage: PlannedStage) -> SharedJob | None:
         """The job that ``stage`` shares with others of this run; None where it has one of its own, or needs none."""
         if stage.cached or not stage.is_small or not self.ray.is_own:
@@ -315,7 +217,7 @@ class Session:
         stages = self.plan.neighbours(stage)
         key = tuple(other.digest for other in stages)
         if len(stages) > 1 and key not in self._shared_jobs:
-            self._shared_jobs[key] = SharedJob(stages, self.store, self.ray.jobs)
+            self._shared_jobs[key] = SharedJob(stages, self.store, self.ray.jobs, self.owning)
         return self._shared_jobs.get(key)
 
     def notify(self, happening: str, *facts: Any) -> None:
@@ -340,16 +242,17 @@ class Session:
         links |= {"mlflow": self.tracker.url(self.parent_run) or links["mlflow"]}
         if status == "completed":
             write_latest(self.store, self.plan, self.manifest.run_id)
-        decided = {"dora.decision": self.manifest.content["decision"], "dora.decided_by": self.manifest.content["decided_by"]}
+        described = None if error is None or status == "waiting" else _describe(error)
+        told = {
+            "dora.status": status,
+            "dora.error": described and described["message"],
+            "dora.decision": self.manifest.content["decision"],
+            "dora.decided_by": self.manifest.content["decided_by"],
+        }
         ended = _MLFLOW_STATUS[status]
         self.rounds.finish(ended)
-        self.tracker.finish(
-            self.parent_run,
-            ended,
-            {"dora.status": status} | {tag: value for tag, value in decided.items() if value},
-        )
+        self.tracker.finish(self.parent_run, ended, {tag: value for tag, value in told.items() if value})
         self.warnings += self.tracker.close()
-        described = None if error is None or status == "waiting" else _describe(error)
         self.manifest.update(status=status, finished=time.time(), error=described, links=links)
 
 
@@ -362,23 +265,27 @@ _MLFLOW_STATUS: dict[str, Status] = {
 }
 
 
-def release(settings: Settings, flow_run_id: str) -> bool:
+def release(settings: Settings, flow_run_id: str, why: str) -> bool:
     """Stop what a dead flow run left behind: its Ray jobs, its own head, its open MLflow runs. True if its manifest was found.
 
     Safe to repeat, and safe for a run that ended in order.
+
+    Args:
+        why: one clause for people, kept as the run's error.
     """
     store = Store(settings.store_uri)
     found = next((m.content for m in manifests(store) if m.content.get("flow_run_id") == flow_run_id), None)
     if found is not None and found["status"] == "running":
-        end_abandoned(settings, store, found)
+        end_abandoned(settings, store, found, why)
     return found is not None
 
 
-def end_abandoned(settings: Settings, store: Store, content: dict[str, Any], *, keep: Collection[str] = ()) -> list[str]:
+def end_abandoned(settings: Settings, store: Store, content: dict[str, Any], why: str, *, keep: Collection[str] = ()) -> list[str]:
     """Stop what a run left behind whose process is gone, and close its manifest. Safe to repeat.
 
     Args:
         content: of the manifest.
+        why: it is over.
         keep: Ray submissions that others watch.
 
     Returns:
@@ -394,9 +301,13 @@ def end_abandoned(settings: Settings, store: Store, content: dict[str, Any], *, 
         for stage in left:
             jobs.stop(stage["submission_id"])
     RayHead.stop_orphans(settings.ray_folder)
-    Tracker.open(places.mlflow_uri, content["project"], settings.root / "spool").close()  # ends abandoned runs as KILLED
-    Manifest(store, content).update(status="cancelled", finished=time.time())
-    return [stage["submission_id"] for stage in left if stage["state"] == "running"]
+    history = settings.mlflow_history(places.mlflow_uri)
+    Tracker.open(places.mlflow_uri, content["project"], settings.root / "spool", history=history).close()  # ends abandoned runs as KILLED
+    stopped = [stage["submission_id"] for stage in left if stage["state"] == "running"]
+    for stage in content["stages"]:
+        stage["state"] = "failed" if stage["state"] == "running" else stage["state"]
+    Manifest(store, content).update(status="cancelled", finished=time.time(), error={"message": why, "hint": RESUME})
+    return stopped
 
 
 def _status(error: BaseException | None) -> str:
@@ -411,7 +322,7 @@ def _describe(error: BaseException) -> dict[str, str]:
     if isinstance(error, DoraError):
         return {"message": error.message, "hint": error.hint}
     if not isinstance(error, Exception):
-        return {"message": "stopped before it was finished", "hint": "run the same command again; it resumes"}
+        return {"message": "stopped before it was finished", "hint": RESUME}
     return {"message": f"{type(error).__name__}: {error}".rstrip(": "), "hint": ""}
 
 

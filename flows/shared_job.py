@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any
 
 from dora_core.config import Execution
@@ -28,18 +28,24 @@ from tasks.stage import write_spec
 
 LOOK_SECONDS = 0.2
 
+Own = Callable[[PlannedStage, Callable[[str], None]], AbstractContextManager[bool]]
+
 
 class SharedJob:
     """One job for ``stages``. Its watcher is a thread; waiting and stopping belong to the thread that runs the tasks.
 
     Args:
-        stages: unfinished; what they read is among them or finished.
+        stages: what they read is among them or finished.
         connect: gives the Jobs API, once the head is there.
+        own: makes this run the only one that computes a stage, and gives whether it is done.
     """
 
-    def __init__(self, stages: Sequence[PlannedStage], store: Store, connect: Callable[[], RayJobs]):
-        self._stages, self._store, self._connect = stages, store, connect
-        self._spec = batch_of(stages)
+    def __init__(self, stages: Sequence[PlannedStage], store: Store, connect: Callable[[], RayJobs], own: Own):
+        self._stages, self._store, self._connect, self._own = stages, store, connect, own
+        self._owned = ExitStack()
+        self._todo: list[PlannedStage] | None = None
+        self._submitted: set[str] = set()
+        self._done_elsewhere: set[str] = set()
         self._jobs: RayJobs | None = None
         self._watcher: Future[str] | None = None
         self._submission_id: str | None = None
@@ -47,8 +53,24 @@ class SharedJob:
         self._old_errors: dict[str, Any] = {}
         self._failed: set[str] = set()
 
+    def prepare(self, stage: PlannedStage, tell: Callable[[str], None]) -> bool:
+        """Own what is to be computed, the first time and after a failure of ``stage``; returns whether another run has done ``stage``.
+
+        Args:
+            tell: gets a sentence for each run that is waited for.
+        """
+        if self._todo is None or stage.digest in self._failed:
+            self.close()
+            # All in one order: two runs that each hold what the other wants would wait for ever.
+            ordered = sorted(self._stages, key=lambda other: other.digest)
+            done = {other.digest for other in ordered if self._owned.enter_context(self._own(other, tell))}
+            self._todo = [other for other in self._stages if other.digest not in done]
+            self._done_elsewhere |= done - self._submitted
+            self._failed.clear()
+        return stage.digest in self._done_elsewhere
+
     def run(self, stage: PlannedStage, *, on_log: Callable[[str], None], on_submitted: Callable[[str], None]) -> None:
-        """Wait until ``stage`` is done; the first call submits the job, and one for a stage whose failure was raised submits it again.
+        """Wait until ``stage`` is done; the first call after :meth:`prepare` submits the job.
 
         Args:
             on_log: gets the job's log lines while this stage is waited for.
@@ -57,11 +79,11 @@ class SharedJob:
         Raises:
             StageFailed: the stage's own error, or how the job ended. ServiceError: Ray is away.
         """
+        if not self._todo:  # it was done before its job was killed
+            return
         self._on_log = on_log
-        if self._watcher is None or stage.digest in self._failed:
-            self.close()
-            self._start()
-        assert self._watcher is not None
+        if self._watcher is None:
+            self._watcher = self._start()
         try:
             self._wait(self._watcher, stage, on_submitted)
         except Exception:
@@ -88,27 +110,38 @@ class SharedJob:
             wait([watcher], timeout=LOOK_SECONDS)
 
     def close(self) -> None:
-        """Stop the job if it still runs, and wait for its watcher."""
+        """Stop the job if it still runs, wait for its watcher, and give up what it owned."""
         with suppress(ServiceError):  # the head is silent; whoever closes the session ends it next
             while self._jobs is not None and self._watcher is not None and not self._watcher.done():
                 self._jobs.stop_all()
                 wait([self._watcher], timeout=LOOK_SECONDS)
+        self._watcher = self._todo = None
+        self._owned.close()
 
-    def _start(self) -> None:
-        self._jobs, self._submission_id = self._connect(), None
-        self._old_errors = {stage.digest: self._error(stage) for stage in self._stages}
-        for stage in self._stages:
+    def _start(self) -> Future[str]:
+        assert self._todo is not None, "run follows prepare"
+        jobs = self._connect()
+        self._jobs, self._submission_id = jobs, None
+        self._submitted |= {stage.digest for stage in self._todo}
+        self._old_errors = {stage.digest: self._error(stage) for stage in self._todo}
+        for stage in self._todo:
             write_spec(stage.spec, self._store)
+        spec, owned = batch_of(self._todo), self._owned.pop_all()
+
+        def watch() -> str:
+            with owned:  # until the job has ended, whoever waits for it
+                return run_as_job(
+                    jobs,
+                    spec,
+                    self._store,
+                    on_log=lambda line: self._on_log(line),
+                    on_submitted=lambda submission_id: setattr(self, "_submission_id", submission_id),
+                )
+
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shared-job")
-        self._watcher = pool.submit(
-            run_as_job,
-            self._jobs,
-            self._spec,
-            self._store,
-            on_log=lambda line: self._on_log(line),
-            on_submitted=lambda submission_id: setattr(self, "_submission_id", submission_id),
-        )
+        watcher = pool.submit(watch)
         pool.shutdown(wait=False)
+        return watcher
 
     def _error(self, stage: PlannedStage) -> dict[str, Any] | None:
         return self._store.read_json(f"{stage.stage}/{stage.digest}/{ERROR}")

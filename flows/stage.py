@@ -3,7 +3,10 @@
 
 The task's state carries the reason ("Cached: same inputs and settings as …"), its run name the stage, and it returns a few
 strings, never data. Prefect's own caching and result storage are off: the artifact store is the cache, and it checks that
-the output still exists. Only faults of the control plane are retried; bad data and lack of memory do not heal by themselves.
+the output still exists. Faults of the control plane and jobs that were killed from outside are retried, twice; each attempt goes on
+from what the one before has finished. Bad data does not heal by itself.
+
+One run computes a stage; another that wants the same waits for it (``infra/locks.py``), and finds it cached.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -59,15 +63,27 @@ def run_stage(stage: PlannedStage, upstream: list[StageOutcome], session: Sessio
     """
     uri = f"{session.store.uri}/{stage.stage}/{stage.digest}"
     if stage.cached:
-        result = _result(session, stage)
-        session.manifest.finish(stage.label, result, state="cached", seconds=0.0)
-        session.rounds.log(stage, result)
-        session.notify("finished", stage, "cached", result)
-        return Completed(name="Cached", message=stage.reason, data=StageOutcome(stage.label, stage.digest, uri, 0.0))
-
+        return _cached(session, stage, uri, stage.reason)
     shared = session.shared_job(stage)
-    started = time.monotonic()
     session.notify("started", stage)
+    with ExitStack() as held:
+        tell = partial(_tell, session)
+        is_done = shared.prepare(stage, tell) if shared else held.enter_context(session.owning(stage, tell))
+        if is_done and session.manifest.is_pending(stage.label):  # not by an earlier attempt of this task
+            return _cached(session, stage, uri, "cached: another run has just computed it")
+        return _run(session, stage, uri, shared)
+
+
+def _cached(session: Session, stage: PlannedStage, uri: str, reason: str) -> State[StageOutcome]:
+    result = _result(session, stage)
+    session.manifest.finish(stage.label, result, state="cached", seconds=0.0)
+    session.rounds.log(stage, result)
+    session.notify("finished", stage, "cached", result)
+    return Completed(name="Cached", message=reason, data=StageOutcome(stage.label, stage.digest, uri, 0.0))
+
+
+def _run(session: Session, stage: PlannedStage, uri: str, shared: SharedJob | None) -> State[StageOutcome]:
+    started = time.monotonic()
     with _tracked(session, stage) as run:
         _log_inputs(session, stage, run)
         with _followed(session, stage, run):
@@ -84,6 +100,11 @@ def run_stage(stage: PlannedStage, upstream: list[StageOutcome], session: Sessio
     session.rounds.log(stage, result)
     session.notify("finished", stage, "ran", result)
     return Completed(message=stage.reason, data=StageOutcome(stage.label, stage.digest, uri, seconds))
+
+
+def _tell(session: Session, why: str) -> None:
+    get_run_logger().info(why)
+    session.notify("waiting", why)
 
 
 def _result(session: Session, stage: PlannedStage) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from prefect.states import Completed, State
 
 from flows.config import StudyConfig
 from flows.limits import gpu_slot
-from flows.running import ProgressArtifacts, outcome, publish_summary, run_plan, stop_what_it_left
-from flows.session import FlowRun, Session
+from flows.manifest import FlowRun
+from flows.running import ProgressArtifacts, outcome, publish_summary, recorded, run_plan, stop_what_it_left
+from flows.session import Session
 from flows.study_grid import Grid, build_grid, cells, plan_study
 from infra.settings import Settings
 from tasks.stage import write_spec
@@ -49,7 +50,7 @@ def compare(config: StudyConfig) -> State[dict[str, Any]]:
     grid = build_grid(config, Settings().root / "study")
     flow_run = FlowRun("study", this_run.id, this_run.name)
     planned = gpu_slot(lambda store, _: plan_study(config, grid, store))
-    with planned as build, Session.open(config, build, flow_run, ProgressArtifacts) as session:
+    with recorded(), planned as build, Session.open(config, build, flow_run, ProgressArtifacts) as session:
         write_specs(session, grid)
         run_plan(session)
         track_cells(session)
@@ -59,7 +60,10 @@ def compare(config: StudyConfig) -> State[dict[str, Any]]:
 
 
 def write_specs(session: Session, grid: Grid) -> None:
-    """What a batch runs, it reads from the store."""
+    """What a batch runs, it reads from the store. All batches' own, too: `dora gc` reads there what this study needs later."""
+    for stage in session.plan.to_run:
+        if not stage.is_local:
+            write_spec(stage.spec, session.store)
     for specs in grid.stages.values():
         for spec in specs:
             if not spec.is_done(session.store):

@@ -168,7 +168,7 @@ def _disk(folder: Path) -> Check:
         "disk",
         free > 5 * GB or None,
         f"{free / GB:.0f} GB free for {folder}",
-        "" if free > 5 * GB else "checkpoints of real models want much more",
+        "" if free > 5 * GB else "checkpoints of real models want much more; `dora gc` says what of the store nobody needs",
     )
 
 

@@ -9,7 +9,9 @@ Left out: finding processes by name or port. What is not recorded is not ours.
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import socket
 import subprocess
 import time
@@ -21,8 +23,10 @@ import psutil
 
 from dora_core.config import StrictModel
 
+_PORT_TAKEN = re.compile(r"already occupied|address already in use", re.IGNORECASE)
 CLOCK_TOLERANCE = 2.0
-"""Seconds; /proc gives creation times in clock ticks since boot, and the boot time moves a little with the wall clock."""
+"""Seconds; creation times come in clock ticks, and the boot time moves a little with the wall clock."""
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class RecordedProcess(StrictModel):
@@ -32,17 +36,25 @@ class RecordedProcess(StrictModel):
         name: what it is, for people ("mlflow server").
         pid: process id; also the id of its session if it was started by :func:`spawn`.
         created: creation time, seconds since the epoch.
+        boot, since_boot: which boot of the system, and creation time in seconds after it: a clock that is set must not make a live
+            process look like another. Without a boot id (empty) ``created`` decides.
         log: file with its stdout and stderr.
     """
 
     name: str
     pid: int
     created: float
+    boot: str = ""
+    since_boot: float = 0.0
     log: str = ""
 
     @classmethod
     def current(cls, name: str = "owner") -> RecordedProcess:
-        return cls(name=name, pid=os.getpid(), created=psutil.Process().create_time())
+        return cls.of(psutil.Process(), name)
+
+    @classmethod
+    def of(cls, process: psutil.Process, name: str, log: str = "") -> RecordedProcess:
+        return cls(name=name, pid=process.pid, created=process.create_time(), boot=_boot_id(), since_boot=_since_boot(process), log=log)
 
     def alive(self) -> bool:
         """The very process that was recorded runs (a zombie does not)."""
@@ -56,6 +68,10 @@ class RecordedProcess(StrictModel):
                     return True
         return False
 
+    def lost_its_port(self) -> bool:
+        """It has ended, as its log says because another process was quicker to take its port."""
+        return not self.alive() and _PORT_TAKEN.search(self.log_tail(50)) is not None
+
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of the log, for error messages; empty where there is none."""
         path = Path(self.log)
@@ -64,10 +80,15 @@ class RecordedProcess(StrictModel):
     def _find(self) -> psutil.Process | None:
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < CLOCK_TOLERANCE
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+            return process if abs(self._younger(process)) < CLOCK_TOLERANCE and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
+
+    def _younger(self, process: psutil.Process) -> float:
+        """Seconds by which ``process`` is younger than the recorded one."""
+        if not self.boot:
+            return process.create_time() - self.created
+        return _since_boot(process) - self.since_boot if self.boot == _boot_id() else -math.inf
 
 
 def spawn(
@@ -87,7 +108,7 @@ def spawn(
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=folder, start_new_session=True
         )
-    return RecordedProcess(name=name, pid=child.pid, created=psutil.Process(child.pid).create_time(), log=str(log))
+    return RecordedProcess.of(psutil.Process(child.pid), name, str(log))
 
 
 def process_tree(recorded: Iterable[RecordedProcess]) -> list[psutil.Process]:
@@ -137,11 +158,20 @@ def free_port(preferred: int | None = None, host: str = "127.0.0.1") -> int:
     raise OSError(f"no free port on {host}")
 
 
+def _boot_id() -> str:
+    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+
+
+def _since_boot(process: psutil.Process) -> float:
+    """What the system keeps; psutil adds today's boot time, which moves when the clock is set."""
+    return process.create_time() - psutil.boot_time()
+
+
 def _session_members(record: RecordedProcess) -> list[psutil.Process]:
     members = []
     for process in psutil.process_iter():
         try:
-            if os.getsid(process.pid) == record.pid and process.create_time() >= record.created - CLOCK_TOLERANCE:
+            if os.getsid(process.pid) == record.pid and record._younger(process) >= -CLOCK_TOLERANCE:
                 members.append(process)
         except (psutil.NoSuchProcess, ProcessLookupError, PermissionError):
             continue

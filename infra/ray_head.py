@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -41,8 +40,6 @@ STARTUP_SECONDS = 90.0
 START_ATTEMPTS = 3
 JOB_STOP_SECONDS = 20
 """How long a stopped job may take to write its checkpoint before SIGKILL."""
-
-_PORT_TAKEN = re.compile(r"already occupied|address already in use", re.IGNORECASE)
 
 HEAD_ENVIRONMENT = {
     "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_SECONDS),
@@ -126,7 +123,7 @@ class RayHead:
             except BaseException as error:
                 head.stop()
                 # Somebody took a port between our choice and Ray's use of it: choose again.
-                if not (attempts_left and isinstance(error, ServiceError) and _PORT_TAKEN.search(head.process.log_tail(50))):
+                if not (attempts_left and isinstance(error, ServiceError) and head.process.lost_its_port()):
                     raise
         raise AssertionError("the last attempt returns or raises")
 
@@ -147,7 +144,11 @@ class RayHead:
             *([] if num_gpus is None else [f"--num-gpus={num_gpus}"]),
         ]  # fmt: skip
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k not in CONTROL_SECRETS}
-        environment = inherited | HEAD_ENVIRONMENT | token_environment(folder)
+        # Ray's dashboard and killed workers leave files in the temporary folder: in this one they end with the head. What later jobs
+        # read again stays where it was.
+        (temp_dir / "tmp").mkdir()
+        places = {"TMPDIR": str(temp_dir / "tmp"), "DORA_CACHE": os.environ.get("DORA_CACHE", tempfile.gettempdir())}
+        environment = inherited | HEAD_ENVIRONMENT | token_environment(folder) | places
         log = folder / "ray.log"
         log.unlink(missing_ok=True)
         # Jobs inherit this working directory: an empty one, so that a `tasks/` folder beside the user cannot shadow ours.

@@ -4,6 +4,9 @@
 an attempt is still running → attach to it; the result is valid → nothing; else → the next attempt. Whatever interrupts the
 watcher (Ctrl-C, Prefect's cancellation, a bug) stops the job, and the watcher leaves only when the job is terminal.
 
+A job that was killed from outside, or that went down with its head, is the machine's fault and not the stage's: its error is
+``retryable``, and another attempt goes on from what the stage has finished. A stage's own error says itself whether it is.
+
 A thin client over ``requests`` rather than Ray's ``JobSubmissionClient``: that one has no time-outs (a hung head blocks it
 forever), takes the token from the process's own environment only, and costs 1.5 s of imports against .2 s.
 
@@ -39,6 +42,9 @@ SUBMISSION_SECONDS = 1.0
 STOP_PATIENCE = 10.0
 """How long a silent head keeps somebody waiting who wants to stop: shorter than for one who wants to go on."""
 
+REPAIR = "`dora doctor` checks the services; `dora up` starts or repairs the local ones"
+RESUME = "run the same command again: it goes on from what is finished"
+
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _NOISE = re.compile(
     r"job_manager\.py:\d+ -- Runtime env is setting up"
@@ -64,6 +70,7 @@ class RayJobs:
         job_environment: environment variables of the jobs. Costs: Ray then cannot use the worker processes it keeps ready.
         log_folder: failed jobs' whole logs are kept here, since an own head takes its logs along when it ends.
         unreachable_seconds: how long the head may be silent before a stage fails.
+        is_alive: whether the head's process runs, where that is known: nobody waits for one that has ended.
     """
 
     def __init__(
@@ -76,11 +83,12 @@ class RayJobs:
         job_environment: Mapping[str, str] = {},
         log_folder: Path | None = None,
         unreachable_seconds: float = 60.0,
+        is_alive: Callable[[], bool] = lambda: True,
     ):
         self.dashboard_url = dashboard_url.rstrip("/")
         self._headers = auth_headers(environment)
         self._python, self._package, self._job_environment = python, package, dict(job_environment)
-        self._log_folder, self._unreachable_seconds = log_folder, unreachable_seconds
+        self._log_folder, self._unreachable_seconds, self._is_alive = log_folder, unreachable_seconds, is_alive
         # A proxy of the environment is for the outside world, never for this machine.
         self._trust_proxy = urlsplit(self.dashboard_url).hostname not in ("127.0.0.1", "localhost", "::1")
         self._running: set[str] = set()
@@ -204,7 +212,7 @@ class RayJobs:
         while True:
             job = self._job(submission_id)
             if job is None:
-                raise ServiceError(f"Ray does not know job {submission_id} any more: its head was restarted", hint="run the command again")
+                raise ServiceError(f"Ray does not know job {submission_id} any more: its head was restarted", hint=RESUME)
             terminal = job["status"] not in ACTIVE
             started = time.monotonic()
             if terminal or started >= next_log:
@@ -254,10 +262,12 @@ class RayJobs:
                     raise ServiceError(f"Ray at {self.dashboard_url} answered {reason} to {method} {path}", retryable=False)
             except requests.RequestException as error:
                 reason = f"{type(error).__name__}: {error}"
+            if not self._is_alive():
+                raise ServiceError(f"the Ray head at {self.dashboard_url} has ended ({reason})", hint=REPAIR)
             if time.monotonic() + pause > deadline:
                 raise ServiceError(
                     f"Ray at {self.dashboard_url} has not answered for {patience:.0f} s ({reason})",
-                    hint="`dora doctor` checks the services; `dora up` starts or repairs the local ones",
+                    hint=REPAIR,
                 )
             time.sleep(pause)
             pause = min(pause * 2, 5.0)
@@ -272,7 +282,10 @@ class RayJobs:
             hint = "\n".join(filter(None, [error.get("hint"), where]))
             return StageFailed(f"stage {stage}: {error['message']}", hint=hint, retryable=bool(error.get("retryable")))
         tail = "\n".join(log.splitlines()[-15:])
-        return StageFailed(f"stage {stage}: {_cause_of_death(job, log)}", hint=f"{where}\nits last lines:\n{tail}" if tail else where)
+        killed = _killed_from_outside(job)
+        hint = [RESUME] if killed else []
+        hint += [where, *([f"its last lines:\n{tail}"] if tail else [])]
+        return StageFailed(f"stage {stage}: {_cause_of_death(job, log)}", hint="\n".join(hint), retryable=killed)
 
     def _keep_log(self, submission_id: str, log: str) -> str:
         if self._log_folder is None:
@@ -283,6 +296,19 @@ class RayJobs:
         return str(path)
 
 
+def _signal_of(job: dict[str, Any]) -> int | None:
+    """The signal that ended a job's process, None if it ended by itself. A shell reports a child's signal n as 128 + n."""
+    code = job.get("driver_exit_code")
+    return None if code is None else -code if code < 0 else code - 128 if code > 128 else None
+
+
+def _killed_from_outside(job: dict[str, Any]) -> bool:
+    """Somebody else ended it: the kernel for lack of memory, a person, a machine that shuts down, Ray's supervisor that died. A crash in
+    native code (SIGSEGV, SIGABRT) is its own doing."""
+    supervisor_died = (job.get("error_type") or "").startswith("JOB_SUPERVISOR_ACTOR")
+    return job["status"] == "FAILED" and (supervisor_died or _signal_of(job) in (signal.SIGKILL, signal.SIGTERM))
+
+
 def _cause_of_death(job: dict[str, Any], log: str) -> str:
     """One sentence for a job without ``error.json``: stopped, killed, without a result, or its last error line."""
     code, message = job.get("driver_exit_code"), (job.get("message") or "").strip()
@@ -291,9 +317,8 @@ def _cause_of_death(job: dict[str, Any], log: str) -> str:
     if job["status"] == "STOPPED":
         return "the job was stopped"
     lines = [line for line in log.splitlines() if _ERROR_LINE.match(line)]
-    # A shell reports a child's signal n as 128 + n.
-    number = -code if code is not None and code < 0 else code - 128 if code is not None and code > 128 else None
-    if number in (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV):
+    number = _signal_of(job)
+    if number in (signal.SIGKILL, signal.SIGTERM, signal.SIGABRT, signal.SIGSEGV):
         name = signal.Signals(number).name
         return f"its process was killed by {name}" + (" (out of memory is the usual cause)" if number == signal.SIGKILL else "")
     if "OutOfMemory" in message or "OOM" in message:

@@ -4,9 +4,10 @@
 
 Every decision leaves its audit on the version: a tag for people (``dora.promoted: 2026-01-31T12:00:00+00:00 by ann: gate passed``), what
 the version is now (``dora.decision``), and the whole history as JSON (``dora.audit``: action, when, who, why, and the digests of the
-policy, its evaluation and the configuration that the decision was about). Doing something again that is done leaves no second entry.
-MLflow has no transactions: :func:`promote` looks at the champion directly before it moves the alias, and two promotions within those
-milliseconds would both succeed.
+policy, its evaluation and the configuration that the decision was about). Doing something again that is done leaves no second entry;
+doing again what ended halfway adds what is missing. MLflow has no transactions: decisions from one machine take turns, and
+:func:`promote` looks at the champion directly before it moves the alias; two promotions from two machines within those milliseconds
+would both succeed.
 
 Where a version's files are: tag ``dora.model_uri``, always. The version's *source*, which ``models:/name@champion`` downloads, is that
 URI too, except that an MLflow server refuses folders of its clients: small models are then uploaded to the run, and for large ones
@@ -17,15 +18,19 @@ Left out: ``log_model`` flavours (they pickle, and import the world).
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dora_core.errors import DoraError, ServiceError, did_you_mean
+from infra.settings import Settings
 from infra.tracking import mlflow_client, user_name, without_credentials
 
 if TYPE_CHECKING:
@@ -71,7 +76,8 @@ def register(uri: str, name: str, source_uri: str, run_id: str | None = None, ta
         version = _find(client, name, source_uri)
         if version is None:
             source = _servable(client, uri, source_uri, run_id)
-            version = client.create_model_version(name, source, run_id=run_id, tags={MODEL_URI: source_uri}, await_creation_for=0).version
+            with _in_turn(uri):
+                version = _find(client, name, source_uri) or _create(client, name, source, source_uri, run_id)
         for key, value in (tags or {}).items():
             client.set_model_version_tag(name, str(version), key, value)
         return str(version)
@@ -87,20 +93,22 @@ def promote(uri: str, name: str, version: str, why: str = "", *, who: str | None
     Raises:
         RegistryError: there is no such version. RegistryMoved: the champion is neither ``instead_of`` nor ``version``.
     """
-    with _registry(uri) as client:
+    with _registry(uri) as client, _in_turn(uri):
         _check_version(client, uri, name, version)
         current = _aliases(client, name)
         champion = current.get("champion")
-        if champion == version:
+        if champion == version and _last_action(client, name, version) in ("promoted", "restored"):
             return
-        if instead_of not in (ANY, champion):
+        if champion != version and instead_of not in (ANY, champion):
+            now = f"{_spoken(champion)} is" if champion else "none is"
             raise RegistryMoved(
-                f"version {version} of {name} was to replace {_spoken(instead_of)}, but {_spoken(champion)} is champion now",
-                hint=f"run again to compare with {_spoken(champion)}, or: dora promote {name} {version} --why …",
+                f"version {version} of {name} was to replace {_spoken(instead_of)}, but {now} champion now",
+                hint=f"run again to look at it, or: dora promote {name} {version} --why …",
             )
-        if champion is not None:
-            client.set_registered_model_alias(name, "previous", champion)
-        client.set_registered_model_alias(name, "champion", version)
+        if champion != version:
+            if champion is not None:
+                client.set_registered_model_alias(name, "previous", champion)
+            client.set_registered_model_alias(name, "champion", version)
         if current.get("challenger") == version:
             client.delete_registered_model_alias(name, "challenger")
         _audit(client, name, version, "promoted", why, who)
@@ -108,9 +116,11 @@ def promote(uri: str, name: str, version: str, why: str = "", *, who: str | None
 
 def challenge(uri: str, name: str, version: str, why: str = "") -> None:
     """``challenger`` := version, unless it is the champion already."""
-    with _registry(uri) as client:
+    with _registry(uri) as client, _in_turn(uri):
         current = _aliases(client, name)
-        if version in (current.get("champion"), current.get("challenger")):
+        if current.get("champion") == version:
+            return
+        if current.get("challenger") == version and _last_action(client, name, version) == "challenger":
             return
         client.set_registered_model_alias(name, "challenger", version)
         _audit(client, name, version, "challenger", why)
@@ -122,14 +132,14 @@ def reject(uri: str, name: str, version: str, why: str, *, who: str | None = Non
     Raises:
         RegistryError: there is no such version, or it is the champion.
     """
-    with _registry(uri) as client:
+    with _registry(uri) as client, _in_turn(uri):
         _check_version(client, uri, name, version)
         current = _aliases(client, name)
         if current.get("champion") == version:
             raise RegistryError(f"version {version} of {name} is the champion", hint=f"return to the one before it: dora rollback {name}")
         if current.get("challenger") == version:
             client.delete_registered_model_alias(name, "challenger")
-        elif (past := _history(client, name, version)) and past[-1]["action"] == "rejected":
+        elif _last_action(client, name, version) == "rejected":
             return
         _audit(client, name, version, "rejected", why, who)
 
@@ -140,7 +150,7 @@ def rollback(uri: str, name: str, why: str = "") -> str:
     Raises:
         RegistryError: no such model, or nothing to return to.
     """
-    with _registry(uri) as client:
+    with _registry(uri) as client, _in_turn(uri):
         current = _aliases(client, name)
         champion, previous = current.get("champion"), current.get("previous")
         if previous is None or previous == champion:
@@ -177,6 +187,27 @@ def alias_tags(uri: str, name: str) -> dict[str, dict[str, str]]:
         return {alias: dict(client.get_model_version(name, version).tags) for alias, version in _aliases(client, name).items()}
 
 
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model, the aliases that point to it, and its tags."""
+
+    model: str
+    version: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+
+
+def versions(uri: str) -> list[Registered]:
+    """All versions of all models; empty for a SQLite file that is not there (asking MLflow would make one)."""
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return []
+    with _registry(uri) as client:
+        models = _pages(client.search_registered_models, 1000)
+        named = {(m.name, str(v)): tuple(sorted(a for a, w in m.aliases.items() if w == v)) for m in models for v in m.aliases.values()}
+        found = _pages(client.search_model_versions, 10_000)
+        return [Registered(v.name, str(v.version), named.get((v.name, str(v.version)), ()), dict(v.tags)) for v in found]
+
+
 def describe(uri: str, name: str, version: str, decision: str, reasons: str) -> None:
     """The version's decision and its reasons, also where no alias moved."""
     with _registry(uri) as client:
@@ -197,6 +228,16 @@ def history(uri: str, name: str, version: str) -> list[dict[str, Any]]:
 _client = functools.cache(mlflow_client)
 
 
+def _pages(search: Callable[..., Any], size: int) -> list[Any]:
+    """All that a paged ``search`` of MLflow's finds."""
+    page = search(max_results=size)
+    found = list(page)
+    while page.token:
+        page = search(max_results=size, page_token=page.token)
+        found += page
+    return found
+
+
 @contextmanager
 def _registry(uri: str) -> Iterator[MlflowClient]:
     """A client whose failures are ours."""
@@ -212,11 +253,28 @@ def _registry(uri: str) -> Iterator[MlflowClient]:
         yield client
     except MlflowException as error:
         message = without_credentials(str(error)).splitlines()[0]
+        if error.get_http_status_code() in (401, 403):
+            raise RegistryError(
+                f"MLflow at {address} refuses us: {message}", hint="set DORA_AUTH to its user:password, of a user who may edit the model"
+            ) from error
         if error.get_http_status_code() >= 500:
             raise ServiceError(
                 f"MLflow at {address} does not answer: {message}", hint="start it with `dora up`, or check DORA_MLFLOW_URI"
             ) from error
         raise RegistryError(f"MLflow at {address} refuses: {message}", hint="see the registered model's page in MLflow") from error
+
+
+@contextmanager
+def _in_turn(uri: str) -> Iterator[None]:
+    """One decision at a time among the processes of this machine; the kernel ends the turn of one that is killed."""
+    folder = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Settings().root
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:
@@ -230,8 +288,19 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
 
 
 def _find(client: MlflowClient, name: str, source_uri: str) -> str | None:
-    found = [v for v in client.search_model_versions(f"name='{name}'") if v.tags.get(MODEL_URI) == source_uri]
-    return str(found[0].version) if found else None
+    """The first version of these files."""
+    found = [int(v.version) for v in client.search_model_versions(f"name='{name}'") if v.tags.get(MODEL_URI) == source_uri]
+    return str(min(found)) if found else None
+
+
+def _create(client: MlflowClient, name: str, source: str, source_uri: str, run_id: str | None) -> str:
+    """A new version. MLflow's client repeats a request whose answer was lost, and the server would register the same files twice."""
+    created = client.create_model_version(name, source, run_id=run_id, tags={MODEL_URI: source_uri}, await_creation_for=0)
+    first = _find(client, name, source_uri)
+    if first is not None and first != str(created.version):
+        client.delete_model_version(name, str(created.version))
+        return first
+    return str(created.version)
 
 
 def _servable(client: MlflowClient, uri: str, source_uri: str, run_id: str | None) -> str:
@@ -270,6 +339,11 @@ def _spoken(version: str | None) -> str:
 
 def _history(client: MlflowClient, name: str, version: str) -> list[dict[str, Any]]:
     return json.loads(client.get_model_version(name, version).tags.get(HISTORY, "[]"))
+
+
+def _last_action(client: MlflowClient, name: str, version: str) -> str | None:
+    past = _history(client, name, version)
+    return past[-1]["action"] if past else None
 
 
 def _audit(client: MlflowClient, name: str, version: str, action: str, why: str, who: str | None = None) -> None:

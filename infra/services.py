@@ -1,8 +1,8 @@
 """``dora up`` and ``dora down``: Prefect server and worker, MLflow server and a Ray head, recorded.
 
-``up`` is safe to repeat: what runs and answers stays, what died is started again, on its old port where that is free. If any
-part fails to come up, everything this call started is ended again. ``down`` ends exactly what is recorded: the worker first,
-so that flows can stop their jobs and say so to a server that still lives; the Prefect server last.
+``up`` is safe to repeat: what runs and answers stays, what died is started again, on its old port where that is free; runs that wait for
+it go on. If any part fails to come up, everything this call started is ended again. ``down`` ends exactly what is recorded: the worker
+first, so that flows can stop their jobs and say so to a server that still lives; the Prefect server last.
 
 The servers use the same files or databases as commands without servers (``infra/back_ends.py``), so history is one. MLflow does not
 proxy artifacts: clients write them below ``home``, or into the bucket, and the UI reads them there.
@@ -19,7 +19,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+import psutil
 import requests
 
 from dora_core.errors import ConfigError, ServiceError
@@ -49,9 +50,15 @@ from infra.store import check_writable, write_atomic
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "ray": 8265}
 STARTUP_SECONDS = 90.0
+START_ATTEMPTS = 3
 SILENT_SECONDS = 30.0
 """How long a service that runs may be silent before `up` restarts it: a busy machine is no reason."""
 REQUEST_SECONDS = 10.0
+UNCANCELLABLE = (
+    "the worker and its runs go on; if Prefect was away for more than half a minute, its UI can no longer cancel them: "
+    "`dora down` and `dora up`, when they have ended, make that work again"
+)
+"""Prefect 3.8's worker gives up watching for cancellations after three failed looks, for as long as it lives."""
 STOP_ORDER = {"worker": 45.0, "mlflow": 5.0, "prefect": 10.0}
 """Seconds each gets to end by itself; a worker waits for its flows, a flow for its job's checkpoint. Ray ends after the worker."""
 
@@ -87,24 +94,23 @@ def up(
     with _locked(settings):
         settings, record = _settle(settings, on_progress)
         old, fresh = dict(record.services), list[str]()
-        keep = {
-            name for name, service in old.items() if service.process.alive() and _answers_within(settings, record, name, SILENT_SECONDS)
-        }
-        if "prefect" not in keep:
-            keep.discard("worker")  # a worker without its server polls the void
         try:
             for name in ("prefect", "mlflow", "ray", "worker"):
-                if name in keep or (name == "ray" and settings.ray_address is not None):  # a cluster that is there
+                if name == "ray" and settings.ray_address is not None:  # a cluster that is there
+                    continue
+                if name == "worker":
+                    _wait(settings, record, "prefect", on_progress)
+                if name in old and _stays(settings, record, name, old):
+                    if name == "worker" and "prefect" in fresh:
+                        on_progress(UNCANCELLABLE)
                     continue
                 _end(settings, record, name)
                 on_progress(f"{'restarting' if name in old else 'starting'} {name}")
-                if name == "worker":
-                    _wait(settings, record, "prefect")
                 fresh.append(name)
                 record.services[name] = _start(settings, name, record, old.get(name), on_progress)
                 _save(settings, record)
             for name in fresh:
-                _wait(settings, record, name)
+                _wait(settings, record, name, on_progress)
             if register is not None:
                 os.environ |= settings.client_environment()
                 register(f"{record.services['prefect'].url}/api", WORK_POOL)
@@ -237,6 +243,12 @@ def _start(settings: Settings, name: str, record: ServicesRecord, old: Service |
     return Service(url=url, process=process)
 
 
+def _stays(settings: Settings, record: ServicesRecord, name: str, old: Mapping[str, Service]) -> bool:
+    """It runs and answers. A worker outlives its server by some minutes, and its flows with it, if that comes back at the same address."""
+    moved = name == "worker" and ("prefect" not in old or record.services["prefect"].url != old["prefect"].url)
+    return not moved and old[name].process.alive() and _answers_within(settings, record, name, SILENT_SECONDS)
+
+
 def _prefect_command(host: str, port: int) -> list[str]:
     return [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port), "--analytics-off"]
 
@@ -244,8 +256,14 @@ def _prefect_command(host: str, port: int) -> list[str]:
 def _worker_command() -> list[str]:
     return [
         sys.executable, "-m", "prefect", "worker", "start", "--type", "process",
-        "--pool", WORK_POOL, "--name", WORK_POOL, "--install-policy", "never",
+        "--pool", WORK_POOL, "--name", WORK_POOL, "--install-policy", "never", "--limit", str(runs_at_a_time()),
     ]  # fmt: skip
+
+
+def runs_at_a_time() -> int:
+    """How many flow runs the worker starts; the rest stays queued. Each is a process, even one that waits for a GPU: seconds of a core to
+    start, and 0.1 GB at least. Prefect's own worker has no limit, and two hundred queued runs would take the machine down."""
+    return max(4, min(4 * (os.cpu_count() or 1), int(psutil.virtual_memory().total / 1e9)))
 
 
 def _mlflow_command(settings: Settings, port: int) -> list[str]:
@@ -278,10 +296,15 @@ def _end(settings: Settings, record: ServicesRecord, name: str) -> bool:
 # ------------------------------------------------------------------------------------------------------- health checks
 
 
-def _wait(settings: Settings, record: ServicesRecord, name: str) -> None:
-    if _answers_within(settings, record, name, STARTUP_SECONDS):
-        return
-    process = record.services[name].process
+def _wait(settings: Settings, record: ServicesRecord, name: str, on_progress: Callable[[str], None]) -> None:
+    for _ in range(START_ATTEMPTS):
+        if _answers_within(settings, record, name, STARTUP_SECONDS):
+            return
+        process = record.services[name].process
+        if not process.lost_its_port():  # between our choice and its use: choose again
+            break
+        record.services[name] = _start(settings, name, record, None, on_progress)
+        _save(settings, record)
     what = f"does not answer after {STARTUP_SECONDS:.0f} s" if process.alive() else "ended while starting"
     raise ServiceError(f"{name} {what}", hint=f"last lines of {process.log}:\n{process.log_tail()}", retryable=False)
 

@@ -135,6 +135,10 @@ class Settings(BaseSettings):
         chosen = self.back_ends
         return chosen.database("psycopg", "mlflow") if chosen.postgres else f"sqlite:///{self.root / 'mlflow.db'}"
 
+    def mlflow_history(self, uri: str) -> str:
+        """One name for all addresses that lead to the same runs: our own server's, wherever it listens, and its database's."""
+        return self.mlflow_database if uri in (self.mlflow_database, self.services().url("mlflow")) else uri
+
     @property
     def mlflow_artifacts(self) -> Path:
         """Artifact root of new experiments where no other is chosen; written by the clients themselves."""
@@ -228,6 +232,7 @@ def tool_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_CLIENT_MAX_RETRIES": "6",  # after 2, 4 … 64 s: a server that is away for two minutes ends no run; Prefect's 5 mean one
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # a dead server must not block a run for minutes
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",

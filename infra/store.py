@@ -7,28 +7,42 @@ work in progress, never a result. Three methods say it all: :meth:`Store.is_done
 On a local root, stages work directly in their folder. On a remote root (``s3://…``) they work in a local cache folder;
 :meth:`StageFolder.commit` uploads a file as soon as it is final, so shards survive the machine.
 
+Damage is noticed when it would matter. ``result.json`` names the size and the sha256 of every file. A missing or truncated file makes its
+stage not done (:meth:`Store.is_done`: sizes alone, so that a plan reads no data), and it is computed again. Other bytes of the same size
+are found by :meth:`Store.fetch`, through which whoever reads a result goes: once per process and file, at the speed of sha256.
+
+A disk that is full is a :class:`StoreError` with the disk and the next step, whichever library ran into it (:func:`full_disk`).
+
 Left out: locking. Two writers of one digest write the same bytes, and the last rename wins.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import threading
 import urllib.parse
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow.fs as pafs
 
-from dora_core.errors import StoreError
+from dora_core.errors import DoraError, StoreError
 
 RESULT = "result.json"
 SPEC = "spec.json"
 ERROR = "error.json"
+TEMPORARY = ".*.tmp"
+"""Files on their way; a process that was killed leaves them."""
+_FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "disk is full", "unexpected pos", "PytorchStreamWriter failed")
+"""How libraries that raise errors of their own say it: safetensors, Arrow, Ray; torch, of a write that came out short."""
 
 
 def canonical_json(value: Any) -> str:
@@ -46,14 +60,60 @@ def sha256_file(path: Path) -> str:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write, fsync, rename: a reader sees the old content or the new, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """:func:`replacing` with a text in UTF-8."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of ``path``, fsynced, at the end of the block: a reader sees the old content or the new, never half.
+
+    If the block fails, the old content stays and nothing is left of the new.
+
+    Raises:
+        StoreError: the disk is full.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if (named := full_disk(error, path.parent)) is not None:
+            raise named from error
+        raise
+
+
+def full_disk(error: BaseException, folder: Path) -> StoreError | None:
+    """What to tell instead of ``error``, raised while ``folder`` was written to, if it means that a disk is full; None if it does not.
+
+    The disk is that of the file the error names, of ``folder`` or of temporary files: whichever has the least room.
+    """
+    if isinstance(error, DoraError):
+        return None
+    quota = isinstance(error, OSError) and error.errno == errno.EDQUOT
+    if not (quota or (isinstance(error, OSError) and error.errno == errno.ENOSPC) or any(text in str(error) for text in _FULL)):
+        return None
+    named = [Path(error.filename)] if isinstance(error, OSError) and isinstance(error.filename, str) else []
+    mounts = {_mount(path) for path in (*named, folder, Path(tempfile.gettempdir()))}
+    mount = min(mounts, key=lambda mount: shutil.disk_usage(mount).free)
+    usage = shutil.disk_usage(mount)
+    return StoreError(
+        f"{'the disk quota is used up' if quota else 'the disk is full'}: {usage.free / 1e6:,.1f} of {usage.total / 1e6:,.1f} MB are free "
+        f"on {mount} now, while {folder} was written",
+        hint="free space there (`dora gc` says what may go) and run the same command again: finished stages and shards are kept",
+    )
+
+
+def _mount(path: Path) -> Path:
+    """The root of the file system that holds ``path`` or, if there is no such file, its next parent."""
+    path = path.absolute()
+    return next(p for p in (path, *path.parents) if p.exists() and p.is_mount())
 
 
 class StageFolder:
@@ -103,7 +163,7 @@ class Store:
     # ------------------------------------------------------------------------------------------- resume, read aloud
 
     def is_done(self, stage: str, digest: str) -> bool:
-        """A result exists and every file it names is there with the right size."""
+        """A result exists and every file it names is there with the right size; their content is :meth:`fetch`'s to check."""
         result = self.read_result(stage, digest)
         return result is not None and not self.incomplete(stage, result)
 
@@ -112,7 +172,9 @@ class Store:
         return [name for name, facts in result["files"].items() if self._size(f"{stage}/{result['digest']}/{name}") != facts["bytes"]]
 
     def mark_done(self, folder: StageFolder, result: dict[str, Any]) -> None:
-        """Publish a finished stage: checksums of all its files, then ``result.json`` last."""
+        """Publish a finished stage: checksums of all its files, then ``result.json`` last. What killed processes left half is removed."""
+        for left in folder.path.rglob(TEMPORARY):
+            left.unlink(missing_ok=True)
         files = sorted(p for p in folder.path.rglob("*") if p.is_file() and not _is_bookkeeping(p.relative_to(folder.path)))
         names = [p.relative_to(folder.path).as_posix() for p in files]
         result = result | {"files": {n: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for n, p in zip(names, files, strict=True)}}
@@ -121,7 +183,9 @@ class Store:
         folder.write_json(RESULT, result)
 
     def read_result(self, stage: str, digest: str) -> dict[str, Any] | None:
-        return self.read_json(f"{stage}/{digest}/{RESULT}")
+        """``result.json``; None if there is none or it is damaged."""
+        result = self.read_json(f"{stage}/{digest}/{RESULT}")
+        return result if isinstance(result, dict) and result.keys() >= {"digest", "files"} else None
 
     # ------------------------------------------------------------------------------------------------------- files
 
@@ -129,7 +193,11 @@ class Store:
         return StageFolder(self, stage, digest)
 
     def fetch(self, stage: str, digest: str) -> Path:
-        """A local folder with a finished stage's files (downloaded once from a remote root)."""
+        """A local folder with a finished stage's files (downloaded once from a remote root), all of which have their checksums.
+
+        Raises:
+            StoreError: the stage is not finished, or a file of it is missing, truncated or altered.
+        """
         result = self.read_result(stage, digest)
         if result is None:
             raise StoreError(
@@ -139,13 +207,13 @@ class Store:
         local = self.local(f"{stage}/{digest}")
         for name, facts in result["files"].items():
             file = self.local(f"{stage}/{digest}/{name}")
-            if self.remote is not None and (not file.exists() or file.stat().st_size != facts["bytes"]):
+            if self.remote is not None and not _is_whole(file, facts):
                 self.download(f"{stage}/{digest}/{name}")
-        missing = [n for n, facts in result["files"].items() if not (local / n).exists() or (local / n).stat().st_size != facts["bytes"]]
-        if missing:
+        damaged = [name for name, facts in result["files"].items() if not _is_whole(local / name, facts)]
+        if damaged:
             raise StoreError(
-                f"{stage}/{digest[:12]} is damaged: {', '.join(missing[:3])} missing or of another size",
-                hint=f"delete {self.uri}/{stage}/{digest} and run again; only this stage and what depends on it are recomputed",
+                f"{stage}/{digest[:12]} is damaged: {', '.join(damaged[:3])} missing or not what was written (sha256)",
+                hint=f"delete {self.uri}/{stage}/{digest} and run the same command again: only this stage is computed again",
             )
         return local
 
@@ -163,19 +231,18 @@ class Store:
         return path
 
     def read_json(self, relative: str) -> Any | None:
+        """A file's content; None if there is none, or what is there is no JSON (a damaged disk): whoever wrote it writes it again."""
         path = self.local(relative)
         if self.remote is not None:
             filesystem, root = self.remote
             if filesystem.get_file_info(f"{root}/{relative}").type != pafs.FileType.File:
                 return None
             with filesystem.open_input_stream(f"{root}/{relative}") as stream:
-                return json.loads(stream.read())
+                return _parsed(stream.read())
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return _parsed(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except json.JSONDecodeError:
-            return None  # torn by a crash of an older version; treated as absent, recomputed
 
     def write_json(self, relative: str, value: Any) -> None:
         path = self.local(relative)
@@ -195,12 +262,8 @@ class Store:
         target = self.local(relative)
         if self.remote is not None:
             filesystem, root = self.remote
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-            pafs.copy_files(
-                f"{root}/{relative}", str(temporary), source_filesystem=filesystem, destination_filesystem=pafs.LocalFileSystem()
-            )
-            os.replace(temporary, target)
+            with replacing(target) as file, filesystem.open_input_stream(f"{root}/{relative}") as stream:
+                shutil.copyfileobj(stream, file, 1 << 20)
         return target
 
     def upload(self, relative: str, path: Path) -> None:
@@ -216,6 +279,29 @@ class Store:
             return info.size if info.type == pafs.FileType.File else None
         path = self.local(relative)
         return path.stat().st_size if path.is_file() else None
+
+
+def _parsed(text: bytes) -> Any | None:
+    try:
+        return json.loads(text)
+    except ValueError:  # no JSON, or no text
+        return None
+
+
+_checked: set[tuple[Path, int, int]] = set()
+"""Files whose checksums this process has seen to be right, with size and time of change."""
+
+
+def _is_whole(path: Path, facts: dict[str, Any]) -> bool:
+    """Whether a file is what ``result.json`` says of it."""
+    if not path.is_file() or path.stat().st_size != facts["bytes"]:
+        return False
+    seen = (path, facts["bytes"], path.stat().st_mtime_ns)
+    if seen not in _checked:
+        if sha256_file(path) != facts["sha256"]:
+            return False
+        _checked.add(seen)
+    return True
 
 
 def _is_bookkeeping(relative: Path) -> bool:

@@ -2,9 +2,9 @@
 
 One :class:`Tracker` serves one realignment: experiment per project, a parent run, nested stage runs. Every call appends an
 operation to a :class:`~infra.spool.Spool` and returns (well under a millisecond, figures apart); one background thread sends them in
-order with short time-outs. A server that is away or never answers costs the caller nothing: what could not be sent stays in the
-spool and the next tracker of the same address sends it, run ids, time stamps and all. Every operation is idempotent (runs carry
-their local id as a tag), so sending one twice changes nothing.
+order with short time-outs. A server that is away or never answers, or another that has taken its port, costs the caller nothing: what
+could not be sent stays in the spool and the next tracker of the same history sends it, run ids, time stamps and all. Every operation is
+idempotent (runs carry their local id as a tag), so sending one twice changes nothing.
 
 Run ids handed out here are local; :meth:`Tracker.mlflow_id` gives the server's once it is known. A run nobody finished ends as KILLED, by
 :meth:`Tracker.close` or, after a kill -9, by the next tracker.
@@ -18,7 +18,6 @@ import getpass
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import threading
@@ -26,13 +25,14 @@ import time
 import urllib.parse
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from infra.back_ends import without_credentials
+from infra.mlflow_values import DIGEST_CHARACTERS, chunks, flatten, shorten
 from infra.spool import Operation, Spool
 
 if TYPE_CHECKING:
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-# MLflow's limits (mlflow/utils/validation.py, 3.17).
-PARAM_CHARACTERS, TAG_CHARACTERS, KEY_CHARACTERS, DIGEST_CHARACTERS = 6000, 8000, 250, 36
-BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 LOCAL_ID = "dora.local_id"
 UI_PAGES = "?workflowType=machine_learning"  # without it MLflow 3 opens its pages for agents
 MAX_WARNINGS = 5
@@ -71,38 +68,8 @@ def mlflow_client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-# ------------------------------------------------------------------------------------------------ what MLflow can hold
-
-
-def clean_name(name: str) -> str:
-    """A key MLflow accepts: letters, digits, and ``_ - . / space``; at most 250 characters, no empty or dotted path part."""
-    parts = re.sub(r"[^A-Za-z0-9_./ -]", "_", name).split("/")
-    return "/".join(p for p in parts if p.strip(". "))[:KEY_CHARACTERS] or "_"
-
-
-def shorten(text: str, limit: int) -> str:
-    """``text``, or its beginning with length and digest of the whole where it is longer than ``limit`` characters."""
-    text = text.encode("utf-8", "replace").decode()
-    if len(text) <= limit:
-        return text
-    tail = f"… ({len(text)} characters, sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]})"
-    return text[: limit - len(tail)] + tail
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys and text values: ``{"a": {"b": 1}}`` gives ``("a.b", "1")``; lists become JSON."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, default=str)
-
-
 def _milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
-
-
-# ------------------------------------------------------------------------------------------------------------- tracker
 
 
 class Tracker:
@@ -129,8 +96,8 @@ class Tracker:
         self._thread.start()
 
     @classmethod
-    def open(cls, uri: str, project: str, spool: Path, artifact_root: Path | None = None) -> Tracker:
-        """Start tracking; what earlier trackers of the same address left in ``spool`` is sent first.
+    def open(cls, uri: str, project: str, spool: Path, artifact_root: Path | None = None, history: str | None = None) -> Tracker:
+        """Start tracking; what earlier trackers of the same history left in ``spool`` is sent first.
 
         Args:
             uri: ``sqlite:///path/mlflow.db`` (no server needed) or ``http(s)://host:port``.
@@ -138,11 +105,12 @@ class Tracker:
             spool: folder for operations on their way.
             artifact_root: where artifacts of a new experiment go, ``<artifact_root>/<project>``. Needed with SQLite; None leaves
                 it to the server.
+            history: a name for what holds the runs, where several addresses lead there. Default: the address.
 
         Raises:
             OSError: ``spool`` cannot be written.
         """
-        key = hashlib.sha256(uri.encode()).hexdigest()[:8]  # not the address itself: it may hold a password
+        key = hashlib.sha256((history or uri).encode()).hexdigest()[:8]  # not the address itself: it may hold a password
         return cls(uri, project, [*Spool.adopt(spool, key), Spool.create(spool, key)], artifact_root)
 
     def start_run(
@@ -270,15 +238,10 @@ class Tracker:
             self._changed.notify_all()
 
     def _batch(self, run_id: str, **entries: list[tuple]) -> None:
-        """Metrics, params or tags, cleaned, in chunks MLflow accepts."""
-        texts = {"params": PARAM_CHARACTERS, "tags": TAG_CHARACTERS}
+        """Metrics, params or tags."""
         for kind, items in entries.items():
-            if kind == "metrics":
-                rows = [(clean_name(name), value, stamp, step) for name, value, stamp, step in items if math.isfinite(value)]
-            else:
-                rows = [(clean_name(name), shorten(str(value), texts[kind])) for name, value in items]
-            for start in range(0, len(rows), BATCH[kind]):
-                self._send_later("batch", run_id, **{kind: rows[start : start + BATCH[kind]]})
+            for chunk in chunks(kind, items):
+                self._send_later("batch", run_id, **{kind: chunk})
 
     def _keep(self, run_id: str, name: str, content: bytes) -> None:
         if self._closing:
@@ -296,6 +259,7 @@ class Tracker:
             started = {op["run"]: None for op in spool.operations.values() if op["kind"] == "start"}
             finished = {op["run"] for op in spool.operations.values() if op["kind"] == "finish"}
             for run_id in reversed([run for run in started if run not in finished]):
+                self._batch(run_id, tags=[("dora.error", "its process is gone")])
                 self._send_later("finish", run_id, status="KILLED")
 
     # -------------------------------------------------------------------------------------- sending (background thread)
@@ -314,7 +278,7 @@ class Tracker:
                 facts = self._send(operation)
             except Exception as error:  # a thread boundary: whatever MLflow raises ends here
                 if not self._is_refusal(operation, error):
-                    self._problem = str(error) or type(error).__name__
+                    self._problem = _problem(error)
                     with self._changed:
                         if self._closing:
                             break
@@ -340,8 +304,19 @@ class Tracker:
 
         if isinstance(error, MlflowException):
             status = error.get_http_status_code()
-            return status in (400, 409, 413) or (status == 404 and operation["kind"] != "start")
+            return status in (400, 409, 413) or (status == 404 and operation["kind"] != "start" and self._is_known_there(operation["run"]))
         return isinstance(error, (FileNotFoundError, TypeError, ValueError))
+
+    def _is_known_there(self, but: str) -> bool:
+        """Does the server know any of our runs but one, which somebody has deleted? Else it is another server."""
+        from mlflow.exceptions import MlflowException
+
+        assert self._client is not None
+        for local_id, mlflow_id in self._mlflow_ids.items():
+            with suppress(MlflowException):
+                if local_id != but and self._client.get_run(mlflow_id):
+                    return True
+        return False
 
     def _send(self, operation: Operation) -> dict[str, str] | None:
         """Send one operation; returns ``{local id: MLflow id}`` where a run was created."""
@@ -405,6 +380,14 @@ class Tracker:
                 client.restore_experiment(experiment.experiment_id)
             self._experiment_ids[project] = experiment.experiment_id
         return self._experiment_ids[project]
+
+
+def _problem(error: Exception) -> str:
+    """Why an operation did not arrive, with the remedy where we know it."""
+    status = error.get_http_status_code() if hasattr(error, "get_http_status_code") else None
+    if status in (401, 403):
+        return f"it refuses us ({status}): set DORA_AUTH to its user:password"
+    return str(error) or type(error).__name__
 
 
 def _headline(text: str) -> str:

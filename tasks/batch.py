@@ -232,7 +232,7 @@ def _in_process(board: Board, _: Execution, context: StageContext) -> None:
 def _on_actors(board: Board, execution: Execution, context: StageContext) -> None:
     """One stage per actor in flight; an actor that has died is replaced."""
     import ray
-    from ray.exceptions import RayActorError
+    from ray.exceptions import OutOfMemoryError, RayActorError
 
     from tasks.cluster import check_fits, ray_session
 
@@ -263,7 +263,7 @@ def _on_actors(board: Board, execution: Execution, context: StageContext) -> Non
                     actor, stage = running.pop(reference)
                     try:
                         outcome = ray.get(reference)
-                    except RayActorError as error:
+                    except (RayActorError, OutOfMemoryError) as error:  # the latter where Ray's own memory monitor killed it
                         cause = None if stage is None else stage.digest()
                         deaths[cause] = deaths.get(cause, 0) + 1
                         start_actor()

@@ -16,6 +16,10 @@ row's posterior of being golden from above. Forms ``paper`` and ``released`` nee
 
 No shift: a head that cannot be told from golden (``classifier_report.family_interval``) has no ratio but noise; its c is replaced by
 the prior 1/(1 + γ), so w = 1. If that holds of every head, h = 1 for all.
+
+Poisoned rows, counted in ``facts["rows"]``: a response without a number (a logit is NaN) keeps its place as one of which nothing is
+known, w = 1 for that head; more than :data:`MOST_UNSCORED` of them are refused. A logit beyond ±30 (infinite: zero probability) is
+clipped. Factors above ``cap_quantile`` are lowered to it. No row is dropped.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dora_core.config import CalibrationConfig
-from dora_core.errors import DataError
+from dora_core.errors import DataError, ModelError
 from tasks.classify import FOLDER, UNLABELLED, LogitScorer, score_arguments
 from tasks.ledger import ROW_GROUP, RowLedger, Scores, score_rows
 from tasks.rows import RECORDS_FILE, RowIndex, read_index, rebatch, record_batches, responses_of, text_rows
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 HISTOGRAM_BINS = 40
+MOST_UNSCORED = 0.01
+"""Share of responses without a number beyond which the classifier is at fault, and not the responses."""
 
 
 class Spec(StageSpec):
@@ -114,7 +120,7 @@ class Heads:
         from dora_core.calibration import probabilities
 
         c = probabilities(np.column_stack([logits[f"logit_{name}"] for name in self.names]))
-        return np.where(self.prior, 1.0 / (1.0 + self.gamma), np.minimum(c, self.highest))
+        return np.where(self.prior | np.isnan(c), 1.0 / (1.0 + self.gamma), np.minimum(c, self.highest))
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,32 @@ class Ratios:
 
         c = self.heads.probabilities(self.scores.rows(start, stop))
         return c, density_ratios(c, self.heads.gamma)
+
+
+def poisoned(scores: Scores, heads: Heads, rows: int) -> dict[str, int]:
+    """``{"in", "scored", "unscored", "clipped"}`` of ``rows`` responses: in = scored + unscored; of the scored, how many have a logit
+    beyond its limit.
+
+    Raises:
+        ModelError: too many are unscored.
+    """
+    import numpy as np
+
+    from dora_core.calibration import LOGIT_LIMIT
+
+    unscored, clipped = np.zeros((2, rows), dtype=bool)
+    columns = scores.rows()
+    for name in (name for name, prior in zip(heads.names, heads.prior, strict=True) if not prior):
+        logits = columns[f"logit_{name}"]
+        unscored |= np.isnan(logits)
+        clipped |= np.abs(logits) > LOGIT_LIMIT
+    count = int(unscored.sum())
+    if count > MOST_UNSCORED * rows:
+        raise ModelError(
+            f"the classifier gave no number to {count} of {rows} responses ({count / rows:.1%}, at most {MOST_UNSCORED:.0%} may lack one)",
+            hint="its weights or activations overflow: fit it again with a lower classifier.learning_rate or another classifier.encoder",
+        )
+    return {"in": rows, "scored": rows - count, "unscored": count, "clipped": int((clipped & ~unscored).sum())}
 
 
 def undefined(form: str, shares: NDArray[np.float64], heads: list[str]) -> bool:
@@ -165,6 +197,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     scores = score(spec, context, classifier, records, index, fold_N)
     # A source that left the mixture keeps its head in the classifier but has no share in P.
     ratios = Ratios(scores, Heads.of(heads, meta, fit))
+    rows = poisoned(scores, ratios.heads, len(index))
     same = [name for name, prior in zip(heads, ratios.heads.prior, strict=True) if prior]
     shares = mixture_shares(counts, spec.calibration.shares, golden, heads)
     own = np.array([0 if name in golden else 1 + heads.index(name) if name in heads else 0 for name in named])
@@ -189,6 +222,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         "ess": result.ess,
         "ess_by_form": ess,
         "capped_fraction": result.capped_fraction,
+        "rows": rows | {"capped": round(result.capped_fraction * len(index))},
         "nan": bad,
         "tau": result.tau,
         "shares": {"golden": float(shares[0])} | {name: float(m) for name, m in zip(heads, shares[1:], strict=True)},
@@ -196,6 +230,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         "no_shift": no_shift,
         "warnings": _no_shift_warnings(same, no_shift, fit["sources"]) + _warnings(spec.calibration, result.ess, result.tau),
     }
+    if rows["unscored"]:
+        facts["warnings"].append(f"{rows['unscored']} of {rows['in']} responses got no number from the classifier: their ratio is set to 1")
     for warning in facts["warnings"]:
         context.log.warning("%s", warning)
     metrics = {

@@ -151,6 +151,7 @@ class LogitScorer:
 
         folder = Store(store_uri).fetch(classifier.stage, classifier.digest) / FOLDER
         self._fitted = FittedClassifiers(folder, batch_tokens=batch_tokens, device=torch.device("cuda" if gpu else "cpu"))
+        self.budget = self._fitted.budget
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         import pyarrow as pa

@@ -70,6 +70,7 @@ class KLSampler:
     ):
         import torch
 
+        from dora_core.batching import TokenBudget
         from dora_core.logprobs import ResponseLogps
         from dora_core.models import load_policy
         from dora_core.text import Encoder
@@ -79,7 +80,7 @@ class KLSampler:
         model, self._tokenizer = load_policy(local_model(policy, store_uri), dtype)
         self._policy = ResponseLogps(model.eval().to(self._device))
         self._start = ResponseLogps(load_policy(local_model(start, store_uri), dtype)[0].eval().to(self._device))
-        self._encoder, self._generate, self._batch_tokens = Encoder(self._tokenizer, text), generate, batch_tokens
+        self._encoder, self._generate, self.budget = Encoder(self._tokenizer, text), generate, TokenBudget(batch_tokens)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         import pyarrow as pa
@@ -91,7 +92,7 @@ class KLSampler:
         pad, eos = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
         prompts = [self._encoder.prompt(p)[0] for p in rows["prompt"].to_pylist()]
         keys = rows["prompt_hash"].to_pylist()
-        model, budget = self._policy.plain_model, self._batch_tokens
+        model, budget = self._policy.plain_model, self.budget
         sampled = sample(model, prompts, keys, self._generate, eos_id=eos, pad_id=pad, batch_tokens=budget)
         responses = [EncodedResponse(prompt, one.ids, 0) for prompt, (one,) in zip(prompts, sampled, strict=True)]
         ours = score_responses(self._policy, responses, pad, budget, self._device)

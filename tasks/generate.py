@@ -61,12 +61,13 @@ class Sampler:
     ):
         import torch
 
+        from dora_core.batching import TokenBudget
         from dora_core.models import load_policy
         from dora_core.text import Encoder
 
         model, self._tokenizer = load_policy(local_model(policy, store_uri), torch.bfloat16 if gpu else torch.float32)
         self._model = model.eval().to("cuda" if gpu else "cpu")
-        self._encoder, self._generate, self._batch_tokens = Encoder(self._tokenizer, text), generate, batch_tokens
+        self._encoder, self._generate, self.budget = Encoder(self._tokenizer, text), generate, TokenBudget(batch_tokens)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         import pyarrow as pa
@@ -80,7 +81,7 @@ class Sampler:
             self._generate,
             eos_id=self._tokenizer.eos_token_id,
             pad_id=self._tokenizer.pad_token_id,
-            batch_tokens=self._batch_tokens,
+            batch_tokens=self.budget,
         )
         texts = [self._tokenizer.batch_decode([s.ids for s in row], skip_special_tokens=True) for row in sampled]
         columns = {

@@ -3,7 +3,10 @@
 Input: the files and dataset names of ``data``, unchanged since they were fingerprinted at plan time.
 Output: ``records.parquet``, ``golden.parquet``, ``quarantine.parquet`` (schemas in ``dora_core/records.py``).
 Guarantee: rows keep the order of the inputs, bad rows are all in quarantine with all their reasons, and the bytes depend
-only on the spec. Cost: inputs are read twice (checksum, rows), one row group is in memory, plus all record ids.
+only on the spec. ``rows_in`` = records + golden rows + the sum of ``bad_by_reason``, where a row counts once, by the first thing wrong
+with it. A row is kept as it is or dropped whole, never clipped. Kept are control characters in a text, and a response that a list has
+twice: two draws of the mixture, which facts count (a judge may even reward them differently).
+Cost: inputs are read twice (checksum, rows), one row group is in memory, plus all record ids.
 """
 
 from __future__ import annotations
@@ -84,6 +87,7 @@ class _Tally:
     rows: int = 0
     bad: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    repeated: int = 0
     ids: set[str] = field(default_factory=set)
 
     @property
@@ -128,7 +132,7 @@ class _Ingestion:
                 self._accept(parsed, kind)
             else:
                 tally.bad += 1
-                tally.reasons.update(p.reason.value for p in parsed)
+                tally.reasons[parsed[0].reason.value] += 1
                 for field_, reason, detail in parsed:
                     place = {"file": file.name, "row": position, "field": file.column_of(field_)}
                     self._bad.add(place | {"reason": reason.value, "detail": detail})
@@ -140,6 +144,7 @@ class _Ingestion:
 
     def _accept(self, record: Record, kind: str) -> None:
         self.tallies[kind].ids.add(record.record_id)
+        self.tallies[kind].repeated += len(record.responses) - len(set(record.responses))
         self._good[kind].add(record, len(record.content))
         self.fingerprint.update(f"{kind} {record.record_id} {record.content}\n".encode())
         if kind == "train":
@@ -237,6 +242,7 @@ def _output(ingestion: _Ingestion, splits: Counter[str]) -> StageOutput:
         facts=counts
         | {
             "bad_by_reason": dict(sorted((train.reasons + golden.reasons).items())),
+            "repeated_responses": train.repeated,
             "records": {"train": splits["train"], "eval": splits["eval"]},
             "sources": sources,
             "fingerprint": ingestion.fingerprint.hexdigest(),

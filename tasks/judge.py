@@ -57,6 +57,7 @@ class Spec(StageSpec):
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -72,6 +73,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         from tasks.judge_models import model_scores
 
         scores, facts = model_scores(spec, context, rows), {}
+    scores = np.where(np.isfinite(scores), scores, np.nan)  # a model that overflows has no opinion either
     table = rows.select(["record_id", "sample"]).append_column("score", pa.array(scores, pa.float64(), from_pandas=True))
     pq.write_table(table, context.path / "scores.parquet", compression="zstd")
     low, high = pc.min_max(table["score"]).as_py().values()

@@ -35,11 +35,12 @@ class RewardScorer:
     def _open(self, model: ModelConfig | Path, text: TextConfig, batch_tokens: int, gpu: bool) -> None:
         import torch
 
+        from dora_core.batching import TokenBudget
         from dora_core.models import load_reward_model
         from dora_core.reward_model import RewardModel
         from dora_core.text import Encoder
 
-        self._device, self._budget = torch.device("cuda" if gpu else "cpu"), batch_tokens
+        self._device, self.budget = torch.device("cuda" if gpu else "cpu"), TokenBudget(batch_tokens)
         loaded, tokenizer = load_reward_model(model, torch.bfloat16 if gpu else torch.float32)
         self._model = RewardModel(loaded).eval().to(self._device)
         self._encoder, self._pad_id = Encoder(tokenizer, text), tokenizer.pad_token_id
@@ -51,7 +52,7 @@ class RewardScorer:
 
         texts = [[response] for response in rows["response"].to_pylist()]
         encoded = [row for [row] in self._encoder.encode_lists(rows["prompt"].to_pylist(), texts)]
-        return pa.table({"score": pa.array(score(self._model, encoded, self._pad_id, self._budget, self._device), pa.float64())})
+        return pa.table({"score": pa.array(score(self._model, encoded, self._pad_id, self.budget, self._device), pa.float64())})
 
 
 def model_scores(spec: Spec, context: StageContext, rows: pa.Table) -> np.ndarray:

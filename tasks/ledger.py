@@ -12,7 +12,6 @@ truncation>``), so values of another model are never found in it.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dora_core.config import Execution
-from infra.store import sha256_file
+from infra.store import replacing, sha256_file
 from tasks.rows import rebatch
 from tasks.stage import StageContext
 
@@ -37,7 +36,7 @@ class RowLedger:
     """Columns of numbers by uint64 ``key``; see the module docstring."""
 
     def __init__(self, context: StageContext, folder: str):
-        self._store, self._log, self._folder = context.store, context.log, folder
+        self._store, self._log, self._folder, self._scratch = context.store, context.log, folder, context.scratch
 
     def tables(self) -> Iterator[pa.Table]:
         """All valid rows, :data:`ROW_GROUP` at a time."""
@@ -58,26 +57,22 @@ class RowLedger:
                 self._log.warning("%s/%s is damaged and is not used; its rows are computed again", self._folder, name)
 
     def add(self, tables: Iterable[pa.Table]) -> None:
-        """Store new rows durably as one part: temporary name, fsync, rename to the content's checksum."""
+        """Store new rows durably as one part: written in the stage's own scratch folder, which goes with the stage, then renamed to the
+        content's checksum."""
         import pyarrow.parquet as pq
 
         folder = self._store.local_root / self._folder
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{os.getpid()}-{threading.get_ident()}.tmp"
-        try:
-            with temporary.open("wb") as file:
-                writer: pq.ParquetWriter | None = None
-                for table in rebatch(tables, ROW_GROUP):
-                    writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
-                    writer.write_table(table)
-                assert writer is not None, "a part has at least one table"
-                writer.close()
-                file.flush()
-                os.fsync(file.fileno())
-            name = f"{sha256_file(temporary)}.parquet"
-            os.replace(temporary, folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        part = self._scratch / "part.parquet"
+        with replacing(part) as file:
+            writer: pq.ParquetWriter | None = None
+            for table in rebatch(tables, ROW_GROUP):
+                writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+                writer.write_table(table)
+            assert writer is not None, "a part has at least one table"
+            writer.close()
+        name = f"{sha256_file(part)}.parquet"
+        os.replace(part, folder / name)
         self._store.upload(f"{self._folder}/{name}", folder / name)
 
 

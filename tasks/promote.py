@@ -11,12 +11,13 @@ and its aliases. Decision:
 - mode ask → a person decides, in the answer that the flow got (``flows/approval.py``) or by hand (`dora promote`, `dora reject`):
   approved → *promoted*, rejected → *refused*; until then *challenger*.
 
-An evaluation counts against the champion it saw. If another one became champion after it, the policy stays *challenger*; the next run,
-whose plan compares with the new champion, evaluates anew. So does an answer: one given for another champion than today's is not used.
-While nobody has decided or the comparison is outdated, the stage *waits*: it is not done, and the next run runs it again.
+An evaluation counts against the champion it saw. If another one is champion now, or one is and it saw none, the policy stays
+*challenger*; the next run, whose plan compares with that champion, evaluates anew. (Where ``compare`` is off, the gate alone decides.) So
+does an answer: one given for another champion than today's is not used. While nobody has decided or the comparison is outdated, the
+stage *waits*: it is not done, and the next run runs it again.
 
-Guarantee: the same policy is registered once, however often this runs. A finished decision is not repeated: after ``dora rollback`` the
-same data does not bring the model back, and what was rejected stays rejected.
+Guarantee: the same policy is registered once, however often this runs and wherever it was killed. A finished decision is not repeated:
+after ``dora rollback`` the same data does not bring the model back, and what was rejected stays rejected.
 Cost: well under a second; a copy of the model's files where the registry is a server (``infra/registry.py``).
 """
 
@@ -58,6 +59,7 @@ class Spec(StageSpec):
 
     Attributes:
         config: digest of the whole configuration, for the audit.
+        compares: a champion is to be compared with before it is replaced without being asked.
     """
 
     stage: ClassVar[str] = "promote"
@@ -68,6 +70,7 @@ class Spec(StageSpec):
     model_name: str = Field(pattern=NAME_PATTERN)
     mode: Mode = "auto"
     config: Annotated[str, NotInDigest] = ""
+    compares: Annotated[bool, NotInDigest] = False
     tracking: Annotated[Tracking | None, NotInDigest] = None
     answer: Annotated[Answer | None, NotInDigest] = None
 
@@ -115,11 +118,12 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     verdict = decide(context.result(spec.evaluation)["facts"]["gate"], spec.mode)
     if verdict.decision == "promoted":
         verdict = by_hand(spec, registry.history(uri, name, version), verdict)
-    if verdict.decision == "promoted" and verdict.is_new and champion != version:
-        seen, now = champion_seen(spec, context), registry.alias_tags(uri, name).get("champion", {}).get("dora.digest")
-        if seen not in (None, now):
-            reason = f"version {champion} became champion after the comparison; run again to be compared with it"
-            verdict = verdict.but(reason, decision="challenger", waits="comparison")
+    if verdict.decision == "promoted" and verdict.is_new:
+        if champion == version:  # since an attempt that ended halfway, or an earlier evaluation
+            if spec.answer is not None and spec.answer.approve:
+                verdict = by_answer(spec.answer, spec.answer.champion, verdict)
+        elif unseen := _unseen(spec, context, version, champion):
+            verdict = verdict.but(unseen, decision="challenger", waits="comparison")
         elif spec.mode == "ask":
             verdict = by_answer(spec.answer, champion, verdict)
 
@@ -173,6 +177,21 @@ def by_answer(answer: Answer | None, champion: str | None, verdict: Verdict) -> 
     if answer.approve:
         return verdict.but(f"approved by {answer.who}: {answer.why}", **said)
     return verdict.but(f"rejected by {answer.who}: {answer.why}", decision="refused", **said)
+
+
+def _unseen(spec: Spec, context: StageContext, version: str, champion: str | None) -> str | None:
+    """Why ``version`` may not replace today's champion on the strength of its evaluation; None where it may."""
+    if champion is None:
+        return None
+    tags, seen = registry.alias_tags(spec.tracking.uri, spec.model_name)["champion"], champion_seen(spec, context)
+    stage, now = tags.get("dora.stage"), tags.get("dora.digest")
+    is_fine = (spec.mode == "ask" or not spec.compares) if seen is None else seen == now
+    if is_fine:  # whoever is asked is shown the champion of that moment
+        return None
+    if stage and now and context.store.is_done(stage, now):
+        return f"version {champion} became champion after the comparison; run again to be compared with it"
+    files = f"its files are not in {context.store.uri}"
+    return f"version {champion} is champion and cannot be compared with: {files}; to replace it: dora promote {spec.model_name} {version}"
 
 
 def champion_seen(spec: Spec, context: StageContext) -> str | None:

@@ -52,12 +52,13 @@ class LogpScorer:
     def __init__(self, models: Mapping[str, ModelConfig | StageRef], store_uri: str, text: TextConfig, batch_tokens: int, gpu: bool):
         import torch
 
+        from dora_core.batching import TokenBudget
         from dora_core.logprobs import ResponseLogps
         from dora_core.models import load_policy
         from dora_core.text import Encoder
 
         self._device = torch.device("cuda" if gpu else "cpu")
-        self._budget = batch_tokens
+        self.budget = TokenBudget(batch_tokens)
         dtype = torch.bfloat16 if gpu else torch.float32
         self._policies = {}
         for name, source in models.items():
@@ -75,7 +76,7 @@ class LogpScorer:
         columns: dict[str, Any] = {name: rows[name] for name in rows.column_names if name not in ("prompt", "response")}
         for name, (logps, encoder, pad_id) in self._policies.items():
             encoded = list(itertools.chain.from_iterable(encoder.encode_lists(prompts, responses)))
-            scores = score_responses(logps, encoded, pad_id, self._budget, self._device)
+            scores = score_responses(logps, encoded, pad_id, self.budget, self._device)
             columns[f"logp_{name}"] = pa.array(scores, pa.float64())
             columns.setdefault("tokens", pa.array([len(e.response_ids) for e in encoded], pa.int32()))
             columns.setdefault("prompt_tokens", pa.array([len(e.prompt_ids) for e in encoded], pa.int32()))
@@ -83,12 +84,17 @@ class LogpScorer:
         return pa.table(columns)
 
 
-def ledger_digest(spec: Spec) -> str:
+def ledger_digest(spec: Spec, *, as_planned: bool = False) -> str:
     """What log-probabilities depend on besides the row. A trained start is its stage's digest; a model by name is its commit or the
-    digest of its files *as they are now*, whatever the plan saw, so values of other weights are never found."""
+    digest of its files *as they are now*, whatever the plan saw, so values of other weights are never found.
+
+    Args:
+        as_planned: the files as the plan saw them: where the values of an earlier run are.
+    """
     from dora_core.pinning import pin
 
-    weights = pin(spec.model).model_dump(mode="json") if spec.start is None else spec.start.model_dump()
+    model = spec.model if as_planned or spec.start is not None else pin(spec.model)
+    weights = model.model_dump(mode="json") if spec.start is None else spec.start.model_dump()
     return sha256_of({"version": spec.version, "weights": weights, "text": spec.text.model_dump(mode="json")})
 
 

@@ -1,19 +1,22 @@
 """Sharded inference over a stream of rows: deterministic shards, a pool of Ray actors, resume.
 
 Rows are cut into shards by position (``execution.shard_rows``), however the stream was batched. A shard's output depends on its rows
-and the worker's arguments alone, so the number of workers, their deaths and restarts never change a byte of the result.
+and the worker's arguments alone, so the number of workers, their deaths and restarts never change a byte of the result. (Where the
+accelerator ran out of memory, results are the same up to rounding, and the stage says so.)
 
 Memory does not grow with the rows: a shard is cut when an actor is free for it (one more waits), and results are read back from
 disk one by one, in the order of the rows.
 
 Each finished shard is two files in ``scratch/<name>/``: ``<first>-<last>.parquet``, written to a temporary name, fsynced,
 renamed; then its marker ``….json`` (rows, sha256 of the data, sha256 of the input rows, min/max/NaN count per float column,
-attempt, seconds). A shard is done when its marker agrees with both its data and its input; anything else is computed again.
+attempt, seconds, tokens per batch where memory lowered them). A shard is done when its marker agrees with both its data and its input;
+anything else is computed again.
 The folder survives a crash, on a remote store too (each file is committed as soon as it is final), and is bookkeeping:
 never listed in ``result.json``, free to delete once that exists.
 
-Failure policy: a *death* of an actor (kill −9, out of memory, lost node) costs the shard it held, which goes to a replacement,
-up to ``execution.max_failures`` deaths; an *exception* of the worker is a fault of code or data and is raised as it is.
+Failure policy: a *death* of an actor (kill −9, out of memory, lost node) costs the shard it held, which goes to a replacement; a shard
+that kills one worker after another is set aside, and the step fails for it when the others are finished (``tasks/deaths.py``). An
+*exception* of the worker is a fault of code or data and is raised as it is. Finished shards are kept in any case.
 
 Left out: work stealing and several shards in flight per actor. Shards are minutes, a round trip is milliseconds.
 """
@@ -29,9 +32,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dora_core.config import Execution
-from dora_core.errors import StageFailed
-from infra.store import sha256_file
+from infra.store import replacing, sha256_file
 from tasks.cluster import check_fits, ray_session
+from tasks.deaths import Deaths, configured
 from tasks.rows import rebatch
 from tasks.stage import StageContext
 
@@ -60,12 +63,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class Computed:
-    """One shard's output. ``attempt`` counts from 1 within this run of the stage."""
+    """One shard's output.
+
+    Attributes:
+        attempt: counts from 1 within this run of the stage.
+        batch_tokens: what the worker's budget was lowered to, None where all batches fitted into memory.
+    """
 
     shard: Shard
     table: pa.Table
     seconds: float
     attempt: int
+    batch_tokens: int | None
 
 
 def run_shards(
@@ -98,12 +107,13 @@ def stream_shards(
         total: number of input rows, for the progress bar.
         name: folder of the shards, unique within the stage.
         worker: an importable class; built once per actor (that is where a model is loaded), then called with tables.
-            Must return as many rows as it got and depend on nothing but its arguments and those rows.
+            Must return as many rows as it got and depend on nothing but its arguments and those rows. If it has a ``budget``
+            (``dora_core.batching.TokenBudget``), what that was lowered to becomes a warning of the stage.
         execution: ``workers`` actors at most, each with ``cpus_per_worker`` and ``gpus_per_worker``; 0 = in this process.
         unit: what a row is called in the progress bar.
 
     Raises:
-        StageFailed: more than ``execution.max_failures`` actors died.
+        StageFailed: too many actors died.
         ServiceError: no node of the cluster is big enough for a worker.
     """
     ledger, finished, reused = ShardLedger(context, name), 0, 0
@@ -129,13 +139,18 @@ def stream_shards(
 
     context.progress(0, total, unit, name)
     compute = _in_process if execution.workers == 0 else _on_actors
-    for computed in compute(incomplete(), worker, arguments, execution, context, -(-total // execution.shard_rows)):
+    for computed in compute(incomplete(), worker, arguments, execution, context, -(-total // execution.shard_rows), unit):
         ledger.mark_done(computed)
         done.add(computed.shard.start)
         finished += computed.table.num_rows
         context.progress(finished, total, unit, name)
         yield from ready()
     yield from ready()
+    if ledger.batch_tokens is not None:
+        context.warn(
+            f"{name}: the accelerator's memory did not hold {execution.batch_tokens} tokens, so batches were cut to {ledger.batch_tokens}: "
+            f"set batch_tokens of {configured(context.folder.stage)} to that"
+        )
     if reused:
         context.log.info("%s: %d of %d %s were there from an earlier attempt", name, reused, total, unit)
 
@@ -152,34 +167,38 @@ def cut(tables: Iterable[pa.Table], shard_rows: int) -> Iterator[Shard]:
 
 
 class ShardLedger:
-    """Which shards of one sharded step are finished, by checksums; see the module docstring."""
+    """Which shards of one sharded step are finished, by checksums; see the module docstring.
+
+    Attributes:
+        batch_tokens: the fewest of any shard asked for or marked; None where memory lowered none.
+    """
 
     def __init__(self, context: StageContext, name: str):
         self._context, self._folder = context, f"scratch/{name}"
         (context.path / self._folder).mkdir(parents=True, exist_ok=True)
+        self.batch_tokens: int | None = None
 
     def is_done(self, shard: Shard) -> bool:
         """The marker is there, belongs to these input rows, and the data has its checksum."""
         store, prefix = self._context.store, f"{self._context.folder.stage}/{self._context.folder.digest}"
         marker = store.read_json(f"{prefix}/{self._marker(shard)}")
-        if marker is None or marker["input_sha256"] != shard.sha256:
+        if not isinstance(marker, dict) or marker.get("input_sha256") != shard.sha256:
             return False
         data = self._context.path / self._data(shard)
         if not data.exists() and self._data(shard).rsplit("/", 1)[1] in store.list(f"{prefix}/{self._folder}"):
             store.download(f"{prefix}/{self._data(shard)}")
-        return data.exists() and sha256_file(data) == marker["sha256"]
+        if not data.exists() or sha256_file(data) != marker.get("sha256"):
+            return False
+        self._note(marker.get("batch_tokens"))
+        return True
 
     def mark_done(self, computed: Computed) -> None:
         """Write the data, then the marker; both durable, both atomic."""
         import pyarrow.parquet as pq
 
         data = self._context.path / self._data(computed.shard)
-        temporary = data.with_name(f".{data.name}.tmp")
-        with temporary.open("wb") as file:
+        with replacing(data) as file:
             pq.write_table(computed.table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, data)
         self._context.folder.commit(self._data(computed.shard))
         marker = {
             "rows": computed.table.num_rows,
@@ -188,13 +207,18 @@ class ShardLedger:
             "columns": float_ranges(computed.table),
             "attempt": computed.attempt,
             "seconds": round(computed.seconds, 3),
+            "batch_tokens": computed.batch_tokens,
         }
         self._context.folder.write_json(self._marker(computed.shard), marker)
+        self._note(computed.batch_tokens)
 
     def read(self, shard: Shard) -> pa.Table:
         import pyarrow.parquet as pq
 
         return pq.read_table(self._context.path / self._data(shard))
+
+    def _note(self, batch_tokens: int | None) -> None:
+        self.batch_tokens = min((n for n in (self.batch_tokens, batch_tokens) if n is not None), default=None)
 
     def _data(self, shard: Shard) -> str:
         return f"{self._folder}/{shard.name}.parquet"
@@ -225,17 +249,17 @@ def float_ranges(table: pa.Table) -> dict[str, dict[str, float | int | None]]:
 
 
 def _in_process(
-    todo: Iterator[Shard], worker: type, arguments: dict[str, Any], execution: Execution, _context: StageContext, _most: int
+    todo: Iterator[Shard], worker: type, arguments: dict[str, Any], execution: Execution, _context: StageContext, _most: int, _unit: str
 ) -> Iterator[Computed]:
     built: Worker | None = None
     for shard in todo:
         started = time.monotonic()
         built = built or worker(**arguments)
-        yield Computed(shard, _apply(built, shard.ipc), time.monotonic() - started, 1)
+        yield Computed(shard, _apply(built, shard.ipc), time.monotonic() - started, 1, _lowered(built))
 
 
 def _on_actors(
-    todo: Iterator[Shard], worker: type, arguments: dict[str, Any], execution: Execution, context: StageContext, most: int
+    todo: Iterator[Shard], worker: type, arguments: dict[str, Any], execution: Execution, context: StageContext, most: int, unit: str
 ) -> Iterator[Computed]:
     """One shard per actor in flight, and one cut ahead of need; there are ``most`` shards at most. A shard is only handed to an actor that
     has started, so that two stages which share a cluster never wait for each other's places."""
@@ -243,13 +267,13 @@ def _on_actors(
     if not first:
         return
     import ray
-    from ray.exceptions import RayActorError, RayTaskError
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
     with ray_session():
         check_fits(execution)
         actor_class = ray.remote(_Actor).options(num_cpus=execution.cpus_per_worker, num_gpus=execution.gpus_per_worker, max_restarts=0)
         recipe = ray.put((worker, arguments))
-        pending, attempts, deaths = deque(first), dict[int, int](), 0
+        pending, attempts, deaths = deque(first), dict[int, int](), Deaths(execution.max_failures, context.folder.stage, context.log)
         actors: list[Any] = []  # every actor ever started: a traceback would keep a forgotten one, and its place, alive
         running: dict[Any, tuple[Any, Shard | None]] = {}  # a shard of None: the actor is starting
 
@@ -270,12 +294,8 @@ def _on_actors(
                 actor, shard = running.pop(reference)
                 try:
                     answer = ray.get(reference)
-                except RayActorError as error:
-                    deaths += 1
-                    if deaths > execution.max_failures:
-                        raise _too_many_deaths(deaths, shard, error) from error
-                    context.log.warning("a worker died (%d of at most %d); its shard starts again", deaths, execution.max_failures)
-                    if shard is not None:
+                except (RayActorError, OutOfMemoryError) as error:  # the latter where Ray's own memory monitor killed it
+                    if deaths.count(shard and f"{unit} {shard.start} to {shard.stop}", error) and shard is not None:
                         pending.appendleft(shard)
                     start_actor()
                     continue
@@ -289,8 +309,9 @@ def _on_actors(
                 else:
                     ray.kill(actor)  # gives its place to other stages while the last shards run
                 if shard is not None:
-                    table, seconds = answer
-                    yield Computed(shard, _from_ipc(table), seconds, attempts.pop(shard.start))
+                    table, seconds, batch_tokens = answer
+                    yield Computed(shard, _from_ipc(table), seconds, attempts.pop(shard.start), batch_tokens)
+            deaths.raise_those_set_aside()
         finally:
             for actor in actors:
                 ray.kill(actor)
@@ -306,7 +327,7 @@ class _Actor:
     def ready(self) -> None:
         return None
 
-    def compute(self, recipe: tuple[type, dict[str, Any]], ipc: bytes) -> tuple[bytes, float]:
+    def compute(self, recipe: tuple[type, dict[str, Any]], ipc: bytes) -> tuple[bytes, float, int | None]:
         started = time.monotonic()
         if self._worker is None:
             import torch
@@ -315,7 +336,7 @@ class _Actor:
             os.environ["RAYON_NUM_THREADS"] = str(self._threads)  # the tokenizers' pool, made at their first use; else one per core
             worker, arguments = recipe
             self._worker = worker(**arguments)
-        return _to_ipc(_apply(self._worker, ipc)), time.monotonic() - started
+        return _to_ipc(_apply(self._worker, ipc)), time.monotonic() - started, _lowered(self._worker)
 
 
 def _apply(worker: Worker, ipc: bytes) -> pa.Table:
@@ -325,13 +346,9 @@ def _apply(worker: Worker, ipc: bytes) -> pa.Table:
     return table
 
 
-def _too_many_deaths(deaths: int, shard: Shard | None, error: BaseException) -> StageFailed:
-    place = "while starting" if shard is None else f"in rows {shard.start} to {shard.stop}"
-    return StageFailed(
-        f"{deaths} workers died, the last one {place}: {str(error).strip().splitlines()[0]}",
-        hint="usually out of memory: lower execution.batch_tokens or workers; finished shards are kept, so run the same command again. "
-        "execution.max_failures is the number of deaths survived",
-    )
+def _lowered(worker: Worker) -> int | None:
+    budget = getattr(worker, "budget", None)
+    return None if budget is None else budget.lowered
 
 
 def _to_ipc(table: pa.Table) -> bytes:

@@ -21,7 +21,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -31,7 +32,7 @@ from pydantic import Field
 from dora_core.config import Execution, ModelConfig, StrictModel
 from dora_core.errors import DoraError
 from infra.journal import JournalWriter
-from infra.store import ERROR, SPEC, StageFolder, Store, sha256_of, split_uri
+from infra.store import ERROR, SPEC, StageFolder, Store, full_disk, sha256_of, split_uri
 
 DIGEST_PATTERN = r"^[0-9a-f]{64}$"
 
@@ -119,12 +120,17 @@ class StageOutput:
 
 @dataclass
 class StageContext:
-    """Everything a running stage may touch besides its spec."""
+    """Everything a running stage may touch besides its spec.
+
+    Attributes:
+        warnings: what the result's ``facts["warnings"]`` get besides the stage's own; see :meth:`warn`.
+    """
 
     store: Store
     folder: StageFolder
     journal: JournalWriter
     log: logging.Logger
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def path(self) -> Path:
@@ -150,6 +156,11 @@ class StageContext:
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         self.journal.progress(done, total, unit, note)
 
+    def warn(self, message: str) -> None:
+        """Something people should know of how this stage ran: into the log, and with the result to all who show it."""
+        self.log.warning("%s", message)
+        self.warnings.append(message)
+
 
 Run = Callable[[Any, StageContext], StageOutput]
 
@@ -159,6 +170,7 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
 
     Raises:
         DoraError: as raised by ``run``; also written to ``error.json`` so that a supervisor in another process sees it.
+        StoreError: a disk is full, whatever ``run`` made of it.
     """
     digest = spec.digest()
     if spec.is_done(store):
@@ -171,24 +183,33 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
     started, clock = time.time(), time.monotonic()
     try:
         output = run(spec, context)
-    except Exception as error:  # a stop (SystemExit, KeyboardInterrupt) is no error of the stage
-        folder.write_json(ERROR, describe_error(error))
+        context.journal.flush()
+        extra = {"warnings": [*output.facts.get("warnings", []), *context.warnings]} if context.warnings else {}
+        result = {
+            "stage": spec.stage,
+            "digest": digest,
+            "spec": spec.payload(),
+            "inputs": {name: ref.model_dump() for name, ref in spec.inputs().items()},
+            "rows": output.rows,
+            "metrics": {k: float(v) for k, v in output.metrics.items()},
+            "facts": output.facts | extra,
+            "started": started,
+            "seconds": time.monotonic() - clock,
+            "python": platform.python_version(),
+        }
+        store.mark_done(folder, result)
+    except (SystemExit, KeyboardInterrupt):  # a stop is no error of the stage
+        raise
+    except BaseException as error:  # that of torch.distributed.checkpoint is no Exception
+        named = _full_disk(error, folder)
+        with suppress(OSError, DoraError):  # a full disk takes no word of it either: the cause is raised all the same
+            folder.write_json(ERROR, describe_error(named or error))
+        if named is not None:
+            raise named from error
         raise
     finally:
-        context.journal.flush()
-    result = {
-        "stage": spec.stage,
-        "digest": digest,
-        "spec": spec.payload(),
-        "inputs": {name: ref.model_dump() for name, ref in spec.inputs().items()},
-        "rows": output.rows,
-        "metrics": {k: float(v) for k, v in output.metrics.items()},
-        "facts": output.facts,
-        "started": started,
-        "seconds": time.monotonic() - clock,
-        "python": platform.python_version(),
-    }
-    store.mark_done(folder, result)
+        with suppress(OSError, DoraError):
+            context.journal.flush()
     shutil.rmtree(folder.path / "scratch", ignore_errors=True)  # kept for resume until here
     result = store.read_result(spec.stage, digest)
     assert result is not None
@@ -197,14 +218,9 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
 
 def describe_error(error: BaseException) -> dict[str, Any]:
     """JSON form of any exception: the innermost :class:`DoraError` in the chain if there is one, else type and place."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _causes(error):
         if isinstance(cause, DoraError):
             return cause.to_json()
-        # Ray wraps a worker's exception in attributes of its own rather than in __cause__.
-        failures = getattr(cause, "worker_failures", None)
-        inner = next(iter(failures.values())) if failures else getattr(cause, "cause", None)
-        cause = inner if isinstance(inner, BaseException) and inner is not cause else (cause.__cause__ or cause.__context__)
     frame = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
     place = f" at {Path(frame.filename).name}:{frame.lineno}" if frame else ""
     return {
@@ -214,6 +230,29 @@ def describe_error(error: BaseException) -> dict[str, Any]:
         "retryable": False,
         "traceback": "".join(traceback.format_exception(error)),
     }
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """``error``, what it was raised from, and so on; each once, for what Ray wraps is raised from its wrapping."""
+    cause: BaseException | None = error
+    seen = set[int]()
+    while cause is not None and id(cause) not in seen:
+        yield cause
+        seen.add(id(cause))
+        # Ray wraps a worker's exception in attributes of its own rather than in __cause__.
+        failures = getattr(cause, "worker_failures", None)
+        inner = next(iter(failures.values())) if failures else getattr(cause, "cause", None)
+        cause = inner if isinstance(inner, BaseException) and inner is not cause else (cause.__cause__ or cause.__context__)
+
+
+def _full_disk(error: BaseException, folder: StageFolder) -> DoraError | None:
+    """What to raise instead of ``error`` if a full disk is behind it and nobody has said so yet."""
+    for cause in _causes(error):
+        if isinstance(cause, DoraError):
+            return None
+        if (named := full_disk(cause, folder.path)) is not None:
+            return named
+    return None
 
 
 def write_spec(spec: StageSpec, store: Store) -> str:

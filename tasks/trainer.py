@@ -6,22 +6,28 @@ the trained model ends in ``<stage folder>/model``. What kind of model that is, 
 
 The Ray Train run is named after the digest: Ray resumes by (storage path, name), and another configuration under the same
 name would silently resume a foreign checkpoint.
+
+Out of memory in a step, training goes on from the last checkpoint with half as many tokens in a micro-batch, which changes the weights
+by rounding only. A file in the stage's scratch folder remembers it, for the other ranks and the next attempt.
 """
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.fs as pafs
+
 from dora_core.config import Execution, ModelConfig, OptimizationConfig
-from dora_core.errors import TrainingError
+from dora_core.errors import DoraError, TrainingError
 from infra.journal import JournalWriter
-from infra.store import Store
+from infra.store import Store, full_disk
 from tasks.stage import StageContext, StageRef, local_model
 
 if TYPE_CHECKING:
@@ -31,7 +37,11 @@ if TYPE_CHECKING:
     from dora_core.distributed import Worker
     from dora_core.logprobs import ResponseLogps
     from dora_core.reward_model import RewardModel
-    from dora_core.training import Task
+    from dora_core.training import OutOfMemory, Task
+
+MEMORY = "scratch/memory.json"
+RECORD = "checkpoint_manager_snapshot.json"  # Ray Train's, in the folder of a run
+log = logging.getLogger("dora.training")
 
 
 class CausalLM:
@@ -148,7 +158,7 @@ def train_on_this_process(job: TrainingJob) -> dict[str, Any]:
     import torch
 
     from dora_core.distributed import Worker
-    from dora_core.training import FolderHooks
+    from dora_core.training import FolderHooks, OutOfMemory
 
     class Hooks(FolderHooks):
         def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -160,8 +170,15 @@ def train_on_this_process(job: TrainingJob) -> dict[str, Any]:
     folder = Store(job.store_uri).folder(job.stage, job.digest)
     journal = JournalWriter(folder)
     device = torch.device("cuda") if job.execution.gpus_per_worker else torch.device("cpu")
+    hooks = Hooks(folder.path / "scratch" / "checkpoints")
     try:
-        return _train(job, Worker(device=device), Hooks(folder.path / "scratch" / "checkpoints"))
+        while True:
+            try:
+                return _train(job, Worker(device=device), hooks)
+            except OutOfMemory:
+                pass  # the error holds on to what did not fit, until here
+            gc.collect()
+            torch.cuda.empty_cache()
     finally:
         journal.flush()
 
@@ -172,13 +189,14 @@ def train_on_this_process(job: TrainingJob) -> dict[str, Any]:
 def _train_on_ray(context: StageContext, job: TrainingJob) -> dict[str, Any]:
     # Read by the Ray Train controller, started from this process: without it every report() costs about two seconds.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.exceptions import ActorDiedError
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from tasks.cluster import ray_session
 
     execution, gpu = job.execution, job.execution.gpus_per_worker > 0
-    storage = f"{context.store.uri}/{job.stage}/{job.digest}/scratch" if context.store.remote else str(context.scratch)
+    storage, name = _run_folder(job).rsplit("/", 1)
     resources = {"CPU": execution.cpus_per_worker} | ({"GPU": execution.gpus_per_worker} if gpu else {})
     with ray_session():
         trainer = TorchTrainer(
@@ -187,16 +205,52 @@ def _train_on_ray(context: StageContext, job: TrainingJob) -> dict[str, Any]:
             scaling_config=ScalingConfig(num_workers=execution.workers, use_gpu=gpu, resources_per_worker=resources),
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             run_config=RunConfig(
-                name=f"{job.stage}-{job.digest}",
+                name=name,
                 storage_path=storage,
                 failure_config=FailureConfig(max_failures=execution.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
         )
-        trainer.fit()
+        while True:
+            memory = _memory(job)
+            try:
+                trainer.fit()
+                break
+            except TrainingFailedError as error:
+                if _memory(job) == memory:
+                    raise _last_failure(job, getattr(error, "worker_failures", {}) or {0: error}) from error
+                # Ray counted running out of memory as a failure; halving ends by itself, so these come on top of max_failures.
+            except ActorDiedError as error:
+                if "CheckpointManagerInitializationError" not in str(error):
+                    raise
+                cause = str(error).strip().splitlines()[-1].rpartition("Error: ")[2]
+                context.warn(f"Ray Train's record of its checkpoints in {storage}/{name} was discarded: {cause}")
+                filesystem, path = pafs.FileSystem.from_uri(f"{storage}/{name}/{RECORD}")
+                filesystem.delete_file(path)  # the checkpoints themselves are found without it
     trained_folder(context.store, job.stage, job.digest)
-    report = context.store.read_json(f"{job.stage}/{job.digest}/scratch/report.json")
-    return report
+    return context.store.read_json(f"{job.stage}/{job.digest}/scratch/report.json")
+
+
+def _last_failure(job: TrainingJob, failures: dict[int, Exception]) -> DoraError:
+    """Why a run that Ray Train gave up failed the last time: a worker's own words if it had any, else which rank died."""
+    folder = Store(job.store_uri).folder(job.stage, job.digest).path
+    for failure in failures.values():
+        if isinstance(failure, DoraError):
+            return failure
+        if (full := full_disk(failure, folder)) is not None:
+            return full
+    causes = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
+    lines = [f"rank {rank}: {type(cause).__name__}: {str(cause).strip().splitlines()[0]}" for rank, cause in causes.items()]
+    return TrainingError(
+        f"{job.stage} failed more than {job.execution.max_failures} times, at last because of {'; '.join(lines)}",
+        hint=f"run again: training goes on from its last checkpoint. A worker that dies without a word was usually out of the machine's "
+        f"memory (lower execution.{job.stage}.workers) or on a lost node (raise execution.{job.stage}.max_failures)",
+    )
+
+
+def _run_folder(job: TrainingJob) -> str:
+    """Path or URI of what Ray Train keeps for this run."""
+    return f"{Store(job.store_uri).uri}/{job.stage}/{job.digest}/scratch/{job.stage}-{job.digest}"
 
 
 def _ray_worker(config: dict[str, Any]) -> None:
@@ -212,33 +266,45 @@ def _ray_worker(config: dict[str, Any]) -> None:
     worker = Worker.current(ray.train.torch.get_device())
     folder = Store(job.store_uri).folder(job.stage, job.digest)
     journal = JournalWriter(folder)
-    with tempfile.TemporaryDirectory() as local:
-        report = _train(job, worker, _RayHooks(Path(local), journal, worker))
+    local = folder.path / "scratch" / f"rank-{worker.rank}"  # not in /tmp, where nobody would look for what a killed rank leaves
+    try:
+        report = _train(job, worker, _RayHooks(_run_folder(job), local, journal, worker))
+    finally:
+        journal.flush()
     if worker.rank == 0:
         folder.write_json("scratch/report.json", report)
-    journal.flush()
 
 
 class _RayHooks:
-    """Checkpoints through ``ray.train.report``: only what its manager has committed counts as a checkpoint."""
+    """Checkpoints through ``ray.train.report``, which uploads them and deletes old ones.
 
-    def __init__(self, local: Path, journal: JournalWriter, worker: Worker):
-        self._local, self._journal, self._worker = local, journal, worker
+    Which there are is read from the storage: Ray's own record of them is not written atomically, and once torn would hide them all.
+    """
 
-    def latest(self) -> Path | None:
-        import ray.train
+    def __init__(self, run: str, local: Path, journal: JournalWriter, worker: Worker):
+        self._run, self._local, self._journal, self._worker = run, local, journal, worker
 
-        checkpoint = ray.train.get_checkpoint()
-        return None if checkpoint is None else Path(checkpoint.to_directory(str(self._local / "resume")))
+    def checkpoints(self) -> Iterator[Path]:
+        """Those whose last file is there; Ray names them by the time. Every rank sees what rank 0 sees."""
+        from ray.train import Checkpoint
+
+        from dora_core.checkpoints import PROGRESS
+
+        filesystem, root = pafs.FileSystem.from_uri(self._run)
+        files = filesystem.get_file_info(pafs.FileSelector(root, allow_not_found=True, recursive=True))
+        found = sorted((str(Path(file.path).parent) for file in files if file.base_name == PROGRESS), reverse=True)
+        for path in self._worker.gather(found)[0]:
+            with Checkpoint(path, filesystem).as_directory() as folder:
+                yield Path(folder)
 
     def save(self, folder_writer: Callable[[Path], None], step: int) -> None:
         import ray.train
 
-        target = self._local / f"step-{step}-rank-{self._worker.rank}"
-        target.mkdir()
-        folder_writer(target)
-        ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(str(target)))
-        shutil.rmtree(target)
+        shutil.rmtree(self._local, ignore_errors=True)
+        self._local.mkdir(parents=True)
+        folder_writer(self._local)
+        ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(str(self._local)))
+        shutil.rmtree(self._local)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         self._journal.metrics(step, metrics)
@@ -253,14 +319,21 @@ class _RayHooks:
 def _train(job: TrainingJob, worker: Worker, hooks: Any) -> dict[str, Any]:
     from dora_core.distributed import full_weights
     from dora_core.models import save_model
-    from dora_core.training import Schedule, fit
+    from dora_core.training import OutOfMemory, Schedule, fit
 
+    memory = _memory(job)
+    execution = job.execution.model_copy(update={"micro_batch_tokens": memory["micro_batch_tokens"]})
     start = load(job, worker)
     task = job.build(start, worker, **job.arguments)
-    report = fit(task, job.optimization, job.execution, worker, hooks)
+    try:
+        report = fit(task, job.optimization, execution, worker, hooks, run=job.digest)
+    except OutOfMemory as error:
+        _remember(job, memory["warnings"], error)
+        raise
     weights = full_weights(task.module)
     if worker.rank == 0:
         folder = Store(job.store_uri).folder(job.stage, job.digest)
+        shutil.rmtree(folder.path / "model", ignore_errors=True)  # half of one, from an attempt that was killed here
         save_model(trained_model(job, weights), start.tokenizer, folder.path / "model")
         for file in (folder.path / "model").iterdir():
             folder.commit(f"model/{file.name}")
@@ -270,8 +343,26 @@ def _train(job: TrainingJob, worker: Worker, hooks: Any) -> dict[str, Any]:
         "resumed_from": report.resumed_from,
         "curve": report.curve,
         "records": len(task.tokens),
-        "warnings": job.kind.warnings(start.module),
+        "warnings": [*memory["warnings"], *report.warnings, *job.kind.warnings(start.module)],
     }
+
+
+def _memory(job: TrainingJob) -> dict[str, Any]:
+    """What running out of memory has taught: how many tokens a micro-batch may have, and the warnings that say so."""
+    memory = Store(job.store_uri).read_json(f"{job.stage}/{job.digest}/{MEMORY}") or {"warnings": []}
+    configured = job.execution.micro_batch_tokens
+    return memory | {"micro_batch_tokens": min(configured, memory.get("micro_batch_tokens", configured))}
+
+
+def _remember(job: TrainingJob, warnings: list[str], error: OutOfMemory) -> None:
+    """Ranks that run out of memory in the same step may all do this; one of them has the last word."""
+    warning = (
+        f"{error.message}: training went on from the last checkpoint with at most {error.budget} tokens, which changes the weights by "
+        f"rounding only; set execution.{job.stage}.micro_batch_tokens to {error.budget} to save the attempt"
+    )
+    log.warning(warning)
+    memory = {"micro_batch_tokens": error.budget, "warnings": [*warnings, warning]}
+    Store(job.store_uri).folder(job.stage, job.digest).write_json(MEMORY, memory)
 
 
 def load(job: TrainingJob, worker: Worker) -> Start:

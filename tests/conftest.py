@@ -20,6 +20,7 @@ hypothesis.settings.register_profile("dora", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("dora")
 
 
+pytest_plugins = ["tests.faults"]
 SLOW = ("browser", "system", "component")
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import requests
 import yaml
 
 from dora_core.testbed import Testbed, TestbedConfig
+from flows.manifest import manifests
 from infra.ray_head import auth_headers
+from infra.store import Store
 
 WAIT_SECONDS = 400
 
@@ -53,16 +56,37 @@ class Machine:
     def mlflow_states(self, project: str) -> list[str]:
         return [run["info"]["status"] for run in self.mlflow_runs(project)]
 
-    def processes(self) -> list[str]:
-        """Command lines of everything that belongs to this home."""
+    def living(self) -> list[psutil.Process]:
+        """Everything that belongs to this home."""
         found = []
         for process in psutil.process_iter():
-            try:
+            with suppress(psutil.Error):
                 if process.environ().get("DORA_HOME") == str(self.home) and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(" ".join(process.cmdline()))
-            except psutil.Error:
-                continue
+                    found.append(process)
         return found
+
+    def processes(self) -> list[str]:
+        """Command lines of everything that belongs to this home."""
+        return [line for line, _ in self._lines()]
+
+    def find(self, text: str) -> list[psutil.Process]:
+        """The Python processes of this home whose command line has ``text``."""
+        return [process for line, process in self._lines() if text in line and not line.startswith("/bin/sh")]
+
+    def _lines(self) -> list[tuple[str, psutil.Process]]:
+        lines = []
+        for process in self.living():
+            with suppress(psutil.Error):
+                lines.append((" ".join(process.cmdline()), process))
+        return lines
+
+    @property
+    def store(self) -> Store:
+        return Store(str(self.home / "store"))
+
+    def manifest(self, flow_run: str) -> dict[str, Any]:
+        """The newest manifest of a flow run."""
+        return max((m.content for m in manifests(self.store) if m.content["flow_run_id"] == flow_run), key=lambda m: m["started"])
 
     def start(self, parameters: dict[str, Any]) -> str:
         """Id of a flow run, started as the form of the deployment `realign` starts it."""

@@ -208,6 +208,7 @@ def down(as_json: Json = False) -> None:
 
 app.command(epilog="Example: dora deploy --webhook https://hooks.example.org/dora")(operate.deploy)
 app.command(epilog="Example: dora reap --dry-run")(operate.reap)
+app.command(epilog="Example: dora gc --older-than 30d, then: dora gc --older-than 30d --delete")(operate.gc)
 
 
 @app.command(epilog="Example: dora doctor")

@@ -74,4 +74,4 @@ def _panel(message: str, hint: str, *, style: str = "red", title: str = "error")
 
 def _json(as_json: bool, error: dict[str, object]) -> None:
     if as_json:
-        typer.echo(json.dumps({"error": error}, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps({"error": error}, indent=1))

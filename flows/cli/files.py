@@ -35,7 +35,7 @@ from infra.journal import JournalReader
 from infra.settings import Settings, apply_environment
 from infra.store import Store, sha256_of
 from tasks import generate, judge, prompts
-from tasks.stage import StageSpec, execute, prepare_process
+from tasks.stage import StageSpec, execute, prepare_process, write_spec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -149,6 +149,7 @@ class Command:
                 if ray is not None and _on_ray(stage):
                     run_as_job(ray.jobs(), stage.spec, self.store, on_log=lambda line: observer.log(stage, line))
                 else:
+                    write_spec(stage.spec, self.store)  # tells `dora gc` what this one reads
                     execute(stage.spec, importlib.import_module(f"tasks.{stage.stage}").run, self.store)
         except BaseException as error:
             observer.finished(stage, "failed" if isinstance(error, Exception) else "cancelled", None)

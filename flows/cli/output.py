@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from flows.session import Observer, notes
+from flows.manifest import notes
+from flows.session import Observer
 
 if TYPE_CHECKING:
     from flows.approval import Question
@@ -89,7 +91,7 @@ class Out:
             self.say("")
         for warning in (*notes(manifest), *manifest["warnings"]):
             self.say(f"note: {warning}")
-        total = manifest["finished"] - manifest["started"]
+        total = max(0.0, manifest["finished"] - manifest["started"])  # the clock may have been set back meanwhile
         ran = sum(s["state"] == "ran" for s in manifest["stages"])
         what = f"{ran} stages ran" if ran else "nothing to do: every stage was cached"
         what = "stopped" if manifest["status"] == "stopped" else what
@@ -102,6 +104,21 @@ class Out:
         for check in checks:
             hint = f"\n     → {check.hint}" if check.hint and check.ok is not True else ""
             self.console.print(Text.assemble(marks[check.ok], f" {check.name}: {check.detail}{hint}"))
+
+    @contextmanager
+    def counting(self) -> Iterator[Callable[[str, int, int | None], None]]:
+        """What is told how far one long work is: a line that changes on a terminal, one now and then elsewhere."""
+        told, pause = time.monotonic(), 0.1 if self.console.is_terminal else LINE_SECONDS
+        with self.console.status("") as status:  # shows nothing where there is no terminal
+
+            def tell(what: str, done: int, total: int | None) -> None:
+                nonlocal told
+                if time.monotonic() - told > pause:
+                    told = time.monotonic()
+                    text = f"{what}: {done}{f' of {total}' if total else ''}" if done else what
+                    (status.update if self.console.is_terminal else self.say)(text)
+
+            yield tell
 
     @contextmanager
     def watching(self, verbose: bool) -> Iterator[Observer]:
@@ -242,7 +259,8 @@ def headline(stage: str, result: dict[str, Any]) -> str:
     """The one figure of a stage that people look for first."""
     facts, metrics = result["facts"], result["metrics"]
     if stage == "ingest":
-        bad = f", {facts['rows_bad']} bad" if facts["rows_bad"] else ""
+        reasons = ", ".join(f"{reason} {n}" for reason, n in Counter(facts["bad_by_reason"]).most_common(3))
+        bad = f", {facts['rows_bad']} bad ({reasons})" if facts["rows_bad"] else ""
         return f"{sum(facts['records'].values())} records{bad}"
     if stage == "classify":
         if facts["reused"]:

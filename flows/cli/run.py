@@ -90,9 +90,13 @@ def _run(start: Callable[[], dict[str, Any]], *, as_json: bool, verbose: bool, r
     api = nullcontext(lambda: None) if places.prefect_api_url else own_prefect_api(settings)
     with api as wait_for_api, out.watching(verbose) as observer:
         import flows.stage  # noqa: F401  # imports Prefect while its API boots
+        from flows.reap import end_dead
         from flows.session import COMMAND, Command
 
         wait_for_api()
+        # Without a server there is no flow `reap`: the next command closes what a killed one left. A bucket's manifests take long to read.
+        if places.prefect_api_url is None and Store(settings.store_uri).remote is None:
+            end_dead(settings)
         token = COMMAND.set(Command(places, observer))
         stopped: RunStopped | None = None
         try:

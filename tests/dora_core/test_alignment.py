@@ -81,15 +81,19 @@ def test_alignment_raises_the_preferred_response(policy, tokenizer, tmp_path: Pa
     assert report.curve["margin"][0] == pytest.approx(0.0, abs=1e-4), "policy equals reference before the first step"
 
 
-def _train(worker: Worker, strategy: str, folder: Path) -> dict[str, torch.Tensor]:
-    """Six steps from the same start; checkpoints on the way so that sharded saving runs too."""
+STEPS = 6
+
+
+def _train(worker: Worker, strategy: str, folder: Path) -> tuple[int | None, dict[str, torch.Tensor]]:
+    """(step of the checkpoint it went on from, weights) after six steps; leaves checkpoints of 2 and 4: call again to resume."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer([w for r in RECORDS for w in (r["prompt"], *r["responses"])] * 3, 300)
     policy = build_policy(ModelConfig(hidden_size=32, layers=2, heads=2), tokenizer, 64)
     execution = Execution(strategy=strategy, micro_batch_size=1, checkpoint_every=2)
     task = make_task(policy, tokenizer, make_data(policy, tokenizer), worker, execution)
-    fit(task, OptimizationConfig(epochs=6, batch_size=3, learning_rate=1e-3), execution, worker, FolderHooks(folder))
-    return full_weights(task.module)
+    report = fit(task, OptimizationConfig(epochs=STEPS, batch_size=3, learning_rate=1e-3), execution, worker, FolderHooks(folder))
+    assert len(report.curve["loss"]) == report.steps == STEPS and not report.warnings
+    return report.resumed_from, full_weights(task.module)
 
 
 def _rank_main(rank: int, folder: str) -> None:
@@ -97,17 +101,38 @@ def _rank_main(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     for strategy in ("ddp", "fsdp"):
-        weights = _train(Worker.current(), strategy, Path(folder) / strategy)
+        results = [_train(Worker.current(), strategy, Path(folder) / checkpoints) for checkpoints in (strategy, "alone")]
         if rank == 0:
-            torch.save(weights, Path(folder) / f"{strategy}.pt")
+            torch.save(results, Path(folder) / f"{strategy}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_replicated_or_sharded_train_like_one(tmp_path: Path) -> None:
-    alone = _train(Worker(), "ddp", tmp_path / "alone")
-    mp.spawn(_rank_main, (str(tmp_path),), nprocs=2)
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int | None, dict[str, torch.Tensor]]]:
+    """One process and two, replicated and sharded; and each gone on with from the checkpoint of the other number of processes."""
+    folder = tmp_path_factory.mktemp("ranks")
+    trainings = {"alone": _train(Worker(), "ddp", folder / "alone")}
+    mp.spawn(_rank_main, (str(folder),), nprocs=2)
     for strategy in ("ddp", "fsdp"):
-        weights = torch.load(tmp_path / f"{strategy}.pt", weights_only=True)
-        gap = max((weights[k] - alone[k]).abs().max().item() for k in alone)
-        moved = max(w.abs().max().item() for w in alone.values())
-        assert gap < 1e-4 * max(moved, 1.0), (strategy, gap)
+        trainings[strategy], trainings[f"alone, then {strategy}"] = torch.load(folder / f"{strategy}.pt", weights_only=True)
+        trainings[f"{strategy}, then alone"] = _train(Worker(), "ddp", folder / strategy)
+    return trainings
+
+
+def assert_close(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """To float32 rounding after six steps: 1e-4 of the largest weight."""
+    gap = max((got[k] - expected[k]).abs().max().item() for k in expected)
+    assert gap < 1e-4 * max(w.abs().max().item() for w in expected.values())
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_replicated_or_sharded_train_like_one(strategy: str, trainings) -> None:
+    assert trainings[strategy][0] is trainings["alone"][0] is None
+    assert_close(trainings[strategy][1], trainings["alone"][1])
+
+
+@pytest.mark.fault(21)
+@pytest.mark.parametrize("change", ["ddp, then alone", "alone, then ddp", "fsdp, then alone", "alone, then fsdp"])
+def test_another_number_of_processes_goes_on_from_the_same_checkpoint(change: str, trainings) -> None:
+    assert trainings[change][0] == 4
+    assert_close(trainings[change][1], trainings["alone"][1])

@@ -10,7 +10,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 
-from dora_core.distributed import Worker, load_checkpoint, save_checkpoint
+from dora_core.checkpoints import load_checkpoint, save_checkpoint
+from dora_core.distributed import Worker
 from dora_core.errors import StoreError
 
 
@@ -35,7 +36,7 @@ def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    save_checkpoint(tmp_path / "checkpoint", *trained(), {"step": 7}, Worker())
+    save_checkpoint(tmp_path / "checkpoint", *trained(), {"step": 7}, {}, Worker())
     return tmp_path / "checkpoint"
 
 
@@ -50,6 +51,7 @@ def test_what_training_wrote_is_read_back(checkpoint: Path) -> None:
     assert optimizer.param_groups[0]["lr"] == state.param_groups[0]["lr"] == 0.01
 
 
+@pytest.mark.fault(23)
 def test_code_in_the_table_of_contents_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     trace, table = tmp_path / "trace", pickle.loads((checkpoint / ".metadata").read_bytes())
     table.planner_data = Planted(trace)
@@ -64,11 +66,12 @@ def test_code_in_the_table_of_contents_is_refused(checkpoint: Path, tmp_path: Pa
     assert trace.exists()
 
 
+@pytest.mark.fault(23)
 def test_code_in_a_scalar_is_refused(tmp_path: Path) -> None:
     """The learning rate, replaced; as torch itself would write it."""
     module, optimizer = trained()
     optimizer.param_groups[0]["lr"] = Planted(tmp_path / "trace")  # type: ignore[assignment]
-    save_checkpoint(tmp_path / "checkpoint", module, optimizer, {"step": 7}, Worker())
+    save_checkpoint(tmp_path / "checkpoint", module, optimizer, {"step": 7}, {}, Worker())
     with pytest.raises(StoreError, match=r"optimizer\.param_groups\.0\.lr is no number"):
         load_checkpoint(tmp_path / "checkpoint", *trained(), Worker())
     assert not (tmp_path / "trace").exists()

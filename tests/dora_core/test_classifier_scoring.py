@@ -11,13 +11,14 @@ import torch
 from transformers import AutoModel
 
 from dora_core import classifier_scoring
+from dora_core.batching import token_batches
 from dora_core.classifier import build_classifier, build_tokenizer
 from dora_core.classifier_scaling import Scaling
 from dora_core.classifier_scoring import (
     CPU_BATCH,
     FittedClassifiers,
     Meta,
-    inference_batches,
+    inference_budget,
     one_ahead,
     save_fold,
     save_meta,
@@ -97,7 +98,7 @@ def test_every_fold_is_loaded_once_and_an_unused_encoder_never(saved, tmp_path: 
 def test_on_a_cpu_a_batch_fits_the_cache(saved):
     _, tokenizer, models = saved
     rows = classifier_scoring.PairEncoder(tokenizer, 8, 24)(EXAMPLES.prompts * 300, EXAMPLES.responses * 300)
-    batches = inference_batches(models[0], rows, 10**9)
+    batches = token_batches(rows.tokens.lengths, inference_budget(models[0], 10**9).tokens)
     longest = max(len(b) * rows.tokens.lengths[b].max() for b in batches)
     assert 0.9 * CPU_BATCH < longest * CONFIG.encoder.hidden_size <= CPU_BATCH
 

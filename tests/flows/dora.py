@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,22 @@ class Dora:
         return Store(str(self.home / "store"))
 
     def manifests(self) -> list[dict[str, Any]]:
-        return [self.store().read_json(f"runs/{run}/run.json") for run in self.store().list("runs")]
+        """Those that are written; a run's folder is there a moment before."""
+        return list(filter(None, (self.store().read_json(f"runs/{run}/run.json") for run in self.store().list("runs"))))
 
     def mlflow(self, query: str) -> list[tuple[Any, ...]]:
-        with sqlite3.connect(self.home / "mlflow.db") as database:
-            return database.execute(query).fetchall()
+        return _rows(self.home / "mlflow.db", query)
+
+    def prefect(self, query: str) -> list[tuple[Any, ...]]:
+        return _rows(self.home / "prefect" / "prefect.db", query)
 
     def mlflow_states(self) -> list[str]:
         return [row[0] for row in self.mlflow("select status from runs")]
+
+
+def _rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as database:
+        return database.execute(query).fetchall()
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> None:

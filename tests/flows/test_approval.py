@@ -84,18 +84,22 @@ class Place:
         self.folder, self.api, self.mlflow = folder, api, mlflow
         self.store, self.client = Store(str(folder / "home" / "store")), get_client(sync_client=True)
 
-    def config(self, project: str, **promotion: Any) -> RealignConfig:
-        """One whose stages before ``promote`` are finished."""
+    def config(self, project: str, stop: dict[str, str] | None = None, compare: str = "null", **promotion: Any) -> RealignConfig:
+        """One whose stages before ``promote`` are finished; ``stop`` is what a guard rail found in the evaluation."""
         file, data = self.folder / f"{project}.yaml", self.folder / "data.parquet"
         objective = "{objective: {name: erm}}"
         asks = json.dumps({"mode": "ask"} | promotion)
-        file.write_text(f"project: {project}\ndata: {{train: [{{path: {data}}}]}}\nalign: {objective}\ncompare: null\npromotion: {asks}\n")
+        file.write_text(
+            f"project: {project}\ndata: {{train: [{{path: {data}}}]}}\nalign: {objective}\ncompare: {compare}\npromotion: {asks}\n"
+        )
         config = load_config(file)
         for stage in build_plan(config, self.store).stages[:-1]:
             folder = self.store.folder(stage.stage, stage.digest)
             (folder.path / "model").mkdir(exist_ok=True)
             (folder.path / "model" / "config.json").write_text("{}")
-            facts: dict[str, Any] = {"ingest": {"records": {"train": 36, "eval": 4}}, "evaluate": EVALUATION}.get(stage.stage, {})
+            evaluation = EVALUATION | ({"stop": stop} if stop else {})
+            known = {"ingest": {"records": {"train": 36, "eval": 4}}, "evaluate": evaluation, "compare": {"wins": {}, "judge": "gold"}}
+            facts: dict[str, Any] = known.get(stage.stage, {})
             self.store.mark_done(
                 folder,
                 {"stage": stage.stage, "digest": stage.digest, "spec": stage.spec.payload(), "seconds": 2.0, "facts": facts}
@@ -202,6 +206,7 @@ def place(server: str, data: Path, tmp_path: Path, mlflow_sqlite: str, monkeypat
         yield place
 
 
+@pytest.mark.fault(22)
 def test_asked_approved_and_told(place: Place, receiver: Receiver) -> None:
     from flows.automations import install
 
@@ -242,6 +247,7 @@ def test_asked_approved_and_told(place: Place, receiver: Receiver) -> None:
     assert [(r.data.tags["dora.status"], r.data.tags["dora.decided_by"]) for r in runs] == [("completed", "ann")]
 
 
+@pytest.mark.fault(22, 24)
 def test_unanswered_then_asked_again_about_another_champion(place: Place) -> None:
     from flows.approval import end_overdue
 
@@ -274,10 +280,23 @@ def test_unanswered_then_asked_again_about_another_champion(place: Place) -> Non
     assert {m["status"] for m in place.manifests("asked")} == {"completed", "cancelled"}
 
 
-def test_a_failing_run_reaches_the_webhook(place: Place, receiver: Receiver) -> None:
+@pytest.mark.fault(24)
+def test_a_champion_that_was_not_compared_with_stays_and_the_run_says_so(place: Place) -> None:
+    """The project's first run compares with nobody; another project's model of the same name is champion."""
+    state = place.execute(place.start(place.config("asked", compare="{}", mode="auto")))
+    assert state.name == "Completed"
+    assert state.message.startswith("not promoted: version 1 is champion and cannot be compared with: its files are not in ")
+    assert "to replace it: dora promote asked 2" in state.message
+    assert registry.aliases(place.mlflow, "asked") == {"champion": "1", "challenger": "2"}
+
+
+def test_a_failing_run_reaches_the_webhook_and_one_that_a_guard_rail_stops_does_not(place: Place, receiver: Receiver) -> None:
+    """The guard rail's own event does, when it finds something."""
     from flows.automations import install
 
     install(place.api, receiver.url)
+    stopped = place.execute(place.start(place.config("stopping", stop={"message": "KL is 99", "hint": "lower the learning rate"})))
+    assert (stopped.name, stopped.type) == ("Stopped", "FAILED") and "KL is 99" in stopped.message
     config = place.config("failing").model_dump(mode="json", by_alias=True)
     config["data"]["train"][0]["path"] = str(place.folder / "nowhere.parquet")
     run = place.start(config)
@@ -285,3 +304,4 @@ def test_a_failing_run_reaches_the_webhook(place: Place, receiver: Receiver) -> 
     notice = receiver.wait_for("prefect.flow-run.Failed", "failing")
     assert notice["project"] == "failing" and "nowhere.parquet" in notice["cause"]
     assert notice["link"] == f"{place.api.removesuffix('/api')}/runs/flow-run/{run}"
+    assert not [told for told in receiver.told if told["run"].startswith("stopping")]

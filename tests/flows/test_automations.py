@@ -48,6 +48,7 @@ def test_what_is_installed_depends_on_heartbeats_and_a_webhook() -> None:
     assert all(a.name.startswith(PREFIX) for a in (zombies, failures, decisions))
     assert zombies.trigger.within.total_seconds() == 540
     assert {"prefect.flow-run.heartbeat", "prefect.flow-run.Suspended", "prefect.flow-run.Completed"} <= zombies.trigger.expect
+    assert "prefect.flow-run.Stopped" in zombies.trigger.expect - failures.trigger.expect, "a stop is an end, and has a notice of its own"
     assert "http://host:4200/runs/flow-run/" in failures.actions[0].payload
     assert decisions.trigger.expect == {"dora.*"}
     assert [a.name for a in automations("", None, 180)] == [zombies.name]

@@ -22,7 +22,7 @@ ENTRIES = {entry.name: entry for entry in declared()}
 
 
 def test_what_the_operators_expect_is_declared() -> None:
-    assert {"realign", "realign-smoke", "realign-nightly", "self-train-weekly", "calibrate", "study", "reap"} == set(ENTRIES)
+    assert {"realign", "realign-smoke", "realign-nightly", "self-train-weekly", "calibrate", "study", "gc", "reap"} == set(ENTRIES)
 
 
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=lambda entry: entry.name)
@@ -38,7 +38,7 @@ def test_an_entry_fits_its_flow(entry: Deployment) -> None:
 
 def test_what_costs_hours_waits_until_it_is_switched_on() -> None:
     active = {name: [schedule.active for schedule in entry.schedules] for name, entry in ENTRIES.items() if entry.schedules}
-    assert active == {"realign-nightly": [False], "self-train-weekly": [False], "reap": [True]}
+    assert active == {"realign-nightly": [False], "self-train-weekly": [False], "gc": [False], "reap": [True]}
 
 
 def test_the_smoke_run_is_the_demo_made_small(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

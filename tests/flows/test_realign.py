@@ -15,6 +15,7 @@ from dora_core.testbed import Testbed
 from flows.prefect_api import own_prefect_api
 from flows.session import release
 from infra.settings import Settings
+from tests.faults import Recovery
 from tests.flows.dora import Dora, wait_for
 
 pytestmark = pytest.mark.component
@@ -86,7 +87,10 @@ def test_ctrl_c_leaves_nothing_running_and_the_next_run_goes_on(dora: Dora, conf
     assert dora.manifests()[0]["status"] == "cancelled"
 
 
-def test_kill_9_is_cleaned_up_from_outside(dora: Dora, config: Callable[[int], str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault(7)
+def test_kill_9_is_cleaned_up_from_outside(
+    dora: Dora, config: Callable[[int], str], monkeypatch: pytest.MonkeyPatch, recovery: Recovery
+) -> None:
     process = dora.start("realign", config(FOREVER))
     wait_for(process, "sft: 1/")
     process.kill()
@@ -94,8 +98,10 @@ def test_kill_9_is_cleaned_up_from_outside(dora: Dora, config: Callable[[int], s
     assert dora.processes() != []
     monkeypatch.setenv("DORA_HOME", str(dora.home))
     settings = Settings()
-    assert release(settings, dora.manifests()[0]["flow_run_id"])
-    assert dora.manifests()[0]["status"] == "cancelled"
+    recovery.begins()
+    assert release(settings, dora.manifests()[0]["flow_run_id"], "it was killed")
+    recovery.ends()
+    assert dora.manifests()[0]["status"] == "cancelled" and dora.manifests()[0]["error"]["message"] == "it was killed"
     assert set(dora.mlflow_states()) == {"FINISHED", "KILLED"}
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     with own_prefect_api(settings) as wait:  # the next command ends the API that the killed one left

@@ -19,6 +19,7 @@ from prefect.states import AwaitingRetry, Cancelled, Cancelling, Completed, Cras
 from flows import reap
 from flows.session import end_abandoned
 from infra.processes import RecordedProcess
+from infra.ray_jobs import RESUME
 from infra.settings import Settings
 from infra.store import Store
 from infra.tracking import mlflow_client
@@ -54,6 +55,7 @@ CASES: list[tuple[str, dict[str, Any] | None, State | None, str | None]] = [
 ]
 
 
+@pytest.mark.fault(7, 8)
 @pytest.mark.parametrize(("recorded", "state", "why"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_a_run_is_over_only_if_somebody_knows(recorded: dict[str, Any] | None, state: State | None, why: str | None) -> None:
     assert reap.why_over(recorded, state) == why
@@ -112,6 +114,7 @@ def write_manifest(settings: Settings, run_id: str, recorded: dict[str, Any], *s
     Store(settings.store_uri).write_json(f"runs/{run_id}/run.json", content)
 
 
+@pytest.mark.fault(8)
 def test_a_sweep_ends_what_is_over_and_spares_the_job_that_a_live_run_watches(settings: Settings, ray: Any) -> None:
     write_manifest(settings, "dead", process(False), "dora-align-a-1", "dora-sft-b-1")
     write_manifest(settings, "live", process(True), "dora-align-a-1")
@@ -121,29 +124,35 @@ def test_a_sweep_ends_what_is_over_and_spares_the_job_that_a_live_run_watches(se
     looked = reap.sweep(settings, settings.effective(), dry_run=True)
     assert looked.runs == {"dead": GONE} and set(ray.jobs.values()) == {"RUNNING"}
 
-    swept = reap.sweep(settings, settings.effective())
+    swept = reap.end_dead_runs(settings, settings.effective(), None)
     assert (swept.runs, swept.jobs, swept.mlflow_runs, swept.problems) == ({"dead": GONE}, ["dora-sft-b-1"], [tracked["dead"]], [])
     assert {run: mlflow.get_run(tracked[run]).info.status for run in tracked} == {"dead": "KILLED", "live": "RUNNING"}
+    assert mlflow.get_run(tracked["dead"]).data.tags["dora.error"] == GONE
     assert ray.jobs == {"dora-align-a-1": "RUNNING", "dora-sft-b-1": "STOPPED"}
     store = Store(settings.store_uri)
     assert {run: store.read_json(f"runs/{run}/run.json")["status"] for run in ("dead", "live")} == {"dead": "cancelled", "live": "running"}
     assert reap.sweep(settings, settings.effective()).lines() == ["nothing is left over"]
 
 
+@pytest.mark.fault(8, 12)
 def test_what_cannot_be_ended_now_is_told_and_left_for_the_next_sweep(
     settings: Settings, ray: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_manifest(settings, "dead", process(False), "dora-align-a-1")
     away = settings.model_copy(update={"ray_address": "http://127.0.0.1:9"})
     monkeypatch.setattr("infra.ray_jobs.STOP_PATIENCE", 0.1)
-    swept = reap.sweep(away, away.effective())
+    swept = reap.end_dead_runs(away, away.effective(), None)
     assert swept.runs == {} and "dead: its process is gone, but it could not be ended: Ray at http://127.0.0.1:9" in swept.problems[0]
-    assert reap.sweep(settings, settings.effective()).runs == {"dead": GONE}
+    assert reap.end_dead_runs(settings, settings.effective(), None).runs == {"dead": GONE}
 
 
+@pytest.mark.fault(7, 8)
 def test_ending_what_was_abandoned_twice_changes_nothing(settings: Settings, ray: Any) -> None:
     write_manifest(settings, "dead", process(False), "dora-align-a-1")
     store = Store(settings.store_uri)
     content = store.read_json("runs/dead/run.json")
-    assert end_abandoned(settings, store, dict(content)) == end_abandoned(settings, store, dict(content)) == ["dora-align-a-1"]
-    assert ray.jobs["dora-align-a-1"] == "STOPPED"
+    assert end_abandoned(settings, store, content, GONE) == ["dora-align-a-1"]
+    once = store.read_json("runs/dead/run.json") | {"finished": None}
+    assert end_abandoned(settings, store, content, GONE) == []
+    assert ray.jobs["dora-align-a-1"] == "STOPPED" and store.read_json("runs/dead/run.json") | {"finished": None} == once
+    assert once["error"] == {"message": GONE, "hint": RESUME} and once["stages"][0]["state"] == "failed"

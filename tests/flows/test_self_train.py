@@ -15,6 +15,7 @@ from flows.loading import load_config
 from flows.plan import build_plan
 from infra.store import Store
 from tasks.stage import execute
+from tests.faults import Recovery
 from tests.flows.dora import Dora, wait_for
 
 pytestmark = pytest.mark.component
@@ -76,14 +77,17 @@ def uninterrupted(folder: Path, config: str) -> Store:
     return store
 
 
-def test_a_kill_in_a_round_changes_no_byte(dora: Dora, config: Callable[..., str], tmp_path: Path) -> None:
+@pytest.mark.fault(7, 8)
+def test_a_kill_in_a_round_changes_no_byte(dora: Dora, config: Callable[..., str], tmp_path: Path, recovery: Recovery) -> None:
     process = dora.start("self-train", config())
     wait_for(process, "r1 align: runs")
     process.kill()  # the command itself, in the middle of the round's training
     process.communicate()
     for left in dora.processes():
         left.kill()
+    recovery.begins()
     manifest = dora.run("self-train", config())
+    recovery.ends()
     states = {s["label"]: s["state"] for s in manifest["stages"]}
     assert manifest["status"] == "completed" and states["r1 mix"] == "cached" and states["promote"] == "ran"
     assert ("round 1",) in dora.mlflow("select name from runs")

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,14 +20,18 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelling, Running
+from prefect.states import Cancelled, Cancelling, Running, Scheduled
 
 from dora_core.errors import ConfigError, ServiceError
-from flows import deploy, limits, reap
+from flows import deploy, gc, limits, reap
 from flows.deploy import Deployment
+from flows.loading import load_config
+from flows.plan import build_plan
 from flows.prefect_api import own_prefect_api
 from infra.settings import Settings, tool_environment
 from infra.store import Store
+from tasks import ingest
+from tasks.stage import execute
 
 pytestmark = pytest.mark.component
 
@@ -184,6 +189,7 @@ def taken(client: SyncPrefectClient) -> int:
     return client.read_global_concurrency_limit_by_name(limits.LIMIT).active_slots
 
 
+@pytest.mark.fault(16)
 def test_a_second_run_waits_says_for_whom_and_plans_anew(api: str, client: SyncPrefectClient, entries: list[Deployment]) -> None:
     deploy.deploy(api, pool="people", limit=1)
     first = Run("first")
@@ -213,6 +219,7 @@ def test_a_run_that_fails_gives_its_slot_back(api: str, client: SyncPrefectClien
     assert run.end().is_failed() and taken(client) == 0
 
 
+@pytest.mark.fault(17)
 def test_without_the_limit_a_run_says_who_makes_it(api: str, client: SyncPrefectClient, entries: list[Deployment]) -> None:
     deploy.deploy(api, pool="people", limit=1)
     client.delete_global_concurrency_limit_by_name(limits.LIMIT)
@@ -249,6 +256,7 @@ def manifest(client: SyncPrefectClient, settings: Settings, run_id: str, state: 
     return flow_run
 
 
+@pytest.mark.fault(8)
 def test_a_sweep_tells_prefect_and_frees_what_nobody_holds(
     api: str, client: SyncPrefectClient, entries: list[Deployment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,3 +280,33 @@ def test_a_sweep_tells_prefect_and_frees_what_nobody_holds(
 def test_the_flow_says_what_it_did(api: str, client: SyncPrefectClient) -> None:
     state = reap.reap(return_state=True)
     assert state.is_completed() and state.message == "nothing is left over"
+
+
+# ------------------------------------------------------------------------------------------------------------------- gc
+
+
+def test_what_a_queued_run_would_find_is_not_collected(
+    api: str, client: SyncPrefectClient, entries: list[Deployment], mixture: Path, tmp_path: Path
+) -> None:
+    """The plan of a run that waits for a worker counts; where it cannot be made, everything that runs have left does."""
+    settings = Settings()
+    place = settings.root / "configs" / "queued.yaml"
+    place.parent.mkdir(parents=True)
+    place.write_text(f"project: queued\ndata: {{train: [{{path: {mixture}}}]}}\n")
+    store = Store(settings.store_uri)
+    plan = build_plan(load_config(place), store)
+    execute(plan.stages[0].spec, ingest.run, store)
+    (store.folder("align", "a" * 64).path / "result.json").write_text('{"stage": "align", "digest": "", "files": {}, "facts": {}}')
+    deploy.deploy(api, pool="gc")
+    realign = client.read_deployment_by_name("realign/realign").id
+    run = client.create_flow_run_from_deployment(realign, name="night", parameters={"config_file": "queued.yaml"}, state=Scheduled())
+
+    def collect() -> gc.Collected:
+        return gc.collect(settings, replace(settings.effective(), prefect_api_url=api), older_than=0.0)
+
+    looked = collect()
+    assert looked.kept == {f"ingest/{plan.stages[0].digest}": "night is queued"} and looked.removed == [f"align/{'a' * 64}"]
+    place.unlink()
+    assert "night is queued, and its plan cannot be made" in collect().notes[0]
+    client.set_flow_run_state(run.id, Cancelled(), force=True)
+    assert collect().kept == {} and collect().notes == []

@@ -59,8 +59,22 @@ def test_reused_pid_is_not_ours() -> None:
     """A record whose creation time differs from the live process's describes a process that is gone."""
     me = RecordedProcess.current()
     assert me.alive()
-    assert not me.model_copy(update={"created": me.created - 3600}).alive()
-    assert not me.model_copy(update={"created": me.created + 3600}).alive()
+    for seconds in (-3600, 3600):
+        assert not me.model_copy(update={"since_boot": me.since_boot + seconds}).alive()
+        assert not me.model_copy(update={"boot": "", "created": me.created + seconds}).alive()
+    assert not me.model_copy(update={"boot": "another"}).alive()
+
+
+@pytest.mark.fault(20)
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+def test_a_clock_that_is_set_makes_no_live_process_look_dead(seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does to psutil: the boot time moves, and with it all creation times."""
+    child = spawn("sleeper", ["sleep", "60"], log=Path("/dev/null"))
+    boot_time = psutil.boot_time()
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot_time + seconds)
+    assert psutil.Process(child.pid).create_time() == pytest.approx(child.created + seconds, abs=2), "the clock was set"
+    assert child.alive() and RecordedProcess.model_validate_json(child.model_dump_json()).alive()
+    assert terminate_tree([child], grace=5.0) == ["sleeper"]
 
 
 def test_a_port_belongs_to_who_listens_on_it() -> None:
@@ -105,6 +119,7 @@ def test_lost_port_is_chosen_again(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert tries.read_text().count("x") == 3
 
 
+@pytest.mark.fault(7)
 @pytest.mark.component
 def test_killed_starter_leaves_a_head_that_the_record_ends(tmp_path: Path) -> None:
     folder = tmp_path / "heads" / "one"

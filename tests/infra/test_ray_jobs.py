@@ -15,7 +15,7 @@ import pytest
 from dora_core.errors import ServiceError, StageFailed
 from infra.processes import free_port, process_tree
 from infra.ray_head import RayHead
-from infra.ray_jobs import RayJobs, _cause_of_death, _LogTail
+from infra.ray_jobs import RayJobs, _cause_of_death, _killed_from_outside, _LogTail
 
 STAGE = '''
 """A stage for tests: does what its spec says."""
@@ -126,12 +126,17 @@ def test_failure_is_the_stages_own_error_with_its_hint(jobs: RayJobs, tmp_path: 
     assert "row 7" in (tmp_path / "logs" / f"dora-probe-{probe.digest[:12]}-1.log").read_text()
 
 
+@pytest.mark.fault(6)
 @pytest.mark.component
 def test_killed_process_is_named_and_a_stale_error_is_not_believed(jobs: RayJobs, tmp_path: Path) -> None:
     probe = Probe(jobs, tmp_path, "kill")
     (probe.path / "error.json").write_text(json.dumps({"message": "an old story", "hint": ""}))
-    with pytest.raises(StageFailed, match=r"killed by SIGKILL .*out of memory"):
+    with pytest.raises(StageFailed, match=r"killed by SIGKILL .*out of memory") as caught:
         probe.run()
+    assert caught.value.retryable, "the machine's fault, not the stage's"
+    log = tmp_path / "logs" / f"dora-probe-{probe.digest[:12]}-1.log"
+    assert caught.value.hint.startswith("run the same command again") and f"job log: {log}" in caught.value.hint
+    assert "acting: kill" in log.read_text()
 
 
 @pytest.mark.component
@@ -149,6 +154,7 @@ def test_interrupt_stops_the_job_before_it_is_raised(jobs: RayJobs, tmp_path: Pa
     assert not seen[0].is_running()
 
 
+@pytest.mark.fault(16)
 @pytest.mark.component
 def test_second_watcher_attaches_and_stop_all_ends_both(head: RayHead, jobs: RayJobs, tmp_path: Path) -> None:
     probe, ended = Probe(jobs, tmp_path, "wait for a friend"), []
@@ -184,11 +190,36 @@ def test_wrong_token_is_refused_at_once(head: RayHead) -> None:
     assert not caught.value.retryable
 
 
+@pytest.mark.fault(12)
 def test_silent_head_is_given_up_after_the_limit() -> None:
     jobs = RayJobs(f"http://127.0.0.1:{free_port()}", unreachable_seconds=0.5)
     with pytest.raises(ServiceError, match="has not answered for") as caught:
         jobs.run(stage="probe", digest="0" * 64, spec_uri="nowhere", is_done=lambda: False)
     assert caught.value.retryable and "dora doctor" in caught.value.hint
+
+
+@pytest.mark.fault(12)
+def test_nobody_waits_for_a_head_that_has_ended() -> None:
+    jobs = RayJobs(f"http://127.0.0.1:{free_port()}", is_alive=lambda: False)
+    with pytest.raises(ServiceError, match=r"the Ray head at http://127.* has ended") as caught:
+        jobs.run(stage="probe", digest="0" * 64, spec_uri="nowhere", is_done=lambda: False)
+    assert caught.value.retryable
+
+
+@pytest.mark.fault(6, 12)
+@pytest.mark.parametrize(
+    ("job", "retried"),
+    [
+        ({"status": "FAILED", "driver_exit_code": -9}, True),
+        ({"status": "FAILED", "driver_exit_code": 143}, True),
+        ({"status": "FAILED", "error_type": "JOB_SUPERVISOR_ACTOR_DIED"}, True),
+        ({"status": "FAILED", "driver_exit_code": -11}, False),
+        ({"status": "FAILED", "driver_exit_code": 1, "error_type": "JOB_ENTRYPOINT_COMMAND_ERROR"}, False),
+        ({"status": "STOPPED", "driver_exit_code": -15}, False),
+    ],
+)
+def test_only_a_job_that_was_killed_from_outside_is_worth_another_attempt(job: dict, retried: bool) -> None:
+    assert _killed_from_outside(job) == retried
 
 
 def test_log_tail_yields_each_whole_line_once_and_clean() -> None:

@@ -1,7 +1,10 @@
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 
 from dora_core.errors import ServiceError
 from infra import registry
@@ -105,11 +108,66 @@ def test_a_dead_server_is_a_service_error() -> None:
     assert caught.value.retryable and "secret" not in str(caught.value)
 
 
+class Gate(ThreadingHTTPServer):
+    """Stands before an MLflow server. ``answers`` are given instead of the server's own, one per request, and None lets it through."""
+
+    def __init__(self, server: str, path: str, answers: list[int | None], passes_on: bool = False):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                status = answers.pop(0) if answers and path in self.path else None
+                if status is None or passes_on:
+                    headers = {"Content-Type": self.headers.get("Content-Type") or "application/json"}
+                    answer = requests.request(self.command, server + self.path, data=body, headers=headers, timeout=30)
+                self.send_response(status or answer.status_code)
+                self.end_headers()
+                self.wfile.write(b"<html>no</html>" if status else answer.content)
+
+            do_POST = do_PATCH = do_DELETE = do_GET
+
+            def log_message(self, *_: object) -> None: ...
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_refuses_us_asks_for_credentials(status: int) -> None:
+    with Gate("", "", [status] * 10) as gate:
+        with pytest.raises(RegistryError, match=rf"refuses us: .*{status}") as caught:
+            aliases(gate.url, "policy")
+        gate.shutdown()
+    assert "DORA_AUTH" in caught.value.hint and not caught.value.retryable
+
+
+@pytest.mark.fault(24)
+@pytest.mark.component
+@pytest.mark.parametrize("retries", ["0", "1"])
+def test_a_version_whose_answer_was_lost_is_not_registered_twice(mlflow_server: str, retries: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server has made it, and says 500; MLflow's client may ask again by itself, which would make another."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", retries)
+    name = f"lost{retries}"
+    with Gate(mlflow_server, "model-versions/create", [500], passes_on=True) as gate:
+        if retries == "0":
+            with pytest.raises(ServiceError) as caught:
+                register(gate.url, name, "s3://bucket/a")
+            assert caught.value.retryable
+        assert register(gate.url, name, "s3://bucket/a") == "1"
+        assert register(gate.url, name, "s3://bucket/a") == "1"
+        gate.shutdown()
+    assert [v.version for v in mlflow_client(mlflow_server).search_model_versions(f"name='{name}'")] == ["1"]
+
+
 def test_an_address_mlflow_does_not_know_is_a_service_error() -> None:
     with pytest.raises(ServiceError, match="cannot open MLflow at ftp://host"):
         aliases("ftp://host", "policy")
 
 
+@pytest.mark.fault(24)
 def test_a_promotion_replaces_only_the_champion_it_was_decided_against(mlflow_sqlite: str) -> None:
     one, two, three = (register(mlflow_sqlite, "policy", f"s3://bucket/{n}") for n in "abc")
     promote(mlflow_sqlite, "policy", one, instead_of=None)

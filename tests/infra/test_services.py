@@ -88,6 +88,8 @@ def test_up_twice_repair_and_down(settings: Settings, monkeypatch: pytest.Monkey
         other.listen()
         taken = other.getsockname()[1]
         monkeypatch.setitem(services.PORTS, "mlflow", taken)
+        look, late = services.free_port, [taken]  # free when it was chosen, taken before MLflow came to use it
+        monkeypatch.setattr(services, "free_port", lambda port, host: late.pop() if port == taken and late else look(port, host))
         record = services.up(settings, on_progress=said.append, register=lambda api, pool: registered.append((api, pool)))
     assert any(line.startswith(f"port {taken} is in use, mlflow takes ") for line in said)
     api = f"{record.services['prefect'].url}/api"

@@ -1,18 +1,22 @@
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
+from infra.mlflow_values import clean_name, flatten, shorten
 from infra.spool import Spool
-from infra.tracking import Tracker, clean_name, flatten, mlflow_client, shorten, without_credentials
+from infra.tracking import Tracker, mlflow_client, without_credentials
 
 
 def record_a_realignment(tracker: Tracker, tmp_path: Path) -> tuple[str, str]:
@@ -100,6 +104,7 @@ def test_a_deleted_experiment_comes_back(mlflow_sqlite: str, tmp_path: Path) -> 
     assert client.get_experiment_by_name("demo").lifecycle_stage == "active"
 
 
+@pytest.mark.fault(10)
 def test_a_repeated_delivery_changes_nothing(mlflow_sqlite: str, tmp_path: Path) -> None:
     """A process may die between MLflow's answer and our acknowledgement."""
     started = time.time() - 0.001
@@ -125,6 +130,7 @@ def _start_and_die(uri: str, spool: Path) -> None:
     os._exit(9)
 
 
+@pytest.mark.fault(7)
 @pytest.mark.component
 def test_the_run_of_a_killed_process_is_closed_by_the_next_tracker(mlflow_sqlite: str, tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=_start_and_die, args=(mlflow_sqlite, tmp_path / "spool"))
@@ -134,7 +140,8 @@ def test_the_run_of_a_killed_process_is_closed_by_the_next_tracker(mlflow_sqlite
     experiment = client.get_experiment_by_name("demo").experiment_id
     assert [r.info.status for r in client.search_runs([experiment])] == ["RUNNING"]
     assert Tracker.open(mlflow_sqlite, "demo", tmp_path / "spool").close() == []
-    assert [r.info.status for r in client.search_runs([experiment])] == ["KILLED"]
+    [run] = client.search_runs([experiment])
+    assert run.info.status == "KILLED" and run.data.tags["dora.error"] == "its process is gone"
 
 
 @pytest.mark.component
@@ -172,6 +179,7 @@ def test_a_realignment_on_a_server(mlflow_server: str, tmp_path: Path) -> None:
     assert tracker.url(stage) == f"{mlflow_server}/#/experiments/{experiment}/runs/{mlflow_id}?workflowType=machine_learning"
 
 
+@pytest.mark.fault(10)
 @pytest.mark.component
 def test_what_a_dead_server_missed_is_sent_by_the_next_tracker(mlflow_server: str, tmp_path: Path) -> None:
     """The same address first refuses, then serves: a relay that starts late."""
@@ -193,6 +201,16 @@ def test_what_a_dead_server_missed_is_sent_by_the_next_tracker(mlflow_server: st
     relay.close()
 
 
+def _waiting_connections(listener: socket.socket) -> int:
+    listener.setblocking(False)
+    count = 0
+    with suppress(BlockingIOError):
+        while True:
+            listener.accept()[0].close()
+            count += 1
+    return count
+
+
 def _relay(listener: socket.socket, port: int) -> None:
     def copy(source: socket.socket, target: socket.socket) -> None:
         while data := source.recv(65536):
@@ -209,6 +227,7 @@ def _relay(listener: socket.socket, port: int) -> None:
             threading.Thread(target=copy, args=pair, daemon=True).start()
 
 
+@pytest.mark.fault(10)
 @pytest.mark.component
 def test_a_server_that_never_answers_keeps_nothing_from_returning(tmp_path: Path) -> None:
     with socket.socket() as silent:
@@ -216,10 +235,51 @@ def test_a_server_that_never_answers_keeps_nothing_from_returning(tmp_path: Path
         silent.listen(64)
         tracker = Tracker.open(f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}", "demo", tmp_path / "spool")
         record_a_realignment(tracker, tmp_path)
+        assert len(tracker._queue) == tracker._spool.open_operations > 10, "every call has returned, and none has been sent"
         [warning] = tracker.close(patience_seconds=0.5)  # returns although the request is still out
+        assert _waiting_connections(silent) < 4, "the first operation alone has gone out, now and then again"
         assert "wait in" in warning and "secret" not in warning
     [log] = (tmp_path / "spool").glob("*.jsonl")
     assert "secret" not in log.read_text()
+
+
+@pytest.mark.fault(10)
+def test_another_server_that_took_the_port_costs_nothing(mlflow_sqlite: str, empty_mlflow_database: Path, tmp_path: Path) -> None:
+    """It knows none of our runs; that is no reason to throw away what they still have to say."""
+    tracker = Tracker.open(mlflow_sqlite, "demo", tmp_path / "spool", history="ours")
+    run = tracker.start_run("realign")
+    mlflow_id = tracker.mlflow_id(run, wait_seconds=60)
+    assert mlflow_id
+    tracker._client = mlflow_client(f"sqlite:///{shutil.copy(empty_mlflow_database, tmp_path / 'others.db')}")
+    tracker.log_metrics(run, {"loss": 0.5})
+    tracker.finish(run, "FINISHED")
+    [warning] = tracker.close()
+    assert "2 MLflow updates" in warning and "not found" in warning
+
+    moved = f"{mlflow_sqlite}?timeout=30"  # ours again, at another address
+    assert Tracker.open(moved, "demo", tmp_path / "spool", history="ours").close() == []
+    stored = mlflow_client(mlflow_sqlite).get_run(mlflow_id)
+    assert stored.info.status == "FINISHED" and stored.data.metrics == {"loss": 0.5}
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_wants_a_password_keeps_what_waits_and_names_the_remedy(status: int, tmp_path: Path) -> None:
+    class Refuses(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(status)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tracker = Tracker.open(f"http://127.0.0.1:{server.server_port}", "demo", tmp_path / "spool")
+        tracker.start_run("realign")
+        [warning] = tracker.close()
+        server.shutdown()
+    assert "2 MLflow updates" in warning and f"it refuses us ({status}): set DORA_AUTH to its user:password" in warning
 
 
 @pytest.mark.parametrize(

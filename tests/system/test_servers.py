@@ -9,6 +9,8 @@ import pytest
 import requests
 import yaml
 
+from tests.faults import Recovery
+from tests.guarantee import agreed, nothing_left
 from tests.machine import WAIT_SECONDS, Machine, small_run
 
 pytestmark = pytest.mark.system
@@ -30,6 +32,7 @@ def test_up_offers_what_is_declared(machine: Machine) -> None:
     assert switched_on == {"reap/reap"}
 
 
+@pytest.mark.fault(16)
 def test_two_runs_take_turns_and_show_stages_reasons_and_links(machine: Machine) -> None:
     runs = [machine.start(small_run(machine, "served", epochs=1)) for _ in range(2)]
     ended = [machine.wait_for_state(run, {"COMPLETED"}) for run in runs]
@@ -86,7 +89,8 @@ def test_a_bad_parameter_is_refused_before_anything_runs(machine: Machine) -> No
     assert "minimum" in answer.text
 
 
-def test_a_cancelled_run_leaves_no_job_and_no_running_mlflow_run(machine: Machine) -> None:
+@pytest.mark.fault(9)
+def test_a_cancelled_run_leaves_no_job_and_no_running_mlflow_run(machine: Machine, recovery: Recovery) -> None:
     run = machine.start(small_run(machine, "cancelled", epochs=1000))
     deadline = time.monotonic() + WAIT_SECONDS
     while not any(job.startswith("dora-sft") and status == "RUNNING" for job, status in machine.ray_jobs().items()):
@@ -94,15 +98,14 @@ def test_a_cancelled_run_leaves_no_job_and_no_running_mlflow_run(machine: Machin
         time.sleep(0.5)
     time.sleep(3)  # let the driver start its Ray Train workers: they must go too
     answer = machine.prefect("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    recovery.begins()
     assert answer["status"] == "ACCEPT"
     machine.wait_for_state(run, {"CANCELLED"})
-    while "RUNNING" in machine.ray_jobs().values() or any("tasks.sft" in line for line in machine.processes()):
-        assert time.monotonic() < deadline, (machine.ray_jobs(), machine.processes())
-        time.sleep(0.5)
-    while "RUNNING" in machine.mlflow_states("cancelled"):
-        assert time.monotonic() < deadline, machine.mlflow_states("cancelled")
-        time.sleep(0.5)
-    assert "KILLED" in machine.mlflow_states("cancelled")
+    states = agreed(machine, run, "CANCELLED")
+    nothing_left(machine)
+    recovery.ends()
+    assert states.jobs == ["STOPPED"] and sorted(states.mlflow_stages) == ["FINISHED", "KILLED"]
+    assert states.manifest["error"]["hint"].startswith("run the same command again")
 
 
 def test_down_ends_everything(machine: Machine) -> None:

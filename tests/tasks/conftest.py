@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +17,9 @@ from dora_core.testbed import Testbed, TestbedConfig
 from infra.store import Store
 from tasks import ingest, reference, sft
 from tasks.stage import StageRef, execute
+
+if TYPE_CHECKING:
+    from tests.tasks.scoring import Fault, World
 
 IN_PROCESS = Execution(workers=0)
 TEXT = TextConfig(max_prompt_tokens=48, max_response_tokens=48)
@@ -41,6 +48,48 @@ def pipeline_start(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stag
     logps = reference.Spec(records=records.ref(), start=start.ref(), model=TINY, text=TEXT, execution=IN_PROCESS)
     execute(logps, reference.run, store)
     return store.local_root, records.ref(), start.ref(), logps.ref()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Of the tests of faults in scoring."""
+    from tests.tasks.scoring import make_world
+
+    with one_thread():
+        return make_world(tmp_path_factory.mktemp("scoring"))
+
+
+@pytest.fixture
+def store(world: World, tmp_path: Path) -> Iterator[Store]:
+    """A copy of ``world``'s, to calibrate in with one thread, as an actor does."""
+    with one_thread():
+        yield Store(str(shutil.copytree(world.root, tmp_path / "store")))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def meet(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[[str], Fault]:
+    """Puts a fault at a row of the test's own, the same every time, in the second half."""
+    from tasks import calibrate
+    from tests.tasks.scoring import Fault, FaultyScorer
+
+    def put(kind: str) -> Fault:
+        fault = Fault(kind, random.Random(request.node.name).choice(world.keys[len(world.keys) // 2 :]), tmp_path)
+        arguments = calibrate.score_arguments
+        monkeypatch.setattr(calibrate, "LogitScorer", FaultyScorer)
+        monkeypatch.setattr(calibrate, "score_arguments", lambda *given: arguments(*given) | {"fault": fault})
+        return fault
+
+    return put
 
 
 @pytest.fixture(scope="module")

@@ -182,6 +182,7 @@ def test_a_spec_that_was_never_written_is_named(store: Store) -> None:
         execute(spec, batch.run, store)
 
 
+@pytest.mark.fault(1)
 @pytest.mark.component
 def test_a_killed_actor_is_replaced_and_its_stage_runs_again(ray_cluster: None, toys: Toys) -> None:
     toys.add("a", mood="dies once")
@@ -195,6 +196,7 @@ def test_a_killed_actor_is_replaced_and_its_stage_runs_again(ray_cluster: None, 
     assert os.getpid() not in pids and len(pids) <= 3
 
 
+@pytest.mark.fault(2)
 @pytest.mark.component
 def test_a_stage_that_always_dies_fails_alone(ray_cluster: None, toys: Toys) -> None:
     toys.add("killer", mood="dies")

@@ -9,8 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from pydantic import ValidationError
+from transformers import DynamicCache
 
+from dora_core import generation
 from dora_core.calibration import calibrate
 from dora_core.config import (
     CalibrationConfig,
@@ -94,6 +97,26 @@ def test_fewer_prompts_or_another_execution_give_the_same_texts(pipeline_start: 
     assert len(rows) == 14
     assert all(text[r["record_id"], r["sample"]] == r["response"] for r in rows)
     assert generate_spec(pipeline_start, execution=Execution(workers=3)).digest() == generate_spec(pipeline_start).digest()
+
+
+@pytest.mark.fault(3)
+def test_out_of_memory_samples_fewer_prompts_at_once_and_says_which_key_to_set(pipeline_start: Start, store: Store, monkeypatch) -> None:
+    spec, exact = generate_spec(pipeline_start), Store(str(shutil.copytree(store.local_root, store.local_root.parent / "exact")))
+    assert "warnings" not in execute(spec, generate.run, exact)["facts"]
+    forward, sizes = generation._Batch._forward, list[int]()
+
+    def limited(batch: generation._Batch, ids: torch.Tensor, lengths: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+        sizes.append(len(ids) * (cache.get_seq_length() + ids.shape[1]))
+        if sizes[-1] > 1500:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(batch, ids, lengths, cache)
+
+    monkeypatch.setattr(generation._Batch, "_forward", limited)
+    (warning,) = execute(spec, generate.run, store)["facts"]["warnings"]
+    assert "set batch_tokens of execution.generate" in warning and 0 < len([size for size in sizes if size > 1500]) < 10
+    ours, theirs = (output(place, spec, "samples.parquet").to_pylist() for place in (store, exact))
+    same = [a == b for a, b in zip(ours, theirs, strict=True)]
+    assert sum(same) > 0.95 * len(same), "but for a token in a million, on the edge between two in float32"
 
 
 def test_another_seed_draws_other_train_prompts_and_the_same_held_out_ones(pipeline_start: Start, store: Store) -> None:

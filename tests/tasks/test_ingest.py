@@ -64,6 +64,7 @@ def test_tables_facts_and_schemas(tmp_path):
     assert facts["sources"]["m"]["measured_rewards"] == 40
 
 
+@pytest.mark.fault(18)
 def test_every_bad_row_is_quarantined_with_place_and_reason(tmp_path):
     bad = {
         "empty_response": row(50, responses=["x", " "]),
@@ -95,6 +96,7 @@ def test_quarantine_uses_the_users_column_names(tmp_path):
     assert quarantine(tmp_path) == [(40, "answers[1]", "empty_response")]
 
 
+@pytest.mark.fault(18)
 def test_too_many_bad_rows_refuse_the_run_but_the_quarantine_is_kept(tmp_path):
     with pytest.raises(DataError, match=r"2 of 42 rows in data.train are bad \(empty_prompt 2\), more than") as caught:
         ingest(tmp_path, [*GOOD, row(40, prompt=""), row(41, prompt="")])
@@ -102,6 +104,7 @@ def test_too_many_bad_rows_refuse_the_run_but_the_quarantine_is_kept(tmp_path):
     assert "quarantine.parquet" in caught.value.hint
 
 
+@pytest.mark.fault(18)
 def test_bad_golden_rows_are_judged_on_their_own(tmp_path):
     golden = write(tmp_path / "golden.jsonl", [{"prompt": "g", "response": ""}, {"prompt": "h", "response": "z"}])
     with pytest.raises(DataError, match=r"1 of 2 rows in data.golden are bad"):

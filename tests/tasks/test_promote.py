@@ -50,7 +50,15 @@ class Models:
     def __init__(self, folder: Path, uri: str):
         self.store, self.uri = Store(str(folder / "store")), uri
 
-    def spec(self, letter: str, gate: dict = PASSED, mode: Any = "ask", against: str | None = None, answer: Answer | None = None) -> Spec:
+    def spec(
+        self,
+        letter: str,
+        gate: dict = PASSED,
+        mode: Any = "ask",
+        against: str | None = None,
+        answer: Answer | None = None,
+        compares: bool = False,
+    ) -> Spec:
         policy = finished(self.store, "align", letter, {})
         compared = None
         if against is not None:
@@ -58,7 +66,7 @@ class Models:
             compared = finished(self.store, "compare", letter + against, {}, {"champion_samples": theirs.model_dump()}).model_dump()
         evaluation = finished(self.store, "evaluate", f"{letter}{against}", {}, {"comparison": compared}, {"gate": gate})
         named = {"model_name": "policy", "mode": mode, "config": "c" * 64, "tracking": Tracking(uri=self.uri), "answer": answer}
-        return Spec(evaluation=evaluation, policy=policy, **named)
+        return Spec(evaluation=evaluation, policy=policy, compares=compares, **named)
 
     def promote(self, letter: str, **given: Any) -> dict[str, Any]:
         """The facts of the stage."""
@@ -118,6 +126,7 @@ def test_three_models_one_registry(models: Models) -> None:
     assert stored.tags["dora.reasons"] == "KL at most 50: 60"
 
 
+@pytest.mark.fault(22)
 def test_approved(asked: Models) -> None:
     facts = asked.promote("b", answer=YES)
     assert facts["decision"] == "promoted" and facts["reasons"] == ["approved by ann: reads well", MET]
@@ -127,6 +136,7 @@ def test_approved(asked: Models) -> None:
     assert facts["audit"] == {"action": "promoted", "when": facts["audit"]["when"], "who": "ann", "why": "reads well"} | digests
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("again", ["the answer", "by hand", "both"])
 def test_a_second_approval_moves_nothing(asked: Models, again: str) -> None:
     if again != "the answer":
@@ -139,6 +149,7 @@ def test_a_second_approval_moves_nothing(asked: Models, again: str) -> None:
     assert asked.actions("2") == ["challenger", "promoted"]
 
 
+@pytest.mark.fault(22)
 def test_rejected_stays_rejected(asked: Models) -> None:
     facts = asked.promote("b", answer=NO)
     assert facts["decision"] == "refused" and facts["reasons"][0] == "rejected by ann: too long"
@@ -148,12 +159,14 @@ def test_rejected_stays_rejected(asked: Models) -> None:
     assert tags["dora.decision"] == "refused" and tags["dora.rejected"].endswith("by ann: too long")
 
 
+@pytest.mark.fault(22)
 def test_unanswered_may_be_asked_again(asked: Models) -> None:
     assert asked.promote("b")["waits"] == "person"  # the next run
     assert asked.actions("2") == ["challenger"]
     assert asked.promote("b", answer=YES)["decision"] == "promoted"
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize(
     ("by_hand", "decision", "said"),
     [
@@ -171,6 +184,7 @@ def test_what_was_decided_by_hand_is_not_asked_or_overruled(
     assert (asked.aliases(), asked.actions("2")) == (before, actions)
 
 
+@pytest.mark.fault(24)
 def test_a_champion_of_the_meantime_is_not_replaced_unseen(asked: Models) -> None:
     asked.promote("c", mode="auto")
     facts = asked.promote("b", answer=YES)  # about version 1
@@ -180,6 +194,7 @@ def test_a_champion_of_the_meantime_is_not_replaced_unseen(asked: Models) -> Non
     assert asked.aliases() == {"champion": "2", "previous": "3"}
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize("mode", ["auto", "ask"])
 def test_a_comparison_counts_against_the_champion_it_saw(models: Models, mode: str) -> None:
     models.promote("a", mode="auto")

@@ -8,8 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from dora_core.config import DataConfig, DataSource, Execution, ModelConfig, TextConfig
+from dora_core.logprobs import ResponseLogps, ResponseRows
+from dora_core.packing import PackedRows
 from dora_core.readers import fingerprint_sources
 from dora_core.testbed import Testbed, TestbedConfig
 from infra.store import Store
@@ -108,6 +111,29 @@ def test_a_crash_after_scoring_scores_nothing_again(store, model, tmp_path):
         execute(spec, scores_and_dies, store)
     facts = execute(spec, reference.run, store)["facts"]
     assert facts["scored_rows"] == 0 and facts["reused_rows"] == len(table_of(store, spec))
+
+
+@pytest.mark.fault(3)
+def test_out_of_memory_takes_smaller_batches_and_says_which_key_to_set(store, model, tmp_path, monkeypatch):
+    """A device for 200 tokens; the second attempt reads finished shards and still knows."""
+    spec = reference_spec(ingested(store, tmp_path, 50), model, Execution(workers=0, shard_rows=40))
+    exact = Store(str(shutil.copytree(store.local_root, tmp_path / "exact")))
+    assert "warnings" not in execute(spec, reference.run, exact)["facts"]
+    forward, sizes = ResponseLogps.forward, list[int]()
+
+    def limited(self: ResponseLogps, rows: PackedRows | ResponseRows) -> torch.Tensor:
+        sizes.append(rows.ids_S.numel() if isinstance(rows, PackedRows) else rows.ids_RS.numel())
+        if sizes[-1] > 200:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, rows)
+
+    monkeypatch.setattr(ResponseLogps, "forward", limited)
+    (warning,) = execute(spec, reference.run, store)["facts"]["warnings"]
+    assert "set batch_tokens of execution.reference" in warning and "did not hold 16384 tokens" in warning
+    assert 0 < len([size for size in sizes if size > 200]) < 10
+    ours, theirs = table_of(store, spec), table_of(exact, spec)
+    assert ours.drop_columns("logp") == theirs.drop_columns("logp")
+    assert ours["logp"].to_numpy() == pytest.approx(theirs["logp"].to_numpy(), abs=1e-4)
 
 
 @pytest.mark.component

@@ -1,0 +1,316 @@
+"""Much at once on one machine: queued flow runs, small shards, metrics. A lost or doubled record ends it with exit code 1.
+
+flows: a Prefect server, a worker, MLflow and a Ray head of `dora up` in a home of their own; flow runs are created as fast as the server
+takes them, most of them of the light flow `reap`, the others realignments of one project, of which the first computes and the rest find all
+cached. Every one must end, completed. The memory of server and worker (PSS) is looked at every two seconds, and how many runs have a
+process.
+shards: small shards through `tasks/shards.py:stream_shards` with two actors; every row exactly once and in order, peak memory.
+metrics: through `infra/tracking.py:Tracker` into the MLflow server; every point once, what a call costs its caller, memory.
+
+    python -m tests.benchmarks.bench_load [--only flows shards metrics] [--runs 200] [--shards 500] [--metrics 50000] [--save FILE]
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import requests
+from prefect.client.schemas.objects import TERMINAL_STATES
+
+from dora_core.config import Execution
+from infra.journal import JournalWriter
+from infra.services import runs_at_a_time
+from infra.settings import Settings
+from infra.store import Store
+from infra.tracking import Tracker, mlflow_client
+from tasks.shards import stream_shards
+from tasks.stage import StageContext
+from tests.benchmarks.harness import Row, argument_parser, report
+from tests.machine import Machine, small_run
+
+REALIGNMENTS = 20
+"""One run in so many is a realignment, and the others are of the flow `reap`."""
+SHARD_ROWS, COLUMNS, EVENTS = 64, 10, 50
+PATIENCE = 3600.0
+MB = 1e6
+
+
+@dataclass
+class Memory:
+    """PSS of processes by name, every two seconds while the block runs."""
+
+    who: Callable[[], dict[str, list[psutil.Process]]]
+    series: dict[str, list[float]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @contextmanager
+    def watched(self) -> Iterator[Memory]:
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(2.0):
+                self.look()
+
+        thread = threading.Thread(target=watch)
+        self.look()
+        thread.start()
+        try:
+            yield self
+        finally:
+            ended.set()
+            thread.join()
+            self.look()
+
+    def look(self) -> None:
+        for name, processes in self.who().items():
+            total = 0
+            for process in processes:
+                with suppress(psutil.Error):
+                    total += process.memory_full_info().pss
+            self.series.setdefault(name, []).append(total / MB)
+            self.counts[name] = max(self.counts.get(name, 0), len(processes))
+
+    def shown(self, name: str) -> str:
+        """``"210 → 225 → 231 → 230 MB, 240 at most"``, at each third of the time: grows for ever, or levels off."""
+        values = self.series[name]
+        thirds = " → ".join(f"{values[round(part * (len(values) - 1) / 3)]:.0f}" for part in range(4))
+        return f"{thirds} MB, {max(values):.0f} at most"
+
+
+# ------------------------------------------------------------------------------------------------------------ flow runs
+
+
+def insist(machine: Machine, path: str, body: dict[str, Any]) -> Any:
+    """Ask the Prefect server until it answers: how long it takes under load is not what is measured."""
+    while True:
+        with suppress(requests.Timeout):
+            return machine.prefect("POST", path, body)
+
+
+def flow_runs(machine: Machine, count: int) -> tuple[list[Row], int]:
+    realign, reap = (machine.prefect("GET", f"/deployments/name/{name}")["id"] for name in ("realign/realign", "reap/reap"))
+    parameters = small_run(machine, "load", epochs=1)
+    services = Settings(home=machine.home).services().services
+
+    def who() -> dict[str, list[psutil.Process]]:
+        found: dict[str, list[psutil.Process]] = {}
+        with suppress(psutil.Error):
+            worker = services["worker"].process._find()
+            runs = worker.children() if worker else []
+            found = {"flow runs": runs, "worker": [worker] if worker else []}
+        for name in ("prefect", "mlflow"):
+            with suppress(psutil.Error):
+                process = services[name].process._find()
+                found[name] = [process, *process.children(recursive=True)] if process else []
+        return found
+
+    began = time.monotonic()
+    with Memory(who).watched() as memory:
+        created = []
+        for number in range(count):
+            deployment, given = (realign, parameters) if number % REALIGNMENTS == 0 else (reap, {})
+            body = {"parameters": given, "name": f"load {number}", "idempotency_key": f"load {number}"}
+            created.append(insist(machine, f"/deployments/{deployment}/create_flow_run", body)["id"])
+        queued = time.monotonic() - began
+        states: dict[str, Any] = {}
+        while len(states) < count and time.monotonic() - began < PATIENCE:
+            time.sleep(2.0)
+            left = [run for run in created if run not in states][:200]
+            where = {"id": {"any_": left}, "state": {"type": {"any_": [state.name for state in TERMINAL_STATES]}}}
+            states |= {run["id"]: run["state"] for run in insist(machine, "/flow_runs/filter", {"flow_runs": where, "limit": 200})}
+        seconds = time.monotonic() - began
+    outcomes = Counter(state["type"] for state in states.values())
+    bad = [f"{state['type']}: {state['message']}" for state in states.values() if state["type"] != "COMPLETED"]
+    print("\n".join(sorted(set(bad))))
+    limit = machine.prefect("GET", "/v2/concurrency_limits/dora-gpus")
+    lost = count - outcomes["COMPLETED"]
+    realigned = len(range(0, count, REALIGNMENTS))
+    return [
+        Row(
+            f"{count} flow runs queued, {realigned} of them realignments",
+            f"{seconds:.0f} s, {60 * count / seconds:.0f} a minute",
+            limit=f"queued in {queued:.0f} s",
+        ),
+        Row(
+            "runs that did not complete, or are not known",
+            str(lost),
+            "0",
+            lost == 0,
+            ", ".join(f"{n} {name.lower()}" for name, n in outcomes.items()),
+        ),
+        Row(
+            "most processes of runs at a time",
+            str(memory.counts["flow runs"]),
+            f"≤ {runs_at_a_time()}",
+            memory.counts["flow runs"] <= runs_at_a_time(),
+            f"together {max(memory.series['flow runs']):.0f} MB PSS at most; slots of dora-gpus still taken: {limit['active_slots']}",
+        ),
+        *(Row(f"memory: {name}", memory.shown(name), limit="PSS") for name in ("prefect", "worker", "mlflow")),
+    ], lost + limit["active_slots"]
+
+
+# --------------------------------------------------------------------------------------------------------------- shards
+
+
+class Square:
+    """A worker whose work takes no time."""
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return pa.table({"key": rows["key"], "square": pa.array([value * value for value in rows["key"].to_pylist()])})
+
+
+def shards(count: int) -> tuple[list[Row], int]:
+    import ray
+
+    rows = count * SHARD_ROWS
+    arguments: dict[str, Any] = {"name": "square", "worker": Square, "arguments": {}, "unit": "rows"}
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.WARNING)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            store = Store(folder)
+            stage = store.folder("load", "0" * 64)
+            context = StageContext(store, stage, JournalWriter(stage), logging.getLogger("load"))
+            execution = Execution(workers=2, shard_rows=SHARD_ROWS)
+            own = psutil.Process()
+            began, keys, squares, wrong = time.monotonic(), 0, 0, 0
+            with Memory(lambda: {"driver": [own], "all": [own, *own.children(recursive=True)]}).watched() as memory:
+                tables = ({"key": pa.array(range(start, min(start + 1000, rows)))} for start in range(0, rows, 1000))
+                for table in stream_shards(context, map(pa.table, tables), total=rows, execution=execution, **arguments):
+                    expected = range(keys, keys + table.num_rows)
+                    wrong += table["key"].to_pylist() != list(expected)
+                    keys, squares = keys + table.num_rows, squares + sum(table["square"].to_pylist())
+            seconds = time.monotonic() - began
+            files = len([path for path in (stage.path / "scratch").rglob("*") if path.is_file()])
+    finally:
+        ray.shutdown()
+    lost = abs(rows - keys) + wrong + (squares != sum(key * key for key in range(rows)))
+    return [
+        Row(
+            f"{count} shards of {SHARD_ROWS} rows, 2 actors",
+            f"{seconds:.1f} s, {1000 * seconds / count:.0f} ms a shard",
+            limit=f"{files} files, each synced to disk",
+        ),
+        Row("rows lost, doubled or out of order", str(lost), "0", lost == 0, f"{keys:,} of {rows:,} rows came"),
+        Row(
+            "memory of the driver",
+            memory.shown("driver"),
+            limit=f"Ray and actors besides: {max(memory.series['all']) - max(memory.series['driver']):.0f} MB PSS at most",
+        ),
+    ], lost
+
+
+# -------------------------------------------------------------------------------------------------------------- metrics
+
+
+def metrics(uri: str, count: int, server: Callable[[], dict[str, list[psutil.Process]]]) -> tuple[list[Row], int]:
+    """Half of them one step a call, half as journal events, :data:`EVENTS` a call."""
+    names = [f"figure_{number}" for number in range(COLUMNS)]
+    steps = count // COLUMNS
+    seconds: dict[str, list[float]] = {"log_metrics": [], "replay": []}
+
+    def timed(call: str, *arguments: Any) -> None:
+        began = time.perf_counter()
+        getattr(tracker, call)(*arguments)
+        seconds[call].append(time.perf_counter() - began)
+
+    own = psutil.Process()
+    with tempfile.TemporaryDirectory() as folder, Memory(lambda: {"caller": [own]} | server()).watched() as memory:
+        tracker = Tracker.open(uri, "load-metrics", Path(folder))
+        run, began = tracker.start_run("50,000 metrics"), time.monotonic()
+        for step in range(steps // 2):
+            timed("log_metrics", run, {name: float(step) for name in names}, step)
+        for first in range(steps // 2, steps, EVENTS):
+            events = [
+                {"kind": "metrics", "step": step, "values": {name: float(step) for name in names}, "time": time.time()}
+                for step in range(first, min(first + EVENTS, steps))
+            ]
+            timed("replay", run, events)
+        called = time.monotonic() - began
+        mlflow_id = tracker.mlflow_id(run, wait_seconds=60.0)
+        tracker.finish(run, "FINISHED")
+        warnings = tracker.close(patience_seconds=60.0, limit_seconds=PATIENCE)
+        sent = time.monotonic() - began
+        left = [path.name for path in Path(folder).iterdir()]
+    client = mlflow_client(uri)
+    assert mlflow_id is not None, "\n".join(warnings)
+    arrived = {name: Counter((point.step, point.value) for point in client.get_metric_history(mlflow_id, name)) for name in names}
+    wanted = {(step, float(step)) for step in range(steps)}
+    lost = sum(len(wanted - points.keys()) for points in arrived.values())
+    doubled = sum(sum(points.values()) - len(wanted & points.keys()) for points in arrived.values())
+    print("\n".join(warnings))
+
+    def cost(call: str) -> str:
+        each = sorted(seconds[call])
+        return f"{1e6 * each[len(each) // 2]:.0f} µs (99 %: {1e6 * each[int(0.99 * len(each))]:.0f})"
+
+    return [
+        Row(
+            f"{steps * COLUMNS:,} metrics, {len(names)} curves",
+            f"{sent:.1f} s until all are there",
+            limit=f"the caller was done after {called:.1f} s",
+        ),
+        Row(
+            "points lost, doubled or refused",
+            f"{lost}, {doubled}, {len(warnings)}",
+            "0",
+            not lost + doubled + len(warnings),
+            f"left in the spool: {left or 'nothing'}",
+        ),
+        Row(
+            f"a call of log_metrics, {COLUMNS} figures",
+            cost("log_metrics"),
+            "< 1 ms",
+            sorted(seconds["log_metrics"])[steps // 4] < 1e-3,
+            "the caller's time, median",
+        ),
+        Row(f"a call of replay, {EVENTS} steps of {COLUMNS} figures", cost("replay"), limit="the caller's time, median"),
+        *(Row(f"memory: {name}", memory.shown(name), limit="PSS") for name in memory.series),
+    ], lost + doubled + len(warnings)
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parts = ["flows", "shards", "metrics"]
+    parser.add_argument("--only", nargs="*", choices=parts, default=parts)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--shards", type=int, default=500)
+    parser.add_argument("--metrics", type=int, default=50_000)
+    options = parser.parse_args()
+    rows, lost = list[Row](), 0
+    if "shards" in options.only:
+        found, bad = shards(options.shards)
+        rows, lost = rows + found, lost + bad
+    if {"flows", "metrics"} & set(options.only):
+        with tempfile.TemporaryDirectory(prefix="load-") as folder:
+            machine = Machine(Path(folder) / "home")
+            try:
+                machine.urls = machine.dora("up")["services"]
+                if "metrics" in options.only:
+                    process = Settings(home=machine.home).services().services["mlflow"].process._find()
+                    found, bad = metrics(
+                        machine.urls["mlflow"], options.metrics, lambda: {"mlflow": [process, *process.children(recursive=True)]}
+                    )
+                    rows, lost = rows + found, lost + bad
+                if "flows" in options.only:
+                    found, bad = flow_runs(machine, options.runs)
+                    rows, lost = rows + found, lost + bad
+            finally:
+                machine.dora("down")
+    report("Load", rows, options.save)
+    if lost:
+        raise SystemExit(f"{lost} records were lost, doubled or left open")
+
+
+if __name__ == "__main__":
+    main()

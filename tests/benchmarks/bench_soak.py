@@ -1,0 +1,257 @@
+"""Realignments in a row, each with 2 % new data: does anything grow that should not?
+
+Every run is `dora realign` in a process of its own, as a schedule starts it on a machine without servers: a Prefect API, a Ray head and
+MLflow's database of its own, which must all be gone afterwards. `dora gc --delete` comes in between, as often as --collect says. Measured
+after every run: seconds, processor time (which other work on the machine does not change), the most memory that its processes held at a
+time (PSS) and their file descriptors, processes and files left behind, the store. The slope of each over the runs is given with its 95 %
+interval; "flat" means that the interval does not exclude 0, or that all runs together grew by less than 5 %. Nothing is asserted: look at
+the verdicts.
+
+    python -m tests.benchmarks.bench_soak [--runs 30] [--minutes M] [--collect 5] [--save FILE]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from dora_core.config import TestbedConfig
+from dora_core.testbed import Testbed
+from tests.benchmarks.harness import Row, argument_parser, report
+
+PROMPTS, NEW = 100, 2
+CONFIDENCE, NEGLIGIBLE = 0.95, 0.05
+CONFIG = {
+    "project": "soak",
+    "text": {"max_prompt_tokens": 32, "max_response_tokens": 64},
+    "policy": {"hidden_size": 32, "heads": 2, "layers": 1, "vocab_size": 320},
+    "classifier": {"encoder": {"hidden_size": 32, "layers": 1, "heads": 2, "vocab_size": 400}, "epochs": 1, "folds": 2},
+    "sft": {"optimization": {"max_steps": 5, "batch_size": 8}},
+    "align": {"optimization": {"max_steps": 5, "batch_size": 8}},
+    "evaluate": {"kl_prompts": 2, "kl_max_new_tokens": 8, "bootstrap_samples": 100, "erm_twin": False},
+    "compare": None,
+    "promotion": {"mode": "never"},
+    "execution": {"default": {"workers": 0}},
+}
+MB = 1e6
+
+
+@dataclass
+class Peak:
+    """The most that a process and its descendants held at a time, and the processor time they took; looked at every half second."""
+
+    bytes: int = 0
+    processes: int = 0
+    descriptors: int = 0
+    _cpu: dict[int, float] = field(default_factory=dict)
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def watch(self, pid: int) -> None:
+        while not self._ended.wait(0.5):
+            found = [0, 0, 0]
+            for process in family(pid):
+                with suppress(psutil.Error):
+                    self._cpu[process.pid] = sum(process.cpu_times()[:2])
+                    found = [total + n for total, n in zip(found, (process.memory_full_info().pss, 1, process.num_fds()), strict=True)]
+            self.bytes, self.processes, self.descriptors = map(max, (self.bytes, self.processes, self.descriptors), found)
+
+    @property
+    def cpu_seconds(self) -> float:
+        return sum(self._cpu.values())
+
+    def end(self) -> None:
+        self._ended.set()
+
+
+def family(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return [process := psutil.Process(pid), *process.children(recursive=True)]
+    return []
+
+
+@dataclass(frozen=True)
+class Measured:
+    """After one run."""
+
+    seconds: float
+    cpu_seconds: float
+    memory: int
+    descriptors: int
+    left_processes: int
+    left_files: int
+    store: int
+    store_uncollected: int
+    databases: int
+    shown: int
+    ran: int
+
+
+class Soak:
+    """A home of its own, below a folder that is also the temporary folder of everything it starts."""
+
+    def __init__(self, folder: Path):
+        self.home, self.data, self.temporary = folder / "home", folder / "data", folder / "tmp"
+        self.temporary.mkdir()
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("DORA_", "PREFECT_", "MLFLOW_", "RAY_"))}
+        self.environment |= {"DORA_HOME": str(self.home), "TMPDIR": str(self.temporary)}
+        self.config = folder / "c.yaml"
+        self.config.write_text(yaml.safe_dump(CONFIG | {"data": {"train": [{"path": str(self.data)}]}}))
+        self.freed = 0
+        self.unregistered: list[float] = []
+
+    def arrive(self, week: int) -> None:
+        """New data."""
+        testbed = Testbed(TestbedConfig(prompts=NEW if week else PROMPTS, responses_per_prompt=3), round=week)
+        testbed.write(self.data / f"{week:03d}.parquet")
+
+    def dora(self, *arguments: str, peak: Peak | None = None) -> dict[str, Any]:
+        command = [sys.executable, "-c", "from flows.cli import main; main()", *arguments, "--json"]
+        process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        watcher = threading.Thread(target=peak.watch, args=(process.pid,)) if peak else None
+        if watcher:
+            watcher.start()
+        try:
+            output, log = process.communicate()
+        finally:
+            if peak and watcher:
+                peak.end()
+                watcher.join()
+        if process.returncode != 0:
+            raise SystemExit(f"dora {' '.join(arguments)} failed:\n{log[-4000:]}")
+        return json.loads(output)
+
+    def realign(self) -> Measured:
+        peak, started = Peak(), time.monotonic()
+        manifest = self.dora("realign", "-c", str(self.config), peak=peak)
+        seconds = time.monotonic() - started
+        left = self.processes()
+        store = size(self.home / "store")
+        return Measured(
+            seconds=seconds,
+            cpu_seconds=peak.cpu_seconds,
+            memory=peak.bytes,
+            descriptors=peak.descriptors,
+            left_processes=len(left),
+            left_files=sum(1 for place in (self.temporary, self.home / "ray", self.home / "spool") for _ in place.rglob("*")),
+            store=store,
+            store_uncollected=store + self.freed,
+            databases=size(self.home / "prefect") + (self.home / "mlflow.db").stat().st_size,
+            shown=sum(size(self.home / name) for name in ("mlartifacts", "reports", "logs")),
+            ran=sum(stage["state"] == "ran" for stage in manifest["stages"]),
+        )
+
+    def collect(self) -> float:
+        """Seconds that `dora gc` took. What it leaves, without what only registered models need, goes to ``unregistered``, in MB."""
+        started, store = time.monotonic(), self.home / "store"
+        collected = self.dora("gc", "--delete", "--older-than", "0s", "--keep-runs", "1")
+        seconds = time.monotonic() - started
+        self.freed += collected["freed_bytes"]
+        registered = [place for place, why in collected["kept"].items() if why.startswith("registered") or why == "decisions"]
+        self.unregistered.append((size(store) - sum(size(store / place) for place in registered)) / MB)
+        return seconds
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that belongs to this home."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("DORA_HOME") == str(self.home) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if not path.is_dir()]
+
+
+def size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in files(folder))
+
+
+def trend(what: str, values: Sequence[float], unit: str, *, digits: int = 1) -> Row:
+    """Least squares over the runs: the figure is first → last, the limit the slope with its interval."""
+    from scipy import stats
+
+    if min(values) == max(values):
+        return Row(what, f"{values[0]:,.{digits}f} {unit}", "flat", True, "the same after every run")
+    if len(values) < 3:
+        return Row(what, f"{values[0]:,.{digits}f} → {values[-1]:,.{digits}f} {unit}", "flat", None, "too few points for an interval")
+    fitted = stats.linregress(range(len(values)), values)
+    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 2)) * fitted.stderr
+    low, high = fitted.slope - margin, fitted.slope + margin
+    mean = sum(values) / len(values)
+    grown = fitted.slope * (len(values) - 1)
+    flat = low <= 0 or grown < NEGLIGIBLE * mean
+    share = f", {grown / mean:+.0%} over all runs" if mean else ""
+    return Row(
+        what,
+        f"{values[0]:,.{digits}f} → {values[-1]:,.{digits}f} {unit}",
+        "flat",
+        bool(flat),
+        f"slope {fitted.slope:+.{digits + 1}f} [{low:+.{digits + 1}f}, {high:+.{digits + 1}f}] {unit} a run{share}",
+    )
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no further run after so long")
+    parser.add_argument("--collect", type=int, default=5, help="collect garbage after so many runs each")
+    options = parser.parse_args()
+    measured, collections = list[Measured](), list[float]()
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        soak = Soak(Path(folder))
+        began = time.monotonic()
+        for week in range(options.runs + 1):  # the first run, which computes everything, is not counted
+            if time.monotonic() - began > 60 * options.minutes:
+                break
+            soak.arrive(week)
+            measured.append(soak.realign())
+            print(f"run {week}: {measured[-1]}", flush=True)
+            if week % options.collect == 0:
+                collections.append(soak.collect())
+        total = time.monotonic() - began
+        first, counted = measured[0], measured[1:]
+        collected = counted[options.collect :: options.collect]  # the run after each collection
+    rows = [
+        Row(
+            f"{len(counted)} realignments, {NEW} % new data each",
+            f"{total:.0f} s in all",
+            limit=f"{PROMPTS} records, then {NEW} more a run",
+        ),
+        trend("seconds a run", [m.seconds for m in counted], "s"),
+        trend("processor time a run", [m.cpu_seconds for m in counted], "s"),
+        trend("memory of all its processes at the peak", [m.memory / MB for m in counted], "MB PSS", digits=0),
+        trend("file descriptors at the peak", [m.descriptors for m in counted], "", digits=0),
+        trend("processes left behind", [m.left_processes for m in counted], "", digits=0),
+        trend("files and folders left in temporary folders, Ray's and the spool", [m.left_files for m in counted], "", digits=0),
+        trend("databases of Prefect and MLflow", [m.databases / MB for m in counted], "MB"),
+        trend("figures, reports, logs", [m.shown / MB for m in counted], "MB"),
+        trend("store, nothing collected", [m.store_uncollected / MB for m in counted], "MB"),
+        trend(f"store, collected every {options.collect} runs, at the same point of each", [m.store / MB for m in collected], "MB"),
+        trend("store after a collection, without registered models", soak.unregistered[1:], "MB"),
+        Row(
+            "a collection",
+            f"{sum(collections) / len(collections):.1f} s",
+            limit=f"{len(collections)} of them freed {soak.freed / MB:.0f} MB",
+        ),
+        Row("stages computed a run", f"{min(m.ran for m in counted)}–{max(m.ran for m in counted)}", limit=f"{first.ran} in the first"),
+    ]
+    report("Soak", rows, options.save)
+
+
+if __name__ == "__main__":
+    main()

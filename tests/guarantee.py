@@ -1,0 +1,169 @@
+"""What must hold after any fault, once the run is over or resumed (``tests/FAULTS.md``), for tests with real servers.
+
+:func:`same_as_fault_free` is I2, :func:`agreed` I3 and :func:`nothing_left` I4. The latter two wait: I3 promises 60 s.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from dora_core.config import Execution
+from flows.limits import LIMIT
+from infra.ray_head import RayHead
+from infra.ray_jobs import ACTIVE
+from infra.settings import ServicesRecord
+from infra.store import Store
+from tasks.stage import execute
+from tests.machine import Machine
+
+AGREE_SECONDS = 60.0
+LEFT_SECONDS = 150.0
+"""The slot of a killed run is a lease of 60 s, which the server looks at twice a minute."""
+
+SAME = {"COMPLETED": ("FINISHED", "completed"), "FAILED": ("FAILED", "failed")} | dict.fromkeys(
+    ("CRASHED", "CANCELLED"), ("KILLED", "cancelled")
+)
+"""Prefect's type of state → MLflow's status and the manifest's."""
+RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_AutoscalingCoordinatorActor")
+
+
+@dataclass(frozen=True)
+class States:
+    """What the systems say about one run."""
+
+    prefect: str
+    message: str
+    task_runs: list[str]
+    jobs: list[str]
+    mlflow: str
+    mlflow_stages: list[str]
+    mlflow_error: str
+    manifest: dict[str, Any]
+
+    def disagreement(self) -> str | None:
+        """What is not terminal, or does not fit; None where all is well."""
+        if self.prefect not in SAME:
+            return f"Prefect's flow run is {self.prefect}"
+        status, word = SAME[self.prefect]
+        if (self.mlflow, self.manifest["status"]) != (status, word):
+            return f"Prefect says {self.prefect}, MLflow {self.mlflow}, the manifest {self.manifest['status']}"
+        if open_runs := [state for state in self.task_runs if state not in SAME]:
+            return f"task runs are {open_runs}"
+        if "RUNNING" in self.mlflow_stages:
+            return f"MLflow's stages are {self.mlflow_stages}"
+        if ACTIVE & set(self.jobs):
+            return f"Ray's jobs are {self.jobs}"
+        if any(stage["state"] == "running" for stage in self.manifest["stages"]):
+            return "a stage of the manifest is running"
+        if status != "FINISHED" and not (self.message and self.mlflow_error and self.manifest["error"]["message"]):
+            return "a cause is missing"
+        return None
+
+
+def look(machine: Machine, flow_run: str) -> States:
+    """Ask Prefect, Ray, MLflow and the store."""
+    run = machine.prefect("GET", f"/flow_runs/{flow_run}")
+    tasks = machine.prefect("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run]}}})
+    manifest = machine.manifest(flow_run)
+    submitted = {stage["submission_id"] for stage in manifest["stages"]}
+    tracked = [(r["info"]["status"], _tags(r)) for r in machine.mlflow_runs(manifest["project"])]
+    tracked = [(status, tags) for status, tags in tracked if tags.get("dora.run_id") == manifest["run_id"]]
+    [(status, tags)] = [found for found in tracked if "dora.stage" not in found[1]]
+    return States(
+        prefect=run["state"]["type"],
+        message=run["state"]["message"] or "",
+        task_runs=[task["state"]["type"] for task in tasks],
+        jobs=[state for job, state in machine.ray_jobs().items() if job in submitted],
+        mlflow=status,
+        mlflow_stages=[status for status, tags in tracked if "dora.stage" in tags],
+        mlflow_error=tags.get("dora.error", ""),
+        manifest=manifest,
+    )
+
+
+def agreed(machine: Machine, flow_run: str, ended: str) -> States:
+    """I3: within 60 s all systems say that the run is over, and how; where it did not end well, also why.
+
+    Args:
+        ended: Prefect's type of state, as it is expected.
+    """
+    poll(lambda: look(machine, flow_run).disagreement(), AGREE_SECONDS)
+    states = look(machine, flow_run)
+    assert states.prefect == ended, states
+    return states
+
+
+def nothing_left(machine: Machine, *, slots: bool = True) -> None:
+    """I4: no process but the servers', no active Ray job, no slot taken, no temporary file.
+
+    Args:
+        slots: look at them, too.
+    """
+    poll(lambda: "; ".join(leftovers(machine, slots)) or None, LEFT_SECONDS)
+
+
+def leftovers(machine: Machine, slots: bool) -> list[str]:
+    """One line for each thing that should not be there."""
+    found = [f"process {line}" for line in strangers(machine)]
+    found += [f"Ray job {job} is {state}" for job, state in machine.ray_jobs().items() if state in ACTIVE]
+    taken = machine.prefect("GET", f"/v2/concurrency_limits/{LIMIT}")["active_slots"] if slots else 0
+    found += [f"{taken} slots are taken"] if taken else []
+    store = machine.home / "store"
+    return found + [f"file {path.relative_to(store)}" for path in [*store.rglob("*.tmp"), *(store / "locks").glob("*")]]
+
+
+def strangers(machine: Machine) -> list[str]:
+    """Command lines of processes of this home that are no server, nor a part of one: flows, hooks, jobs, actors."""
+    record = ServicesRecord.model_validate_json((machine.home / "services.json").read_text(encoding="utf-8"))
+    servers = {service.process.pid for service in record.services.values()}
+    parts = {"prefect", "mlflow", "ray"}  # a worker's children are flows
+    head = RayHead.attach(machine.home / "ray" / "services")
+    owners = {service.process.pid for name, service in record.services.items() if name in parts} | ({head.process.pid} if head else set())
+    found = []
+    for process in machine.living():
+        try:
+            line = " ".join(process.cmdline()).strip()
+            inside = owners & {process.pid, *(parent.pid for parent in process.parents())}
+        except psutil.Error:
+            continue
+        works = "-m tasks." in line or (line.startswith("ray::") and not line.startswith(RAYS_OWN))
+        if process.pid not in servers and (works or not inside):
+            found.append(line[:120])
+    return found
+
+
+def same_as_fault_free(store: Store, manifest: dict[str, Any], folder: Path) -> None:
+    """I2: every file of every stage has the bytes that the same stages give in one process, one after the other, without a fault."""
+    fresh = Store(str(folder / "fault-free"))
+    assert [stage["state"] for stage in manifest["stages"]] and manifest["status"] == "completed"
+    for stage in manifest["stages"]:
+        if stage["stage"] == "promote":  # registers a model; what it reads is compared
+            continue
+        result = store.read_result(stage["stage"], stage["digest"])
+        assert result is not None, stage
+        module = importlib.import_module(f"tasks.{stage['stage']}")
+        payload = {name: value for name, value in result["spec"].items() if name not in ("stage", "version")}
+        spec = module.Spec.model_validate(payload | {"execution": Execution(workers=0)})
+        assert spec.digest() == stage["digest"]
+        alone = execute(spec, module.run, fresh)
+        files = {name: facts["sha256"] for name, facts in result["files"].items()}
+        assert files == {name: facts["sha256"] for name, facts in alone["files"].items()}, stage["label"]
+
+
+def poll(problem: Callable[[], str | None], seconds: float) -> None:
+    """Until ``problem`` has none to tell; fails with the last one after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while (told := problem()) is not None:
+        assert time.monotonic() < deadline, f"after {seconds:.0f} s: {told}"
+        time.sleep(1.0)
+
+
+def _tags(run: dict[str, Any]) -> dict[str, str]:
+    return {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}

@@ -1,0 +1,253 @@
+"""Kill parts of a real installation in the middle of a run: servers by ``dora up``, runs as the form in Prefect's UI starts them.
+
+One installation for all tests, which break it and mend it. The fault comes while ``sft`` trains (its journal grows), so that what follows
+is work in progress, work to come and work that is done.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from infra.journal import JournalReader
+from infra.settings import ServicesRecord
+from tests.faults import Recovery
+from tests.guarantee import agreed, nothing_left, same_as_fault_free
+from tests.machine import WAIT_SECONDS, Machine, small_run
+
+pytestmark = [pytest.mark.system, pytest.mark.chaos]
+
+CHECKPOINT_EVERY = 10
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """An installation to be broken. Two runs at a time: the slot of one that was killed is a lease of a minute."""
+    machine = Machine(tmp_path_factory.mktemp("broken") / "home")
+    try:
+        mend(machine)
+        machine.dora("deploy", "--limit", "2")
+        yield machine
+    finally:
+        machine.dora("down")
+    assert machine.processes() == []
+
+
+def start(machine: Machine, project: str, epochs: int = 60) -> str:
+    given = small_run(machine, project, epochs=epochs)
+    given["overrides"] += [f"execution.default={{workers: 0, checkpoint_every: {CHECKPOINT_EVERY}}}"]
+    return machine.start(given | {"until": "align"})
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.2)
+    return value
+
+
+def stage(machine: Machine, run: str, label: str) -> dict[str, Any]:
+    return next(s for s in machine.manifest(run)["stages"] if s["label"] == label)
+
+
+def events(machine: Machine, run: str, label: str) -> list[dict[str, Any]]:
+    """What a stage has measured, in all its attempts."""
+    found = JournalReader(machine.store, label, stage(machine, run, label)["digest"]).new_events()
+    return [event for event in found if event["kind"] == "metrics"]
+
+
+def start_training(machine: Machine, project: str, epochs: int = 60) -> str:
+    """Id of a run whose ``sft`` is in the middle of its steps and has a checkpoint."""
+    run = start(machine, project, epochs)
+    until(lambda: any(m["flow_run_id"] == run for m in _manifests(machine)) and stage(machine, run, "sft")["state"] == "running")
+    until(lambda: any(event["step"] > CHECKPOINT_EVERY for event in events(machine, run, "sft")))
+    return run
+
+
+def _manifests(machine: Machine) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in (machine.home / "store" / "runs").glob("*/run.json")]
+
+
+def mend(machine: Machine) -> None:
+    """`dora up`; a server whose port somebody else has taken meanwhile gets another."""
+    machine.urls = machine.dora("up")["services"]
+
+
+def kill_service(machine: Machine, name: str) -> None:
+    """SIGKILL, with all its processes."""
+    record = ServicesRecord.model_validate_json((machine.home / "services.json").read_text())
+    leader = psutil.Process(record.services[name].process.pid)
+    for process in [leader, *leader.children(recursive=True)]:
+        process.kill()
+
+
+def flow_process(machine: Machine, run: str) -> psutil.Process:
+    """That of a flow run; the scheduled `reap` may run beside it."""
+    [process] = [p for p in machine.find("prefect.engine") if p.environ().get("PREFECT__FLOW_RUN_ID") == run]
+    return process
+
+
+def mlflow_history(machine: Machine, run: str, label: str, metric: str) -> list[tuple[int, float]]:
+    """(step, value) of a metric as MLflow has it."""
+    query = {"run_id": stage(machine, run, label)["mlflow_run_id"], "metric_key": metric, "max_results": 20000}
+    found = requests.get(f"{machine.urls['mlflow']}/api/2.0/mlflow/metrics/get-history", params=query, timeout=30).json()["metrics"]
+    return sorted((metric["step"], metric["value"]) for metric in found)
+
+
+def measured(machine: Machine, run: str, label: str, metric: str) -> list[tuple[int, float]]:
+    """(step, value) of a metric as the stage measured it."""
+    return sorted((event["step"], event["values"][metric]) for event in events(machine, run, label) if metric in event["values"])
+
+
+@pytest.mark.fault(6)
+def test_a_killed_driver_is_tried_again_and_goes_on(machine: Machine, recovery: Recovery, tmp_path: Path) -> None:
+    run = start_training(machine, "killed-driver")
+    [driver] = machine.find("-m tasks.sft")
+    driver.kill()
+    recovery.begins()
+    until(lambda: stage(machine, run, "sft")["state"] == "ran")
+    recovery.ends()
+    machine.wait_for_state(run, {"COMPLETED"})
+    agreed(machine, run, "COMPLETED")
+    attempts = {job[-1]: state for job, state in machine.ray_jobs().items() if job.startswith("dora-sft")}
+    assert attempts == {"1": "FAILED", "2": "SUCCEEDED"}
+    errors = [run["data"]["tags"] for run in machine.mlflow_runs("killed-driver") if run["info"]["status"] == "FAILED"]
+    assert [t["value"] for tags in errors for t in tags if t["key"] == "dora.error" and "killed by SIGKILL" in t["value"]]
+    assert [event["step"] for event in events(machine, run, "sft")].count(1) == 1, "the second attempt went on from a checkpoint"
+    nothing_left(machine)
+    same_as_fault_free(machine.store, machine.manifest(run), tmp_path)
+
+
+@pytest.mark.fault(7)
+def test_a_killed_flow_is_closed_by_its_worker_and_the_next_run_goes_on(machine: Machine, recovery: Recovery, tmp_path: Path) -> None:
+    run = start_training(machine, "killed-flow", epochs=200)  # longer than the worker takes to stop the job
+    flow_process(machine, run).kill()
+    recovery.begins()
+    states = agreed(machine, run, "CRASHED")
+    assert "SIGKILL" in states.message and "SIGKILL" in states.manifest["error"]["message"]
+    assert states.manifest["error"]["hint"].startswith("run the same command again") and states.jobs == ["STOPPED"]
+    again = start(machine, "killed-flow", epochs=200)
+    machine.wait_for_state(again, {"COMPLETED"})
+    recovery.ends()
+    agreed(machine, again, "COMPLETED")
+    assert stage(machine, again, "ingest")["state"] == "cached"
+    assert [event["step"] for event in events(machine, again, "sft")].count(1) == 1, "it went on from a checkpoint"
+    same_as_fault_free(machine.store, machine.manifest(again), tmp_path)
+
+
+@pytest.mark.fault(8)
+def test_what_a_killed_machine_left_is_reaped_and_the_next_run_goes_on(machine: Machine, recovery: Recovery, tmp_path: Path) -> None:
+    run = start_training(machine, "killed-both")
+    flow = flow_process(machine, run)
+    kill_service(machine, "worker")  # and with it the flow, its child
+    until(lambda: not flow.is_running() or flow.status() == psutil.STATUS_ZOMBIE)
+    recovery.begins()
+    reaped = machine.dora("reap")
+    assert list(reaped["runs"].values()) == ["its process is gone"] and reaped["problems"] == []
+    states = agreed(machine, run, "CRASHED")
+    assert "its process is gone" in states.message and states.mlflow_error == "its process is gone"
+    mend(machine)
+    again = start(machine, "killed-both")
+    machine.wait_for_state(again, {"COMPLETED"})
+    recovery.ends()
+    agreed(machine, again, "COMPLETED")
+    assert stage(machine, again, "ingest")["state"] == "cached"
+    same_as_fault_free(machine.store, machine.manifest(again), tmp_path)
+
+
+@pytest.mark.fault(10)
+def test_what_mlflow_missed_is_sent_when_it_is_back(machine: Machine, recovery: Recovery) -> None:
+    run = start_training(machine, "mlflow-back")
+    kill_service(machine, "mlflow")
+    recovery.begins()
+    until(lambda: stage(machine, run, "sft")["state"] == "ran")  # training does not wait for MLflow
+    mend(machine)
+    machine.wait_for_state(run, {"COMPLETED"})
+    agreed(machine, run, "COMPLETED")
+    recovery.ends()
+    for label in ("sft", "align"):
+        assert mlflow_history(machine, run, label, "loss") == measured(machine, run, label, "loss") != []
+    assert not list((machine.home / "spool").glob("*")), "nothing waits any more"
+
+
+@pytest.mark.fault(10)
+def test_without_mlflow_a_run_says_what_is_pending_and_the_next_one_sends_it(machine: Machine, recovery: Recovery) -> None:
+    run = start_training(machine, "mlflow-away")
+    kill_service(machine, "mlflow")
+    recovery.begins()
+    machine.wait_for_state(run, {"COMPLETED"})
+    artifacts = machine.prefect("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
+    summary = next(a["data"] for a in artifacts if a["type"] == "markdown")
+    assert "MLflow updates for" in summary and "the next run sends them" in summary
+    mend(machine)
+    again = start(machine, "mlflow-away")
+    machine.wait_for_state(again, {"COMPLETED"})
+    recovery.ends()
+    agreed(machine, run, "COMPLETED")
+    runs = machine.mlflow_runs("mlflow-away")
+    assert {run["info"]["status"] for run in runs} == {"FINISHED"}
+    names = [run["info"]["run_name"] for run in runs]
+    assert sorted(names).count("sft") == 1 and names.count("align") == 1, "nothing twice"
+    sent = next(r["info"]["run_id"] for r in runs if r["info"]["run_name"] == "sft")
+    query = {"run_id": sent, "metric_key": "loss", "max_results": 20000}
+    found = requests.get(f"{machine.urls['mlflow']}/api/2.0/mlflow/metrics/get-history", params=query, timeout=30).json()["metrics"]
+    assert sorted((m["step"], m["value"]) for m in found) == measured(machine, run, "sft", "loss") != []
+    nothing_left(machine)
+
+
+@pytest.mark.fault(12)
+def test_a_run_goes_on_by_itself_on_a_restarted_head(machine: Machine, recovery: Recovery, tmp_path: Path) -> None:
+    run = start_training(machine, "no-ray")
+    old = [process for process in machine.living() if "ray" in " ".join(process.cmdline()).partition(" --")[0]]
+    [gcs] = machine.find("gcs_server")
+    gcs.kill()
+    recovery.begins()
+    mend(machine)
+    machine.wait_for_state(run, {"COMPLETED"})
+    recovery.ends()
+    agreed(machine, run, "COMPLETED")
+    assert gcs in old and not [process for process in old if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    nothing_left(machine)
+    same_as_fault_free(machine.store, machine.manifest(run), tmp_path)
+
+
+@pytest.mark.fault(16)
+def test_of_two_equal_runs_one_computes_and_the_other_waits_for_it(machine: Machine, recovery: Recovery) -> None:
+    first = start_training(machine, "twice", epochs=200)  # longer than the second takes to start
+    second = start(machine, "twice", epochs=200)
+    recovery.begins()
+    for run in (first, second):
+        machine.wait_for_state(run, {"COMPLETED"})
+    logs = machine.prefect("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [second]}}})
+    owner = machine.manifest(first)["run_id"]
+    waits = [log["message"] for log in logs if log["message"].startswith(f"waits for {owner} (process ")]
+    assert waits[0].endswith("), which computes the same sft"), logs
+    digests = {s["digest"][:12] for s in machine.manifest(first)["stages"]}
+    assert all(job.endswith("-1") for job in machine.ray_jobs() if job.split("-")[2] in digests)
+    assert [s["state"] for s in machine.manifest(second)["stages"]].count("ran") < len(digests)
+    for run in (first, second):
+        agreed(machine, run, "COMPLETED")
+    nothing_left(machine)
+
+
+@pytest.mark.fault(11)
+def test_a_run_survives_a_minute_without_the_prefect_api(machine: Machine, recovery: Recovery, tmp_path: Path) -> None:
+    run = start_training(machine, "no-prefect")
+    kill_service(machine, "prefect")
+    recovery.begins()
+    time.sleep(60)  # the fault itself: training ends within it, and so might the run
+    mend(machine)
+    machine.wait_for_state(run, {"COMPLETED"})
+    recovery.ends()
+    agreed(machine, run, "COMPLETED")
+    # A restarted server counts the slot although the lease went with it; the scheduled `reap` frees it, two minutes after the last run.
+    nothing_left(machine, slots=False)
+    same_as_fault_free(machine.store, machine.manifest(run), tmp_path)

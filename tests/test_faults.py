@@ -1,0 +1,46 @@
+"""``tests/FAULTS.md`` against the tests: every fault has its line, and every test that makes one is named there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from tests.faults import FAULTS
+
+TESTS = Path(__file__).parent
+LINE = re.compile(r"^\| (\d+) \|")
+TEST = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
+
+
+def listed() -> dict[int, set[tuple[str, str]]]:
+    """``{fault: {(module, test)}}`` of the page."""
+    found: dict[int, set[tuple[str, str]]] = {}
+    for line in (TESTS / "FAULTS.md").read_text(encoding="utf-8").splitlines():
+        if match := LINE.match(line):
+            found.setdefault(int(match[1]), set()).update(TEST.findall(line))
+    return found
+
+
+def marked() -> dict[int, set[tuple[str, str]]]:
+    """The same of the marks in the tests."""
+    found: dict[int, set[tuple[str, str]]] = {fault: set() for fault in FAULTS}
+    for file in TESTS.rglob("test_*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef) and function.name.startswith("test_"):
+                for fault in _faults(function.decorator_list):
+                    found[fault].add((file.name, function.name))
+    return found
+
+
+def _faults(decorators: list[ast.expr]) -> list[int]:
+    marks = (d for d in decorators if isinstance(d, ast.Call) and isinstance(d.func, ast.Attribute) and d.func.attr == "fault")
+    return [argument.value for mark in marks for argument in mark.args if isinstance(argument, ast.Constant)]
+
+
+def test_the_page_names_every_fault_and_the_tests_that_make_it() -> None:
+    page, tests = listed(), marked()
+    assert sorted(page) == list(FAULTS)
+    assert all(tests.values()), f"no test makes {[fault for fault in FAULTS if not tests[fault]]}"
+    assert page == tests
