@@ -13,7 +13,7 @@ from dora_core.alignment_data import AlignmentData
 from dora_core.config import AlignConfig
 from dora_core.errors import DataError
 from infra.journal import JournalWriter
-from infra.store import Store
+from infra.store import Store, sha256_file
 from tasks import align
 from tasks.stage import StageContext, StageRef
 from tests.tasks.conftest import IN_PROCESS, TEXT, TINY
@@ -76,7 +76,7 @@ def test_a_reference_of_other_records_is_refused(spec, context):
     table = pq.read_table(logps)
     pq.write_table(table.slice(1), logps)
     result = context.store.read_result("reference", spec.reference.digest)
-    result["files"]["logps.parquet"]["bytes"] = logps.stat().st_size
+    result["files"]["logps.parquet"] = {"bytes": logps.stat().st_size, "sha256": sha256_file(logps)}
     context.store.write_json(f"reference/{spec.reference.digest}/result.json", result)
     first = table["record_id"][0].as_py()
     with pytest.raises(DataError, match=f"logps.parquet row 0 does not go with the records: .* where {first} response 0 is expected"):
