@@ -29,7 +29,7 @@ from flows.manifest import FlowRun, Manifest, manifests
 from flows.plan import Plan, PlannedStage, write_latest
 from flows.round_runs import RoundRuns
 from flows.shared_job import SharedJob
-from infra.locks import ownership
+from infra.locks import free_abandoned, ownership
 from infra.ray_head import RayHead
 from infra.ray_jobs import RESUME, RayJobs
 from infra.settings import Places, Settings, apply_environment
@@ -301,6 +301,7 @@ def end_abandoned(settings: Settings, store: Store, content: dict[str, Any], why
         for stage in left:
             jobs.stop(stage["submission_id"])
     RayHead.stop_orphans(settings.ray_folder)
+    free_abandoned(store)
     history = settings.mlflow_history(places.mlflow_uri)
     Tracker.open(places.mlflow_uri, content["project"], settings.root / "spool", history=history).close()  # ends abandoned runs as KILLED
     stopped = [stage["submission_id"] for stage in left if stage["state"] == "running"]

@@ -54,6 +54,15 @@ def ownership(
             file.close()
 
 
+def free_abandoned(store: Store) -> None:
+    """Delete the lock files of owners that were killed, where nobody has computed the stage since."""
+    for name in store.list("locks") if store.remote is None else []:
+        path = store.local(f"locks/{name}")
+        if (file := _take(path, "")) is not None:
+            path.unlink(missing_ok=True)
+            file.close()
+
+
 def _take(path: Path, holder: str) -> IO[str] | None:
     """The locked file; None where somebody else has it."""
     path.parent.mkdir(parents=True, exist_ok=True)

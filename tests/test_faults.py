@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.faults import FAULTS
 
 TESTS = Path(__file__).parent
-LINE = re.compile(r"^\| (\d+) \|")
+LINE = re.compile(r"^(\d+)\. ")
 TEST = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 
 
@@ -27,15 +27,20 @@ def marked() -> dict[int, set[tuple[str, str]]]:
     found: dict[int, set[tuple[str, str]]] = {fault: set() for fault in FAULTS}
     for file in TESTS.rglob("test_*.py"):
         tree = ast.parse(file.read_text(encoding="utf-8"))
+        of_all = [fault for statement in tree.body if _sets_marks(statement) for fault in _faults(statement)]
         for function in ast.walk(tree):
             if isinstance(function, ast.FunctionDef) and function.name.startswith("test_"):
-                for fault in _faults(function.decorator_list):
+                for fault in [*of_all, *(fault for decorator in function.decorator_list for fault in _faults(decorator))]:
                     found[fault].add((file.name, function.name))
     return found
 
 
-def _faults(decorators: list[ast.expr]) -> list[int]:
-    marks = (d for d in decorators if isinstance(d, ast.Call) and isinstance(d.func, ast.Attribute) and d.func.attr == "fault")
+def _sets_marks(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "pytestmark" for t in statement.targets)
+
+
+def _faults(node: ast.AST) -> list[int]:
+    marks = (n for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr == "fault")
     return [argument.value for mark in marks for argument in mark.args if isinstance(argument, ast.Constant)]
 
 

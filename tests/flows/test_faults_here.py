@@ -23,7 +23,7 @@ project: here
 data: {{train: [{{path: {data}}}]}}
 text: {{max_prompt_tokens: 32, max_response_tokens: 64}}
 policy: {{hidden_size: 32, heads: 2, layers: 1, vocab_size: 320}}
-sft: {{optimization: {{epochs: 60, batch_size: 8}}}}
+sft: {{optimization: {{epochs: 200, batch_size: 8}}}}
 align: {{objective: {{name: erm}}, optimization: {{max_steps: 3, batch_size: 8}}}}
 execution: {{default: {{workers: 0, checkpoint_every: {every}}}}}
 """

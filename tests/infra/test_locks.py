@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.locks import ownership
+from infra.locks import free_abandoned, ownership
 from infra.store import Store
 from tests.faults import Recovery
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.fault(16)
 DIGEST = "0" * 64
 HOLD = """
 import sys, time
-from infra.locks import ownership
+from infra.locks import free_abandoned, ownership
 from infra.store import Store
 with ownership(Store(sys.argv[1]), "align", "0" * 64, "first", is_done=lambda: False, tell=print):
     print("has it", flush=True)
@@ -68,6 +68,18 @@ def test_who_is_killed_owns_nothing_any_more(tmp_path: Path, recovery: Recovery)
         recovery.ends()
         assert not is_done and told == [f"waits for first (process {holder.pid}), which computes the same align"]
     holder.wait()
+    assert locks(store) == []
+
+
+def test_the_lock_of_one_that_was_killed_goes_and_that_of_a_live_one_stays(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "has it\n"
+    free_abandoned(store)
+    assert locks(store) == [f"align-{DIGEST}"]
+    holder.kill()
+    holder.wait()
+    free_abandoned(store)
     assert locks(store) == []
 
 

@@ -25,6 +25,8 @@ from tests.machine import WAIT_SECONDS, Machine, small_run
 pytestmark = [pytest.mark.system, pytest.mark.chaos]
 
 CHECKPOINT_EVERY = 10
+EPOCHS = 200
+"""Of ``sft``: seconds more than its journal and those who kill it take to notice that it has begun."""
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     assert machine.processes() == []
 
 
-def start(machine: Machine, project: str, epochs: int = 60) -> str:
-    given = small_run(machine, project, epochs=epochs)
+def start(machine: Machine, project: str) -> str:
+    given = small_run(machine, project, epochs=EPOCHS)
     given["overrides"] += [f"execution.default={{workers: 0, checkpoint_every: {CHECKPOINT_EVERY}}}"]
     return machine.start(given | {"until": "align"})
 
@@ -64,9 +66,9 @@ def events(machine: Machine, run: str, label: str) -> list[dict[str, Any]]:
     return [event for event in found if event["kind"] == "metrics"]
 
 
-def start_training(machine: Machine, project: str, epochs: int = 60) -> str:
+def start_training(machine: Machine, project: str) -> str:
     """Id of a run whose ``sft`` is in the middle of its steps and has a checkpoint."""
-    run = start(machine, project, epochs)
+    run = start(machine, project)
     until(lambda: any(m["flow_run_id"] == run for m in _manifests(machine)) and stage(machine, run, "sft")["state"] == "running")
     until(lambda: any(event["step"] > CHECKPOINT_EVERY for event in events(machine, run, "sft")))
     return run
@@ -128,13 +130,13 @@ def test_a_killed_driver_is_tried_again_and_goes_on(machine: Machine, recovery: 
 
 @pytest.mark.fault(7)
 def test_a_killed_flow_is_closed_by_its_worker_and_the_next_run_goes_on(machine: Machine, recovery: Recovery, tmp_path: Path) -> None:
-    run = start_training(machine, "killed-flow", epochs=200)  # longer than the worker takes to stop the job
+    run = start_training(machine, "killed-flow")
     flow_process(machine, run).kill()
     recovery.begins()
     states = agreed(machine, run, "CRASHED")
     assert "SIGKILL" in states.message and "SIGKILL" in states.manifest["error"]["message"]
     assert states.manifest["error"]["hint"].startswith("run the same command again") and states.jobs == ["STOPPED"]
-    again = start(machine, "killed-flow", epochs=200)
+    again = start(machine, "killed-flow")
     machine.wait_for_state(again, {"COMPLETED"})
     recovery.ends()
     agreed(machine, again, "COMPLETED")
@@ -221,8 +223,8 @@ def test_a_run_goes_on_by_itself_on_a_restarted_head(machine: Machine, recovery:
 
 @pytest.mark.fault(16)
 def test_of_two_equal_runs_one_computes_and_the_other_waits_for_it(machine: Machine, recovery: Recovery) -> None:
-    first = start_training(machine, "twice", epochs=200)  # longer than the second takes to start
-    second = start(machine, "twice", epochs=200)
+    first = start_training(machine, "twice")
+    second = start(machine, "twice")
     recovery.begins()
     for run in (first, second):
         machine.wait_for_state(run, {"COMPLETED"})

@@ -256,8 +256,9 @@ def test_workers_that_rays_memory_monitor_ends_are_deaths_with_their_cause(tmp_p
     code = f"import sys; from {__name__} import where_memory_is_short; where_memory_is_short(sys.argv[1])"
     child = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=300)
     error = json.loads(child.stdout.splitlines()[-1])
-    assert error["message"].startswith("2 workers died in different places: ") and "running low on memory" in error["message"]
-    assert "lower workers or batch_tokens of execution.calibrate" in error["hint"]
+    # Whether one dies while it starts or both at the first rows, is up to the monitor.
+    assert "the same rows killed every worker" in error["message"] or "2 workers died in different places" in error["message"]
+    assert "running low on memory" in error["message"] and "batch_tokens of execution.calibrate" in error["hint"]
 
 
 @pytest.mark.component
