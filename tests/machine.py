@@ -24,6 +24,16 @@ from infra.store import Store
 WAIT_SECONDS = 400
 
 
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Everything that belongs to a home, by its environment."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("DORA_HOME") == str(home) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
 class Machine:
     """A home of its own with servers started by ``dora up``."""
 
@@ -58,12 +68,7 @@ class Machine:
 
     def living(self) -> list[psutil.Process]:
         """Everything that belongs to this home."""
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.environ().get("DORA_HOME") == str(self.home) and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+        return processes_of(self.home)
 
     def processes(self) -> list[str]:
         """Command lines of everything that belongs to this home."""

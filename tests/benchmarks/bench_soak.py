@@ -31,6 +31,7 @@ import yaml
 from dora_core.config import TestbedConfig
 from dora_core.testbed import Testbed
 from tests.benchmarks.harness import Row, argument_parser, report
+from tests.machine import processes_of
 
 PROMPTS, NEW = 100, 2
 CONFIDENCE, NEGLIGIBLE = 0.95, 0.05
@@ -165,12 +166,7 @@ class Soak:
 
     def processes(self) -> list[psutil.Process]:
         """Everything that belongs to this home."""
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if process.environ().get("DORA_HOME") == str(self.home) and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+        return processes_of(self.home)
 
 
 def files(folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from infra.store import Store
+from tests.machine import processes_of
 
 
 class Dora:
@@ -41,14 +42,7 @@ class Dora:
         return json.loads(output)
 
     def processes(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("DORA_HOME") == str(self.home) and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+        return processes_of(self.home)
 
     def store(self) -> Store:
         return Store(str(self.home / "store"))
