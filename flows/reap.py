@@ -32,11 +32,11 @@ from flows.limits import LEASE_SECONDS, LIMIT, read_runs
 from flows.manifest import manifests
 from flows.prefect_api import connected, own_prefect_api
 from flows.session import end_abandoned
+from infra.mlflow_calls import mlflow_client
 from infra.processes import RecordedProcess
 from infra.ray_jobs import RESUME
 from infra.settings import Places, Settings, apply_environment
 from infra.store import Store
-from infra.tracking import mlflow_client
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

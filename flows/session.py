@@ -158,6 +158,8 @@ class Session:
     on_server: bool
     rounds: RoundRuns
     warnings: list[str] = field(default_factory=list)
+    tracked: dict[str, str] = field(default_factory=dict)
+    """Label of a stage → the tracker's id of its run."""
     _shared_jobs: dict[tuple[str, ...], SharedJob] = field(default_factory=dict)
 
     @classmethod
@@ -238,8 +240,6 @@ class Session:
         for job in self._shared_jobs.values():
             job.close()
         self.ray.close()
-        links = self.manifest.content["links"]
-        links |= {"mlflow": self.tracker.url(self.parent_run) or links["mlflow"]}
         if status == "completed":
             write_latest(self.store, self.plan, self.manifest.run_id)
         described = None if error is None or status == "waiting" else _describe(error)
@@ -253,6 +253,11 @@ class Session:
         self.rounds.finish(ended)
         self.tracker.finish(self.parent_run, ended, {tag: value for tag, value in told.items() if value})
         self.warnings += self.tracker.close()
+        for stage in self.manifest.content["stages"]:  # MLflow may have been away when the stage ended
+            if run := self.tracked.get(stage["label"]):
+                stage["mlflow_run_id"] = self.tracker.mlflow_id(run)
+        links = self.manifest.content["links"]
+        links |= {"mlflow": self.tracker.url(self.parent_run) or links["mlflow"]}
         self.manifest.update(status=status, finished=time.time(), error=described, links=links)
 
 

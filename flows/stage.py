@@ -144,6 +144,7 @@ def _tracked(session: Session, stage: PlannedStage) -> Iterator[str]:
     payload = {name: value for name, value in stage.spec.payload().items() if name not in inputs}
     tags = {"dora.stage": stage.stage, "dora.digest": stage.digest, "dora.reason": stage.reason, "dora.run_id": session.manifest.run_id}
     run = session.tracker.start_run(stage.label, parent=session.rounds.parent_of(stage), tags=tags, params=payload)
+    session.tracked[stage.label] = run
     session.manifest.stage(stage.label, state="running")
     try:
         yield run

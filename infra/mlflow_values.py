@@ -11,7 +11,8 @@ from typing import Any
 
 # MLflow's limits (mlflow/utils/validation.py, 3.17).
 PARAM_CHARACTERS, TAG_CHARACTERS, KEY_CHARACTERS, DIGEST_CHARACTERS = 6000, 8000, 250, 36
-BATCH = {"metrics": 1000, "params": 100, "tags": 100}
+BATCH, ENTRIES = {"metrics": 1000, "params": 100, "tags": 100}, 1000
+"""Of one call: of each kind, and of all together."""
 
 
 def clean_name(name: str) -> str:

@@ -30,8 +30,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dora_core.errors import DoraError, ServiceError, did_you_mean
+from infra.back_ends import without_credentials
+from infra.mlflow_calls import mlflow_client
 from infra.settings import Settings
-from infra.tracking import mlflow_client, user_name, without_credentials
+from infra.tracking import user_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -2,9 +2,9 @@
 
 One :class:`Tracker` serves one realignment: experiment per project, a parent run, nested stage runs. Every call appends an
 operation to a :class:`~infra.spool.Spool` and returns (well under a millisecond, figures apart); one background thread sends them in
-order with short time-outs. A server that is away or never answers, or another that has taken its port, costs the caller nothing: what
-could not be sent stays in the spool and the next tracker of the same history sends it, run ids, time stamps and all. Every operation is
-idempotent (runs carry their local id as a tag), so sending one twice changes nothing.
+order with short time-outs, many small ones in one call. A server that is away or never answers, or another that has taken its port,
+costs the caller nothing: what could not be sent stays in the spool and the next tracker of the same history sends it, run ids, time
+stamps and all. Every operation is idempotent (runs carry their local id as a tag), so sending one twice changes nothing.
 
 Run ids handed out here are local; :meth:`Tracker.mlflow_id` gives the server's once it is known. A run nobody finished ends as KILLED, by
 :meth:`Tracker.close` or, after a kill -9, by the next tracker.
@@ -17,7 +17,6 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
-import logging
 import os
 import re
 import threading
@@ -28,48 +27,22 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from infra.back_ends import without_credentials
-from infra.mlflow_values import DIGEST_CHARACTERS, chunks, flatten, shorten
+from infra.mlflow_calls import MlflowCalls, joined, milliseconds
+from infra.mlflow_values import ENTRIES, chunks, flatten, shorten
 from infra.spool import Operation, Spool
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow import MlflowClient
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-LOCAL_ID = "dora.local_id"
 UI_PAGES = "?workflowType=machine_learning"  # without it MLflow 3 opens its pages for agents
 MAX_WARNINGS = 5
-
-# Process-wide, because MLflow reads them at each call. A user's own setting wins.
-ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # seconds without an answer; the default is 120, times 7 retries
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the tracker tries again by itself
-    "MLFLOW_LOGGING_LEVEL": "WARNING",  # the first use of a SQLite file reports dozens of migrations
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout belongs to `--json`
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-}
-
-
-def mlflow_client(uri: str) -> MlflowClient:
-    """A client of one address for tracking and registry, with our time-outs. The import takes 1-2 s; a new SQLite file 4 s more."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-def _milliseconds(seconds: float) -> int:
-    return int(seconds * 1000)
 
 
 class Tracker:
@@ -83,13 +56,11 @@ class Tracker:
         self._changed = threading.Condition()
         self._closing = False
         self._open_runs: dict[str, None] = {}  # an ordered set
-        self._mlflow_ids: dict[str, str] = {}
-        self._experiment_ids: dict[str, str] = {}  # by project
+        self._calls = MlflowCalls(uri)
         self._refused: list[str] = []
         self._problem = ""
-        self._client: MlflowClient | None = None
         for spool in spools:
-            self._mlflow_ids |= spool.facts
+            self._calls.ids |= spool.facts
             self._queue.extend((spool, seq, operation) for seq, operation in spool.pending)
         self._finish_abandoned_runs(spools[:-1])
         self._thread = threading.Thread(target=self._work, name="mlflow-tracking", daemon=True)
@@ -139,7 +110,7 @@ class Tracker:
         self._batch(
             run_id,
             metrics=[
-                (name, value, _milliseconds(event["time"]), event["step"])
+                (name, value, milliseconds(event["time"]), event["step"])
                 for event in events
                 if event["kind"] == "metrics"
                 for name, value in event["values"].items()
@@ -148,7 +119,7 @@ class Tracker:
 
     def log_metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
         """One value of each figure; others with other steps make a curve."""
-        now = _milliseconds(time.time())
+        now = milliseconds(time.time())
         self._batch(run_id, metrics=[(name, float(value), now, step) for name, value in values.items()])
 
     def log_result(self, run_id: str, result: dict[str, Any], figures: Mapping[str, Figure]) -> None:
@@ -186,12 +157,12 @@ class Tracker:
     def mlflow_id(self, run_id: str, wait_seconds: float = 0.0) -> str | None:
         """The server's id of a run, None while (or if, after ``wait_seconds``) the server has not created it."""
         with self._changed:
-            self._changed.wait_for(lambda: run_id in self._mlflow_ids, timeout=wait_seconds)
-            return self._mlflow_ids.get(run_id)
+            self._changed.wait_for(lambda: run_id in self._calls.ids, timeout=wait_seconds)
+            return self._calls.ids.get(run_id)
 
     def url(self, run_id: str) -> str | None:
         """The run's page, None with SQLite (no server) or while the run is not known there."""
-        mlflow_id, experiment = self.mlflow_id(run_id), self._experiment_ids.get(self.project)
+        mlflow_id, experiment = self.mlflow_id(run_id), self._calls.experiments.get(self.project)
         if mlflow_id is None or experiment is None or not self.uri.startswith("http"):
             return None
         return f"{without_credentials(self.uri).rstrip('/')}/#/experiments/{experiment}/runs/{mlflow_id}{UI_PAGES}"
@@ -266,18 +237,19 @@ class Tracker:
 
     def _work(self) -> None:
         """Send in order; a failure is tried again after 1, 2, 4 … 30 s, and once more when closing."""
-        delay = 1.0
+        delay, apart = 1.0, 0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._closing)
                 if not self._queue:
                     break
-                spool, seq, operation = self._queue[0]
+                front = list(islice(self._queue, 1 if apart else ENTRIES))
+            operation, count = joined(operation for _, _, operation in front)
             facts = None
             try:
-                facts = self._send(operation)
+                facts = self._calls.perform(operation)
             except Exception as error:  # a thread boundary: whatever MLflow raises ends here
-                if not self._is_refusal(operation, error):
+                if not self._calls.is_refusal(operation, error):
                     self._problem = _problem(error)
                     with self._changed:
                         if self._closing:
@@ -285,101 +257,21 @@ class Tracker:
                         self._changed.wait_for(lambda: self._closing, timeout=delay)
                     delay = min(2 * delay, 30.0)
                     continue
+                if count > 1:  # one of them is to blame, not all
+                    apart = count
+                    continue
                 self._refused.append(f"{operation['kind']}: {_headline(str(error))}")
-            delay = 1.0
+            delay, apart = 1.0, max(0, apart - count)
             with suppress(OSError):  # not acknowledged: sent again by the next tracker, to no effect
-                spool.acknowledge(seq, facts)
+                for spool, seq, _ in front[:count]:
+                    spool.acknowledge(seq, facts)
             with self._changed:
-                self._queue.popleft()
-                self._mlflow_ids |= facts or {}
+                for _ in range(count):
+                    self._queue.popleft()
+                self._calls.ids |= facts or {}
                 self._changed.notify_all()
         for spool in self._spools:
             spool.close()
-
-    def _is_refusal(self, operation: Operation, error: Exception) -> bool:
-        """Would the same operation fail for ever? A wrong address or password can be mended, a rejected value cannot."""
-        if self._client is None:
-            return False
-        from mlflow.exceptions import MlflowException
-
-        if isinstance(error, MlflowException):
-            status = error.get_http_status_code()
-            return status in (400, 409, 413) or (status == 404 and operation["kind"] != "start" and self._is_known_there(operation["run"]))
-        return isinstance(error, (FileNotFoundError, TypeError, ValueError))
-
-    def _is_known_there(self, but: str) -> bool:
-        """Does the server know any of our runs but one, which somebody has deleted? Else it is another server."""
-        from mlflow.exceptions import MlflowException
-
-        assert self._client is not None
-        for local_id, mlflow_id in self._mlflow_ids.items():
-            with suppress(MlflowException):
-                if local_id != but and self._client.get_run(mlflow_id):
-                    return True
-        return False
-
-    def _send(self, operation: Operation) -> dict[str, str] | None:
-        """Send one operation; returns ``{local id: MLflow id}`` where a run was created."""
-        if self._client is None:
-            self._client = mlflow_client(self.uri)  # before any other import of mlflow: it sets the environment
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-
-        client, kind = self._client, operation["kind"]
-        if kind == "start":
-            return {operation["run"]: self._create_run(client, operation)}
-        run_id = self._mlflow_ids.get(operation["run"])
-        if run_id is None:  # its creation was refused, and that has been reported
-            return None
-        if kind == "batch":
-            client.log_batch(
-                run_id,
-                metrics=[Metric(*row) for row in operation.get("metrics", [])],
-                params=[Param(*row) for row in operation.get("params", [])],
-                tags=[RunTag(*row) for row in operation.get("tags", [])],
-            )
-        elif kind == "input":
-            dataset = Dataset(
-                name=operation["name"],
-                digest=operation["digest"][:DIGEST_CHARACTERS],
-                source_type=operation["type"],
-                source=json.dumps(operation["source"]),
-            )
-            client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags=[InputTag("mlflow.data.context", operation["context"])])])
-        elif kind == "artifact":
-            client.log_artifact(run_id, operation["file"], None if operation["folder"] == "." else operation["folder"])
-        else:
-            client.set_terminated(run_id, operation["status"], end_time=_milliseconds(operation["time"]))
-        return None
-
-    def _create_run(self, client: MlflowClient, operation: Operation) -> str:
-        experiment = self._experiment(client, operation["project"], operation["artifact_root"])
-        known = client.search_runs([experiment], filter_string=f"tags.`{LOCAL_ID}` = '{operation['run']}'", max_results=1)
-        if known:  # created by an attempt whose answer was lost
-            return known[0].info.run_id
-        tags = {LOCAL_ID: operation["run"], "mlflow.user": operation["user"], "mlflow.source.name": "dora", "mlflow.source.type": "PROJECT"}
-        parent = self._mlflow_ids.get(operation["parent"])
-        if parent is not None:
-            tags["mlflow.parentRunId"] = parent
-        run = client.create_run(experiment, start_time=_milliseconds(operation["time"]), tags=tags, run_name=operation["name"])
-        return run.info.run_id
-
-    def _experiment(self, client: MlflowClient, project: str, artifact_root: str | None) -> str:
-        from mlflow.exceptions import MlflowException
-
-        if project not in self._experiment_ids:
-            experiment = client.get_experiment_by_name(project)
-            if experiment is None:
-                location = (Path(artifact_root) / project).as_uri() if artifact_root and not self.uri.startswith("http") else None
-                try:
-                    client.create_experiment(project, artifact_location=location)
-                except MlflowException as error:
-                    if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
-                        raise
-                experiment = client.get_experiment_by_name(project)
-            if experiment.lifecycle_stage == "deleted":
-                client.restore_experiment(experiment.experiment_id)
-            self._experiment_ids[project] = experiment.experiment_id
-        return self._experiment_ids[project]
 
 
 def _problem(error: Exception) -> str:

@@ -30,10 +30,11 @@ from prefect.client.schemas.objects import TERMINAL_STATES
 
 from dora_core.config import Execution
 from infra.journal import JournalWriter
+from infra.mlflow_calls import mlflow_client
 from infra.services import runs_at_a_time
 from infra.settings import Settings
 from infra.store import Store
-from infra.tracking import Tracker, mlflow_client
+from infra.tracking import Tracker
 from tasks.shards import stream_shards
 from tasks.stage import StageContext
 from tests.benchmarks.harness import Row, argument_parser, report
@@ -120,7 +121,7 @@ def flow_runs(machine: Machine, count: int) -> tuple[list[Row], int]:
         created = []
         for number in range(count):
             deployment, given = (realign, parameters) if number % REALIGNMENTS == 0 else (reap, {})
-            body = {"parameters": given, "name": f"load {number}", "idempotency_key": f"load {number}"}
+            body = {"parameters": given, "name": f"load {number}", "idempotency_key": f"load {number}", "work_queue_name": "default"}
             created.append(insist(machine, f"/deployments/{deployment}/create_flow_run", body)["id"])
         queued = time.monotonic() - began
         states: dict[str, Any] = {}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Locator, Page, Request, Response
 
 CHROMIUM = shutil.which("chromium")
 # No sandbox: CI runs as root in a container. The rest keeps a browser quiet that shall talk to loopback alone.
@@ -20,6 +22,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 FLAGS += ["--disable-component-update", "--disable-sync"]
 SCREENSHOTS = Path(os.environ.get("DORA_SCREENSHOTS", "build/screenshots"))
 PATIENCE_SECONDS = 90
+PRESS_AGAIN_SECONDS = 15
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,42 @@ class Form:
         self.field(title).locator("button").first.focus()
         self._page.keyboard.press("ArrowDown")
         self._page.locator(".p-select-option", has_text=re.compile(rf"^{option}$")).click()
+
+    def submit(self, leads_to: str) -> None:
+        """Press Submit and wait for the page that follows.
+
+        As a person does, it is pressed again where nothing happens, and where the server is too busy (a busy SQLite is answered with 503:
+        the form says so and stays).
+
+        Args:
+            leads_to: regular expression that the address of the next page matches.
+
+        Raises:
+            AssertionError: it was refused, or nothing came; with what server and page say.
+        """
+        sent: list[Request] = []
+        answers: list[Response] = []
+        posts = ("/schemas/validate", "/create_flow_run")
+        hear: dict[str, Callable[[Any], None]] = {
+            "request": lambda request: sent.append(request) if request.url.endswith(posts) else None,
+            "response": lambda answer: answers.append(answer) if answer.url.endswith(posts) else None,
+        }
+        for event, listener in hear.items():
+            self._page.on(event, listener)
+        button, pressed, deadline = self._page.get_by_role("button", name="Submit"), -math.inf, time.monotonic() + PATIENCE_SECONDS
+        while not re.search(leads_to, self._page.url):
+            busy = any(answer.status >= 500 for answer in answers)
+            if time.monotonic() > deadline or any(400 <= answer.status < 500 for answer in answers):
+                told = [f"{answer.status} {answer.url}: {answer.text()[:1000]}" for answer in answers]
+                raise AssertionError("\n".join([f"still at {self._page.url}", *told, self._page.locator("main").inner_text()]))
+            if busy or (not sent and time.monotonic() > pressed + PRESS_AGAIN_SECONDS):
+                sent.clear(), answers.clear()
+                button.scroll_into_view_if_needed()
+                button.click()
+                pressed = time.monotonic()
+            self._page.wait_for_timeout(200)
+        for event, listener in hear.items():
+            self._page.remove_listener(event, listener)
 
 
 @pytest.fixture

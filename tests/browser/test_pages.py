@@ -42,9 +42,7 @@ def asked(page: Page, machine: Machine) -> str:
     for place, override in enumerate(given["overrides"]):
         form.field("overrides").get_by_role("button", name="Add item").click()
         form.field("overrides").locator("textarea").nth(place).fill(override)
-    page.get_by_role("button", name="Submit").scroll_into_view_if_needed()
-    page.get_by_role("button", name="Submit").click()
-    page.wait_for_url(re.compile(r"/deployments/deployment/[^/]+$|tab=Runs"))
+    form.submit(leads_to=r"/deployments/deployment/[^/]+$|tab=Runs")
     run = machine.last_run("realign")
     url = f"{machine.urls['prefect']}/runs/flow-run/{run}"
     machine.wait_for_state(run, {"PAUSED"})

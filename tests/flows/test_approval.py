@@ -27,10 +27,10 @@ from flows.config import RealignConfig
 from flows.loading import load_config
 from flows.plan import build_plan
 from infra import registry
+from infra.mlflow_calls import mlflow_client
 from infra.processes import free_port, spawn, terminate_tree
 from infra.settings import Settings
 from infra.store import Store
-from infra.tracking import mlflow_client
 
 pytestmark = pytest.mark.component
 

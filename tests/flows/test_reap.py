@@ -18,11 +18,11 @@ from prefect.states import AwaitingRetry, Cancelled, Cancelling, Completed, Cras
 
 from flows import reap
 from flows.session import end_abandoned
+from infra.mlflow_calls import mlflow_client
 from infra.processes import RecordedProcess
 from infra.ray_jobs import RESUME
 from infra.settings import Settings
 from infra.store import Store
-from infra.tracking import mlflow_client
 
 HERE = {"host": socket.gethostname()}
 

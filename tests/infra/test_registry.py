@@ -8,8 +8,8 @@ import requests
 
 from dora_core.errors import ServiceError
 from infra import registry
+from infra.mlflow_calls import mlflow_client
 from infra.registry import RegistryError, RegistryMoved, aliases, challenge, history, promote, register, reject, rollback
-from infra.tracking import mlflow_client
 
 
 @pytest.fixture

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from mlflow import MlflowClient
 
+from infra.back_ends import without_credentials
+from infra.mlflow_calls import joined, mlflow_client
 from infra.mlflow_values import clean_name, flatten, shorten
 from infra.spool import Spool
-from infra.tracking import Tracker, mlflow_client, without_credentials
+from infra.tracking import Tracker
 
 
 def record_a_realignment(tracker: Tracker, tmp_path: Path) -> tuple[str, str]:
@@ -93,6 +96,51 @@ def test_a_refused_update_is_reported_and_the_rest_arrives(mlflow_sqlite: str, t
     assert warning.startswith("MLflow refused batch:") and "seed" in warning
     stored = mlflow_client(mlflow_sqlite).get_run(tracker.mlflow_id(run))
     assert stored.info.status == "FINISHED" and stored.data.tags["last"] == "yes" and stored.data.params == {"seed": "1"}
+
+
+@pytest.mark.fault(10)
+def test_what_waited_goes_in_few_calls_and_a_refusal_costs_the_refused_alone(
+    mlflow_sqlite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty hours of training are tens of thousands of small batches: one call each would take longer than a run may end."""
+    away = Tracker.open("http://127.0.0.1:9", "demo", tmp_path / "spool", history="ours")
+    run = away.start_run("realign", tags={"first": "yes"}, params={"seed": 1})
+    for step in range(2500):
+        away.log_metrics(run, {"loss": 1.0 / (step + 1)}, step=step)
+    away._batch(run, params=[("seed", "2")])  # MLflow's params are immutable
+    away.log_metrics(run, {"late": 1.0})
+    away.finish(run, "FINISHED")
+    away.close(patience_seconds=0.1)
+
+    client, sizes, log_batch = mlflow_client(mlflow_sqlite), [], MlflowClient.log_batch
+
+    def counted(*arguments: object, metrics: list, **others: object) -> None:
+        sizes.append(len(metrics))
+        log_batch(*arguments, metrics=metrics, **others)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    back = Tracker.open(mlflow_sqlite, "demo", tmp_path / "spool", history="ours")
+    [warning] = back.close()
+    assert warning.startswith("MLflow refused batch:") and "seed" in warning
+    assert sum(size == 998 for size in sizes) >= 1 and max(sizes) <= 1000, "with a tag and a parameter; 1000 entries are MLflow's limit"
+    stored = client.get_run(back.mlflow_id(run))
+    assert stored.info.status == "FINISHED" and stored.data.params == {"seed": "1"} and stored.data.metrics["late"] == 1.0
+    assert [m.step for m in sorted(client.get_metric_history(stored.info.run_id, "loss"), key=lambda m: m.step)] == list(range(2500))
+
+
+def test_batches_are_joined_up_to_mlflows_limits_and_not_across_runs_or_other_operations() -> None:
+    def batch(run: str, **rows: int) -> dict:
+        return {"kind": "batch", "run": run, "time": 0.0} | {kind: [(kind, "x")] * count for kind, count in rows.items()}
+
+    finish = {"kind": "finish", "run": "a", "time": 0.0}
+    assert joined([finish, finish]) == (finish, 1)
+    assert joined([batch("a", metrics=1), finish, batch("a", metrics=1)])[1] == 1
+    assert joined([batch("a", metrics=1), batch("a", tags=2), batch("b", metrics=1)])[1] == 2
+    assert joined([batch("a", metrics=600), batch("a", metrics=400), batch("a", metrics=1)])[1] == 2
+    assert joined([batch("a", metrics=950), batch("a", tags=60)])[1] == 1
+    assert joined([batch("a", params=60), batch("a", params=41)])[1] == 1
+    both, count = joined([batch("a", metrics=3), batch("a", tags=2)])
+    assert count == 2 and (len(both["metrics"]), len(both["tags"]), both["params"]) == (3, 2, [])
 
 
 def test_a_deleted_experiment_comes_back(mlflow_sqlite: str, tmp_path: Path) -> None:
@@ -250,7 +298,7 @@ def test_another_server_that_took_the_port_costs_nothing(mlflow_sqlite: str, emp
     run = tracker.start_run("realign")
     mlflow_id = tracker.mlflow_id(run, wait_seconds=60)
     assert mlflow_id
-    tracker._client = mlflow_client(f"sqlite:///{shutil.copy(empty_mlflow_database, tmp_path / 'others.db')}")
+    tracker._calls._client = mlflow_client(f"sqlite:///{shutil.copy(empty_mlflow_database, tmp_path / 'others.db')}")
     tracker.log_metrics(run, {"loss": 0.5})
     tracker.finish(run, "FINISHED")
     [warning] = tracker.close()

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from infra import registry
+from infra.mlflow_calls import mlflow_client
 from infra.registry import aliases, history, rollback
 from infra.store import Store
-from infra.tracking import mlflow_client
 from tasks.promote import Answer, Spec, Tracking, Verdict, decide, run
 from tasks.stage import StageRef, execute
 from tests.tasks.handmade import finished

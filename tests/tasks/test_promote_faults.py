@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from infra import registry
+from infra.mlflow_calls import mlflow_client
 from infra.registry import RegistryError, RegistryMoved
-from infra.tracking import mlflow_client
 from tasks.promote import Spec, Tracking, run
 from tasks.stage import execute
 from tests.faults import Recovery
