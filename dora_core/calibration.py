@@ -1,4 +1,4 @@
-"""From density ratios to one calibration factor h per response (DESIGN section 2). Pure float64 numpy.
+"""From density ratios to one calibration factor h per response (arXiv 2504.05831). Pure float64 numpy.
 
 Legend: N responses, S synthetic sources (one classifier head each), n = S + 1 sources with the golden one, m_0 = α and
 m_i = β_i mixture shares with Σm = 1, c_i = P(golden | x, y) on golden ∪ source i, γ_i = N_i/N_golden of the training set of

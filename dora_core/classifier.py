@@ -1,4 +1,4 @@
-"""Source classifiers: c_i(x, y) = P(golden | x, y) on golden ∪ source i, for every synthetic source at once (DESIGN section 2).
+"""Source classifiers: c_i(x, y) = P(golden | x, y) on golden ∪ source i, for every synthetic source at once.
 
 The logit of head i is the sum of two parts, each fitted as what it is:
 

@@ -1,4 +1,4 @@
-"""How good the source classifiers are, judged on out-of-fold predictions only (DESIGN section 2).
+"""How good the source classifiers are, judged on out-of-fold predictions only.
 
 Beside AUC, log-loss and calibration error, three cheap questions about *what* a classifier reads:
 

@@ -152,7 +152,7 @@ class ClassifierConfig(StrictModel):
 
 
 class CalibrationConfig(StrictModel):
-    """From density ratios to one factor h per response (DESIGN section 2)."""
+    """From density ratios to one factor h per response, arXiv 2504.05831."""
 
     form: Literal["mixture", "paper", "released"] = Field(
         "mixture", description="mixture: exact p_golden/P; paper: the paper's formula; released: the authors' code."
@@ -232,7 +232,7 @@ class LambdaSchedule(StrictModel):
 
 
 class ObjectiveConfig(StrictModel):
-    """How the losses ℓ and factors h of one optimisation step become one number (DESIGN section 2)."""
+    """How the losses ℓ and factors h of one optimisation step become one number, arXiv 2504.05831."""
 
     name: Annotated[str, AfterValidator(_known_objective), _AnyObjective()] = Field("dora", description="A registered robust objective.")
     lam: Annotated[float, Field(gt=0)] | LambdaSchedule | Literal["auto"] = Field(

@@ -9,7 +9,7 @@ What λ means: it has the unit of h·ℓ. λ → ∞ gives ``reweight`` (``dora`
 worst record. ``dora`` is not invariant to a shift of ℓ: for ``lire`` (ℓ < 0) a large h tilts weight *away* from a record.
 ``dora_core/robustness.py`` chooses λ.
 
-Shape legend: B records. Source: arXiv 2504.05831; DESIGN section 2. Dr.DPO: arXiv 2407.07880.
+Shape legend: B records. Source: arXiv 2504.05831. Dr.DPO: arXiv 2407.07880.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ sets, and every self-training round, are of the latter kind. The mixture P(y|x) 
 Labels: one labeller rates all responses of a record, people with probability (golden responses)/(all responses of the
 record), else a model. People give gold + noise, a model gold + shift·:data:`LABEL_BIAS`·φ + noise: records near the golden
 distribution have the more honest labels. ``label_noise`` then reverses whole records, and ``unlabelled`` hides the sources of
-whole records; neither changes a text, and a higher level contains the records of a lower one. DESIGN section 2.
+whole records; neither changes a text, and a higher level contains the records of a lower one.
 
 Left out: prompts that change what a good length is, and sources that depend on the prompt. A classifier that does better
 than chance from the prompt alone is therefore wrong.

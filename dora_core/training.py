@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from torch import nn
 
 from dora_core.checkpoints import PROGRESS, flaw, identity, load_checkpoint, save_checkpoint
 from dora_core.config import Execution, OptimizationConfig
+from dora_core.device_memory import adamw, explain_out_of_memory
 from dora_core.distributed import Worker, gradient_norm, scale_gradients, wrap
 from dora_core.errors import TrainingError
 from dora_core.microbatches import split_step
@@ -160,7 +162,7 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
 
     Raises:
         OutOfMemory: a smaller ``micro_batch_tokens`` is worth a try; module and optimiser must be made anew.
-        TrainingError: memory for not even one record, a gradient that is not finite, or nothing to train on.
+        TrainingError: memory for not even one record, or not for the model itself; a gradient that is not finite; nothing to train on.
         StoreError: a checkpoint holds what could run code.
     """
     if len(task.tokens) == 0:
@@ -168,9 +170,11 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
     schedule = Schedule(len(task.tokens), config)
     bfloat16 = config.precision == "bfloat16"
     whose = identity(task.module, run, len(task.tokens), config)
-    module = wrap(task.module, execution.strategy, worker, task.layers, bfloat16=bfloat16)
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    explained = partial(explain_out_of_memory, module=task.module, strategy=execution.strategy, worker=worker)
+    with explained("the model was moved to the device"):
+        module = wrap(task.module, execution.strategy, worker, task.layers, bfloat16=bfloat16)
+    with explained("the optimizer's state was allocated"):
+        optimizer = adamw(module, config)
     module.train()
 
     start, resumed_from, curve, warnings = 0, None, {}, []
@@ -179,7 +183,8 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
             warnings.append(f"checkpoint {checkpoint} was not used: {reason}; training went on from an older one or from the start")
             log.warning(warnings[-1])
             continue
-        progress = load_checkpoint(checkpoint, module, optimizer, worker)
+        with explained("a checkpoint was loaded"):
+            progress = load_checkpoint(checkpoint, module, optimizer, worker)
         start = resumed_from = progress["step"]
         curve, warnings = progress["curve"], progress["warnings"] + warnings
         task.restore(progress["task"])
@@ -200,15 +205,17 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
                 scale, metrics = task.backward(module, micro_batches, step)
         except torch.OutOfMemoryError as error:
             raise _out_of_memory(task, micro_batches, step) from error
-        norm = gradient_norm(module) * abs(scale)
+        with explained(f"the gradient of step {step} was measured"):
+            norm = gradient_norm(module) * abs(scale)
         if not math.isfinite(norm):
             raise TrainingError(
                 f"the gradient is not finite at step {step} (objective {metrics.get('objective', metrics.get('loss'))})",
                 hint="lower optimization.learning_rate or raise objective.lambda; with bfloat16 try precision float32",
             )
         clip = 1.0 if config.max_grad_norm is None else min(1.0, config.max_grad_norm / (norm + 1e-12))
-        scale_gradients(module, scale * clip)
-        optimizer.step()
+        with explained(f"the weights were changed in step {step}"):
+            scale_gradients(module, scale * clip)
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
         metrics |= {"grad_norm": norm, "learning_rate": schedule.learning_rate(step)}
@@ -222,7 +229,8 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
             hooks.progress(done, schedule.steps)
         if done % execution.checkpoint_every == 0 and done < schedule.steps:
             state = {"step": done, "curve": curve, "warnings": warnings, "task": task.state()}
-            hooks.save(lambda folder, state=state: save_checkpoint(folder, module, optimizer, state, whose, worker), done)
+            with explained(f"the checkpoint of step {done} was saved"):
+                hooks.save(lambda folder, state=state: save_checkpoint(folder, module, optimizer, state, whose, worker), done)
     return FitReport(schedule.steps, resumed_from, curve, warnings)
 
 

@@ -7,9 +7,9 @@ are added here. Left out: addresses of servers and the store, which are settings
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from dora_core.config import (
     NAME_PATTERN,
@@ -82,9 +82,9 @@ class CompareConfig(StrictModel):
 
 
 class ExecutionConfig(StrictModel):
-    """Where and how wide each stage runs; a stage without its own section uses `default`. Never part of a digest."""
+    """Where and how wide each stage runs: as its own section says, and as `default` where that says nothing. Never part of a digest."""
 
-    default: Execution = Field(default_factory=Execution, description="For every stage without a section of its own.")
+    default: Execution = Field(default_factory=Execution, description="For all stages, where their own section does not say otherwise.")
     classify: Execution | None = Field(None, description="Fitting the source classifiers.")
     calibrate: Execution | None = Field(None, description="Scoring responses with the classifiers.")
     drift: Execution | None = Field(None, description="Scoring new data with the last run's classifiers.")
@@ -95,6 +95,19 @@ class ExecutionConfig(StrictModel):
     reward: Execution | None = Field(None, description="Training the reward model.")
     generate: Execution | None = Field(None, description="Sampling responses, or asking an endpoint for them.")
     judge: Execution | None = Field(None, description="Scoring responses, or asking an endpoint to.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        said = {name: s.model_dump(exclude_unset=True) if isinstance(s, Execution) else s for name, s in given.items()}
+        default = said.get("default")
+        try:
+            Execution.model_validate(default)
+        except ValidationError:
+            return given  # told once, of `default`
+        return {name: default | section if isinstance(section, dict) else section for name, section in said.items()}
 
     @model_validator(mode="after")
     def _check(self) -> ExecutionConfig:

@@ -228,11 +228,11 @@ def survey(store: Store, progress: Progress) -> tuple[dict[str, Folder], list[st
     """``{place: what lies there}`` of all stages and ledgers, and what a killed collection was about to delete. Other folders of a store
     are somebody else's."""
     folders, trash = dict[str, Folder](), set[str]()
-    for stage in sorted({module.name for module in pkgutil.iter_modules(tasks.__path__)} | {*LEDGERS}):
+    for stage in sorted({module.name for module in pkgutil.iter_modules(tasks.__path__)} | {*LEDGERS, "runs"}):
         for file in files_below(store, stage):
             digest, _, name = file.name.partition("/")
-            if digest.endswith(TRASH):
-                trash.add(f"{stage}/{digest}")
+            if out := re.match(f"(.*?{re.escape(TRASH)})/", file.name):  # a stage, its scratch folder, or a manifest
+                trash.add(f"{stage}/{out[1]}")
             elif name and re.match(DIGEST_PATTERN, digest):
                 folders.setdefault(f"{stage}/{digest}", Folder()).add(name, file.bytes, file.modified)
                 progress("looking through the store", len(folders), None)

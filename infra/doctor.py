@@ -132,11 +132,11 @@ def _gpu(gpus: list[str], cuda: bool) -> Check:
 def _machine() -> Check:
     cores, memory = len(psutil.Process().cpu_affinity() or []), psutil.virtual_memory()
     detail = f"{cores} cores, {memory.total / GB:.0f} GB memory, {memory.available / GB:.1f} GB available"
-    if memory.available < 6 * GB:
-        return Check("machine", False, detail, "the demo wants 6 GB: close other programs or lower execution.workers")
-    return Check(
-        "machine", cores >= 2 or None, detail, "" if cores >= 2 else "two training workers want two cores: set execution.workers to 1"
-    )
+    if memory.available < 4 * GB:
+        return Check("machine", False, detail, "the demo wants 4 GB: close other programs or lower execution.default.workers")
+    if cores < 2:
+        return Check("machine", None, detail, "two training workers want two cores: set execution.default.workers to 1")
+    return Check("machine", True, detail)
 
 
 def _shared_memory() -> Check:

@@ -89,11 +89,16 @@ class MlflowCalls:
         """Would the same operation fail for ever? A wrong address or password can be mended, a rejected value cannot."""
         if self._client is None:
             return False
-        from mlflow.exceptions import MlflowException
+        import requests
+        from mlflow.exceptions import MlflowException, RestException
 
+        if isinstance(error, requests.HTTPError) and error.response is not None:  # of an artifact: those go without MLflow's protocol
+            return error.response.status_code in (400, 409, 413)
         if isinstance(error, MlflowException):
             status = error.get_http_status_code()
-            return status in (400, 409, 413) or (status == 404 and operation["kind"] != "start" and self._is_known_there(operation["run"]))
+            if operation["kind"] == "start":  # what answers otherwise than in JSON is no MLflow: a port that wants https
+                return status in (400, 409, 413) and (isinstance(error, RestException) or not self.uri.startswith("http"))
+            return status in (400, 409, 413) or (status == 404 and self._is_known_there(operation["run"]))
         return isinstance(error, (FileNotFoundError, TypeError, ValueError))
 
     def _is_known_there(self, but: str) -> bool:

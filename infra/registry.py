@@ -155,7 +155,8 @@ def rollback(uri: str, name: str, why: str = "") -> str:
     with _registry(uri) as client, _in_turn(uri):
         current = _aliases(client, name)
         champion, previous = current.get("champion"), current.get("previous")
-        if previous is None or previous == champion:
+        again = previous is not None and previous == champion and _last_action(client, name, previous) == "restored"
+        if previous is None or (previous == champion and not again):
             names = [model.name for model in client.search_registered_models()]
             if name not in names:
                 raise RegistryError(
@@ -167,13 +168,14 @@ def rollback(uri: str, name: str, why: str = "") -> str:
                 hint=f"name a version yourself: `dora promote {name} VERSION`, with one of "
                 + ", ".join(sorted((str(v.version) for v in client.search_model_versions(f"name='{name}'")), key=int)),
             )
-        client.set_registered_model_alias(name, "champion", previous)
-        client.delete_registered_model_alias(name, "previous")
+        if not again:  # the audit first: once the alias is moved, nobody knows any more who was champion
+            if champion is not None and _last_action(client, name, champion) != "rolled_back":
+                _audit(client, name, champion, "rolled_back", why)
+            _audit(client, name, previous, "restored", why)
+            client.set_registered_model_alias(name, "champion", previous)
         if current.get("challenger") == previous:
             client.delete_registered_model_alias(name, "challenger")
-        _audit(client, name, previous, "restored", why)
-        if champion is not None:
-            _audit(client, name, champion, "rolled_back", why)
+        client.delete_registered_model_alias(name, "previous")
         return previous
 
 

@@ -80,10 +80,10 @@ class Spool:
     def open_operations(self) -> int:
         return len(self._open)
 
-    def close(self) -> None:
-        """Give up the lock; delete everything if nothing is left to send."""
+    def close(self, keep: bool = False) -> None:
+        """Give up the lock; delete everything if nothing is left to send, unless what waits elsewhere needs its facts."""
         with self._lock:
-            if not self._open:
+            if not (self._open or keep):
                 shutil.rmtree(self.files, ignore_errors=True)
                 self.path.unlink(missing_ok=True)
             self._file.close()

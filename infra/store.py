@@ -250,13 +250,13 @@ class Store:
         self.upload(relative, path)
 
     def list(self, relative: str) -> list[str]:
-        """Names directly under a folder, sorted; empty where there is none."""
+        """Names directly under a folder, sorted; empty where there is none. Without hidden ones, which are on their way in or out."""
         if self.remote is not None:
             filesystem, root = self.remote
             selector = pafs.FileSelector(f"{root}/{relative}", allow_not_found=True)
-            return sorted(info.base_name for info in filesystem.get_file_info(selector))
+            return sorted(info.base_name for info in filesystem.get_file_info(selector) if not info.base_name.startswith("."))
         folder = self.local(relative)
-        return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
 
     def download(self, relative: str) -> Path:
         target = self.local(relative)

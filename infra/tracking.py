@@ -270,8 +270,9 @@ class Tracker:
                     self._queue.popleft()
                 self._calls.ids |= facts or {}
                 self._changed.notify_all()
+        waits = any(spool.open_operations for spool in self._spools)
         for spool in self._spools:
-            spool.close()
+            spool.close(keep=waits)  # the end of a run may wait in one, and the id that it needs be known in another
 
 
 def _problem(error: Exception) -> str:

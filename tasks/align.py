@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dora_core.alignment import AlignmentTask
     from dora_core.config import Execution
     from dora_core.distributed import Worker
-    from tasks.trainer import Start
+    from tasks.training_job import Start
 
 HEAVIEST_SHOWN = 10
 DATA_MARKER = "data.json"
@@ -57,7 +57,8 @@ def plugin_digests(align: AlignConfig) -> list[str]:
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
-    from tasks.trainer import TrainingJob, facts, launch
+    from tasks.trainer import facts, launch
+    from tasks.training_job import TrainingJob
 
     job = TrainingJob(
         build=build_task,

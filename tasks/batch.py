@@ -1,7 +1,7 @@
 """Stage ``batch``: many small stages in one job, on a few warm processes.
 
 A job costs seconds before it computes anything (a process, imports, Ray, workers), more than a small stage takes. Here the
-stages of a batch share one job and ``execution.workers`` actors that import torch once (DESIGN section 5). Each stage still has its own
+stages of a batch share one job and ``execution.workers`` actors that import torch once. Each stage still has its own
 digest, folder, journal and result, as if it had run alone.
 
 Input: specs that are in the store already, as ``<stage>/<digest>/spec.json``; what they read is in the batch or finished.
@@ -266,6 +266,7 @@ def _on_actors(board: Board, execution: Execution, context: StageContext) -> Non
                     except (RayActorError, OutOfMemoryError) as error:  # the latter where Ray's own memory monitor killed it
                         cause = None if stage is None else stage.digest()
                         deaths[cause] = deaths.get(cause, 0) + 1
+                        ray.kill(actor)  # one that only the network has lost lives on, in the same stage's folder
                         start_actor()
                         if deaths[cause] <= execution.max_failures:
                             context.log.warning("a worker died %s (%d of at most %d)", _while(stage), deaths[cause], execution.max_failures)
@@ -309,8 +310,8 @@ def _while(stage: StageSpec | None) -> str:
 def _too_many_deaths(deaths: int, stage: StageSpec | None, error: BaseException) -> StageFailed:
     return StageFailed(
         f"{deaths} workers died {_while(stage)}: {str(error).strip().splitlines()[0]}",
-        hint="usually out of memory: lower execution.workers, batch_tokens or micro_batch_tokens. "
-        "execution.max_failures is the number of deaths survived",
+        hint="usually out of memory: lower workers, batch_tokens or micro_batch_tokens in execution.default; "
+        "max_failures there is the number of deaths survived",
     )
 
 

@@ -62,6 +62,6 @@ def check_fits(execution: Execution) -> None:
         have = ", ".join(f"{cpu:g} CPUs and {gpu:g} GPUs" for cpu, gpu in sizes)
         raise ServiceError(
             f"a worker needs {execution.cpus_per_worker:g} CPUs and {execution.gpus_per_worker:g} GPUs on one node; the cluster has {have}",
-            hint="lower execution.cpus_per_worker or gpus_per_worker, or use a bigger cluster",
+            hint="lower cpus_per_worker or gpus_per_worker in the stage's section of execution, or use a bigger cluster",
             retryable=False,
         )

@@ -65,14 +65,9 @@ class Deaths:
             what, remedy = f"{sum(deaths.values())} workers died in different places: {places}", "workers or batch_tokens"
         return StageFailed(
             f"{what} ({str(self._last).strip().splitlines()[0]})",
-            hint=f"usually out of memory: lower {remedy} of {configured(self.stage)} and run the same command again: what is finished is "
+            hint=f"usually out of memory: lower {remedy} of execution.{self.stage} and run the same command again: what is finished is "
             "kept. max_failures there is the number of deaths survived",
         )
-
-
-def configured(stage: str) -> str:
-    """Where a reader finds a stage's :class:`dora_core.config.Execution`: a section replaces the default as a whole."""
-    return f"execution.{stage} (execution.default if there is no such section)"
 
 
 def _times(n: int) -> str:

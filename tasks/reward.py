@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dora_core.distributed import Worker
     from dora_core.metrics import Interval
     from dora_core.reward_model import RewardTask
-    from tasks.trainer import Start
+    from tasks.training_job import Start
 
 GOLDEN_PAIRS = 200
 """Pairs that ``auto`` wants from golden sources: with about 100 of the known mixture a tiny reward model was no better than chance."""
@@ -57,14 +57,15 @@ class TrainedScorer(RewardScorer):
     """The reward model of a stage that is not finished yet."""
 
     def __init__(self, ref: StageRef, store_uri: str, text: TextConfig, batch_tokens: int, gpu: bool):
-        from tasks.trainer import trained_folder
+        from tasks.training_job import trained_folder
 
         folder = trained_folder(Store(store_uri), ref.stage, ref.digest)
         self._open(ModelConfig(source=str(folder)), text, batch_tokens, gpu)
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
-    from tasks.trainer import ScalarHead, TrainingJob, facts, launch
+    from tasks.trainer import facts, launch
+    from tasks.training_job import ScalarHead, TrainingJob
 
     trusted = trusted_sources(spec, context)
     pairs = {split: count_pairs(spec, context, split, trusted) for split in ("train", "eval")}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dora_core.distributed import Worker
     from dora_core.sft import SftTask
-    from tasks.trainer import Start
+    from tasks.training_job import Start
 
 
 class Spec(StageSpec):
@@ -36,7 +36,8 @@ class Spec(StageSpec):
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
-    from tasks.trainer import TrainingJob, facts, launch
+    from tasks.trainer import facts, launch
+    from tasks.training_job import TrainingJob
 
     records = context.fetch(spec.records)
     examples = sft_examples(records, spec.sft, spec.golden_sources)

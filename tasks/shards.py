@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from dora_core.config import Execution
 from infra.store import replacing, sha256_file
 from tasks.cluster import check_fits, ray_session
-from tasks.deaths import Deaths, configured
+from tasks.deaths import Deaths
 from tasks.rows import rebatch
 from tasks.stage import StageContext
 
@@ -149,7 +149,7 @@ def stream_shards(
     if ledger.batch_tokens is not None:
         context.warn(
             f"{name}: the accelerator's memory did not hold {execution.batch_tokens} tokens, so batches were cut to {ledger.batch_tokens}: "
-            f"set batch_tokens of {configured(context.folder.stage)} to that"
+            f"set batch_tokens of execution.{context.folder.stage} to that"
         )
     if reused:
         context.log.info("%s: %d of %d %s were there from an earlier attempt", name, reused, total, unit)
@@ -297,6 +297,7 @@ def _on_actors(
                 except (RayActorError, OutOfMemoryError) as error:  # the latter where Ray's own memory monitor killed it
                     if deaths.count(shard and f"{unit} {shard.start} to {shard.stop}", error) and shard is not None:
                         pending.appendleft(shard)
+                    ray.kill(actor)  # one that only the network has lost lives on, and holds the place of the next
                     start_actor()
                     continue
                 except RayTaskError as error:

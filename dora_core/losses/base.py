@@ -4,7 +4,7 @@ Shape legend for this package: B records, N responses per record (padded to the 
 
 A loss never reduces over records and never looks at another record: the robust objective combines them, over the whole
 optimisation step. Each loss states its *offset convention* in ``offset``, because ``dora`` multiplies ℓ by h before
-exponentiating and is therefore not invariant to a shift of ℓ (DESIGN section 2).
+exponentiating and is therefore not invariant to a shift of ℓ.
 """
 
 from __future__ import annotations

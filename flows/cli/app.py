@@ -166,7 +166,9 @@ def up(
     postgres: Annotated[
         str | None,
         typer.Option(
-            "--postgres", metavar="URL", help="Server for Prefect's and MLflow's data; a password in DORA_POSTGRES. none: SQLite."
+            "--postgres",
+            metavar="URL",
+            help="Server for Prefect's and MLflow's data; with a password, give the URL in DORA_POSTGRES instead. none: SQLite.",
         ),
     ] = None,
     artifacts: Annotated[str | None, typer.Option("--artifacts", metavar="URI", help="MLflow's artifact root. none: a folder.")] = None,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser.conftest import Form
+from tests.guarantee import nothing_left
 from tests.machine import Machine, small_run
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def test_a_bad_value_is_refused_in_the_form(page: Page, machine: Machine, form: 
     assert "/run?" in page.url, "still in the form"
 
 
+@pytest.mark.fault(22)
 def test_a_run_from_the_form_is_approved_on_its_page(page: Page, asked: str, machine: Machine, form: Form, shot: Shot) -> None:
+    nothing_left(machine)  # while a person thinks: no process, no slot
     page.goto(asked)
     page.get_by_text("Suspended").first.wait_for()
     shot("3 suspended run")
@@ -75,6 +78,7 @@ def test_a_run_from_the_form_is_approved_on_its_page(page: Page, asked: str, mac
     shot("4 approval form")
     page.get_by_role("button", name="Submit").click()
     machine.wait_for_state(asked.rsplit("/", 1)[1], {"COMPLETED"})
+    nothing_left(machine)
     page.goto(asked)
     page.get_by_text("Completed").first.wait_for()
     page.wait_for_load_state("networkidle")

@@ -24,7 +24,7 @@ from dora_core.config import CalibrationConfig, TestbedConfig
 from dora_core.errors import ConfigError
 from dora_core.testbed import Testbed
 
-# The 1-D Gaussian mixture of DESIGN section 2: golden N(0, 1), synthetic sources on both sides of it, α = .3, balanced classifiers.
+# A 1-D Gaussian mixture: golden N(0, 1), synthetic sources on both sides of it, α = .3, balanced classifiers.
 MEANS, SHARES = np.array([0.0, -3.0, -0.5, 1.5]), np.array([0.3, 0.3, 0.2, 0.2])
 
 

@@ -25,7 +25,7 @@ from flows.cli import app
 from flows.cli.files import Command, data_source
 from flows.cli.output import Out
 from flows.config import RealignConfig
-from flows.manifest import FlowRun, Manifest
+from flows.manifest import FlowRun, Manifest, manifests
 from flows.plan import Plan, build_plan, write_latest
 from infra import registry
 from infra.disposal import TRASH, files_below
@@ -217,6 +217,25 @@ def test_leftovers_of_killed_processes_go_and_foreign_folders_stay(place: Settin
     os.utime(fresh, (0, 0))
     assert len(collect(place).leftovers) == 2, "nobody works in this folder any more"
     assert {file.name for file in files_below(store, at(kept))} == {"output.bin", RESULT}
+
+
+@pytest.mark.fault(7)
+def test_what_a_killed_collection_was_about_to_delete_is_no_run_and_goes(place: Settings, store: Store) -> None:
+    """A manifest halfway out looked like a run that has just begun: what it names, and every ledger, stayed for ever."""
+    kept, gone = made(store, "align", "kept"), made(store, "align", "gone")
+    ran(store, "p-2", kept, days=29)
+    ran(store, "p-1", gone)
+    ledger = store.local(f"scores/{'c' * 64}")
+    ledger.mkdir(parents=True)
+    (ledger / "part.parquet").write_bytes(b"x")
+    manifest, scratch = store.local(f"runs/.p-1{TRASH}"), store.local(f"{at(kept)}/.scratch{TRASH}")
+    store.local("runs/p-1").rename(manifest)
+    scratch.mkdir()
+    (scratch / "shard.parquet").write_bytes(b"x")
+    age(store.local_root, 30)
+    assert [each.run_id for each in manifests(store)] == ["p-2"]
+    collect(place)
+    assert there(store) == {at(kept)} and not manifest.exists() and not scratch.exists()
 
 
 @given(st.data())

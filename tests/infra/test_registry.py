@@ -181,6 +181,31 @@ def test_a_promotion_replaces_only_the_champion_it_was_decided_against(mlflow_sq
     assert aliases(mlflow_sqlite, "policy") == {"champion": "2", "previous": "1"}
 
 
+@pytest.mark.fault(7)
+@pytest.mark.parametrize("step", ["_write_page", "set_registered_model_alias", "delete_registered_model_alias"])
+def test_a_rollback_that_was_killed_is_finished_by_the_next(
+    step: str, mlflow_sqlite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (register(mlflow_sqlite, "demo", str(tmp_path / name)) for name in ("first", "second"))
+    promote(mlflow_sqlite, "demo", first)
+    promote(mlflow_sqlite, "demo", second)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(registry if step == "_write_page" else registry._client(mlflow_sqlite), step, killed)
+        rollback(mlflow_sqlite, "demo", "bad")
+    assert rollback(mlflow_sqlite, "demo", "bad") == first
+    assert aliases(mlflow_sqlite, "demo") == {"champion": first}
+    told = {version: [entry["action"] for entry in history(mlflow_sqlite, "demo", version)] for version in (first, second)}
+    assert (
+        told[second] == ["promoted", "rolled_back"] and told[first][:2] == ["promoted", "restored"] and set(told[first][2:]) <= {"restored"}
+    )
+    with pytest.raises(RegistryError, match="no previous version to return to"):
+        rollback(mlflow_sqlite, "demo", "bad")
+
+
 def test_a_rejected_version_is_nobodys_challenger(mlflow_sqlite: str) -> None:
     one, two = (register(mlflow_sqlite, "policy", f"s3://bucket/{n}", tags={"dora.evaluation": n * 64}) for n in "ab")
     promote(mlflow_sqlite, "policy", one)

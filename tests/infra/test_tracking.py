@@ -7,16 +7,19 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 
 from infra.back_ends import without_credentials
-from infra.mlflow_calls import joined, mlflow_client
+from infra.mlflow_calls import MlflowCalls, joined, mlflow_client
 from infra.mlflow_values import clean_name, flatten, shorten
 from infra.spool import Spool
 from infra.tracking import Tracker
@@ -192,6 +195,22 @@ def test_the_run_of_a_killed_process_is_closed_by_the_next_tracker(mlflow_sqlite
     assert run.info.status == "KILLED" and run.data.tags["dora.error"] == "its process is gone"
 
 
+@pytest.mark.fault(7, 10)
+@pytest.mark.component
+def test_the_run_of_a_killed_process_is_closed_although_mlflow_was_away_for_the_next_tracker(mlflow_sqlite: str, tmp_path: Path) -> None:
+    """The tracker that says so finds all of the killed one's updates sent; the id that its own need is known to that spool alone."""
+    process = multiprocessing.get_context("spawn").Process(target=_start_and_die, args=(mlflow_sqlite, tmp_path / "spool"))
+    process.start()
+    process.join()
+    [warning] = Tracker.open("http://127.0.0.1:9", "demo", tmp_path / "spool", history=mlflow_sqlite).close(patience_seconds=0.1)
+    assert warning.startswith("2 MLflow updates for http://127.0.0.1:9 wait")
+    assert Tracker.open(mlflow_sqlite, "demo", tmp_path / "spool").close() == []
+    client = mlflow_client(mlflow_sqlite)
+    [run] = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
+    assert run.info.status == "KILLED" and run.data.tags["dora.error"] == "its process is gone"
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
 @pytest.mark.component
 def test_the_first_use_of_a_new_sqlite_file_is_quiet(tmp_path: Path) -> None:
     """MLflow's migrations would put dozens of lines between the user and the progress bar."""
@@ -310,24 +329,53 @@ def test_another_server_that_took_the_port_costs_nothing(mlflow_sqlite: str, emp
     assert stored.info.status == "FINISHED" and stored.data.metrics == {"loss": 0.5}
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_server_that_wants_a_password_keeps_what_waits_and_names_the_remedy(status: int, tmp_path: Path) -> None:
+@contextmanager
+def refusing(status: int) -> Iterator[str]:
+    """A server that answers every request so, in HTML; gives its address."""
+
     class Refuses(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.send_error(status)
 
-        do_POST = do_GET
+        do_POST = do_PUT = do_GET
 
         def log_message(self, *_: object) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        tracker = Tracker.open(f"http://127.0.0.1:{server.server_port}", "demo", tmp_path / "spool")
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_wants_a_password_keeps_what_waits_and_names_the_remedy(status: int, tmp_path: Path) -> None:
+    with refusing(status) as uri:
+        tracker = Tracker.open(uri, "demo", tmp_path / "spool")
         tracker.start_run("realign")
         [warning] = tracker.close()
-        server.shutdown()
     assert "2 MLflow updates" in warning and f"it refuses us ({status}): set DORA_AUTH to its user:password" in warning
+
+
+@pytest.mark.fault(10)
+def test_a_port_that_speaks_no_mlflow_costs_nothing(tmp_path: Path) -> None:
+    """One that wants https answers 400 to everything: that is the address's fault, not that of what is sent."""
+    with refusing(400) as uri:
+        tracker = Tracker.open(uri, "demo", tmp_path / "spool")
+        tracker.finish(tracker.start_run("realign"), "FINISHED")
+        [warning] = tracker.close()
+    assert warning.startswith(f"2 MLflow updates for {uri} wait in ") and "failed with error code 400" in warning
+
+
+@pytest.mark.parametrize(("status", "is_for_ever"), [(413, True), (401, False)])
+def test_an_artifact_that_a_proxy_refuses_does_not_hold_up_the_rest(status: int, is_for_ever: bool, tmp_path: Path) -> None:
+    (tmp_path / "figure.png").write_bytes(b"x")
+    calls = MlflowCalls("http://127.0.0.1:9")
+    calls._client = MlflowClient("http://127.0.0.1:9")
+    with refusing(status) as uri, pytest.raises(requests.HTTPError) as raised:
+        HttpArtifactRepository(f"{uri}/api/2.0/mlflow-artifacts/artifacts/run").log_artifact(str(tmp_path / "figure.png"))
+    assert calls.is_refusal({"kind": "artifact", "run": "r"}, raised.value) is is_for_ever
 
 
 @pytest.mark.parametrize(

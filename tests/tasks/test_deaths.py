@@ -32,7 +32,7 @@ def test_rows_that_kill_every_worker_are_set_aside_and_named_at_the_end(caplog) 
         met.raise_those_set_aside()
     message = "the same rows killed every worker that took them: rows 20 to 30 3 times (The actor died unexpectedly.)"
     assert caught.value.message == message and caught.value.__cause__ is GONE
-    assert caught.value.hint.startswith("usually out of memory: lower batch_tokens of execution.calibrate (execution.default if")
+    assert caught.value.hint.startswith("usually out of memory: lower batch_tokens of execution.calibrate")
 
 
 @pytest.mark.fault(1, 2)

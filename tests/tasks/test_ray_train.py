@@ -5,7 +5,10 @@ Weights are the same to the last bit where every step is cut up as before, else 
 
 from __future__ import annotations
 
+import errno
+import math
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -13,18 +16,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from dora_core.config import Execution
-from dora_core.errors import TrainingError
+from dora_core.errors import DoraError, ServiceError, StoreError, TrainingError
+from dora_core.training import OutOfMemory
 from infra.journal import JournalReader
 from infra.store import ERROR, Store, sha256_file
 from tasks import align
 from tasks.stage import execute
-from tasks.trainer import RECORD
 from tests.faults import Recovery
 from tests.tasks.test_trainer import all_steps, assert_close, assert_nothing_left, build_align_task, cramped, model_file
 from tests.tasks.test_training_stages import Start, align_spec, own_store
@@ -144,6 +149,116 @@ def test_out_of_memory_on_one_rank_while_the_other_waits_for_it(
     assert_nothing_left(store, spec)
 
 
+@pytest.mark.fault(3, 4, 13)
+def test_only_what_every_attempt_would_find_ends_a_run_at_once(tmp_path: Path) -> None:
+    """By itself, not beside a death, of which it may be a consequence. What Ray does with it: the tests after this one."""
+    from ray.train import ControllerError
+
+    from tasks.ray_train import _EndAtOnce
+
+    end = _EndAtOnce(tmp_path)
+    finding, death = TrainingError("not finite"), RuntimeError("the actor died")
+    for heals in ({0: death}, {1: OutOfMemory("smaller batches fit")}, {0: finding, 1: death}, {0: ServiceError("not reachable")}):
+        end.after_exception(None, heals)
+    for failures in ({1: finding}, {0: finding, 1: TrainingError("the same")}):
+        with pytest.raises(TrainingError) as error:
+            end.after_exception(None, failures)
+        assert error.value is finding
+    with pytest.raises(StoreError, match="the disk is full"):
+        end.after_exception(None, {0: OSError(errno.ENOSPC, "No space left on device")})
+    again = pickle.loads(pickle.dumps(ControllerError(OutOfMemory("m", hint="h", retryable=True)))).controller_failure
+    assert again.to_json() == {"type": "OutOfMemory", "message": "m", "hint": "h", "retryable": True}
+
+
+Fail = Callable[[int, torch.nn.Module, Path], None]
+
+
+def failing(start, worker, *, store_uri, fail: Fail, **arguments):
+    """In step 6, on every rank, ``fail(rank, module, folder of the store)``. A file for each start of a rank."""
+    (Path(store_uri) / f"started-{worker.rank}-{os.getpid()}").touch()
+    task = build_align_task(start, worker, store_uri=store_uri, **arguments)
+    backward = task.backward
+
+    def then_fail(module, micro_batches, step):
+        if step == 6:
+            fail(worker.rank, module, Path(store_uri))
+        return backward(module, micro_batches, step)
+
+    task.backward = then_fail
+    return task
+
+
+def overflow(rank: int, module: torch.nn.Module, store: Path) -> None:
+    """On all ranks alike."""
+    with torch.no_grad():
+        next(module.parameters())[:] = math.inf
+
+
+def run_out_of_memory_on_one_rank(rank: int, module: torch.nn.Module, store: Path) -> None:
+    """Where no smaller batch helps; the other rank goes on, and waits in its next step."""
+
+    def step(optimizer: torch.optim.Optimizer) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of 1.00 GiB.")
+
+    if rank == 1:
+        torch.optim.AdamW.step = step  # in this rank's process
+
+
+@pytest.mark.component
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    ("fail", "message", "hint"),
+    [
+        (overflow, "the gradient is not finite at step 6", "lower optimization.learning_rate"),
+        pytest.param(
+            run_out_of_memory_on_one_rank,
+            "out of memory while the weights were changed in step 6: CUDA",
+            "optimization.lora",
+            marks=pytest.mark.fault(3),
+        ),
+    ],
+    ids=["all ranks", "one rank"],
+)
+def test_what_every_attempt_would_find_ends_the_run_at_once(
+    fail: Fail, message: str, hint: str, pipeline_start: Start, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two deaths would be survived. Each rank is started once, the error arrives whole, and no worker is left."""
+    spec, store = align_spec(pipeline_start, TWO, EPOCHS), own_store(pipeline_start, tmp_path)
+    assert spec.execution.max_failures == 2
+    monkeypatch.setattr(align, "build_task", partial(failing, fail=fail))
+    with pytest.raises(DoraError, match=message) as error:
+        execute(spec, align.run, store)
+    started = {int(pid): rank for _, rank, pid in (path.name.split("-") for path in store.local_root.glob("started-*"))}
+    assert sorted(started.values()) == ["0", "1"]
+    assert hint in error.value.hint and not error.value.retryable
+    assert store.read_json(f"align/{spec.digest()}/{ERROR}") == error.value.to_json()
+    ranks = [process for process in psutil.Process().children(recursive=True) if process.pid in started]
+    assert psutil.wait_procs(ranks, timeout=30)[1] == []
+
+
+def lose_the_disk_once(rank: int, module: torch.nn.Module, store: Path) -> None:
+    if rank == 0 and not (store / "struck").exists():
+        (store / "struck").touch()
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+
+@pytest.mark.component
+@pytest.mark.chaos
+@pytest.mark.fault(4)
+def test_an_exception_that_nobody_foresaw_is_tried_again(
+    pipeline_start: Start, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one rank, which stays alive; the other waits for it in a collective."""
+    spec, store = align_spec(pipeline_start, TWO, EPOCHS), own_store(pipeline_start, tmp_path)
+    monkeypatch.setattr(align, "build_task", partial(failing, fail=lose_the_disk_once))
+    result = execute(spec, align.run, store)
+    assert (store.local_root / "struck").exists() and result["facts"]["resumed_from"] == 4
+    assert len(list(store.local_root.glob("started-*"))) == 4, "both ranks, twice"
+    assert sha256_file(model_file(store, spec)) == sha256_file(whole)
+    assert all_steps(result)
+    assert_nothing_left(store, spec)
+
+
 def interrupt(store: Store, spec: align.Spec, rank: int, step: int, recovery: Recovery) -> None:
     """Run until a rank dies, which this run does not survive; the error says who, and what to do."""
     spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"max_failures": 0})})
@@ -185,6 +300,8 @@ def cut_newest(run: Path) -> None:
 
 
 def cut_record(run: Path) -> None:
+    from tasks.ray_train import RECORD
+
     (run / RECORD).write_bytes((run / RECORD).read_bytes()[:100])
 
 

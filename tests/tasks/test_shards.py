@@ -6,11 +6,13 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -219,6 +221,38 @@ def test_killed_actor_loses_no_row_and_repeats_none(ray_local, context, tmp_path
     assert sorted(calls(tmp_path)) == sorted(ROWS["key"].to_pylist())
     attempts = {p.name[:12]: json.loads(p.read_text())["attempt"] for p in (context.path / "scratch/double").glob("*.json")}
     assert attempts == {"000000000000": 1, "000000000005": 1, "000000000010": 2, "000000000015": 1, "000000000020": 1}
+
+
+class CutOff(Doubler):
+    """Once, loses its connections to the process that asks it, and lives on."""
+
+    def __init__(self, calls: str, asker: int):
+        super().__init__(calls)
+        self.asker = asker
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        if not (mark := self.calls.with_suffix(".cut")).exists():
+            theirs = {(c.laddr, c.raddr) for c in psutil.Process(self.asker).net_connections() if c.raddr}
+            ours = [c.fd for c in psutil.Process().net_connections() if c.raddr and (c.raddr, c.laddr) in theirs]
+            mark.write_text(str(len(ours)))
+            for descriptor in ours:
+                with socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as connection:
+                    connection.shutdown(socket.SHUT_RDWR)
+            time.sleep(3600)
+        return super().__call__(rows)
+
+
+@pytest.mark.fault(1)
+@pytest.mark.component
+@pytest.mark.chaos
+def test_a_worker_that_is_cut_off_gives_its_place_to_another(ray_local, context, tmp_path):
+    """It is alive, and has all of the cluster's cores: the next one would wait for them forever."""
+    arguments = {"calls": str(tmp_path / "calls.txt"), "asker": os.getpid()}
+    execution = Execution(workers=1, cpus_per_worker=2, shard_rows=10)
+    table = run_shards(context, ROWS, name="double", worker=CutOff, arguments=arguments, execution=execution, unit="rows")
+    expect_all_rows_once(table)
+    assert int((tmp_path / "calls.cut").read_text()) > 0
+    assert sorted(calls(tmp_path)) == sorted(ROWS["key"].to_pylist())
 
 
 @pytest.mark.fault(2)

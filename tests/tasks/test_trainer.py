@@ -21,6 +21,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dora_core import distributed
 from dora_core.config import OptimizationConfig, SftConfig
 from dora_core.config_judging import RewardTrainingConfig
 from dora_core.errors import TrainingError
@@ -199,6 +200,32 @@ def test_memory_for_not_even_one_record_is_an_error_with_remedies(
         execute(spec, align.run, store)
     error = store.read_json(f"align/{spec.digest()}/{ERROR}")
     assert "gradient_checkpointing" in error["hint"] and not error["retryable"]
+
+
+@pytest.mark.fault(3)
+def test_memory_for_not_even_the_trained_weights_ends_the_stage_and_the_next_run_goes_on(
+    pipeline_start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the phases outside of a batch, the last; the others: ``tests/dora_core/test_device_memory.py``."""
+    spec = align_spec(pipeline_start, IN_PROCESS.model_copy(update={"checkpoint_every": 4}))
+    store, whole = own_store(pipeline_start, tmp_path), own_store(pipeline_start, tmp_path / "whole")
+    execute(spec, align.run, whole)
+    attempts: list[torch.nn.Module] = []
+
+    def runs_out(module: torch.nn.Module) -> None:
+        attempts.append(module)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1.02 GiB free.")
+
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match="out of memory while the trained weights were gathered: CUDA"):
+        patch.setattr(distributed, "full_weights", runs_out)
+        execute(spec, align.run, store)
+    assert len(attempts) == 1
+    error = store.read_json(f"align/{spec.digest()}/{ERROR}")
+    assert "A worker needs weights" in error["message"] and "optimization.lora" in error["hint"] and not error["retryable"]
+    result = execute(spec, align.run, store)
+    assert result["facts"]["resumed_from"] == (result["facts"]["steps"] - 1) // 4 * 4
+    assert sha256_file(model_file(store, spec)) == sha256_file(model_file(whole, spec))
+    assert_nothing_left(store, spec)
 
 
 FAILPOINT = """
