@@ -2,8 +2,11 @@
 
 *Zombies.* A flow run whose process is gone stays Running for ever. Prefect's remedy: runs send heartbeats
 (``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``, 180 s by default), and an automation sets those to Crashed that missed three. What they left on
-Ray and in MLflow is `dora reap`'s. Left out: a run that suspends within the fraction of a second after a heartbeat was sent and before
-it arrived is crashed, too; its model waits as challenger all the same.
+Ray and in MLflow is `dora reap`'s. A run whose worker died between taking it and starting its process sends none, stays Pending, and holds
+a place of its queue (``flows/deploy.py``): `dora reap` ends those, and an automation the runs of `reap` itself. Not all runs: each event of
+each run would be written to the database once more, and two hundred queued runs lock SQLite often enough.
+Left out: a run that suspends within the fraction of a second after a heartbeat was sent and before it arrived is crashed, too; its model
+waits as challenger all the same.
 
 *Notices.* A POST of JSON for each run of ours that fails or crashes, and for each of our events (``flows/events.py``), of which a run
 that a guard rail stops is one::
@@ -22,13 +25,18 @@ from uuid import UUID
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.events.schemas.automations import AutomationCore
+    from prefect.events.schemas.automations import Automation, AutomationCore
 
 PREFIX = "dora: "
 TAG = "dora"
 """Tag of our deployments, and so of their runs."""
+UPKEEP = "upkeep"
+"""The work queue of what frees what runs wait for."""
 BLOCK = "dora-webhook"
 MISSED_HEARTBEATS = 3
+PENDING_LIMIT = timedelta(minutes=10)
+"""A process of a busy machine takes seconds to start; a pod may wait hours for its place, which is why this is for process pools."""
+AGAIN = "start it again: what is finished is kept"
 STOPPED = "Stopped"
 """Name of the failed state of a run that a guard rail has ended: nothing broke, and the guard rail's own event tells of it."""
 
@@ -65,18 +73,24 @@ def install(api_url: str, webhook: str | None) -> list[str]:
         seconds = get_current_settings().flows.heartbeat_frequency
         wanted = list(automations(api_url.removesuffix("/api"), block, seconds))
         known = {automation.name: automation for automation in client.read_automations()}
-        for automation in wanted:
-            before = known.get(automation.name)
-            if before is None:
-                client.create_automation(automation)
-            else:
-                client.update_automation(before.id, automation.model_copy(update={"enabled": before.enabled}))
-            lines.append(f"{automation.name}: {'updated' if before else 'created'}")
+        lines += [f"{automation.name}: {_ensure(client, automation, known.get(automation.name))}" for automation in wanted]
     if seconds is None:
         lines.append("PREFECT_FLOWS_HEARTBEAT_FREQUENCY is off: runs whose process is gone stay Running")
     if block is None:
         lines.append("no webhook is known: nobody is told about failures and decisions; `dora deploy --webhook URL` tells them")
     return lines
+
+
+def _ensure(client: SyncPrefectClient, automation: AutomationCore, before: Automation | None) -> str:
+    """One that is as it should be stays untouched: an update makes the server forget whose silence it is timing."""
+    if before is None:
+        client.create_automation(automation)
+        return "created"
+    automation = automation.model_copy(update={"enabled": before.enabled})
+    if before.model_dump(include=set(type(automation).model_fields)) == automation.model_dump():
+        return "unchanged"
+    client.update_automation(before.id, automation)
+    return "updated"
 
 
 def automations(ui: str, block: UUID | None, heartbeat_seconds: int | None) -> Iterator[AutomationCore]:
@@ -94,8 +108,27 @@ def automations(ui: str, block: UUID | None, heartbeat_seconds: int | None) -> I
     ours = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
     runs = {"prefect.resource.id": "prefect.flow-run.*"}
     heartbeat = "prefect.flow-run.heartbeat"
+    ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", STOPPED, "Crashed", "Cancelled", "Suspended", "Paused")}
+    yield AutomationCore(
+        name=f"{PREFIX}upkeep that never began is Crashed",
+        description=f"Sets runs of queue {UPKEEP} to Crashed that a worker took {PENDING_LIMIT} ago and did not start: it is gone.",
+        enabled=True,
+        trigger=EventTrigger(
+            match=runs,
+            match_related=[
+                {"prefect.resource.role": "work-pool", "prefect.work-pool.type": "process"},
+                {"prefect.resource.role": "work-queue", "prefect.resource.name": UPKEEP},
+            ],
+            after={"prefect.flow-run.Pending"},
+            expect={"prefect.flow-run.Running", "prefect.flow-run.Cancelling"} | ends,
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=PENDING_LIMIT,
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"not started within {PENDING_LIMIT}: {AGAIN}")],
+    )
     if heartbeat_seconds is not None:
-        ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", STOPPED, "Crashed", "Cancelled", "Suspended", "Paused")}
         silence = timedelta(seconds=MISSED_HEARTBEATS * heartbeat_seconds)
         yield AutomationCore(
             name=f"{PREFIX}a run without a heartbeat is Crashed",
@@ -111,7 +144,7 @@ def automations(ui: str, block: UUID | None, heartbeat_seconds: int | None) -> I
                 threshold=1,
                 within=silence,
             ),
-            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {silence}: its process is gone")],
+            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {silence}: its process is gone; {AGAIN}")],
         )
     if block is None:
         return

@@ -1,10 +1,10 @@
 """``dora deploy``: brings a Prefect server to the state that ``infra/prefect.yaml`` declares. Safe to repeat.
 
-Work pool, deployments with their forms and schedules, the concurrency limit of ``flows/limits.py`` and the automations of
+Work pool and its queues, deployments with their forms and schedules, the concurrency limit of ``flows/limits.py`` and the automations of
 ``flows/automations.py``. The worker imports a flow from the installed package: nothing is uploaded, and the code that runs is the code
 that is installed there.
 
-What a person has changed in Prefect's UI stays: the limit's size unless one is given, whether a schedule is on, and parameters and times
+What a person has changed in Prefect's UI stays: the sizes of limits unless one is given, whether a schedule is on, and parameters and times
 of a deployment until its entry in the file changes. The server remembers the digest of the entry it was given, as the deployment's
 version. A deployment tagged ``dora`` that the file no longer declares is removed.
 """
@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,7 @@ from pydantic import Field, ValidationError
 from dora_core.config import NAME_PATTERN, StrictModel
 from dora_core.errors import ConfigError
 from flows import automations
+from flows.automations import TAG, UPKEEP
 from flows.prefect_api import connected
 from flows.reading import read_yaml
 from infra.settings import WORK_POOL
@@ -36,9 +38,14 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
-TAG = "dora"
 PoolType = Literal["process", "docker", "kubernetes"]
 Change = Literal["created", "updated", "unchanged", "removed"]
+
+DEFAULT = "default"
+"""The queue that Prefect makes with a pool."""
+UPKEEP_AT_A_TIME = 2
+UPKEEP_ABOUT = "What frees what runs wait for: it does not wait behind them."
+"""Its description, by which a queue of that name is known as made here."""
 
 PACKAGES = {"docker": "prefect-docker", "kubernetes": "prefect-kubernetes"}
 CONTAINER_HOME = "/var/lib/dora"
@@ -60,6 +67,7 @@ class Schedule(StrictModel):
 
 class WorkPool(StrictModel):
     name: str = Field(description="For `prefect deploy`; `dora deploy --pool` decides for itself.")
+    work_queue_name: Literal["default", "upkeep"] = "default"
 
 
 class Deployment(StrictModel):
@@ -104,6 +112,7 @@ class Deployed:
 
     server: str
     pool: tuple[str, str, Change]
+    upkeep: Change
     limit: tuple[str, int, Change] = ("", 0, "unchanged")
     deployments: dict[str, Change] = field(default_factory=dict)
     schedules: dict[str, str] = field(default_factory=dict)
@@ -116,6 +125,7 @@ class Deployed:
         return {
             "server": self.server,
             "work_pool": {"name": name, "type": kind, "change": change},
+            "work_queue": {"name": UPKEEP, "change": self.upkeep},
             "concurrency_limit": {"name": limit, "limit": size, "change": limit_change},
             "deployments": self.deployments,
             "schedules": self.schedules,
@@ -155,7 +165,8 @@ def deploy(
     """
     entries = declared()
     with connected(api_url) as client:
-        result = Deployed(api_url, _ensure_pool(client, pool, pool_type, image, dry_run))
+        ensured = _ensure_pool(client, pool, pool_type, image, dry_run)
+        result = Deployed(api_url, ensured, _ensure_upkeep(client, *ensured[:2], dry_run))
         result.notes += _worker_notes(*result.pool[:2])
         result.limit = _ensure_limit(client, limit, dry_run)
         known = _ours(client)
@@ -199,6 +210,7 @@ def _ensure_deployment(
         "tags": entry.tags,
         "entrypoint": entry.entrypoint,
         "work_pool_name": pool,
+        "work_queue_name": entry.work_pool.work_queue_name,
         "parameter_openapi_schema": parameter_schema(flow).model_dump(exclude_unset=True),
         "enforce_parameter_schema": True,
     }
@@ -284,6 +296,37 @@ def _ensure_pool(client: SyncPrefectClient, name: str, kind: PoolType | None, im
     if not dry_run:
         client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
     return name, pool.type, "updated"
+
+
+def _ensure_upkeep(client: SyncPrefectClient, pool: str, kind: str, dry_run: bool) -> Change:
+    """A queue of its own for what frees what runs wait for: behind them it would wait for ever.
+
+    In a process pool, where each run is a process of the worker's machine, both queues get a limit; containers and pods have their own
+    schedulers. The server counts the pending and the running runs of a queue, and gives a worker no more than are left: a worker's own
+    ``--limit`` would hold upkeep back, too.
+    """
+    from prefect.exceptions import ObjectNotFound
+
+    from infra.services import runs_at_a_time
+
+    found = None
+    with suppress(ObjectNotFound):
+        found = client.read_work_queue_by_name(UPKEEP, pool)
+        if found.description == UPKEEP_ABOUT:
+            return "unchanged"
+    change: Change = "updated" if found else "created"
+    if dry_run:
+        return change
+    bounded = kind == "process"
+    ordinary = client.read_work_queue_by_name(DEFAULT, pool)
+    if bounded and ordinary.concurrency_limit is None:
+        client.update_work_queue(ordinary.id, concurrency_limit=runs_at_a_time())
+    facts: dict[str, Any] = {"priority": 1, "concurrency_limit": UPKEEP_AT_A_TIME if bounded else None, "description": UPKEEP_ABOUT}
+    if found is None:
+        client.create_work_queue(UPKEEP, work_pool_name=pool, **facts)
+    else:
+        client.update_work_queue(found.id, **facts)
+    return change
 
 
 def base_template(kind: PoolType, image: str | None, prefects_own: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 STARTUP_SECONDS = 120.0
 """The first start on a machine creates the database: 20 s on a busy laptop."""
+SILENT_SECONDS = 30.0
+"""How long a server may think about a command's first question. Of one that hangs Prefect's own client would ask six times: 7 minutes."""
 
 
 class _Record(StrictModel):
@@ -107,20 +109,34 @@ def _end_orphans(records: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def check_answers(api_url: str) -> None:
+    """Ask a server one question.
+
+    Raises:
+        ServiceError: it does not answer, or refuses us.
+    """
+    with connected(api_url):
+        pass
+
+
 @contextmanager
 def connected(api_url: str) -> Iterator[SyncPrefectClient]:
-    """A client of a server, whose failures are ours.
+    """A client of a server that answers; its failures are ours.
 
     Raises:
         ServiceError: it does not answer, or refuses us.
     """
     import httpx
     from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+    once = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: SILENT_SECONDS}
     try:
-        with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
-            yield client
+        with temporary_settings({PREFECT_API_URL: api_url}):
+            with temporary_settings(once), get_client(sync_client=True) as client:
+                client.hello()
+            with get_client(sync_client=True) as client:
+                yield client
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         if status in (401, 403):
@@ -134,5 +150,5 @@ def connected(api_url: str) -> Iterator[SyncPrefectClient]:
     except httpx.RequestError as error:
         raise ServiceError(
             f"Prefect at {api_url} does not answer: {type(error).__name__}: {error}",
-            hint="start it with `dora up`, or check DORA_PREFECT_API_URL",
+            hint="`dora up` starts it, again if it hangs; or check DORA_PREFECT_API_URL",
         ) from error

@@ -6,6 +6,10 @@ Such a run still says "running" in its manifest (``runs/<run_id>/run.json``). It
 on this machine and its process is gone. Then its Ray jobs are stopped, except those that a live run watches too, its MLflow runs end as
 KILLED and its manifest as cancelled, with the reason, and Prefect is told. Where no servers run, the next command does the same first.
 
+A run that somebody cancels and that does not hear of it gets the signal that its worker would have sent: Prefect's watch beside a run gives
+up for good when the server was away for half a minute, and a command without a worker has none. One that a worker took and did not start,
+because it was killed in between, is set to Crashed.
+
 Left out: runs on other machines that Prefect holds for running. They may be.
 """
 
@@ -20,7 +24,16 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from prefect import flow
-from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId, TaskRunFilterState, TaskRunFilterStateType
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+    TaskRunFilter,
+    TaskRunFilterFlowRunId,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
 from prefect.client.schemas.objects import TERMINAL_STATES, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
@@ -28,19 +41,26 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, State
 
 from dora_core.errors import DoraError, ServiceError
 from flows.approval import end_overdue
+from flows.automations import AGAIN, PENDING_LIMIT, TAG
 from flows.limits import LEASE_SECONDS, LIMIT, read_runs
 from flows.manifest import manifests
 from flows.prefect_api import connected, own_prefect_api
-from flows.session import end_abandoned
+from flows.session import close_manifest, end_abandoned
 from infra.mlflow_calls import mlflow_client
-from infra.processes import RecordedProcess
+from infra.processes import RecordedProcess, terminate_tree
 from infra.ray_jobs import RESUME
 from infra.settings import Places, Settings, apply_environment
 from infra.store import Store
+from infra.tracking import Tracker
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun, TaskRun
+
+UNHEARD_SECONDS = 60.0
+"""So long a run may be cancelling: one that hears of it takes seconds, its jobs' checkpoints included."""
+STOPPING_SECONDS = 45.0
+"""To stop its jobs, and say so; then it is killed, and what it left is ended as for any killed run."""
 
 
 @dataclass
@@ -49,27 +69,35 @@ class Reaped:
 
     Attributes:
         runs: ``{run id: why it is over}`` of those that were ended.
+        unheard: runs that were asked to stop, and have been stopped.
+        never_began: flow runs that a worker took and did not start.
         jobs, mlflow_runs: Ray submissions and MLflow runs that were still open.
         overdue: runs that waited for a person who did not answer in time; they go on, and end as not promoted.
         slots: slots of ``dora-gpus`` that nobody held.
+        waiting: what MLflow has not got yet, because it is away.
         problems: what could not be ended, and why; the next sweep tries again.
     """
 
     runs: dict[str, str] = field(default_factory=dict)
+    unheard: list[str] = field(default_factory=list)
+    never_began: list[str] = field(default_factory=list)
     jobs: list[str] = field(default_factory=list)
     mlflow_runs: list[str] = field(default_factory=list)
     overdue: list[str] = field(default_factory=list)
     slots: int = 0
+    waiting: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """For people."""
         lines = [f"{run_id}: ended, {why}" for run_id, why in self.runs.items()]
+        lines += [f"cancelled, as was asked for: {', '.join(self.unheard)}"] if self.unheard else []
+        lines += [f"taken by a worker that is gone: {', '.join(self.never_began)}"] if self.never_began else []
         lines += [f"stopped Ray jobs: {', '.join(self.jobs)}"] if self.jobs else []
         lines += [f"closed {len(self.mlflow_runs)} MLflow runs"] if self.mlflow_runs else []
         lines += [f"nobody answered in time: {', '.join(self.overdue)}"] if self.overdue else []
         lines += [f"freed {self.slots} slots of {LIMIT} that nobody held"] if self.slots else []
-        return [*lines, *self.problems] or ["nothing is left over"]
+        return [*lines, *self.waiting, *self.problems] or ["nothing is left over"]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -93,10 +121,18 @@ def sweep(settings: Settings, places: Places, *, dry_run: bool = False) -> Reape
         places: of ``settings``; without a Prefect server only runs of this machine can be judged.
         dry_run: look and tell; end nothing.
     """
-    if places.prefect_api_url is None:
-        return _sweep_here(settings, places, dry_run)
+    reaped = _sweep_here(settings, places, dry_run) if places.prefect_api_url is None else _sweep_server(settings, places, dry_run)
+    reaped.waiting = [] if dry_run else _send_waiting(settings, places)
+    return reaped
+
+
+def _sweep_server(settings: Settings, places: Places, dry_run: bool) -> Reaped:
+    assert places.prefect_api_url is not None
     with connected(places.prefect_api_url) as client:
+        unheard = [] if dry_run else _stop_unheard(Store(settings.store_uri), client)
         reaped = end_dead_runs(settings, places, client, dry_run=dry_run)
+        reaped.unheard = unheard
+        reaped.never_began = _end_never_begun(client, dry_run)
         reaped.overdue = [] if dry_run else end_overdue(settings)
         reaped.slots = _free_slots(client, dry_run)
     return reaped
@@ -125,7 +161,7 @@ def end_dead_runs(settings: Settings, places: Places, client: SyncPrefectClient 
         client: None where there is no Prefect to ask and to tell.
     """
     store, reaped = Store(settings.store_uri), Reaped()
-    open_runs = [m.content for m in manifests(store) if m.content["status"] == "running"]
+    open_runs = _open_runs(store)
     flow_runs = {content["run_id"]: _flow_run(client, content["flow_run_id"]) for content in open_runs}
     over = {}
     for content in open_runs:
@@ -133,7 +169,9 @@ def end_dead_runs(settings: Settings, places: Places, client: SyncPrefectClient 
         why = why_over(content.get("process"), flow_run.state if flow_run else None)
         if why is not None:
             over[content["run_id"]] = why
-    watched = {job for content in open_runs if content["run_id"] not in over for job in submissions(content)}
+    live = [content for content in open_runs if content["run_id"] not in over]
+    watched = {job for content in live for job in submissions(content)}
+    goes_on = {content["flow_run_id"] for content in live}  # in another process, after a retry
     for content in open_runs:
         run_id = content["run_id"]
         if run_id not in over:
@@ -141,9 +179,10 @@ def end_dead_runs(settings: Settings, places: Places, client: SyncPrefectClient 
         if not dry_run:
             try:
                 reaped.jobs += end_abandoned(settings, store, content, over[run_id], keep=watched)
-                reaped.mlflow_runs += close_mlflow_runs(places.mlflow_uri, content["project"], run_id, over[run_id])
-                if client is not None:
+                if client is not None and content["flow_run_id"] not in goes_on:
                     _tell(client, flow_runs[run_id], over[run_id])
+                reaped.mlflow_runs += close_mlflow_runs(places.mlflow_uri, content["project"], run_id, over[run_id])
+                close_manifest(store, content, over[run_id])
             except DoraError as error:
                 reaped.problems.append(f"{run_id}: {over[run_id]}, but it could not be ended: {error.message}")
                 continue
@@ -158,15 +197,13 @@ def why_over(process: dict[str, Any] | None, state: State | None) -> str | None:
         process: host, process id and creation time of the manifest; None in one of an older version.
         state: of its flow run; None where Prefect does not know it, or there is no server.
     """
-    gone = False
-    if process is not None and process["host"] == socket.gethostname():
-        gone = not RecordedProcess(name="flow", **{name: process[name] for name in process.keys() - {"host"}}).alive()
-        if not gone:
-            return None
+    ours = _ours(process)
+    if ours is not None and ours.alive():
+        return None
     if state is not None and state.is_final():
         return f"its flow run is {state.name}"
     # A suspended or rescheduled flow run has no process, and goes on later.
-    if gone and (state is None or state.is_running() or state.is_cancelling()):
+    if ours is not None and (state is None or state.is_running() or state.is_cancelling()):
         return "its process is gone"
     return None
 
@@ -197,6 +234,57 @@ def close_mlflow_runs(uri: str, project: str, run_id: str, why: str) -> list[str
     except MlflowException as error:
         raise ServiceError(f"MLflow does not answer: {str(error).splitlines()[0]}", hint="start it with `dora up`") from error
     return found
+
+
+def _send_waiting(settings: Settings, places: Places) -> list[str]:
+    """Send MLflow what was left by runs that ended while it was away; returns what still waits, and why."""
+    folder = settings.root / "spool"
+    if not any(folder.glob("*.jsonl")):
+        return []
+    return Tracker.open(places.mlflow_uri, "default", folder, history=settings.mlflow_history(places.mlflow_uri)).close()
+
+
+def _open_runs(store: Store) -> list[dict[str, Any]]:
+    """Manifests that say "running"."""
+    return [m.content for m in manifests(store) if m.content["status"] == "running"]
+
+
+def _ours(process: dict[str, Any] | None) -> RecordedProcess | None:
+    """The process of a manifest, if it is or was one of this machine."""
+    if process is None or process["host"] != socket.gethostname():
+        return None
+    return RecordedProcess(name="flow", **{name: process[name] for name in process.keys() - {"host"}})
+
+
+def _stop_unheard(store: Store, client: SyncPrefectClient) -> list[str]:
+    """Stop the runs of this machine that have been "cancelling" for too long, in order if they can; returns their ids."""
+    stopped = []
+    for content in _open_runs(store):
+        process, flow_run = _ours(content.get("process")), _flow_run(client, content["flow_run_id"])
+        if process is None or flow_run is None or flow_run.state is None or not flow_run.state.is_cancelling():
+            continue
+        if flow_run.state.timestamp > datetime.now(UTC) - timedelta(seconds=UNHEARD_SECONDS):
+            continue
+        if terminate_tree([process], grace=STOPPING_SECONDS):
+            client.set_flow_run_state(flow_run.id, Cancelled(message=f"cancelled; {RESUME}"), force=True)
+            end_task_runs(client, flow_run.id, "cancelled")
+            stopped.append(content["run_id"])
+    return stopped
+
+
+def _end_never_begun(client: SyncPrefectClient, dry_run: bool) -> list[str]:
+    """Set flow runs of process pools to Crashed that have been pending for too long; returns their names."""
+    processes = {pool.name for pool in client.read_work_pools() if pool.type == "process"}
+    pending = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING])), tags=FlowRunFilterTags(all_=[TAG])
+        )
+    )
+    since = datetime.now(UTC) - PENDING_LIMIT
+    over = [run for run in pending if run.work_pool_name in processes and run.state is not None and run.state.timestamp < since]
+    for run in [] if dry_run else over:
+        client.set_flow_run_state(run.id, Crashed(message=f"not started within {PENDING_LIMIT}: {AGAIN}"), force=True)
+    return [run.name for run in over]
 
 
 def _flow_run(client: SyncPrefectClient | None, flow_run_id: str) -> FlowRun | None:

@@ -121,7 +121,7 @@ def _wait_until_recorded() -> None:
     deadline = time.monotonic() + AWAY_SECONDS
     with get_client(sync_client=True) as client:
         while time.monotonic() < deadline:
-            with suppress(httpx.RequestError):
+            with suppress(httpx.HTTPError):  # away, or too busy to answer
                 if not open_task_runs(client, UUID(this_run.id)):
                     return
             time.sleep(RECORDED_SECONDS)

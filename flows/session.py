@@ -282,11 +282,12 @@ def release(settings: Settings, flow_run_id: str, why: str) -> bool:
     found = next((m.content for m in manifests(store) if m.content.get("flow_run_id") == flow_run_id), None)
     if found is not None and found["status"] == "running":
         end_abandoned(settings, store, found, why)
+        close_manifest(store, found, why)
     return found is not None
 
 
 def end_abandoned(settings: Settings, store: Store, content: dict[str, Any], why: str, *, keep: Collection[str] = ()) -> list[str]:
-    """Stop what a run left behind whose process is gone, and close its manifest. Safe to repeat.
+    """Stop what a run left behind whose process is gone. Safe to repeat.
 
     Args:
         content: of the manifest.
@@ -297,7 +298,7 @@ def end_abandoned(settings: Settings, store: Store, content: dict[str, Any], why
         The submissions of stages that were running.
 
     Raises:
-        ServiceError: Ray is away; the manifest is as it was.
+        ServiceError: Ray is away.
     """
     places = settings.effective()
     left = [stage for stage in content["stages"] if stage["submission_id"] and stage["submission_id"] not in keep]
@@ -309,11 +310,14 @@ def end_abandoned(settings: Settings, store: Store, content: dict[str, Any], why
     free_abandoned(store)
     history = settings.mlflow_history(places.mlflow_uri)
     Tracker.open(places.mlflow_uri, content["project"], settings.root / "spool", history=history).close()  # ends abandoned runs as KILLED
-    stopped = [stage["submission_id"] for stage in left if stage["state"] == "running"]
+    return [stage["submission_id"] for stage in left if stage["state"] == "running"]
+
+
+def close_manifest(store: Store, content: dict[str, Any], why: str) -> None:
+    """Say in the manifest of an abandoned run that it is over. The last step: until then the next sweep finds it again."""
     for stage in content["stages"]:
         stage["state"] = "failed" if stage["state"] == "running" else stage["state"]
     Manifest(store, content).update(status="cancelled", finished=time.time(), error={"message": why, "hint": RESUME})
-    return stopped
 
 
 def _status(error: BaseException | None) -> str:

@@ -20,7 +20,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -55,10 +55,11 @@ SILENT_SECONDS = 30.0
 """How long a service that runs may be silent before `up` restarts it: a busy machine is no reason."""
 REQUEST_SECONDS = 10.0
 UNCANCELLABLE = (
-    "the worker and its runs go on; if Prefect was away for more than half a minute, its UI can no longer cancel them: "
-    "`dora down` and `dora up`, when they have ended, make that work again"
+    "the worker and its runs go on; if Prefect was away for more than half a minute, they do not hear of a cancellation themselves: "
+    "`dora reap`, which also runs every ten minutes, stops one that was cancelled a minute ago; later runs hear as ever"
 )
-"""Prefect 3.8's worker gives up watching for cancellations after three failed looks, for as long as it lives."""
+"""Prefect 3.8's watch beside each run gives up after three failed looks, for as long as the run lives."""
+CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
 STOP_ORDER = {"worker": 45.0, "mlflow": 5.0, "prefect": 10.0}
 """Seconds each gets to end by itself; a worker waits for its flows, a flow for its job's checkpoint. Ray ends after the worker."""
 
@@ -256,14 +257,20 @@ def _prefect_command(host: str, port: int) -> list[str]:
 def _worker_command() -> list[str]:
     return [
         sys.executable, "-m", "prefect", "worker", "start", "--type", "process",
-        "--pool", WORK_POOL, "--name", WORK_POOL, "--install-policy", "never", "--limit", str(runs_at_a_time()),
+        "--pool", WORK_POOL, "--name", WORK_POOL, "--install-policy", "never",
     ]  # fmt: skip
 
 
 def runs_at_a_time() -> int:
-    """How many flow runs the worker starts; the rest stays queued. Each is a process, even one that waits for a GPU: seconds of a core to
-    start, and 0.1 GB at least. Prefect's own worker has no limit, and two hundred queued runs would take the machine down."""
-    return max(4, min(4 * (os.cpu_count() or 1), int(psutil.virtual_memory().total / 1e9)))
+    """How many flow runs this machine takes; the rest stays queued. Each is a process, even one that waits for a GPU: seconds of a core to
+    start, and 0.1 GB at least. Prefect's own worker has no limit, and two hundred queued runs would take the machine down.
+
+    A limit of the queue (`flows/deploy.py`), not the worker's `--limit`: that holds upkeep back, too.
+    """
+    memory = [psutil.virtual_memory().total]
+    with suppress(OSError, ValueError):  # no container, or one without a limit, which reads "max"
+        memory.append(int(CONTAINER_MEMORY.read_text()))
+    return max(4, min(4 * (os.cpu_count() or 1), int(min(memory) / 1e9)))
 
 
 def _mlflow_command(settings: Settings, port: int) -> list[str]:

@@ -192,7 +192,7 @@ class Tracker:
         if waiting:
             reason = _headline(self._problem or "no answer yet")
             where = f"{without_credentials(self.uri)} wait in {self._spool.path.parent}"
-            warnings.append(f"{waiting} MLflow updates for {where} ({reason}); the next run sends them")
+            warnings.append(f"{waiting} MLflow updates for {where} ({reason}); the next run or `dora reap` sends them")
         return warnings
 
     # --------------------------------------------------------------------------------------------- appending (callers)

@@ -43,14 +43,16 @@ class Machine:
         self.environment["DORA_HOME"] = str(home)
         self.urls: dict[str, str] = {}
 
-    def dora(self, *arguments: str) -> dict[str, Any]:
+    def dora(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """What a command prints as JSON; with ``code``, of one that fails: its error."""
         command = [sys.executable, "-c", "from flows.cli import main; main()", *arguments, "--json"]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        assert done.returncode == code, done.stderr
+        told = json.loads(done.stdout)
+        return told["error"] if code else told
 
     def prefect(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        for _ in range(5):  # a busy SQLite answers 503, and Prefect's own client tries again
+        for _ in range(30):  # a busy SQLite answers 503, and Prefect's own client tries again for a minute
             answer = requests.request(method, f"{self.urls['prefect']}/api{path}", json=body, timeout=30)
             if answer.status_code != 503:
                 break
@@ -93,9 +95,9 @@ class Machine:
         """The newest manifest of a flow run."""
         return max((m.content for m in manifests(self.store) if m.content["flow_run_id"] == flow_run), key=lambda m: m["started"])
 
-    def start(self, parameters: dict[str, Any]) -> str:
-        """Id of a flow run, started as the form of the deployment `realign` starts it."""
-        deployment = self.prefect("GET", "/deployments/name/realign/realign")
+    def start(self, parameters: dict[str, Any], deployment_name: str = "realign/realign") -> str:
+        """Id of a flow run, started as the form of a deployment starts it."""
+        deployment = self.prefect("GET", f"/deployments/name/{deployment_name}")
         return self.prefect("POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})["id"]
 
     def wait_for_state(self, run: str, wanted: set[str]) -> dict[str, Any]:

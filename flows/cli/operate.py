@@ -47,7 +47,8 @@ def deploy(
         kind = pool_type.value if pool_type else None
         done = deployment.deploy(api_url, pool=pool, pool_type=kind, image=image, limit=limit, webhook=webhook, dry_run=dry_run)
         out = Out(as_json)
-        rows = [(f"work pool {done.pool[0]}", done.pool[2], done.pool[1]), (f"limit {done.limit[0]}", done.limit[2], str(done.limit[1]))]
+        rows = [(f"work pool {done.pool[0]}", done.pool[2], done.pool[1]), ("work queue upkeep", done.upkeep, "")]
+        rows += [(f"limit {done.limit[0]}", done.limit[2], str(done.limit[1]))]
         rows += [(name, change, done.schedules.get(name, "")) for name, change in done.deployments.items()]
         out.table(("on " + done.server, "would be" if dry_run else "", ""), rows)
         for line in (*done.automations, *done.notes):

@@ -85,9 +85,9 @@ def _run(start: Callable[[], dict[str, Any]], *, as_json: bool, verbose: bool, r
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     out = Out(as_json)
 
-    from flows.prefect_api import own_prefect_api
+    from flows.prefect_api import check_answers, own_prefect_api
 
-    api = nullcontext(lambda: None) if places.prefect_api_url else own_prefect_api(settings)
+    api = nullcontext(partial(check_answers, url)) if (url := places.prefect_api_url) else own_prefect_api(settings)
     with api as wait_for_api, out.watching(verbose) as observer:
         import flows.stage  # noqa: F401  # imports Prefect while its API boots
         from flows.reap import end_dead

@@ -10,7 +10,7 @@ from uuid import uuid4
 from prefect.server.events.actions import CallWebhook
 from prefect.server.utilities.user_templates import render_user_template_sync
 
-from flows.automations import FAILURE, HAPPENING, PREFIX, automations
+from flows.automations import FAILURE, HAPPENING, PREFIX, UPKEEP, automations
 
 NASTY = 'a "quoted" reason, {{ 1 + 1 }}\nwith a second line and </script>'
 
@@ -44,12 +44,14 @@ def test_a_notice_of_an_event_carries_its_payload() -> None:
 
 
 def test_what_is_installed_depends_on_heartbeats_and_a_webhook() -> None:
-    zombies, failures, decisions = automations("http://host:4200", uuid4(), 180)
-    assert all(a.name.startswith(PREFIX) for a in (zombies, failures, decisions))
+    never_began, zombies, failures, decisions = automations("http://host:4200", uuid4(), 180)
+    assert all(a.name.startswith(PREFIX) for a in (never_began, zombies, failures, decisions))
+    assert "prefect.flow-run.Pending" not in never_began.trigger.expect >= {"prefect.flow-run.Running", "prefect.flow-run.Cancelled"}
+    assert UPKEEP in str(never_began.trigger.match_related), "of other runs it would cost a database write for each event"
     assert zombies.trigger.within.total_seconds() == 540
     assert {"prefect.flow-run.heartbeat", "prefect.flow-run.Suspended", "prefect.flow-run.Completed"} <= zombies.trigger.expect
     assert "prefect.flow-run.Stopped" in zombies.trigger.expect - failures.trigger.expect, "a stop is an end, and has a notice of its own"
     assert "http://host:4200/runs/flow-run/" in failures.actions[0].payload
     assert decisions.trigger.expect == {"dora.*"}
-    assert [a.name for a in automations("", None, 180)] == [zombies.name]
-    assert list(automations("", None, None)) == []
+    assert [a.name for a in automations("", None, 180)] == [never_began.name, zombies.name]
+    assert [a.name for a in automations("", None, None)] == [never_began.name]

@@ -9,20 +9,24 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Completed, Crashed, Paused, Pending, Running, State
 
 from flows import reap
-from flows.session import end_abandoned
+from flows.session import close_manifest, end_abandoned
 from infra.mlflow_calls import mlflow_client
 from infra.processes import RecordedProcess
 from infra.ray_jobs import RESUME
 from infra.settings import Settings
 from infra.store import Store
+from infra.tracking import Tracker
 
 HERE = {"host": socket.gethostname()}
 
@@ -146,13 +150,66 @@ def test_what_cannot_be_ended_now_is_told_and_left_for_the_next_sweep(
     assert reap.end_dead_runs(settings, settings.effective(), None).runs == {"dead": GONE}
 
 
+class Prefect:
+    """One flow run that runs, and what is set."""
+
+    def __init__(self) -> None:
+        self.run, self.set = SimpleNamespace(id=uuid4(), state=Running()), list[str]()
+
+    def read_flow_run(self, _: str) -> SimpleNamespace:
+        return self.run
+
+    def read_task_runs(self, **_: Any) -> list[Any]:
+        return []
+
+    def set_flow_run_state(self, _: UUID, state: State, *, force: bool) -> None:
+        self.set.append(state.name)
+
+
+@pytest.mark.fault(7, 10)
+def test_a_run_whose_mlflow_is_away_is_crashed_in_prefect_and_closed_by_a_later_sweep(settings: Settings, ray: Any) -> None:
+    write_manifest(settings, "dead", process(False), "dora-align-a-1")
+    prefect, places = Prefect(), settings.effective()
+    swept = reap.end_dead_runs(settings, replace(places, mlflow_uri="http://127.0.0.1:9"), prefect)
+    assert swept.runs == {} and "MLflow does not answer" in swept.problems[0] and prefect.set == ["Crashed"]
+    assert ray.jobs["dora-align-a-1"] == "STOPPED"
+    assert Store(settings.store_uri).read_json("runs/dead/run.json")["status"] == "running"
+    assert reap.end_dead_runs(settings, places, None).runs == {"dead": GONE}
+
+
+@pytest.mark.fault(7, 8)
+def test_the_first_process_of_a_run_that_was_tried_again_does_not_end_the_second(settings: Settings, ray: Any) -> None:
+    write_manifest(settings, "p-1", process(False), "dora-align-a-1")
+    write_manifest(settings, "p-2", process(True), "dora-sft-b-1")
+    prefect = Prefect()
+    assert reap.end_dead_runs(settings, settings.effective(), prefect).runs == {"p-1": GONE}
+    assert prefect.set == [] and ray.jobs == {"dora-align-a-1": "STOPPED", "dora-sft-b-1": "RUNNING"}
+
+
+@pytest.mark.fault(10)
+def test_a_sweep_sends_what_waits_for_mlflow(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Settings, "mlflow_history", lambda *_: "ours")  # the server's, which is away at first
+    away = Tracker.open("http://127.0.0.1:9", "demo", settings.root / "spool", history="ours")
+    away.finish(away.start_run("last night"), "FINISHED")
+    away.close()
+    there = settings.effective()
+    [waiting] = reap.sweep(settings, replace(there, mlflow_uri="http://127.0.0.1:9")).lines()
+    assert "2 MLflow updates" in waiting and "refused" in waiting
+    assert reap.sweep(settings, there).lines() == ["nothing is left over"]
+    client = mlflow_client(there.mlflow_uri)
+    [run] = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
+    assert (run.info.run_name, run.info.status) == ("last night", "FINISHED") and not any((settings.root / "spool").iterdir())
+
+
 @pytest.mark.fault(7, 8)
 def test_ending_what_was_abandoned_twice_changes_nothing(settings: Settings, ray: Any) -> None:
     write_manifest(settings, "dead", process(False), "dora-align-a-1")
     store = Store(settings.store_uri)
     content = store.read_json("runs/dead/run.json")
     assert end_abandoned(settings, store, content, GONE) == ["dora-align-a-1"]
+    close_manifest(store, content, GONE)
     once = store.read_json("runs/dead/run.json") | {"finished": None}
     assert end_abandoned(settings, store, content, GONE) == []
+    close_manifest(store, content, GONE)
     assert ray.jobs["dora-align-a-1"] == "STOPPED" and store.read_json("runs/dead/run.json") | {"finished": None} == once
     assert once["error"] == {"message": GONE, "hint": RESUME} and once["stages"][0]["state"] == "failed"

@@ -10,24 +10,29 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
+import psutil
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.client.schemas.actions import DeploymentUpdate, GlobalConcurrencyLimitUpdate
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelled, Cancelling, Running, Scheduled
+from prefect.states import Cancelled, Cancelling, Pending, Running, Scheduled, Suspended
 
 from dora_core.errors import ConfigError, ServiceError
-from flows import deploy, gc, limits, reap
+from flows import automations, deploy, gc, limits, reap
 from flows.deploy import Deployment
 from flows.loading import load_config
 from flows.plan import build_plan
 from flows.prefect_api import own_prefect_api
+from infra.processes import RecordedProcess
+from infra.services import runs_at_a_time
 from infra.settings import Settings, tool_environment
 from infra.store import Store
 from tasks import ingest
@@ -136,6 +141,47 @@ def test_prefects_own_command_accepts_the_file(api: str, client: SyncPrefectClie
     assert done.stdout.count("successfully created") == len(deploy.declared())
 
 
+@pytest.mark.fault(8)
+def test_upkeep_starts_while_every_other_place_is_taken(api: str, client: SyncPrefectClient) -> None:
+    """A worker asks which runs it may start: as one that was here before `upkeep` does, after `dora deploy` has mended that."""
+    deploy.deploy(api, pool="busy")
+    reaper, realign = (client.read_deployment_by_name(name).id for name in ("reap/reap", "realign/realign"))
+    client.delete_work_queue_by_id(client.read_work_queue_by_name("upkeep", "busy").id)
+    client.update_deployment(reaper, DeploymentUpdate(work_pool_name="busy"))
+    places = client.read_work_queue_by_name("default", "busy")
+    assert places.concurrency_limit == runs_at_a_time(), "a pool that is new"
+    client.update_work_queue(places.id, concurrency_limit=1)
+    runs = [client.create_flow_run_from_deployment(deployment, state=Scheduled()) for deployment in (realign, realign, reaper)]
+
+    def startable() -> set[UUID]:
+        return {found.flow_run.id for found in client.get_scheduled_flow_runs_for_work_pool("busy")} & {run.id for run in runs}
+
+    assert startable() == {runs[0].id}
+    client.set_flow_run_state(runs[0].id, Pending())
+    client.set_flow_run_state(runs[0].id, Running(name=limits.WAITING))
+    assert startable() == set(), "it waits behind what waits for it"
+
+    mended = deploy.deploy(api, pool="busy")
+    assert (mended.upkeep, mended.deployments["reap/reap"], mended.deployments["realign/realign"]) == ("created", "updated", "unchanged")
+    runs.append(client.create_flow_run_from_deployment(reaper, state=Scheduled()))
+    assert startable() == {runs[3].id}
+    client.set_flow_run_state(runs[0].id, Suspended())
+    assert startable() == {runs[1].id, runs[3].id}, "a suspended run has no process"
+    assert deploy.deploy(api, pool="busy").upkeep == "unchanged"
+    assert client.read_work_queue(places.id).concurrency_limit == 1, "chosen by a person"
+
+
+def test_automations_are_made_once_and_stay_switched_off(api: str, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    automations.install(api, "http://127.0.0.1:9/first")
+    ours = [found for found in client.read_automations() if found.name.startswith(automations.PREFIX)]
+    client.pause_automation(ours[0].id)
+    again = automations.install(api, None)
+    assert sorted(again) == sorted(f"{found.name}: unchanged" for found in ours) and len(ours) == 4
+    monkeypatch.setattr(automations, "MISSED_HEARTBEATS", 4)
+    assert [line.endswith(": updated") for line in automations.install(api, None)] == [False, True, False, False]
+    assert [found.enabled for found in client.read_automations() if found.id == ours[0].id] == [False]
+
+
 # ---------------------------------------------------------------------------------------------------------------- slots
 
 
@@ -233,17 +279,21 @@ def test_without_the_limit_a_run_says_who_makes_it(api: str, client: SyncPrefect
 # --------------------------------------------------------------------------------------------------------------- reaper
 
 
-def manifest(client: SyncPrefectClient, settings: Settings, run_id: str, state: Any) -> Any:
-    """A run of a process that has ended; returns its flow run."""
+def manifest(client: SyncPrefectClient, settings: Settings, run_id: str, state: Any, child: subprocess.Popen[bytes] | None = None) -> Any:
+    """A run of ``child``, or of a process that has ended; returns its flow run."""
 
     @flow(name="realign")
     def realign() -> None: ...
 
     flow_run = client.create_flow_run(realign, name=run_id)
     client.set_flow_run_state(flow_run.id, state, force=True)
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    process = {"host": socket.gethostname(), "pid": child.pid, "created": time.time()}
+    process = {"host": socket.gethostname(), "created": time.time()}
+    if child is None:
+        child = subprocess.Popen([sys.executable, "-c", ""])
+        child.wait()
+        process |= {"pid": child.pid}
+    else:
+        process |= RecordedProcess.of(psutil.Process(child.pid), "flow").model_dump(exclude={"name", "log"})
     content = {
         "run_id": run_id,
         "project": "reaped",
@@ -275,6 +325,38 @@ def test_a_sweep_tells_prefect_and_frees_what_nobody_holds(
     monkeypatch.setattr(reap, "LEASE_SECONDS", 0.0)
     assert reap.sweep(settings, settings.effective()).lines() == ["freed 1 slots of dora-gpus that nobody held"]
     assert taken(client) == 0
+
+
+@pytest.mark.fault(9, 11)
+def test_a_run_that_does_not_hear_that_it_is_cancelled_is_stopped(
+    api: str, client: SyncPrefectClient, entries: list[Deployment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker's watch for cancellations has ended with a server that was away."""
+    deploy.deploy(api, pool="people", limit=1)
+    settings = Settings()
+    with subprocess.Popen(["sleep", "60"]) as child:
+        deaf = manifest(client, settings, "deaf", Cancelling(), child)
+        assert reap.sweep(settings, settings.effective()).unheard == [] and child.poll() is None, "it may be about to stop"
+        monkeypatch.setattr(reap, "UNHEARD_SECONDS", 0.0)
+        swept = reap.sweep(settings, settings.effective())
+        assert child.poll() is not None
+    assert (swept.unheard, swept.runs) == (["deaf"], {"deaf": "its flow run is Cancelled"})
+    assert client.read_flow_run(deaf.id).state_name == "Cancelled"
+
+
+@pytest.mark.fault(8)
+def test_a_run_that_its_worker_took_and_never_began_is_ended(
+    api: str, client: SyncPrefectClient, entries: list[Deployment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, taken = Settings(), {}
+    for pool, kind in (("people", "process"), ("ships", "docker")):  # a container may have to wait for its image
+        deploy.deploy(api, pool=pool, pool_type=kind)
+        realign = client.read_deployment_by_name("realign/realign").id
+        taken[pool] = client.create_flow_run_from_deployment(realign, name=f"taken by {pool}", state=Pending()).id
+    assert reap.sweep(settings, settings.effective()).never_began == [], "its process may be about to start"
+    monkeypatch.setattr(reap, "PENDING_LIMIT", timedelta())
+    assert reap.sweep(settings, settings.effective()).never_began == ["taken by people"]
+    assert {pool: client.read_flow_run(run).state_name for pool, run in taken.items()} == {"people": "Crashed", "ships": "Pending"}
 
 
 def test_the_flow_says_what_it_did(api: str, client: SyncPrefectClient) -> None:

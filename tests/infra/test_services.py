@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -64,6 +65,15 @@ def test_own_setting_beats_the_tools_variable(settings: Settings, monkeypatch: p
 
 def test_down_without_up_is_a_no_op(settings: Settings) -> None:
     assert services.down(settings) == [] and services.status(settings) == []
+
+
+@pytest.mark.parametrize(("container", "runs"), [("6000000000", 6), ("max", 16), ("1000000000", 4)])
+def test_as_many_runs_start_as_cores_and_memory_bear(container: str, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "CONTAINER_MEMORY", tmp_path / "memory.max")
+    (tmp_path / "memory.max").write_text(f"{container}\n")
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(services.psutil, "virtual_memory", lambda: SimpleNamespace(total=64e9))
+    assert services.runs_at_a_time() == runs
 
 
 @pytest.mark.component

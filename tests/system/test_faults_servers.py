@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import psutil
 import pytest
 import requests
 
+from flows import automations
 from infra.journal import JournalReader
 from infra.settings import ServicesRecord
 from tests.faults import Recovery
@@ -25,6 +28,7 @@ from tests.machine import WAIT_SECONDS, Machine, small_run
 pytestmark = [pytest.mark.system, pytest.mark.chaos]
 
 CHECKPOINT_EVERY = 10
+Away = Callable[[Machine, str], AbstractContextManager[None]]
 EPOCHS = 200
 """Of ``sft``: seconds more than its journal and those who kill it take to notice that it has begun."""
 
@@ -83,12 +87,43 @@ def mend(machine: Machine) -> None:
     machine.urls = machine.dora("up")["services"]
 
 
-def kill_service(machine: Machine, name: str) -> None:
-    """SIGKILL, with all its processes."""
+def service(machine: Machine, name: str) -> list[psutil.Process]:
+    """All its processes."""
     record = ServicesRecord.model_validate_json((machine.home / "services.json").read_text())
     leader = psutil.Process(record.services[name].process.pid)
-    for process in [leader, *leader.children(recursive=True)]:
+    return [leader, *leader.children(recursive=True)]
+
+
+def kill_service(machine: Machine, name: str) -> None:
+    for process in service(machine, name):
         process.kill()
+
+
+@contextmanager
+def hung(machine: Machine, name: str) -> Iterator[None]:
+    """It takes connections, which its kernel does, and does not answer."""
+    processes = service(machine, name)
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+@contextmanager
+def killed(machine: Machine, name: str) -> Iterator[None]:
+    """Gone, until somebody starts it again."""
+    kill_service(machine, name)
+    yield
+    mend(machine)
+
+
+def kill_worker_and_flow(machine: Machine, run: str) -> None:
+    flow = flow_process(machine, run)
+    kill_service(machine, "worker")  # and with it the flow, its child
+    until(lambda: not flow.is_running() or flow.status() == psutil.STATUS_ZOMBIE)
 
 
 def flow_process(machine: Machine, run: str) -> psutil.Process:
@@ -148,37 +183,75 @@ def test_a_killed_flow_is_closed_by_its_worker_and_the_next_run_goes_on(machine:
 
 
 @pytest.mark.fault(8)
-def test_what_a_killed_machine_left_is_reaped_and_the_next_run_goes_on(machine: Machine, recovery: Recovery, tmp_path: Path) -> None:
+def test_what_a_killed_machine_left_is_reaped_although_it_holds_the_last_place(
+    machine: Machine, recovery: Recovery, tmp_path: Path
+) -> None:
+    places = machine.prefect("GET", "/work_pools/dora/queues/default")["concurrency_limit"]
+    machine.prefect("PATCH", "/work_pools/dora/queues/default", {"concurrency_limit": 1})
     run = start_training(machine, "killed-both")
-    flow = flow_process(machine, run)
-    kill_service(machine, "worker")  # and with it the flow, its child
-    until(lambda: not flow.is_running() or flow.status() == psutil.STATUS_ZOMBIE)
+    kill_worker_and_flow(machine, run)
     recovery.begins()
-    reaped = machine.dora("reap")
-    assert list(reaped["runs"].values()) == ["its process is gone"] and reaped["problems"] == []
-    states = agreed(machine, run, "CRASHED")
-    assert "its process is gone" in states.message and states.mlflow_error == "its process is gone"
     mend(machine)
     again = start(machine, "killed-both")
-    machine.wait_for_state(again, {"COMPLETED"})
+    assert machine.wait_for_state(machine.start({}, "reap/reap"), {"COMPLETED"})
+    states = agreed(machine, run, "CRASHED")
+    assert "its process is gone" in states.message and states.mlflow_error == "its process is gone"
+    ended = machine.wait_for_state(again, {"COMPLETED"})
     recovery.ends()
+    assert ended["start_time"] > machine.prefect("GET", f"/flow_runs/{run}")["end_time"], "until then there was no place for it"
     agreed(machine, again, "COMPLETED")
     assert stage(machine, again, "ingest")["state"] == "cached"
+    machine.prefect("PATCH", "/work_pools/dora/queues/default", {"concurrency_limit": places})
     same_as_fault_free(machine.store, machine.manifest(again), tmp_path)
 
 
-@pytest.mark.fault(10)
-def test_what_mlflow_missed_is_sent_when_it_is_back(machine: Machine, recovery: Recovery) -> None:
-    run = start_training(machine, "mlflow-back")
-    kill_service(machine, "mlflow")
-    recovery.begins()
-    until(lambda: stage(machine, run, "sft")["state"] == "ran")  # training does not wait for MLflow
+@pytest.mark.fault(8)
+def test_the_server_itself_notices_that_a_run_has_fallen_silent(machine: Machine, recovery: Recovery) -> None:
+    """With Prefect's shortest time between two heartbeats; nobody but the server is left."""
+    machine.environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = "30"
+    kill_service(machine, "worker")
     mend(machine)
+    run = start_training(machine, "silent")
+    kill_worker_and_flow(machine, run)
+    recovery.begins()
+    crashed = until(lambda: (flow_run := machine.prefect("GET", f"/flow_runs/{run}"))["state_type"] == "CRASHED" and flow_run)
+    recovery.ends()
+    assert crashed["state"]["message"].startswith("no heartbeat for 0:01:30: its process is gone; ")
+    assert list(machine.dora("reap")["runs"].values()) == ["its flow run is Crashed"]
+    agreed(machine, run, "CRASHED")
+    del machine.environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]
+    mend(machine)
+    nothing_left(machine)
+
+
+@pytest.mark.fault(8)
+def test_the_server_itself_ends_upkeep_that_a_worker_took_and_never_began(machine: Machine, recovery: Recovery) -> None:
+    kill_service(machine, "worker")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(automations, "PENDING_LIMIT", timedelta(seconds=10))  # the least that Prefect allows
+        automations.install(f"{machine.urls['prefect']}/api", None)
+    run = machine.start({}, "reap/reap")
+    assert machine.prefect("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "PENDING"}})["status"] == "ACCEPT"
+    recovery.begins()
+    crashed = until(lambda: (flow_run := machine.prefect("GET", f"/flow_runs/{run}"))["state_type"] == "CRASHED" and flow_run)
+    recovery.ends()
+    assert crashed["state"]["message"] == f"not started within 0:00:10: {automations.AGAIN}"
+    mend(machine)
+
+
+@pytest.mark.fault(10)
+@pytest.mark.parametrize("away", [killed, hung])
+def test_what_mlflow_missed_is_sent_when_it_is_back(machine: Machine, recovery: Recovery, away: Away) -> None:
+    run = start_training(machine, f"mlflow-{away.__name__}")
+    with away(machine, "mlflow"):
+        recovery.begins()
+        until(lambda: stage(machine, run, "sft")["state"] == "ran")  # training does not wait for MLflow
     machine.wait_for_state(run, {"COMPLETED"})
     agreed(machine, run, "COMPLETED")
     recovery.ends()
     for label in ("sft", "align"):
         assert mlflow_history(machine, run, label, "loss") == measured(machine, run, label, "loss") != []
+    assert stage(machine, run, "sft")["mlflow_run_id"], "which MLflow gave after the stage had ended"
     assert not list((machine.home / "spool").glob("*")), "nothing waits any more"
 
 
@@ -190,7 +263,7 @@ def test_without_mlflow_a_run_says_what_is_pending_and_the_next_one_sends_it(mac
     machine.wait_for_state(run, {"COMPLETED"})
     artifacts = machine.prefect("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
     summary = next(a["data"] for a in artifacts if a["type"] == "markdown")
-    assert "MLflow updates for" in summary and "the next run sends them" in summary
+    assert "MLflow updates for" in summary and "the next run or `dora reap` sends them" in summary
     mend(machine)
     again = start(machine, "mlflow-away")
     machine.wait_for_state(again, {"COMPLETED"})
@@ -258,4 +331,23 @@ def test_a_run_survives_a_minute_without_the_prefect_api(machine: Machine, recov
     agreed(machine, run, "COMPLETED")
     # A restarted server counts the slot although the lease went with it; the scheduled `reap` frees it, two minutes after the last run.
     nothing_left(machine, slots=False)
+    same_as_fault_free(machine.store, machine.manifest(run), tmp_path)
+
+
+@pytest.mark.fault(11)
+def test_a_run_survives_a_prefect_server_that_hangs_and_commands_do_not_wait_for_it(
+    machine: Machine, recovery: Recovery, tmp_path: Path
+) -> None:
+    run = start_training(machine, "hung-prefect")
+    with hung(machine, "prefect"):
+        recovery.begins()
+        for command in (["reap"], ["demo"]):
+            error = machine.dora(*command, code=1)
+            assert error["message"].startswith(f"Prefect at {machine.urls['prefect']}/api does not answer: ReadTimeout"), error
+            assert "`dora up` starts it" in error["hint"]
+        time.sleep(15)  # together well over a minute: the fault itself
+    machine.wait_for_state(run, {"COMPLETED"})
+    recovery.ends()
+    agreed(machine, run, "COMPLETED")
+    nothing_left(machine)
     same_as_fault_free(machine.store, machine.manifest(run), tmp_path)
