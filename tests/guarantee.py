@@ -100,20 +100,16 @@ def agreed(machine: Machine, flow_run: str, ended: str) -> States:
     return states
 
 
-def nothing_left(machine: Machine, *, slots: bool = True) -> None:
-    """I4: no process but the servers', no active Ray job, no slot taken, no temporary file.
-
-    Args:
-        slots: look at them, too.
-    """
-    poll(lambda: "; ".join(leftovers(machine, slots)) or None, LEFT_SECONDS)
+def nothing_left(machine: Machine) -> None:
+    """I4: no process but the servers', no active Ray job, no slot taken, no temporary file."""
+    poll(lambda: "; ".join(leftovers(machine)) or None, LEFT_SECONDS)
 
 
-def leftovers(machine: Machine, slots: bool) -> list[str]:
+def leftovers(machine: Machine) -> list[str]:
     """One line for each thing that should not be there."""
     found = [f"process {line}" for line in strangers(machine)]
     found += [f"Ray job {job} is {state}" for job, state in machine.ray_jobs().items() if state in ACTIVE]
-    taken = machine.prefect("GET", f"/v2/concurrency_limits/{LIMIT}")["active_slots"] if slots else 0
+    taken = machine.prefect("GET", f"/v2/concurrency_limits/{LIMIT}")["active_slots"]
     found += [f"{taken} slots are taken"] if taken else []
     store = machine.home / "store"
     return found + [f"file {path.relative_to(store)}" for path in [*store.rglob("*.tmp"), *(store / "locks").glob("*")]]
