@@ -7,7 +7,10 @@ time (PSS) and their file descriptors, processes and files left behind, the stor
 interval; "flat" means that the interval does not exclude 0, or that all runs together grew by less than 5 %. Nothing is asserted: look at
 the verdicts.
 
-    python -m tests.benchmarks.bench_soak [--runs 30] [--minutes M] [--collect 5] [--save FILE]
+The data grows, so a run takes longer. What the *history* costs is seen beside a control: as often as --control says, the same run is made
+in a home that knows nothing but the run before it.
+
+    python -m tests.benchmarks.bench_soak [--runs 30] [--minutes M] [--collect 5] [--control 6] [--save FILE]
 """
 
 from __future__ import annotations
@@ -105,7 +108,7 @@ class Soak:
 
     def __init__(self, folder: Path):
         self.home, self.data, self.temporary = folder / "home", folder / "data", folder / "tmp"
-        self.temporary.mkdir()
+        self.temporary.mkdir(parents=True)
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("DORA_", "PREFECT_", "MLFLOW_", "RAY_"))}
         self.environment |= {"DORA_HOME": str(self.home), "TMPDIR": str(self.temporary)}
         self.config = folder / "c.yaml"
@@ -169,6 +172,16 @@ class Soak:
         return processes_of(self.home)
 
 
+def without_history(folder: Path, weeks: int) -> Measured:
+    """The last of so many weeks' runs, in a home that has seen the one before it alone."""
+    control = Soak(folder)
+    for week in range(weeks):
+        control.arrive(week)
+    control.realign()
+    control.arrive(weeks)
+    return control.realign()
+
+
 def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if not path.is_dir()]
 
@@ -181,10 +194,10 @@ def trend(what: str, values: Sequence[float], unit: str, *, digits: int = 1) -> 
     """Least squares over the runs: the figure is first → last, the limit the slope with its interval."""
     from scipy import stats
 
-    if min(values) == max(values):
+    if values and min(values) == max(values):
         return Row(what, f"{values[0]:,.{digits}f} {unit}", "flat", True, "the same after every run")
     if len(values) < 3:
-        return Row(what, f"{values[0]:,.{digits}f} → {values[-1]:,.{digits}f} {unit}", "flat", None, "too few points for an interval")
+        return Row(what, " → ".join(f"{value:,.{digits}f}" for value in values), "flat", None, f"{unit}; too few points for an interval")
     fitted = stats.linregress(range(len(values)), values)
     margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 2)) * fitted.stderr
     low, high = fitted.slope - margin, fitted.slope + margin
@@ -201,13 +214,29 @@ def trend(what: str, values: Sequence[float], unit: str, *, digits: int = 1) -> 
     )
 
 
+def compared(what: str, pairs: dict[int, tuple[float, float]]) -> Row:
+    """The figure is a run's with its history ÷ without, on average; flat as in :func:`trend`."""
+    from scipy import stats
+
+    ratios = [with_history / without for with_history, without in pairs.values()]
+    name = f"{what}, with the history ÷ without"
+    if len(ratios) < 2:
+        return Row(name, " ".join(f"{ratio:.2f}" for ratio in ratios), "flat", None, "too few points for an interval")
+    mean = sum(ratios) / len(ratios)
+    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(ratios) - 1) * stats.sem(ratios))
+    after = ", ".join(f"{week}: {ratio:.2f}" for week, ratio in zip(pairs, ratios, strict=True))
+    flat = mean - margin <= 1 or mean < 1 + NEGLIGIBLE
+    return Row(name, f"{mean:.2f} ×", "flat", bool(flat), f"[{mean - margin:.2f}, {mean + margin:.2f}]; after runs {after}")
+
+
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no further run after so long")
     parser.add_argument("--collect", type=int, default=5, help="collect garbage after so many runs each")
+    parser.add_argument("--control", type=int, default=6, help="make the same run without a history after so many runs each")
     options = parser.parse_args()
-    measured, collections = list[Measured](), list[float]()
+    measured, collections, controls = list[Measured](), list[float](), dict[int, Measured]()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         soak = Soak(Path(folder))
         began = time.monotonic()
@@ -219,6 +248,9 @@ def main() -> None:
             print(f"run {week}: {measured[-1]}", flush=True)
             if week % options.collect == 0:
                 collections.append(soak.collect())
+            if week and week % options.control == 0:
+                with tempfile.TemporaryDirectory(prefix="soak-control-") as other:
+                    controls[week] = without_history(Path(other) / "control", week)
         total = time.monotonic() - began
         first, counted = measured[0], measured[1:]
         collected = counted[options.collect :: options.collect]  # the run after each collection
@@ -228,8 +260,10 @@ def main() -> None:
             f"{total:.0f} s in all",
             limit=f"{PROMPTS} records, then {NEW} more a run",
         ),
-        trend("seconds a run", [m.seconds for m in counted], "s"),
-        trend("processor time a run", [m.cpu_seconds for m in counted], "s"),
+        trend("seconds a run, of growing data", [m.seconds for m in counted], "s"),
+        trend("processor time a run, of growing data", [m.cpu_seconds for m in counted], "s"),
+        compared("seconds", {week: (measured[week].seconds, control.seconds) for week, control in controls.items()}),
+        compared("processor time", {week: (measured[week].cpu_seconds, control.cpu_seconds) for week, control in controls.items()}),
         trend("memory of all its processes at the peak", [m.memory / MB for m in counted], "MB PSS", digits=0),
         trend("file descriptors at the peak", [m.descriptors for m in counted], "", digits=0),
         trend("processes left behind", [m.left_processes for m in counted], "", digits=0),
