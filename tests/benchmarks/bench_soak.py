@@ -190,7 +190,7 @@ def size(folder: Path) -> int:
     return sum(path.lstat().st_size for path in files(folder))
 
 
-def trend(what: str, values: Sequence[float], unit: str, *, digits: int = 1) -> Row:
+def trend(what: str, values: Sequence[float], unit: str, *, digits: int = 1, per: str = "run") -> Row:
     """Least squares over the runs: the figure is first → last, the limit the slope with its interval."""
     from scipy import stats
 
@@ -210,7 +210,7 @@ def trend(what: str, values: Sequence[float], unit: str, *, digits: int = 1) -> 
         f"{values[0]:,.{digits}f} → {values[-1]:,.{digits}f} {unit}",
         "flat",
         bool(flat),
-        f"slope {fitted.slope:+.{digits + 1}f} [{low:+.{digits + 1}f}, {high:+.{digits + 1}f}] {unit} a run{share}",
+        f"slope {fitted.slope:+.{digits + 1}f} [{low:+.{digits + 1}f}, {high:+.{digits + 1}f}] {unit} a {per}{share}",
     )
 
 
@@ -271,8 +271,13 @@ def main() -> None:
         trend("databases of Prefect and MLflow", [m.databases / MB for m in counted], "MB"),
         trend("figures, reports, logs", [m.shown / MB for m in counted], "MB"),
         trend("store, nothing collected", [m.store_uncollected / MB for m in counted], "MB"),
-        trend(f"store, collected every {options.collect} runs, at the same point of each", [m.store / MB for m in collected], "MB"),
-        trend("store after a collection, without registered models", soak.unregistered[1:], "MB"),
+        trend(
+            f"store, collected every {options.collect} runs, at the same point of each",
+            [m.store / MB for m in collected],
+            "MB",
+            per="collection",
+        ),
+        trend("store after a collection, without registered models", soak.unregistered[1:], "MB", per="collection"),
         Row(
             "a collection",
             f"{sum(collections) / len(collections):.1f} s",
