@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -109,42 +109,43 @@ def automations(ui: str, block: UUID | None, heartbeat_seconds: int | None) -> I
     runs = {"prefect.resource.id": "prefect.flow-run.*"}
     heartbeat = "prefect.flow-run.heartbeat"
     ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", STOPPED, "Crashed", "Cancelled", "Suspended", "Paused")}
+
+    def silence(of: Any, after: str, expect: set[str], within: timedelta) -> EventTrigger:
+        """For each run of which, some time after an event, neither another that is expected nor the run's end has been heard."""
+        return EventTrigger(
+            match=runs,
+            match_related=of,
+            after={after},
+            expect=expect | ends,
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=within,
+        )
+
     yield AutomationCore(
         name=f"{PREFIX}upkeep that never began is Crashed",
         description=f"Sets runs of queue {UPKEEP} to Crashed that a worker took {PENDING_LIMIT} ago and did not start: it is gone.",
         enabled=True,
-        trigger=EventTrigger(
-            match=runs,
-            match_related=[
+        trigger=silence(
+            [
                 {"prefect.resource.role": "work-pool", "prefect.work-pool.type": "process"},
                 {"prefect.resource.role": "work-queue", "prefect.resource.name": UPKEEP},
             ],
-            after={"prefect.flow-run.Pending"},
-            expect={"prefect.flow-run.Running", "prefect.flow-run.Cancelling"} | ends,
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=PENDING_LIMIT,
+            "prefect.flow-run.Pending",
+            {"prefect.flow-run.Running", "prefect.flow-run.Cancelling"},
+            PENDING_LIMIT,
         ),
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"not started within {PENDING_LIMIT}: {AGAIN}")],
     )
     if heartbeat_seconds is not None:
-        silence = timedelta(seconds=MISSED_HEARTBEATS * heartbeat_seconds)
+        limit = timedelta(seconds=MISSED_HEARTBEATS * heartbeat_seconds)
         yield AutomationCore(
             name=f"{PREFIX}a run without a heartbeat is Crashed",
-            description=f"Sets runs tagged {TAG} to Crashed that have sent nothing for {silence}: their process is gone.",
+            description=f"Sets runs tagged {TAG} to Crashed that have sent nothing for {limit}: their process is gone.",
             enabled=True,
-            trigger=EventTrigger(
-                match=runs,
-                match_related=ours,
-                after={heartbeat},
-                expect={heartbeat} | ends,
-                for_each={"prefect.resource.id"},
-                posture=Posture.Proactive,
-                threshold=1,
-                within=silence,
-            ),
-            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {silence}: its process is gone; {AGAIN}")],
+            trigger=silence(ours, heartbeat, {heartbeat}, limit),
+            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {limit}: its process is gone; {AGAIN}")],
         )
     if block is None:
         return
