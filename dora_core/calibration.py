@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dora_core.config import CalibrationConfig
+from dora_core.config.method import CalibrationConfig
 from dora_core.errors import ConfigError, did_you_mean
 
 Floats = NDArray[np.float64]

@@ -3,8 +3,8 @@
     ingest → drift → classify → calibrate ┐
        └─────→ sft → reference ───────────┴→ align → generate → judge → compare → evaluate → promote
 
-The plan decides what runs (``flows/plan.py``), one task runs any stage (``flows/stage.py``), a session holds what they share
-(``flows/session.py``).
+The plan decides what runs (``flows/planning/plan.py``), one task runs any stage (``flows/running/stage_task.py``), a session holds what
+they share (``flows/running/session.py``).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from prefect import flow
 from prefect.runtime import flow_run as this_run
 from prefect.states import State
 
-from flows.config import RealignConfig, data_of, strength_of
-from flows.plan import Until
-from flows.running import stop_what_it_left, supervise
+from flows.config.models import RealignConfig, data_of, strength_of
+from flows.planning.plan import Until
+from flows.running.supervise import stop_what_it_left, supervise
 
 
 def name_of_realignment(config: RealignConfig) -> str:

@@ -1,6 +1,6 @@
 """The flow ``self-train``: a realignment, then rounds in which the policy learns from its own judged samples.
 
-    realign → round 1 → round 2 → …        (what a round is: ``flows/rounds.py``)
+    realign → round 1 → round 2 → …        (what a round is: ``flows/planning/rounds.py``)
 
 The whole run is one plan: every stage of every round is known by digest before anything runs, so it stops, resumes and is watched as
 ``realign`` is. A guard rail that is broken ends it with its reason; the rounds before are kept.
@@ -14,9 +14,9 @@ from prefect import flow
 from prefect.runtime import flow_run as this_run
 from prefect.states import State
 
-from flows.config import SelfTrainConfig
+from flows.config.models import SelfTrainConfig
 from flows.realign import name_of_realignment
-from flows.running import stop_what_it_left, supervise
+from flows.running.supervise import stop_what_it_left, supervise
 
 
 def name_of_rounds(config: SelfTrainConfig) -> str:

@@ -2,8 +2,8 @@
 
     seed 0 → seed 1 → … → tables
 
-Each seed is one ``batch`` of all the stages of its cells (``flows/study_grid.py``); the tables are read from their outputs. The flow runs,
-stops and resumes as ``realign`` does, with the same parts (``flows/running.py``, ``flows/session.py``).
+Each seed is one ``batch`` of all the stages of its cells (``flows/planning/study_grid.py``); the tables are read from their outputs. The
+flow runs, stops and resumes as ``realign`` does, with the same parts (``flows/running/supervise.py``, ``flows/running/session.py``).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from prefect import flow
 from prefect.runtime import flow_run as this_run
 from prefect.states import Completed, State
 
-from flows.config import StudyConfig
-from flows.limits import gpu_slot
-from flows.manifest import FlowRun
-from flows.running import ProgressArtifacts, outcome, publish_summary, recorded, run_plan, stop_what_it_left
-from flows.session import Session
-from flows.study_grid import Grid, build_grid, cells, plan_study
+from flows.config.models import StudyConfig
+from flows.planning.study_grid import Grid, build_grid, cells, plan_study
+from flows.running.gpu_slots import gpu_slot
+from flows.running.manifest import FlowRun
+from flows.running.session import Session
+from flows.running.supervise import ProgressArtifacts, outcome, publish_summary, recorded, run_plan, stop_what_it_left
 from infra.settings import Settings
-from tasks.stage import write_spec
+from tasks.runtime.stage import write_spec
 
 
 def name_of_study(config: StudyConfig) -> str:
@@ -86,7 +86,7 @@ def track_cells(session: Session) -> None:
 
 def track_page(session: Session) -> None:
     """The page and the tables as artifacts of the study's own MLflow run: what people open first."""
-    from infra.report.study import render_study
+    from flows.report.study import render_study
 
     entry = session.manifest.content["stages"][-1]
     folder = session.store.fetch(entry["stage"], entry["digest"])

@@ -22,8 +22,8 @@ from urllib.parse import unquote, urlsplit
 
 import psutil
 
-from dora_core.config import StrictModel
 from dora_core.errors import ConfigError, ServiceError
+from dora_core.strict_model import StrictModel
 
 if TYPE_CHECKING:
     import psycopg

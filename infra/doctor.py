@@ -23,7 +23,7 @@ from infra import services
 from infra.back_ends import AUTH, DATABASE_PASSWORD, DATABASES, connect
 from infra.ray_head import TOKEN, auth_headers
 from infra.settings import Settings
-from infra.store import Store, check_writable
+from infra.store.store import Store, check_writable
 
 GB = 1e9
 

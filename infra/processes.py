@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from dora_core.config import StrictModel
+from dora_core.strict_model import StrictModel
 
 _PORT_TAKEN = re.compile(r"already occupied|address already in use", re.IGNORECASE)
 CLOCK_TOLERANCE = 2.0

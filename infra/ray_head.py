@@ -28,11 +28,11 @@ from pathlib import Path
 
 import psutil
 
-from dora_core.config import StrictModel
 from dora_core.errors import ServiceError
+from dora_core.strict_model import StrictModel
 from infra.back_ends import CONTROL_SECRETS, LOOPBACK, address_of
 from infra.processes import RecordedProcess, free_port, process_tree, spawn, terminate_tree
-from infra.store import write_atomic
+from infra.store.store import write_atomic
 
 RECORD = "ray.json"
 TOKEN = "ray-token"

@@ -1,6 +1,6 @@
 """The bridge to Ray: one heavy stage is one Ray job, submitted, watched and stopped over the Ray Jobs REST API.
 
-``python -m tasks.<stage> --spec <uri>`` runs as submission ``dora-<stage>-<digest12>-<attempt>``. Three situations on a start:
+``python -m tasks.stages <stage> --spec <uri>`` runs as submission ``dora-<stage>-<digest12>-<attempt>``. Three situations on a start:
 an attempt is still running → attach to it; the result is valid → nothing; else → the next attempt. Whatever interrupts the
 watcher (Ctrl-C, Prefect's cancellation, a bug) stops the job, and the watcher leaves only when the job is terminal.
 
@@ -66,7 +66,7 @@ class RayJobs:
         dashboard_url: ``http://host:8265``, where the Jobs API is.
         environment: RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) if the head wants a token (:meth:`RayHead.environment`).
         python: interpreter on the head. Default: this one, right for a head on this machine; ``python`` elsewhere.
-        package: the package with the stage modules.
+        entry_point: the module that runs a stage by its name.
         job_environment: environment variables of the jobs. Costs: Ray then cannot use the worker processes it keeps ready.
         log_folder: failed jobs' whole logs are kept here, since an own head takes its logs along when it ends.
         unreachable_seconds: how long the head may be silent before a stage fails.
@@ -79,7 +79,7 @@ class RayJobs:
         environment: Mapping[str, str] = {},
         *,
         python: str = sys.executable,
-        package: str = "tasks",
+        entry_point: str = "tasks.stages",
         job_environment: Mapping[str, str] = {},
         log_folder: Path | None = None,
         unreachable_seconds: float = 60.0,
@@ -87,7 +87,7 @@ class RayJobs:
     ):
         self.dashboard_url = dashboard_url.rstrip("/")
         self._headers = auth_headers(environment)
-        self._python, self._package, self._job_environment = python, package, dict(job_environment)
+        self._python, self._entry_point, self._job_environment = python, entry_point, dict(job_environment)
         self._log_folder, self._unreachable_seconds, self._is_alive = log_folder, unreachable_seconds, is_alive
         # A proxy of the environment is for the outside world, never for this machine.
         self._trust_proxy = urlsplit(self.dashboard_url).hostname not in ("127.0.0.1", "localhost", "::1")
@@ -134,7 +134,8 @@ class RayJobs:
         try:
             self._running.add(submission_id)
             if not attached:
-                self._submit(submission_id, f"{shlex.quote(self._python)} -m {self._package}.{stage} --spec {shlex.quote(spec_uri)}")
+                command = f"{shlex.quote(self._python)} -m {self._entry_point} {stage} --spec {shlex.quote(spec_uri)}"
+                self._submit(submission_id, command)
                 accepted = True
             on_submitted(submission_id)
             job = self._watch(submission_id, log, on_poll, poll_seconds)

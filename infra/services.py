@@ -46,7 +46,7 @@ from infra.back_ends import (
 from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
 from infra.ray_head import TOKEN, RayHead, auth_headers, token_environment
 from infra.settings import WORK_POOL, Service, ServicesRecord, Settings, tool_environment
-from infra.store import check_writable, write_atomic
+from infra.store.store import check_writable, write_atomic
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "ray": 8265}
 STARTUP_SECONDS = 90.0
@@ -265,7 +265,7 @@ def runs_at_a_time() -> int:
     """How many flow runs this machine takes; the rest stays queued. Each is a process, even one that waits for a GPU: seconds of a core to
     start, and 0.1 GB at least. Prefect's own worker has no limit, and two hundred queued runs would take the machine down.
 
-    A limit of the queue (`flows/deploy.py`), not the worker's `--limit`: that holds upkeep back, too.
+    A limit of the queue (`flows/deployment/deploy.py`), not the worker's `--limit`: that holds upkeep back, too.
     """
     memory = [psutil.virtual_memory().total]
     with suppress(OSError, ValueError):  # no container, or one without a limit, which reads "max"

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from dora_core.config import StrictModel
+from dora_core.strict_model import StrictModel
 from infra.back_ends import AUTH, DATABASE_PASSWORD, NONE, BackEnds, check_auth, refuse_credentials, split_postgres
 from infra.processes import RecordedProcess
 from infra.ray_head import RayHead

@@ -71,7 +71,7 @@ def empty_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its migrations take seconds, so the workers of `pytest -n` share one."""
     from filelock import FileLock
 
-    from infra.mlflow_calls import mlflow_client
+    from infra.tracking.mlflow_client import mlflow_client
 
     folder = tmp_path_factory.getbasetemp()
     path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "mlflow-template.db"

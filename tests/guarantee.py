@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ from typing import Any
 
 import psutil
 
-from dora_core.config import Execution
-from flows.limits import LIMIT
+from dora_core.config.execution import Execution
+from flows.running.gpu_slots import LIMIT
 from infra.ray_head import RayHead
 from infra.ray_jobs import ACTIVE
 from infra.settings import ServicesRecord
-from infra.store import Store
-from tasks.stage import execute
+from infra.store.store import Store
+from tasks.runtime.stage import execute
+from tasks.stages.registry import STAGES
 from tests.machine import Machine
 
 AGREE_SECONDS = 60.0
@@ -144,11 +144,11 @@ def same_as_fault_free(store: Store, manifest: dict[str, Any], folder: Path) -> 
             continue
         result = store.read_result(stage["stage"], stage["digest"])
         assert result is not None, stage
-        module = importlib.import_module(f"tasks.{stage['stage']}")
+        known = STAGES[stage["stage"]]
         payload = {name: value for name, value in result["spec"].items() if name not in ("stage", "version")}
-        spec = module.Spec.model_validate(payload | {"execution": Execution(workers=0)})
+        spec = known.spec.model_validate(payload | {"execution": Execution(workers=0)})
         assert spec.digest() == stage["digest"]
-        alone = execute(spec, module.run, fresh)
+        alone = execute(spec, known.run, fresh)
         files = {name: facts["sha256"] for name, facts in result["files"].items()}
         assert files == {name: facts["sha256"] for name, facts in alone["files"].items()}, stage["label"]
 

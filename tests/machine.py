@@ -16,10 +16,10 @@ import psutil
 import requests
 import yaml
 
-from dora_core.testbed import Testbed, TestbedConfig
-from flows.manifest import manifests
+from dora_core.testbed.mixture import Testbed, TestbedConfig
+from flows.running.manifest import manifests
 from infra.ray_head import auth_headers
-from infra.store import Store
+from infra.store.store import Store
 
 WAIT_SECONDS = 400
 

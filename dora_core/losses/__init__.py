@@ -1,6 +1,6 @@
 """Preference losses: one registry, one signature, unreduced ℓ per record. Start reading at ``base.py``, then ``logistic.py``."""
 
-from dora_core.losses.base import LOSSES, PreferenceBatch, PreferenceLoss, parse_loss, register_loss, registered_losses
+from dora_core.losses.base import LOSSES, LossParams, PreferenceBatch, PreferenceLoss, parse_loss, register_loss, registered_losses
 from dora_core.losses.binary import FixedPointKTO, FixedShiftBCO
 from dora_core.losses.finite_margin import EXO, IPO
 from dora_core.losses.label_noise import CDPO, RobustDPO
@@ -23,6 +23,7 @@ __all__ = [
     "FixedShiftBCO",
     "LiRE",
     "LnDPO",
+    "LossParams",
     "MarginLoss",
     "PairwiseLoss",
     "PreferenceBatch",

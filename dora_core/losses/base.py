@@ -14,13 +14,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from dora_core.config import LossParams
 from dora_core.errors import did_you_mean
-from dora_core.lazy import torch
+from dora_core.lazy_torch import torch
 from dora_core.plugins import load_plugins
+from dora_core.strict_model import StrictModel
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class LossParams(StrictModel):
+    """Base of every loss's parameters; the registered losses are in ``dora_core/losses``."""
+
+    name: str
 
 
 @dataclass(frozen=True)

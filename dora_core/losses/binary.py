@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dora_core.lazy import logsigmoid
+from dora_core.lazy_torch import logsigmoid
 from dora_core.losses.base import register_loss
 from dora_core.losses.pairwise import PairwiseLoss
 

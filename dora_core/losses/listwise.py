@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dora_core.lazy import torch
+from dora_core.lazy_torch import torch
 from dora_core.losses.base import PreferenceBatch, PreferenceLoss, register_loss
 
 if TYPE_CHECKING:

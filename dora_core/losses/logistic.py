@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from dora_core.lazy import logsigmoid
+from dora_core.lazy_torch import logsigmoid
 from dora_core.losses.base import PreferenceBatch, register_loss
 from dora_core.losses.pairwise import MarginLoss
 

@@ -17,8 +17,8 @@ from flows.cli.errors import explained
 from flows.cli.options import Config, DryRun, Json, Set, Verbose
 
 if TYPE_CHECKING:
-    from flows.config import RealignConfig
-    from flows.plan import Until
+    from flows.config.models import RealignConfig
+    from flows.planning.plan import Until
 
 app = typer.Typer(
     name="dora",
@@ -36,7 +36,7 @@ def main() -> None:
 
 def _pipeline(config: Path, overrides: list[str], until: Until, dry_run: bool, as_json: bool, verbose: bool) -> None:
     with explained(as_json):
-        from flows.loading import load_config
+        from flows.config.loading import load_config
 
         _run_or_show(load_config(config, overrides), until, dry_run, as_json, verbose)
 
@@ -60,7 +60,7 @@ def demo(
 ) -> None:
     """Run everything on this machine with generated data: no downloads, a few minutes; again with nothing changed: seconds."""
     with explained(as_json):
-        from flows.cli.demo import demo_config
+        from flows.config.demo import demo_config
         from infra.settings import Settings
 
         folder = Settings().root / "demo"
@@ -117,8 +117,8 @@ app.command(epilog="Example: dora judge samples.parquet -o scores.parquet --judg
 def self_train(config: Config, overrides: Set = [], dry_run: DryRun = False, as_json: Json = False, verbose: Verbose = False) -> None:  # noqa: B006
     """Realign, then let the policy learn from its own judged samples, round by round, until done or stopped by a guard rail."""
     with explained(as_json):
-        from flows.config import SelfTrainConfig
-        from flows.loading import load_config
+        from flows.config.loading import load_config
+        from flows.config.models import SelfTrainConfig
 
         _run_or_show(load_config(config, overrides, SelfTrainConfig), "promote", dry_run, as_json, verbose)
 
@@ -143,8 +143,8 @@ def study(
     with explained(as_json):
         from dora_core.errors import ConfigError
         from flows.cli.run import dry_study, run_study
-        from flows.config import StudyConfig
-        from flows.loading import load_config, load_preset
+        from flows.config.loading import load_config, load_preset
+        from flows.config.models import StudyConfig
 
         if (config is None) == (preset is None):
             raise ConfigError(
@@ -180,7 +180,7 @@ def up(
     """Start Prefect server and worker, MLflow and a Ray head on this machine; safe to repeat. What is chosen here is remembered."""
     with explained(as_json):
         from flows.cli.output import Out
-        from flows.deploy import register
+        from flows.deployment.deploy import register
         from infra import services
         from infra.settings import Settings
 
@@ -240,9 +240,9 @@ def report(
     with explained(as_json):
         from flows.cli.output import Out
         from flows.cli.run import write_report
-        from infra.report.page import find_run
+        from flows.report.page import find_run
         from infra.settings import Settings
-        from infra.store import Store
+        from infra.store.store import Store
 
         settings = Settings()
         store = Store(settings.store_uri)
@@ -290,8 +290,8 @@ def rollback(
 def _decide(action: Literal["promote", "reject", "rollback"], model: str, version: str, why: str, as_json: bool) -> None:
     with explained(as_json):
         from flows.cli.output import Out
-        from infra import registry
         from infra.settings import Settings, apply_environment
+        from infra.tracking import model_registry as registry
 
         uri = apply_environment(Settings()).mlflow_uri
         if action == "rollback":

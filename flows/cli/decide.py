@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.prompt import Prompt
 
-from infra.tracking import user_name
-from tasks.promote import Answer
+from infra.tracking.tracker import user_name
+from tasks.stages.promote import Answer
 
 if TYPE_CHECKING:
-    from flows.approval import Question
+    from flows.running.approval import Question
 
 
 def ask_here(console: Console, question: Question) -> Answer | None:

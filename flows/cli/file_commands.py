@@ -124,7 +124,7 @@ def judge(
 
 def evaluate(ours: Path, theirs: Path, overrides: list[str], report: Path | None, as_json: bool) -> None:
     """Print how often our responses win, and write it as Markdown where asked for: `dora evaluate OURS THEIRS`."""
-    from dora_core.config import EvaluateConfig
+    from dora_core.config.method import EvaluateConfig
     from flows.cli.file_comparison import COLUMNS, compare_files, markdown, summary, table_rows
     from flows.cli.file_tables import write_text
     from flows.cli.files import options

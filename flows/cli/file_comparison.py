@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dora_core.config import EvaluateConfig
+from dora_core.config.method import EvaluateConfig
 from dora_core.errors import DataError, did_you_mean
 from flows.cli.file_tables import read_rows
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from tasks.compare import Side
+    from tasks.stages.compare import Side
 
 
 def compare_files(ours: Path, theirs: Path, evaluate: EvaluateConfig) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def compare_files(ours: Path, theirs: Path, evaluate: EvaluateConfig) -> dict[st
     """
     import numpy as np
 
-    from tasks.compare import Comparison
+    from tasks.stages.compare import Comparison
 
     tables = {path: read_rows(path) for path in (ours, theirs)}
     for path, table in tables.items():
@@ -76,7 +76,7 @@ def _side(table: pa.Table, key: str, place_of: dict[str, int]) -> Side:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from tasks.compare import Side
+    from tasks.stages.compare import Side
 
     try:
         score = table["score"].cast(pa.float64()).to_numpy()
@@ -114,7 +114,7 @@ COLUMNS = ("prompts of", "win", "tie", "lose", "win rate", "at equal length", "s
 
 def table_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Cells under :data:`COLUMNS`: all prompts, then each source and task."""
-    from infra.report.html import interval, p_value, percent
+    from flows.report.html import interval, p_value, percent
 
     (found,) = facts["wins"].values()
     groups = {f"{by} {name}": group for by in ("source", "task") for name, group in found[f"by_{by}"].items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dora_core.errors import ConfigError, DataError
-from infra.store import write_atomic
+from infra.store.store import write_atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa

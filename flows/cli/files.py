@@ -1,6 +1,7 @@
 """What ``dora generate`` and ``dora judge`` do with files, without a configuration, a flow or a server of ours.
 
-They are the stages of a realignment (``tasks/generate.py``, ``tasks/judge.py``) after one that reads the file (``tasks/prompts.py``), so
+They are the stages of a realignment (``tasks/stages/generate.py``, ``tasks/stages/judge.py``) after one that reads the file
+(``tasks/stages/prompts.py``), so
 they are cached by content and settings, and an interrupted command goes on where it was. They run in this process; with
 ``execution.workers`` > 0 as jobs on Ray.
 
@@ -9,7 +10,6 @@ Left out: MLflow and Prefect (nothing here is a run of a project), and training 
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import os
@@ -20,22 +20,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
-from dora_core.config import Columns, DataSource, Execution, GenerateConfig, ModelConfig, StrictModel, TextConfig
-from dora_core.config_judging import ImplicitJudge, Judge, LLMJudge, RewardModelJudge
+from dora_core.config.execution import Execution
+from dora_core.config.judging import ImplicitJudge, Judge, LLMJudge, RewardModelJudge
+from dora_core.config.method import Columns, DataSource, GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import ConfigError, did_you_mean
-from dora_core.pinning import pin
+from dora_core.models.pinning import pin
+from dora_core.strict_model import StrictModel
 from flows.cli.file_tables import Output, read_rows
 from flows.cli.output import Out
-from flows.jobs import run_as_job
-from flows.loading import validate
-from flows.plan import Plan, PlannedStage
-from flows.reading import apply_override
-from flows.session import Observer, Ray
-from infra.journal import JournalReader
+from flows.config.loading import validate
+from flows.config.yaml_text import apply_override
+from flows.planning.plan import Plan, PlannedStage
+from flows.running.jobs import run_as_job
+from flows.running.session import Observer, Ray
 from infra.settings import Settings, apply_environment
-from infra.store import Store, sha256_of
-from tasks import generate, judge, prompts
-from tasks.stage import StageSpec, execute, prepare_process, write_spec
+from infra.store.journal import JournalReader
+from infra.store.store import Store, sha256_of
+from tasks.runtime.stage import StageSpec, execute, prepare_process, write_spec
+from tasks.stages import generate, judge, prompts
+from tasks.stages.registry import STAGES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -150,7 +153,7 @@ class Command:
                     run_as_job(ray.jobs(), stage.spec, self.store, on_log=lambda line: observer.log(stage, line))
                 else:
                     write_spec(stage.spec, self.store)  # tells `dora gc` what this one reads
-                    execute(stage.spec, importlib.import_module(f"tasks.{stage.stage}").run, self.store)
+                    execute(stage.spec, STAGES[stage.stage].run, self.store)
         except BaseException as error:
             observer.finished(stage, "failed" if isinstance(error, Exception) else "cancelled", None)
             raise
@@ -226,7 +229,7 @@ def _with_prompts(table: pa.Table, records: pa.Table) -> pa.Table:
     """``table`` behind the prompt of each record: a string where all are one user message, else messages; ``task`` last, if any has one."""
     import pyarrow as pa
 
-    from dora_core.text import plain_prompt
+    from dora_core.data.encoding import plain_prompt
 
     messages = records["prompt"].to_pylist()
     plain = all(len(prompt) == 1 and prompt[0]["role"] == "user" for prompt in messages)

@@ -33,8 +33,8 @@ def deploy(
     """Bring a Prefect server to the state of infra/prefect.yaml: work pool, deployments, schedules, limit, automations; safe to repeat."""
     with explained(as_json):
         from dora_core.errors import ServiceError
-        from flows import deploy as deployment
         from flows.cli.output import Out
+        from flows.deployment import deploy as deployment
         from infra.settings import Settings, apply_environment
 
         api_url = apply_environment(Settings()).prefect_api_url
@@ -62,8 +62,8 @@ def reap(
 ) -> None:
     """Stop what runs left behind whose process is gone: Ray jobs, MLflow runs, slots. Never touches a live run; safe to repeat."""
     with explained(as_json):
-        from flows import reap as reaping
         from flows.cli.output import Out
+        from flows.upkeep import reap as reaping
         from infra.settings import Settings, apply_environment
 
         settings = Settings()
@@ -92,8 +92,8 @@ def gc(
 ) -> None:
     """Find, or delete, what no registered model, no run under way and no next run needs of the artifact store."""
     with explained(as_json):
-        from flows import gc as collecting
         from flows.cli.output import Out
+        from flows.upkeep import gc as collecting
         from infra.settings import Settings, apply_environment
 
         out, settings, age = Out(as_json), Settings(), collecting.parse_age(older_than)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,15 +13,17 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from flows.manifest import notes
-from flows.session import Observer
+from dora_core.evaluation.metrics import estimate_text
+from flows.running.manifest import notes
+from flows.running.session import Observer
+from tasks.stages.registry import STAGES, parse_result
 
 if TYPE_CHECKING:
-    from flows.approval import Question
-    from flows.plan import Plan, PlannedStage
+    from flows.planning.plan import Plan, PlannedStage
+    from flows.running.approval import Question
     from infra.doctor import Check
-    from infra.store import Store
-    from tasks.promote import Answer
+    from infra.store.store import Store
+    from tasks.stages.promote import Answer
 
 LINE_SECONDS = 10.0
 """Least time between two progress lines of a stage where there is no terminal."""
@@ -79,7 +80,7 @@ class Out:
         table = _table("stage", "state", "time", "result")
         for stage in manifest["stages"]:
             result = store.read_result(stage["stage"], stage["digest"])
-            shown = headline(stage["stage"], result) if result else ""
+            shown = headline(result) if result else ""
             seconds = f"{stage['seconds']:.1f} s" if stage["state"] == "ran" else ""
             table.add_row(stage["label"], f"[{_COLOURS[stage['state']]}]{stage['state']}[/]", seconds, shown)
         self.console.print(table)
@@ -237,7 +238,7 @@ def main_table(facts: Mapping[str, Any]) -> Iterator[Table]:
     table = _table(name, "win rate against the start", "minus erm", "gold reward", "KL, nats", "tokens")
     for key in facts["tables"][name]:
         cell = facts["cells"][key]
-        shown = [_estimate(cell["estimates"].get(m), form) for m, form in _MAIN.items()]
+        shown = [estimate_text(cell["estimates"].get(m), form) for m, form in _MAIN.items()]
         number = f" · round {cell['params']['round']}" if cell["params"].get("round") else ""
         table.add_row(cell["method"] + number, *shown)
     yield table
@@ -246,71 +247,15 @@ def main_table(facts: Mapping[str, Any]) -> Iterator[Table]:
 _MAIN = {"win_rate": ".3f", "win_rate_lift": "+.3f", "gold": ".2f", "kl": ".1f", "tokens": ".0f"}
 
 
-def _estimate(estimate: Mapping[str, Any] | None, form: str) -> str:
-    """``"0.712 [0.690, 0.731]"``; a dash where the cell has no such figure."""
-    if estimate is None or estimate["value"] is None:
-        return "–"
-    if estimate["low"] is None:  # one number per seed, and one seed
-        return f"{estimate['value']:{form}}"
-    return f"{estimate['value']:{form}} [{estimate['low']:{form}}, {estimate['high']:{form}}]"
-
-
-def headline(stage: str, result: dict[str, Any]) -> str:
-    """The one figure of a stage that people look for first."""
-    facts, metrics = result["facts"], result["metrics"]
-    if stage == "ingest":
-        reasons = ", ".join(f"{reason} {n}" for reason, n in Counter(facts["bad_by_reason"]).most_common(3))
-        bad = f", {facts['rows_bad']} bad ({reasons})" if facts["rows_bad"] else ""
-        return f"{sum(facts['records'].values())} records{bad}"
-    if stage == "classify":
-        if facts["reused"]:
-            return "previous classifier still fits"
-        known = [f"{name} {s['auc']:.2f}" for name, s in facts["sources"].items() if s["auc"] is not None]
-        return f"AUC {', '.join(known[:4])}{' …' if len(known) > 4 else ''}" if known else "no AUC: too few held-out responses"
-    if stage == "calibrate":
-        return f"effective sample size {facts['ess']:.0%}"
-    if stage in ("drift", "guard"):
-        return _verdict(stage, facts)
-    if stage == "sft":
-        return f"{facts['steps']} steps"
-    if stage == "reward":
-        held_out = facts["accuracy"].get("eval")
-        return f"{result['rows']} pairs" + (f", held-out accuracy {_estimate(held_out, '.3f')}" if held_out else "")
-    if stage == "generate":
-        return f"{metrics['samples']:.0f} responses to {metrics['prompts']:.0f} prompts"
-    if stage == "mix":
-        return f"{facts['lists']} sampled lists, {facts['given']} given records"
-    if stage == "compare":
-        return ", ".join(f"{_estimate(wins['win_rate'], '.3f')} against {name}" for name, wins in facts["wins"].items())
-    if stage == "align":
-        return f"{facts['steps']} steps, training accuracy {metrics['accuracy_last']:.2f}"
-    if stage == "evaluate":
-        accuracy, lift = facts["parts"]["all"]["accuracy"]["policy"], facts["lift"]["start_all"]["value"]
-        return f"accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}], ranking {lift:+.3f} over the start"
-    if stage == "promote":
-        return f"{facts['decision']}, {facts['model_name']} version {facts['version']}"
-    if stage == "batch":
-        return f"{facts['done']} stages, {facts['cached']} cached"
-    if stage == "study":
-        return f"{metrics['cells']:.0f} cells, {metrics['runs']:.0f} runs"
-    return f"{result['rows']} rows"
-
-
-def _verdict(stage: str, facts: Mapping[str, Any]) -> str:
-    if stage == "drift":
-        return f"{facts['decision']}: {facts['reason']}"
-    broken = [rule["message"] for rule in facts["rules"] if rule["passed"] is False]
-    return f"stop: {'; '.join(broken)}" if broken else f"{sum(rule['passed'] is True for rule in facts['rules'])} rules met"
+def headline(result: dict[str, Any]) -> str:
+    """The one number of a stage that people look for first, from its ``result.json``."""
+    return STAGES[result["stage"]].headline(parse_result(result))
 
 
 def _ending(stage: PlannedStage, state: str, result: dict[str, Any] | None) -> str:
     if result is None:
         return state
-    return (
-        f"cached ({headline(stage.stage, result)})"
-        if state == "cached"
-        else f"{headline(stage.stage, result)} in {result['seconds']:.1f} s"
-    )
+    return f"cached ({headline(result)})" if state == "cached" else f"{headline(result)} in {result['seconds']:.1f} s"
 
 
 def _table(*columns: str) -> Table:

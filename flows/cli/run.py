@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from dora_core.errors import RunStopped
-from flows.champion import champions
 from flows.cli.output import Out
-from flows.config import RealignConfig, SelfTrainConfig, StudyConfig
-from flows.plan import Until, build_plan
+from flows.config.models import RealignConfig, SelfTrainConfig, StudyConfig
+from flows.planning.champion import champions
+from flows.planning.plan import Until, build_plan
 from infra.settings import Settings, apply_environment
-from infra.store import Store, write_atomic
+from infra.store.store import Store, write_atomic
 
 
 def dry_run(config: RealignConfig, until: Until, *, as_json: bool) -> None:
@@ -30,7 +30,7 @@ def dry_run(config: RealignConfig, until: Until, *, as_json: bool) -> None:
 
 def dry_study(config: StudyConfig, *, as_json: bool) -> None:
     """Print the plan of a study; nothing runs, and only its generated data is written."""
-    from flows.study_grid import build_grid, plan_study
+    from flows.planning.study_grid import build_grid, plan_study
 
     settings = Settings()
     grid = build_grid(config, settings.root / "study")
@@ -85,13 +85,13 @@ def _run(start: Callable[[], dict[str, Any]], *, as_json: bool, verbose: bool, r
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     out = Out(as_json)
 
-    from flows.prefect_api import check_answers, own_prefect_api
+    from infra.prefect_api import check_answers, own_prefect_api
 
     api = nullcontext(partial(check_answers, url)) if (url := places.prefect_api_url) else own_prefect_api(settings)
     with api as wait_for_api, out.watching(verbose) as observer:
-        import flows.stage  # noqa: F401  # imports Prefect while its API boots
-        from flows.reap import end_dead
-        from flows.session import COMMAND, Command
+        import flows.running.stage_task  # noqa: F401  # imports Prefect while its API boots
+        from flows.running.session import COMMAND, Command
+        from flows.upkeep.reap import end_dead
 
         wait_for_api()
         # Without a server there is no flow `reap`: the next command closes what a killed one left. A bucket's manifests take long to read.
@@ -121,8 +121,8 @@ def write_report(store: Store, run_id: str, path: Path) -> Path:
     """The page of a run: that of a study has tables, that of a realignment has stages."""
     manifest = store.read_json(f"runs/{run_id}/run.json")
     if manifest is not None and manifest.get("flow") == "study":
-        from infra.report.study import render_study as render
+        from flows.report.study import render_study as render
     else:
-        from infra.report.page import render
+        from flows.report.page import render
     write_atomic(path, render(store, run_id))
     return path.resolve()

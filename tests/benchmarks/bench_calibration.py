@@ -21,13 +21,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from dora_core.config import CalibrationConfig, ClassifierConfig, DataConfig, DataSource, Execution, TestbedConfig
-from dora_core.readers import fingerprint_sources
-from dora_core.testbed import GOLDEN, Testbed, materialize
-from dora_core.text import plain_prompt
-from infra.store import Store
-from tasks import calibrate, classify, ingest
-from tasks.stage import execute
+from dora_core.config.execution import Execution
+from dora_core.config.method import CalibrationConfig, ClassifierConfig, DataConfig, DataSource, TestbedConfig
+from dora_core.data.encoding import plain_prompt
+from dora_core.data.inputs import fingerprint_sources
+from dora_core.testbed.mixture import GOLDEN, Testbed, materialize
+from infra.store.store import Store
+from tasks.runtime.stage import execute
+from tasks.stages import calibrate, classify, ingest
 
 RAW = CalibrationConfig(normalize=False, cap_quantile=None, temper=1.0)
 ENCODER = {"source": "tiny", "hidden_size": 64, "layers": 1, "heads": 4, "vocab_size": 1024}

@@ -33,21 +33,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dora_core.config import (
+from dora_core.config.execution import Execution
+from dora_core.config.method import (
     AlignConfig,
     CalibrationConfig,
     ClassifierConfig,
     DataConfig,
     DataSource,
-    Execution,
     ModelConfig,
     TestbedConfig,
     TextConfig,
 )
-from dora_core.config_rounds import DriftConfig
-from infra.store import Store
-from tasks import align, calibrate, classify, drift, ingest, reference
-from tasks.stage import StageContext, StageOutput, StageSpec, execute
+from dora_core.config.rounds import DriftConfig
+from infra.store.store import Store
+from tasks.runtime.stage import StageContext, StageOutput, StageSpec, execute
+from tasks.stages import align, calibrate, classify, drift, ingest, reference
 from tests.benchmarks.harness import Row, argument_parser, report
 
 SOURCES = ["human", "alpha-lm", "beta-lm", "gamma-lm"]
@@ -77,7 +77,7 @@ def vocabulary() -> list[str]:
 
 def write_records(spec: Records, context: StageContext) -> StageOutput:
     """Canonical records, all of the train split."""
-    from dora_core.records import RECORDS_SCHEMA
+    from dora_core.data.records import RECORDS_SCHEMA
 
     rng, words = np.random.default_rng(1), np.array(vocabulary(), dtype=object)
     records = spec.responses // N_LIST
@@ -110,9 +110,9 @@ def write_records(spec: Records, context: StageContext) -> StageOutput:
 
 def write_classifier(spec: Classifier, context: StageContext) -> StageOutput:
     """What ``calibrate`` reads of a fitted classifier besides its scores."""
-    from dora_core.classifier_scaling import Scaling
-    from dora_core.classifier_scoring import Meta, save_meta
-    from dora_core.models import train_tokenizer
+    from dora_core.classifier.scaling import Scaling
+    from dora_core.classifier.scoring import Meta, save_meta
+    from dora_core.models.loading import train_tokenizer
 
     heads = SOURCES[1:]
     folder = context.path / classify.FOLDER
@@ -180,8 +180,8 @@ def peak_bytes() -> int:
 
 def one_size(responses: int, folder: Path) -> dict[str, Any]:
     """Through all stages; runs in a process of its own, after a warm-up that imports what is imported."""
-    from dora_core.alignment_data import AlignmentData
-    from dora_core.models import train_tokenizer
+    from dora_core.models.loading import train_tokenizer
+    from dora_core.training.alignment_data import AlignmentData
 
     store, clock = Store(str(folder / "store")), Clock({}, {}, {})
     calibrate.LogitScorer, reference.LogpScorer = InstantLogits, InstantLogps  # type: ignore[misc,assignment]
@@ -276,9 +276,9 @@ def second_realignment(prompts: int, folder: Path) -> list[Row]:
     """5 % more prompts; the classifier still fits, the policy is a folder that did not change."""
     import torch
 
-    from dora_core.models import build_policy, save_model, train_tokenizer
-    from dora_core.readers import fingerprint_sources
-    from dora_core.testbed import GOLDEN, Testbed
+    from dora_core.data.inputs import fingerprint_sources
+    from dora_core.models.loading import build_policy, save_model, train_tokenizer
+    from dora_core.testbed.mixture import GOLDEN, Testbed
 
     store, rows = Store(str(folder / "store")), Testbed(TestbedConfig(prompts=prompts)).generate()
     tokenizer = train_tokenizer((y for row in rows for y in row["responses"]), 1024)

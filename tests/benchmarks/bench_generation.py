@@ -19,8 +19,8 @@ import numpy as np
 import torch
 import transformers
 
-from dora_core.config import GenerateConfig
-from dora_core.generation import sample
+from dora_core.config.method import GenerateConfig
+from dora_core.models.generation import sample
 from tests.benchmarks.bench_scoring import matmul_peak
 from tests.benchmarks.harness import Row, argument_parser, best_of, report
 

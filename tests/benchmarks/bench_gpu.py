@@ -12,8 +12,8 @@ import importlib.util
 
 import torch
 
-from dora_core.config import ModelConfig
-from dora_core.models import build_policy
+from dora_core.config.method import ModelConfig
+from dora_core.models.loading import build_policy
 from tests.benchmarks.bench_training import Records, fastest, our_step, step_flops, trl_step, word_tokenizer
 from tests.benchmarks.harness import Row, argument_parser, best_of, report
 

@@ -4,8 +4,8 @@ flows: a Prefect server, a worker, MLflow and a Ray head of `dora up` in a home 
 takes them, most of them of the light flow `reap`, the others realignments of one project, of which the first computes and the rest find all
 cached. Every one must end, completed. The memory of server and worker (PSS) is looked at every two seconds, and how many runs have a
 process.
-shards: small shards through `tasks/shards.py:stream_shards` with two actors; every row exactly once and in order, peak memory.
-metrics: through `infra/tracking.py:Tracker` into the MLflow server; every point once, what a call costs its caller, memory.
+shards: small shards through `tasks/runtime/shards.py:stream_shards` with two actors; every row exactly once and in order, peak memory.
+metrics: through `infra/tracking/tracker.py:Tracker` into the MLflow server; every point once, what a call costs its caller, memory.
 
     python -m tests.benchmarks.bench_load [--only flows shards metrics] [--runs 200] [--shards 500] [--metrics 50000] [--save FILE]
 """
@@ -28,16 +28,16 @@ import pyarrow as pa
 import requests
 from prefect.client.schemas.objects import TERMINAL_STATES
 
-from dora_core.config import Execution
-from flows.deploy import UPKEEP_AT_A_TIME
-from infra.journal import JournalWriter
-from infra.mlflow_calls import mlflow_client
+from dora_core.config.execution import Execution
+from flows.deployment.deploy import UPKEEP_AT_A_TIME
 from infra.services import runs_at_a_time
 from infra.settings import Settings
-from infra.store import Store
-from infra.tracking import Tracker
-from tasks.shards import stream_shards
-from tasks.stage import StageContext
+from infra.store.journal import JournalWriter
+from infra.store.store import Store
+from infra.tracking.mlflow_client import mlflow_client
+from infra.tracking.tracker import Tracker
+from tasks.runtime.shards import stream_shards
+from tasks.runtime.stage import StageContext
 from tests.benchmarks.harness import Row, argument_parser, report
 from tests.machine import Machine, small_run
 

@@ -25,15 +25,16 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from dora_core.config import ObjectiveConfig
-from dora_core.metrics import correct
-from dora_core.readers import fingerprint_sources
-from dora_core.study import Estimate, mean_over
-from flows.chain import Chain, pinned
-from flows.config import RealignConfig
-from flows.loading import load_preset
-from infra.store import Store
-from tasks.stage import StageRef, StageSpec, execute
+from dora_core.config.method import ObjectiveConfig
+from dora_core.data.inputs import fingerprint_sources
+from dora_core.evaluation.metrics import correct
+from dora_core.evaluation.study_statistics import Estimate, mean_over
+from flows.config.loading import load_preset
+from flows.config.models import RealignConfig
+from flows.planning.specs import Chain, pinned
+from infra.store.store import Store
+from tasks.runtime.stage import StageRef, StageSpec, execute
+from tasks.stages.registry import STAGES
 from tests.benchmarks.harness import Row, argument_parser, report
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -52,7 +53,6 @@ def configuration(data: Path, seed: int) -> RealignConfig:
 
 def run_seed(data: Path, home: Path, seed: int) -> Measures:
     """All objectives of one seed; stages that are in the store are not computed again."""
-    import importlib
 
     import torch
 
@@ -68,7 +68,7 @@ def run_seed(data: Path, home: Path, seed: int) -> Measures:
         evaluations[name] = chain.evaluate(start, reference, policy, label=f"evaluate {name}")
     store = Store(str(home))
     for label, spec in chain.specs.items():
-        seconds = execute(spec, importlib.import_module(f"tasks.{spec.stage}").run, store)["seconds"]
+        seconds = execute(spec, STAGES[spec.stage].run, store)["seconds"]
         print(f"seed {seed}: {label} {seconds:.0f} s", flush=True)
     return {name: measure(store, chain.specs, ref, reference) for name, ref in evaluations.items()}
 

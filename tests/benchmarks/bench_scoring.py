@@ -27,19 +27,20 @@ import pyarrow.parquet as pq
 import torch
 import transformers
 
-from dora_core.classifier import SourceClassifier, build_classifier
-from dora_core.classifier_scaling import Scaling
-from dora_core.classifier_scoring import FittedClassifiers, Meta, save_fold, save_meta
-from dora_core.classifier_wide import WideModel
-from dora_core.config import ClassifierConfig, Execution, ModelConfig
-from dora_core.models import train_tokenizer
-from dora_core.surface import SurfaceBasis, surface_statistics
-from dora_core.testbed import Testbed, TestbedConfig
-from infra.journal import JournalWriter
-from infra.store import Store
-from tasks.classify import FOLDER, LogitScorer, score_arguments
-from tasks.shards import run_shards
-from tasks.stage import StageContext, StageRef
+from dora_core.classifier.model import SourceClassifier, build_classifier
+from dora_core.classifier.scaling import Scaling
+from dora_core.classifier.scoring import FittedClassifiers, Meta, save_fold, save_meta
+from dora_core.classifier.text_statistics import SurfaceBasis, surface_statistics
+from dora_core.classifier.wide import WideModel
+from dora_core.config.execution import Execution
+from dora_core.config.method import ClassifierConfig, ModelConfig
+from dora_core.models.loading import train_tokenizer
+from dora_core.testbed.mixture import Testbed, TestbedConfig
+from infra.store.journal import JournalWriter
+from infra.store.store import Store
+from tasks.runtime.shards import run_shards
+from tasks.runtime.stage import StageContext, StageRef
+from tasks.stages.classify import FOLDER, LogitScorer, score_arguments
 from tests.benchmarks.harness import Row, argument_parser, best_of, report
 
 MIXTURE = Path(__file__).parents[3] / "shared" / "data" / "mixture.parquet"

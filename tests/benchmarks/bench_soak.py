@@ -31,8 +31,8 @@ from typing import Any
 import psutil
 import yaml
 
-from dora_core.config import TestbedConfig
-from dora_core.testbed import Testbed
+from dora_core.config.method import TestbedConfig
+from dora_core.testbed.mixture import Testbed
 from tests.benchmarks.harness import Row, argument_parser, report
 from tests.machine import processes_of
 

@@ -20,22 +20,22 @@ from pathlib import Path
 
 import yaml
 
-from dora_core.config import TestbedConfig
-from dora_core.testbed import Testbed
-from flows.config import RealignConfig
-from flows.plan import Plan, build_plan
-from flows.shared_job import SharedJob
+from dora_core.config.method import TestbedConfig
+from dora_core.testbed.mixture import Testbed
+from flows.config.models import RealignConfig
+from flows.planning.plan import Plan, build_plan
+from flows.running.shared_job import SharedJob
 from infra.ray_head import RayHead
 from infra.ray_jobs import RayJobs
-from infra.store import Store
-from tasks import drift, ingest
-from tasks.stage import StageSpec, execute, write_spec
+from infra.store.store import Store
+from tasks.runtime.stage import StageSpec, execute, write_spec
+from tasks.stages import drift, ingest
 from tests.benchmarks.harness import Row, argument_parser, best_of, report
 
 PROBE = """
 import time
 began = time.time()
-from tasks.stage import StageOutput, StageSpec, main
+from tasks.runtime.stage import StageOutput, StageSpec
 
 class Spec(StageSpec):
     stage = "probe"
@@ -48,7 +48,7 @@ def run(spec, context):
         from transformers import AutoModelForCausalLM
         mark(marks, "torch, transformers")
     if spec.does in ("actors", "train"):
-        from tasks.cluster import ray_session
+        from tasks.runtime.cluster import ray_session
         with ray_session():
             mark(marks, "Ray connected")
             (actors if spec.does == "actors" else train)(context, marks)
@@ -92,9 +92,13 @@ def train(context, marks):
     ).fit()
     marks.append(("2 training workers started", float(open(entered).read())))
     mark(marks, "Ray Train ended")
+"""
 
-if __name__ == "__main__":
-    main(Spec, run)
+ENTRY_POINT = """
+from startup_probes.probe import Spec, run
+from tasks.runtime.stage import main
+
+main({"probe": (Spec, run)})
 """
 PHASES = ("alone", "torch", "actors", "train")
 CHAIN = {
@@ -148,7 +152,7 @@ def commands(folder: Path, repetitions: int) -> list[Row]:
 def one_job(head: RayHead, folder: Path, repetitions: int) -> list[Row]:
     from startup_probes.probe import Spec
 
-    store, jobs, rows = Store(str(folder / "probes")), RayJobs(head.dashboard_url, head.environment(), package="startup_probes"), []
+    store, jobs, rows = Store(str(folder / "probes")), RayJobs(head.dashboard_url, head.environment(), entry_point="startup_probes"), []
     for does in PHASES:
         best: list[tuple[str, float]] = []
         for turn in range(repetitions):
@@ -221,6 +225,7 @@ def main() -> None:
         folder = Path(temporary)
         (folder / "startup_probes").mkdir()
         (folder / "startup_probes" / "__init__.py").touch()
+        (folder / "startup_probes" / "__main__.py").write_text(ENTRY_POINT)
         (folder / "startup_probes" / "probe.py").write_text(PROBE)
         sys.path.insert(0, str(folder))
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))  # jobs inherit the head's

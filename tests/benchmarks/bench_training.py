@@ -33,17 +33,18 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
-from dora_core.accumulation import GlobalBatch
-from dora_core.alignment import AlignmentTask
-from dora_core.alignment_data import AlignmentRecord
-from dora_core.config import AlignConfig, Execution, ModelConfig, OptimizationConfig
-from dora_core.distributed import Worker
-from dora_core.linear_logps import linear_logps
-from dora_core.logprobs import ResponseLogps, score_responses
-from dora_core.models import build_policy
-from dora_core.robustness import LambdaControl
-from dora_core.text import EncodedResponse
-from dora_core.training import FolderHooks, fit
+from dora_core.config.execution import Execution
+from dora_core.config.method import AlignConfig, ModelConfig, OptimizationConfig
+from dora_core.data.encoding import EncodedResponse
+from dora_core.models.linear_logps import linear_logps
+from dora_core.models.loading import build_policy
+from dora_core.models.logprobs import ResponseLogps, score_responses
+from dora_core.objectives.global_batch import GlobalBatch
+from dora_core.objectives.lambda_control import LambdaControl
+from dora_core.training.alignment import AlignmentTask
+from dora_core.training.alignment_data import AlignmentRecord
+from dora_core.training.distributed import Worker
+from dora_core.training.loop import FolderHooks, fit
 from tests.benchmarks.harness import Row, argument_parser, best_of, report
 
 VOCAB = 2048
@@ -299,7 +300,10 @@ def objective_cost(model: transformers.PreTrainedModel, repetitions: int) -> Ite
         return seconds
 
     def plain() -> float:
-        with mock.patch("dora_core.alignment.GlobalBatch", PlainMean), mock.patch.object(LambdaControl, "observe", lambda *_: None):
+        with (
+            mock.patch("dora_core.training.alignment.GlobalBatch", PlainMean),
+            mock.patch.object(LambdaControl, "observe", lambda *_: None),
+        ):
             return our_step(model, data, "dpo", "shared", 4)
 
     shares: list[float] = []

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dora_core.config import ModelConfig
-from dora_core.models import build_policy, train_tokenizer
+from dora_core.config.method import ModelConfig
+from dora_core.models.loading import build_policy, train_tokenizer
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "very", "old", "dog", "run", "home"]
 

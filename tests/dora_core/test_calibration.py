@@ -20,9 +20,9 @@ from dora_core.calibration import (
     released_factor,
     temper_for_floor,
 )
-from dora_core.config import CalibrationConfig, TestbedConfig
+from dora_core.config.method import CalibrationConfig, TestbedConfig
 from dora_core.errors import ConfigError
-from dora_core.testbed import Testbed
+from dora_core.testbed.mixture import Testbed
 
 # A 1-D Gaussian mixture: golden N(0, 1), synthetic sources on both sides of it, α = .3, balanced classifiers.
 MEANS, SHARES = np.array([0.0, -3.0, -0.5, 1.5]), np.array([0.3, 0.3, 0.2, 0.2])

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from dora_core.alignment_data import AlignmentData, write_alignment_data
-from dora_core.text import Encoder
+from dora_core.data.encoding import Encoder
+from dora_core.training.alignment_data import AlignmentData, write_alignment_data
 
 
 def alignment_data(records: list[dict[str, Any]], factors: Sequence[float], logps: Sequence[float], encoder: Encoder) -> AlignmentData:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dora_core.testbed import Testbed, TestbedConfig
+from dora_core.testbed.mixture import Testbed, TestbedConfig
 from tests.flows.dora import Dora
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from infra.store import Store
+from infra.store.store import Store
 from tests.machine import processes_of
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dora_core.config import TestbedConfig
-from dora_core.testbed import Testbed
-from flows.prefect_api import own_prefect_api
-from flows.session import release
+from dora_core.config.method import TestbedConfig
+from dora_core.testbed.mixture import Testbed
+from flows.running.session import release
+from infra.prefect_api import own_prefect_api
 from infra.settings import Settings
 from tests.faults import Recovery
 from tests.flows.dora import Dora, wait_for

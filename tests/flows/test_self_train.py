@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from dora_core.testbed import Testbed, TestbedConfig
-from flows.config import SelfTrainConfig
-from flows.loading import load_config
-from flows.plan import build_plan
-from infra.store import Store
-from tasks.stage import execute
+from dora_core.testbed.mixture import Testbed, TestbedConfig
+from flows.config.loading import load_config
+from flows.config.models import SelfTrainConfig
+from flows.planning.plan import build_plan
+from infra.store.store import Store
+from tasks.runtime.stage import execute
+from tasks.stages.registry import STAGES
 from tests.faults import Recovery
 from tests.flows.dora import Dora, wait_for
 
@@ -73,7 +73,7 @@ def uninterrupted(folder: Path, config: str) -> Store:
     (folder / "c.yaml").write_text(config)
     store = Store(str(folder / "store"))
     for stage in build_plan(load_config(folder / "c.yaml", model=SelfTrainConfig), store).stages[:-1]:
-        execute(stage.spec, importlib.import_module(f"tasks.{stage.stage}").run, store)
+        execute(stage.spec, STAGES[stage.stage].run, store)
     return store
 
 

@@ -17,7 +17,7 @@ from infra import back_ends, services
 from infra.back_ends import BackEnds, check_auth, connect, ensure_databases, split_postgres, without_credentials, write_private
 from infra.processes import RecordedProcess
 from infra.settings import Service, ServicesRecord, Settings, apply_environment, tool_environment
-from infra.store import Store, check_writable
+from infra.store.store import Store, check_writable
 from tests.postgres_server import PASSWORD, postgres_server
 from tests.s3_server import BUCKET, S3Server, s3_server
 
@@ -230,7 +230,7 @@ def s3() -> S3Server:  # type: ignore[misc]
 
 STORE_ON_S3 = """
 import json, sys
-from infra.store import Store, check_writable
+from infra.store.store import Store, check_writable
 check_writable(sys.argv[1])
 store = Store(sys.argv[1])
 folder = store.folder("ingest", "a" * 64)

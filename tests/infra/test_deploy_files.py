@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from infra.metrics import FAMILIES, PORT
+from infra.exporter import FAMILIES, PORT
 from infra.services import PORTS, _worker_command
 from infra.settings import WORK_POOL
 from tests.infra.deploy_files import INFRA, NOT_YET_RUN, ROOT, load, locked, unknown_variables

@@ -11,9 +11,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra.journal import JournalWriter
-from infra.metrics import FAMILIES, StoreCollector, serve
-from infra.store import Store
+from infra.exporter import FAMILIES, StoreCollector, serve
+from infra.store.journal import JournalWriter
+from infra.store.store import Store
 
 ALIGN, CALIBRATE = "a" * 64, "c" * 64
 Scrape = Callable[[], dict[tuple[str, ...], float]]

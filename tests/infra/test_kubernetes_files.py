@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.loading import load_config
-from infra.metrics import PORT
+from flows.config.loading import load_config
+from infra.exporter import PORT
 from infra.services import PORTS
 from infra.settings import WORK_POOL
 from tests.infra.deploy_files import INFRA, NOT_YET_RUN, load, load_all, locked, unknown_variables

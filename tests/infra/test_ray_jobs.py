@@ -21,7 +21,7 @@ STAGE = '''
 """A stage for tests: does what its spec says."""
 import os, signal, sys, time
 from dora_core.errors import DataError
-from tasks.stage import StageOutput, StageSpec, main
+from tasks.runtime.stage import StageOutput, StageSpec
 
 class Spec(StageSpec):
     stage = "probe"
@@ -39,10 +39,15 @@ def run(spec, context):
         os.kill(os.getpid(), signal.SIGKILL)
     (context.path / "out").write_text("x")
     return StageOutput(rows=1)
-
-if __name__ == "__main__":
-    main(Spec, run)
 '''
+
+
+ENTRY_POINT = """
+from probes.probe import Spec, run
+from tasks.runtime.stage import main
+
+main({"probe": (Spec, run)})
+"""
 
 
 class Probe:
@@ -51,8 +56,8 @@ class Probe:
     def __init__(self, jobs: RayJobs, root: Path, act: str):
         from probes.probe import Spec
 
-        from infra.store import Store
-        from tasks.stage import write_spec
+        from infra.store.store import Store
+        from tasks.runtime.stage import write_spec
 
         self.jobs, self.store, spec = jobs, Store(str(root / "store")), Spec(act=act)
         self.digest = spec.digest()
@@ -91,6 +96,7 @@ def package(tmp_path_factory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("package")
     (root / "probes").mkdir()
     (root / "probes" / "__init__.py").touch()
+    (root / "probes" / "__main__.py").write_text(ENTRY_POINT)
     (root / "probes" / "probe.py").write_text(STAGE)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root))
@@ -100,7 +106,7 @@ def package(tmp_path_factory) -> Iterator[Path]:
 @pytest.fixture
 def jobs(head: RayHead, package: Path, tmp_path: Path) -> RayJobs:
     environment = {"PYTHONPATH": str(package)}
-    return RayJobs(head.dashboard_url, head.environment(), package="probes", job_environment=environment, log_folder=tmp_path / "logs")
+    return RayJobs(head.dashboard_url, head.environment(), entry_point="probes", job_environment=environment, log_folder=tmp_path / "logs")
 
 
 @pytest.mark.component

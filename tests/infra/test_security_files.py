@@ -16,11 +16,11 @@ import dora_core
 import flows
 import infra
 import tasks
-from dora_core.config import ModelConfig
+from dora_core.config.method import ModelConfig
 from dora_core.errors import ModelError, StoreError
-from dora_core.models import load_policy
+from dora_core.models.loading import load_policy
 from infra.settings import Settings, apply_environment
-from infra.store import Store
+from infra.store.store import Store
 
 DIGEST = "a" * 64
 PACKAGES = (dora_core, infra, tasks, flows)

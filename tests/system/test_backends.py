@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 
-from dora_core.testbed import Testbed, TestbedConfig
-from infra import registry
+from dora_core.testbed.mixture import Testbed, TestbedConfig
 from infra.processes import process_tree
 from infra.ray_head import auth_headers, token_environment
 from infra.settings import ServicesRecord, Settings, apply_environment
+from infra.tracking import model_registry as registry
 from tests import postgres_server
 from tests.endpoint_server import EndpointServer, Reply
 from tests.flows.dora import Dora
@@ -147,7 +147,7 @@ def results(manifest: dict[str, Any], dora: Dora, store: Any) -> dict[str, Any]:
 def test_the_same_digests_and_bytes_as_on_sqlite_and_local_files(
     place: Place, here: dict[str, Any], settings: Settings, tmp_path: Path
 ) -> None:
-    from infra.store import Store
+    from infra.store.store import Store
 
     local = Place(Dora(tmp_path), place.s3, "", place.data)
     local.dora.environment["JUDGE_KEY"] = API_KEY

@@ -18,9 +18,9 @@ import psutil
 import pytest
 import requests
 
-from flows import automations
-from infra.journal import JournalReader
+from flows.deployment import automations
 from infra.settings import ServicesRecord
+from infra.store.journal import JournalReader
 from tests.faults import Recovery
 from tests.guarantee import agreed, leftovers, nothing_left, same_as_fault_free
 from tests.machine import WAIT_SECONDS, Machine, small_run
@@ -149,7 +149,7 @@ def measured(machine: Machine, run: str, label: str, metric: str) -> list[tuple[
 @pytest.mark.fault(6)
 def test_a_killed_driver_is_tried_again_and_goes_on(machine: Machine, recovery: Recovery, tmp_path: Path) -> None:
     run = start_training(machine, "killed-driver")
-    [driver] = machine.find("-m tasks.sft")
+    [driver] = machine.find("-m tasks.stages sft")
     driver.kill()
     recovery.begins()
     until(lambda: stage(machine, run, "sft")["state"] == "ran")

@@ -8,11 +8,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from dora_core.config import ClassifierConfig, DataConfig, DataSource, Execution, ModelConfig
-from dora_core.readers import fingerprint_sources
-from infra.store import Store
-from tasks import classify, ingest
-from tasks.stage import execute
+from dora_core.config.execution import Execution
+from dora_core.config.method import ClassifierConfig, DataConfig, DataSource, ModelConfig
+from dora_core.data.inputs import fingerprint_sources
+from infra.store.store import Store
+from tasks.runtime.stage import execute
+from tasks.stages import classify, ingest
 
 MIXTURE = Path(__file__).parents[3] / "shared" / "data" / "mixture.parquet"
 

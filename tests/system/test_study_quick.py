@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dora_core.study import TABLES
-from infra.store import Store
+from dora_core.evaluation.study_statistics import TABLES
+from infra.store.store import Store
 
 
 @pytest.mark.nightly

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dora_core.config import DataConfig, DataSource, Execution, ModelConfig, OptimizationConfig, SftConfig, TextConfig
-from dora_core.readers import fingerprint_sources
-from dora_core.testbed import Testbed, TestbedConfig
-from infra.store import Store
-from tasks import ingest, reference, sft
-from tasks.stage import StageRef, execute
+from dora_core.config.execution import Execution
+from dora_core.config.method import DataConfig, DataSource, ModelConfig, OptimizationConfig, SftConfig, TextConfig
+from dora_core.data.inputs import fingerprint_sources
+from dora_core.testbed.mixture import Testbed, TestbedConfig
+from infra.store.store import Store
+from tasks.runtime.stage import StageRef, execute
+from tasks.stages import ingest, reference, sft
 
 if TYPE_CHECKING:
     from tests.tasks.scoring import Fault, World
@@ -79,7 +80,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def meet(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Callable[[str], Fault]:
     """Puts a fault at a row of the test's own, the same every time, in the second half."""
-    from tasks import calibrate
+    from tasks.stages import calibrate
     from tests.tasks.scoring import Fault, FaultyScorer
 
     def put(kind: str) -> Fault:

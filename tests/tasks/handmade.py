@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.store import Store, sha256_of
-from tasks.stage import StageRef
+from infra.store.store import Store, sha256_of
+from tasks.runtime.stage import StageRef
 
 
 def finished(

@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from dora_core.config import DataConfig
-from dora_core.readers import fingerprint_sources
-from dora_core.records import Reason
-from infra.store import Store
-from tasks.ingest import Spec, run
-from tasks.stage import execute
+from dora_core.config.method import DataConfig
+from dora_core.data.inputs import fingerprint_sources
+from dora_core.data.records import Reason
+from infra.store.store import Store
+from tasks.runtime.stage import execute
+from tasks.stages.ingest import Spec, run
 
 GOOD = 24
 

@@ -16,14 +16,15 @@ import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save_file
 
-from dora_core.config import CalibrationConfig, ClassifierConfig, DataConfig, DataSource, Execution, ModelConfig
-from dora_core.readers import fingerprint_sources
-from dora_core.testbed import Testbed, TestbedConfig
-from infra.store import Store
-from tasks import calibrate, classify, ingest
-from tasks.classify import LogitScorer
-from tasks.rows import read_index
-from tasks.stage import StageRef, execute
+from dora_core.config.execution import Execution
+from dora_core.config.method import CalibrationConfig, ClassifierConfig, DataConfig, DataSource, ModelConfig
+from dora_core.data.inputs import fingerprint_sources
+from dora_core.testbed.mixture import Testbed, TestbedConfig
+from infra.store.store import Store
+from tasks.runtime.stage import StageRef, execute
+from tasks.stages import calibrate, classify, ingest
+from tasks.stages.classify import LogitScorer
+from tasks.tables.rows import read_index
 from tests.tasks.conftest import GOLDEN
 
 ENCODER = ModelConfig(hidden_size=16, layers=1, heads=2, vocab_size=300)

@@ -1,0 +1,1 @@
+"""Source classifiers: encoder, wide features, cross-fitting, scaling, diagnostics."""

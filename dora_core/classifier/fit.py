@@ -1,0 +1,171 @@
+"""Fitting one fold's source classifier: the wide part to its optimum, then the deep part on what that leaves over.
+
+Why it is done in this order, and what keeps the estimates honest, is in ``classifier.py``.
+
+Legend: N rows, S heads (synthetic sources), V validation rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
+
+from dora_core.classifier.model import Examples, PairEncoder, build_classifier, collate
+from dora_core.classifier.scoring import deep_logits, inference_budget, precision, save_fold, wide_logits
+from dora_core.classifier.wide import INNER_FOLDS, fit_wide
+from dora_core.config.method import ClassifierConfig
+from dora_core.models.batching import token_batches
+
+VALIDATION_SHARE = 10  # one prompt in ten of the fitting folds decides when the deep part stops, and whether it is kept
+KEEP_ERRORS = 2.0  # standard errors by which the deep part must lower the validation loss; it is the best of several checks
+CHECKS_PER_EPOCH, PATIENCE = 2, 3  # checks of the validation loss; the deep part stops after this many without gain
+WARMUP = 0.1
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FoldFit:
+    """One fitted fold: its out-of-fold logits, unscaled, and how the fit went. ``curve`` starts with the wide part alone (step 0)."""
+
+    fold: int
+    logits_NS: NDArray[np.float64]
+    curve: list[dict[str, float]]
+    deep: bool
+
+
+def fit_fold(
+    examples: Examples,
+    heads: int,
+    tokenizer: PreTrainedTokenizerBase,
+    config: ClassifierConfig,
+    fold: int,
+    folder: Path,
+    *,
+    device: torch.device | None = None,
+    progress: Progress = lambda done, total: None,
+) -> FoldFit:
+    """Fit the model of one fold on all other folds, save it in ``folder``, and score the fold itself.
+
+    Deep part: AdamW with linear warm-up and decay, at most ``epochs`` passes; the weights with the lowest log-loss on the validation
+    slice count. Same examples, configuration and number of threads ⇒ same weights. Costs seconds for the wide part, then up
+    to ``epochs`` passes over (K − 1)/K of the rows.
+
+    Args:
+        examples: training rows of all folds, in any fixed order.
+        folder: gets a Hugging Face encoder folder and ``heads.safetensors``.
+
+    Returns:
+        ``logits_NS`` of the rows with ``fold_N == fold``, in their order.
+    """
+    device = device or torch.device("cpu")
+    encode = PairEncoder(tokenizer, config.max_prompt_tokens, config.max_response_tokens)
+    rows = encode(examples.prompts, examples.responses)
+    lengths = rows.tokens.lengths
+    held_out = examples.fold_N == fold
+    seen = np.flatnonzero(~held_out)
+    slices = _slice_of(examples.prompt_hash_N)
+    targets, mask = examples.targets(heads)
+    wide, offset, _ = fit_wide(
+        rows.responses[seen],
+        rows.surface_NF[seen],
+        targets[seen],
+        mask[seen].astype(np.float32),
+        slices[seen] % INNER_FOLDS,
+    )
+    offset_NS = torch.zeros(len(rows), heads)
+    offset_NS[seen] = torch.from_numpy(offset).float()
+    fitting, check = seen[slices[seen] > 0], seen[slices[seen] == 0]
+    # Each head's loss is the mean over its own rows, and heads count alike however many rows they have.
+    scale_S = len(seen) / np.maximum(mask[seen].sum(axis=0), 1) / heads
+    targets_t, weight_t = torch.from_numpy(targets), torch.from_numpy((mask * scale_S).astype(np.float32))
+
+    def losses(index: NDArray[Any], deep: Tensor) -> Tensor:
+        """Weighted log-loss of each row, (N,)."""
+        logits = deep + offset_NS[index].to(deep.device)
+        target, weight = targets_t[index].to(deep.device), weight_t[index].to(deep.device)
+        return F.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="none").sum(dim=1)
+
+    with _seeded(config.seed * 1000 + fold, device):
+        model = build_classifier(config, tokenizer, wide).to(device)
+        untrained = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        best, best_weights, stale = losses(check, torch.zeros(len(check), heads)), None, 0
+        curve = [_point(fold, 0, losses(fitting, torch.zeros(len(fitting), heads)), best)] if len(check) else []
+        alone, recent = best, []
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        rng = np.random.default_rng([config.seed, fold])
+        # Without validation rows (a handful of prompts) nothing could tell whether the deep part helps.
+        order = _epochs(lengths, fitting, config, rng) if len(check) else []
+        budget = inference_budget(model, config.batch_tokens)
+        every = max(1, math.ceil(len(order) / math.ceil(CHECKS_PER_EPOCH * config.epochs)))
+        for step, batch_rows in enumerate(order, start=1):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _schedule(step / len(order))
+            model.train()
+            with precision(device):
+                deep = model(collate(rows[batch_rows], encode.pad, device))
+            loss = losses(batch_rows, deep).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            recent.append(loss.detach())
+            progress(step, len(order))
+            if step % every == 0 or step == len(order):
+                held = losses(check, torch.from_numpy(deep_logits(model, rows[check], budget, encode.pad)[0]).float())
+                curve.append(_point(fold, step, torch.stack(recent), held))
+                recent, stale = [], stale + 1
+                if held.mean() < best.mean():
+                    best, best_weights, stale = held, {k: v.detach().clone() for k, v in model.state_dict().items()}, 0
+                if stale == PATIENCE:
+                    break
+    gain = alone - best
+    kept = best_weights is not None and bool(gain.mean() > KEEP_ERRORS * gain.std() / math.sqrt(len(gain)))
+    model.load_state_dict(best_weights if kept else untrained)
+    save_fold(model, folder)
+    scored = rows[np.flatnonzero(held_out)]
+    logits_NS = wide_logits(model.wide, scored)
+    if kept:
+        logits_NS += deep_logits(model, scored, budget, encode.pad)[0]
+    return FoldFit(fold, logits_NS, curve, kept)
+
+
+def _point(fold: int, step: int, loss: Tensor, held: Tensor) -> dict[str, float]:
+    return {"fold": fold, "step": step, "loss": float(loss.mean()), "validation_loss": float(held.mean())}
+
+
+def _epochs(lengths: NDArray[Any], fitting: NDArray[Any], config: ClassifierConfig, rng: np.random.Generator) -> list[NDArray[Any]]:
+    """Batches of all epochs; the last, fractional epoch is cut."""
+    batches: list[NDArray[Any]] = []
+    for epoch in range(math.ceil(config.epochs)):
+        one = [fitting[b] for b in token_batches(lengths[fitting], config.batch_tokens, rng)]
+        batches += one[: math.ceil(len(one) * min(1.0, config.epochs - epoch))]
+    return batches
+
+
+def _schedule(done: float) -> float:
+    """Linear warm-up over the first tenth, then linear decay to 0. ``done`` in (0, 1]."""
+    return min(done / WARMUP, (1.0 - done) / (1.0 - WARMUP))
+
+
+def _slice_of(prompt_hash: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """A slice 0 … VALIDATION_SHARE − 1 per prompt; slice 0 is the validation slice."""
+    return ((prompt_hash >> np.uint64(17)) % np.uint64(VALIDATION_SHARE)).astype(np.int64)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

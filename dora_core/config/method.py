@@ -1,0 +1,345 @@
+"""Every setting of the method, typed, described and bounded: the configuration is the manual.
+
+Only pydantic is imported here, so that ``dora --help`` and the planner stay quick. Sections follow the pipeline: data →
+text → models → classifier → calibration → sft → align → evaluate. How *fast* something runs (workers, micro-batches) is
+kept apart in :class:`Execution`: those fields never enter a digest because they do not change the result beyond float
+tolerance.
+
+Left out on purpose: file paths of outputs (the store owns them), and anything about servers (``infra/settings.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, SerializeAsAny, model_validator
+
+from dora_core.losses import LossParams, parse_loss, registered_losses
+from dora_core.objectives import OBJECTIVES, find_objective
+from dora_core.plugins import load_plugins
+from dora_core.strict_model import NAME_PATTERN, REVISION_PATTERN, StrictModel
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+
+class Columns(StrictModel):
+    """Which columns of the input hold what. ``None`` means: use the canonical name if it is there."""
+
+    id: str | None = Field(None, description="Row id; without one a row gets a digest of its content.")
+    prompt: str | None = Field(None, description="Prompt: a string or a list of {role, content} messages.")
+    chosen: str | None = Field(None, description="Pairwise form: the preferred response (string or messages).")
+    rejected: str | None = Field(None, description="Pairwise form: the other response.")
+    chosen_source: str | None = Field(None, description="Pairwise form: source of the preferred response.")
+    rejected_source: str | None = Field(None, description="Pairwise form: source of the other response.")
+    responses: str | None = Field(None, description="Listwise form: list of responses.")
+    rewards: str | None = Field(None, description="Listwise form: list of rewards, null = not measured.")
+    ranks: str | None = Field(None, description="Listwise form: list of ranks, 1 = best; used where rewards are absent.")
+    sources: str | None = Field(None, description="Listwise form: list of source names.")
+    task: str | None = Field(None, description="Kind of prompt, e.g. `math`: results are then also given per task.")
+    response: str | None = Field(None, description="Golden reference data: the single trusted response.")
+
+
+class DataSource(StrictModel):
+    """One input: a file, a folder of files, a saved ``datasets`` directory, or a dataset name."""
+
+    path: str = Field(min_length=1, description="Parquet or JSONL file, folder of either, `datasets` directory, or dataset name.")
+    format: Literal["auto", "parquet", "jsonl", "datasets"] = Field("auto", description="auto decides by what is at the path.")
+    split: str = Field("train", description="Split, for a `datasets` name or a DatasetDict directory.")
+    revision: str | None = Field(None, pattern=REVISION_PATTERN, description="Pinned commit (40 hex digits) of a dataset name.")
+    columns: Columns = Field(default_factory=Columns, description="Column mapping.")
+    source: str | None = Field(None, pattern=NAME_PATTERN, description="Source name for rows that carry none.")
+
+
+class DataConfig(StrictModel):
+    """What is aligned on, which part of it is trusted, and how much of it may be bad."""
+
+    train: list[DataSource] = Field(min_length=1, description="Preference data, pairwise or listwise.")
+    golden: list[DataSource] = Field(
+        default_factory=list, description="Extra trusted reference (prompt, response); empty: the golden sources of the mixture alone."
+    )
+    golden_sources: list[str] = Field(
+        default=["human"], min_length=1, description="Sources that are trusted; a trailing * matches a prefix."
+    )
+    sources: list[str] | None = Field(None, description="Allowed source names; a row with another one is quarantined. null allows any.")
+    holdout_fraction: float = Field(
+        0.1, ge=0.01, le=0.5, description="Share of prompts kept for evaluation, chosen by a hash of the prompt."
+    )
+    max_bad_fraction: float = Field(0.02, ge=0.0, le=1.0, description="Refuse the run if more than this share of rows is bad.")
+    max_text_bytes: int = Field(200_000, ge=256, le=50_000_000, description="A prompt or response longer than this is bad.")
+    max_responses: int = Field(16, ge=2, le=256, description="A row with more responses than this is bad.")
+
+
+# --------------------------------------------------------------------------------------------------------------- text
+
+
+class TextConfig(StrictModel):
+    """One truncation rule for every stage: prompts keep their end, responses keep their beginning."""
+
+    template: Literal["auto", "chat", "plain"] = Field(
+        "auto", description="auto: the tokenizer's chat template when it has one, else plain text."
+    )
+    max_prompt_tokens: int = Field(512, ge=8, le=131_072, description="Longer prompts lose their first tokens.")
+    max_response_tokens: int = Field(512, ge=4, le=131_072, description="Longer responses lose their last tokens.")
+
+
+# ------------------------------------------------------------------------------------------------------------- models
+
+
+class ModelConfig(StrictModel):
+    """A Hugging Face model by id or local path, or the embedded ``tiny`` one built from scratch on the data."""
+
+    source: str = Field("tiny", min_length=1, description="`tiny` (from scratch), a Hugging Face id, or a local folder.")
+    revision: str | None = Field(None, pattern=REVISION_PATTERN, description="Pinned commit; needed for trust_remote_code.")
+    content: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Digest of a local folder's files; the plan fills it in.")
+    trust_remote_code: bool = Field(False, description="Run code that comes with the model. Needs `revision`.")
+    hidden_size: int = Field(128, ge=16, le=1024, multiple_of=16, description="tiny only: width.")
+    layers: int = Field(2, ge=1, le=24, description="tiny only: depth.")
+    heads: int = Field(4, ge=1, le=32, description="tiny only: attention heads; must divide hidden_size.")
+    vocab_size: int = Field(2048, ge=300, le=65_536, description="tiny only: size of the byte-level BPE vocabulary trained on the data.")
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"heads={self.heads} must divide hidden_size={self.hidden_size}")
+        if self.trust_remote_code and self.revision is None:
+            raise ValueError("trust_remote_code needs `revision`: the 40 hex digits of the commit you have read")
+        return self
+
+    @property
+    def is_tiny(self) -> bool:
+        return self.source == "tiny"
+
+
+class LoraConfig(StrictModel):
+    """Low-rank adapters (through peft); the merged weights are what later stages see."""
+
+    rank: int = Field(16, ge=1, le=512, description="Rank of the update.")
+    alpha: float = Field(32.0, gt=0, description="Scale; the update is alpha/rank · BA.")
+    dropout: float = Field(
+        0.0, ge=0.0, lt=1.0, description="Dropout on the adapter input. 0 keeps the policy equal to the reference at step 0."
+    )
+    target_modules: str | list[str] = Field("all-linear", description="Module names, or all-linear.")
+
+
+# --------------------------------------------------------------------------------------------- classifier, calibration
+
+
+class ClassifierConfig(StrictModel):
+    """Source classifiers: one shared encoder, one head per synthetic source, cross-fitted by prompt."""
+
+    encoder: ModelConfig = Field(default_factory=ModelConfig, description="Encoder; tiny is a small BERT from scratch.")
+    folds: int = Field(3, ge=2, le=20, description="Cross-fitting folds; a prompt's fold is a hash of the prompt.")
+    epochs: float = Field(3.0, gt=0, le=100, description="Passes over the training responses, per fold.")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak AdamW learning rate (about 3e-5 for a pretrained encoder).")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW weight decay.")
+    batch_tokens: int = Field(8192, ge=64, description="Padded tokens per training batch.")
+    max_prompt_tokens: int = Field(64, ge=0, le=8192, description="Prompt tokens the classifier sees; 0 = response only.")
+    max_response_tokens: int = Field(192, ge=4, le=8192, description="Response tokens the classifier sees.")
+    max_responses_per_source: int = Field(20_000, ge=50, description="Cap per source on fitting data, chosen by hash.")
+    scaling: Literal["temperature", "isotonic", "none"] = Field(
+        "temperature", description="Map from logits to probabilities, fitted per head on held-out folds."
+    )
+    refit: Literal["auto", "always", "never"] = Field(
+        "auto", description="auto keeps the previous classifier while it still fits the new data, by the thresholds of `drift`."
+    )
+    seed: int = Field(0, ge=0)
+
+
+class CalibrationConfig(StrictModel):
+    """From density ratios to one factor h per response, arXiv 2504.05831."""
+
+    form: Literal["mixture", "paper", "released"] = Field(
+        "mixture", description="mixture: exact p_golden/P; paper: the paper's formula; released: the authors' code."
+    )
+    shares: dict[str, float] | None = Field(None, description="Mixture share per source, summing to 1; null = counts.")
+    normalize: bool = Field(True, description="Scale h to mean 1.")
+    cap_quantile: float | None = Field(0.99, gt=0.5, le=1.0, description="Cap h at this quantile; null = no cap.")
+    temper: float | Literal["auto"] = Field(
+        "auto", description="h^τ with τ in [0, 1]; auto: the largest τ that keeps the effective sample size above ess_floor."
+    )
+    ess_floor: float = Field(0.5, gt=0, le=1.0, description="auto temper: floor of (Σh)²/(N·Σh²).")
+    aggregate: Literal["mean", "min", "chosen", "product"] = Field("mean", description="How a record's h follows from its responses'.")
+
+    @model_validator(mode="after")
+    def _check(self) -> CalibrationConfig:
+        if isinstance(self.temper, float) and not 0.0 <= self.temper <= 1.0:
+            raise ValueError(f"temper={self.temper} must lie in [0, 1] or be 'auto'")
+        if self.shares is not None:
+            bad = {name: share for name, share in self.shares.items() if not 0.0 < share <= 1.0}
+            if bad:
+                raise ValueError(f"shares must lie in (0, 1], got {bad}")
+            if abs(sum(self.shares.values()) - 1.0) > 1e-6:
+                raise ValueError(f"shares must sum to 1, got {sum(self.shares.values()):.6f}")
+        return self
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+
+class OptimizationConfig(StrictModel):
+    """What one training stage does to the weights; every field changes the result and enters the digest."""
+
+    epochs: float = Field(1.0, gt=0, le=1000, description="Passes over the data; the last partial batch is used.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimisation steps.")
+    batch_size: int = Field(32, ge=1, description="Records per optimisation step over all ranks and micro-batches.")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak AdamW learning rate.")
+    warmup_fraction: float = Field(0.1, ge=0, le=0.9, description="Share of steps with linear warm-up.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="Decay after warm-up.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW weight decay.")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="Clip the global gradient norm; null = no clipping.")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast on bfloat16 with float32 master weights.")
+    lora: LoraConfig | None = Field(None, description="Train low-rank adapters instead of all weights.")
+    seed: int = Field(0, ge=0, description="Seed of data order and initial adapters.")
+
+
+class SftConfig(StrictModel):
+    """Supervised start: the policy learns trusted responses before alignment. Needed for the tiny policy."""
+
+    enabled: bool = Field(True, description="false: align from the model as it is (not possible with tiny).")
+    data: Literal["golden", "best"] = Field("golden", description="golden: trusted responses; best: each record's best response.")
+    optimization: OptimizationConfig = Field(default_factory=OptimizationConfig, description="Optimisation.")
+
+
+def _known_objective(name: str) -> str:
+    return find_objective(name).name
+
+
+class _AnyObjective:
+    """JSON schema of an objective's name: one of those registered."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        load_plugins()
+        return {"type": "string", "enum": list(OBJECTIVES)}
+
+
+class LambdaSchedule(StrictModel):
+    """λ as a function of training progress, from ``start`` at the first step to ``end`` at the last."""
+
+    start: float = Field(gt=0, description="λ at the first optimisation step.")
+    end: float = Field(gt=0, description="λ at the last optimisation step.")
+    shape: Literal["linear", "log"] = Field("log", description="linear in λ, or in log λ.")
+
+
+class ObjectiveConfig(StrictModel):
+    """How the losses ℓ and factors h of one optimisation step become one number, arXiv 2504.05831."""
+
+    name: Annotated[str, AfterValidator(_known_objective), _AnyObjective()] = Field("dora", description="A registered robust objective.")
+    lam: Annotated[float, Field(gt=0)] | LambdaSchedule | Literal["auto"] = Field(
+        "auto",
+        alias="lambda",
+        description="λ of the log-mean-exp (β′ for dr_dpo), in units of h·ℓ: a number, a schedule {start, end, shape}, or auto: the "
+        "smallest λ that keeps the effective sample size of the weights at ess_target (the paper has 1). Unused by erm and reweight.",
+    )
+    ess_target: float = Field(
+        0.9, gt=0, lt=1, description="lambda auto: effective sample size of the step's weights as a fraction of that at λ = ∞."
+    )
+    scope: Literal["global", "rank", "micro"] = Field(
+        "global", description="global: exact over the whole step; rank, micro: what other code bases do."
+    )
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    @model_validator(mode="after")
+    def _check(self) -> ObjectiveConfig:
+        if self.lam == "auto" and self.scope != "global" and find_objective(self.name).uses_lambda:
+            raise ValueError(f"lambda auto needs scope global, got {self.scope}: give lambda a number, or leave scope at global")
+        return self
+
+
+class _AnyLoss:
+    """JSON schema of a loss: any registered one with its own parameters. Prefect's form shows it and its API enforces it."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"title": "Loss", "anyOf": [handler(loss.__pydantic_core_schema__) for loss in registered_losses().values()]}
+
+
+Loss = Annotated[SerializeAsAny[LossParams], BeforeValidator(parse_loss), _AnyLoss()]
+
+
+class AlignConfig(StrictModel):
+    """Alignment: a preference loss under a robust objective."""
+
+    loss: Loss = Field(default={"name": "dpo"}, description="A registered loss and its parameters, e.g. {name: dpo, beta: 0.1}.")
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="The robust objective.")
+    optimization: OptimizationConfig = Field(default_factory=OptimizationConfig, description="Optimisation.")
+    max_responses: int = Field(
+        8,
+        ge=2,
+        le=64,
+        description="Responses per record used in training; a longer list keeps the best, the worst and evenly spaced ranks.",
+    )
+
+
+# ---------------------------------------------------------------------------------------------- generation and judging
+
+
+class GenerateConfig(StrictModel):
+    """Sampling responses from a policy."""
+
+    samples: int = Field(1, ge=1, le=256, description="Responses per prompt.")
+    temperature: float = Field(1.0, ge=0, le=10, description="Softmax temperature; 0 = greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: the smallest set of tokens with at least this probability.")
+    max_new_tokens: int = Field(256, ge=1, le=16_384, description="A response that does not end by then is cut.")
+    prompts: int | None = Field(None, ge=1, description="Sample for this many prompts only, chosen by hash; null = all.")
+    seed: int = Field(0, ge=0, description="A response depends on (seed, prompt, sample number) only.")
+    served_model: str | None = Field(
+        None, min_length=1, description="Ask `execution.generate.endpoint` for this model's responses; null = sample from the policy."
+    )
+
+
+class TestbedConfig(StrictModel):
+    """Knobs of the known mixture (``dora_core/testbed/mixture.py``). Same configuration, same bytes."""
+
+    __test__ = False  # not a test class, whatever its name begins with
+
+    prompts: int = Field(600, ge=1, le=6144, description="Records: distinct prompts, at most 384 per topic.")
+    responses_per_prompt: int = Field(4, ge=2, le=16, description="Responses per record, drawn independently from the mixture.")
+    one_source_per_record: bool = Field(
+        False, description="All responses of a record come from one source, which also labels it; false: each is drawn independently."
+    )
+    alpha: float = Field(0.25, gt=0.0, lt=1.0, description="Share α of the golden source; the rest is split evenly.")
+    shift: float = Field(1.0, ge=0.0, le=4.0, description="Strength of all biases, in texts and labels; 0 = all sources are golden.")
+    label_noise: float = Field(0.0, ge=0.0, le=1.0, description="Share of records whose reward order is reversed.")
+    sources: int = Field(3, ge=1, le=5, description="Synthetic sources.")
+    drift: float = Field(0.0, ge=-2.0, le=2.0, description="Added to shift per self-training round.")
+    golden_shift: float = Field(
+        0.0, ge=0.0, le=4.0, description="Bias of the separate golden reference towards the first synthetic source; 0 = truly golden."
+    )
+    unlabelled: float = Field(0.0, ge=0.0, le=1.0, description="Share of records whose responses do not name their source.")
+    topics: int = Field(16, ge=2, le=16, description="Topics in prompts and advice.")
+    max_sentences: int = Field(6, ge=1, le=8, description="Most sentences between opener and closer.")
+    seed: int = Field(0, ge=0, description="Seed of prompts, responses and labels.")
+
+
+# --------------------------------------------------------------------------------------------------------- evaluation
+
+
+class EvaluateConfig(StrictModel):
+    """What is measured on held-out prompts."""
+
+    erm_twin: bool = Field(False, description="Also train the same loss without robustness (erm) and compare.")
+    bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="Bootstrap resamples, over prompts.")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the intervals.")
+    kl_prompts: int = Field(64, ge=0, le=10_000, description="Held-out prompts sampled for KL(policy‖start); 0 = skip.")
+    kl_max_new_tokens: int = Field(64, ge=1, le=4096, description="Tokens per sample for the KL estimate.")
+    min_group: int = Field(20, ge=1, description="A source or task with fewer held-out prompts is shown, but never named the worst.")
+    seed: int = Field(0, ge=0)
+
+
+class GateConfig(StrictModel):
+    """When a model may be promoted. Every rule that fails is named in the decision."""
+
+    min_accuracy: float = Field(0.5, ge=0, le=1, description="Lower bound of held-out preference accuracy must exceed this.")
+    min_lift: float = Field(
+        0.0, ge=-1, le=1, description="Ranking accuracy (likelihood per token) minus that of the start must be at least this."
+    )
+    max_kl: float | None = Field(50.0, gt=0, description="KL(policy‖start) per response, nats; null = no limit.")
+    max_golden_drop: float = Field(
+        0.02, ge=0, le=1, description="Ranking accuracy on pairs with a golden response may fall by at most this against the start."
+    )
+    min_win_rate: float | None = Field(
+        0.5, ge=0, le=1, description="Upper bound of the judged win rate against the start, at least: not shown to be worse; null = off."
+    )
+    min_champion_win_rate: float | None = Field(
+        0.45, ge=0, le=1, description="Judged win rate against the champion at least this, where there is one; null = off."
+    )

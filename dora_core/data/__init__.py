@@ -1,0 +1,1 @@
+"""Canonical records, the readers of input files, and text as tokens."""

@@ -1,0 +1,1 @@
+"""Held-out metrics, win rates, diversity, drift, LLM judging."""

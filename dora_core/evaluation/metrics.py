@@ -1,0 +1,237 @@
+"""Held-out preference metrics with bootstrap intervals over prompts.
+
+Shape legend: P preference pairs, K prompts, N responses of a prompt (NaN where it has fewer), B bins, S bootstrap resamples.
+
+A *pair* is two measured responses of one record with different rewards. Pairs of one prompt are not independent, so the
+bootstrap resamples prompts, not pairs (a bootstrap over pairs gives intervals that are too narrow).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+
+TIE = 1e-9  # rewards closer than this are equal: sums of the same tenths in another order differ by 1e-16
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate with its percentile bootstrap interval; ``n`` is the number of prompts behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def to_json(self) -> dict[str, float]:
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+
+def estimate_text(estimate: Mapping[str, Any] | None, form: str) -> str:
+    """``"0.712 [0.690, 0.731]"``; a dash where there is no number, no brackets where there is no interval.
+
+    Args:
+        estimate: ``{"value", "low", "high"}``.
+        form: format of each number, as ``".3f"``.
+    """
+    if estimate is None or estimate["value"] is None:
+        return "–"
+    if estimate["low"] is None:  # one number per seed, and one seed
+        return f"{estimate['value']:{form}}"
+    return f"{estimate['value']:{form}} [{estimate['low']:{form}}, {estimate['high']:{form}}]"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """All strict preferences of a set of records.
+
+    Attributes:
+        record_P: position of the record.
+        winner_P, loser_P: flat response positions.
+        gap_P: reward difference, > 0.
+    """
+
+    record_P: Array
+    winner_P: Array
+    loser_P: Array
+    gap_P: Array
+
+
+def preference_pairs(rewards: Sequence[Sequence[float | None]]) -> Pairs:
+    """Every (better, worse) pair of every record; unmeasured rewards and ties give none."""
+    rows: list[tuple[int, int, int, float]] = []
+    offset = 0
+    for record, values in enumerate(rewards):
+        measured = [(i, v) for i, v in enumerate(values) if v is not None and not math.isnan(v)]
+        rows += [(record, offset + i, offset + j, v - w) for i, v in measured for j, w in measured if v > w]
+        offset += len(values)
+    columns = np.array(rows, dtype=np.float64).reshape(-1, 4).T
+    return Pairs(columns[0].astype(int), columns[1].astype(int), columns[2].astype(int), columns[3])
+
+
+def cluster_bootstrap(values_P: Array, cluster_P: Array, samples: int, confidence: float, seed: int) -> Interval:
+    """Mean of ``values_P`` where every prompt (cluster) weighs the same, with an interval that resamples prompts.
+
+    Args:
+        values_P: finite numbers.
+        cluster_P: prompt of each value, any integers.
+        samples: resamples S.
+        confidence: in (0, 1).
+
+    Returns:
+        Interval with NaN bounds replaced by the value where there is a single prompt; value NaN where there is none.
+    """
+    if len(values_P) == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    means_K = cluster_means(values_P, cluster_P)
+    low, high = percentiles(means_K[draws(len(means_K), samples, seed)].mean(axis=1), confidence)
+    return Interval(float(means_K.mean()), float(low), float(high), len(means_K))
+
+
+def cluster_means(values_P: Array, cluster_P: Array) -> Array:
+    """Mean of the values of every prompt: (K,)."""
+    _, inverse_P = np.unique(cluster_P, return_inverse=True)
+    return np.bincount(inverse_P, values_P) / np.bincount(inverse_P)
+
+
+def draws(prompts: int, samples: int, seed: int) -> Array:
+    """Which prompts every resample holds: (S, K). Equal arguments draw the same ones, so comparisons stay paired."""
+    return np.random.default_rng(seed).integers(0, prompts, size=(samples, prompts))
+
+
+def draw_counts(prompts: int, samples: int, seed: int) -> Array:
+    """How often :func:`draws` takes each prompt, (S, K) floats: a statistic of per-prompt sums is then a matrix product."""
+    flat = draws(prompts, samples, seed) + prompts * np.arange(samples)[:, None]
+    return np.bincount(flat.ravel(), minlength=samples * prompts).reshape(samples, prompts).astype(np.float64)
+
+
+def percentiles(values_S: Array, confidence: float) -> Array:
+    """(low, high) along the first axis; a resample in which the statistic is undefined (NaN) is left out."""
+    tail = (1.0 - confidence) / 2.0
+    return np.nanquantile(values_S, [tail, 1.0 - tail], axis=0)
+
+
+def worst_group(tables: dict[str, dict[str, dict[str, Any]]], key: str, min_group: int) -> dict[str, Any] | None:
+    """The group with the lowest ``key`` over several groupings, e.g. ``{"source": {"human": {"accuracy": {value, low, high, n}}}}``, as
+    ``{by, name, value, low, high, n}``.
+
+    Groups of fewer than ``min_group`` prompts are passed over: the lowest of many small ones is low by chance. So is a grouping that
+    leaves only one, which is worse than nothing. None if no grouping is left.
+    """
+    candidates = []
+    for by, groups in tables.items():
+        large = {name: group[key] for name, group in groups.items() if group[key]["n"] >= min_group}
+        if len(large) > 1:
+            candidates += [{"by": by, "name": name} | estimate for name, estimate in large.items()]
+    return min(candidates, key=lambda group: group["value"], default=None)
+
+
+def paired_difference(a_P: Array, b_P: Array, cluster_P: Array, samples: int, confidence: float, seed: int) -> Interval:
+    """Interval of mean(a − b) on the same pairs: far tighter than comparing two separate intervals."""
+    return cluster_bootstrap(a_P - b_P, cluster_P, samples, confidence, seed)
+
+
+def correct(margins_P: Array) -> Array:
+    """1 where the better response has the larger implicit reward, ½ for an exact tie."""
+    return np.where(margins_P > 0, 1.0, np.where(margins_P == 0, 0.5, 0.0))
+
+
+def reward_confidence(margins_P: Array, gap_P: Array, bins: int = 8) -> dict[str, list[float]]:
+    """Accuracy by quantile bin of the reward gap: a policy that learned the preference is surer where the gap is wide."""
+    if len(gap_P) == 0:
+        return {"bins": [], "accuracy": [], "count": []}
+    edges = np.unique(np.quantile(gap_P, np.linspace(0, 1, bins + 1)))
+    index_P = np.clip(np.searchsorted(edges, gap_P, side="right") - 1, 0, max(len(edges) - 2, 0))
+    filled = [k for k in range(max(len(edges) - 1, 1)) if (index_P == k).any()]
+    return {
+        "bins": [float(gap_P[index_P == k].mean()) for k in filled],
+        "accuracy": [float(correct(margins_P[index_P == k]).mean()) for k in filled],
+        "count": [int((index_P == k).sum()) for k in filled],
+    }
+
+
+def reward_calibration(
+    margins_P: Array, cluster_P: Array, samples: int, confidence: float, seed: int, bins: int = 10
+) -> dict[str, dict[str, float] | list[float]]:
+    """How far σ(margin) is the probability that the better response wins: expected calibration error and reliability bins.
+
+    A pair is stored with its better response first, so its label would always be 1. Each pair therefore counts in both orientations,
+    (σ(m), 1) and (σ(−m), 0): the base rate is ½. They mirror each other, so half the diagram says all: the confidence max(σ(m), σ(−m)) in
+    [½, 1] against how often the response with the larger implicit reward is the better one (Guo et al. 2017, eq. 3).
+    Prompts weigh the same.
+
+    Args:
+        margins_P: implicit reward of the better response minus that of the worse, β included.
+
+    Returns:
+        ``ece`` with its interval (never below 0, and biased upwards by few pairs); per filled bin ``confidence``, ``accuracy`` with ``low``
+        and ``high``, and the pairs' ``count``.
+    """
+    _, prompt_P, pairs_K = np.unique(cluster_P, return_inverse=True, return_counts=True)
+    confidence_P = 0.5 + 0.5 * np.tanh(np.abs(margins_P) / 2)  # σ(|m|)
+    bin_P = np.minimum(((confidence_P - 0.5) * 2 * bins).astype(int), bins - 1)
+    columns = [np.ones(len(margins_P)), confidence_P, correct(margins_P)]
+    cell_P = prompt_P * bins + bin_P
+    sums_K3B = np.stack(
+        [np.bincount(cell_P, c / pairs_K[prompt_P], minlength=len(pairs_K) * bins).reshape(-1, bins) for c in columns], axis=1
+    )
+    total_3B = sums_K3B.sum(axis=0)
+    resampled = (draw_counts(len(pairs_K), samples, seed) @ sums_K3B.reshape(len(pairs_K), -1)).reshape(samples, 3, bins)
+    low, high = percentiles(_ece(resampled), confidence)
+    filled = np.flatnonzero(total_3B[0])
+    with np.errstate(invalid="ignore"):  # a resample without any pair of a bin
+        ends_2B = percentiles(resampled[:, 2, filled] / resampled[:, 0, filled], confidence)
+    return {
+        "ece": Interval(float(_ece(total_3B)), float(low), float(high), len(pairs_K)).to_json(),
+        "confidence": (total_3B[1, filled] / total_3B[0, filled]).tolist(),
+        "accuracy": (total_3B[2, filled] / total_3B[0, filled]).tolist(),
+        "low": ends_2B[0].tolist(),
+        "high": ends_2B[1].tolist(),
+        "count": np.bincount(bin_P, minlength=bins)[filled].tolist(),
+    }
+
+
+def _ece(sums_3B: Array) -> Array:
+    """Σ_b |Σ confidence − Σ correct| / Σ 1, from (…, 3, B) sums of (1, confidence, correct)."""
+    weight, confidence, right = np.moveaxis(sums_3B, -2, 0)
+    return np.abs(confidence - right).sum(axis=-1) / weight.sum(axis=-1)
+
+
+# ---------------------------------------------------------------------------------------------- among a prompt's responses
+
+
+def padded(values_N: Array, prompt_N: Array) -> Array:
+    """Ragged lists as (K, most responses of a prompt), NaN where there is none; ``prompt_N`` holds 0 … K−1 in ascending order."""
+    counts_K = np.bincount(prompt_N)
+    column_N = np.arange(len(prompt_N)) - np.repeat(np.cumsum(counts_K) - counts_K, counts_K)
+    out = np.full((len(counts_K), counts_K.max(initial=0)), np.nan)
+    out[prompt_N, column_N] = values_N
+    return out
+
+
+def pair_accuracy(score_KN: Array, reward_KN: Array) -> Array:
+    """Share of a prompt's pairs with different rewards that the score orders alike (½ for a tie of scores): (K,), NaN without a pair."""
+    better = reward_KN[:, :, None] - reward_KN[:, None, :] > TIE
+    score = score_KN[:, :, None] - score_KN[:, None, :]
+    points = np.where(better, np.where(score > 0, 1.0, np.where(score == 0, 0.5, 0.0)), 0.0)
+    with np.errstate(invalid="ignore"):
+        return points.sum(axis=(1, 2)) / better.sum(axis=(1, 2))
+
+
+def spearman_within(x_KN: Array, y_KN: Array) -> Array:
+    """Spearman's ρ among the responses of each prompt: (K,), NaN where x or y is constant. NaN entries (padding) are left out."""
+    x, y = _centred_ranks(x_KN), _centred_ranks(y_KN)
+    with np.errstate(invalid="ignore"):
+        return (x * y).sum(axis=1) / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+
+
+def _centred_ranks(x_KN: Array) -> Array:
+    """Average ranks minus their mean per row, 0 for padding: ½ Σ_k sign(x_j − x_k), which is rank_j − (n + 1)/2."""
+    gap = x_KN[:, :, None] - x_KN[:, None, :]
+    return 0.5 * np.where(np.isnan(gap) | (np.abs(gap) <= TIE), 0.0, np.sign(gap)).sum(axis=2)

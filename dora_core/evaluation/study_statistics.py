@@ -1,0 +1,273 @@
+"""What a study compares, and the statistics of the comparison. Pure numpy: no model, no store.
+
+Legend: S seeds, K prompts (or records) of one seed, M columns of per-prompt sums, B bootstrap resamples, N responses.
+
+A *seed* is one repetition of everything random: data, start, training, sampling. Two levels vary, seeds and the prompts of a
+seed, and :func:`two_level` resamples both (Davison and Hinkley 1997, section 3.8). Every measure of the study is a function of per-prompt
+sums (a mean is Σx/Σ1, a correlation follows from Σx, Σy, Σx², …), so a resample is a matrix product and never a loop over prompts.
+
+**Few seeds.** Percentile intervals from S seeds are a little narrow: the spread of resampled seed means is √((S − 1)/S) of the true
+one, and the normal replaces Student's t. Where all variation is between seeds, the nominal 95 % cover 84 % with 5 seeds and 90 % with 10
+(simulated); where it is between prompts, at least 95 %. Every estimate therefore also carries the t-interval over the seeds' own
+estimates as a check: it covers 95 % in both cases.
+
+Left out: multiple-comparison corrections (every comparison is printed) and crossed designs: prompts are taken as drawn anew per seed,
+as the study's grid does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from dora_core.strict_model import StrictModel
+
+Array = np.ndarray
+Statistic = Callable[[Array], Array]
+
+TableName = Literal["pairwise", "listwise", "ablation", "lambda", "noise", "rounds", "calibration", "confidence", "shifted_golden"]
+TABLES: tuple[TableName, ...] = get_args(TableName)
+MEASURES = {
+    "win": "win",
+    "tie": "tie",
+    "lose": "lose",
+    "win_rate": "win rate (win + ½ tie)",
+    "win_rate_lift": "win rate minus that of erm",
+    "win_rate_rise": "win rate minus that of the round before",
+    "gold": "mean gold reward",
+    "accuracy": "preference accuracy (labels)",
+    "accuracy_gold": "preference accuracy (gold reward)",
+    "kl": "KL to the start (nats)",
+    "tokens": "response tokens",
+    "confidence_likelihood": "ρ(log-likelihood per token, gold reward)",
+    "confidence_implicit": "ρ(implicit reward, gold reward)",
+}
+FLAT = 1e-12  # a variance below this share of the mean square is rounding: the variable is constant
+
+
+class Cell(StrictModel):
+    """One trained policy of the grid: what is compared, apart from the seed."""
+
+    loss: str
+    objective: str
+    lam: str = "–"
+    factors: str = "none"
+    temper: str = "–"
+    label_noise: float = 0.0
+    golden_shift: float = 0.0
+    round: int = 0
+    strategy: str = "align"
+
+    def method(self) -> str:
+        """Loss and objective with what they use, e.g. ``dpo · dora λ=auto · mixture τ=auto``."""
+        objective = self.objective if self.lam == "–" else f"{self.objective} λ={self.lam}"
+        factors = self.factors if self.temper == "–" else f"{self.factors} τ={self.temper}"
+        parts = [self.loss, objective] + ([factors] if self.factors != "none" else [])
+        return " · ".join(parts + ([self.strategy] if self.strategy != "align" else []))
+
+    def key(self) -> str:
+        """Unique and readable: :meth:`method` and the data's settings."""
+        number = f" · round {self.round}" if self.round else ""
+        return f"{self.method()} · noise {self.label_noise:g} · golden shift {self.golden_shift:g}{number}"
+
+    def is_twin_of(self, other: Cell) -> bool:
+        """Whether this is the ``erm`` cell of the same loss on the same data, after as many rounds of preference alignment."""
+        ours, theirs = ((cell.loss, cell.label_noise, cell.golden_shift, cell.round) for cell in (self, other))
+        return self.objective == "erm" and self.strategy == "align" and ours == theirs
+
+    def follows(self, other: Cell) -> bool:
+        """Whether this is the next round of ``other``; every strategy goes on from the alignment of round 0."""
+        before = self.round - 1
+        strategy = self.strategy if before else "align"
+        return self.round > 0 and other == self.model_copy(update={"round": before, "strategy": strategy})
+
+
+# ------------------------------------------------------------------------------------------------------------ intervals
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with two intervals; NaN where a quantity is undefined (a correlation with a constant, an interval of one number).
+
+    Attributes:
+        value: mean over seeds of each seed's own estimate.
+        low, high: percentile interval of the two-level bootstrap.
+        t_low, t_high: Student's t-interval over the seeds' estimates; NaN with one seed.
+        seeds, prompts: how many of each are behind it, prompts summed over seeds.
+    """
+
+    value: float
+    low: float
+    high: float
+    t_low: float
+    t_high: float
+    seeds: int
+    prompts: int
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """Fields by name, NaN as None: JSON has no NaN."""
+        return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in vars(self).items()}
+
+
+def ratio(sums: Array) -> Array:
+    """Mean from (Σx, Σ1): shape (…, 2) → (…)."""
+    return sums[..., 0] / sums[..., 1]
+
+
+def two_level(sums: Sequence[Array], statistic: Statistic, *, resamples: int, confidence: float, seed: int) -> Estimate:
+    """A statistic with intervals that resample seeds, then prompts within each drawn seed.
+
+    Args:
+        sums: S arrays (K_s, M), K_s ≥ 1: the columns of every prompt, in any order of prompts.
+        statistic: (…, M) summed columns → (…), e.g. :func:`ratio`.
+        resamples: B.
+        confidence: in (0, 1).
+        seed: of the resampling; equal seeds and shapes draw the same prompts, so paired comparisons stay paired.
+    """
+    drawn_BS, counts = _resamples(tuple(map(len, sums)), resamples, seed)
+    values_BS = np.empty(drawn_BS.shape)
+    with np.errstate(invalid="ignore", divide="ignore"):  # undefined statistics are NaN, and stay so
+        own_S = np.array([statistic(columns.sum(axis=0)) for columns in sums], dtype=np.float64)
+        for s, columns in enumerate(sums):
+            values_BS[drawn_BS == s] = statistic(counts[s].astype(np.float64) @ columns)
+    tail = (1.0 - confidence) / 2.0
+    single = sum(map(len, sums)) == 1  # one number has no spread, which is not the same as a spread of 0
+    low, high = (math.nan, math.nan) if single else np.quantile(values_BS.mean(axis=1), [tail, 1.0 - tail])
+    mean = float(own_S.mean())
+    half = student_t(confidence, len(own_S) - 1) * float(own_S.std(ddof=1)) / math.sqrt(len(own_S)) if len(own_S) > 1 else math.nan
+    return Estimate(mean, float(low), float(high), mean - half, mean + half, len(own_S), sum(map(len, sums)))
+
+
+def mean_over(values: Sequence[Array], *, resamples: int, confidence: float, seed: int) -> Estimate:
+    """:func:`two_level` of per-prompt numbers: S arrays (K_s,); every prompt of a seed, and every seed, weighs the same."""
+    return two_level([np.column_stack([v, np.ones(len(v))]) for v in values], ratio, resamples=resamples, confidence=confidence, seed=seed)
+
+
+@lru_cache(maxsize=4)
+def _resamples(prompts: tuple[int, ...], resamples: int, seed: int) -> tuple[Array, list[Array]]:
+    """Which seeds are drawn, (B, S); and for every time that seed s is, how often each of its K_s prompts is: (times drawn, K_s).
+
+    Kept for the next measures: those of one study have few different shapes, and drawing costs more than all the rest.
+    """
+    rng = np.random.default_rng(seed)
+    drawn_BS = rng.integers(0, len(prompts), size=(resamples, len(prompts)))
+    counts = []
+    for s, count in enumerate(prompts):
+        times = int((drawn_BS == s).sum())
+        picks = rng.integers(0, count, size=(times, count)) + count * np.arange(times)[:, None]
+        counts.append(np.bincount(picks.ravel(), minlength=times * count).reshape(times, count).astype(np.uint16))
+    return drawn_BS, counts
+
+
+@lru_cache
+def student_t(confidence: float, df: int) -> float:
+    """The t with P(|T| ≤ t) = confidence at ``df`` ≥ 1 degrees of freedom, by bisection of the closed form to 1e-10.
+
+    Abramowitz and Stegun 26.7.3 (odd df) and 26.7.4 (even df), θ = atan(t/√df).
+    """
+
+    def inside(t: float) -> float:
+        theta = math.atan(t / math.sqrt(df))
+        cos, term = math.cos(theta), 1.0
+        total = 0.0
+        for k in range(df % 2, df - 1, 2):  # even df: 1 + ½cos² + …; odd df: cos + ⅔cos³ + …
+            term = (cos if df % 2 else 1.0) if k < 2 else term * cos * cos * (k - 1) / k
+            total += term
+        return 2 / math.pi * (theta + math.sin(theta) * total) if df % 2 else math.sin(theta) * total
+
+    low, high = 0.0, 1.0
+    while inside(high) < confidence:
+        high *= 2
+    while high - low > 1e-10:
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < confidence else (low, middle)
+    return (low + high) / 2
+
+
+def separated(a: Estimate, b: Estimate) -> Literal["above", "below", "overlapping"]:
+    """Where a's bootstrap interval lies relative to b's."""
+    return "above" if a.low > b.high else "below" if a.high < b.low else "overlapping"
+
+
+# -------------------------------------------------------------------------------------- calibration against the truth
+
+
+def _pearson(sums: Array) -> Array:
+    n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    spread_x, spread_y = n * xx - x * x, n * yy - y * y
+    constant = (spread_x <= FLAT * n * xx) | (spread_y <= FLAT * n * yy)
+    return (n * xy - x * y) / np.sqrt(np.where(constant, np.nan, spread_x * spread_y))
+
+
+def _relative_error(sums: Array) -> Array:
+    n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    return np.sqrt(np.maximum(n * xx / x**2 - 2 * n * xy / (x * y) + n * yy / y**2, 0.0))
+
+
+def _effective_share(sums: Array) -> Array:
+    n, x, _, xx, _, _ = np.moveaxis(sums, -1, 0)
+    return x * x / (n * xx)
+
+
+def _divergence(sums: Array) -> Array:
+    truth, h, gap = np.moveaxis(sums, -1, 0)
+    return np.maximum(gap / truth + np.log(h / truth), 0.0)  # rounding can put an exact h below
+
+
+@dataclass(frozen=True)
+class FactorMeasure:
+    """A comparison of h with the true ratio: its title, which columns it needs and how it follows from their sums."""
+
+    title: str
+    columns: Literal["values", "ranks", "divergence"]
+    statistic: Statistic
+
+
+FACTOR_MEASURES = {
+    "pearson": FactorMeasure("Pearson with the true ratio", "values", _pearson),
+    "spearman": FactorMeasure("Spearman with the true ratio", "ranks", _pearson),
+    "error": FactorMeasure("relative RMS error", "values", _relative_error),
+    "ess": FactorMeasure("effective sample size", "values", _effective_share),
+    "kl": FactorMeasure("KL(golden ‖ h·P), nats", "divergence", _divergence),
+}
+
+
+def factor_columns(h_N: Array, truth_N: Array, record_N: Array) -> dict[str, Array]:
+    """Per-record sums from which :data:`FACTOR_MEASURES` follow.
+
+    Args:
+        h_N: a factor of any scale, > 0.
+        truth_N: exact p_golden/P, > 0.
+        record_N: record of each response, 0 … K−1.
+
+    Returns:
+        ``values`` and ``ranks``: (K, 6) Σ1, Σx, Σy, Σx², Σy², Σxy of h and truth, each divided by its mean, and of their average ranks
+        (centred; ranks are those of all N responses and are not taken anew in a resample). ``divergence``: (K, 3) Σtruth, Σh and
+        Σtruth·(log truth − log h). As E_golden[f] = E_P[truth·f], KL(golden ‖ h·P/E_P[h]) = E_P[truth·log(truth/h)] + log E_P[h], and
+        with E_P[truth] = 1 put in as its own estimate it is the divergence of the responses' two sets of weights: ≥ 0, 0 only for the
+        exact h, and less noisy than a mean over the golden responses alone.
+    """
+    h, truth, ones = h_N / h_N.mean(), truth_N / truth_N.mean(), np.ones(len(h_N))
+    pairs = {"values": (h, truth), "ranks": (_ranks(h), _ranks(truth))}
+    columns = {name: _group_sums([ones, x, y, x * x, y * y, x * y], record_N) for name, (x, y) in pairs.items()}
+    return columns | {"divergence": _group_sums([truth, h, truth * np.log(truth / h)], record_N)}
+
+
+def _group_sums(columns: Sequence[Array], group_N: Array) -> Array:
+    return np.column_stack([np.bincount(group_N, column) for column in columns])
+
+
+def _ranks(x_N: Array) -> Array:
+    """Average ranks, centred and scaled to about [−½, ½] so that sums of squares keep their digits."""
+    _, inverse, counts = np.unique(x_N.round(12), return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - 0.5 * counts)[inverse] / len(x_N) - 0.5
+
+
+def describe(estimates: dict[str, Estimate]) -> dict[str, Any]:
+    """JSON form of named estimates."""
+    return {name: estimate.to_json() for name, estimate in estimates.items()}

@@ -1,0 +1,129 @@
+"""Win, tie, lose: a policy's responses against an opponent's, by the scores of a judge.
+
+Shape legend: R records, K distinct prompts of them, N and M responses of policy and opponent (NaN where a record has fewer or a judge
+reached no verdict), P judged pairs of a policy's and an opponent's response, S bootstrap resamples.
+
+Everything rests on :func:`win_tie_lose`: all N·M pairs of a record are compared, pairs with a missing score are left out. Intervals
+resample prompts, as everywhere (``metrics.py``); the sign test and the control for length have the prompt as their unit too.
+
+The *length-controlled* win rate answers: what would the policy win if its responses were as long as the opponent's? It is the logistic
+regression of Dubois et al. 2024 (arXiv 2404.04475, eq. 1), logit P(win) = θ + φ·tanh(Δ/sd Δ) with Δ the difference in length, read at
+Δ = 0: σ(θ). Their third term, the difficulty of an instruction, is left out: it needs many models on the same prompts, and here is one
+opponent at a time. A tie counts as half a win. Where one side is always longer, Δ = 0 is an extrapolation and the interval too hopeful.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from dora_core.evaluation.metrics import TIE, Interval, cluster_bootstrap, cluster_means, draw_counts, percentiles
+
+Array = np.ndarray
+
+RIDGE = 0.1  # of θ and φ, in prompts: keeps them finite where every pair is won, moves a win rate of 60 prompts by .001
+NEWTON_STEPS, CONVERGED = 100, 1e-7
+BLOCK = 2_000_000  # pairs × resamples fitted at a time
+
+
+def win_tie_lose(policy_RN: Array, opponent_RM: Array) -> Array:
+    """Shares of (win, tie, lose) per record over all pairs with both scores: (R, 3), NaN where there is no such pair."""
+    gap = policy_RN[:, :, None] - opponent_RM[:, None, :]
+    counts_R3 = np.column_stack([kind.sum(axis=(1, 2)) for kind in (gap > TIE, np.abs(gap) <= TIE, gap < -TIE)])
+    with np.errstate(invalid="ignore"):
+        return counts_R3 / counts_R3.sum(axis=1, keepdims=True)
+
+
+def win_rate(shares_R3: Array) -> Array:
+    """Win + ½ tie per record, (R,)."""
+    return shares_R3[:, 0] + 0.5 * shares_R3[:, 1]
+
+
+def sign_test(outcome_R: Array, prompt_R: Array) -> float:
+    """Exact two-sided p-value of "a prompt is as likely won as lost" (Conover 1999, section 3.4).
+
+    A prompt is won where the mean of its win rates is above ½, lost below, and dropped at ½: ties say nothing about the direction.
+    """
+    lead_K = cluster_means(outcome_R, prompt_R) - 0.5
+    won, lost = int((lead_K > TIE).sum()), int((lead_K < -TIE).sum())
+    n = won + lost
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    k = np.arange(min(won, lost) + 1)
+    tail = np.exp(log_factorial[n] - log_factorial[k] - log_factorial[n - k] - n * math.log(2)).sum()
+    return min(1.0, 2.0 * float(tail))
+
+
+def outcomes(shares_R3: Array, prompt_R: Array, samples: int, confidence: float, seed: int) -> dict[str, Any]:
+    """``win``, ``tie``, ``lose`` (shares that sum to 1) and ``win_rate``, each with its interval, as JSON; prompts weigh the same."""
+    parts = {"win": shares_R3[:, 0], "tie": shares_R3[:, 1], "lose": shares_R3[:, 2], "win_rate": win_rate(shares_R3)}
+    return {name: cluster_bootstrap(values, prompt_R, samples, confidence, seed).to_json() for name, values in parts.items()}
+
+
+def by_group(shares_R3: Array, group_R: Array, prompt_R: Array, samples: int, confidence: float, seed: int) -> dict[str, dict[str, Any]]:
+    """:func:`outcomes` of every group of records, by its name."""
+    return {
+        str(name): outcomes(shares_R3[group_R == name], prompt_R[group_R == name], samples, confidence, seed) for name in np.unique(group_R)
+    }
+
+
+# ------------------------------------------------------------------------------------------------------- control for length
+
+
+def length_controlled(
+    policy_RN: Array,
+    opponent_RM: Array,
+    policy_length_RN: Array,
+    opponent_length_RM: Array,
+    prompt_R: Array,
+    samples: int,
+    confidence: float,
+    seed: int,
+) -> Interval:
+    """Length-controlled win rate with its interval; see the module docstring. Needs at least one judged pair.
+
+    Args:
+        policy_length_RN, opponent_length_RM: of the responses, in any unit; known where the score is.
+
+    Every resample of prompts is fitted anew.
+    """
+    gap = policy_RN[:, :, None] - opponent_RM[:, None, :]
+    judged = ~np.isnan(gap)
+    outcome_P = np.where(gap > TIE, 1.0, np.where(gap < -TIE, 0.0, 0.5))[judged]
+    longer_P = (policy_length_RN[:, :, None] - opponent_length_RM[:, None, :])[judged]
+    _, prompt_P, pairs_K = np.unique(np.broadcast_to(prompt_R[:, None, None], gap.shape)[judged], return_inverse=True, return_counts=True)
+    inputs_P = np.tanh(longer_P / (longer_P.std() or 1.0))
+    share_P = 1.0 / pairs_K[prompt_P]  # prompts weigh the same
+
+    def at_equal_length(counts_SK: Array) -> Array:
+        return _sigmoid(_fit_logistic(inputs_P, outcome_P, counts_SK[:, prompt_P] * share_P)[:, 0])
+
+    rows = max(1, BLOCK // len(prompt_P))
+    counts_SK = draw_counts(len(pairs_K), samples, seed)
+    resampled_S = np.concatenate([at_equal_length(counts_SK[first : first + rows]) for first in range(0, samples, rows)])
+    low, high = percentiles(resampled_S, confidence)
+    return Interval(float(at_equal_length(np.ones((1, len(pairs_K))))[0]), float(low), float(high), len(pairs_K))
+
+
+def _fit_logistic(x_P: Array, outcome_P: Array, weight_SP: Array) -> Array:
+    """(θ, φ) of S logistic regressions of outcomes in [0, 1] on x, differing in their weights, with the ridge: (S, 2).
+
+    Newton's method from 0; far from the optimum, where the curvature vanishes, a step goes no further than 1.
+    """
+    theta_S2 = np.zeros((len(weight_SP), 2))
+    for _ in range(NEWTON_STEPS):
+        p_SP = _sigmoid(theta_S2[:, :1] + theta_S2[:, 1:] * x_P)
+        slope_SP, curve_SP = weight_SP * (outcome_P - p_SP), weight_SP * p_SP * (1 - p_SP)
+        gradient_S2 = np.stack([slope_SP.sum(axis=1), slope_SP @ x_P], axis=1) - RIDGE * theta_S2
+        mixed_S = curve_SP @ x_P
+        hessian_S22 = np.stack([curve_SP.sum(axis=1) + RIDGE, mixed_S, mixed_S, curve_SP @ (x_P * x_P) + RIDGE], axis=1).reshape(-1, 2, 2)
+        step_S2 = np.clip(np.linalg.solve(hessian_S22, gradient_S2[..., None])[..., 0], -1.0, 1.0)
+        theta_S2 += step_S2
+        if np.abs(step_S2).max() < CONVERGED:
+            break
+    return theta_S2
+
+
+def _sigmoid(x: Array) -> Array:
+    return 0.5 + 0.5 * np.tanh(0.5 * x)

@@ -1,0 +1,1 @@
+"""Language models: loading, log-probabilities, packing, generation."""

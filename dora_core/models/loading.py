@@ -1,0 +1,197 @@
+"""Loading and building models: any Hugging Face model by id or folder, and the embedded tiny ones built on the data.
+
+Weights are read and written as safetensors only; code from a model repository runs only with ``trust_remote_code`` and a
+pinned revision (``ModelConfig`` enforces both). The tiny models exist so that a laptop without a network runs the whole
+pipeline with the same code path as an 8B model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from dora_core.config.method import LoraConfig, ModelConfig
+from dora_core.errors import ModelError
+
+SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "cls_token": "<cls>", "sep_token": "<sep>"}
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over ``texts``: no text is out of vocabulary, and decoding gives back every byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
+
+
+def build_encoder(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, max_positions: int = 512) -> PreTrainedModel:
+    """A small BERT with random weights (seed the generator first) for ``tokenizer``'s vocabulary."""
+    bert = transformers.BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=4 * config.hidden_size,
+        max_position_embeddings=max_positions,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return transformers.BertModel(bert, add_pooling_layer=False)
+
+
+def build_policy(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, max_positions: int) -> PreTrainedModel:
+    """A small Llama-architecture language model with random weights (seed the generator first)."""
+    llama = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        intermediate_size=3 * config.hidden_size,
+        max_position_embeddings=max_positions,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return transformers.LlamaForCausalLM(llama)
+
+
+def load_encoder(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A pretrained encoder and its tokenizer (not for ``tiny``, which is built on the data)."""
+    return _load(transformers.AutoModel, config, torch.float32)
+
+
+def load_policy(config: ModelConfig | str | Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer, from an id, a folder, or a finished stage's ``model/`` folder."""
+    model, tokenizer = _load(transformers.AutoModelForCausalLM, _as_config(config), dtype)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def load_reward_model(
+    config: ModelConfig | str | Path, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A trained sequence classifier with one output and its tokenizer.
+
+    Raises:
+        ModelError: it cannot be loaded, its head is not in the folder, or it has another number of outputs.
+    """
+    config = _as_config(config)
+    (model, loading), tokenizer = _load(transformers.AutoModelForSequenceClassification, config, dtype, output_loading_info=True)
+    if loading["missing_keys"]:
+        raise ModelError(
+            f"{config.source!r} is no reward model: its weights lack {', '.join(sorted(loading['missing_keys']))}",
+            hint="name a trained …ForSequenceClassification model with one output; from any other model, the reward stage trains one",
+        )
+    if model.config.num_labels != 1:
+        raise ModelError(
+            f"{config.source!r} has {model.config.num_labels} outputs, and a reward model has one",
+            hint="use a model with num_labels = 1 (a scalar score), not a classifier; the reward stage trains one on your data",
+        )
+    return _scorer(model, tokenizer), tokenizer
+
+
+def grow_reward_model(config: ModelConfig | str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A reward model to be trained: the trunk of any model under a scalar head, random (seed the generator first) unless the model has one.
+
+    Without dropout, so that a step's gradient does not depend on how it is spread over workers, and a resumed run ends with the same
+    weights.
+
+    Raises:
+        ModelError: it cannot be loaded, or it is a classifier with another number of outputs.
+    """
+    config = _as_config(config)
+    settings = _from_pretrained(transformers.AutoConfig, config)
+    dropout = {name: 0.0 for name, value in settings.to_dict().items() if "drop" in name and isinstance(value, float)}
+    try:
+        model, tokenizer = _load(transformers.AutoModelForSequenceClassification, config, torch.float32, num_labels=1, **dropout)
+    except RuntimeError as error:  # a trained head of another size
+        raise ModelError(
+            f"{config.source!r} is a classifier with {settings.num_labels} outputs, and a reward model has one",
+            hint="start from a language model, an encoder, or a reward model with num_labels = 1",
+        ) from error
+    return _scorer(model, tokenizer), tokenizer
+
+
+def load_tokenizer(config: ModelConfig | str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of :func:`load_policy`, without the model."""
+    return _from_pretrained(transformers.AutoTokenizer, _as_config(config))
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Hugging Face folder: safetensors, config, tokenizer."""
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def add_lora(model: PreTrainedModel, lora: LoraConfig, task_type: str = "CAUSAL_LM") -> PreTrainedModel:
+    """Wrap ``model`` with low-rank adapters; only they are trained, and with ``SEQ_CLS`` the head. ``merge_lora`` undoes it."""
+    import peft
+
+    config = peft.LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules, task_type=task_type
+    )
+    try:
+        return peft.get_peft_model(model, config)
+    except ValueError as error:
+        linear = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+        raise ModelError(
+            f"lora.target_modules={lora.target_modules!r} does not fit this model: {error}",
+            hint=f"use all-linear, or some of: {', '.join(linear)}",
+        ) from error
+
+
+def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
+    """The plain model with adapters folded into its weights; a model without adapters is returned as it is."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def _load(auto: Any, config: ModelConfig, dtype: torch.dtype, **settings: Any) -> tuple[Any, PreTrainedTokenizerBase]:
+    """What ``auto`` makes of the folder or id, and the tokenizer."""
+    model = _from_pretrained(auto, config, dtype=dtype, use_safetensors=True, **settings)
+    return model, _from_pretrained(transformers.AutoTokenizer, config)
+
+
+def _from_pretrained(auto: Any, config: ModelConfig, **settings: Any) -> Any:
+    try:
+        return auto.from_pretrained(config.source, revision=config.revision, trust_remote_code=config.trust_remote_code, **settings)
+    except (OSError, ValueError, ImportError) as error:
+        raise _cannot_load(config, error) from error
+
+
+def _scorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """``model`` ready for padded rows of ``text.Encoder``. An encoder's tokenizer has no BOS and EOS: its CLS and SEP take their places."""
+    tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
+    tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    config = model.config.get_text_config()
+    config.pad_token_id = tokenizer.pad_token_id  # a decoder reads the last token that is another one
+    config.use_cache = False
+    return model
+
+
+def _as_config(model: ModelConfig | str | Path) -> ModelConfig:
+    return model if isinstance(model, ModelConfig) else ModelConfig(source=str(model))
+
+
+def _cannot_load(config: ModelConfig, error: Exception) -> ModelError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ModelError(
+        f"cannot load model {config.source!r}: {reason}",
+        hint="give a Hugging Face id (online, or in the local cache), a folder with config.json and *.safetensors, or `tiny`",
+    )

@@ -1,0 +1,20 @@
+"""Robust objectives: one registry; closed forms apart from the terms of their gradients. Start reading at ``robust.py``."""
+
+from dora_core.objectives.base import OBJECTIVES, Objective, StepSums, Terms, find_objective, register_objective
+from dora_core.objectives.robust import DRO, ERM, DoRA, DoRAOuter, DoRATilted, DrDPO, Reweight
+
+__all__ = [
+    "DRO",
+    "ERM",
+    "OBJECTIVES",
+    "DoRA",
+    "DoRAOuter",
+    "DoRATilted",
+    "DrDPO",
+    "Objective",
+    "Reweight",
+    "StepSums",
+    "Terms",
+    "find_objective",
+    "register_objective",
+]

@@ -1,0 +1,94 @@
+"""What a robust objective is, the parts its gradient is built from, and the registry that names it.
+
+Shape legend: B records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from dora_core.errors import did_you_mean
+from dora_core.plugins import load_plugins
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Per-record parts of an objective: slope g, exponent s, log base measure log b; each (B,), float64, without gradient."""
+
+    slope_B: Tensor
+    exponent_B: Tensor
+    log_base_B: Tensor
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """One optimisation step in four numbers, however it was spread: the means of h and of g·ℓ over records, and
+    ``log_mean_exp`` = log(Σ b e^s / n)."""
+
+    mean_factor: float
+    mean_slope_loss: float
+    log_mean_exp: float
+
+
+class Objective:
+    """Base of all objectives; register with :func:`register_objective`.
+
+    A subclass writes the closed form (``__call__``) and its ``terms``; ``outer`` and ``value`` where A ≠ 1 or V ≠ λ log mean exp.
+    """
+
+    name: ClassVar[str]
+    uses_factors: ClassVar[bool] = False
+    """Whether h matters: if not, nothing is calibrated for this objective."""
+    uses_lambda: ClassVar[bool] = True
+
+    def __call__(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Tensor:
+        """V over one full batch, a scalar, differentiable in ``losses_B``; factors h ≥ 0 are constants."""
+        raise NotImplementedError
+
+    def terms(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Terms:
+        """g, s and log b of every record; inputs are float64 and detached."""
+        raise NotImplementedError
+
+    def outer(self, sums: StepSums) -> float:
+        """A: what multiplies the whole gradient."""
+        return 1.0
+
+    def opposes_factors(self, losses_B: Tensor) -> bool:
+        """Whether a finite λ tilts weight away from large factors on such losses; ``lambda: auto`` then stays at ∞."""
+        return False
+
+    def value(self, sums: StepSums, lam: float) -> float:
+        """V from a step's sums."""
+        return lam * sums.log_mean_exp
+
+
+OBJECTIVES: dict[str, Objective] = {}
+
+Registered = TypeVar("Registered", bound=type[Objective])
+
+
+def register_objective(objective: Registered) -> Registered:
+    """Class decorator: make an objective available under its ``name`` in every configuration."""
+    known = type(OBJECTIVES.get(objective.name, objective()))
+    if (known.__module__, known.__qualname__) != (objective.__module__, objective.__qualname__):
+        raise ValueError(f"objective {objective.name!r} is already registered by {known.__module__}.{known.__qualname__}")
+    OBJECTIVES[objective.name] = objective()
+    return objective
+
+
+def find_objective(name: str) -> Objective:
+    """The registered objective; plug-ins are loaded when the name is not one of ours.
+
+    Raises:
+        ValueError: there is none of that name; names the nearest.
+        ConfigError: a plug-in cannot be imported.
+    """
+    if name not in OBJECTIVES:
+        load_plugins()
+    if name not in OBJECTIVES:
+        raise ValueError(f"unknown objective {name!r}; {did_you_mean(name, OBJECTIVES)}")
+    return OBJECTIVES[name]

@@ -1,0 +1,160 @@
+"""Alignment: a preference loss under a robust objective, as a training task.
+
+Computes the exact gradient of one optimisation step over all ranks and micro-batches (``dora_core/objectives/global_batch.py``); the
+training records come from ``dora_core/training/alignment_data.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dora_core.config.execution import Execution
+from dora_core.config.method import AlignConfig
+from dora_core.errors import TrainingError
+from dora_core.losses import PreferenceBatch
+from dora_core.models.logprobs import ResponseLogps
+from dora_core.objectives.global_batch import GlobalBatch
+from dora_core.objectives.lambda_control import LambdaControl
+from dora_core.training.alignment_data import AlignmentData, AlignmentRecord
+from dora_core.training.distributed import Worker, gradient_sync, scale_gradients
+from dora_core.training.loop import Schedule
+
+REFERENCE_TOLERANCE = {"float32": 0.02, "bfloat16": 0.5}
+"""Largest |log π − log π_ref| per √token at step 0, nats; rounding grows with the square root of the length."""
+
+HEAVIEST = "heaviest_row"  # metric: row of the records table that had the largest weight in a step; −1 if all weights are 0
+WEIGHT_OF = "weight_share_"  # metric prefix: a source's share of a step's weights
+
+
+class AlignmentTask:
+    """A :class:`dora_core.training.loop.Task`: ``config.loss`` under ``config.objective`` on ``data``."""
+
+    def __init__(
+        self,
+        logps: ResponseLogps,
+        layers: list[nn.Module],
+        data: AlignmentData,
+        config: AlignConfig,
+        execution: Execution,
+        worker: Worker,
+        pad_id: int,
+    ):
+        self.module, self.layers = logps, layers
+        self.tokens = data.tokens if logps.shares_prefix else data.unshared_tokens
+        self.exact = config.objective.scope == "global"
+        self._data, self._config, self._worker, self._pad_id = data, config, worker, pad_id
+        self._lambda = LambdaControl(config.objective, Schedule(len(data), config.optimization).steps)
+        self._objective = GlobalBatch(
+            config.objective,
+            groups=len(data.sources),
+            keep_records=self._lambda.learns,
+            group=worker.group,
+            sync_every_micro_batch=execution.strategy == "fsdp",
+        )
+
+    def backward(self, module: nn.Module, micro_batches: list[list[int]], step: int) -> tuple[float, dict[str, float]]:
+        objective = self._objective
+        objective.begin(len(micro_batches), self._lambda.at(step))
+        counts = torch.zeros(4, dtype=torch.float64, device=self._worker.device)  # records, correctly ordered, Σ margin, tokens
+        for number, indices in enumerate(micro_batches):
+            last = number == len(micro_batches) - 1
+            records = [self._data[i] for i in indices] or [self._data[0]]
+            with gradient_sync(module, last):
+                batch = self._forward(module, records)
+                valid_B = batch.has_preference_B & bool(indices)
+                if step == 0 and number == 0 and indices:
+                    self._check_reference(batch)
+                losses_B = self._config.loss(batch)
+                factors_B = torch.tensor([r.factor for r in records], dtype=torch.float64)
+                rows_B = torch.tensor([r.row for r in records])
+                weights_B, rescale = objective.add(losses_B, factors_B, valid_B, rows_B, self._source_shares(records))
+                if last:
+                    correction = objective.exchange()
+                    weights_B, rescale = weights_B * correction, rescale * correction
+                scale_gradients(module, rescale)
+                (weights_B * losses_B).sum().backward()
+            counts += self._count(batch, valid_B)
+        if self._lambda.learns:
+            self._lambda.observe(*objective.gather_records())
+        return objective.final_scale, self._metrics(self._worker.sum(counts))
+
+    def state(self) -> dict[str, Any]:
+        return {"offset": self._objective.carried_offset} | self._lambda.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        # Any offset gives the same gradient up to rounding; the same offset gives the same bits.
+        self._objective.carried_offset = state["offset"]
+        self._lambda.restore(state)
+
+    def _source_shares(self, records: list[AlignmentRecord]) -> Tensor:
+        """(B, sources): the share of each source among a record's responses, so that a record's weight can be split among them."""
+        counts_BG = torch.zeros(len(records), len(self._data.sources), dtype=torch.float64)
+        for b, record in enumerate(records):
+            for source in record.sources:
+                counts_BG[b, source] += 1.0 / len(record.sources)
+        return counts_BG
+
+    def _forward(self, module: nn.Module, records: list[AlignmentRecord]) -> PreferenceBatch:
+        """(B, N) log-probabilities of the records' responses, padded to the longest list."""
+        rows = [response for record in records for response in record.responses]
+        logps_R = module(self.module.collate([r.responses for r in records], self._pad_id).to(self._worker.device))
+        width = max(len(r.responses) for r in records)
+        lengths = [len(r.responses) for r in records]
+        return PreferenceBatch(
+            policy_logps_BN=_pad(logps_R, lengths, width, 0.0),
+            reference_logps_BN=_pad(logps_R.new_tensor([x for r in records for x in r.reference_logps]), lengths, width, 0.0),
+            lengths_BN=_pad(logps_R.new_tensor([float(len(x.response_ids)) for x in rows]), lengths, width, 1.0),
+            rewards_BN=_pad(logps_R.new_tensor([x for r in records for x in r.rewards]), lengths, width, math.nan),
+            mask_BN=_pad(torch.ones(len(rows), dtype=torch.bool, device=logps_R.device), lengths, width, False),
+        )
+
+    def _check_reference(self, batch: PreferenceBatch) -> None:
+        """At step 0 the policy *is* the reference; anything else means a stale cache or the wrong model."""
+        gap = (batch.log_ratios_BN.detach().abs() / batch.lengths_BN.sqrt()).max().item()
+        allowed = REFERENCE_TOLERANCE[self._config.optimization.precision]
+        if not gap <= allowed:
+            raise TrainingError(
+                f"at step 0 policy and reference differ by {gap:.3g} nats per √token (allowed {allowed})",
+                hint="the reference log-probabilities belong to another model, tokenizer or truncation; delete the reference "
+                "stage's output and run again; with lora, keep lora.dropout at 0",
+            )
+
+    def _count(self, batch: PreferenceBatch, valid_B: Tensor) -> Tensor:
+        best_B, worst_B = batch.best_worst
+        lr_BN = batch.log_ratios_BN.detach()
+        margin_B = (lr_BN.gather(1, best_B[:, None]) - lr_BN.gather(1, worst_B[:, None])).squeeze(1)
+        tokens = (batch.lengths_BN * batch.mask_BN * valid_B[:, None]).sum()
+        numbers = (valid_B.sum(), ((margin_B > 0) & valid_B).sum(), (margin_B * valid_B).sum(), tokens)
+        return torch.stack([n.double() for n in numbers])
+
+    def _metrics(self, counts: Tensor) -> dict[str, float]:
+        records, correct, margin, tokens = counts.tolist()
+        step = self._objective.report()
+        shares = {f"{WEIGHT_OF}{name}": share for name, share in zip(self._data.sources, step.group_weights, strict=True)}
+        strength = {"lambda": step.lam} if self._objective.objective.uses_lambda else {}
+        return (
+            {
+                "loss": step.loss,
+                "objective": step.value,
+                "accuracy": correct / max(records, 1.0),
+                "margin": margin / max(records, 1.0),
+                "log_normalizer": step.log_normalizer,
+                "weight_ess": step.weight_ess,
+                "max_weight": step.max_weight,
+                HEAVIEST: -1.0 if step.heaviest is None else float(step.heaviest),
+                "tokens": tokens,
+            }
+            | strength
+            | shares
+        )
+
+
+def _pad(flat: Tensor, lengths: list[int], width: int, fill: Any) -> Tensor:
+    """Flat values of ragged lists → (B, width)."""
+    mask_BN = torch.arange(width)[None, :] < torch.tensor(lengths)[:, None]
+    padded_BN = flat.new_full((len(lengths), width), fill)
+    return padded_BN.masked_scatter(mask_BN.to(flat.device), flat)

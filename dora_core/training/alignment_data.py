@@ -1,0 +1,188 @@
+"""Training records of alignment: written once as token ids, memory-mapped by every worker, read by index.
+
+The file is Arrow IPC, uncompressed, one row per record that can train (:func:`schema`). A worker's own memory holds offsets of the
+batches and one number per record; token ids stay in the page cache, shared by all workers of a machine.
+
+Legend: N responses of a record.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dora_core.data.encoding import EncodedResponse, Encoder
+from dora_core.errors import DataError
+
+FORMAT = 1
+"""Raise it when the file's layout or meaning changes."""
+
+UNKNOWN = "unknown"
+
+JOINED_COLUMNS = ("row", "prompt", "responses", "rewards", "sources", "logps", "factor")
+"""What :func:`write_alignment_data` reads: position in the records table, messages, lists over all responses (rewards null where not
+measured, sources null where unknown), and the record's h."""
+
+
+@dataclass(frozen=True)
+class AlignmentRecord:
+    """One record, its responses encoded; they share one list of prompt ids.
+
+    Attributes:
+        row: position in the records table.
+        rewards: of measured responses, best first.
+        factor: the record's h ≥ 0.
+        sources: position in ``AlignmentData.sources`` of each response's source.
+    """
+
+    row: int
+    responses: list[EncodedResponse]
+    rewards: list[float]
+    reference_logps: list[float]
+    factor: float
+    sources: list[int]
+
+
+def choose_responses(rewards: Sequence[float], limit: int) -> list[int]:
+    """Indices of at most ``limit`` measured responses, best first: best, worst, and evenly spaced ranks between.
+
+    Unmeasured responses (NaN) are left out: no loss may use them.
+    """
+    measured = [i for i, r in enumerate(rewards) if not math.isnan(r)]
+    ranked = sorted(measured, key=lambda i: -rewards[i])
+    if len(ranked) <= limit:
+        return ranked
+    return [ranked[round(k * (len(ranked) - 1) / (limit - 1))] for k in range(limit)]
+
+
+def schema(sources: Sequence[str], records: int) -> pa.Schema:
+    """Columns of the file; what holds of all records is in the metadata."""
+    ids = pa.list_(pa.int32())
+    fields = [("row", pa.int64()), ("factor", pa.float64()), ("prompt_ids", ids), ("response_ids", pa.list_(ids))]
+    fields += [(name, pa.list_(pa.float64())) for name in ("rewards", "reference_logps")]
+    fields += [(name, ids) for name in ("truncated", "sources")]
+    return pa.schema(fields, {"sources": json.dumps(list(sources)), "records": str(records)})
+
+
+def write_alignment_data(
+    path: Path, joined: Iterable[pa.Table], encoder: Encoder, max_responses: int, *, sources: Iterable[str | None], records: int
+) -> None:
+    """Choose, encode and write the records that have a strict preference; the others are dropped.
+
+    Args:
+        joined: tables of :data:`JOINED_COLUMNS`, streamed; one at a time is in memory.
+        max_responses: see :func:`choose_responses`.
+        sources: every source's name that occurs; None counts as :data:`UNKNOWN`.
+        records: rows of all tables of ``joined``.
+
+    Raises:
+        DataError: no record has a preference.
+    """
+    names = sorted({name or UNKNOWN for name in sources})
+    code = {name: i for i, name in enumerate(names)} | {None: names.index(UNKNOWN) if UNKNOWN in names else -1}
+    layout, written = schema(names, records), 0
+    with pa.ipc.new_file(str(path), layout) as file:
+        for table in joined:
+            batch = _encode(table, encoder, max_responses, code, layout)
+            if len(batch):
+                file.write_batch(batch)
+                written += len(batch)
+    if not written:
+        raise DataError(
+            f"none of {records} training records has a preference: rewards are missing or all tied",
+            hint="map the right column with data.train[i].columns.rewards (or ranks), or give chosen/rejected pairs",
+        )
+
+
+def _encode(table: pa.Table, encoder: Encoder, max_responses: int, code: dict[str | None, int], layout: pa.Schema) -> pa.RecordBatch:
+    rewards = [[math.nan if r is None else r for r in of_record] for of_record in table["rewards"].to_pylist()]
+    chosen = [choose_responses(of_record, max_responses) for of_record in rewards]
+    kept = [i for i, (r, c) in enumerate(zip(rewards, chosen, strict=True)) if len(c) >= 2 and r[c[0]] > r[c[-1]]]
+    table = table.take(pa.array(kept, pa.int64()))
+    chosen = [chosen[i] for i in kept]
+
+    def picked(name: str) -> list[list]:
+        return [[values[i] for i in c] for values, c in zip(table[name].to_pylist(), chosen, strict=True)]
+
+    encoded = encoder.encode_lists(table["prompt"].to_pylist(), picked("responses"))
+    columns = {
+        "row": table["row"].combine_chunks(),
+        "factor": table["factor"].combine_chunks(),
+        "prompt_ids": [of_record[0].prompt_ids for of_record in encoded],
+        "response_ids": [[e.response_ids for e in of_record] for of_record in encoded],
+        "rewards": picked("rewards"),
+        "reference_logps": picked("logps"),
+        "truncated": [[e.truncated for e in of_record] for of_record in encoded],
+        "sources": [[code[name] for name in of_record] for of_record in picked("sources")],
+    }
+    return pa.record_batch([pa.array(columns[f.name], f.type) for f in layout], schema=layout)
+
+
+class AlignmentData:
+    """The records of a file of :func:`write_alignment_data`, by index.
+
+    Attributes:
+        sources: names of all sources of the records, sorted; :data:`UNKNOWN` for responses without one.
+        dropped: records without a strict preference.
+        tokens: int64 (len,): prompt tokens, counted once, and those of the record's responses.
+        unshared_tokens: int64 (len,): the same with the prompt counted once per response.
+    """
+
+    def __init__(self, path: Path | str):
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        self._batches = [_Batch(reader.get_batch(i)) for i in range(reader.num_record_batches)]
+        counts = [len(batch.row) for batch in self._batches]
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        metadata = reader.schema.metadata
+        self.sources: list[str] = json.loads(metadata[b"sources"])
+        self.dropped = int(metadata[b"records"]) - len(self)
+        self.tokens, self.unshared_tokens = np.concatenate([batch.tokens() for batch in self._batches], axis=1)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> AlignmentRecord:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._batches[number].record(index - int(self._starts[number]))
+
+
+class _Batch:
+    """Views of one record batch's buffers; nothing is copied."""
+
+    def __init__(self, batch: pa.RecordBatch):
+        self.row, self._factor = batch["row"].to_numpy(), batch["factor"].to_numpy()
+        self._prompt_at, self._prompt_ids = _list_views(batch["prompt_ids"])
+        self._response_of, responses = _list_views(batch["response_ids"], nested=True)
+        self._response_at, self._response_ids = _list_views(responses)
+        self._values = {name: _list_views(batch[name])[1] for name in ("rewards", "reference_logps", "truncated", "sources")}
+
+    def tokens(self) -> NDArray[np.int64]:
+        """(2, records): the prompt counted once, and once per response."""
+        prompt, responses = np.diff(self._prompt_at).astype(np.int64), np.diff(self._response_at[self._response_of])
+        return np.stack([prompt + responses, prompt * np.diff(self._response_of) + responses])
+
+    def record(self, i: int) -> AlignmentRecord:
+        first, last = self._response_of[i], self._response_of[i + 1]
+        prompt_ids = self._prompt_ids[self._prompt_at[i] : self._prompt_at[i + 1]].tolist()
+        at = self._response_at[first : last + 1].tolist()
+        values = {name: column[first:last].tolist() for name, column in self._values.items()}
+        responses = [
+            EncodedResponse(prompt_ids, self._response_ids[start:stop].tolist(), truncated)
+            for start, stop, truncated in zip(at[:-1], at[1:], values["truncated"], strict=True)
+        ]
+        row, factor = int(self.row[i]), float(self._factor[i])
+        return AlignmentRecord(row, responses, values["rewards"], values["reference_logps"], factor, values["sources"])
+
+
+def _list_views(lists: pa.ListArray, *, nested: bool = False):
+    """(offsets, values) of a list array."""
+    return lists.offsets.to_numpy(), lists.values if nested else lists.values.to_numpy()

@@ -1,0 +1,257 @@
+"""The training loop: data order, learning rate, gradient scale and clipping, checkpoints, resume.
+
+What a step computes is a :class:`Task` (``dora_core/training/alignment.py``, ``dora_core/training/sft.py``); this file never looks at a
+loss. A run that is killed and started again ends with the same weights as one that was not: the data order is a function of (seed,
+epoch), the learning rate of the step, and the optimiser's state is restored exactly. A checkpoint that is damaged or of another run is
+left alone and named in the report: an older one, or the start, gives the same weights later.
+
+Left out: evaluation during training (the evaluate stage does it once, on what was saved) and early stopping.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dora_core.config.execution import Execution
+from dora_core.config.method import OptimizationConfig
+from dora_core.errors import TrainingError
+from dora_core.training.checkpoints import PROGRESS, flaw, identity, load_checkpoint, save_checkpoint
+from dora_core.training.device_memory import adamw, explain_out_of_memory
+from dora_core.training.distributed import Worker, gradient_norm, scale_gradients, wrap
+from dora_core.training.microbatches import split_step
+
+log = logging.getLogger("dora.training")
+
+
+class Task(Protocol):
+    """What is trained: a module and the gradient of one optimisation step.
+
+    Attributes:
+        module: the trainable module, not yet wrapped for distribution.
+        layers: its repeated blocks, the units of sharding.
+        tokens: what each training record costs: the tokens that pass through the model for it.
+        exact: a step's gradient is the same however its records are cut into micro-batches.
+    """
+
+    module: nn.Module
+    layers: list[nn.Module]
+    tokens: Sequence[int] | NDArray[np.integer]
+    exact: bool
+
+    def backward(self, module: nn.Module, micro_batches: list[list[int]], step: int) -> tuple[float, dict[str, float]]:
+        """Leave the step's gradient in ``.grad`` up to a factor; return that factor and the step's metrics.
+
+        ``micro_batches`` holds this rank's record indices; an empty micro-batch must still run forward and backward
+        (with weight 0), because the other ranks are waiting in a collective.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """JSON-able state that the next step depends on besides weights and optimiser; saved with every checkpoint."""
+
+    def restore(self, state: dict[str, Any]) -> None: ...
+
+
+class Hooks(Protocol):
+    """What surrounds training: where checkpoints live and who listens. ``log`` and ``progress`` are called on rank 0 only.
+
+    ``checkpoints`` are folders, newest first; one need only exist until the next is asked for.
+    """
+
+    def checkpoints(self) -> Iterable[Path]: ...
+    def save(self, folder_writer: Callable[[Path], None], step: int) -> None: ...
+    def log(self, step: int, metrics: dict[str, float]) -> None: ...
+    def progress(self, done: int, total: int) -> None: ...
+
+
+class FolderHooks:
+    """Hooks for one process and a local folder: checkpoints in ``<folder>/step-<n>``, the two newest kept, nobody listens."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def checkpoints(self) -> list[Path]:
+        """The finished ones, last written first: one of a foreign run may have any number of steps."""
+        last = self.folder.glob(f"step-*/{PROGRESS}")
+        return [file.parent for file in sorted(last, key=lambda file: file.stat().st_mtime_ns, reverse=True)]
+
+    def save(self, folder_writer: Callable[[Path], None], step: int) -> None:
+        target = self.folder / f"step-{step}"
+        shutil.rmtree(target, ignore_errors=True)  # a run that was killed here, perhaps with more ranks, left files
+        target.mkdir(parents=True, exist_ok=True)
+        folder_writer(target)
+        kept = {target, *[folder for folder in self.checkpoints() if folder != target][:1]}
+        for old in set(self.folder.glob("step-*")) - kept:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None: ...
+
+    def progress(self, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """``curve`` maps a metric name to its value at each step; ``steps`` counts all optimisation steps, resumed ones too; ``warnings``
+    say which checkpoints were not used, and why."""
+
+    steps: int
+    resumed_from: int | None
+    curve: dict[str, list[float]]
+    warnings: list[str]
+
+
+class OutOfMemory(TrainingError):
+    """The accelerator's memory did not hold a micro-batch of several records; the same run fits with smaller ones.
+
+    Attributes:
+        budget: ``micro_batch_tokens`` to go on with, half of what the largest micro-batch had.
+    """
+
+    budget: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Data order and learning rate as functions of the step alone."""
+
+    records: int
+    config: OptimizationConfig
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.records / self.config.batch_size)
+
+    @property
+    def steps(self) -> int:
+        planned = max(1, round(self.config.epochs * self.steps_per_epoch))
+        return min(planned, self.config.max_steps or planned)
+
+    def indices(self, step: int) -> list[int]:
+        """Record indices of one optimisation step over all ranks; the last batch of an epoch may be smaller."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+        order = torch.randperm(self.records, generator=generator)
+        return order[position * self.config.batch_size : (position + 1) * self.config.batch_size].tolist()
+
+    def learning_rate(self, step: int) -> float:
+        warmup = math.ceil(self.config.warmup_fraction * self.steps)
+        if step < warmup:
+            return self.config.learning_rate * (step + 1) / warmup
+        done = (step - warmup) / max(1, self.steps - warmup)
+        decay = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}
+        return self.config.learning_rate * decay[self.config.schedule]
+
+
+def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Worker, hooks: Hooks, *, run: str = "") -> FitReport:
+    """Train ``task.module`` in place, from the newest checkpoint that is whole and of this run, if there is one.
+
+    Args:
+        run: name of everything that decides the weights besides ``config``: a checkpoint with another one is not used.
+
+    Raises:
+        OutOfMemory: a smaller ``micro_batch_tokens`` is worth a try; module and optimiser must be made anew.
+        TrainingError: memory for not even one record, or not for the model itself; a gradient that is not finite; nothing to train on.
+        StoreError: a checkpoint holds what could run code.
+    """
+    if len(task.tokens) == 0:
+        raise TrainingError("there are no training records", hint="look at the ingest stage: every record was dropped or quarantined")
+    schedule = Schedule(len(task.tokens), config)
+    bfloat16 = config.precision == "bfloat16"
+    whose = identity(task.module, run, len(task.tokens), config)
+    explained = partial(explain_out_of_memory, module=task.module, strategy=execution.strategy, worker=worker)
+    with explained("the model was moved to the device"):
+        module = wrap(task.module, execution.strategy, worker, task.layers, bfloat16=bfloat16)
+    with explained("the optimizer's state was allocated"):
+        optimizer = adamw(module, config)
+    module.train()
+
+    start, resumed_from, curve, warnings = 0, None, {}, []
+    for checkpoint in hooks.checkpoints():
+        if reason := flaw(checkpoint, whose, worker):
+            warnings.append(f"checkpoint {checkpoint} was not used: {reason}; training went on from an older one or from the start")
+            log.warning(warnings[-1])
+            continue
+        with explained("a checkpoint was loaded"):
+            progress = load_checkpoint(checkpoint, module, optimizer, worker)
+        start = resumed_from = progress["step"]
+        curve, warnings = progress["curve"], progress["warnings"] + warnings
+        task.restore(progress["task"])
+        break
+
+    autocast = torch.autocast(worker.device.type, torch.bfloat16) if bfloat16 and execution.strategy == "ddp" else contextlib.nullcontext()
+    for step in range(start, schedule.steps):
+        clock = time.monotonic()
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate(step)
+        indices = schedule.indices(step)
+        parts = split_step(
+            [int(task.tokens[i]) for i in indices], worker.world_size, execution.micro_batch_tokens, execution.micro_batch_size
+        )
+        micro_batches = [[indices[i] for i in part] for part in parts[worker.rank]]
+        try:
+            with autocast:
+                scale, metrics = task.backward(module, micro_batches, step)
+        except torch.OutOfMemoryError as error:
+            raise _out_of_memory(task, micro_batches, step) from error
+        with explained(f"the gradient of step {step} was measured"):
+            norm = gradient_norm(module) * abs(scale)
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"the gradient is not finite at step {step} (objective {metrics.get('objective', metrics.get('loss'))})",
+                hint="lower optimization.learning_rate or raise objective.lambda; with bfloat16 try precision float32",
+            )
+        clip = 1.0 if config.max_grad_norm is None else min(1.0, config.max_grad_norm / (norm + 1e-12))
+        with explained(f"the weights were changed in step {step}"):
+            scale_gradients(module, scale * clip)
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        metrics |= {"grad_norm": norm, "learning_rate": schedule.learning_rate(step)}
+        seconds = time.monotonic() - clock
+        metrics["tokens_per_second"] = metrics.pop("tokens", 0.0) / seconds
+        for name, number in metrics.items():
+            curve.setdefault(name, []).append(number)
+        done = step + 1
+        if worker.rank == 0:
+            hooks.log(step, metrics)
+            hooks.progress(done, schedule.steps)
+        if done % execution.checkpoint_every == 0 and done < schedule.steps:
+            state = {"step": done, "curve": curve, "warnings": warnings, "task": task.state()}
+            with explained(f"the checkpoint of step {done} was saved"):
+                hooks.save(lambda folder, state=state: save_checkpoint(folder, module, optimizer, state, whose, worker), done)
+    return FitReport(schedule.steps, resumed_from, curve, warnings)
+
+
+def _out_of_memory(task: Task, micro_batches: list[list[int]], step: int) -> TrainingError:
+    """What to do about it. Which micro-batch it was is not known: the largest needs the most memory."""
+    largest = max(micro_batches, key=lambda records: sum(int(task.tokens[i]) for i in records))
+    tokens = sum(int(task.tokens[i]) for i in largest)
+    message = f"out of memory at step {step}, with a micro-batch of {len(largest)} records, {tokens} tokens"
+    if len(largest) <= 1:
+        return TrainingError(
+            message,
+            hint="set execution's gradient_checkpointing, or strategy fsdp with more workers; train adapters (optimization.lora); "
+            "or lower text.max_prompt_tokens, text.max_response_tokens or align.max_responses",
+        )
+    if not task.exact:
+        return TrainingError(
+            message,
+            hint=f"with objective.scope global the result does not depend on micro-batches; here it does: lower execution's "
+            f"micro_batch_tokens to {tokens // 2} yourself",
+        )
+    error = OutOfMemory(message, hint=f"set execution's micro_batch_tokens to {tokens // 2}: the result is the same")
+    error.budget = tokens // 2
+    return error

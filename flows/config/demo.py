@@ -1,0 +1,29 @@
+"""The demo's data and configuration: a known mixture, generated once, and the packaged ``demo.yaml``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.config.loading import packaged, validate
+from flows.config.models import RealignConfig, SelfTrainConfig
+from flows.config.yaml_text import read_yaml
+
+GOLDEN_RESPONSES = 1500
+
+
+def demo_config(folder: Path, rounds: int = 0) -> RealignConfig:
+    """Write ``data.parquet`` and ``golden.parquet`` unless they are there as this version makes them; return the configuration.
+
+    Args:
+        rounds: self-training rounds after the realignment; 0 = a realignment alone.
+    """
+    from dora_core.testbed.mixture import TestbedConfig, materialize
+
+    data, golden = materialize(TestbedConfig(), GOLDEN_RESPONSES, folder)
+    raw, lines = read_yaml(packaged("demo.yaml"), "demo.yaml")
+    raw["data"]["train"][0]["path"], raw["data"]["golden"][0]["path"] = str(data), str(golden)
+    if rounds == 0:
+        return validate(raw, place="demo.yaml", folder=folder, lines=lines)
+    raw |= {"rounds": {"rounds": rounds}, "generate": {"samples": 4, "max_new_tokens": 96}}
+    raw["evaluate"]["erm_twin"] = False
+    return validate(raw, place="demo.yaml", folder=folder, lines=lines, model=SelfTrainConfig)

@@ -1,0 +1,340 @@
+"""The one configuration of a run, as a YAML file, a Prefect parameter or ``--set a.b=v``: of a realignment, or of a study.
+
+Sections are the method's own models (``dora_core/config/method.py``); only the project, promotion, the study's grid and where things run
+are added here. Left out: addresses of servers and the store, which are settings of the place, not of the run (``infra/settings.py``).
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from dora_core.config.execution import Execution
+from dora_core.config.judging import ImplicitJudge, Judge, LLMJudge, RewardModelJudge
+from dora_core.config.method import (
+    AlignConfig,
+    CalibrationConfig,
+    ClassifierConfig,
+    DataConfig,
+    EvaluateConfig,
+    GateConfig,
+    GenerateConfig,
+    Loss,
+    ModelConfig,
+    ObjectiveConfig,
+    SftConfig,
+    TestbedConfig,
+    TextConfig,
+)
+from dora_core.config.rounds import DriftConfig, RoundsConfig
+from dora_core.errors import did_you_mean
+from dora_core.evaluation.study_statistics import TABLES, TableName
+from dora_core.objectives import find_objective
+from dora_core.strict_model import NAME_PATTERN, StrictModel
+
+ROBUST = "robust"
+"""In a study's lists of objectives: the configured robust one."""
+
+
+class PromotionConfig(StrictModel):
+    """Whether an aligned model that passes the gate becomes the champion."""
+
+    mode: Literal["auto", "ask", "never"] = Field(
+        "auto", description="When the gate passes: auto promotes; ask waits until a person approves or rejects; never registers only."
+    )
+    ask_timeout_hours: float = Field(
+        72.0, gt=0, le=720, description="mode ask: hours to wait for an answer; then the model stays challenger and the run ends."
+    )
+    model_name: str | None = Field(None, pattern=NAME_PATTERN, description="Name in the MLflow model registry; null = the project's name.")
+
+
+class HeldOutGenerateConfig(GenerateConfig):
+    """One response to each of some held-out prompts."""
+
+    prompts: int | None = Field(512, ge=1, description="Held-out prompts, chosen by hash: the same for every policy; null = all.")
+
+
+class ListGenerateConfig(GenerateConfig):
+    """Several responses to a prompt, to make a list of."""
+
+    samples: int = Field(4, ge=2, le=256, description="Responses per prompt.")
+
+
+class CompareConfig(StrictModel):
+    """Responses to held-out prompts against those of the start and of the champion, and against the chosen ones of the data."""
+
+    judge: Judge = Field(default_factory=RewardModelJudge, description="Who scores them.")
+    generate: HeldOutGenerateConfig = Field(default_factory=HeldOutGenerateConfig, description="How they are sampled, whatever the policy.")
+    champion: bool = Field(True, description="Also compare with the registry's champion.")
+
+    @model_validator(mode="after")
+    def _check(self) -> CompareConfig:
+        if isinstance(self.judge, ImplicitJudge):
+            raise ValueError("judge.kind=implicit cannot compare policies: each would be judged by itself; use reward_model, llm or gold")
+        if isinstance(self.judge, LLMJudge) and self.judge.against != "given":
+            raise ValueError("judge.against must be given: scores of responses compared with each other say nothing about another policy's")
+        if self.generate.served_model is not None:
+            raise ValueError("generate.served_model: policies are compared by their own responses; leave it out")
+        return self
+
+
+class ExecutionConfig(StrictModel):
+    """Where and how wide each stage runs: as its own section says, and as `default` where that says nothing. Never part of a digest."""
+
+    default: Execution = Field(default_factory=Execution, description="For all stages, where their own section does not say otherwise.")
+    classify: Execution | None = Field(None, description="Fitting the source classifiers.")
+    calibrate: Execution | None = Field(None, description="Scoring responses with the classifiers.")
+    drift: Execution | None = Field(None, description="Scoring new data with the last run's classifiers.")
+    sft: Execution | None = Field(None, description="Supervised start.")
+    reference: Execution | None = Field(None, description="Reference log-probabilities.")
+    align: Execution | None = Field(None, description="Alignment.")
+    evaluate: Execution | None = Field(None, description="Evaluation.")
+    reward: Execution | None = Field(None, description="Training the reward model.")
+    generate: Execution | None = Field(None, description="Sampling responses, or asking an endpoint for them.")
+    judge: Execution | None = Field(None, description="Scoring responses, or asking an endpoint to.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        said = {name: s.model_dump(exclude_unset=True) if isinstance(s, Execution) else s for name, s in given.items()}
+        default = said.get("default")
+        try:
+            Execution.model_validate(default)
+        except ValidationError:
+            return given  # told once, of `default`
+        return {name: default | section if isinstance(section, dict) else section for name, section in said.items()}
+
+    @model_validator(mode="after")
+    def _check(self) -> ExecutionConfig:
+        for name in type(self).model_fields:
+            section = getattr(self, name)
+            if section is not None and section.endpoint is not None and name not in ("generate", "judge"):
+                raise ValueError(f"{name}.endpoint: only execution.generate and execution.judge ask a server")
+        return self
+
+    def of(self, stage: str) -> Execution:
+        return getattr(self, stage, None) or self.default
+
+
+class MethodConfig(StrictModel):
+    """What a realignment and a study share: the method's settings and where they run."""
+
+    example: ClassVar[str]
+    """A documented configuration to start from."""
+
+    project: str = Field("default", pattern=NAME_PATTERN, description="Name of the MLflow experiment and of the run history.")
+    text: TextConfig = Field(default_factory=TextConfig, description="Template and truncation.")
+    policy: ModelConfig = Field(default_factory=ModelConfig, description="The model to align.")
+    classifier: ClassifierConfig = Field(default_factory=ClassifierConfig, description="Source classifiers.")
+    calibration: CalibrationConfig = Field(default_factory=CalibrationConfig, description="Calibration factors.")
+    sft: SftConfig = Field(default_factory=SftConfig, description="Supervised start.")
+    align: AlignConfig = Field(default_factory=AlignConfig, description="Alignment.")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="Evaluation.")
+    execution: ExecutionConfig = Field(default_factory=ExecutionConfig, description="Resources per stage.")
+
+    @model_validator(mode="after")
+    def _check_start(self) -> Self:
+        if self.policy.is_tiny and not self.sft.enabled:
+            raise ValueError("policy.source=tiny has random weights and needs a supervised start: set sft.enabled=true or name a model")
+        return self
+
+
+class RealignConfig(MethodConfig):
+    """Everything one realignment computes. Every key has a default except `data`."""
+
+    example: ClassVar[str] = "infra/configs/demo.yaml"
+
+    data: DataConfig = Field(description="Preference data.")
+    gate: GateConfig = Field(default_factory=GateConfig, description="Promotion gate.")
+    drift: DriftConfig = Field(default_factory=DriftConfig, description="How far the data may move from the last run's.")
+    compare: CompareConfig | None = Field(default_factory=CompareConfig, description="Win rates on held-out prompts; null = none.")
+    promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="Promotion.")
+
+    @model_validator(mode="after")
+    def _check_endpoints(self) -> Self:
+        if self.compare is not None and isinstance(self.compare.judge, LLMJudge) and self.execution.of("judge").endpoint is None:
+            raise ValueError("compare.judge.kind=llm asks a server: give its address in execution.judge.endpoint.url")
+        return self
+
+    @property
+    def model_name(self) -> str:
+        return self.promotion.model_name or self.project
+
+    @property
+    def needs_calibration(self) -> bool:
+        """erm, dro and dr_dpo never look at h, so nothing is scored for them."""
+        return find_objective(self.align.objective.name).uses_factors
+
+
+class SelfTrainConfig(RealignConfig):
+    """A realignment and the rounds after it, in which the policy learns from its own judged samples."""
+
+    example: ClassVar[str] = "infra/configs/self-train.yaml"
+
+    rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="Rounds: how many, what they learn from, when they stop.")
+    generate: ListGenerateConfig = Field(default_factory=ListGenerateConfig, description="Samples of the train prompts, in every round.")
+    judge: Judge = Field(default_factory=RewardModelJudge, description="Who labels them; unused by strategy selfie.")
+
+    @property
+    def labeller(self) -> Judge:
+        """Who labels the samples."""
+        if self.rounds.strategy != "selfie" or isinstance(self.judge, ImplicitJudge):
+            return self.judge
+        return ImplicitJudge()
+
+    @model_validator(mode="after")
+    def _check_rounds(self) -> Self:
+        mistakes = []
+        if self.generate.prompts is not None:
+            mistakes.append("generate.prompts: rounds.prompts says how many prompts a round samples, other ones each round")
+        if self.evaluate.erm_twin:
+            mistakes.append(
+                "evaluate.erm_twin compares one alignment; for rounds run self-train again with align.objective.name=erm, or a study"
+            )
+        endpoint = self.execution.of("generate").endpoint
+        if (self.generate.served_model is None) != (endpoint is None):
+            mistakes.append("generate.served_model and execution.generate.endpoint name one server together: give both or neither")
+        if isinstance(self.labeller, LLMJudge) and self.execution.of("judge").endpoint is None:
+            mistakes.append("judge.kind=llm asks a server: give its address in execution.judge.endpoint.url")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
+
+
+def data_of(config: RealignConfig) -> str:
+    """``"mixture.parquet"``, or ``"human.jsonl + 2 more"``."""
+    first, *more = (PurePosixPath(source.path).name for source in config.data.train)
+    return f"{first} + {len(more)} more" if more else first
+
+
+def strength_of(objective: ObjectiveConfig) -> str:
+    """λ as people write it: ``"1"``, ``"auto"``, ``"3→0.3"`` for a schedule, empty where the objective has none."""
+    if not find_objective(objective.name).uses_lambda:
+        return ""
+    lam = objective.lam
+    return lam if isinstance(lam, str) else f"{lam:g}" if isinstance(lam, float) else f"{lam.start:g}→{lam.end:g}"
+
+
+# --------------------------------------------------------------------------------------------------------------- study
+
+
+def _objective_of_a_study(name: str) -> str:
+    return name if name == ROBUST else find_objective(name).name
+
+
+class Contender(StrictModel):
+    """One loss of a comparison, and the objectives it is trained under."""
+
+    loss: Loss = Field(description="A registered loss and its parameters, e.g. {name: dpo, beta: 0.1}.")
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, description="Peak learning rate for this loss; null = align.optimization.learning_rate. Losses differ in scale."
+    )
+    objectives: list[Annotated[str, AfterValidator(_objective_of_a_study)]] = Field(
+        default=["erm", ROBUST], min_length=1, description="Objectives of its rows: `robust` (see there) or a registered one."
+    )
+
+    @property
+    def label(self) -> str:
+        """``"dpo"``, or ``"dpo beta=0.5"`` where a parameter is not its default."""
+        shown = self.loss.model_dump(exclude={"name"}, exclude_defaults=True)
+        return " ".join([self.loss.name, *(f"{name}={value}" for name, value in shown.items())])
+
+
+class StudyConfig(MethodConfig):
+    """The paper's comparisons on the known mixture: a grid of realignments over seeds. Every key has a default."""
+
+    example: ClassVar[str] = "infra/configs/study-quick.yaml"
+
+    project: str = Field("study", pattern=NAME_PATTERN, description="Name of the MLflow experiment and of the run history.")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[0, 1, 2, 3, 4], min_length=1, description="Repetitions; a seed is added to testbed.seed and to every stage's own."
+    )
+    tables: list[TableName] = Field(default=list(TABLES), min_length=1, description="Comparisons wanted.")
+    testbed: TestbedConfig = Field(default_factory=TestbedConfig, description="The known mixture; noise and golden_shift vary per table.")
+    golden_responses: int = Field(1000, ge=1, le=100_000, description="Size of the golden reference apart from the mixture.")
+    holdout_fraction: float = Field(0.25, ge=0.01, le=0.5, description="Share of prompts kept for judging.")
+    pairwise: list[Contender] = Field(
+        default=[
+            {"loss": "dpo", "objectives": ["erm", ROBUST, "dr_dpo"]},
+            {"loss": "r_dpo"},
+            {"loss": "exo"},
+            {"loss": "simpo"},
+            {"loss": "robust_dpo", "objectives": ["erm"]},
+        ],
+        description="Losses of the pairwise table.",
+    )
+    listwise: list[Contender] = Field(
+        default=[{"loss": "dpo_pl"}, {"loss": "rrhf"}, {"loss": "lire"}], description="Losses of the listwise table."
+    )
+    focus: list[str] = Field(
+        default=["dpo", "lire"],
+        min_length=1,
+        description="Losses, of those above, of the ablation and lambda tables; the first is that of noise and shifted_golden.",
+    )
+    robust: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="What `robust` (in tables: + dora) means.")
+    ablation: list[Annotated[str, AfterValidator(_objective_of_a_study)]] = Field(
+        default=["erm", "dro", "reweight", "dora", "dora_outer", "dora_tilted"], description="Objectives of the ablation table."
+    )
+    lambdas: list[Annotated[float, Field(gt=0)] | Literal["auto"]] = Field(
+        default=[0.1, 0.3, 1.0, 3.0, 10.0, "auto"], description="λ of dora in the lambda table."
+    )
+    noise_levels: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        default=[0.0, 0.2, 0.4, 0.6], description="Label noise of the noise table."
+    )
+    golden_shifts: list[Annotated[float, Field(ge=0, le=4)]] = Field(
+        default=[0.0, 0.5, 1.0], description="Bias of the golden reference in the shifted_golden table."
+    )
+    generate: GenerateConfig = Field(
+        default_factory=lambda: GenerateConfig(samples=4, max_new_tokens=96), description="Responses that are judged, on held-out prompts."
+    )
+    rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="Rounds of the rounds table; `strategies` adds rows to it.")
+    strategies: list[Literal["raft", "selfie"]] = Field(
+        default=[], description="Other strategies of the rounds table, from robust's round 0."
+    )
+    rounds_generate: ListGenerateConfig = Field(
+        default_factory=lambda: ListGenerateConfig(max_new_tokens=96), description="Samples that the rounds learn from."
+    )
+    judge: Judge = Field(
+        default_factory=RewardModelJudge,
+        description="Who labels them (gold: of the study's testbed). Policies are always compared by gold reward.",
+    )
+    bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="Bootstrap resamples of the tables: seeds, then prompts.")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the tables' intervals.")
+
+    @property
+    def contenders(self) -> dict[str, Contender]:
+        return {contender.label: contender for contender in (*self.pairwise, *self.listwise)}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        mistakes = []
+        labels = [contender.label for contender in (*self.pairwise, *self.listwise)]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            mistakes.append(f"pairwise and listwise name {', '.join(twice)} twice: give each loss other parameters, or keep one")
+        for name in self.focus:
+            if name not in labels:
+                mistakes.append(f"focus: {name!r} is not a loss of pairwise or listwise; {did_you_mean(name, labels)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            mistakes.append(f"seeds: {self.seeds} names one twice; each must be another mixture")
+        if self.align.model_fields_set & {"loss", "objective"}:
+            mistakes.append("align.loss and align.objective vary over the grid: use pairwise, listwise and robust")
+        if not find_objective(self.robust.name).uses_factors:
+            mistakes.append(f"robust.name: {self.robust.name} uses no calibration factors, so there would be nothing to compare")
+        if "auto" in self.lambdas and self.robust.scope != "global":
+            mistakes.append(f"lambdas: auto needs robust.scope global, got {self.robust.scope}")
+        if self.rounds.strategy != "align":
+            mistakes.append("rounds.strategy: the rounds table compares erm and robust by alignment; name others in strategies")
+        if self.evaluate.erm_twin:
+            mistakes.append("evaluate.erm_twin: the grid has its own erm rows; leave it false")
+        if not self.sft.enabled:
+            mistakes.append("sft.enabled: the study judges policies against the supervised start; leave it true")
+        if self.testbed.unlabelled:
+            mistakes.append("testbed.unlabelled: the grid's tables compare by source; leave it 0")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self

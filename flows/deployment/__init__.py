@@ -1,0 +1,1 @@
+"""What Prefect offers to start."""

@@ -1,0 +1,134 @@
+"""The flows as deployments offer them: a form (``flows/deployment/forms.py``) in place of a whole configuration.
+
+Each has the name of the flow that the command of that name runs, so that Prefect shows both kinds of runs together; the work is the same
+function. ``infra/prefect.yaml`` says under which names and schedules they are offered.
+"""
+
+# ruff: noqa: B006, B008  # Prefect reads a form's defaults from the signature; sections are frozen, and nobody writes to the lists.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+from prefect import flow
+from prefect.runtime import flow_run as this_run
+from prefect.states import State
+
+from dora_core.errors import DoraError
+from flows.config.models import RealignConfig, SelfTrainConfig, StudyConfig
+from flows.deployment.forms import (
+    DEMO,
+    Calibration,
+    ConfigFile,
+    Configuration,
+    Data,
+    Grid,
+    Method,
+    Override,
+    Promotion,
+    Rounds,
+    Section,
+    Training,
+    configure,
+)
+from flows.realign import name_of_calibration, name_of_realignment
+from flows.running.supervise import stop_what_it_left, supervise
+from flows.self_train import name_of_rounds
+from flows.study import compare, name_of_study
+
+served = partial(flow, persist_result=False, on_cancellation=[stop_what_it_left], on_crashed=[stop_what_it_left])
+
+
+def named(model: type[Configuration], describe: Callable[[Configuration], str]) -> Callable[[], str]:
+    """The run's name, from its configuration; a configuration that is wrong is told by the run itself."""
+
+    def name() -> str:
+        given = this_run.parameters
+        sections = [value for value in given.values() if isinstance(value, Section)]
+        try:
+            return describe(configure(model, given["config_file"], sections, given.get("overrides", [])))
+        except DoraError:
+            return f"{this_run.flow_name} · {given['config_file']}"
+
+    return name
+
+
+@served(name="realign", flow_run_name=named(RealignConfig, name_of_realignment))
+def realign(
+    config_file: ConfigFile = DEMO,
+    data: Data = Data(),
+    method: Method = Method(),
+    training: Training = Training(),
+    promotion: Promotion = Promotion(),
+    until: Literal["align", "evaluate", "promote"] = "promote",
+    overrides: list[Override] = [],
+) -> State[dict[str, Any]]:
+    """Align, evaluate and promote a model on preference data; only what changed is computed.
+
+    Args:
+        config_file: A YAML file on the machine that runs this (absolute, or in `<home>/configs`), or an example: demo, listwise.
+        data: What is learned from. Blank fields stay as the file has them, here and below.
+        method: Loss, robust objective and calibration factors.
+        training: How the policy is aligned.
+        promotion: What becomes of the model.
+        until: The last stage wanted.
+        overrides: Any other key of the configuration, as --set takes them: align.objective.ess_target=0.8
+    """
+    return supervise(configure(RealignConfig, config_file, (data, method, training, promotion), overrides), until, "realign")
+
+
+@served(name="calibrate", flow_run_name=named(RealignConfig, name_of_calibration))
+def calibrate(
+    config_file: ConfigFile = DEMO, data: Data = Data(), calibration: Calibration = Calibration(), overrides: list[Override] = []
+) -> State[dict[str, Any]]:
+    """Fit the source classifiers and write the calibration factors; no model is trained.
+
+    Args:
+        config_file: A YAML file on the machine that runs this (absolute, or in `<home>/configs`), or an example: demo, listwise.
+        data: What is scored. Blank fields stay as the file has them, here and below.
+        calibration: From classifiers to factors.
+        overrides: Any other key of the configuration, as --set takes them: classifier.folds=5
+    """
+    return supervise(configure(RealignConfig, config_file, (data, calibration), overrides), "calibrate", "calibrate")
+
+
+@served(name="self-train", flow_run_name=named(SelfTrainConfig, name_of_rounds))
+def self_train(
+    config_file: ConfigFile = DEMO,
+    data: Data = Data(),
+    method: Method = Method(),
+    training: Training = Training(),
+    rounds: Rounds = Rounds(),
+    promotion: Promotion = Promotion(),
+    overrides: list[Override] = [],
+) -> State[dict[str, Any]]:
+    """Realign a model, then let it learn from its own judged samples, round by round, until done or stopped by a guard rail.
+
+    Args:
+        config_file: A YAML file on the machine that runs this (absolute, or in `<home>/configs`), or an example: demo, self-train.
+        data: What is learned from. Blank fields stay as the file has them, here and below.
+        method: Loss, robust objective and calibration factors.
+        training: How the policy is aligned.
+        rounds: How many rounds, and what they learn from.
+        promotion: What becomes of the model.
+        overrides: Any other key of the configuration, as --set takes them: rounds.guard.max_kl=10
+    """
+    sections = (data, method, training, rounds, promotion)
+    return supervise(configure(SelfTrainConfig, config_file, sections, overrides), "promote", "self-train")
+
+
+@served(name="study", flow_run_name=named(StudyConfig, name_of_study))
+def study(
+    config_file: ConfigFile = "study-quick", grid: Grid = Grid(), training: Training = Training(), overrides: list[Override] = []
+) -> State[dict[str, Any]]:
+    """Compare losses and robust objectives on generated data whose true densities and rewards are known.
+
+    Args:
+        config_file: A YAML file on the machine that runs this (absolute, or in `<home>/configs`), or an example: study-quick, study-full.
+        grid: What is compared, and how often. Blank fields stay as the file has them, here and below.
+        training: How every policy is aligned.
+        overrides: Any other key of the configuration, as --set takes them: golden_responses=1000
+    """
+    return compare(configure(StudyConfig, config_file, (grid, training), overrides))

@@ -1,0 +1,241 @@
+"""The form that Prefect's UI shows for a deployment: two levels at most, each field one key of the configuration.
+
+A person names a configuration file and changes a few values; what is left blank stays as the file has it. Bounds and description of a
+field are those of the key it sets, so the Prefect API refuses in the form what the configuration would refuse in the run. What
+depends on another value or on the machine (a loss's own bounds, a file that is not there) fails in the run's first second, with the
+command line's words: :func:`configure` overrides and validates through ``flows/config/loading.py``.
+
+Prefect's UI draws an input per plain type, a list of choices per enum, a card per section, and tabs per union. Hence no null in the
+schema: a blank is a field that is left out.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+from dora_core.config.rounds import Strategy
+from dora_core.errors import ConfigError, did_you_mean
+from dora_core.evaluation.study_statistics import TableName
+from flows.config.loading import load_config, packaged, parse_config, validate
+from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig, StudyConfig
+from flows.config.yaml_text import apply_override
+from infra.settings import Settings
+
+Configuration = TypeVar("Configuration", bound=MethodConfig)
+
+DEMO = "demo"
+"""The example whose data is generated."""
+DEMO_ROUNDS = 2
+
+
+# ------------------------------------------------------------------------------------------------------ from form to run
+
+
+def configure(
+    model: type[Configuration], config_file: str, sections: Iterable[Section] = (), overrides: Sequence[str] = ()
+) -> Configuration:
+    """The configuration of a run: a file, then what the form's sections say, then ``overrides`` (``a.b=v``).
+
+    Args:
+        config_file: an example of ``infra/configs`` by name, else a path; relative ones are relative to ``<home>/configs``, and so are
+            relative paths of data and models set in the form over an example.
+
+    Raises:
+        ConfigError: as :func:`flows.config.loading.load_config`.
+    """
+    settings = Settings()
+    folder = settings.root / "configs"
+    assignments = [*(assignment for section in sections for assignment in section.assignments()), *overrides]
+    if config_file == DEMO and issubclass(model, RealignConfig):
+        from flows.config.demo import demo_config
+
+        demo = demo_config(settings.root / "demo", DEMO_ROUNDS if issubclass(model, SelfTrainConfig) else 0)
+        raw = demo.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        for assignment in assignments:
+            apply_override(raw, assignment)
+        return validate(raw, place=DEMO, folder=folder, model=model)
+    if config_file in examples():
+        return parse_config(packaged(f"{config_file}.yaml"), assignments, model, place=config_file, folder=folder)
+    try:
+        path = folder / Path(config_file).expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, a home of nobody
+        raise ConfigError(f"config_file cannot be looked up: {error}", hint=f"it is one of {', '.join(examples())}, or a path") from None
+    if not there:
+        known = [*examples(), *(file.name for file in folder.glob("*.yaml"))]
+        raise ConfigError(
+            f"config_file: {config_file!r} is no example, and there is no {path}",
+            hint=f"{did_you_mean(config_file, known)}; to write one, start from {model.example}",
+        )
+    return load_config(path, assignments, model)
+
+
+def examples() -> list[str]:
+    """Names of the configurations that come with the package."""
+    files = (importlib.resources.files("infra") / "configs").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+# ------------------------------------------------------------------------------------------------------------- mechanism
+
+
+def _without_nulls(schema: dict[str, Any]) -> None:
+    for field in schema["properties"].values():
+        if field.get("default", ...) is None:
+            del field["default"]
+        members = [member for member in field.pop("anyOf", []) if member != {"type": "null"}]
+        field |= members[0] | field if len(members) == 1 else {"anyOf": members} if members else {}
+
+
+class Section(BaseModel):
+    """Fields that a form shows in one card. Blank ones are None here, and absent in the schema and wherever Prefect keeps parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True, json_schema_extra=_without_nulls)
+
+    def assignments(self) -> Iterator[str]:
+        """What is filled in, as ``a.b=v``."""
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value is not None:
+                yield f"{key_of(field.description)}={json.dumps(value)}"
+
+    @model_serializer(mode="wrap")
+    def _filled_in(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+
+def key_of(description: str | None) -> str:
+    """The key that a field sets: the end of its description, where people see it."""
+    assert description is not None
+    return description.rsplit("[", 1)[1].removesuffix("]")
+
+
+def _key(path: str, description: str = "", *, root: type[BaseModel] = SelfTrainConfig, **more: Any) -> Any:
+    """A field that sets one key, blank at first, with that key's own bounds; and description, unless another is given."""
+    source = _find(root, path.split("."))
+    field = Field(None, description=f"{description or source.description} [{path}]", **more)
+    # Bounds and choices; validators that would look at a blank are left to the configuration.
+    field.metadata = [rule for rule in source.metadata if not isinstance(rule, AfterValidator)]
+    return field
+
+
+def _find(model: type[BaseModel], path: list[str]) -> Any:
+    """The field at a key path; list items go by index."""
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    field, rest = fields[path[0]], path[1:]
+    if not rest:
+        return field
+    annotation = field.annotation
+    if rest[0].isdigit():
+        annotation, rest = get_args(annotation)[0], rest[1:]
+    return _find(annotation, rest)
+
+
+class _Registered:
+    """JSON schema of a name out of a registry, plug-ins included; read when a schema is asked for."""
+
+    def __init__(self, names: Callable[[], Iterable[str]]):
+        self._names = names
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "enum": list(self._names())}
+
+
+def _losses() -> Iterable[str]:
+    from dora_core.losses import registered_losses  # imports torch
+
+    return registered_losses()
+
+
+LossName = Annotated[str, _Registered(_losses)]
+Auto = Annotated[Literal["auto"], Field(title="auto")]
+Override = Annotated[str, Field(pattern=r"^[^\s=.]+(\.[^\s=.]+)*=", title="KEY=VALUE")]
+ConfigFile = Annotated[str, Field(min_length=1)]
+
+
+# -------------------------------------------------------------------------------------------------------------- sections
+
+
+class Data(Section):
+    """What is learned from."""
+
+    path: str | None = _key("data.train.0.path", "Parquet or JSONL file, folder, or dataset name, in place of the file's first input.")
+    golden_path: str | None = _key("data.golden.0.path", "Trusted (prompt, response) pairs, in place of the file's first golden input.")
+    golden_sources: list[str] | None = _key("data.golden_sources")
+
+
+class Method(Section):
+    """Loss, robust objective and calibration factors."""
+
+    loss: LossName | None = Field(None, description="Preference loss; one named here starts from its own defaults. [align.loss.name]")
+    beta: float | None = Field(None, gt=0, le=100, description="β of the loss; each loss has a scale of its own. [align.loss.beta]")
+    objective: str | None = _key("align.objective.name")
+    lam: Annotated[float, Field(gt=0, title="number")] | Auto | None = _key(
+        "align.objective.lambda", "λ: a number, or auto: chosen by the effective sample size. Unused by erm and reweight.", alias="lambda"
+    )
+    form: Literal["mixture", "paper", "released"] | None = _key("calibration.form")
+
+    def assignments(self) -> Iterator[str]:
+        if self.loss is not None:
+            yield "align.loss={}"  # another loss knows other parameters
+        yield from super().assignments()
+
+
+class Training(Section):
+    """How the policy is aligned."""
+
+    epochs: float | None = _key("align.optimization.epochs")
+    max_steps: int | None = _key("align.optimization.max_steps")
+    batch_size: int | None = _key("align.optimization.batch_size")
+    learning_rate: float | None = _key("align.optimization.learning_rate")
+    seed: int | None = _key("align.optimization.seed")
+
+
+class Promotion(Section):
+    """What becomes of the model."""
+
+    mode: Literal["auto", "ask", "never"] | None = _key("promotion.mode")
+    model_name: str | None = _key("promotion.model_name")
+    ask_timeout_hours: float | None = _key("promotion.ask_timeout_hours")
+
+
+class Calibration(Section):
+    """From classifiers to factors."""
+
+    form: Literal["mixture", "paper", "released"] | None = _key("calibration.form")
+    temper: Annotated[float, Field(ge=0, le=1, title="number")] | Auto | None = _key("calibration.temper")
+    cap_quantile: float | None = _key("calibration.cap_quantile")
+    aggregate: Literal["mean", "min", "chosen", "product"] | None = _key("calibration.aggregate")
+
+
+class Rounds(Section):
+    """What the policy's own samples are for."""
+
+    rounds: int | None = _key("rounds.rounds")
+    strategy: Strategy | None = _key("rounds.strategy")
+    prompts: int | None = _key("rounds.prompts")
+    samples: int | None = _key("generate.samples")
+    temperature: float | None = _key("generate.temperature")
+    given_fraction: float | None = _key("rounds.mix.given_fraction")
+
+
+class Grid(Section):
+    """What is compared, and how often."""
+
+    seeds: list[Annotated[int, Field(ge=0)]] | None = _key("seeds", root=StudyConfig)
+    tables: list[TableName] | None = _key("tables", root=StudyConfig)
+    prompts: int | None = _key("testbed.prompts", root=StudyConfig)

@@ -1,0 +1,37 @@
+"""Whom a new policy must beat: the registry's champion, as a stage of this store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dora_core.errors import ServiceError
+from flows.config.models import RealignConfig
+from infra.settings import Places
+from infra.store.store import Store
+from infra.tracking import model_registry as registry
+from tasks.runtime.stage import StageRef
+
+
+def champions(places: Places, config: RealignConfig, store: Store, note: Callable[[str], None]) -> list[StageRef]:
+    """The policies behind the aliases ``champion`` and ``previous``, without those that are not in this store.
+
+    A registry that does not answer costs the comparison, not the run.
+
+    Args:
+        note: told why somebody is missing.
+    """
+    try:
+        tags = registry.alias_tags(places.mlflow_uri, config.model_name)
+    except ServiceError as error:
+        note(f"the champion is not compared with: {error.message}")
+        return []
+    found = []
+    for alias in ("champion", "previous"):
+        if alias not in tags:
+            continue
+        stage, digest = tags[alias].get("dora.stage"), tags[alias].get("dora.digest")
+        if stage and digest and store.is_done(stage, digest):
+            found.append(StageRef(stage=stage, digest=digest))
+        elif alias == "champion":
+            note(f"the champion of {config.model_name} is not compared with: its files are not in {store.uri}")
+    return found

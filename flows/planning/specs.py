@@ -1,0 +1,329 @@
+"""Specs of a realignment and its rounds, built stage by stage from a configuration.
+
+Every stage has one method here: its place among the others. Specs point at their inputs by digest, so a whole chain is known before
+anything runs. ``flows/planning/plan.py`` compares it with the store, ``flows/planning/rounds.py`` and ``flows/planning/study_grid.py``
+build longer ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from dora_core.config.judging import Judge, RewardModelJudge
+from dora_core.config.method import AlignConfig, GenerateConfig, ModelConfig, OptimizationConfig, SftConfig
+from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
+from infra.store.store import sha256_of
+from tasks.runtime.stage import StageRef, StageSpec
+from tasks.stages.drift import Previous
+
+Configuration = TypeVar("Configuration", bound=MethodConfig)
+Split = Literal["train", "eval"]
+
+START_STREAM, CHAMPION_STREAM = 1 << 20, 1 << 21
+"""Added to the seed of an opponent's samples: with equal seeds they would share their random numbers with the policy's."""
+
+
+class Chain:
+    """Specs of one run, label → spec in running order; an equal spec is there once.
+
+    Args:
+        config: pinned, see :func:`pinned`.
+        fingerprints: of the input files.
+
+    Attributes:
+        records: what the next stages read: the given records, or a round's mixture.
+        round: the self-training round that stages belong to; in labels from round 1 on. None outside self-training.
+        rounds: label → round.
+    """
+
+    def __init__(self, config: RealignConfig, fingerprints: dict[str, str]):
+        from tasks.stages import ingest
+
+        self.config, self.specs = config, dict[str, StageSpec]()
+        self.round: int | None = 0 if isinstance(config, SelfTrainConfig) else None
+        self.rounds: dict[str, int | None] = {}
+        self._run, self._golden = config.execution.of, config.data.golden_sources
+        self._refs: set[StageRef] = set()
+        self.given = self.records = self.add(
+            "ingest", ingest.Spec(data=config.data, fingerprints=fingerprints, execution=self._run("ingest"))
+        )
+
+    def add(self, label: str, spec: StageSpec) -> StageRef:
+        ref = spec.ref()
+        if ref not in self._refs:
+            self._refs.add(ref)
+            label = f"r{self.round} {label}" if self.round else label
+            self.specs[label], self.rounds[label] = spec, self.round
+        return ref
+
+    # ------------------------------------------------------------------------------------------------------ realignment
+
+    def drift(self, previous: Previous | None) -> StageRef:
+        """How far the data has moved since the last run."""
+        from tasks.stages import drift
+
+        config = self.config
+        spec = drift.Spec(
+            records=self.records,
+            classifier=config.classifier,
+            calibration=config.calibration,
+            golden_sources=self._golden,
+            drift=config.drift,
+            previous=previous,
+            execution=self._run("drift"),
+        )
+        return self.add("drift", spec)
+
+    def calibrate(self, drift: StageRef | None = None) -> StageRef:
+        """classify → calibrate: the trained factors h.
+
+        Args:
+            drift: decides whether an earlier classifier is kept; None fits anew.
+        """
+        from tasks.stages import calibrate, classify
+
+        classifier = self.add(
+            "classify",
+            classify.Spec(
+                records=self.records,
+                classifier=self.config.classifier,
+                golden_sources=self._golden,
+                drift=drift,
+                execution=self._run("classify"),
+            ),
+        )
+        return self.add(
+            "calibrate",
+            calibrate.Spec(
+                records=self.records,
+                classifier=classifier,
+                calibration=self.config.calibration,
+                golden_sources=self._golden,
+                execution=self._run("calibrate"),
+            ),
+        )
+
+    def start(self) -> StageRef | None:
+        """The supervised start; None where alignment starts from the model as it is."""
+        return self._fine_tune(None, self.config.sft) if self.config.sft.enabled else None
+
+    def raft(self, policy: StageRef, optimization: OptimizationConfig) -> StageRef:
+        """``policy`` fine-tuned on each record's best response."""
+        return self._fine_tune(policy, SftConfig(data="best", optimization=optimization))
+
+    def _fine_tune(self, policy: StageRef | None, settings: SftConfig) -> StageRef:
+        from tasks.stages import sft
+
+        spec = sft.Spec(
+            records=self.records,
+            start=policy,
+            model=self.config.policy,
+            text=self.config.text,
+            sft=settings,
+            golden_sources=self._golden,
+            execution=self._run("sft"),
+        )
+        return self.add("sft", spec)
+
+    def reference(self, start: StageRef | None) -> StageRef:
+        """Log-probabilities of every response under the start."""
+        from tasks.stages import reference
+
+        return self.add("reference", reference.Spec(**self._policy(start), execution=self._run("reference")))
+
+    def align(
+        self,
+        start: StageRef | None,
+        reference: StageRef,
+        calibration: StageRef | None,
+        label: str = "align",
+        align: AlignConfig | None = None,
+    ) -> StageRef:
+        """The policy."""
+        from tasks.stages import align as stage
+
+        config, align = self.config, align or self.config.align
+        return self.add(
+            label,
+            stage.Spec(
+                **self._policy(start),
+                reference=reference,
+                calibration=calibration,
+                align=align,
+                aggregate=config.calibration.aggregate if calibration else "mean",
+                plugins=stage.plugin_digests(align),
+                execution=self._run("align"),
+            ),
+        )
+
+    def evaluate(
+        self,
+        start: StageRef | None,
+        reference: StageRef,
+        policy: StageRef,
+        twin: StageRef | None = None,
+        comparison: StageRef | None = None,
+        label: str = "evaluate",
+    ) -> StageRef:
+        """Held-out preferences, and the gate."""
+        from tasks.stages import evaluate
+
+        return self.add(
+            label,
+            evaluate.Spec(
+                **self._policy(start),
+                reference=reference,
+                policy=policy,
+                twin=twin,
+                comparison=comparison,
+                evaluate=self.config.evaluate,
+                gate=self.config.gate,
+                golden_sources=self._golden,
+                execution=self._run("evaluate"),
+            ),
+        )
+
+    def promote(self, evaluation: StageRef, policy: StageRef) -> StageRef:
+        """The registry, by the gate's verdict."""
+        from tasks.stages import promote
+
+        config = self.config
+        return self.add(
+            "promote",
+            promote.Spec(
+                evaluation=evaluation,
+                policy=policy,
+                model_name=config.model_name,
+                mode=config.promotion.mode,
+                config=sha256_of(config.model_dump(mode="json", by_alias=True)),
+                compares=config.compare is not None and config.compare.champion,
+            ),
+        )
+
+    # --------------------------------------------------------------------------------------------- samples and their judge
+
+    def generate(self, label: str, policy: StageRef | None, split: Split, generate: GenerateConfig) -> StageRef:
+        """Samples of a policy (None: of the model as it is), or of what an endpoint serves."""
+        from tasks.stages import generate as stage
+
+        config, execution = self.config, self._run("generate")
+        served = generate.served_model is not None
+        spec = stage.Spec(
+            records=self.given,
+            policy=None if served else policy,
+            model=config.policy,
+            text=config.text,
+            generate=generate,
+            split=split,
+            execution=execution if served else execution.model_copy(update={"endpoint": None}),
+        )
+        return self.add(label, spec)
+
+    def judge(
+        self,
+        label: str,
+        judge: Judge,
+        samples: StageRef | None,
+        model: StageRef | None = None,
+        reference: StageRef | ModelConfig | None = None,
+    ) -> StageRef:
+        """Scores of samples; without samples, of the held-out responses of the given records."""
+        from tasks.stages import judge as stage
+
+        spec = stage.Spec(
+            records=self.given,
+            samples=samples,
+            judge=judge,
+            model=model,
+            reference=reference,
+            text=self.config.text,
+            execution=self._run("judge"),
+        )
+        return self.add(label, spec)
+
+    def reward_model(self, judge: Judge, start: StageRef | None) -> StageRef | None:
+        """The reward model that ``judge`` wants trained on the given preferences; None where it wants none."""
+        from tasks.stages import reward
+
+        if not isinstance(judge, RewardModelJudge) or not judge.model.is_tiny:
+            return None
+        spec = reward.Spec(
+            records=self.given,
+            start=start,
+            model=self.config.policy if start is None else judge.model,
+            text=self.config.text,
+            training=judge.training,
+            golden_sources=self._golden,
+            execution=self._run("reward"),
+        )
+        return self.add("reward", spec)
+
+    def compare(self, policy: StageRef, start: StageRef | None, champions: list[StageRef]) -> StageRef | None:
+        """The policy's held-out samples against the start's, the champion's and the chosen responses; None where ``compare`` is off.
+
+        Args:
+            champions: the registry's champion and the one before: a policy that is champion itself is compared with its predecessor.
+        """
+        from tasks.stages import compare
+
+        config = self.config.compare
+        if config is None:
+            return None
+        model = self.reward_model(config.judge, start)
+        champion = next((ref for ref in champions if ref != policy), None) if config.champion else None
+
+        def judged(name: str, of: StageRef | None, stream: int) -> tuple[StageRef, StageRef]:
+            drawn = config.generate.model_copy(update={"seed": config.generate.seed + stream})
+            samples = self.generate(f"generate{name}", of, "eval", drawn)
+            return samples, self.judge(f"judge{name}", config.judge, samples, model)
+
+        samples, scores = judged("" if self.round is None else " held-out", policy, 0)
+        start_samples, start_scores = judged(" start", start, START_STREAM)
+        champion_samples, champion_scores = judged(" champion", champion, CHAMPION_STREAM) if champion else (None, None)
+        spec = compare.Spec(
+            records=self.given,
+            samples=samples,
+            scores=scores,
+            start_samples=start_samples,
+            start_scores=start_scores,
+            champion_samples=champion_samples,
+            champion_scores=champion_scores,
+            chosen_scores=self.judge("judge chosen", config.judge, None, model),
+            evaluate=self.config.evaluate.model_copy(update={"erm_twin": False}),  # nothing here depends on it
+            golden_sources=self._golden,
+            execution=self._run("compare"),
+        )
+        return self.add("compare", spec)
+
+    def guard(self, label: str, **evidence: StageRef | None) -> StageRef:
+        """Guard rails of the current round; ``evidence``: the stages they look at, by the names of ``tasks/stages/guard.py``."""
+        from tasks.stages import guard
+
+        assert isinstance(self.config, SelfTrainConfig) and self.round is not None, "guard rails are of self-training rounds"
+        return self.add(label, guard.Spec(round=self.round, guard=self.config.rounds.guard, **evidence, execution=self._run("guard")))
+
+    def _policy(self, start: StageRef | None) -> dict[str, Any]:
+        """What every stage that works with the policy reads."""
+        return {"records": self.records, "start": start, "model": self.config.policy, "text": self.config.text}
+
+
+def pinned(config: Configuration) -> Configuration:
+    """``config`` with the weights its models mean now (``dora_core/models/pinning.py``).
+
+    Raises:
+        ModelError: a model is neither a folder nor a known id.
+    """
+    from dora_core.models.pinning import pin
+
+    def pinned_judge(judge: Judge) -> Judge:
+        return judge.model_copy(update={"model": pin(judge.model)}) if isinstance(judge, RewardModelJudge) else judge
+
+    changes: dict[str, Any] = {
+        "policy": pin(config.policy),
+        "classifier": config.classifier.model_copy(update={"encoder": pin(config.classifier.encoder)}),
+    }
+    if isinstance(config, RealignConfig) and config.compare is not None:
+        changes["compare"] = config.compare.model_copy(update={"judge": pinned_judge(config.compare.judge)})
+    if isinstance(config, SelfTrainConfig):
+        changes["judge"] = pinned_judge(config.judge)
+    return config.model_copy(update=changes)

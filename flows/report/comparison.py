@@ -1,0 +1,35 @@
+"""The ``compare`` stage as a table in Markdown, for Prefect's artifacts and approval forms; the page has its own, ``comparison.html``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.report.evaluation_figures import opponent, wins_of
+from flows.report.html import interval, p_value, percent
+
+COLUMNS = ("against", "win", "tie", "lose", "win rate", "at equal length", "sign test p", "prompts", "worst group")
+
+
+def comparison_table(facts: dict[str, Any]) -> str:
+    """One row per opponent, with intervals.
+
+    Args:
+        facts: of the ``compare`` stage's ``result.json``.
+    """
+    rows = [COLUMNS, ("---",) + ("---:",) * (len(COLUMNS) - 2) + ("---",)]
+    for name, wins in wins_of(facts).items():
+        shares = (percent(wins[kind]["value"]) for kind in ("win", "tie", "lose"))
+        rates = (f"**{interval(wins['win_rate'])}**", interval(wins["length_controlled"]), p_value(wins["sign_test_p"]))
+        rows.append((cell(opponent(name)), *shares, *rates, str(wins["win_rate"]["n"]), cell(worst_sentence(wins["worst_group"]))))
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([*lines, "", f"Judge: {facts['judge']}. Win rate = win + half the ties; intervals are bootstrapped over prompts."])
+
+
+def worst_sentence(worst: dict[str, Any] | None) -> str:
+    """``"task math: 0.430 [0.380, 0.480]"``."""
+    return "–" if worst is None else f"{worst['by']} {worst['name']}: {interval(worst)}"
+
+
+def cell(text: str) -> str:
+    """Names come from data: a bar would end the cell, a bracket or backtick start markup."""
+    return "".join(f"\\{c}" if c in "\\|`*_<>[]" else c for c in text)

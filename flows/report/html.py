@@ -1,0 +1,110 @@
+"""What the pages share: templates that escape everything, figures as inline SVG, and how numbers and times are written."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.report.drawing import GRID, INK, PALETTE, STYLE
+from flows.report.figures import figures_for
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+
+
+def render_template(name: str, **content: Any) -> str:
+    """A template of this folder with the pages' style and filters; a name it uses and does not get is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "count": _count,
+        "number": _number,
+        "percent": percent,
+        "interval": interval,
+        "p_value": p_value,
+        "when": _when,
+        "duration": _duration,
+    }
+    return environment.get_template(name).render(css=(HERE / "page.css").read_text(), **content)
+
+
+def inline_figures(label: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Every figure of a stage's result as markup, by name."""
+    return {name: markup(figure, f"{label}-{name}") for name, figure in figures_for(result["stage"], result).items()}
+
+
+def markup(figure: Figure, name: str) -> Markup:
+    """A figure as part of a page; ``name`` is unique there."""
+    from markupsafe import Markup
+
+    return Markup(_svg(figure, name))
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """Inline SVG in the page's own colours, with ids that are unique on the page."""
+    from matplotlib import rc_context
+
+    buffer = StringIO()
+    with rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    prefix = re.sub(r"[^a-z0-9]", "-", name.lower())
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", text)
+    text = re.sub(
+        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>',
+        rf'<svg \1 role="img" aria-label="{prefix}" style="max-width:{figure.get_figwidth() * 1.07:.2f}in">',
+        text,
+        count=1,
+    )
+    text = re.sub(r"font: ([\d.]+px|bold [\d.]+px)[^;\"]*", r"font: \1 var(--font)", text)
+    for colour, replacement in ((INK, "currentColor"), (GRID, "var(--line)"), (PALETTE[0].lower(), "var(--blue)")):
+        text = text.replace(colour, replacement)
+    return text
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def interval(estimate: dict[str, float] | None, digits: int = 3) -> str:
+    if estimate is None or estimate["value"] is None:
+        return "–"
+    if estimate["low"] is None:
+        return f"{estimate['value']:.{digits}f}"
+    return f"{estimate['value']:.{digits}f} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
+
+
+def _when(seconds: float | None) -> str:
+    """An epoch time as text, UTC, to the minute."""
+    return "–" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

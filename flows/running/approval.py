@@ -1,0 +1,231 @@
+"""``promotion.mode: ask``: who is asked, where, and what becomes of the answer.
+
+On a server the run *suspends*: its process ends, so that the worker, the machine and the ``dora-gpus`` slot are free while people think
+(a *pause* would hold all three, and lose the question when the machine restarts). Prefect shows the form on the run's page; the answer
+starts the run again, its finished stages stay as they are, and the stage ``promote`` runs with the answer. Nothing else has to be stored:
+the question is a manifest that waits, the answer is Prefect's input of the flow run, the decision is the registry's.
+
+An answer belongs to what was shown: this evaluation of this policy against this champion. If another version becomes champion
+meanwhile, the run that starts again evaluates against it, or at least asks again.
+
+Time runs out by :func:`end_overdue`, which the flow `reap` calls: Prefect's own time-out of a suspended run would end it as *failed*.
+Until somebody calls it, an answer still counts.
+
+A command has nobody's page: on a terminal it asks there, else the model stays challenger, with the commands that decide.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal, NoReturn
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
+from prefect.flow_runs import suspend_flow_run
+from prefect.input import RunInput
+from prefect.input.actions import read_flow_run_input
+from prefect.input.run_input import keyset_from_base_key
+from prefect.runtime import deployment as this_deployment
+from prefect.states import Scheduled
+from pydantic import Field
+
+from flows.planning.plan import PlannedStage
+from flows.report.approval import evidence_table
+from flows.running.events import emit
+from flows.running.manifest import Manifest, waiting
+from flows.running.session import Session, Suspends
+from infra.settings import Settings
+from infra.store.store import Store
+from infra.tracking.tracker import UI_PAGES
+from tasks.stages.promote import Answer
+
+
+class Approval(RunInput):
+    """The form on the page of a suspended run."""
+
+    decision: Literal["approve", "reject"] = Field(description="approve: this version becomes champion; reject: the champion stays.")
+    reason: str = Field(min_length=5, max_length=2000, description="Why; kept with the model version.")
+    who: str = Field(min_length=2, max_length=64, description="Your name; kept with the model version.")
+
+
+@dataclass(frozen=True)
+class Question:
+    """May this version replace that champion?
+
+    Attributes:
+        digest: of the ``promote`` stage, and with it of the evaluation and the policy.
+        champion: the version that is champion now, or None.
+        deadline: epoch seconds.
+        text: Markdown with the evaluation and the links.
+    """
+
+    model: str
+    version: str
+    digest: str
+    champion: str | None
+    deadline: float
+    text: str
+
+    @property
+    def key(self) -> str:
+        """One question is asked once per flow run; another champion makes it another question."""
+        return f"{self.digest[:12]}-{self.champion or 'none'}"
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Names of the flow run's inputs in which Prefect keeps form and answer."""
+        return dict(keyset_from_base_key(f"suspended-{self.key}"))
+
+    def commands(self) -> str:
+        """How it is decided from a command line."""
+        return f"dora promote {self.model} {self.version} --why …, or: dora reject {self.model} {self.version} --why …"
+
+
+def settle(session: Session, stage: PlannedStage, run: Callable[[PlannedStage], None]) -> None:
+    """Run ``promote``, and again with the answer where a person has to decide.
+
+    Args:
+        run: runs a stage as a task.
+
+    Raises:
+        Suspends: to be asked on the flow run's page, by :func:`ask`.
+    """
+    before = pending(session, stage) if session.on_server else None
+    run(_with(stage, _entered(before) if before else None))
+    question = pending(session, stage)
+    if question is None:
+        facts = _facts(session.store, stage.stage, stage.digest)
+        if facts["waits"] == "comparison":
+            session.manifest.update(remark=f"not promoted: {facts['reasons'][0]}")
+        return
+    answer = session.observer.decide(question)
+    if answer is not None:
+        run(_with(stage, answer))
+    elif not (session.on_server and this_deployment.id):
+        session.manifest.stage(stage.label, notes=[f"waits for a decision: {question.commands()}"])
+    elif read_flow_run_input(question.inputs["schema"]) is not None:  # it has been asked
+        hours = session.config.promotion.ask_timeout_hours
+        session.manifest.update(remark=f"not promoted: nobody answered within {hours:g} h")
+        session.manifest.stage(stage.label, notes=[f"nobody answered; decide with: {question.commands()}"])
+    else:
+        session.manifest.update(deadline=question.deadline)
+        evaluation = session.store.read_result("evaluate", stage.spec.evaluation.digest)
+        what = f"version {question.version} of {question.model} waits for approval until {_utc(question.deadline)}"
+        emit(session, "dora.approval.asked", what, evaluation["metrics"], stage)
+        raise Suspends(question)
+
+
+def pending(session: Session, stage: PlannedStage) -> Question | None:
+    """The question that the last run of the stage ``promote`` left open."""
+    result = session.store.read_result(stage.stage, stage.digest)
+    facts = result["facts"] if result else {}
+    if facts.get("waits") != "person":
+        return None
+    name, version, champion = facts["model_name"], facts["version"], facts["champion_before"]
+    deadline = time.time() + 3600 * session.config.promotion.ask_timeout_hours
+    text = "\n\n".join(
+        [
+            f"### Promote version {version} of `{name}`?",
+            f"It passed its gate. Champion now: {f'version {champion}' if champion else 'none'}.",
+            evidence(session.store, stage),
+            "\n".join(f"- {line}" for line in _links(session, name, version)),
+            f"Without an answer until {_utc(deadline)} it stays challenger.",
+        ]
+    )
+    return Question(name, version, stage.digest, champion, deadline, text)
+
+
+def evidence(store: Store, stage: PlannedStage) -> str:
+    """The evaluation that a ``promote`` stage rests on, as Markdown."""
+    evaluation = stage.spec.evaluation
+    compared = store.read_result(evaluation.stage, evaluation.digest)["spec"]["comparison"]
+    return evidence_table(_facts(store, evaluation.stage, evaluation.digest), _facts(store, **compared) if compared else None)
+
+
+def ask(question: Question) -> NoReturn:
+    """Suspend this flow run with its form; Prefect ends the process.
+
+    Raises:
+        Pause: Prefect's.
+    """
+    key = "".join(c if c.isalnum() else "-" for c in f"approval-{question.model}")
+    create_markdown_artifact(question.text, key=key, description=f"Approval of {question.model} version {question.version}")
+    suspend_flow_run(wait_for_input=Approval.with_initial_data(description=question.text), key=question.key)
+    raise AssertionError("a question is asked once per flow run")
+
+
+def was_suspended() -> bool:
+    """Another process has run this flow run until it was suspended. (Prefect's ``run_count`` does not count that one.)"""
+    context = FlowRunContext.get()
+    return context is not None and context.flow_run is not None and bool(context.flow_run.empirical_policy.pause_keys)
+
+
+def end_overdue(settings: Settings, now: float | None = None) -> list[str]:
+    """Start again the runs that nobody answered in time: they end as "not promoted". Those that were cancelled or deleted while they
+    waited are noted as cancelled. For the flow `reap`.
+
+    Args:
+        now: epoch seconds; None = this moment.
+
+    Returns:
+        Ids of the runs that go on.
+    """
+    overdue = []
+    with get_client(sync_client=True) as client:
+        for manifest in waiting(Store(settings.store_uri)):
+            state = _state(client, manifest)
+            if state is None or state.is_final():
+                manifest.update(status="cancelled")
+            elif state.is_paused() and manifest.content["deadline"] < (now or time.time()):
+                again = Scheduled(name="Resuming", message="nobody answered in time")
+                client.set_flow_run_state(manifest.content["flow_run_id"], again)
+                overdue.append(manifest.run_id)
+    return overdue
+
+
+# ------------------------------------------------------------------------------------------------------------- details
+
+
+def _facts(store: Store, stage: str, digest: str) -> dict[str, Any]:
+    result = store.read_result(stage, digest)
+    assert result is not None, f"{stage} is done but has no result"
+    return result["facts"]
+
+
+def _utc(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _with(stage: PlannedStage, answer: Answer | None) -> PlannedStage:
+    return replace(stage, spec=stage.spec.model_copy(update={"answer": answer})) if answer else stage
+
+
+def _entered(question: Question) -> Answer | None:
+    """What was entered into the form of this flow run; None where nobody was asked, or answered."""
+    entered = read_flow_run_input(question.inputs["response"])
+    if entered is None:
+        return None
+    form = Approval.model_validate(entered)
+    who, why = (" ".join(text.split()) for text in (form.who, form.reason))
+    return Answer(approve=form.decision == "approve", who=who, why=why, champion=question.champion)
+
+
+def _links(session: Session, name: str, version: str) -> list[str]:
+    run, uri = session.tracker.url(session.parent_run), session.tracker.uri
+    links = [f"[MLflow run]({run})"] if run else []
+    if uri.startswith("http"):
+        links.append(f"[model version]({uri.rstrip('/')}/#/models/{name}/versions/{version}{UI_PAGES})")
+    return [*links, f"report: `dora report {session.manifest.run_id}`"]
+
+
+def _state(client: Any, manifest: Manifest) -> Any:
+    """Of its flow run; None where that was deleted."""
+    try:
+        return client.read_flow_run(manifest.content["flow_run_id"]).state
+    except ObjectNotFound:
+        return None

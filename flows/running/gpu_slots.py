@@ -1,0 +1,173 @@
+"""Runs that compete for the same machines take turns: the global concurrency limit ``dora-gpus`` of the Prefect server.
+
+A run on a server that has heavy stages to run holds slots of it around all its stages: as many as its widest stage has GPUs, one where it
+has none. ``dora deploy`` creates the limit, with the number of GPUs. A run that must wait says so in its state and its log, and plans anew
+when its turn comes: the run before may have done its work. A slot is a lease that the run renews: one whose process is gone is free
+again after a minute. A suspended run (``promotion.mode: ask``) holds none.
+
+A server that is away for two minutes costs nobody a run: who waits goes on waiting, and who holds slots goes on working. If it is away for
+longer than a lease, another run may get the slots meanwhile.
+
+A command without servers has a machine of its own and takes no slot.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from httpx import HTTPStatusError, RequestError
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import TERMINAL_STATES, ConcurrencyLeaseHolder, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run as this_run
+from prefect.states import Running
+
+from dora_core.errors import ServiceError
+from flows.running.session import COMMAND
+from infra.settings import Places, Settings, apply_environment
+from infra.store.store import Store
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+    from flows.planning.plan import Plan
+
+LIMIT = "dora-gpus"
+LEASE_SECONDS = 60.0
+"""After so long the slot of a dead run is free. Prefect's least; a living run renews it every 45 s."""
+POLL_SECONDS = 3.0
+AWAY_SECONDS = 120.0
+"""How long a silent server keeps a run waiting that wants a slot."""
+LOCKED = 423
+"""HTTP: all slots are taken."""
+WAITING = "Waiting"
+FLOWS = ["realign", "calibrate", "self-train", "study"]
+"""Those whose runs hold slots."""
+
+Build = Callable[[Store, Places], "Plan"]
+
+
+@contextmanager
+def gpu_slot(build: Build) -> Iterator[Build]:
+    """Wait for slots if this run needs any, hold them; see the module docstring.
+
+    Args:
+        build: makes the plan.
+
+    Yields:
+        What makes the plan from now on: the one made here, or a new one if there was a wait.
+
+    Raises:
+        ServiceError: the server has no such limit, or one of 0.
+    """
+    command, settings = COMMAND.get(), Settings()
+    places = command.places if command else apply_environment(settings)
+    if places.prefect_api_url is None:
+        yield build
+        return
+    plan = build(Store(settings.store_uri), places)
+    if not plan.needs_ray:
+        yield lambda *_: plan
+        return
+    with _held(gpus_of(plan), command.observer.waiting if command else lambda why: None) as waited:
+        yield build if waited else lambda *_: plan
+
+
+def gpus_of(plan: Plan) -> int:
+    """GPUs of the widest stage that runs; at least 1."""
+    widths = (stage.spec.execution.workers * stage.spec.execution.gpus_per_worker for stage in plan.to_run if not stage.is_local)
+    return max(1, math.ceil(max(widths, default=0)))
+
+
+@contextmanager
+def _held(slots: int, tell: Callable[[str], None]) -> Iterator[bool]:
+    """Hold ``slots``, or all there are if that is less. Yields whether there was a wait, of which ``tell`` is told why.
+
+    The wait is ours, not Prefect's: it ends at once when the run is cancelled, and asks every few seconds rather than twice a minute.
+    """
+    run_id, log, waited = UUID(this_run.id), get_run_logger(), False
+    away: float | None = None  # since when the server has been silent
+    with get_client(sync_client=True) as client, ExitStack() as held:
+        slots = min(slots, _size(client))
+        lease = {"occupy": slots, "lease_duration": LEASE_SECONDS, "holder": ConcurrencyLeaseHolder(type="flow_run", id=run_id)}
+        while True:
+            try:
+                # A server that hiccups is not worth hours of training: a lease that cannot be renewed does not end the run.
+                slot = concurrency(LIMIT, strict=True, max_retries=0, raise_on_lease_renewal_failure=False, **lease)
+                slot.__enter__()
+                held.callback(_give_back, slot)
+                break
+            except ConcurrencySlotAcquisitionError as error:
+                if isinstance(error.__cause__, RequestError) and (away := away or time.monotonic()) + AWAY_SECONDS > time.monotonic():
+                    time.sleep(POLL_SECONDS)
+                    continue
+                if not (isinstance(error.__cause__, HTTPStatusError) and error.__cause__.response.status_code == LOCKED):
+                    raise ServiceError(f"no slot of {LIMIT}: {error}", hint="`dora deploy` mends the limit", retryable=False) from error
+            away = None
+            if not waited:
+                waited, others = True, _holders(client, run_id)
+                why = f"waits for {slots} of {LIMIT}: taken by {', '.join(others) or 'a run that has ended'}"
+                log.info(why)
+                tell(why)
+                client.set_flow_run_state(run_id, Running(name=WAITING, message=why))
+            time.sleep(POLL_SECONDS)
+        if waited:
+            log.info("it is this run's turn")
+            client.set_flow_run_state(run_id, Running())
+        yield waited
+
+
+def _give_back(slot: AbstractContextManager[None]) -> None:
+    try:
+        slot.__exit__(None, None, None)
+    except RequestError as error:  # what was computed under it is done
+        get_run_logger().warning(f"the slot of {LIMIT} will be free in a minute: {type(error).__name__}: {error}")
+
+
+def _size(client: SyncPrefectClient) -> int:
+    """Slots there are.
+
+    Raises:
+        ServiceError: no such limit, or one of 0.
+    """
+    try:
+        limit = client.read_global_concurrency_limit_by_name(LIMIT).limit
+    except ObjectNotFound:
+        raise ServiceError(
+            f"the Prefect server {client.api_url} has no concurrency limit {LIMIT!r}", hint="`dora deploy` creates it", retryable=False
+        ) from None
+    if limit == 0:
+        hint = "`dora deploy --limit 1` raises it"
+        raise ServiceError(f"the concurrency limit {LIMIT!r} is 0: nothing may run", hint=hint, retryable=False)
+    return limit
+
+
+def read_runs(client: SyncPrefectClient, *, active: bool) -> list[FlowRun]:
+    """The server's flow runs that may hold slots now, or the last ones that did.
+
+    Args:
+        active: those that run or are being cancelled; else the 20 that ended last.
+    """
+    states = [StateType.RUNNING, StateType.CANCELLING] if active else list(TERMINAL_STATES)
+    return client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=FLOWS)),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states))),
+        sort=FlowRunSort.END_TIME_DESC,
+        limit=None if active else 20,
+    )
+
+
+def _holders(client: SyncPrefectClient, but: UUID) -> list[str]:
+    """Names of the runs that are neither this one nor waiting themselves."""
+    return sorted(run.name for run in read_runs(client, active=True) if run.id != but and run.state_name != WAITING)

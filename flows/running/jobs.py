@@ -1,0 +1,35 @@
+"""A stage as a Ray job: its spec into the store, then submitted, or attached to where another run has submitted it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from infra.ray_jobs import RayJobs
+from infra.store.store import ERROR, Store
+from tasks.runtime.stage import StageSpec, write_spec
+
+
+def run_as_job(
+    jobs: RayJobs,
+    spec: StageSpec,
+    store: Store,
+    *,
+    on_log: Callable[[str], None],
+    on_submitted: Callable[[str], None] = lambda submission_id: None,
+) -> str:
+    """Bring the stage's result into the store; returns the submission id. See :meth:`infra.ray_jobs.RayJobs.run` for what it raises.
+
+    Args:
+        on_log: gets each new line of the job's log.
+        on_submitted: gets the submission id as soon as it is known.
+    """
+    digest = spec.digest()
+    return jobs.run(
+        stage=spec.stage,
+        digest=digest,
+        spec_uri=write_spec(spec, store),
+        is_done=lambda: spec.is_done(store),
+        read_error=lambda: store.read_json(f"{spec.stage}/{digest}/{ERROR}"),
+        on_log=on_log,
+        on_submitted=on_submitted,
+    )

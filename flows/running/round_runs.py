@@ -1,0 +1,49 @@
+"""The figures of a run that people compare, on its own MLflow run; and one run per self-training round, between it and its stages.
+
+In self-training these figures are metrics of the round's run, and of the parent's with the round as step: its page then draws curves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.planning.plan import PlannedStage
+from infra.tracking.tracker import Status, Tracker
+from tasks.stages.registry import STAGES
+
+
+class RoundRuns:
+    """Opens a round's run at its first stage; outside self-training there are none.
+
+    Args:
+        parent: the whole run's.
+    """
+
+    def __init__(self, tracker: Tracker, parent: str, run_id: str):
+        self._tracker, self._parent, self._run_id = tracker, parent, run_id
+        self._runs: dict[int, str] = {}
+
+    def parent_of(self, stage: PlannedStage) -> str:
+        """The run that a stage's own is nested under."""
+        if stage.round is None:
+            return self._parent
+        if stage.round not in self._runs:
+            tags = {"dora.run_id": self._run_id, "dora.round": str(stage.round)}
+            self._runs[stage.round] = self._tracker.start_run(f"round {stage.round}", parent=self._parent, tags=tags)
+        return self._runs[stage.round]
+
+    def log(self, stage: PlannedStage, result: dict[str, Any]) -> None:
+        """The figures of a finished stage, cached or not."""
+        tracked = STAGES[stage.stage].tracked
+        if not tracked:
+            return
+        shown = {name: value for name, value in result["metrics"].items() if name.startswith(tracked)}
+        self._tracker.log_metrics(self.parent_of(stage), shown)
+        if stage.round is not None:
+            self._tracker.log_metrics(self._parent, {f"round/{name}": value for name, value in shown.items()}, step=stage.round)
+
+    def finish(self, status: Status) -> None:
+        """All that ended before the last one ended well; the last one ends as the run does."""
+        last = max(self._runs, default=None)
+        for number, run in self._runs.items():
+            self._tracker.finish(run, status if number == last else "FINISHED")

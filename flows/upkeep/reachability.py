@@ -1,0 +1,327 @@
+"""What of a store is needed, by whom, and why: the roots of ``dora gc``, and all they were made from.
+
+A *place* is a stage's folder, ``"align/<digest>"``. Needed are the places of
+
+- runs that are under way: they run, wait for a person, or are queued on the Prefect server (what their plans would find);
+- the aliases of the registry, the newest completed runs of each project and kind, what the next plan of a project looks back at
+  (``projects/<project>/latest.json``), and runs that ended lately;
+- unfinished stages that somebody may be working on, or whose answers cost money;
+
+each with everything it was made from, by the ``inputs`` and the spec of its result. For any other registered version its weights and
+its evaluation are needed, not the data it was made from; and every decision about a promotion, so that none is made twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from dora_core.errors import ConfigError, DoraError
+from flows.running.manifest import manifests
+from infra.back_ends import without_credentials
+from infra.settings import Places
+from infra.store.store import RESULT, SPEC, Store
+from infra.tracking import model_registry as registry
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+    from flows.planning.plan import Plan
+
+GRACE_SECONDS = 3600.0
+"""An unfinished stage that was written to within it may be somebody's work: a running stage writes its journal every few seconds."""
+QUEUE_SECONDS = 3600.0
+"""A scheduled run counts as queued when it starts within it."""
+
+
+@dataclass
+class Folder:
+    """What lies at a place.
+
+    Attributes:
+        modified: epoch seconds of the last change.
+        scratch: bytes of work in progress.
+        has_answers: of an endpoint, in an unfinished stage.
+    """
+
+    bytes: int = 0
+    files: int = 0
+    modified: float = 0.0
+    scratch: int = 0
+    is_finished: bool = False
+    has_answers: bool = False
+    temporary: list[tuple[str, float]] = field(default_factory=list)
+
+    def add(self, name: str, size: int, modified: float) -> None:
+        self.bytes, self.files, self.modified = self.bytes + size, self.files + 1, max(self.modified, modified)
+        self.is_finished |= name == RESULT
+        if name.startswith("scratch/"):
+            self.scratch += size
+            self.has_answers |= name.startswith("scratch/answers/")
+        if name.endswith(".tmp"):
+            self.temporary.append((name, modified))
+
+
+@dataclass(frozen=True)
+class Root:
+    """A place that is needed for its own sake; with its ``inputs``, if what it was made from is needed too."""
+
+    place: str
+    why: str
+    inputs: bool = True
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What else is kept.
+
+    Attributes:
+        older_than: seconds; runs that ended, and stages that were written, within them.
+        keep_runs: completed runs of each project and kind.
+        now: epoch seconds.
+    """
+
+    older_than: float
+    keep_runs: int
+    now: float = field(default_factory=time.time)
+
+    def is_young(self, folder: Folder) -> bool:
+        return self.now - folder.modified < max(self.older_than, 0.0 if folder.is_finished else GRACE_SECONDS)
+
+
+@dataclass
+class Runs:
+    """Manifests by run id, and why each that is kept is kept.
+
+    Attributes:
+        live: runs under way.
+        kept: ``{run id: why}``, the live ones among them.
+    """
+
+    contents: dict[str, dict[str, Any]]
+    live: set[str]
+    kept: dict[str, str]
+
+    @classmethod
+    def of(cls, store: Store, rules: Rules, under_way: Iterable[str]) -> Runs:
+        """Args: under_way: ids of flow runs that are not over on the Prefect server."""
+        contents = {manifest.run_id: manifest.content for manifest in manifests(store)}
+        words = {"running": "running", "waiting": "waiting for a decision"}
+        open_flow_runs = set(under_way)
+        kept = {
+            run_id: f"{run_id} is {words.get(content['status'], 'under way')}"
+            for run_id, content in contents.items()
+            if content["status"] in words or content.get("flow_run_id") in open_flow_runs
+        }
+        live = set(kept)
+        of_kind: dict[tuple[str, ...], int] = {}
+        for run_id, content in sorted(contents.items(), key=lambda item: -item[1]["started"]):
+            if content["status"] == "completed":
+                kind = (content["project"], content.get("flow", ""), content["stages"][-1]["stage"])
+                of_kind[kind] = of_kind.get(kind, 0) + 1
+                if of_kind[kind] <= rules.keep_runs:
+                    kept.setdefault(run_id, f"the newest runs of {content['project']}")
+        for run_id, content in contents.items():
+            if rules.now - (content["finished"] or content["started"]) < rules.older_than:
+                kept.setdefault(run_id, f"the last runs of {content['project']}")
+        return cls(contents, live, kept)
+
+    def roots(self, chosen: Iterable[str]) -> Iterator[Root]:
+        for run_id in chosen:
+            for place in places_of(self.contents[run_id]):
+                yield Root(place, self.kept[run_id])
+
+
+def places_of(content: Mapping[str, Any]) -> list[str]:
+    """Of all stages that a manifest names."""
+    return [f"{stage['stage']}/{stage['digest']}" for stage in content["stages"]]
+
+
+# ------------------------------------------------------------------------------------------------------- the other roots
+
+
+def of_projects(store: Store) -> Iterator[Root]:
+    """What the next plan of a project compares itself with, and whose classifier it may keep."""
+    for project in store.list("projects"):
+        latest = store.read_json(f"projects/{project}/latest.json") or {}
+        for entry in latest.get("plan", {}).values():
+            yield Root(f"{entry['payload']['stage']}/{entry['digest']}", f"the next run of {project}")
+
+
+def of_folders(folders: Mapping[str, Folder], rules: Rules) -> Iterator[Root]:
+    """Work in progress, and what was written lately."""
+    for place, folder in folders.items():
+        if not folder.is_finished and folder.has_answers:
+            yield Root(place, "unfinished, with answers of an endpoint")
+        elif rules.is_young(folder):
+            yield Root(place, "written lately" if folder.is_finished else "unfinished, written lately")
+
+
+def of_decisions(folders: Mapping[str, Folder]) -> Iterator[Root]:
+    for place in folders:
+        if place.startswith("promote/"):
+            yield Root(place, "decisions", inputs=False)
+
+
+def of_registry(uri: str, store: Store, folders: Mapping[str, Folder], *, may_be_empty: bool) -> Iterator[Root]:
+    """What registered versions need.
+
+    Raises:
+        ServiceError: MLflow is away. ConfigError: it knows none of the models that the store's runs registered: it is another registry.
+    """
+    versions = registry.versions(uri)
+    known = {version.tags.get("dora.digest") for version in versions}
+    decisions = (store.read_json(f"{place}/{RESULT}") for place in folders if place.startswith("promote/"))
+    registered = {decision["spec"]["policy"]["digest"] for decision in decisions if decision is not None}
+    if registered and not registered & known and not may_be_empty:
+        raise ConfigError(
+            f"MLflow at {without_credentials(uri)} knows none of the {len(registered)} models that runs of {store.uri} registered",
+            hint="name the registry of this store in DORA_MLFLOW_URI; if its models were deleted on purpose: dora gc --unregistered",
+        )
+    for version in versions:
+        stage, digest, evaluation = (version.tags.get(f"dora.{tag}") for tag in ("stage", "digest", "evaluation"))
+        names = " and ".join(version.aliases)
+        why = f"{names} of {version.model}" if names else f"registered versions of {version.model}"
+        yield from (Root(place, why, inputs=bool(names)) for place in (f"{stage}/{digest}", f"evaluate/{evaluation}"))
+
+
+def of_queue(queue: Sequence[tuple[str, FlowRun]], runs: Runs, store: Store, places: Places) -> tuple[list[Root], list[str]]:
+    """What the plans of queued runs would find; where one cannot be made, what all runs have left. And notes about the latter."""
+    known = {content["flow_run_id"] for content in runs.contents.values()}
+    roots, notes, seen = list[Root](), list[str](), set[str]()
+    for flow, run in queue:
+        key = f"{flow} {run.parameters!r}"
+        if str(run.id) in known or key in seen:
+            continue
+        seen.add(key)
+        why = f"{run.name} is queued"
+        try:
+            roots += [Root(f"{stage.stage}/{stage.digest}", why) for stage in _plan_of(flow, run.parameters, store, places).stages]
+        except (DoraError, ValueError) as error:
+            notes.append(f"{why}, and its plan cannot be made: what finished runs have left stays. {error}")
+            roots += [Root(place, why) for content in runs.contents.values() for place in places_of(content)]
+    return roots, notes
+
+
+def open_flow_runs(client: SyncPrefectClient) -> list[tuple[str, FlowRun]]:
+    """Flow and run of all that are not over, without those that a schedule starts later."""
+    from datetime import UTC, datetime, timedelta
+
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import TERMINAL_STATES, StateType
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    from flows.running.gpu_slots import FLOWS
+
+    states = FlowRunFilterState(type=FlowRunFilterStateType(any_=[s for s in StateType if s not in TERMINAL_STATES]))
+    soon = datetime.now(UTC) + timedelta(seconds=QUEUE_SECONDS)
+    found: list[tuple[str, FlowRun]] = []
+    for flow in FLOWS:
+        offset, page = 0, None
+        while page is None or page:
+            page = client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])),
+                flow_run_filter=FlowRunFilter(state=states),
+                sort=FlowRunSort.START_TIME_ASC,
+                limit=100,
+                offset=offset,
+            )
+            offset += len(page)
+            found += [(flow, run) for run in page if not (run.state and run.state.is_scheduled() and _start(run) > soon)]
+    return found
+
+
+def _start(run: FlowRun) -> Any:
+    return run.next_scheduled_start_time or run.expected_start_time
+
+
+def _plan_of(flow: str, parameters: dict[str, Any], store: Store, places: Places) -> Plan:
+    """As the run itself will plan: from the form of a deployment, or from a command's configuration.
+
+    Raises:
+        DoraError, ValueError: its configuration or its data are not there any more, or it is a study.
+    """
+    from flows.config.models import RealignConfig, SelfTrainConfig
+    from flows.deployment import form_flows as served
+    from flows.planning.champion import champions
+    from flows.planning.plan import build_plan
+
+    if flow == "study":
+        raise ConfigError("a study's grid is not planned from outside")
+    model = SelfTrainConfig if flow == "self-train" else RealignConfig
+    if "config" in parameters:
+        config = model.model_validate(parameters["config"])
+    else:
+        form = getattr(served, flow.replace("-", "_")).validate_parameters(parameters)
+        sections = [value for value in form.values() if isinstance(value, served.Section)]
+        config = served.configure(model, form["config_file"], sections, form["overrides"])
+    until = "calibrate" if flow == "calibrate" else parameters.get("until", "promote")
+    return build_plan(config, store, until=until, champions=partial(champions, places, config, store))
+
+
+# ---------------------------------------------------------------------------------------------------------- reachability
+
+
+def reach(store: Store, folders: Mapping[str, Folder], roots: Iterable[Root]) -> dict[str, str]:
+    """``{place: why}`` of what is needed; the first root that needs a place gives the reason."""
+    roots, kept = list(roots), dict[str, str]()
+    for inputs in (True, False):
+        for root in roots:
+            todo = [root.place] if root.inputs is inputs else []
+            while todo:
+                place = todo.pop()
+                if place in kept or place not in folders:
+                    continue
+                kept[place] = root.why
+                if inputs:
+                    todo += references(store, place)
+    return kept
+
+
+def references(store: Store, place: str) -> list[str]:
+    """The places that a stage reads or was made from."""
+    result = store.read_json(f"{place}/{RESULT}")
+    if result is None:
+        return list(_references(store.read_json(f"{place}/{SPEC}")))
+    found = [*_references(result.get("spec")), *_references(result.get("inputs"))]
+    if result["stage"] == "classify":  # the classifier that was kept
+        found += _references(result["facts"].get("classifier"))
+    return found
+
+
+def _references(value: Any) -> Iterator[str]:
+    """Of all ``{stage, digest}`` in a JSON value."""
+    if isinstance(value, dict):
+        if value.keys() == {"stage", "digest"}:
+            yield f"{value['stage']}/{value['digest']}"
+        else:
+            for inner in value.values():
+                yield from _references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _references(inner)
+
+
+def ledgers_of(store: Store, kept: Iterable[str]) -> set[str] | None:
+    """The row ledgers (``tasks/runtime/score_cache.py``) that kept stages would read; None where that cannot be told."""
+    from tasks.stages import reference
+
+    found = set()
+    for place in kept:
+        stage, digest = place.split("/")
+        if stage == "classify":
+            found.add(f"scores/{digest}")
+        elif stage == "reference":
+            spec = (store.read_json(f"{place}/{RESULT}") or {}).get("spec") or store.read_json(f"{place}/{SPEC}")
+            if spec is None:
+                continue
+            try:
+                planned = reference.Spec.model_validate({k: v for k, v in spec.items() if k not in ("stage", "version")})
+            except ValueError:  # of another version of the code, whose ledgers this one does not read
+                return None
+            found.add(f"logps/{reference.ledger_digest(planned, as_planned=True)}")
+    return found

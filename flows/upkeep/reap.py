@@ -1,0 +1,337 @@
+"""The flow ``reap`` and ``dora reap``: end what runs left behind whose process is gone.
+
+A run that ends in order closes itself, and Prefect's hooks close one that was cancelled or crashed under a worker
+(``flows/running/session.py:release``). What is left is what nobody could close: a machine that went down, ``kill -9``, a server that was
+away.
+Such a run still says "running" in its manifest (``runs/<run_id>/run.json``). It is over if Prefect says that its flow run is, or if it ran
+on this machine and its process is gone. Then its Ray jobs are stopped, except those that a live run watches too, its MLflow runs end as
+KILLED and its manifest as cancelled, with the reason, and Prefect is told. Where no servers run, the next command does the same first.
+
+A run that somebody cancels and that does not hear of it gets the signal that its worker would have sent: Prefect's watch beside a run gives
+up for good when the server was away for half a minute, and a command without a worker has none. One that a worker took and did not start,
+because it was killed in between, is set to Crashed.
+
+Left out: runs on other machines that Prefect holds for running. They may be.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from prefect import flow
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+    TaskRunFilter,
+    TaskRunFilterFlowRunId,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Crashed, Failed, State
+
+from dora_core.errors import DoraError, ServiceError
+from flows.deployment.automations import AGAIN, PENDING_LIMIT, TAG
+from flows.running.approval import end_overdue
+from flows.running.gpu_slots import LEASE_SECONDS, LIMIT, read_runs
+from flows.running.manifest import manifests
+from flows.running.session import close_manifest, end_abandoned
+from infra.prefect_api import connected, own_prefect_api
+from infra.processes import RecordedProcess, terminate_tree
+from infra.ray_jobs import RESUME
+from infra.settings import Places, Settings, apply_environment
+from infra.store.store import Store
+from infra.tracking.mlflow_client import mlflow_client
+from infra.tracking.tracker import Tracker
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun, TaskRun
+
+UNHEARD_SECONDS = 60.0
+"""So long a run may be cancelling: one that hears of it takes seconds, its jobs' checkpoints included."""
+STOPPING_SECONDS = 45.0
+"""To stop its jobs, and say so; then it is killed, and what it left is ended as for any killed run."""
+
+
+@dataclass
+class Reaped:
+    """What a sweep has done, or would do.
+
+    Attributes:
+        runs: ``{run id: why it is over}`` of those that were ended.
+        unheard: runs that were asked to stop, and have been stopped.
+        never_began: flow runs that a worker took and did not start.
+        jobs, mlflow_runs: Ray submissions and MLflow runs that were still open.
+        overdue: runs that waited for a person who did not answer in time; they go on, and end as not promoted.
+        slots: slots of ``dora-gpus`` that nobody held.
+        waiting: what MLflow has not got yet, because it is away.
+        problems: what could not be ended, and why; the next sweep tries again.
+    """
+
+    runs: dict[str, str] = field(default_factory=dict)
+    unheard: list[str] = field(default_factory=list)
+    never_began: list[str] = field(default_factory=list)
+    jobs: list[str] = field(default_factory=list)
+    mlflow_runs: list[str] = field(default_factory=list)
+    overdue: list[str] = field(default_factory=list)
+    slots: int = 0
+    waiting: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [f"{run_id}: ended, {why}" for run_id, why in self.runs.items()]
+        lines += [f"cancelled, as was asked for: {', '.join(self.unheard)}"] if self.unheard else []
+        lines += [f"taken by a worker that is gone: {', '.join(self.never_began)}"] if self.never_began else []
+        lines += [f"stopped Ray jobs: {', '.join(self.jobs)}"] if self.jobs else []
+        lines += [f"closed {len(self.mlflow_runs)} MLflow runs"] if self.mlflow_runs else []
+        lines += [f"nobody answered in time: {', '.join(self.overdue)}"] if self.overdue else []
+        lines += [f"freed {self.slots} slots of {LIMIT} that nobody held"] if self.slots else []
+        return [*lines, *self.waiting, *self.problems] or ["nothing is left over"]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@flow(name="reap", flow_run_name="reap", persist_result=False)
+def reap() -> State[dict[str, Any]]:
+    """Stop what runs left behind whose process is gone: Ray jobs, MLflow runs, slots. Never touches a live run; safe to repeat."""
+    settings = Settings()
+    reaped = sweep(settings, apply_environment(settings))
+    for line in reaped.lines():
+        get_run_logger().info(line)
+    ended = Failed if reaped.problems else Completed
+    return ended(message="; ".join(reaped.lines()), data=reaped.to_json())
+
+
+def sweep(settings: Settings, places: Places, *, dry_run: bool = False) -> Reaped:
+    """See the module docstring.
+
+    Args:
+        places: of ``settings``; without a Prefect server only runs of this machine can be judged.
+        dry_run: look and tell; end nothing.
+    """
+    reaped = _sweep_here(settings, places, dry_run) if places.prefect_api_url is None else _sweep_server(settings, places, dry_run)
+    reaped.waiting = [] if dry_run else _send_waiting(settings, places)
+    return reaped
+
+
+def _sweep_server(settings: Settings, places: Places, dry_run: bool) -> Reaped:
+    assert places.prefect_api_url is not None
+    with connected(places.prefect_api_url) as client:
+        unheard = [] if dry_run else _stop_unheard(Store(settings.store_uri), client)
+        reaped = end_dead_runs(settings, places, client, dry_run=dry_run)
+        reaped.unheard = unheard
+        reaped.never_began = _end_never_begun(client, dry_run)
+        reaped.overdue = [] if dry_run else end_overdue(settings)
+        reaped.slots = _free_slots(client, dry_run)
+    return reaped
+
+
+def _sweep_here(settings: Settings, places: Places, dry_run: bool) -> Reaped:
+    """Without a server: Prefect's history is a file, and telling it something takes an API of our own for a moment."""
+    found = end_dead_runs(settings, places, None, dry_run=True)
+    if dry_run or not found.runs:
+        return found
+    with own_prefect_api(settings) as wait:
+        wait()
+        return end_dead(settings)
+
+
+def end_dead(settings: Settings) -> Reaped:
+    """End the runs that are over, and tell the Prefect API of this command."""
+    with connected(os.environ["PREFECT_API_URL"]) as client:
+        return end_dead_runs(settings, settings.effective(), client)
+
+
+def end_dead_runs(settings: Settings, places: Places, client: SyncPrefectClient | None, *, dry_run: bool = False) -> Reaped:
+    """End the runs that are over and do not say so.
+
+    Args:
+        client: None where there is no Prefect to ask and to tell.
+    """
+    store, reaped = Store(settings.store_uri), Reaped()
+    open_runs = _open_runs(store)
+    flow_runs = {content["run_id"]: _flow_run(client, content["flow_run_id"]) for content in open_runs}
+    over = {}
+    for content in open_runs:
+        flow_run = flow_runs[content["run_id"]]
+        why = why_over(content.get("process"), flow_run.state if flow_run else None)
+        if why is not None:
+            over[content["run_id"]] = why
+    live = [content for content in open_runs if content["run_id"] not in over]
+    watched = {job for content in live for job in submissions(content)}
+    goes_on = {content["flow_run_id"] for content in live}  # in another process, after a retry
+    for content in open_runs:
+        run_id = content["run_id"]
+        if run_id not in over:
+            continue
+        if not dry_run:
+            try:
+                reaped.jobs += end_abandoned(settings, store, content, over[run_id], keep=watched)
+                if client is not None and content["flow_run_id"] not in goes_on:
+                    _tell(client, flow_runs[run_id], over[run_id])
+                reaped.mlflow_runs += close_mlflow_runs(places.mlflow_uri, content["project"], run_id, over[run_id])
+                close_manifest(store, content, over[run_id])
+            except DoraError as error:
+                reaped.problems.append(f"{run_id}: {over[run_id]}, but it could not be ended: {error.message}")
+                continue
+        reaped.runs[run_id] = over[run_id]
+    return reaped
+
+
+def why_over(process: dict[str, Any] | None, state: State | None) -> str | None:
+    """Why a run whose manifest says "running" is not; None where it may be.
+
+    Args:
+        process: host, process id and creation time of the manifest; None in one of an older version.
+        state: of its flow run; None where Prefect does not know it, or there is no server.
+    """
+    ours = _ours(process)
+    if ours is not None and ours.alive():
+        return None
+    if state is not None and state.is_final():
+        return f"its flow run is {state.name}"
+    # A suspended or rescheduled flow run has no process, and goes on later.
+    if ours is not None and (state is None or state.is_running() or state.is_cancelling()):
+        return "its process is gone"
+    return None
+
+
+def submissions(content: dict[str, Any]) -> set[str]:
+    """Ray submissions of a run's stages."""
+    return {stage["submission_id"] for stage in content["stages"] if stage["submission_id"]}
+
+
+def close_mlflow_runs(uri: str, project: str, run_id: str, why: str) -> list[str]:
+    """End the MLflow runs of a run that nobody finishes as KILLED, and say why; returns their ids.
+
+    Raises:
+        ServiceError: MLflow is away.
+    """
+    client = mlflow_client(uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        experiment = client.get_experiment_by_name(project)
+        if experiment is None:
+            return []
+        query = f"attributes.status = 'RUNNING' and tags.`dora.run_id` = '{run_id}'"
+        found = [run.info.run_id for run in client.search_runs([experiment.experiment_id], filter_string=query, max_results=1000)]
+        for each in found:
+            client.set_tag(each, "dora.error", why)
+            client.set_terminated(each, "KILLED", end_time=int(time.time() * 1000))
+    except MlflowException as error:
+        raise ServiceError(f"MLflow does not answer: {str(error).splitlines()[0]}", hint="start it with `dora up`") from error
+    return found
+
+
+def _send_waiting(settings: Settings, places: Places) -> list[str]:
+    """Send MLflow what was left by runs that ended while it was away; returns what still waits, and why."""
+    folder = settings.root / "spool"
+    if not any(folder.glob("*.jsonl")):
+        return []
+    return Tracker.open(places.mlflow_uri, "default", folder, history=settings.mlflow_history(places.mlflow_uri)).close()
+
+
+def _open_runs(store: Store) -> list[dict[str, Any]]:
+    """Manifests that say "running"."""
+    return [m.content for m in manifests(store) if m.content["status"] == "running"]
+
+
+def _ours(process: dict[str, Any] | None) -> RecordedProcess | None:
+    """The process of a manifest, if it is or was one of this machine."""
+    if process is None or process["host"] != socket.gethostname():
+        return None
+    return RecordedProcess(name="flow", **{name: process[name] for name in process.keys() - {"host"}})
+
+
+def _stop_unheard(store: Store, client: SyncPrefectClient) -> list[str]:
+    """Stop the runs of this machine that have been "cancelling" for too long, in order if they can; returns their ids."""
+    stopped = []
+    for content in _open_runs(store):
+        process, flow_run = _ours(content.get("process")), _flow_run(client, content["flow_run_id"])
+        if process is None or flow_run is None or flow_run.state is None or not flow_run.state.is_cancelling():
+            continue
+        if flow_run.state.timestamp > datetime.now(UTC) - timedelta(seconds=UNHEARD_SECONDS):
+            continue
+        if terminate_tree([process], grace=STOPPING_SECONDS):
+            client.set_flow_run_state(flow_run.id, Cancelled(message=f"cancelled; {RESUME}"), force=True)
+            end_task_runs(client, flow_run.id, "cancelled")
+            stopped.append(content["run_id"])
+    return stopped
+
+
+def _end_never_begun(client: SyncPrefectClient, dry_run: bool) -> list[str]:
+    """Set flow runs of process pools to Crashed that have been pending for too long; returns their names."""
+    processes = {pool.name for pool in client.read_work_pools() if pool.type == "process"}
+    pending = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING])), tags=FlowRunFilterTags(all_=[TAG])
+        )
+    )
+    since = datetime.now(UTC) - PENDING_LIMIT
+    over = [run for run in pending if run.work_pool_name in processes and run.state is not None and run.state.timestamp < since]
+    for run in [] if dry_run else over:
+        client.set_flow_run_state(run.id, Crashed(message=f"not started within {PENDING_LIMIT}: {AGAIN}"), force=True)
+    return [run.name for run in over]
+
+
+def _flow_run(client: SyncPrefectClient | None, flow_run_id: str) -> FlowRun | None:
+    if client is None:
+        return None
+    try:
+        return client.read_flow_run(flow_run_id)
+    except ObjectNotFound:
+        return None
+
+
+def _tell(client: SyncPrefectClient, flow_run: FlowRun | None, why: str) -> None:
+    """A flow run whose process is gone cannot say so itself."""
+    if flow_run is None or flow_run.state is None:
+        return
+    if not flow_run.state.is_final():
+        ended = Cancelled if flow_run.state.is_cancelling() else Crashed
+        client.set_flow_run_state(flow_run.id, ended(message=f"{why}; what it left has been ended; {RESUME}"), force=True)
+    end_task_runs(client, flow_run.id, why)
+
+
+def end_task_runs(client: SyncPrefectClient, flow_run_id: UUID, why: str) -> None:
+    """Set the task runs of a flow run that is over to Crashed where they say that they run: Prefect ends the flow run alone."""
+    for task_run in open_task_runs(client, flow_run_id):
+        client.set_task_run_state(task_run.id, Crashed(message=why), force=True)
+
+
+def open_task_runs(client: SyncPrefectClient, flow_run_id: UUID) -> list[TaskRun]:
+    """Those of which the server does not know that they have ended."""
+    unfinished = [state for state in StateType if state not in TERMINAL_STATES]
+    states = TaskRunFilterState(type=TaskRunFilterStateType(any_=unfinished))
+    return client.read_task_runs(task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run_id]), state=states))
+
+
+def _free_slots(client: SyncPrefectClient, dry_run: bool) -> int:
+    """Slots that a restarted server counts although their leases went with it. Only when no run can hold one: none runs, and none has
+    ended so lately that its lease may live."""
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+
+    try:
+        taken = client.read_global_concurrency_limit_by_name(LIMIT).active_slots
+    except ObjectNotFound:
+        return 0
+    since = datetime.now(UTC) - timedelta(seconds=2 * LEASE_SECONDS)
+    if not taken or read_runs(client, active=True) or any(run.end_time and run.end_time > since for run in read_runs(client, active=False)):
+        return 0
+    if not dry_run:
+        client.update_global_concurrency_limit(LIMIT, GlobalConcurrencyLimitUpdate(active_slots=0))
+    return taken

@@ -1,0 +1,189 @@
+"""The HTTP of an OpenAI-compatible server: one chat request, its answer, and which failures may pass.
+
+No connection, no answer in time, and the statuses 408, 409, 429 and 5xx are :class:`Trouble`; any other status would come again, and is an
+error with a remedy. The key is read from the environment and never leaves the request: what the server says is searched for it.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from dora_core.config.execution import Endpoint
+from dora_core.errors import ConfigError, did_you_mean
+
+CONNECT_SECONDS = 10.0
+MOST_RETRY_AFTER = 3600.0
+MAY_PASS = frozenset({408, 409, 429})
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request.
+
+    Attributes:
+        label: what it is about, for messages ("record r7, sample 2"); no texts.
+        body: JSON of ``POST /chat/completions``, the model's name included. Equal bodies are sent once.
+    """
+
+    label: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The first choice's message. ``tokens`` is None where the server reports no usage; ``finished`` is False where it was cut."""
+
+    text: str
+    tokens: int | None
+    finished: bool
+
+
+class Trouble(Exception):
+    """A request failed in a way that may pass. ``retry_after``: seconds that the server wants to be left alone."""
+
+    def __init__(self, cause: str, retry_after: float = 0.0):
+        super().__init__(cause)
+        self.cause, self.retry_after = cause, retry_after
+
+
+class ChatServer:
+    """The HTTP of one endpoint."""
+
+    def __init__(self, endpoint: Endpoint):
+        self._endpoint, self._url, self._key = endpoint, endpoint.url.rstrip("/"), _key_of(endpoint)
+
+    def session(self) -> requests.Session:
+        session = requests.Session()
+        session.auth = self._authorise
+        session.trust_env = urlsplit(self._url).hostname not in ("127.0.0.1", "localhost", "::1")  # no proxy reaches this machine's own
+        return session
+
+    def look(self, session: requests.Session) -> list[str]:
+        """Names of the models that are served, as far as the server tells.
+
+        Raises:
+            Trouble: it is not there. ConfigError: it refuses the key.
+        """
+        response = self._send(session, "GET", "/models")
+        if response.status_code in (401, 403):
+            raise self._refusal(response, "the list of models", [])
+        try:
+            return [model["id"] for model in response.json()["data"]]
+        except (ValueError, LookupError, TypeError):
+            return []  # not every server has such a list
+
+    def answer(self, session: requests.Session, question: Question) -> Answer:
+        """
+        Raises:
+            Trouble: no usable answer now. ConfigError: the server refuses the request, and would again.
+        """
+        response = self._send(session, "POST", "/chat/completions", question.body)
+        status = response.status_code
+        if status in MAY_PASS or status >= 500:
+            raise Trouble(f"{status} {self._words(response)}", retry_after_seconds(response.headers.get("Retry-After", "")))
+        if status != 200:
+            try:
+                served = self.look(session)
+            except Trouble:
+                served = []
+            raise self._refusal(response, question.label, served, question.body["model"])
+        try:
+            data = response.json()
+            choice = data["choices"][0]
+            text = choice["message"].get("content")
+            if text is not None and not isinstance(text, str):
+                raise TypeError
+            tokens = (data.get("usage") or {}).get("completion_tokens")
+            whole = (text or "").encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair, Parquet cannot
+            return Answer(whole, tokens if isinstance(tokens, int) else None, choice.get("finish_reason") != "length")
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise Trouble(f"200 without choices[0].message.content: {self._words(response)}") from None
+
+    def _send(self, session: requests.Session, method: str, path: str, body: dict[str, Any] | None = None) -> requests.Response:
+        timeout = self._endpoint.timeout_seconds
+        connect = min(CONNECT_SECONDS, timeout, self._endpoint.give_up_seconds / 2)
+        try:
+            return session.request(method, self._url + path, json=body, timeout=(connect, timeout), allow_redirects=False)
+        except requests.ConnectTimeout:
+            raise Trouble(f"no connection within {connect:g} s") from None
+        except requests.ReadTimeout:
+            raise Trouble(f"no answer within {timeout:g} s") from None
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+            raise Trouble(self._scrubbed(_innermost(error))) from None
+        except requests.RequestException as error:
+            raise ConfigError(
+                f"the endpoint {self._url} cannot be asked: {self._scrubbed(str(error))}", hint="correct endpoint.url"
+            ) from None
+
+    def _refusal(self, response: requests.Response, what: str, served: list[str], model: str = "") -> ConfigError:
+        status, variable = response.status_code, self._endpoint.api_key_env
+        if status in (401, 403):
+            hint = f"the key is read from {variable}" if variable else "name the environment variable with the key in endpoint.api_key_env"
+        elif status == 404:
+            names = f"the server's models: {did_you_mean(model, served)}" if served else "the server lists no models"
+            hint = f"{names}; endpoint.url ends where /chat/completions begins, for most servers with /v1"
+        elif 300 <= status < 400:
+            hint = f"it sends requests on to {response.headers.get('Location', 'nowhere')}: give the final address in endpoint.url"
+        else:
+            hint = "the server will not take this request: is the prompt longer than the served model reads, with the tokens to come?"
+        return ConfigError(f"the endpoint {self._url} refuses {what}: {status} {self._words(response)}", hint=hint)
+
+    def _words(self, response: requests.Response) -> str:
+        """What the server says about a failure, at most 300 characters, without the key."""
+        try:
+            data = response.json()
+            error = data.get("error", data)
+            text = error if isinstance(error, str) else error.get("message") or error.get("detail") or response.reason
+        except (ValueError, AttributeError):
+            text = response.text or response.reason
+        return self._scrubbed(" ".join(str(text).split()))[:300]
+
+    def _scrubbed(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+    def _authorise(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """An auth of our own also keeps requests from sending what it finds in ~/.netrc."""
+        if self._key:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+
+def _key_of(endpoint: Endpoint) -> str:
+    """The key, empty where none is asked for."""
+    if endpoint.api_key_env is None:
+        return ""
+    key = os.environ.get(endpoint.api_key_env, "").strip()
+    if not key:
+        raise ConfigError(
+            f"the environment variable {endpoint.api_key_env} is not set, and the endpoint {endpoint.url} needs the key in it",
+            hint=f"export {endpoint.api_key_env}=… where the stage runs (with `dora up`: before it), or set endpoint.api_key_env to null",
+        )
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(
+            f"the key in {endpoint.api_key_env} has spaces or characters that no HTTP header can carry", hint="export the key alone"
+        )
+    return key
+
+
+def _innermost(error: BaseException) -> str:
+    """requests and urllib3 wrap the cause ("Connection refused") three times over."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def retry_after_seconds(value: str) -> float:
+    """Of a ``Retry-After`` header: seconds or a date (RFC 9110, section 10.2.3), an hour at most; 0 for anything else."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        date = email.utils.parsedate_tz(value)
+        seconds = 0.0 if date is None else email.utils.mktime_tz(date) - time.time()
+    return min(max(0.0, seconds), MOST_RETRY_AFTER)

@@ -1,0 +1,154 @@
+"""The Prefect API of a command without servers: one process, this command's own, without a user interface.
+
+Prefect would start such a process itself. Ours differs in three ways: it boots while this process still imports and plans
+(6 s of the 8 s an idle realignment takes), it lives in a session of its own, so that Ctrl-C reaches the flow first and the flow
+can still report its state, and it is recorded, so that the next command ends it if this one was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import requests
+
+from dora_core.errors import ServiceError
+from dora_core.strict_model import StrictModel
+from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
+from infra.settings import Settings
+from infra.store.store import write_atomic
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+STARTUP_SECONDS = 120.0
+"""The first start on a machine creates the database: 20 s on a busy laptop."""
+SILENT_SECONDS = 30.0
+"""How long a server may think about a command's first question. Of one that hangs Prefect's own client would ask six times: 7 minutes."""
+
+
+class _Record(StrictModel):
+    """``<home>/prefect/apis/<pid of the owner>.json``."""
+
+    api: RecordedProcess
+    owner: RecordedProcess
+
+
+@contextmanager
+def own_prefect_api(settings: Settings) -> Iterator[Callable[[], None]]:
+    """Start the API, point this process's Prefect at it, and end it at exit. Yields a function that waits until it answers.
+
+    Raises (from that function):
+        ServiceError: it does not come up; the tail of its log is the hint.
+    """
+    records = settings.prefect_home / "apis"
+    _end_orphans(records)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    os.environ["PREFECT_API_URL"] = url
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", "--analytics-off"]
+    api = spawn("prefect api", command, log=settings.log_folder / "prefect-api.log", environment=dict(os.environ) | _LEAN)
+    record = records / f"{os.getpid()}.json"
+    write_atomic(record, _Record(api=api, owner=RecordedProcess.current()).model_dump_json() + "\n")
+    try:
+        yield lambda: _wait(url, api)
+    finally:
+        _send_what_waits()
+        terminate_tree([api], grace=5.0)
+        record.unlink(missing_ok=True)
+        os.environ.pop("PREFECT_API_URL", None)
+
+
+# Nothing is scheduled, late or cancelled from outside during one command; what remains records the task runs.
+_LEAN = {
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+}
+
+
+def _send_what_waits() -> None:
+    """Prefect sends logs and task states from threads of its own, otherwise only at interpreter exit, when this API is gone."""
+    if "prefect.events.worker" in sys.modules:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        APILogWorker.drain_all(timeout=5)
+        EventsWorker.drain_all(timeout=5)
+
+
+def _wait(url: str, api: RecordedProcess) -> None:
+    deadline = time.monotonic() + STARTUP_SECONDS
+    with requests.Session() as session:
+        session.trust_env = False
+        while time.monotonic() < deadline and api.alive():
+            try:
+                # A real read: package versions that do not fit together pass /health and fail here.
+                if session.post(f"{url}/flow_runs/filter", json={"limit": 1}, timeout=5).ok:
+                    return
+            except requests.RequestException:
+                pass
+            time.sleep(0.1)
+    what = f"does not answer after {STARTUP_SECONDS:.0f} s" if api.alive() else "ended while starting"
+    raise ServiceError(f"the Prefect API {what}", hint=f"last lines of {api.log}:\n{api.log_tail()}", retryable=False)
+
+
+def _end_orphans(records: Path) -> None:
+    for path in records.glob("*.json"):
+        record = _Record.model_validate_json(path.read_text(encoding="utf-8"))
+        if not record.owner.alive():
+            terminate_tree([record.api], grace=5.0)
+            path.unlink(missing_ok=True)
+
+
+def check_answers(api_url: str) -> None:
+    """Ask a server one question.
+
+    Raises:
+        ServiceError: it does not answer, or refuses us.
+    """
+    with connected(api_url):
+        pass
+
+
+@contextmanager
+def connected(api_url: str) -> Iterator[SyncPrefectClient]:
+    """A client of a server that answers; its failures are ours.
+
+    Raises:
+        ServiceError: it does not answer, or refuses us.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    once = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: SILENT_SECONDS}
+    try:
+        with temporary_settings({PREFECT_API_URL: api_url}):
+            with temporary_settings(once), get_client(sync_client=True) as client:
+                client.hello()
+            with get_client(sync_client=True) as client:
+                yield client
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise ServiceError(
+                f"Prefect at {api_url} refuses us ({status})",
+                hint="set PREFECT_API_AUTH_STRING to the server's user:password",
+                retryable=False,
+            ) from error
+        reason = error.response.text.strip()[:500]
+        raise ServiceError(f"Prefect at {api_url} answered {status}: {reason}", retryable=status >= 500) from error
+    except httpx.RequestError as error:
+        raise ServiceError(
+            f"Prefect at {api_url} does not answer: {type(error).__name__}: {error}",
+            hint="`dora up` starts it, again if it hangs; or check DORA_PREFECT_API_URL",
+        ) from error

@@ -1,0 +1,108 @@
+"""Looking through a store and deleting from it: what ``dora gc`` does to files.
+
+What is deleted is never half there for a reader. On a local root a folder is renamed first, which is one step; on a remote one, where
+nothing can be renamed, its ``result.json`` goes first, and without that a folder is no result (``infra/store/store.py``). In both, the
+caller is asked once more between the two steps, so a run that has told of itself by then gets its stage back.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from infra.store.store import RESULT, Store
+
+TRASH = ".gc"
+"""Ending of a folder on its way out; one that is found was left by a process that was killed."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a store: name relative to the folder that was asked for, size, epoch seconds of its last change."""
+
+    name: str
+    bytes: int
+    modified: float
+
+
+def files_below(store: Store, relative: str) -> Iterator[StoredFile]:
+    """All files below a folder of the store, none where there is no such folder. Links are not followed."""
+    if store.remote is None:
+        yield from _local_files(store.local(relative), "")
+        return
+    filesystem, root = store.remote
+    place = f"{root}/{relative}"
+    for info in filesystem.get_file_info(pafs.FileSelector(place, allow_not_found=True, recursive=True)):
+        if info.type == pafs.FileType.File:
+            yield StoredFile(info.path.removeprefix(f"{place}/"), info.size, info.mtime.timestamp())
+
+
+def _local_files(folder: Path, prefix: str) -> Iterator[StoredFile]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = prefix + entry.name
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        yield from _local_files(Path(entry.path), f"{name}/")
+                    else:
+                        facts = entry.stat(follow_symlinks=False)
+                        yield StoredFile(name, facts.st_size, facts.st_mtime)
+                except FileNotFoundError:
+                    continue  # a run works here
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
+def discard(store: Store, folder: str, is_unwanted: Callable[[], bool]) -> bool:
+    """Delete a folder of the store, unless it turns out to be wanted; see the module docstring. Returns whether it is gone.
+
+    Raises:
+        OSError: the store refuses; what is left is no result any more. StoreError: the folder is a link out of the store.
+    """
+    if store.remote is not None:
+        return _discard_remote(store, folder, is_unwanted)
+    path = store.local(folder)
+    trash = path.with_name(f".{path.name}{TRASH}")
+    if path.name.endswith(TRASH):
+        shutil.rmtree(path)
+        return True
+    path.rename(trash)
+    if not is_unwanted() and not path.exists():
+        trash.rename(path)
+        return False
+    shutil.rmtree(trash)
+    return True
+
+
+def _discard_remote(store: Store, folder: str, is_unwanted: Callable[[], bool]) -> bool:
+    assert store.remote is not None
+    filesystem, root = store.remote
+    result = store.read_json(f"{folder}/{RESULT}")
+    if result is not None:
+        filesystem.delete_file(f"{root}/{folder}/{RESULT}")
+    if not is_unwanted():
+        if result is not None:
+            store.write_json(f"{folder}/{RESULT}", result)
+        return False
+    filesystem.delete_dir(f"{root}/{folder}")
+    return True
+
+
+def delete_file(store: Store, relative: str) -> None:
+    """Delete one file; nothing happens where it is gone.
+
+    Raises:
+        OSError: the store refuses.
+    """
+    if store.remote is None:
+        store.local(relative).unlink(missing_ok=True)
+        return
+    filesystem, root = store.remote
+    if filesystem.get_file_info(f"{root}/{relative}").type == pafs.FileType.File:
+        filesystem.delete_file(f"{root}/{relative}")

@@ -1,0 +1,373 @@
+"""The MLflow model registry: one version per trained model, by the URI of its files, with three aliases.
+
+``champion`` serves, ``previous`` is what :func:`rollback` returns to, ``challenger`` was registered without a decision for it.
+
+Every decision leaves its audit on the version: a tag for people (``dora.promoted: 2026-01-31T12:00:00+00:00 by ann: gate passed``), what
+the version is now (``dora.decision``), and the whole history as JSON (``dora.audit``: action, when, who, why, and the digests of the
+policy, its evaluation and the configuration that the decision was about). Doing something again that is done leaves no second entry;
+doing again what ended halfway adds what is missing. MLflow has no transactions: decisions from one machine take turns, and
+:func:`promote` looks at the champion directly before it moves the alias; two promotions from two machines within those milliseconds
+would both succeed.
+
+Where a version's files are: tag ``dora.model_uri``, always. The version's *source*, which ``models:/name@champion`` downloads, is that
+URI too, except that an MLflow server refuses folders of its clients: small models are then uploaded to the run, and for large ones
+the source is ``dora-store:<folder>``, which MLflow shows but cannot download (a clear error instead of a model without weights).
+
+Left out: ``log_model`` flavours (they pickle, and import the world).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dora_core.errors import DoraError, ServiceError, did_you_mean
+from infra.back_ends import without_credentials
+from infra.settings import Settings
+from infra.tracking.mlflow_client import mlflow_client
+from infra.tracking.tracker import user_name
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+Alias = Literal["champion", "previous", "challenger"]
+
+MODEL_URI = "dora.model_uri"
+UPLOAD_LIMIT_BYTES = 2 * 1024**3  # about 100 MB/s to a server on the same machine
+HISTORY = "dora.audit"
+DECISIONS = {"restored": "promoted", "rejected": "refused"}
+"""Action → decision, where it has another name."""
+EVIDENCE = {"policy": "dora.digest", "evaluation": "dora.evaluation", "config": "dora.config"}
+"""In the history → tag of the version with what it was registered with."""
+
+
+ANY = "any champion"
+
+
+class RegistryError(DoraError):
+    """The registry does not hold what was asked for, or refuses it."""
+
+
+class RegistryMoved(RegistryError):
+    """Another version became champion meanwhile; running again looks at the new one."""
+
+    retryable_by_default = True
+
+
+def register(uri: str, name: str, source_uri: str, run_id: str | None = None, tags: Mapping[str, str] | None = None) -> str:
+    """Register a model folder and return its version; a folder that is registered already keeps its version.
+
+    Args:
+        uri: MLflow address, ``sqlite:///…`` or ``http(s)://…``.
+        source_uri: folder with the model's files: an absolute path, or a remote URI (``s3://…``).
+        run_id: MLflow id of the run that produced it; receives the files where the server cannot read them.
+
+    Raises:
+        ServiceError: MLflow is away. RegistryError: it refuses.
+    """
+    with _registry(uri) as client:
+        _ensure_model(client, name)
+        version = _find(client, name, source_uri)
+        if version is None:
+            source = _servable(client, uri, source_uri, run_id)
+            with _in_turn(uri):
+                version = _find(client, name, source_uri) or _create(client, name, source, source_uri, run_id)
+        for key, value in (tags or {}).items():
+            client.set_model_version_tag(name, str(version), key, value)
+        return str(version)
+
+
+def promote(uri: str, name: str, version: str, why: str = "", *, who: str | None = None, instead_of: str | None = ANY) -> None:
+    """``previous`` := champion, ``champion`` := version. Doing it again changes nothing; dying halfway loses nothing.
+
+    Args:
+        who: who decided; None = the user of this process.
+        instead_of: the champion that was looked at when this was decided; None = there was none, :data:`ANY` = whichever it is.
+
+    Raises:
+        RegistryError: there is no such version. RegistryMoved: the champion is neither ``instead_of`` nor ``version``.
+    """
+    with _registry(uri) as client, _in_turn(uri):
+        _check_version(client, uri, name, version)
+        current = _aliases(client, name)
+        champion = current.get("champion")
+        if champion == version and _last_action(client, name, version) in ("promoted", "restored"):
+            return
+        if champion != version and instead_of not in (ANY, champion):
+            now = f"{_spoken(champion)} is" if champion else "none is"
+            raise RegistryMoved(
+                f"version {version} of {name} was to replace {_spoken(instead_of)}, but {now} champion now",
+                hint=f"run again to look at it, or: dora promote {name} {version} --why …",
+            )
+        if champion != version:
+            if champion is not None:
+                client.set_registered_model_alias(name, "previous", champion)
+            client.set_registered_model_alias(name, "champion", version)
+        if current.get("challenger") == version:
+            client.delete_registered_model_alias(name, "challenger")
+        _audit(client, name, version, "promoted", why, who)
+
+
+def challenge(uri: str, name: str, version: str, why: str = "") -> None:
+    """``challenger`` := version, unless it is the champion already."""
+    with _registry(uri) as client, _in_turn(uri):
+        current = _aliases(client, name)
+        if current.get("champion") == version:
+            return
+        if current.get("challenger") == version and _last_action(client, name, version) == "challenger":
+            return
+        client.set_registered_model_alias(name, "challenger", version)
+        _audit(client, name, version, "challenger", why)
+
+
+def reject(uri: str, name: str, version: str, why: str, *, who: str | None = None) -> None:
+    """The version is nobody's challenger any more, and keeps the reason. Doing it again changes nothing.
+
+    Raises:
+        RegistryError: there is no such version, or it is the champion.
+    """
+    with _registry(uri) as client, _in_turn(uri):
+        _check_version(client, uri, name, version)
+        current = _aliases(client, name)
+        if current.get("champion") == version:
+            raise RegistryError(f"version {version} of {name} is the champion", hint=f"return to the one before it: dora rollback {name}")
+        if current.get("challenger") == version:
+            client.delete_registered_model_alias(name, "challenger")
+        elif _last_action(client, name, version) == "rejected":
+            return
+        _audit(client, name, version, "rejected", why, who)
+
+
+def rollback(uri: str, name: str, why: str = "") -> str:
+    """``champion`` := previous; returns its version. One step only: ``previous`` is then free until the next promotion.
+
+    Raises:
+        RegistryError: no such model, or nothing to return to.
+    """
+    with _registry(uri) as client, _in_turn(uri):
+        current = _aliases(client, name)
+        champion, previous = current.get("champion"), current.get("previous")
+        again = previous is not None and previous == champion and _last_action(client, name, previous) == "restored"
+        if previous is None or (previous == champion and not again):
+            names = [model.name for model in client.search_registered_models()]
+            if name not in names:
+                raise RegistryError(
+                    f"there is no model {name!r} in {without_credentials(uri)}",
+                    hint=did_you_mean(name, names) if names else "nothing is registered there yet; `dora realign` registers",
+                )
+            raise RegistryError(
+                f"model {name!r} has no previous version to return to (champion: version {champion or 'none'})",
+                hint=f"name a version yourself: `dora promote {name} VERSION`, with one of "
+                + ", ".join(sorted((str(v.version) for v in client.search_model_versions(f"name='{name}'")), key=int)),
+            )
+        if not again:  # the audit first: once the alias is moved, nobody knows any more who was champion
+            if champion is not None and _last_action(client, name, champion) != "rolled_back":
+                _audit(client, name, champion, "rolled_back", why)
+            _audit(client, name, previous, "restored", why)
+            client.set_registered_model_alias(name, "champion", previous)
+        if current.get("challenger") == previous:
+            client.delete_registered_model_alias(name, "challenger")
+        client.delete_registered_model_alias(name, "previous")
+        return previous
+
+
+def aliases(uri: str, name: str) -> dict[str, str]:
+    """``{"champion": "3", "previous": "2"}``; empty for a model nobody registered."""
+    with _registry(uri) as client:
+        return _aliases(client, name)
+
+
+def alias_tags(uri: str, name: str) -> dict[str, dict[str, str]]:
+    """Tags of the version behind each alias."""
+    with _registry(uri) as client:
+        return {alias: dict(client.get_model_version(name, version).tags) for alias, version in _aliases(client, name).items()}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model, the aliases that point to it, and its tags."""
+
+    model: str
+    version: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+
+
+def versions(uri: str) -> list[Registered]:
+    """All versions of all models; empty for a SQLite file that is not there (asking MLflow would make one)."""
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return []
+    with _registry(uri) as client:
+        models = _pages(client.search_registered_models, 1000)
+        named = {(m.name, str(v)): tuple(sorted(a for a, w in m.aliases.items() if w == v)) for m in models for v in m.aliases.values()}
+        found = _pages(client.search_model_versions, 10_000)
+        return [Registered(v.name, str(v.version), named.get((v.name, str(v.version)), ()), dict(v.tags)) for v in found]
+
+
+def describe(uri: str, name: str, version: str, decision: str, reasons: str) -> None:
+    """The version's decision and its reasons, also where no alias moved."""
+    with _registry(uri) as client:
+        client.set_model_version_tag(name, version, "dora.decision", decision)
+        client.set_model_version_tag(name, version, "dora.reasons", reasons)
+        _write_page(client, name, version)
+
+
+def history(uri: str, name: str, version: str) -> list[dict[str, Any]]:
+    """What was decided about a version, oldest first: ``{action, when, who, why, policy, evaluation, config}``."""
+    with _registry(uri) as client:
+        return _history(client, name, version)
+
+
+# ---------------------------------------------------------------------------------------------------------- mechanism
+
+
+_client = functools.cache(mlflow_client)
+
+
+def _pages(search: Callable[..., Any], size: int) -> list[Any]:
+    """All that a paged ``search`` of MLflow's finds."""
+    page = search(max_results=size)
+    found = list(page)
+    while page.token:
+        page = search(max_results=size, page_token=page.token)
+        found += page
+    return found
+
+
+@contextmanager
+def _registry(uri: str) -> Iterator[MlflowClient]:
+    """A client whose failures are ours."""
+    address = without_credentials(uri)
+    try:
+        client = _client(uri)
+        from mlflow.exceptions import MlflowException
+    except Exception as error:  # a SQLite file that cannot be opened, a scheme MLflow does not know
+        raise ServiceError(
+            f"cannot open MLflow at {address}: {error}", hint="check DORA_MLFLOW_URI, or start the servers with `dora up`"
+        ) from error
+    try:
+        yield client
+    except MlflowException as error:
+        message = without_credentials(str(error)).splitlines()[0]
+        if error.get_http_status_code() in (401, 403):
+            raise RegistryError(
+                f"MLflow at {address} refuses us: {message}", hint="set DORA_AUTH to its user:password, of a user who may edit the model"
+            ) from error
+        if error.get_http_status_code() >= 500:
+            raise ServiceError(
+                f"MLflow at {address} does not answer: {message}", hint="start it with `dora up`, or check DORA_MLFLOW_URI"
+            ) from error
+        raise RegistryError(f"MLflow at {address} refuses: {message}", hint="see the registered model's page in MLflow") from error
+
+
+@contextmanager
+def _in_turn(uri: str) -> Iterator[None]:
+    """One decision at a time among the processes of this machine; the kernel ends the turn of one that is killed."""
+    folder = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Settings().root
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
+
+
+def _ensure_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _find(client: MlflowClient, name: str, source_uri: str) -> str | None:
+    """The first version of these files."""
+    found = [int(v.version) for v in client.search_model_versions(f"name='{name}'") if v.tags.get(MODEL_URI) == source_uri]
+    return str(min(found)) if found else None
+
+
+def _create(client: MlflowClient, name: str, source: str, source_uri: str, run_id: str | None) -> str:
+    """A new version. MLflow's client repeats a request whose answer was lost, and the server would register the same files twice."""
+    created = client.create_model_version(name, source, run_id=run_id, tags={MODEL_URI: source_uri}, await_creation_for=0)
+    first = _find(client, name, source_uri)
+    if first is not None and first != str(created.version):
+        client.delete_model_version(name, str(created.version))
+        return first
+    return str(created.version)
+
+
+def _servable(client: MlflowClient, uri: str, source_uri: str, run_id: str | None) -> str:
+    """A source this registry accepts; see the module docstring."""
+    if "://" in source_uri or not uri.startswith("http"):
+        return source_uri
+    folder = Path(source_uri)
+    if run_id is None or sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) > UPLOAD_LIMIT_BYTES:
+        return f"dora-store:{folder}"
+    client.log_artifacts(run_id, str(folder), "model")
+    return f"runs:/{run_id}/model"
+
+
+def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+
+
+def _check_version(client: MlflowClient, uri: str, name: str, version: str) -> None:
+    versions = {str(v.version) for v in client.search_model_versions(f"name='{name}'")}
+    if version not in versions:
+        raise RegistryError(
+            f"model {name!r} has no version {version!r} in {without_credentials(uri)}", hint=did_you_mean(version, versions)
+        )
+
+
+def _spoken(version: str | None) -> str:
+    return "no champion" if version is None else f"version {version}"
+
+
+def _history(client: MlflowClient, name: str, version: str) -> list[dict[str, Any]]:
+    return json.loads(client.get_model_version(name, version).tags.get(HISTORY, "[]"))
+
+
+def _last_action(client: MlflowClient, name: str, version: str) -> str | None:
+    past = _history(client, name, version)
+    return past[-1]["action"] if past else None
+
+
+def _audit(client: MlflowClient, name: str, version: str, action: str, why: str, who: str | None = None) -> None:
+    tags = client.get_model_version(name, version).tags
+    when, who = datetime.now(UTC).isoformat(timespec="seconds"), who or user_name()
+    evidence = {what: tags[tag] for what, tag in EVIDENCE.items() if tag in tags}
+    past = [*json.loads(tags.get(HISTORY, "[]")), {"action": action, "when": when, "who": who, "why": why} | evidence]
+    for tag, value in (
+        (f"dora.{action}", f"{when} by {who}" + (f": {why}" if why else "")),
+        ("dora.decision", DECISIONS.get(action, action)),
+        (HISTORY, json.dumps(past, ensure_ascii=False)),
+    ):
+        client.set_model_version_tag(name, version, tag, value)
+    _write_page(client, name, version)
+
+
+def _write_page(client: MlflowClient, name: str, version: str) -> None:
+    """The version's description, which its page shows first: what the tags say, in words."""
+    tags = client.get_model_version(name, version).tags
+    past = [f"- {e['when']}: {e['action'].replace('_', ' ')} by {e['who']}" for e in json.loads(tags.get(HISTORY, "[]"))]
+    reasons = [f"- {reason}" for reason in tags.get("dora.reasons", "").split("; ") if reason]
+    paragraphs = [f"**{tags.get('dora.decision', 'registered')}**", "\n".join(reasons), "\n".join(past)]
+    client.update_model_version(name, version, description="\n\n".join(filter(None, paragraphs)))

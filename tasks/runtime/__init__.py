@@ -1,0 +1,1 @@
+"""What every stage runs on: specs, shards, actors, caches."""

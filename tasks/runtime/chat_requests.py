@@ -1,0 +1,263 @@
+"""Asking an OpenAI-compatible server: many chat requests at once, every answer kept, nothing asked twice.
+
+Answers are appended to ``scratch/answers/<time>-<process>.jsonl``, one line each under the sha256 of its request, and synced to disk before
+they count. Every process writes a file of its own, a torn last line is no line, and finished files are committed to a remote store every
+:data:`COMMIT_SECONDS` and at the end, also at a bad one. So a stage that was killed, or whose server went away, asks only for the rest.
+
+Failure policy: what may pass (``infra/chat_client.py``) is tried again, with exponential backoff and jitter and never before
+``Retry-After``, until nothing at all was answered for ``give_up_seconds``; what would come again fails at once.
+
+Cost: one thread per request under way, less than a millisecond of processor time per answer. Memory: all answers. Left out: streaming,
+and the server's ``n`` (several answers per request, which many servers ignore).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import requests
+
+from dora_core.config.execution import Endpoint
+from dora_core.errors import DoraError, ServiceError
+from infra.chat_client import Answer, ChatServer, Question, Trouble
+from infra.store.store import sha256_of
+from tasks.runtime.stage import StageContext
+
+T = TypeVar("T")
+
+COMMIT_SECONDS = 30.0
+"""Between two commits to a remote store: what a lost machine costs at most."""
+BACKOFF_SECONDS = (0.5, 30.0)
+"""First and longest wait before a request is sent again."""
+PROGRESS_SECONDS = 0.5
+WARN_SECONDS = 30.0
+"""Least time between two warnings that requests fail."""
+UNANSWERED = "requests are under way, and none is answered"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Answers in the order of the questions. ``facts``: ``requests`` sent now, ``retries`` among them, answers ``reused`` from earlier
+    attempts, ``answers_per_second`` (None where nothing was asked)."""
+
+    answers: list[Answer]
+    facts: dict[str, Any]
+
+
+def ask(context: StageContext, endpoint: Endpoint, questions: Iterable[Question], total: int, *, unit: str) -> Asked:
+    """Answers to all ``questions``; those of earlier attempts are not asked again.
+
+    Args:
+        questions: taken as they can be sent, so they need not all exist at once.
+        total: how many there are, for the progress bar.
+        unit: what an answer is called there.
+
+    Raises:
+        ServiceError: nothing was answered for ``endpoint.give_up_seconds``.
+        ConfigError: the key is missing, or the server refuses it, the model or a request.
+    """
+    started, shown = time.monotonic(), float("-inf")
+    log = AnswerLog(context)
+    answers = log.read()
+    workers = _Workers(endpoint, min(endpoint.concurrency, total), context.log)
+    coming, keys, sent = iter(questions), list[str](), set[str]()
+    try:
+        while True:
+            while workers.open < 2 * endpoint.concurrency and (question := next(coming, None)) is not None:
+                keys.append(key := sha256_of(question.body))
+                if key not in answers and key not in sent:
+                    sent.add(key)
+                    workers.put(key, question)
+            if not workers.open:
+                break
+            if time.monotonic() - shown > PROGRESS_SECONDS:
+                shown = time.monotonic()
+                context.progress(len(keys) - workers.open, total, unit, f"{workers.retries} retries" if workers.retries else "")
+            new = workers.wait()
+            log.append(new)
+            answers |= new
+    except DoraError as error:
+        answers |= (new := workers.stop())
+        log.append(new)
+        error.hint = f"{len(answers)} of {total} answers are kept; {error.hint}"
+        raise
+    finally:
+        log.append(workers.stop())
+        log.close()
+    context.progress(total, total, unit)
+    facts = {
+        "requests": len(sent) + workers.retries,
+        "retries": workers.retries,
+        "reused": len(set(keys) - sent),
+        "answers_per_second": len(sent) / (time.monotonic() - started) if sent else None,
+    }
+    return Asked([answers[key] for key in keys], facts)
+
+
+class AnswerLog:
+    """The answers of all attempts, by key; see the module docstring."""
+
+    def __init__(self, context: StageContext):
+        self._context, self._folder = context, context.scratch / "answers"
+        self._folder.mkdir(exist_ok=True)
+        self._file: IO[bytes] | None = None
+        self._committed = time.monotonic()
+
+    def read(self) -> dict[str, Answer]:
+        """Every whole line of every file, of this machine's and the store's; of two answers under one key the first."""
+        store, relative = self._context.store, self._folder.relative_to(self._context.store.local_root).as_posix()
+        answers: dict[str, Answer] = {}
+        for name in sorted({path.name for path in self._folder.iterdir()} | set(store.list(relative))):
+            if not (self._folder / name).exists():
+                store.download(f"{relative}/{name}")
+            for line in (self._folder / name).read_bytes().splitlines():
+                try:
+                    key, answer = json.loads(line)
+                except ValueError:
+                    continue  # torn by a crash
+                answers.setdefault(key, Answer(**answer))
+        return answers
+
+    def append(self, answers: dict[str, Answer]) -> None:
+        """On disk when this returns."""
+        if not answers:
+            return
+        if self._file is None:
+            self._file = (self._folder / f"{time.time_ns():020d}-{os.getpid()}.jsonl").open("xb")
+        self._file.writelines(json.dumps([key, asdict(answer)]).encode() + b"\n" for key, answer in answers.items())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if time.monotonic() - self._committed > COMMIT_SECONDS:
+            self.close()
+
+    def close(self) -> None:
+        """Commit what was appended; a further answer begins a file of its own."""
+        self._committed = time.monotonic()
+        if self._file is not None:
+            self._file.close()
+            self._context.folder.commit(Path(self._file.name).relative_to(self._context.path).as_posix())
+            self._file = None
+
+
+class _Workers:
+    """``count`` threads that ask. The first sees whether the server is there, and then starts the others.
+
+    They are daemons, since nothing calls a thread back from a request: a process that ends does not wait for them, and in one that
+    lives on each ends with its request.
+
+    Attributes:
+        open: questions that were put in, and whose answers were not taken out. retries: requests that failed and were sent again.
+    """
+
+    def __init__(self, endpoint: Endpoint, count: int, log: logging.Logger):
+        self.open = self.retries = 0
+        self._server, self._endpoint, self._count, self._log = ChatServer(endpoint), endpoint, count, log
+        self._todo: queue.SimpleQueue[tuple[str, Question] | None] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[tuple[str, Answer] | None] = queue.SimpleQueue()
+        self._started, self._stopped, self._lock = False, threading.Event(), threading.Lock()
+        self._fault: Exception | None = None
+        self._heard, self._trouble, self._warned = time.monotonic(), UNANSWERED, float("-inf")
+
+    def put(self, key: str, question: Question) -> None:
+        self.open += 1
+        self._todo.put((key, question))
+        if not self._started:
+            self._started, self._heard = True, time.monotonic()
+            self._start(self._open_up)
+
+    def wait(self) -> dict[str, Answer]:
+        """The next answers by key; empty when there is other news.
+
+        Raises:
+            ServiceError: no news for ``give_up_seconds``. ConfigError: a request was refused.
+        """
+        if self._fault is not None:
+            raise self._fault
+        patience = self._endpoint.give_up_seconds
+        try:
+            first = self._news.get(timeout=max(0.0, self._heard + patience - time.monotonic()))
+        except queue.Empty:
+            raise ServiceError(
+                f"the endpoint {self._endpoint.url} has answered nothing for {patience:g} s: {self._trouble}",
+                hint="start the server or correct endpoint.url, and run the same command again: it asks only for the rest. "
+                "endpoint.give_up_seconds is how long a silent server is waited for",
+                retryable=False,  # that was the retrying
+            ) from None
+        self._heard, self._trouble = time.monotonic(), UNANSWERED
+        return self._taken([first])
+
+    def stop(self) -> dict[str, Answer]:
+        """End the threads; returns what was answered and not taken yet."""
+        self._stopped.set()
+        self._todo.put(None)
+        return self._taken([])
+
+    def _taken(self, news: list[tuple[str, Answer] | None]) -> dict[str, Answer]:
+        while not self._news.empty():  # only this thread takes
+            news.append(self._news.get())
+        answers = dict(item for item in news if item is not None)
+        self.open -= len(answers)
+        return answers
+
+    def _start(self, work: Callable[[requests.Session], None]) -> None:
+        def run() -> None:
+            try:
+                with self._server.session() as session:
+                    work(session)
+            except Exception as error:
+                self._fault = error
+                self._news.put(None)
+
+        threading.Thread(target=run, daemon=True, name="endpoint").start()
+
+    def _open_up(self, session: requests.Session) -> None:
+        if self._persistently(lambda: self._server.look(session)) is None:
+            return
+        self._news.put(None)
+        for _ in range(self._count - 1):
+            self._start(self._answer_all)
+        self._answer_all(session)
+
+    def _answer_all(self, session: requests.Session) -> None:
+        while (item := self._todo.get()) is not None and not self._stopped.is_set():
+            key, question = item
+            answer = self._persistently(functools.partial(self._server.answer, session, question))
+            if answer is not None:
+                self._news.put((key, answer))
+        self._todo.put(None)  # for the next thread
+
+    def _persistently(self, attempt: Callable[[], T]) -> T | None:
+        """The result of the first attempt that meets no :class:`Trouble`; None when stopped before."""
+        longest = min(BACKOFF_SECONDS[1], self._endpoint.give_up_seconds / 4)  # so that giving up is never for one bad moment
+        number = 0
+        while True:
+            try:
+                return attempt()
+            except Trouble as trouble:
+                self._note(trouble.cause)
+                if self._stopped.wait(max(backoff_seconds(number, longest), trouble.retry_after)):
+                    return None
+            number += 1
+
+    def _note(self, cause: str) -> None:
+        with self._lock:
+            self.retries, self._trouble = self.retries + 1, cause
+            if time.monotonic() - self._warned > WARN_SECONDS:
+                self._warned = time.monotonic()
+                self._log.warning("endpoint %s: %s; trying again (%d requests failed so far)", self._endpoint.url, cause, self.retries)
+
+
+def backoff_seconds(number: int, longest: float) -> float:
+    """Wait after the failure ``number`` in a row (from 0): doubled each time up to ``longest``, a random half of it taken off."""
+    return min(longest, BACKOFF_SECONDS[0] * 2 ** min(number, 16)) * random.uniform(0.5, 1.0)

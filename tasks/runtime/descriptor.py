@@ -1,0 +1,124 @@
+"""What a stage is to everything outside it: one descriptor at the end of its file.
+
+The registry (``tasks/stages/registry.py``) lists the descriptors; the command line's headlines, the parent run's metrics, events,
+garbage collection, report sections and the entry point iterate over it and know no stage by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import ConfigDict, Field
+
+from dora_core.strict_model import StrictModel
+from infra.store.store import Store
+from tasks.runtime.stage import Run, StageRef, StageSpec
+
+F = TypeVar("F", bound="Facts")
+
+
+class Facts(StrictModel):
+    """Base of what a stage found out, for figures, pages and later stages. ``result.json`` holds its dump under ``facts``.
+
+    No prompts, no responses. A field that is added needs a default, so that results of earlier releases stay readable.
+    """
+
+    warnings: list[str] = Field(default_factory=list, description="One sentence each, for people; also `notes` of the run's manifest.")
+
+
+class AnyFacts(Facts):
+    """Facts without a model of their own (toy stages of tests)."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+@dataclass(frozen=True)
+class StageResult(Generic[F]):
+    """A stage's ``result.json``.
+
+    Attributes:
+        payload: the spec as its digest covers it.
+        rows: rows written.
+        metrics: finite numbers by name.
+        seconds: how long ``run`` took.
+    """
+
+    stage: str
+    digest: str
+    payload: dict[str, Any]
+    inputs: dict[str, StageRef]
+    rows: int
+    metrics: dict[str, float]
+    facts: F
+    seconds: float
+
+    @classmethod
+    def parse(cls, content: dict[str, Any], facts: type[F]) -> StageResult[F]:
+        return cls(
+            stage=content["stage"],
+            digest=content["digest"],
+            payload=content["spec"],
+            inputs={name: StageRef.model_validate(ref) for name, ref in content["inputs"].items()},
+            rows=content["rows"],
+            metrics=content["metrics"],
+            facts=facts.model_validate(content["facts"]),
+            seconds=content["seconds"],
+        )
+
+
+def read_result(store: Store, ref: StageRef, facts: type[F]) -> StageResult[F] | None:
+    """A stage's result with typed facts; None where it has none."""
+    content = store.read_result(ref.stage, ref.digest)
+    return None if content is None else StageResult.parse(content, facts)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a finished stage announces, as a Prefect event ``dora.<name>``: for automations and webhooks.
+
+    Attributes:
+        message: one sentence; the beginning of a notice.
+        metrics: numbers that go with it.
+        stops: it ends the run; the message then starts with the stage's label.
+    """
+
+    name: str
+    message: str
+    metrics: dict[str, float]
+    stops: bool = False
+
+
+def _rows(result: StageResult[Any]) -> str:
+    return f"{result.rows} rows"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's descriptor.
+
+    Attributes:
+        run: computes it.
+        facts: model of its facts.
+        headline: the one number people look for first, as a short text.
+        tracked: beginnings of the names of its metrics that also go to the MLflow run of the whole run, or of its round.
+        event: what it announces when it has run; None = nothing.
+        section: where the report shows it: ``stage`` in a section of its own, ``training`` among the trainings, None nowhere.
+    """
+
+    spec: type[StageSpec]
+    run: Run
+    facts: type[Facts] = AnyFacts
+    headline: Callable[[StageResult[Any]], str] = _rows
+    tracked: tuple[str, ...] = ()
+    event: Callable[[StageResult[Any], Store], Event | None] = lambda result, store: None
+    section: Literal["stage", "training"] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.spec.stage
+
+    def parse(self, content: dict[str, Any]) -> StageResult[Any]:
+        """The content of a ``result.json`` of this stage, with typed facts."""
+        return StageResult.parse(content, self.facts)

@@ -1,0 +1,263 @@
+"""The figures of the ``drift`` stage: what moved between two runs' responses, and its rules (``tasks/stages/drift.py`` decides)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dora_core.config.rounds import DriftConfig
+from tasks.runtime.stage import StageContext, StageRef
+from tasks.stages.calibrate import Heads, undefined
+from tasks.stages.classify import FOLDER, KEYS, UNLABELLED
+from tasks.tables.rows import RECORDS_FILE, read_index, record_batches
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from dora_core.classifier.scoring import Meta
+
+JUDGEABLE = 50  # rows on either side before a figure of them says anything
+
+
+# ---------------------------------------------------------------------------------------------------------------- rules
+
+
+def rule(config: DriftConfig, name: str, source: str | None, value: float, chance: float, message: str) -> dict[str, Any]:
+    """A figure against ``refit_<name>`` and ``refuse_<name>``; what exceeds them is ``value − chance``."""
+    refit_at, refuse_at = getattr(config, f"refit_{name}", None), getattr(config, f"refuse_{name}", None)
+    verdict, note = "ok", ""
+    for stricter, limit in (("refit", refit_at), ("refuse", refuse_at)):
+        if limit is not None and value - chance > limit:
+            verdict, note = stricter, f": beyond drift.{stricter}_{name} = {limit:g}"
+    figures = {"value": value, "chance": chance, "refit_at": refit_at, "refuse_at": refuse_at}
+    return {"name": name, "source": source, **figures, "verdict": verdict, "message": message + note}
+
+
+def not_judged(config: DriftConfig, name: str, source: str | None, why: str) -> dict[str, Any]:
+    limits = {f"{verdict}_at": getattr(config, f"{verdict}_{name}", None) for verdict in ("refit", "refuse")}
+    figures = {"value": None, "chance": None, **limits}
+    return {"name": name, "source": source, **figures, "verdict": "not judged", "message": f"{name} not judged: {why}"}
+
+
+# ----------------------------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Train responses of one run as numbers, (N,) each; ``source_N`` are positions in ``names``."""
+
+    key_N: NDArray[np.uint64]
+    prompt_N: NDArray[np.uint64]
+    source_N: NDArray[np.int32]
+    length_N: NDArray[np.int32]
+    names: list[str]
+
+    @classmethod
+    def read(cls, records: Path) -> Responses:
+        import numpy as np
+        import pyarrow.compute as pc
+
+        index = read_index(records / RECORDS_FILE, "train")
+        named = [*(name or UNLABELLED for name in index.names), UNLABELLED]  # the last for −1, no source
+        names, place = np.unique(named, return_inverse=True)
+        source_N = place.astype(np.int32)[index.source_N]
+        batches = record_batches(records / RECORDS_FILE, ["responses"], "train")
+        lengths = [pc.utf8_length(pc.list_flatten(batch["responses"])).to_numpy() for batch in batches]
+        return cls(index.key_N, index.prompt_hash_N, source_N, np.concatenate([np.empty(0, np.int32), *lengths]), names.tolist())
+
+    def of(self, name: str) -> NDArray[np.bool_]:
+        import numpy as np
+
+        return self.source_N == self.names.index(name) if name in self.names else np.zeros(len(self.key_N), bool)
+
+    def counts(self, names: list[str]) -> NDArray[np.float64]:
+        import numpy as np
+
+        return np.array([self.of(name).sum() for name in names], dtype=np.float64)
+
+    def prompts(self, rows: NDArray[np.bool_] | None = None) -> int:
+        import numpy as np
+
+        return len(np.unique(self.prompt_N if rows is None else self.prompt_N[rows]))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The classifiers of the last run: the stage that fitted them (which may be an earlier run's), its facts."""
+
+    ref: StageRef
+    folder: Path
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, ref: StageRef, context: StageContext) -> Fit:
+        return cls(ref, context.fetch(ref) / FOLDER, context.result(ref)["facts"])
+
+    @cached_property
+    def meta(self) -> Meta:
+        from dora_core.classifier.scoring import read_meta
+
+        return read_meta(self.folder)
+
+    @cached_property
+    def keys(self) -> NDArray[np.uint64]:
+        """Keys of the rows there were at the fit."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.folder / KEYS)["key"].to_numpy()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """New rows under the earlier classifiers: ``rows`` as of ``classify.labelled_rows``, ``head_N`` as of ``classify.heads_of`` and
+    ``logits`` (``logit_<source>``), in the same order."""
+
+    rows: pa.Table
+    head_N: NDArray[np.int64]
+    logits: pa.Table
+
+
+# -------------------------------------------------------------------------------------------------------------- compare
+
+
+class Comparison:
+    """Collects the figures per source and the rules.
+
+    Attributes:
+        names: sources that have responses before or now, sorted.
+        sources: the facts of each.
+        new_N: which responses are new since the last run.
+    """
+
+    def __init__(self, config: DriftConfig, before: Responses, now: Responses):
+        import numpy as np
+
+        self.config, self.before, self.now = config, before, now
+        self.new_N = ~np.isin(now.key_N, before.key_N)
+        self.names = [n for n in sorted({*before.names, *now.names}) if before.of(n).any() or now.of(n).any()]
+        self.sources: dict[str, dict[str, Any]] = {name: {} for name in self.names}
+        self.rules: list[dict[str, Any]] = []
+
+    def judge(self, name: str, source: str | None, value: float, chance: float, message: str) -> None:
+        self.rules.append(rule(self.config, name, source, value, chance, message))
+
+    def skip(self, name: str, source: str | None, why: str) -> None:
+        self.rules.append(not_judged(self.config, name, source, why))
+
+    def shares(self) -> None:
+        import numpy as np
+
+        from dora_core.evaluation.distances import total_variation, total_variation_chance
+
+        counts = self.before.counts(self.names), self.now.counts(self.names)
+        new = [int((self.now.of(name) & self.new_N).sum()) for name in self.names]
+        p, q = (count / count.sum() for count in counts)
+        for i, facts in enumerate(self.sources.values()):
+            facts["responses"] = {"before": int(counts[0][i]), "now": int(counts[1][i]), "new": new[i]}
+            facts["share"] = {"before": float(p[i]), "now": float(q[i])}
+        value, chance = total_variation(p, q), total_variation_chance(p, q, self.before.prompts(), self.now.prompts())
+        most = int(np.abs(q - p).argmax())
+        moved = f"{self.names[most]} from {p[most]:.0%} to {q[most]:.0%}"
+        self.judge("share_shift", None, value, chance, f"mixture shares moved by {value:.2f} (chance {chance:.2f}), most of all {moved}")
+
+    def lengths(self) -> None:
+        for name, facts in self.sources.items():
+            old, new = self.before.of(name), self.now.of(name) & self.new_N
+            prompts = self.before.prompts(old), self.now.prompts(new)
+            lengths = self.before.length_N[old], self.now.length_N[new]
+            facts["length"] = self.distance("length_shift", name, *lengths, prompts, "lengths", " characters")
+
+    def distance(
+        self, rule: str, name: str, old_N: NDArray[Any], new_N: NDArray[Any], prompts: tuple[int, int], what: str, unit: str = ""
+    ) -> dict[str, Any]:
+        """Judge the Kolmogorov-Smirnov distance of two samples; what is shown of them."""
+        from dora_core.calibration import quantiles
+        from dora_core.evaluation.distances import ks_chance, ks_distance
+
+        shown = {"before": quantiles(old_N) if len(old_N) else None, "new": quantiles(new_N) if len(new_N) else None, "ks": None}
+        if min(len(old_N), len(new_N)) < JUDGEABLE:
+            why = f"{len(old_N)} earlier and {len(new_N)} new responses of {name}, {JUDGEABLE} of each are needed"
+            self.skip(rule, name, why)
+            return shown
+        value, chance = ks_distance(old_N, new_N), ks_chance(*prompts)
+        medians = f"median {shown['before']['0.5']:.3g}, now {shown['new']['0.5']:.3g}{unit}"
+        self.judge(rule, name, value, chance, f"{what} of {name} moved by {value:.2f} (chance {chance:.2f}), {medians}")
+        return shown | {"ks": value}
+
+    def growth(self, fit: Fit, new: int) -> None:
+        """``new``: number of rows, golden ones included, that are new since the fit."""
+        growth = new / len(fit.keys)
+        self.judge("growth", None, growth, 0.0, f"{new} training responses are new since the fit, {growth:.0%} of those fitted")
+
+    def auc(self, fit: Fit, scored: Scored) -> None:
+        import numpy as np
+
+        from dora_core.classifier.diagnostics import auc, auc_resamples
+        from dora_core.classifier.model import GOLDEN
+        from dora_core.evaluation.distances import NORMAL_99
+
+        golden = scored.head_N == GOLDEN
+        for head, name in enumerate(fit.meta.sources):
+            if name not in self.names:
+                continue
+            at_fit, of_source = fit.facts["sources"][name], scored.head_N == head
+            shown = self.sources[name]["auc"] = {"fit": at_fit["auc"], "new": None}
+            if min(golden.sum(), of_source.sum()) < JUDGEABLE or at_fit["auc"] is None:
+                counts = f"{of_source.sum()} responses of {name} and {golden.sum()} golden ones are new"
+                self.skip("auc_drop", name, f"{counts} since the fit, {JUDGEABLE} of each are needed")
+                continue
+            own = golden | of_source
+            logits, prompts = scored.logits[f"logit_{name}"].to_numpy()[own], scored.rows["prompt_hash"].to_numpy()[own]
+            shown["new"] = now = float(auc(logits, golden[own])[0])
+            error_at_fit = (at_fit["auc_high"] - at_fit["auc_low"]) / (2 * 1.96)
+            chance = NORMAL_99 * float(np.hypot(auc_resamples(logits, golden[own], prompts).std(), error_at_fit))
+            drop = at_fit["auc"] - now
+            figures = f"AUC of {name} {at_fit['auc']:.3f} at the fit, {now:.3f} on {own.sum()} responses new since"
+            self.judge("auc_drop", name, drop, chance, f"{figures}, a fall of {drop:.3f} (chance {chance:.3f})")
+
+    def factors(self, context: StageContext, calibrate: StageRef | None, form: str, fit: Fit, scored: Scored) -> None:
+        """h of the last run's rows and of the scored rows that are new since, both raw, with the last run's shares."""
+        import numpy as np
+
+        from dora_core.calibration import factor
+        from dora_core.classifier.model import GOLDEN
+
+        if calibrate is None:
+            return self.skip("h_shift", None, "the last run has no calibration")
+        shares_of = dict(context.result(calibrate)["facts"]["shares"])
+        alpha, names = shares_of.pop("golden"), list(shares_of)
+        shares, heads = np.array([alpha, *shares_of.values()]), Heads.of(names, fit.meta, fit.facts)
+        if undefined(form, shares, names):
+            return self.skip("h_shift", None, f"form {form} is not defined for the last run's data")
+
+        place = {name: 1 + i for i, name in enumerate(names)}  # 0 is golden
+        own_of = np.array([place.get(name, 0) for name in self.before.names])
+        old_h, start = np.empty(len(self.before.key_N)), 0
+        for batch in _calibrated(context.fetch(calibrate) / "calibration.parquet", names):
+            part = slice(start, start := start + batch.num_rows)
+            c = np.column_stack([batch[f"c_{name}"] for name in names])
+            old_h[part] = factor(form, c, heads.gamma, shares, own_of[self.before.source_N[part]])
+        source_N = np.array([name or UNLABELLED for name in scored.rows["source"].to_pylist()], dtype=object)
+        known = (scored.rows["position"].to_numpy() >= 0) & ~np.isin(scored.rows["key"].to_numpy(), self.before.key_N)
+        known &= (scored.head_N == GOLDEN) | np.isin(source_N, names)
+        own_N = np.array([place.get(name, 0) for name in source_N])
+        new_h = factor(form, heads.probabilities(scored.logits), heads.gamma, shares, own_N)
+        prompt_N = scored.rows["prompt_hash"].to_numpy()
+        for name in self.names:
+            old, new = self.before.of(name), known & (source_N == name)
+            prompts = self.before.prompts(old), len(np.unique(prompt_N[new]))
+            self.sources[name]["h"] = self.distance("h_shift", name, old_h[old], new_h[new], prompts, "h")
+        return None
+
+
+def _calibrated(table: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
+    """c of a calibration table, in batches; its rows are in the order of the train responses."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(table) as parquet:
+        yield from parquet.iter_batches(columns=[f"c_{name}" for name in names])

@@ -1,0 +1,328 @@
+"""Stage ``batch``: many small stages in one job, on a few warm processes.
+
+A job costs seconds before it computes anything (a process, imports, Ray, workers), more than a small stage takes. Here the
+stages of a batch share one job and ``execution.workers`` actors that import torch once. Each stage still has its own
+digest, folder, journal and result, as if it had run alone.
+
+Input: specs that are in the store already, as ``<stage>/<digest>/spec.json``; what they read is in the batch or finished.
+Output: their results, and a count. Guarantee: a stage starts when its inputs are finished, a finished one never runs again, and every
+other one is tried. Cost: that of the stages over the actors, and one start.
+
+Failure policy: an actor's *death* (kill −9, out of memory) costs its stage one attempt, and the stage starts again on a new actor, up
+to ``execution.max_failures`` deaths. A stage that *fails* costs those that depend on it. The rest goes on; at the end the
+first failure is raised, with the others in its hint.
+
+Left out: stages with workers of their own. They would wait for places that this batch holds, so they are refused.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from dora_core.config.execution import Execution
+from dora_core.errors import ConfigError, StageFailed, StoreError
+from infra.store.store import SPEC, Store
+from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.stage import Run, StageContext, StageOutput, StageRef, StageSpec, describe_error, execute, prepare_process
+
+FLUSH_SECONDS = 2.0
+MAX_LISTED = 20
+
+
+class Spec(StageSpec):
+    """See the module docstring. ``execution`` is that of the actors; the stages' own say how each computes within its actor."""
+
+    stage: ClassVar[str] = "batch"
+
+    stages: list[StageRef] = Field(min_length=1)
+
+    def inputs(self) -> dict[str, StageRef]:
+        """None: the stages are what a batch makes, not what it reads."""
+        return {}
+
+    def is_done(self, store: Store) -> bool:
+        """Also when it has run before, a stage of it may have been deleted since."""
+        return super().is_done(store) and all(store.is_done(ref.stage, ref.digest) for ref in self.stages)
+
+
+def run(spec: Spec, context: StageContext) -> StageOutput:
+    todo = [load_spec(ref, context.store) for ref in spec.stages if not context.store.is_done(ref.stage, ref.digest)]
+    board = Board(todo, context, cached=len(spec.stages) - len(todo))
+    if todo:
+        (_in_process if spec.execution.workers == 0 else _on_actors)(board, spec.execution, context)
+    board.raise_failures()
+    facts = {"done": len(spec.stages), "cached": board.cached, "seconds": {stage: round(s, 2) for stage, s in board.seconds.items()}}
+    return StageOutput(rows=len(spec.stages), metrics={"ran": len(todo), "cached": board.cached}, facts=facts)
+
+
+def load_spec(ref: StageRef, store: Store) -> StageSpec:
+    """A stage's spec as it was written to the store.
+
+    Raises:
+        StoreError: there is none, or this version of the code gives it another digest. ConfigError: it wants workers of its own.
+    """
+    data = store.read_json(f"{ref.stage}/{ref.digest}/{SPEC}")
+    if data is None:
+        raise StoreError(f"the batch names {_short(ref)} and the store has no spec of it", hint="the flow that submits a batch writes them")
+    spec: StageSpec = _stage(ref.stage).spec.model_validate(data)
+    if spec.digest() != ref.digest:
+        raise StoreError(
+            f"the spec of {_short(ref)} has digest {spec.digest()[:8]}: the submitting flow runs another version of dora",
+            hint="install the same version for the flow and on the Ray cluster",
+        )
+    if spec.execution.workers != 0:
+        raise ConfigError(
+            f"{_short(ref)} asks for {spec.execution.workers} workers inside a batch",
+            hint="a batch gives each stage one of its own processes: set the stage's execution.workers to 0",
+        )
+    return spec
+
+
+def _short(ref: StageRef) -> str:
+    """``"align 1a2b3c4d"``."""
+    return f"{ref.stage} {ref.digest[:8]}"
+
+
+# ------------------------------------------------------------------------------------------------------------- schedule
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one attempt at a stage ended: ``error`` is None or :func:`tasks.runtime.stage.describe_error`'s description."""
+
+    seconds: float
+    error: dict[str, Any] | None
+
+
+def attempt(spec: StageSpec, run: Run, store: Store) -> Outcome:
+    """Run one stage here. Its exceptions are an outcome; a stop (SystemExit, KeyboardInterrupt) is not."""
+    started, error = time.monotonic(), None
+    try:
+        execute(spec, run, store)
+    except Exception as raised:
+        error = describe_error(raised)
+    return Outcome(time.monotonic() - started, error)
+
+
+class Board:
+    """Which stages may start, which run, and how those ended. Starts the one with the longest chain of dependants first, so that
+    no chain is left over for a single worker at the end; ties go by the order of the batch.
+
+    Args:
+        todo: unfinished stages; what they read is among them or in the store.
+        cached: finished stages of the batch, for the progress bar.
+
+    Raises:
+        StoreError: an input is neither among ``todo`` nor in the store.
+    """
+
+    def __init__(self, todo: Sequence[StageSpec], context: StageContext, cached: int):
+        self.cached = cached
+        self.seconds: dict[str, float] = {}
+        self._context, self._total, self._done = context, len(todo) + cached, cached
+        self._refs = [spec.ref() for spec in todo]
+        self._specs = {ref.digest: spec for ref, spec in zip(self._refs, todo, strict=True)}
+        self._failures: dict[str, dict[str, Any]] = {}
+        self._running: dict[str, StageRef] = {}
+        self._waits: dict[str, set[str]] = {}
+        self._dependants: dict[str, list[str]] = {digest: [] for digest in self._specs}
+        for ref, spec in zip(self._refs, todo, strict=True):
+            inputs = spec.inputs().values()
+            self._waits[ref.digest] = {i.digest for i in spec.predecessors().values() if i.digest in self._specs}
+            for other in self._waits[ref.digest]:
+                self._dependants[other].append(ref.digest)
+            for missing in (i for i in inputs if i.digest not in self._specs and not context.store.is_done(i.stage, i.digest)):
+                raise StoreError(
+                    f"{_short(ref)} reads {_short(missing)}, which is neither in the batch nor finished", hint="add it to the batch"
+                )
+
+        @cache
+        def chain(digest: str) -> int:
+            """Number of stages on the longest path from here to an end."""
+            return 1 + max((chain(d) for d in self._dependants[digest]), default=0)
+
+        self._order = {ref.digest: (-chain(ref.digest), position) for position, ref in enumerate(self._refs)}
+        self._ready = [(*self._order[d], d) for d, waits in self._waits.items() if not waits]
+        heapq.heapify(self._ready)
+        self._tell()
+
+    def __len__(self) -> int:
+        """Stages that could start now."""
+        return len(self._ready)
+
+    @property
+    def unfinished(self) -> int:
+        return self._total - self._done
+
+    def take(self) -> StageSpec:
+        """The next stage; it counts as running until :meth:`settle` or :meth:`give_back`."""
+        *_, digest = heapq.heappop(self._ready)
+        spec = self._specs[digest]
+        self._running[digest] = spec.ref()
+        self._tell()
+        return spec
+
+    def give_back(self, spec: StageSpec) -> None:
+        """Its worker died: it may start again."""
+        digest = spec.digest()
+        del self._running[digest]
+        heapq.heappush(self._ready, (*self._order[digest], digest))
+
+    def settle(self, spec: StageSpec, outcome: Outcome) -> None:
+        """Record how a stage ended; those that waited for it alone may start."""
+        digest = spec.digest()
+        ref = self._running.pop(digest)
+        self.seconds[ref.stage] = self.seconds.get(ref.stage, 0.0) + outcome.seconds
+        if outcome.error is not None:
+            self._failures[digest] = outcome.error
+            self._context.log.error("%s failed: %s", _short(ref), outcome.error["message"])
+            return
+        self._done += 1
+        self._context.log.info("%s done in %.1f s (%d of %d)", _short(ref), outcome.seconds, self._done, self._total)
+        for waiting in self._dependants[digest]:
+            self._waits[waiting].discard(digest)
+            if not self._waits[waiting]:
+                heapq.heappush(self._ready, (*self._order[waiting], waiting))
+        self._tell()
+
+    def raise_failures(self) -> None:
+        """
+        Raises:
+            StageFailed: at least one stage failed; with the first one's message, the others, and how many could not start.
+        """
+        if not self._failures:
+            return
+        (first, error), *others = self._failures.items()
+        blocked = self.unfinished - len(self._failures)
+        hint = [error["hint"]] if error["hint"] else []
+        hint += [f"also failed: {_short(self._specs[d].ref())}: {_headline(e)}" for d, e in others[:MAX_LISTED]]
+        hint += [f"and {len(others) - MAX_LISTED} more"] if len(others) > MAX_LISTED else []
+        hint += [f"{blocked} stages that depend on {'these' if others else 'it'} were not run"] if blocked else []
+        hint.append(f"{self._done} of {self._total} stages are finished and kept: run the same command again")
+        raise StageFailed(f"{_short(self._specs[first].ref())}: {error['message']}", hint="\n".join(hint), retryable=error["retryable"])
+
+    def _tell(self) -> None:
+        self._context.progress(self._done, self._total, "stages", ", ".join(map(_short, self._running.values())))
+
+
+def _headline(error: dict[str, Any]) -> str:
+    return (error["message"].splitlines() or [""])[0]
+
+
+# ------------------------------------------------------------------------------------------------------ where it runs
+
+
+def _stage(name: str) -> Stage:
+    from tasks.stages.registry import STAGES  # which lists this stage, too
+
+    return STAGES[name]
+
+
+def _run_of(spec: StageSpec) -> Run:
+    return _stage(spec.stage).run
+
+
+def _in_process(board: Board, _: Execution, context: StageContext) -> None:
+    while board:
+        spec = board.take()
+        board.settle(spec, attempt(spec, _run_of(spec), context.store))
+
+
+def _on_actors(board: Board, execution: Execution, context: StageContext) -> None:
+    """One stage per actor in flight; an actor that has died is replaced."""
+    import ray
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    from tasks.runtime.cluster import check_fits, ray_session
+
+    with ray_session():
+        check_fits(execution)
+        actor_class = ray.remote(_Actor).options(num_cpus=execution.cpus_per_worker, num_gpus=execution.gpus_per_worker, max_restarts=0)
+        actors: list[Any] = []  # every actor ever started: a traceback would keep a forgotten one, and its place, alive
+        idle: list[Any] = []
+        running: dict[Any, tuple[Any, StageSpec | None]] = {}  # a stage of None: the actor is starting
+        deaths: dict[str | None, int] = {}  # by digest; None: while starting
+
+        def start_actor() -> None:
+            actor = actor_class.remote(max(1, int(execution.cpus_per_worker)), context.store.uri)
+            actors.append(actor)
+            running[actor.ready.remote()] = (actor, None)
+
+        try:
+            for _ in range(min(execution.workers, board.unfinished)):
+                start_actor()
+            while board or any(stage for _, stage in running.values()):
+                while board and idle:
+                    stage = board.take()
+                    actor = idle.pop()
+                    running[actor.attempt.remote(stage, _run_of(stage))] = (actor, stage)
+                finished, _ = ray.wait(list(running), num_returns=1, timeout=FLUSH_SECONDS)
+                context.journal.flush()
+                for reference in finished:
+                    actor, stage = running.pop(reference)
+                    try:
+                        outcome = ray.get(reference)
+                    except (RayActorError, OutOfMemoryError) as error:  # the latter where Ray's own memory monitor killed it
+                        cause = None if stage is None else stage.digest()
+                        deaths[cause] = deaths.get(cause, 0) + 1
+                        ray.kill(actor)  # one that only the network has lost lives on, in the same stage's folder
+                        start_actor()
+                        if deaths[cause] <= execution.max_failures:
+                            context.log.warning("a worker died %s (%d of at most %d)", _while(stage), deaths[cause], execution.max_failures)
+                            if stage is not None:
+                                board.give_back(stage)
+                        elif stage is None:
+                            raise _too_many_deaths(deaths[cause], stage, error) from error
+                        else:
+                            board.settle(stage, Outcome(0.0, _too_many_deaths(deaths[cause], stage, error).to_json()))
+                        continue
+                    idle.append(actor)
+                    if stage is not None:
+                        board.settle(stage, outcome)
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+
+class _Actor:
+    """A warm process: torch and transformers are imported before the first stage arrives."""
+
+    def __init__(self, threads: int, store_uri: str):
+        prepare_process()
+        import torch
+        import transformers  # noqa: F401
+
+        torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS, which torch may have read too late
+        self._store = Store(store_uri)
+
+    def ready(self) -> None:
+        return None
+
+    def attempt(self, spec: StageSpec, run: Callable[..., StageOutput]) -> Outcome:
+        return attempt(spec, run, self._store)
+
+
+def _while(stage: StageSpec | None) -> str:
+    return "while starting" if stage is None else f"in {_short(stage.ref())}"
+
+
+def _too_many_deaths(deaths: int, stage: StageSpec | None, error: BaseException) -> StageFailed:
+    return StageFailed(
+        f"{deaths} workers died {_while(stage)}: {str(error).strip().splitlines()[0]}",
+        hint="usually out of memory: lower workers, batch_tokens or micro_batch_tokens in execution.default; "
+        "max_failures there is the number of deaths survived",
+    )
+
+
+def headline(result: StageResult[Any]) -> str:
+    return f"{result.facts.done} stages, {result.facts.cached} cached"
+
+
+STAGE = Stage(Spec, run, headline=headline)

@@ -1,0 +1,341 @@
+"""Stage ``calibrate``: one calibration factor h per training response.
+
+Input: records and a ``classify`` stage. Output: ``calibration.parquet`` (zstd, rows in the order of records, train split only):
+record_id, response_index, source, fold, c_<source>…, w_<source>…, h, schema_version; one c and w per head, golden has none (w = 1).
+Guarantee: every response was scored by the fold model that never saw its prompt; no NaN. Cost: one forward pass over responses
+that *this classifier* never scored; logits of others are taken from the row ledger ``scores/<classifier digest>/``
+(``tasks/runtime/score_cache.py``), so other settings of h cost no forward pass.
+
+Memory: texts are streamed. Quantiles and the effective sample size of h are statistics of all rows, so numbers are held: about
+180 bytes a row at the peak with three heads, measured (keys and their order, folds, sources, logits, h of three forms and a sort).
+
+Responses that do not name their source are the pseudo-source ``unlabelled`` of ``classify``: with shares α_lab of labelled golden
+responses and m_u of unlabelled ones, P = α_lab·Q_0 + Σ m_i·Q_i + m_u·U and h = 1/(α_lab + Σ m_i/w_i + m_u/w_u) is as exact as
+ever, α_lab = 0 included. w_u is capped at 1/a⁺, its largest possible value (``dora_core/classifier/golden_share.py``), and a⁺·w_u bounds a
+row's posterior of being golden from above. Forms ``paper`` and ``released`` need what such data lack and are refused.
+
+No shift: a head that cannot be told from golden (``classifier_report.family_interval``) has no ratio but noise; its c is replaced by
+the prior 1/(1 + γ), so w = 1. If that holds of every head, h = 1 for all.
+
+Poisoned rows, counted in ``facts["rows"]``: a response without a number (a logit is NaN) keeps its place as one of which nothing is
+known, w = 1 for that head; more than :data:`MOST_UNSCORED` of them are refused. A logit beyond ±30 (infinite: zero probability) is
+clipped. Factors above ``cap_quantile`` are lowered to it. No row is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dora_core.config.method import CalibrationConfig
+from dora_core.errors import DataError, ModelError
+from infra.store.store import Store
+from tasks.runtime.descriptor import Event, Stage, StageResult
+from tasks.runtime.score_cache import ROW_GROUP, RowLedger, Scores, score_rows
+from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.stages.classify import FOLDER, UNLABELLED, LogitScorer, score_arguments
+from tasks.tables.rows import RECORDS_FILE, RowIndex, read_index, rebatch, record_batches, responses_of, text_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from dora_core.classifier.scoring import Meta
+
+SCHEMA_VERSION = 1
+HISTOGRAM_BINS = 40
+MOST_UNSCORED = 0.01
+"""Share of responses without a number beyond which the classifier is at fault, and not the responses."""
+
+
+class Spec(StageSpec):
+    """See the module docstring."""
+
+    stage: ClassVar[str] = "calibrate"
+    version: ClassVar[int] = 2
+
+    records: StageRef
+    classifier: StageRef
+    calibration: CalibrationConfig
+    golden_sources: list[str]
+
+
+def score(spec: Spec, context: StageContext, classifier: StageRef, records: Path, index: RowIndex, fold_N: NDArray[np.int32]) -> Scores:
+    """Logits (``logit_<source>``) of every training row. ``facts`` say what was done: ``padding_waste`` is the share of the new rows'
+    padded tokens that are padding; None where nothing is new."""
+    import pyarrow as pa
+
+    def rows(positions: NDArray[np.int64]) -> Iterator[pa.Table]:
+        for texts in text_rows(records, positions, "train", plain=True):
+            at = texts["position"].to_numpy()
+            yield pa.table({"key": index.key_N[at], "prompt": texts["prompt"], "response": texts["response"], "fold": fold_N[at]})
+
+    scores = score_rows(
+        context,
+        RowLedger(context, f"scores/{classifier.digest}"),
+        index.key_N,
+        rows,
+        summed=["tokens", "padded"],
+        name="scores",
+        worker=LogitScorer,
+        arguments=score_arguments(context.store.uri, classifier, spec.execution),
+        execution=spec.execution,
+        unit="responses",
+    )
+    padded = scores.totals["padded"]
+    scores.facts["padding_waste"] = 1.0 - scores.totals["tokens"] / padded if padded else None
+    return scores
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads of a classifier whose sources have a share in the mixture, and what their logits mean.
+
+    Attributes:
+        gamma: (S,).
+        prior: (S,) bool: heads that cannot be told from golden; their c is the prior, w = 1.
+        highest: (S,) largest c.
+    """
+
+    names: list[str]
+    gamma: NDArray[np.float64]
+    prior: NDArray[np.bool_]
+    highest: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, names: list[str], meta: Meta, fit: dict[str, Any]) -> Heads:
+        """Of the sources ``names``; ``fit``: facts of the classify stage that fitted the heads."""
+        import numpy as np
+
+        gamma = np.array([meta.gamma[meta.sources.index(name)] for name in names])
+        prior = np.array([not fit["sources"][name]["told_apart"] for name in names], dtype=bool)
+        a = np.array([fit["unlabelled"]["value"] if name == UNLABELLED else 0.0 for name in names])
+        return cls(names, gamma, prior, 1.0 / (1.0 + gamma * a))  # c of w = 1/a⁺
+
+    def probabilities(self, logits: Mapping[str, Any]) -> NDArray[np.float64]:
+        """c (rows, S) of columns ``logit_<source>``."""
+        import numpy as np
+
+        from dora_core.calibration import probabilities
+
+        c = probabilities(np.column_stack([logits[f"logit_{name}"] for name in self.names]))
+        return np.where(self.prior | np.isnan(c), 1.0 / (1.0 + self.gamma), np.minimum(c, self.highest))
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """c and w of rows, as far as they are known row by row."""
+
+    scores: Scores
+    heads: Heads
+
+    def of(self, start: int, stop: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(c, w) of the rows [start, stop), both (rows, S)."""
+        from dora_core.calibration import density_ratios
+
+        c = self.heads.probabilities(self.scores.rows(start, stop))
+        return c, density_ratios(c, self.heads.gamma)
+
+
+def poisoned(scores: Scores, heads: Heads, rows: int) -> dict[str, int]:
+    """``{"in", "scored", "unscored", "clipped"}`` of ``rows`` responses: in = scored + unscored; of the scored, how many have a logit
+    beyond its limit.
+
+    Raises:
+        ModelError: too many are unscored.
+    """
+    import numpy as np
+
+    from dora_core.calibration import LOGIT_LIMIT
+
+    unscored, clipped = np.zeros((2, rows), dtype=bool)
+    columns = scores.rows()
+    for name in (name for name, prior in zip(heads.names, heads.prior, strict=True) if not prior):
+        logits = columns[f"logit_{name}"]
+        unscored |= np.isnan(logits)
+        clipped |= np.abs(logits) > LOGIT_LIMIT
+    count = int(unscored.sum())
+    if count > MOST_UNSCORED * rows:
+        raise ModelError(
+            f"the classifier gave no number to {count} of {rows} responses ({count / rows:.1%}, at most {MOST_UNSCORED:.0%} may lack one)",
+            hint="its weights or activations overflow: fit it again with a lower classifier.learning_rate or another classifier.encoder",
+        )
+    return {"in": rows, "scored": rows - count, "unscored": count, "clipped": int((clipped & ~unscored).sum())}
+
+
+def undefined(form: str, shares: NDArray[np.float64], heads: list[str]) -> bool:
+    """Whether a form of h has no meaning for a mixture: without labelled golden responses, or with unlabelled ones."""
+    return {"paper": bool(shares[0] == 0), "released": UNLABELLED in heads}.get(form, False)
+
+
+# ------------------------------------------------------------------------------------------------------------ the stage
+
+
+def run(spec: Spec, context: StageContext) -> StageOutput:
+    import numpy as np
+
+    from dora_core.calibration import FORMS, calibrate, effective_sample_size, factor, mixture_shares, quantiles
+    from dora_core.classifier.scoring import read_meta
+    from dora_core.data.records import fold_of, is_golden_source
+
+    classifier = StageRef(**context.result(spec.classifier)["facts"]["classifier"])
+    fit = context.result(classifier)["facts"]
+    meta = read_meta(context.fetch(classifier) / FOLDER)
+    records = context.fetch(spec.records) / RECORDS_FILE
+    index = read_index(records, "train")
+    fold_N = fold_of(index.prompt_hash_N, meta.folds).astype(np.int32)
+    named = [*(name or UNLABELLED for name in index.names), UNLABELLED]  # the last for −1, no source
+    counts = dict.fromkeys(sorted(named), 0)
+    for name, count in zip(named, np.bincount(index.source_N % len(named), minlength=len(named)).tolist(), strict=True):
+        counts[name] += count
+    counts = {name: count for name, count in counts.items() if count}
+    golden = [name for name in counts if is_golden_source(name, spec.golden_sources)]
+    heads = [name for name in counts if name not in golden]
+    _check_sources(spec, golden, UNLABELLED in heads)
+
+    scores = score(spec, context, classifier, records, index, fold_N)
+    # A source that left the mixture keeps its head in the classifier but has no share in P.
+    ratios = Ratios(scores, Heads.of(heads, meta, fit))
+    rows = poisoned(scores, ratios.heads, len(index))
+    same = [name for name, prior in zip(heads, ratios.heads.prior, strict=True) if prior]
+    shares = mixture_shares(counts, spec.calibration.shares, golden, heads)
+    own = np.array([0 if name in golden else 1 + heads.index(name) if name in heads else 0 for name in named])
+    forms = {form: np.empty(len(index)) for form in FORMS if not undefined(form, shares, heads)}
+    for start in range(0, len(index), ROW_GROUP):
+        part = slice(start, start + ROW_GROUP)
+        c, _ = ratios.of(part.start, part.stop)
+        for form, h_N in forms.items():
+            h_N[part] = factor(form, c, ratios.heads.gamma, shares, own[index.source_N[part]])
+    no_shift = len(same) == len(heads)
+    result = calibrate(np.ones(len(index)) if no_shift else forms[spec.calibration.form], spec.calibration)
+    bad = int((~np.isfinite(result.h)).sum())
+    assert bad == 0, f"{bad} factors are not finite: clipped logits and shares > 0 exclude it"
+    _write(context.path / "calibration.parquet", records, ratios, fold_N, result.h)
+
+    ess = {form: effective_sample_size(h) for form, h in forms.items()}
+    by_source = _grouped(result.h, index)
+    facts = scores.facts | {
+        "form": spec.calibration.form,
+        "h": {name: {"n": len(v), "mean": float(v.mean()), "quantiles": quantiles(v)} for name, v in by_source.items()},
+        "histogram": _histogram(result.h, by_source),
+        "ess": result.ess,
+        "ess_by_form": ess,
+        "capped_fraction": result.capped_fraction,
+        "rows": rows | {"capped": round(result.capped_fraction * len(index))},
+        "nan": bad,
+        "tau": result.tau,
+        "shares": {"golden": float(shares[0])} | {name: float(m) for name, m in zip(heads, shares[1:], strict=True)},
+        "alpha": _alpha(shares, heads, fit["unlabelled"]),
+        "no_shift": no_shift,
+        "warnings": _no_shift_warnings(same, no_shift, fit["sources"]) + _warnings(spec.calibration, result.ess, result.tau),
+    }
+    if rows["unscored"]:
+        facts["warnings"].append(f"{rows['unscored']} of {rows['in']} responses got no number from the classifier: their ratio is set to 1")
+    for warning in facts["warnings"]:
+        context.log.warning("%s", warning)
+    metrics = {
+        name: facts[name] for name in ("scored_rows", "reused_rows", "rows_per_second", "padding_waste", "ess", "capped_fraction", "tau")
+    }
+    metrics |= {f"ess_{form}": value for form, value in ess.items()} | {"h_max": float(result.h.max()), "nan": bad}
+    return StageOutput(rows=len(index), metrics={k: v for k, v in metrics.items() if v is not None}, facts=facts)
+
+
+def _check_sources(spec: Spec, golden: list[str], unlabelled: bool) -> None:
+    form = spec.calibration.form
+    if not golden and not unlabelled:
+        raise DataError(
+            "no response of the mixture comes from a golden source, so the golden share α is 0 and h has no bound",
+            hint="trusted responses must be part of the preference data, not only of data.golden; check data.golden_sources",
+        )
+    if unlabelled and form == "released":
+        raise DataError(
+            "calibration.form is released, which needs every response's source, and some have none",
+            hint="use form mixture, or give the rows a source (data.train[].source or a sources column)",
+        )
+    if not golden and form == "paper":
+        raise DataError(
+            "calibration.form is paper, which divides by the share of labelled golden responses, and there are none",
+            hint="use form mixture, or name the source of the trusted responses",
+        )
+
+
+def _alpha(shares: np.ndarray, heads: list[str], unlabelled: dict[str, float] | None) -> dict[str, Any]:
+    """Golden share of the mixture, α_lab + m_u·a⁺ with its interval; without unlabelled rows it is known."""
+    if unlabelled is None or UNLABELLED not in heads:
+        return {"value": float(shares[0]), "low": float(shares[0]), "high": float(shares[0]), "estimated": False}
+    share = float(shares[1 + heads.index(UNLABELLED)])
+    return {key: float(shares[0]) + share * unlabelled[key] for key in ("value", "low", "high")} | {"estimated": True}
+
+
+def _no_shift_warnings(same: list[str], no_shift: bool, sources: dict[str, Any]) -> list[str]:
+    warnings = []
+    for name in same:
+        low, high = sources[name]["auc_family_low"], sources[name]["auc_family_high"]
+        interval = "AUC undefined" if low is None else f"AUC interval [{low:.2f}, {high:.2f}] contains or lies below 0.5"
+        warnings.append(f"{name} cannot be told from golden ({interval}): its ratio is set to 1")
+    if no_shift:
+        warnings.append("no source can be told from golden: this data needs no calibration")
+    return warnings
+
+
+def _warnings(config: CalibrationConfig, ess: float, tau: float) -> list[str]:
+    warnings = []
+    if ess < 0.1:
+        warnings.append(f"effective sample size is {ess:.1%} of the responses: few of them decide; consider calibration.temper: auto")
+    if config.temper == "auto" and tau < 1.0:
+        warnings.append(f"h was tempered with τ = {tau:.3f} to keep the effective sample size above ess_floor = {config.ess_floor}")
+    return warnings
+
+
+def _write(path: Path, records: Path, ratios: Ratios, fold_N: NDArray[np.int32], h_N: NDArray[np.float64]) -> None:
+    """The output, one row group at a time."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = (responses_of(batch) for batch in record_batches(records, ["record_id", "sources"], "train"))
+    writer: pq.ParquetWriter | None = None
+    stop = 0
+    for part in rebatch(rows, ROW_GROUP):
+        start, stop = stop, stop + part.num_rows
+        c, w = ratios.of(start, stop)
+        columns: dict[str, Any] = {name: part[name] for name in ("record_id", "response_index", "source")} | {"fold": fold_N[start:stop]}
+        columns |= {f"{letter}_{name}": x[:, i] for letter, x in (("c", c), ("w", w)) for i, name in enumerate(ratios.heads.names)}
+        columns |= {"h": h_N[start:stop], "schema_version": np.full(stop - start, SCHEMA_VERSION, dtype=np.int32)}
+        table = pa.table(columns)
+        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+        writer.write_table(table)
+    assert writer is not None, "there is at least one row"
+    writer.close()
+
+
+def _grouped(h_N: NDArray[np.float64], index: RowIndex) -> dict[str, NDArray[np.float64]]:
+    """h by the name of the source, sorted by name."""
+    import numpy as np
+
+    shown = [*(name or "(unknown)" for name in index.names), "(unknown)"]
+    groups = {name: h_N[np.isin(index.source_N % len(shown), [i for i, other in enumerate(shown) if other == name])] for name in set(shown)}
+    return {name: groups[name] for name in sorted(groups) if len(groups[name])}
+
+
+def _histogram(h_N: NDArray[np.float64], by_source: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """Counts per source over common equal-width bins from 0 to the largest h."""
+    import numpy as np
+
+    edges = np.linspace(0.0, float(h_N.max()), HISTOGRAM_BINS + 1)
+    return {"edges": edges.tolist(), "counts": {name: np.histogram(v, edges)[0].tolist() for name, v in by_source.items()}}
+
+
+def headline(result: StageResult[Any]) -> str:
+    return f"effective sample size {result.facts.ess:.0%}"
+
+
+def event(result: StageResult[Any], store: Store) -> Event | None:
+    """The calibration factors are there."""
+    return Event("calibration.ready", f"{result.rows} responses have calibration factors", result.metrics)
+
+
+STAGE = Stage(Spec, run, headline=headline, tracked=("ess",), event=event, section="stage")

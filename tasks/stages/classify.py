@@ -1,0 +1,354 @@
+"""Stage ``classify``: fit the source classifiers, or keep earlier ones where the ``drift`` stage found that they still fit.
+
+Input: the records and extra golden rows of ``ingest``. Output: ``classifier/`` (a folder per fold, tokenizer, ``meta.json``, the
+keys of fitted rows), all safetensors, JSON and Parquet; nothing but facts if an earlier classifier is kept.
+``facts["classifier"]`` names the stage output to score with, whichever it is. Guarantee: fold k's model never saw a prompt of
+fold k, none saw an evaluation prompt. Cost: K fits, in parallel as Ray tasks; a finished fold is not fitted again after a crash.
+Memory: about 50 bytes per training response to choose the rows to fit on; texts of the chosen ones only, at most
+``max_responses_per_source`` of each source.
+
+The golden side Q_0 is the pool of all golden sources' training responses and the rows of ``golden.parquet``: h needs one trusted
+distribution. Golden sources get no head, their ratio is 1 by definition.
+
+Responses that do not name their source are one more pseudo-source, :data:`UNLABELLED` (rows that name a source of just this name join
+them). Its head tells golden from unlabelled, which is positive-unlabelled learning with the golden pool as positives; the golden share a
+among the unlabelled is estimated from the out-of-fold logits (``dora_core/classifier/golden_share.py``) and is in ``facts["unlabelled"]``.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from dora_core.config.execution import Execution
+from dora_core.config.method import ClassifierConfig
+from dora_core.errors import DataError
+from infra.store.store import StageFolder, Store, sha256_file
+from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
+from tasks.tables.rows import GOLDEN_FILE, RECORDS_FILE, read_index, texts_at
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from dora_core.classifier.fit import FoldFit
+    from dora_core.classifier.model import Examples
+
+FOLDER, KEYS, LOGITS = "classifier", "rows.parquet", "out_of_fold.safetensors"
+UNLABELLED = "unlabelled"
+
+
+class Spec(StageSpec):
+    """See the module docstring. Without ``drift`` the classifiers are fitted."""
+
+    stage: ClassVar[str] = "classify"
+    version: ClassVar[int] = 3  # thresholds of refitting are the drift stage's
+
+    records: StageRef
+    classifier: ClassifierConfig
+    golden_sources: list[str]
+    drift: Annotated[StageRef | None, NotInDigest] = None
+
+
+# ---------------------------------------------------------------------------------------------------------------- rows
+
+
+def labelled_rows(records: Path, golden_sources: list[str]) -> pa.Table:
+    """Rows to fit on, in order of key, as numbers: source (:data:`UNLABELLED` where the data names none, null for extra golden rows),
+    prompt_hash, key, golden (bool), and position: i ≥ 0 is training row i of ``records.parquet``, −1 − i that of ``golden.parquet``.
+
+    Raises:
+        DataError: no golden response, or nothing but golden responses.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    from dora_core.data.records import is_golden_source
+
+    train, extra = read_index(records / RECORDS_FILE, "train"), read_index(records / GOLDEN_FILE, "train")
+    names = [*train.names, UNLABELLED]  # the last for −1, no source
+    is_golden = np.array([is_golden_source(name, golden_sources) for name in names])
+    codes = pa.array(train.source_N % len(names), pa.int32())
+    rows = pa.table(
+        {
+            "source": pa.DictionaryArray.from_arrays(pa.concat_arrays([codes, pa.nulls(len(extra), pa.int32())]), names),
+            "prompt_hash": np.concatenate([train.prompt_hash_N, extra.prompt_hash_N]),
+            "key": np.concatenate([train.key_N, extra.key_N]),
+            "golden": np.concatenate([is_golden[train.source_N], np.ones(len(extra), bool)]),
+            "position": np.concatenate([np.arange(len(train)), -1 - np.arange(len(extra))]),
+        }
+    )
+    golden = int(rows["golden"].to_numpy().sum())
+    if golden == 0:
+        known = ", ".join(sorted(set(train.names) - {UNLABELLED})) or "(no row names its source)"
+        raise DataError(
+            f"no training response comes from a golden source ({', '.join(golden_sources)})",
+            hint=f"set data.golden_sources to trusted ones among: {known}; or give data.golden",
+        )
+    if golden == len(rows):
+        raise DataError(
+            "every training response is golden: there is nothing to tell apart",
+            hint="use objective erm, or name only the trusted sources in data.golden_sources",
+        )
+    return rows.sort_by("key")
+
+
+def head_names(rows: pa.Table) -> list[str]:
+    """Synthetic sources and UNLABELLED, sorted: the order of heads."""
+    import pyarrow.compute as pc
+
+    return sorted(pc.unique(rows.filter(pc.invert(rows["golden"]))["source"].cast("string")).to_pylist())
+
+
+def heads_of(rows: pa.Table, sources: list[str]) -> np.ndarray:
+    """Of each row, the position of its source in ``sources``; GOLDEN of a golden row, something else of any other. Shape (N,), int64."""
+    import numpy as np
+
+    from dora_core.classifier.model import GOLDEN
+
+    source = rows["source"].combine_chunks()
+    heads = {name: i for i, name in enumerate(sources)}
+    head_of = np.array([*(heads.get(name, GOLDEN - 1) for name in source.dictionary.to_pylist()), GOLDEN], dtype=np.int64)
+    return np.where(rows["golden"].to_numpy(), GOLDEN, head_of[source.indices.fill_null(-1).to_numpy()])
+
+
+def at_most(limit: int, rows: pa.Table, sources: list[str]) -> pa.Table:
+    """Golden rows and those of ``sources``, of each at most ``limit``, the smallest keys (they are hashes: a fair sample)."""
+    import numpy as np
+
+    from dora_core.classifier.model import GOLDEN
+
+    head = heads_of(rows, sources)
+    return rows.take(np.sort(np.concatenate([np.flatnonzero(head == h)[:limit] for h in (GOLDEN, *range(len(sources)))])))
+
+
+def to_examples(rows: pa.Table, sources: list[str], folds: int, records: Path) -> Examples:
+    """Rows of :func:`at_most` with their texts, which are read here."""
+    import numpy as np
+
+    from dora_core.classifier.model import Examples
+    from dora_core.data.records import fold_of
+
+    hashes, position = rows["prompt_hash"].to_numpy(), rows["position"].to_numpy()
+    train = np.flatnonzero(position >= 0)
+    extra = np.flatnonzero(position < 0)
+    texts = np.empty((2, len(rows)), dtype=object)  # prompts, responses
+    texts[:, train] = texts_at(records / RECORDS_FILE, position[train], "train")
+    texts[:, extra] = texts_at(records / GOLDEN_FILE, -1 - position[extra], "train")
+    prompts, responses = texts.tolist()
+    return Examples(prompts, responses, heads_of(rows, sources), hashes, fold_of(hashes, folds))
+
+
+class LogitScorer:
+    """Worker of a sharded scoring step: rows (prompt, response, fold, key) → (key, logit_<source>…, tokens, padded). It fetches the
+    classifier from the store, on whatever machine it runs."""
+
+    def __init__(self, store_uri: str, classifier: StageRef, batch_tokens: int, gpu: bool):
+        import torch
+
+        from dora_core.classifier.scoring import FittedClassifiers
+
+        folder = Store(store_uri).fetch(classifier.stage, classifier.digest) / FOLDER
+        self._fitted = FittedClassifiers(folder, batch_tokens=batch_tokens, device=torch.device("cuda" if gpu else "cpu"))
+        self.budget = self._fitted.budget
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
+        scored = self._fitted.score(rows["prompt"].to_pylist(), rows["response"].to_pylist(), rows["fold"].to_numpy())
+        columns: dict[str, Any] = {"key": rows["key"]}
+        columns |= {f"logit_{name}": pa.array(scored.logits_NS[:, i]) for i, name in enumerate(self._fitted.meta.sources)}
+        return pa.table(columns | {"tokens": pa.array(scored.tokens_N), "padded": pa.array(scored.padded_N)})
+
+
+def score_arguments(store_uri: str, classifier: StageRef, execution: Execution) -> dict[str, Any]:
+    return {"store_uri": store_uri, "classifier": classifier, "batch_tokens": execution.batch_tokens, "gpu": execution.gpus_per_worker > 0}
+
+
+# ------------------------------------------------------------------------------------------------------------------ fit
+
+
+@dataclass(frozen=True)
+class FoldJob:
+    """Everything one fold's fit needs, plain data; see ``dora_core.classifier.fit.fit_fold``."""
+
+    examples: Examples
+    heads: int
+    tokenizer: Any
+    config: ClassifierConfig
+    execution: Execution
+    store_uri: str
+    stage: str
+    digest: str
+
+
+def fit_one_fold(job: FoldJob, fold: int) -> FoldFit:
+    """Fit fold ``fold`` into the stage's folder and make its files durable, unless an earlier attempt did. Runs here or as a Ray task.
+
+    A finished fold has a marker in ``scratch/`` with the checksums of its files, written last; its out-of-fold logits are one of them.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from dora_core.classifier.fit import FoldFit, fit_fold
+    from infra.store.journal import JournalWriter
+
+    store = Store(job.store_uri)
+    folder, relative, marker = store.folder(job.stage, job.digest), f"{FOLDER}/fold-{fold}", f"scratch/fold-{fold}.json"
+    done = store.read_json(f"{job.stage}/{job.digest}/{marker}")
+    if done is not None and all(_is_whole(store, folder, f"{relative}/{name}", sha256) for name, sha256 in done["files"].items()):
+        return FoldFit(fold, load_file(folder.path / relative / LOGITS)["logits"].numpy(), done["curve"], done["deep"])
+    journal = JournalWriter(folder)
+    fit = fit_fold(
+        job.examples,
+        job.heads,
+        job.tokenizer,
+        job.config,
+        fold,
+        folder.path / relative,
+        device=torch.device("cuda" if job.execution.gpus_per_worker > 0 else "cpu"),
+        progress=lambda done, total: journal.progress(done, total, "steps", f"fold {fold + 1} of {job.config.folds}"),
+    )
+    save_file({"logits": torch.from_numpy(fit.logits_NS)}, folder.path / relative / LOGITS)
+    files = sorted((folder.path / relative).iterdir())
+    for file in files:
+        folder.commit(f"{relative}/{file.name}")
+    folder.write_json(marker, {"files": {file.name: sha256_file(file) for file in files}, "curve": fit.curve, "deep": fit.deep})
+    journal.flush()
+    return fit
+
+
+def _is_whole(store: Store, folder: StageFolder, relative: str, sha256: str) -> bool:
+    path = folder.path / relative
+    if not path.exists() and path.name in store.list(f"{folder.stage}/{folder.digest}/{relative}".rsplit("/", 1)[0]):
+        store.download(f"{folder.stage}/{folder.digest}/{relative}")
+    return path.exists() and sha256_file(path) == sha256
+
+
+def _fit_on_ray(job: FoldJob) -> list[FoldFit]:
+    import ray
+    from ray.exceptions import RayTaskError
+
+    from tasks.runtime.cluster import check_fits, ray_session
+
+    threads = max(1, int(job.execution.cpus_per_worker))
+
+    def with_threads(job: FoldJob, fold: int) -> FoldFit:
+        import torch
+
+        torch.set_num_threads(threads)
+        return fit_one_fold(job, fold)
+
+    with ray_session():
+        check_fits(job.execution)
+        # max_retries is about deaths of the process; an exception is not retried.
+        remote = ray.remote(with_threads).options(
+            num_cpus=job.execution.cpus_per_worker, num_gpus=job.execution.gpus_per_worker, max_retries=job.execution.max_failures
+        )
+        shared = ray.put(job)
+        try:
+            return ray.get([remote.remote(shared, fold) for fold in range(job.config.folds)])
+        except RayTaskError as error:
+            raise error.cause from error
+
+
+def to_keep(spec: Spec, context: StageContext) -> tuple[StageRef | None, str]:
+    """The stage whose classifiers are kept (None: fit), by the drift stage, and why."""
+    if spec.drift is None:
+        return None, "fitted for this data"
+    facts = context.result(spec.drift)["facts"]
+    if facts["keep"] is None:
+        return None, facts["reason"]
+    keep = StageRef(**facts["keep"])
+    if not context.store.is_done(keep.stage, keep.digest):
+        return None, f"the classifier to keep, {keep.digest[:12]}, is no longer in the store"
+    return keep, facts["reason"]
+
+
+def run(spec: Spec, context: StageContext) -> StageOutput:
+    keep, reason = to_keep(spec, context)
+    context.log.info("%s: %s", "fit" if keep is None else "keep", reason)
+    if keep is None:
+        return _fit(spec, context, reason)
+    kept = context.result(keep)
+    facts = kept["facts"] | {"reused": True, "reason": reason, "seconds_fit": 0.0}
+    return StageOutput(rows=kept["rows"], metrics=kept["metrics"] | {"reused": 1.0, "seconds_fit": 0.0}, facts=facts)
+
+
+def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dora_core.classifier.diagnostics import diagnose, prompt_only_logits
+    from dora_core.classifier.golden_share import golden_share
+    from dora_core.classifier.model import GOLDEN, build_tokenizer
+    from dora_core.classifier.scaling import fit_scaling
+    from dora_core.classifier.scoring import Meta, save_meta
+
+    started, config, records = time.monotonic(), spec.classifier, context.fetch(spec.records)
+    rows = labelled_rows(records, spec.golden_sources)
+    sources = head_names(rows)
+    examples = to_examples(at_most(config.max_responses_per_source, rows, sources), sources, config.folds, records)
+    tokenizer = build_tokenizer(examples, config)
+    job = FoldJob(examples, len(sources), tokenizer, config, spec.execution, context.store.uri, spec.stage, spec.digest())
+    in_process = spec.execution.workers == 0
+    fits = [fit_one_fold(job, fold) for fold in range(config.folds)] if in_process else _fit_on_ray(job)
+
+    logits = np.zeros((len(examples), len(sources)))
+    for fit in fits:
+        logits[examples.fold_N == fit.fold] = fit.logits_NS
+    golden = examples.head_N == GOLDEN
+    scaling = [
+        fit_scaling(config.scaling, logits[own, i], golden[own]) for i in range(len(sources)) for own in [golden | (examples.head_N == i)]
+    ]
+    prompt_only = prompt_only_logits(examples, len(sources), tokenizer, config.folds)
+    table, warnings = diagnose(examples, sources, logits, scaling, prompt_only)
+    unlabelled = None
+    if UNLABELLED in sources:
+        own = golden | (examples.head_N == sources.index(UNLABELLED))
+        share = golden_share(logits[own, sources.index(UNLABELLED)], golden[own], examples.prompt_hash_N[own])
+        unlabelled = share.model_dump()
+    for warning in warnings:
+        context.log.warning("%s", warning)
+
+    folder = context.path / FOLDER
+    gamma = [table[name]["gamma"] for name in sources]
+    save_meta(folder, tokenizer, Meta(sources, spec.golden_sources, gamma, scaling, config.folds, config.model_dump(mode="json")))
+    pq.write_table(pa.table({"key": rows["key"]}), folder / KEYS, compression="zstd")
+    for fold in range(config.folds):  # fitted on another machine: its files are in the store already
+        for name in context.store.list(f"{spec.stage}/{spec.digest()}/{FOLDER}/fold-{fold}"):
+            context.store.download(f"{spec.stage}/{spec.digest()}/{FOLDER}/fold-{fold}/{name}")
+
+    seconds = time.monotonic() - started
+    known = {name: s for name, s in table.items() if s["auc"] is not None}
+    metrics = {"responses": len(examples), "reused": 0.0, "seconds_fit": seconds, "warnings": len(warnings)}
+    metrics |= {f"auc_{name}": s["auc"] for name, s in known.items()}
+    if known:
+        metrics |= {f"{key}_mean": float(np.mean([s[key] for s in known.values()])) for key in ("auc", "log_loss", "ece")}
+    facts = {
+        "classifier": spec.ref().model_dump(),
+        "reused": False,
+        "reason": reason,
+        "seconds_fit": seconds,
+        "sources": table,
+        "unlabelled": unlabelled,  # golden share among the unlabelled: value, low, high
+        "deep_folds": sum(fit.deep for fit in fits),  # folds whose encoder is used
+        "warnings": warnings,
+        "curve": [point for fit in fits for point in fit.curve],
+    }
+    return StageOutput(rows=len(examples), metrics=metrics, facts=facts)
+
+
+def headline(result: StageResult[Any]) -> str:
+    facts = result.facts
+    if facts.reused:
+        return "previous classifier still fits"
+    known = [f"{name} {s['auc']:.2f}" for name, s in facts.sources.items() if s["auc"] is not None]
+    return f"AUC {', '.join(known[:4])}{' …' if len(known) > 4 else ''}" if known else "no AUC: too few held-out responses"
+
+
+STAGE = Stage(Spec, run, headline=headline, section="stage")

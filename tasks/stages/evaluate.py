@@ -1,0 +1,343 @@
+"""Stage ``evaluate``: is the aligned policy better on prompts it has never seen, and may it be promoted?
+
+Input: records (eval split), the aligned policy, its start (through the reference stage's log-probabilities), optionally an
+ERM-trained twin, and a comparison of the policy's responses with others'. Output: ``evaluation.parquet`` (one row per preference pair),
+``responses.parquet`` (one row per held-out response: record_id, response_index, implicit, logp_per_token, tokens of the policy), no
+texts, and the gate's decision (``tasks/stages/_promotion_gate.py``) in the facts.
+Guarantee: every figure carries a bootstrap interval over prompts; comparisons are paired.
+
+Three readings of a preference pair: *accuracy*, the implicit reward log π − log π_start is larger for the better response
+(chance ½, undefined for the start); *margin*, by how many nats; *ranking*, the likelihood per token is larger for it, which the
+start has too, so lifts over the start are differences in ranking.
+Cost: one forward pass over held-out responses per policy, and ``kl_prompts`` sampled responses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dora_core.config.method import EvaluateConfig, GateConfig, GenerateConfig, ModelConfig, TextConfig
+from dora_core.errors import DataError
+from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
+from tasks.stages._promotion_gate import decide
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from dora_core.evaluation.metrics import Interval, Pairs
+
+Scores = dict[str, "np.ndarray"]
+
+KL_SHARD = 16
+"""Prompts per shard: few enough to share among workers; fixed, so that batches do not depend on ``execution.shard_rows``."""
+
+
+class Spec(StageSpec):
+    """See the module docstring."""
+
+    stage: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 3  # calibration and correlation of the implicit reward, tasks, worst group, rules on win rates
+
+    records: StageRef
+    policy: StageRef
+    reference: StageRef
+    start: StageRef | None
+    model: ModelConfig
+    twin: StageRef | None
+    comparison: StageRef | None = None
+    text: TextConfig
+    evaluate: EvaluateConfig
+    gate: GateConfig
+    golden_sources: list[str]
+
+
+class KLSampler:
+    """Samples one response per prompt from the policy and returns log π − log π_start of it, an unbiased draw of the KL.
+
+    Lives in an actor with both models loaded. The sample is cut at ``max_new_tokens``, so the KL is that of the cut text.
+    """
+
+    def __init__(
+        self,
+        policy: StageRef,
+        start: ModelConfig | StageRef,
+        store_uri: str,
+        text: TextConfig,
+        generate: GenerateConfig,
+        batch_tokens: int,
+        gpu: bool,
+    ):
+        import torch
+
+        from dora_core.data.encoding import Encoder
+        from dora_core.models.batching import TokenBudget
+        from dora_core.models.loading import load_policy
+        from dora_core.models.logprobs import ResponseLogps
+
+        self._device = torch.device("cuda" if gpu else "cpu")
+        dtype = torch.bfloat16 if gpu else torch.float32
+        model, self._tokenizer = load_policy(local_model(policy, store_uri), dtype)
+        self._policy = ResponseLogps(model.eval().to(self._device))
+        self._start = ResponseLogps(load_policy(local_model(start, store_uri), dtype)[0].eval().to(self._device))
+        self._encoder, self._generate, self.budget = Encoder(self._tokenizer, text), generate, TokenBudget(batch_tokens)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
+        from dora_core.data.encoding import EncodedResponse
+        from dora_core.models.generation import sample
+        from dora_core.models.logprobs import score_responses
+
+        pad, eos = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
+        prompts = [self._encoder.prompt(p)[0] for p in rows["prompt"].to_pylist()]
+        keys = rows["prompt_hash"].to_pylist()
+        model, budget = self._policy.plain_model, self.budget
+        sampled = sample(model, prompts, keys, self._generate, eos_id=eos, pad_id=pad, batch_tokens=budget)
+        responses = [EncodedResponse(prompt, one.ids, 0) for prompt, (one,) in zip(prompts, sampled, strict=True)]
+        ours = score_responses(self._policy, responses, pad, budget, self._device)
+        theirs = score_responses(self._start, responses, pad, budget, self._device)
+        kl = [a - b for a, b in zip(ours, theirs, strict=True)]
+        return pa.table({"record_id": rows["record_id"], "kl": pa.array(kl, pa.float64())})
+
+
+def run(spec: Spec, context: StageContext) -> StageOutput:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dora_core.evaluation.metrics import preference_pairs
+
+    columns = ["record_id", "prompt", "prompt_hash", "responses", "rewards", "sources", "task"]
+    records = pq.read_table(context.fetch(spec.records) / "records.parquet", columns=columns, filters=[("split", "=", "eval")])
+    pairs = preference_pairs(records["rewards"].to_pylist())
+    if len(pairs.record_P) == 0:
+        raise DataError(
+            f"none of the {len(records)} held-out records has a preference, so nothing can be evaluated",
+            hint="raise data.holdout_fraction, or give rewards (or chosen/rejected) to more records",
+        )
+    implicit, likelihood, responses = score_policies(spec, context, records)
+    prompts_P = records["prompt_hash"].to_numpy()[pairs.record_P]
+    margins = {name: lr[pairs.winner_P] - lr[pairs.loser_P] for name, lr in implicit.items()}
+    rankings = {name: lp[pairs.winner_P] - lp[pairs.loser_P] for name, lp in likelihood.items()}
+    sources = [s for row in records["sources"].to_pylist() for s in row]
+    groups = {
+        "source": np.array([sources[i] or "unknown" for i in pairs.winner_P], dtype=object),
+        "task": np.array(records["task"].to_pylist(), dtype=object)[pairs.record_P],
+    }
+    golden_P = golden_pairs(sources, pairs, spec.golden_sources)
+    parts = {"all": np.ones(len(golden_P), dtype=bool), "golden": golden_P, "synthetic": ~golden_P}
+    kl = estimate_kl(spec, context, records)
+
+    facts = summarize(spec, margins, rankings, parts, pairs, prompts_P) | by_group(spec, margins, rankings, groups, prompts_P)
+    facts["kl"] = kl.to_json() if kl else None
+    facts["reward_calibration"] = calibration_of_reward(spec, context, margins["policy"], prompts_P)
+    scores = {"implicit": implicit["policy"], "likelihood": likelihood["policy"], "likelihood_start": likelihood["start"]}
+    facts["reward_correlation"] = {name: correlation(spec, records, values) for name, values in scores.items()}
+    lift = lifts(spec, margins, rankings, parts, prompts_P)
+    facts["lift"] = {name: interval.to_json() for name, interval in lift.items()}
+    wins = context.result(spec.comparison)["facts"]["wins"] if spec.comparison else {}
+    facts["gate"] = decide(spec.gate, facts, lift, wins)
+    table = {"record": pairs.record_P, "prompt_hash": prompts_P, "golden": golden_P, "reward_gap": pairs.gap_P}
+    table |= {f"margin_{name}": values for name, values in margins.items()}
+    pq.write_table(pa.table(table | {"winner_source": groups["source"]}), context.path / "evaluation.parquet", compression="zstd")
+    responses = responses.add_column(2, "implicit", pa.array(implicit["policy"]))
+    responses = responses.add_column(3, "logp_per_token", pa.array(likelihood["policy"]))
+    pq.write_table(responses, context.path / "responses.parquet", compression="zstd")
+    return StageOutput(rows=len(pairs.record_P), metrics=metrics_of(facts), facts=facts)
+
+
+def metrics_of(facts: dict[str, Any]) -> dict[str, float]:
+    """The few figures that people compare over runs."""
+    whole = facts["parts"]["all"]
+    metrics = {f"accuracy_{part}": values["accuracy"]["policy"]["value"] for part, values in facts["parts"].items()}
+    metrics |= {f"ranking_{name}": interval["value"] for name, interval in whole["ranking"].items()}
+    metrics |= {f"lift_{name}": interval["value"] for name, interval in facts["lift"].items()}
+    metrics |= {"margin": whole["margin"]["policy"]["value"], "ece": facts["reward_calibration"]["ece"]["value"]}
+    metrics |= {"kl": facts["kl"]["value"]} if facts["kl"] else {}
+    return metrics | {"gate_passed": float(facts["gate"]["passed"])}
+
+
+def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tuple[Scores, Scores, pa.Table]:
+    """Flat scores per response: implicit rewards log π − log π_start, and likelihoods per token log π / |y|; and whose they are
+    (record_id, response_index, tokens).
+
+    The start has no implicit reward (its ratio is identically 0), so policies and start are compared by likelihood.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tasks.runtime.shards import run_shards
+    from tasks.stages.reference import LogpScorer
+    from tasks.tables.rows import responses_of
+
+    policies = {"policy": spec.policy} | ({"twin": spec.twin} if spec.twin else {})
+    scored = run_shards(
+        context,
+        responses_of(records.select(["record_id", "prompt", "responses"])),
+        name="logps",
+        worker=LogpScorer,
+        arguments={
+            "models": policies,
+            "store_uri": context.store.uri,
+            "text": spec.text,
+            "batch_tokens": spec.execution.batch_tokens,
+            "gpu": spec.execution.gpus_per_worker > 0,
+        },
+        execution=spec.execution,
+        unit="responses",
+    )
+    keys = ["record_id", "response_index"]
+    reference = pq.read_table(context.fetch(spec.reference) / "logps.parquet", columns=[*keys, "logp", "tokens"])
+    position = scored.select(keys).append_column("row", pa.array(np.arange(len(scored))))
+    start = position.join(reference, keys, join_type="inner").sort_by("row")
+    assert len(start) == len(scored), "the reference stage covers every response of the same records"
+    logp = {name: scored[f"logp_{name}"].to_numpy() for name in policies} | {"start": start["logp"].to_numpy()}
+    implicit = {name: logp[name] - logp["start"] for name in policies}
+    tokens = start["tokens"].to_numpy()
+    return implicit, {name: values / tokens for name, values in logp.items()}, scored.select(keys).append_column("tokens", pa.array(tokens))
+
+
+def golden_pairs(sources: list[str | None], pairs: Pairs, golden_sources: list[str]) -> np.ndarray:
+    """True for pairs in which a trusted response takes part; the others compare model outputs among themselves."""
+    import numpy as np
+
+    from dora_core.data.records import is_golden_source
+
+    golden = np.array([s is not None and is_golden_source(s, golden_sources) for s in sources], dtype=bool)
+    return golden[pairs.winner_P] | golden[pairs.loser_P]
+
+
+def estimate_kl(spec: Spec, context: StageContext, records: pa.Table) -> Interval | None:
+    """KL(policy‖start) in nats per sampled response, over up to ``kl_prompts`` held-out prompts."""
+    import numpy as np
+
+    from dora_core.evaluation.metrics import cluster_bootstrap
+    from tasks.runtime.shards import run_shards
+
+    count = min(spec.evaluate.kl_prompts, len(records))
+    if count == 0:
+        return None
+    order = records["prompt_hash"].to_numpy().argsort(kind="stable")[:count]
+    sampled = run_shards(
+        context,
+        records.select(["record_id", "prompt", "prompt_hash"]).take(order),
+        name="kl",
+        worker=KLSampler,
+        arguments={
+            "policy": spec.policy,
+            "start": spec.start or spec.model,
+            "store_uri": context.store.uri,
+            "text": spec.text,
+            "generate": GenerateConfig(max_new_tokens=spec.evaluate.kl_max_new_tokens, seed=spec.evaluate.seed),
+            "batch_tokens": spec.execution.batch_tokens,
+            "gpu": spec.execution.gpus_per_worker > 0,
+        },
+        execution=spec.execution.model_copy(update={"shard_rows": KL_SHARD}),
+        unit="samples",
+    )
+    return cluster_bootstrap(sampled["kl"].to_numpy(), np.arange(count), **_bootstrap(spec))
+
+
+def summarize(spec: Spec, margins: Scores, rankings: Scores, parts: Scores, pairs: Pairs, prompts_P: np.ndarray) -> dict[str, Any]:
+    """The facts people look at: accuracy, margin and ranking by part, histograms, reward against confidence."""
+    import numpy as np
+
+    from dora_core.evaluation.metrics import cluster_bootstrap, correct, reward_confidence
+
+    boot = _bootstrap(spec)
+    shown: dict[str, Any] = {}
+    for part, mask in parts.items():
+        if mask.any():
+            shown[part] = {
+                "accuracy": {n: cluster_bootstrap(correct(m[mask]), prompts_P[mask], **boot).to_json() for n, m in margins.items()},
+                "margin": {n: cluster_bootstrap(m[mask], prompts_P[mask], **boot).to_json() for n, m in margins.items()},
+                "ranking": {n: cluster_bootstrap(correct(m[mask]), prompts_P[mask], **boot).to_json() for n, m in rankings.items()},
+            }
+    edges = np.histogram_bin_edges(np.concatenate(list(margins.values())), bins=30)
+    histogram = {n: np.histogram(m, edges)[0].tolist() for n, m in margins.items()}
+    return {
+        "parts": shown,
+        "margins": {"edges": edges.tolist()} | histogram,
+        "reward_confidence": reward_confidence(margins["policy"], pairs.gap_P),
+    }
+
+
+def by_group(spec: Spec, margins: Scores, rankings: Scores, groups: dict[str, np.ndarray], prompts_P: np.ndarray) -> dict[str, Any]:
+    """Figures by source of the better response and by task (pairs without one are left out), and the group of lowest accuracy."""
+    import numpy as np
+
+    from dora_core.evaluation.metrics import cluster_bootstrap, correct, worst_group
+
+    tables: dict[str, dict[str, Any]] = {}
+    for by, names_P in groups.items():
+        tables[by] = {}
+        for name in sorted({*names_P} - {None}):
+            mask = np.array(names_P == name, dtype=bool)
+            accuracy = correct(margins["policy"][mask])
+            tables[by][name] = {
+                "accuracy": cluster_bootstrap(accuracy, prompts_P[mask], **_bootstrap(spec)).to_json(),
+                "accuracy_policy": float(accuracy.mean()),
+                "ranking_policy": float(correct(rankings["policy"][mask]).mean()),
+                "ranking_start": float(correct(rankings["start"][mask]).mean()),
+                "n": int(mask.sum()),
+            }
+    worst = worst_group(tables, "accuracy", spec.evaluate.min_group)
+    return {f"by_{by}": table for by, table in tables.items()} | {"worst_group": worst}
+
+
+def calibration_of_reward(spec: Spec, context: StageContext, margins_P: np.ndarray, prompts_P: np.ndarray) -> dict[str, Any]:
+    """Is σ(β · margin) the probability that the better response wins? β is that of the policy's loss, 1 where it has none: for losses
+    whose reward is not β log π/π_start (lengths divided out, lists) this reads the policy as if it were."""
+    from dora_core.evaluation.metrics import reward_calibration
+
+    beta = (context.result(spec.policy)["facts"]["loss"] or {}).get("beta", 1.0)
+    return {"beta": beta} | reward_calibration(beta * margins_P, prompts_P, **_bootstrap(spec))
+
+
+def correlation(spec: Spec, records: pa.Table, score_N: np.ndarray) -> dict[str, float] | None:
+    """Spearman's ρ of a score with the measured rewards of a record's responses, averaged over prompts; None where no record has two
+    different rewards and scores."""
+    import numpy as np
+
+    from dora_core.evaluation.metrics import cluster_bootstrap, padded, spearman_within
+
+    rewards = records["rewards"].to_pylist()
+    record_N = np.repeat(np.arange(len(rewards)), [len(row) for row in rewards])
+    reward_N = np.array([np.nan if value is None else value for row in rewards for value in row])
+    record_R, row_N = np.unique(record_N[~np.isnan(reward_N)], return_inverse=True)
+    rho_R = spearman_within(padded(score_N[~np.isnan(reward_N)], row_N), padded(reward_N[~np.isnan(reward_N)], row_N))
+    known = ~np.isnan(rho_R)
+    if not known.any():
+        return None
+    return cluster_bootstrap(rho_R[known], records["prompt_hash"].to_numpy()[record_R[known]], **_bootstrap(spec)).to_json()
+
+
+def lifts(spec: Spec, margins: Scores, rankings: Scores, parts: Scores, prompts_P: np.ndarray) -> dict[str, Interval]:
+    """Paired differences: ranking of policy − start on every part, accuracy of policy − twin overall."""
+    from dora_core.evaluation.metrics import correct, paired_difference
+
+    found = {
+        f"start_{part}": paired_difference(
+            correct(rankings["policy"][mask]), correct(rankings["start"][mask]), prompts_P[mask], **_bootstrap(spec)
+        )
+        for part, mask in parts.items()
+        if mask.any()
+    }
+    if "twin" in margins:
+        found["twin_all"] = paired_difference(correct(margins["policy"]), correct(margins["twin"]), prompts_P, **_bootstrap(spec))
+    return found
+
+
+def _bootstrap(spec: Spec) -> dict[str, Any]:
+    return {"samples": spec.evaluate.bootstrap_samples, "confidence": spec.evaluate.confidence, "seed": spec.evaluate.seed}
+
+
+def headline(result: StageResult[Any]) -> str:
+    accuracy, lift = result.facts.parts["all"]["accuracy"]["policy"], result.facts.lift["start_all"]["value"]
+    return f"accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}], ranking {lift:+.3f} over the start"
+
+
+STAGE = Stage(Spec, run, headline=headline, tracked=("accuracy_all", "ranking_policy", "ece", "kl"), section="stage")

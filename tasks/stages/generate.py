@@ -1,0 +1,216 @@
+"""Stage ``generate``: responses of a policy, or of a served model, to the prompts of one split.
+
+Input: records, and what answers: a ``sft`` or ``align`` stage, the configured model as it is, or ``generate.served_model`` behind
+``execution.endpoint``. Output: ``samples.parquet`` (record_id, prompt_hash, sample, response, tokens, finished), ordered as the records
+are and by sample number; ``tokens`` counts the end-of-sequence token (null where a server reports no usage), and ``finished`` is false
+where ``max_new_tokens`` cut the response.
+Guarantee: a response depends on (seed, prompt, sample number) alone, so neither workers, resume nor further prompts change it
+(``dora_core/models/generation.py`` has the exception: rounding, when ``execution.batch_tokens`` changes). A server gets the prompt's
+messages as they are and a seed of that triple; whether it honours it is its own affair, but a stage never asks twice
+(``tasks/runtime/chat_requests.py``).
+Cost: one forward pass per token and batch; about 20,000 tokens a second on one core for the tiny policy. A server: one request a sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import model_validator
+
+from dora_core.config.method import GenerateConfig, ModelConfig, TextConfig
+from dora_core.errors import DataError
+from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SHARD_PROMPTS = 64
+"""Prompts per shard: few enough to share among workers; fixed, so that batches do not depend on ``execution.shard_rows``."""
+
+
+class Spec(StageSpec):
+    """See the module docstring. ``policy: None`` samples from ``model``, or from what the endpoint serves."""
+
+    stage: ClassVar[str] = "generate"
+    version: ClassVar[int] = 2  # fewer prompts: drawn by seed; tokens may be null
+
+    records: StageRef
+    policy: StageRef | None
+    model: ModelConfig
+    text: TextConfig
+    generate: GenerateConfig
+    split: Literal["train", "eval"] = "eval"
+
+    @model_validator(mode="after")
+    def _check(self) -> Spec:
+        served, endpoint = self.generate.served_model, self.execution.endpoint
+        if (served is None) != (endpoint is None):
+            raise ValueError("generate.served_model and execution.endpoint name one server together: give both or neither")
+        if served is not None and self.policy is not None:
+            raise ValueError(f"either the served model {served!r} responds or the policy: leave one out")
+        if served is None and self.policy is None and self.model.is_tiny:
+            raise ValueError("the tiny model exists only once it is trained: give the sft or align stage that trained it as `policy`")
+        return self
+
+
+class Sampler:
+    """Answers (record_id, prompt, prompt_hash) rows with lists of samples; lives in an actor with the policy loaded."""
+
+    def __init__(
+        self, policy: ModelConfig | StageRef, store_uri: str, text: TextConfig, generate: GenerateConfig, batch_tokens: int, gpu: bool
+    ):
+        import torch
+
+        from dora_core.data.encoding import Encoder
+        from dora_core.models.batching import TokenBudget
+        from dora_core.models.loading import load_policy
+
+        model, self._tokenizer = load_policy(local_model(policy, store_uri), torch.bfloat16 if gpu else torch.float32)
+        self._model = model.eval().to("cuda" if gpu else "cpu")
+        self._encoder, self._generate, self.budget = Encoder(self._tokenizer, text), generate, TokenBudget(batch_tokens)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
+        from dora_core.models.generation import sample
+
+        sampled = sample(
+            self._model,
+            [self._encoder.prompt(p)[0] for p in rows["prompt"].to_pylist()],
+            rows["prompt_hash"].to_pylist(),
+            self._generate,
+            eos_id=self._tokenizer.eos_token_id,
+            pad_id=self._tokenizer.pad_token_id,
+            batch_tokens=self.budget,
+        )
+        texts = [self._tokenizer.batch_decode([s.ids for s in row], skip_special_tokens=True) for row in sampled]
+        columns = {
+            "response": pa.array(texts, pa.list_(pa.string())),
+            "tokens": pa.array([[len(s.ids) for s in row] for row in sampled], pa.list_(pa.int32())),
+            "finished": pa.array([[s.finished for s in row] for row in sampled], pa.list_(pa.bool_())),
+        }
+        return pa.table(columns)
+
+
+def prompt_rows(records: pa.Table, count: int | None, seed: int) -> pa.Table:
+    """The records of up to ``count`` distinct prompts, in their order: a random draw, another one for another ``seed``."""
+    import numpy as np
+    import pyarrow as pa
+
+    from dora_core.data.records import shuffle_key
+
+    if count is None:
+        return records
+    hashes = records["prompt_hash"].to_numpy()
+    distinct = np.unique(hashes)
+    chosen = distinct[np.argsort(shuffle_key(distinct, seed))[:count]]
+    return records.filter(pa.array(np.isin(hashes, chosen)))
+
+
+def run(spec: Spec, context: StageContext) -> StageOutput:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    columns = ["record_id", "prompt", "prompt_hash"]
+    records = pq.read_table(context.fetch(spec.records) / "records.parquet", columns=columns, filters=[("split", "=", spec.split)])
+    if len(records) == 0:
+        raise DataError(
+            f"the {spec.split} split has no records, so there is nothing to respond to",
+            hint="give more data, or change data.holdout_fraction",
+        )
+    # Held-out prompts do not depend on the seed: policies that are sampled with different ones are compared on the same prompts.
+    rows = prompt_rows(records, spec.generate.prompts, spec.generate.seed if spec.split == "train" else 0)
+    table, facts = (_sampled(spec, context, rows), {}) if spec.generate.served_model is None else _asked(spec, context, rows)
+    pq.write_table(table, context.path / "samples.parquet", compression="zstd")
+    metrics = {
+        "prompts": len(pc.unique(table["prompt_hash"])),
+        "samples": len(table),
+        "finished_fraction": pc.mean(table["finished"]).as_py(),
+        "empty_fraction": pc.mean(pc.equal(table["response"], "")).as_py(),
+    }
+    mean_tokens = pc.mean(table["tokens"]).as_py()
+    return StageOutput(rows=len(table), metrics=metrics if mean_tokens is None else metrics | {"mean_tokens": mean_tokens}, facts=facts)
+
+
+def _sampled(spec: Spec, context: StageContext, rows: pa.Table) -> pa.Table:
+    """The output's table, from the policy."""
+    from tasks.runtime.shards import run_shards
+
+    sampled = run_shards(
+        context,
+        rows,
+        name="samples",
+        worker=Sampler,
+        arguments={
+            "policy": spec.policy or spec.model,
+            "store_uri": context.store.uri,
+            "text": spec.text,
+            "generate": spec.generate,
+            "batch_tokens": spec.execution.batch_tokens,
+            "gpu": spec.execution.gpus_per_worker > 0,
+        },
+        execution=spec.execution.model_copy(update={"shard_rows": SHARD_PROMPTS}),
+        unit="prompts",
+    )
+    columns = {name: sampled[name].combine_chunks().flatten() for name in sampled.column_names}
+    return _samples_table(rows, spec.generate.samples, columns)
+
+
+def _asked(spec: Spec, context: StageContext, rows: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
+    """The output's table, from the endpoint, and how asking went."""
+    import pyarrow as pa
+
+    from infra.chat_client import Question
+    from tasks.runtime.chat_requests import ask
+
+    generate = spec.generate
+    assert spec.execution.endpoint is not None
+    sampling = {
+        "model": generate.served_model,
+        "temperature": generate.temperature,
+        "top_p": generate.top_p,
+        "max_tokens": generate.max_new_tokens,
+    }
+    questions = (
+        Question(
+            f"record {row['record_id']}, sample {sample}",
+            sampling | {"messages": row["prompt"], "seed": sample_seed(generate.seed, row["prompt_hash"], sample)},
+        )
+        for row in rows.to_pylist()
+        for sample in range(generate.samples)
+    )
+    asked = ask(context, spec.execution.endpoint, questions, len(rows) * generate.samples, unit="responses")
+    columns = {
+        "response": pa.array([answer.text for answer in asked.answers], pa.string()),
+        "tokens": pa.array([answer.tokens for answer in asked.answers], pa.int32()),
+        "finished": pa.array([answer.finished for answer in asked.answers], pa.bool_()),
+    }
+    return _samples_table(rows, generate.samples, columns), asked.facts
+
+
+def sample_seed(seed: int, prompt_hash: int, sample: int) -> int:
+    """The seed that is sent for one response: 31 bits, since servers differ in what they take."""
+    digest = hashlib.blake2b(f"{seed}/{prompt_hash}/{sample}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _samples_table(rows: pa.Table, samples: int, columns: dict[str, pa.Array]) -> pa.Table:
+    """``columns`` with the prompts' rows, ``samples`` times each, and sample numbers before them."""
+    import numpy as np
+    import pyarrow as pa
+
+    parents = np.repeat(np.arange(len(rows)), samples)
+    table = rows.select(["record_id", "prompt_hash"]).take(parents)
+    table = table.append_column("sample", pa.array(np.tile(np.arange(samples, dtype=np.int32), len(rows))))
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table
+
+
+def headline(result: StageResult[Any]) -> str:
+    return f"{result.metrics['samples']:.0f} responses to {result.metrics['prompts']:.0f} prompts"
+
+
+STAGE = Stage(Spec, run, headline=headline)

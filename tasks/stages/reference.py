@@ -1,0 +1,163 @@
+"""Stage ``reference``: log π_ref of every response, once.
+
+Input: records and the model alignment will start from. Output: ``logps.parquet`` (record_id, response_index, logp in nats, tokens and
+prompt_tokens after truncation, truncated), rows in the order of records, both splits. Guarantee: the key covers weights, tokenizer,
+template, truncation and rows, so a stale cache cannot be read; training asserts policy ≈ reference at its first step.
+
+Cost: one forward pass, sharded over actors, over responses that *these weights* never scored. Others are taken from the row ledger
+``logps/<digest>/`` (``tasks/runtime/score_cache.py``), the digest being that of weights, tokenizer and truncation (:func:`ledger_digest`).
+Memory: texts are streamed; about 80 bytes of numbers a row.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dora_core.config.method import ModelConfig, TextConfig
+from infra.store.store import sha256_of
+from tasks.runtime.descriptor import Stage
+from tasks.runtime.score_cache import ROW_GROUP, RowLedger, Scores, score_rows
+from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
+from tasks.tables.rows import RECORDS_FILE, read_index, rebatch, record_batches, responses_of, text_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+
+class Spec(StageSpec):
+    """See the module docstring."""
+
+    stage: ClassVar[str] = "reference"
+    version: ClassVar[int] = 2
+
+    records: StageRef
+    start: StageRef | None
+    model: ModelConfig
+    text: TextConfig
+
+
+class LogpScorer:
+    """Scores (prompt, response) rows with one or several policies; lives in an actor, loads each model once.
+
+    Args:
+        models: name → model, or the stage that trained it. The output has the input's other columns, ``logp_<name>``, and ``tokens``,
+            ``prompt_tokens`` and ``truncated`` of the first tokenizer.
+        store_uri: where a stage's model is fetched from, on whatever machine this runs.
+    """
+
+    def __init__(self, models: Mapping[str, ModelConfig | StageRef], store_uri: str, text: TextConfig, batch_tokens: int, gpu: bool):
+        import torch
+
+        from dora_core.data.encoding import Encoder
+        from dora_core.models.batching import TokenBudget
+        from dora_core.models.loading import load_policy
+        from dora_core.models.logprobs import ResponseLogps
+
+        self._device = torch.device("cuda" if gpu else "cpu")
+        self.budget = TokenBudget(batch_tokens)
+        dtype = torch.bfloat16 if gpu else torch.float32
+        self._policies = {}
+        for name, source in models.items():
+            model, tokenizer = load_policy(local_model(source, store_uri), dtype)
+            self._policies[name] = (ResponseLogps(model.eval().to(self._device)), Encoder(tokenizer, text), tokenizer.pad_token_id)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
+        from dora_core.models.logprobs import score_responses
+
+        pairs = zip(rows["prompt"].to_pylist(), rows["response"].to_pylist(), strict=True)
+        lists = [(prompt, [y for _, y in of_prompt]) for prompt, of_prompt in itertools.groupby(pairs, key=lambda pair: pair[0])]
+        prompts, responses = zip(*lists, strict=True) if lists else ((), ())
+        columns: dict[str, Any] = {name: rows[name] for name in rows.column_names if name not in ("prompt", "response")}
+        for name, (logps, encoder, pad_id) in self._policies.items():
+            encoded = list(itertools.chain.from_iterable(encoder.encode_lists(prompts, responses)))
+            scores = score_responses(logps, encoded, pad_id, self.budget, self._device)
+            columns[f"logp_{name}"] = pa.array(scores, pa.float64())
+            columns.setdefault("tokens", pa.array([len(e.response_ids) for e in encoded], pa.int32()))
+            columns.setdefault("prompt_tokens", pa.array([len(e.prompt_ids) for e in encoded], pa.int32()))
+            columns.setdefault("truncated", pa.array([e.truncated for e in encoded], pa.int32()))
+        return pa.table(columns)
+
+
+def ledger_digest(spec: Spec, *, as_planned: bool = False) -> str:
+    """What log-probabilities depend on besides the row. A trained start is its stage's digest; a model by name is its commit or the
+    digest of its files *as they are now*, whatever the plan saw, so values of other weights are never found.
+
+    Args:
+        as_planned: the files as the plan saw them: where the values of an earlier run are.
+    """
+    from dora_core.models.pinning import pin
+
+    model = spec.model if as_planned or spec.start is not None else pin(spec.model)
+    weights = model.model_dump(mode="json") if spec.start is None else spec.start.model_dump()
+    return sha256_of({"version": spec.version, "weights": weights, "text": spec.text.model_dump(mode="json")})
+
+
+def score(spec: Spec, context: StageContext, records: Path) -> Scores:
+    """``logp_reference, tokens, prompt_tokens, truncated`` of every response of both splits."""
+    import pyarrow as pa
+
+    index = read_index(records)
+
+    def rows(positions: NDArray[np.int64]) -> Iterator[pa.Table]:
+        for texts in text_rows(records, positions, plain=False):
+            key = index.key_N[texts["position"].to_numpy()]
+            yield pa.table({"key": key, "prompt": texts["prompt"], "response": texts["response"]})
+
+    return score_rows(
+        context,
+        RowLedger(context, f"logps/{ledger_digest(spec)}"),
+        index.key_N,
+        rows,
+        name="logps",
+        worker=LogpScorer,
+        arguments={
+            "models": {"reference": spec.start or spec.model},
+            "store_uri": context.store.uri,
+            "text": spec.text,
+            "batch_tokens": spec.execution.batch_tokens,
+            "gpu": spec.execution.gpus_per_worker > 0,
+        },
+        execution=spec.execution,
+        unit="responses",
+    )
+
+
+def run(spec: Spec, context: StageContext) -> StageOutput:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    records = context.fetch(spec.records) / RECORDS_FILE
+    scores = score(spec, context, records)
+    schema = pa.schema(
+        [("record_id", pa.string()), ("response_index", pa.int32()), ("logp", pa.float64())]
+        + [(name, pa.int32()) for name in ("tokens", "prompt_tokens", "truncated")]
+    )
+    stop, logp, tokens, truncated = 0, 0.0, 0, 0
+    with pq.ParquetWriter(context.path / "logps.parquet", schema, compression="zstd") as file:
+        rows = (responses_of(batch) for batch in record_batches(records, ["record_id", "sources"]))
+        for part in rebatch(rows, ROW_GROUP):
+            start, stop = stop, stop + part.num_rows
+            columns: dict[str, Any] = {name: part[name] for name in ("record_id", "response_index")} | scores.rows(start, stop)
+            columns["logp"] = columns.pop("logp_reference")
+            file.write_table(pa.table([columns[name] for name in schema.names], schema=schema))
+            logp += float(columns["logp"].sum())
+            tokens += int(columns["tokens"].sum())
+            truncated += int((columns["truncated"] > 0).sum())
+    metrics: dict[str, Any] = {
+        "responses": stop,
+        "mean_tokens": tokens / stop,
+        "logp_per_token": logp / tokens,
+        "truncated_fraction": truncated / stop,
+    }
+    metrics |= {name: value for name, value in scores.facts.items() if value is not None}
+    return StageOutput(rows=stop, metrics=metrics, facts=scores.facts | {"truncated": truncated})
+
+
+STAGE = Stage(Spec, run)

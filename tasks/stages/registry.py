@@ -1,0 +1,62 @@
+"""``STAGES``: every stage, by name, in the order of the pipeline. The one list of them.
+
+**A new stage** is a file here that ends with its descriptor, a line in :data:`STAGES`, and the method of
+``flows/planning/specs.py:Chain`` that gives it its place in a run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.runtime.descriptor import Stage, StageResult
+from tasks.stages import (
+    align,
+    batch,
+    calibrate,
+    classify,
+    compare,
+    drift,
+    evaluate,
+    exact_densities,
+    generate,
+    guard,
+    ingest,
+    judge,
+    mix,
+    promote,
+    prompts,
+    reference,
+    reward,
+    sft,
+    study,
+)
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        ingest.STAGE,
+        drift.STAGE,
+        classify.STAGE,
+        calibrate.STAGE,
+        exact_densities.STAGE,
+        sft.STAGE,
+        reference.STAGE,
+        reward.STAGE,
+        align.STAGE,
+        generate.STAGE,
+        judge.STAGE,
+        mix.STAGE,
+        guard.STAGE,
+        compare.STAGE,
+        evaluate.STAGE,
+        promote.STAGE,
+        batch.STAGE,
+        study.STAGE,
+        prompts.STAGE,
+    )
+}
+
+
+def parse_result(content: dict[str, Any]) -> StageResult[Any]:
+    """The content of any stage's ``result.json``, with the facts' own model."""
+    return STAGES[content["stage"]].parse(content)

@@ -1,0 +1,206 @@
+"""Stage ``reward``: a reward model from the data's own preferences.
+
+Input: records, and a trunk to grow on: a ``sft`` stage's model or one by name. Output: ``model/``, a Hugging Face sequence classifier with
+one output. Guarantee: only pairs of the train split are learned, each optimisation step is the exact mean over its global batch,
+and a killed worker resumes from the last checkpoint and ends with the same weights. Its accuracy is reported on the training pairs
+and on those of held-out prompts, chosen alike.
+Cost: forward and backward over all responses with a preference, per epoch, and once more forward over both splits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import model_validator
+
+from dora_core.config.judging import RewardTrainingConfig
+from dora_core.config.method import ModelConfig, TextConfig
+from dora_core.errors import DataError
+from dora_core.evaluation.metrics import estimate_text
+from infra.store.store import Store
+from tasks.judges.models import RewardScorer
+from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.tables.rows import RECORDS_FILE, record_batches, responses_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from dora_core.evaluation.metrics import Interval
+    from dora_core.training.distributed import Worker
+    from dora_core.training.reward_model import RewardTask
+    from tasks.training.job import Start
+
+GOLDEN_PAIRS = 200
+"""Pairs that ``auto`` wants from golden sources: with about 100 of the known mixture a tiny reward model was no better than chance."""
+BOOTSTRAP = {"samples": 1000, "confidence": 0.95, "seed": 0}
+
+
+class Spec(StageSpec):
+    """See the module docstring. ``start: None`` grows on ``model``."""
+
+    stage: ClassVar[str] = "reward"
+
+    records: StageRef
+    start: StageRef | None
+    model: ModelConfig
+    text: TextConfig
+    training: RewardTrainingConfig
+    golden_sources: list[str]
+
+    @model_validator(mode="after")
+    def _check(self) -> Spec:
+        if self.start is None and self.model.is_tiny:
+            raise ValueError("the tiny model exists only once it is trained: give the sft stage that trained it as `start`")
+        return self
+
+
+class TrainedScorer(RewardScorer):
+    """The reward model of a stage that is not finished yet."""
+
+    def __init__(self, ref: StageRef, store_uri: str, text: TextConfig, batch_tokens: int, gpu: bool):
+        from tasks.training.job import trained_folder
+
+        folder = trained_folder(Store(store_uri), ref.stage, ref.digest)
+        self._open(ModelConfig(source=str(folder)), text, batch_tokens, gpu)
+
+
+def run(spec: Spec, context: StageContext) -> StageOutput:
+    from tasks.training.job import ScalarHead, TrainingJob
+    from tasks.training.launch import facts, launch
+
+    trusted = trusted_sources(spec, context)
+    pairs = {split: count_pairs(spec, context, split, trusted) for split in ("train", "eval")}
+    if not pairs["train"]:
+        raise _nothing_to_learn(trusted)
+    job = TrainingJob(
+        build=build_task,
+        arguments={"store_uri": context.store.uri, "records": spec.records, "text": spec.text, "trusted": trusted},
+        model=spec.start or spec.model,
+        optimization=spec.training.optimization,
+        execution=spec.execution,
+        store_uri=context.store.uri,
+        stage=spec.stage,
+        digest=spec.digest(),
+        kind=ScalarHead,
+    )
+    report = launch(context, job)
+    accuracy = pair_accuracy(spec, context, trusted)
+    metrics = {f"pairs_{split}": float(count) for split, count in pairs.items()}
+    metrics |= {f"accuracy_{split}": interval.value for split, interval in accuracy.items()}
+    metrics |= {"records": report["records"], "loss_last": report["curve"]["loss"][-1]}
+    shown = facts(report, report["records"]) | {"pairs": pairs}
+    shown["accuracy"] = {split: interval.to_json() for split, interval in accuracy.items()}
+    shown["data"] = "all" if trusted is None else "golden"
+    shown["warnings"] = shown["warnings"] + doubts(accuracy.get("eval"))
+    if trusted is None and spec.training.data == "auto":
+        few = f"fewer than {GOLDEN_PAIRS} training pairs are of golden sources alone"
+        shown["warnings"].append(f"{few}: the reward model learned from all pairs, and the bias of their labels with them")
+    return StageOutput(rows=pairs["train"], metrics=metrics, facts=shown)
+
+
+def trusted_rewards(batch: pa.Table, trusted: list[str] | None) -> list[list[float | None]]:
+    """Rewards as training may see them: those of sources that are not ``trusted`` count as not measured."""
+    from dora_core.data.records import is_golden_source
+
+    rewards = batch["rewards"].to_pylist()
+    if trusted is None:
+        return rewards
+    return [
+        [reward if is_golden_source(source, trusted) else None for reward, source in zip(*of_record, strict=True)]
+        for of_record in zip(rewards, batch["sources"].to_pylist(), strict=True)
+    ]
+
+
+def trusted_sources(spec: Spec, context: StageContext) -> list[str] | None:
+    """Sources whose preferences count; None: all. What ``training.data`` means for this data."""
+    wanted = spec.training.data
+    if wanted == "auto":
+        wanted = "golden" if count_pairs(spec, context, "train", spec.golden_sources) >= GOLDEN_PAIRS else "all"
+    return spec.golden_sources if wanted == "golden" else None
+
+
+def count_pairs(spec: Spec, context: StageContext, split: str, trusted: list[str] | None) -> int:
+    """Strict preferences of a split that training, or its evaluation, may use."""
+    from dora_core.evaluation.metrics import preference_pairs
+
+    batches = record_batches(context.fetch(spec.records) / RECORDS_FILE, ["rewards", "sources"], split)
+    return sum(len(preference_pairs(trusted_rewards(batch, trusted)).gap_P) for batch in batches)
+
+
+def build_task(
+    start: Start, worker: Worker, *, store_uri: str, records: StageRef, text: TextConfig, trusted: list[str] | None
+) -> RewardTask:
+    """Runs on every training worker."""
+    from dora_core.data.encoding import Encoder
+    from dora_core.training.reward_model import RewardTask, preference_records
+
+    encoder, examples = Encoder(start.tokenizer, text), []
+    file = Store(store_uri).fetch(records.stage, records.digest) / RECORDS_FILE
+    for batch in record_batches(file, ["prompt", "responses", "rewards", "sources"], "train"):
+        prompts, responses = batch["prompt"].to_pylist(), batch["responses"].to_pylist()
+        examples += preference_records(prompts, responses, trusted_rewards(batch, trusted), encoder)
+    return RewardTask(start.module, start.layers, examples, worker, start.tokenizer.pad_token_id)
+
+
+def pair_accuracy(spec: Spec, context: StageContext, trusted: list[str] | None) -> dict[str, Interval]:
+    """Share of a split's pairs that the trained model puts in the right order, every prompt weighing the same; no split without pairs."""
+    import numpy as np
+    import pyarrow as pa
+
+    from dora_core.evaluation.metrics import cluster_bootstrap, correct, preference_pairs
+    from tasks.runtime.shards import run_shards
+
+    columns = ["prompt", "prompt_hash", "split", "responses", "rewards", "sources"]
+    records = pa.concat_tables(record_batches(context.fetch(spec.records) / RECORDS_FILE, columns))
+    pairs = preference_pairs(trusted_rewards(records, trusted))
+    used, places = np.unique(np.concatenate([pairs.winner_P, pairs.loser_P]), return_inverse=True)
+    scored = run_shards(
+        context,
+        responses_of(records.select(["prompt", "responses"])).select(["prompt", "response"]).take(used),
+        name="accuracy",
+        worker=TrainedScorer,
+        arguments={
+            "ref": spec.ref(),
+            "store_uri": context.store.uri,
+            "text": spec.text,
+            "batch_tokens": spec.execution.batch_tokens,
+            "gpu": spec.execution.gpus_per_worker > 0,
+        },
+        execution=spec.execution,
+        unit="responses",
+    )
+    winner_P, loser_P = scored["score"].to_numpy()[places].reshape(2, -1)
+    correct_P, prompt_P = correct(winner_P - loser_P), records["prompt_hash"].to_numpy()[pairs.record_P]
+    split_P = records["split"].to_numpy()[pairs.record_P]
+    return {str(s): cluster_bootstrap(correct_P[split_P == s], prompt_P[split_P == s], **BOOTSTRAP) for s in np.unique(split_P)}
+
+
+def doubts(held_out: Interval | None) -> list[str]:
+    """What people should know before they let this model judge."""
+    if held_out is None:
+        return ["no held-out record has a pair to check the reward model on: its accuracy on new prompts is not known"]
+    if held_out.low > 0.5:
+        return []
+    interval = f"{held_out.value:.2f} [{held_out.low:.2f}, {held_out.high:.2f}] on {held_out.n} prompts"
+    return [f"the reward model's held-out accuracy, {interval}, is not shown to be above chance: give it more preferences"]
+
+
+def _nothing_to_learn(trusted: list[str] | None) -> DataError:
+    if trusted is None:
+        return DataError(
+            "no training record has a strict preference: rewards are missing or all tied",
+            hint="map the right column with data.train[i].columns.rewards (or ranks), or give chosen/rejected pairs",
+        )
+    return DataError(
+        f"no training record has two measured responses of golden sources ({', '.join(trusted)}), so there are no pairs to learn from",
+        hint="set judge.training.data: all to learn from every pair, biased labels too; or name more sources in data.golden_sources",
+    )
+
+
+def headline(result: StageResult[Any]) -> str:
+    held_out = result.facts.accuracy.get("eval")
+    return f"{result.rows} pairs" + (f", held-out accuracy {estimate_text(held_out, '.3f')}" if held_out else "")
+
+
+STAGE = Stage(Spec, run, headline=headline, section="training")

@@ -1,0 +1,133 @@
+"""The join of alignment: records, calibration and reference tables as one stream of training records.
+
+All three are in the order of records, so each is read once, front to back, a batch at a time, and their ids are compared on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dora_core.errors import DataError
+from tasks.tables.rows import record_batches, responses_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+LOGPS, FACTORS = "logps.parquet", "calibration.parquet"
+READ_ROWS = 16_384
+
+
+def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: str) -> Iterator[pa.Table]:
+    """Training records, in order, as tables of ``dora_core.training.alignment_data.JOINED_COLUMNS``.
+
+    Args:
+        records: ``records.parquet``.
+        logps: ``logps.parquet`` of a ``reference`` stage, both splits.
+        factors: ``calibration.parquet`` of a ``calibrate`` or ``truth`` stage, train split; None: h = 1.
+        aggregate: how a record's h follows from its responses' (``dora_core.calibration.aggregate``).
+
+    Raises:
+        DataError: a table does not go with the records; names the first response where it differs.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    reference = _Follower(logps, "logp")
+    calibration = None if factors is None else _Follower(factors, "h")
+    columns = ["record_id", "prompt", "responses", "rewards", "sources", "split"]
+    row = 0
+    for batch in record_batches(records, columns):
+        keys = responses_of(batch.select(["record_id", "responses", "split"]))
+        train = pc.equal(batch["split"], "train")
+        values = reference.take(keys)
+        batch = batch.append_column("logps", _like_lists(batch["responses"], values)).filter(train)
+        if not len(batch):
+            continue
+        h = np.ones(len(batch)) if calibration is None else _record_factors(batch, calibration, aggregate)
+        yield batch.append_column("row", pa.array(np.arange(row, row + len(batch)))).append_column("factor", pa.array(h))
+        row += len(batch)
+    for follower in (reference, calibration):
+        if follower is not None:
+            follower.finish()
+
+
+class _Follower:
+    """One column of a table with a row per response, read along with the records."""
+
+    def __init__(self, path: Path, column: str):
+        self._path, self._column = path, column
+        self._tables = self._read()
+        self._held: pa.Table | None = None
+        self._row = 0
+
+    def _read(self) -> Iterator[pa.Table]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self._path) as file:
+            for batch in file.iter_batches(READ_ROWS, columns=["record_id", "response_index", self._column]):
+                yield pa.Table.from_batches([batch])
+
+    def take(self, keys: pa.Table) -> NDArray[np.float64]:
+        """The column at the next ``len(keys)`` rows, which must be those of ``keys`` (record_id, response_index)."""
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        held = [] if self._held is None else [self._held]
+        while sum(map(len, held)) < len(keys) and (table := next(self._tables, None)) is not None:
+            held.append(table)
+        table = pa.concat_tables(held) if held else keys.slice(0, 0)
+        own, self._held = table.slice(0, len(keys)), table.slice(len(keys))
+        expected = keys.slice(0, len(own))
+        same = pc.and_(
+            pc.equal(own["record_id"], expected["record_id"]),
+            pc.equal(own["response_index"].cast("int32"), expected["response_index"]),
+        )
+        at = pc.index(same, False).as_py()
+        if at >= 0 or len(own) < len(keys):
+            at = at if at >= 0 else len(own)
+            found = f"{own['record_id'][at]} response {own['response_index'][at]}" if at < len(own) else "nothing"
+            self._refuse(f"{found} where {keys['record_id'][at]} response {keys['response_index'][at]} is expected", self._row + at)
+        self._row += len(own)
+        return np.asarray(own[self._column].to_numpy(), dtype=np.float64)
+
+    def finish(self) -> None:
+        if (self._held is not None and len(self._held)) or next(self._tables, None) is not None:
+            self._refuse("more rows than the records have responses", self._row)
+
+    def _refuse(self, what: str, row: int) -> None:
+        raise DataError(
+            f"{self._path.name} row {row} does not go with the records: {what}",
+            hint=f"it was computed for other records; delete {self._path.parent} and run again",
+        )
+
+
+def _like_lists(lists: pa.ChunkedArray, values: NDArray[np.float64]) -> pa.ListArray:
+    """Flat values as lists of the lengths of ``lists``."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lengths = pc.list_value_length(lists).to_numpy()
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), pa.array(values))
+
+
+def _record_factors(batch: pa.Table, calibration: _Follower, aggregate: str) -> Any:
+    """h per record from the calibration table's h per response."""
+    import numpy as np
+    import pyarrow as pa
+
+    from dora_core.calibration import aggregate as aggregate_factors
+
+    numbered = batch.select(["record_id", "responses"]).append_column("record", pa.array(np.arange(len(batch))))
+    keys = responses_of(numbered)
+    best = [max(range(len(r)), key=lambda i, r=r: -np.inf if r[i] is None else r[i]) for r in batch["rewards"].to_pylist()]
+    record = keys["record"].to_numpy()
+    chosen = keys["response_index"].to_numpy() == np.array(best, dtype=np.int64)[record]
+    return aggregate_factors(calibration.take(keys), record, aggregate, chosen)

@@ -1,0 +1,1 @@
+"""Training jobs: launch, worker code, Ray Train."""

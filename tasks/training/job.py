@@ -1,0 +1,214 @@
+"""What every training worker does, alone or on Ray Train: make the model and the task from plain arguments, train, save.
+
+A :class:`TrainingJob` says what, in paths and specs, never tensors. The trained model ends in ``<stage folder>/model``; what kind of
+model that is, is the job's ``kind``.
+
+Out of memory in a step, training goes on from the last checkpoint with half as many tokens in a micro-batch, which changes the weights
+by rounding only. A file in the stage's scratch folder remembers it, for the other ranks and the next attempt.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dora_core.config.execution import Execution
+from dora_core.config.method import ModelConfig, OptimizationConfig
+from infra.store.store import Store
+from tasks.runtime.stage import StageRef, local_model
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from dora_core.models.logprobs import ResponseLogps
+    from dora_core.training.distributed import Worker
+    from dora_core.training.loop import Hooks, OutOfMemory, Task
+    from dora_core.training.reward_model import RewardModel
+
+MEMORY = "scratch/memory.json"
+log = logging.getLogger("dora.training")
+
+
+class CausalLM:
+    """A kind of model: a language model, trained through the log-probabilities of responses.
+
+    Every kind has these three functions and peft's name for it. ``wrap`` makes the module that is trained, with the model as its
+    attribute ``model``; ``warnings`` are for people, about the wrapped module.
+    """
+
+    lora_task = "CAUSAL_LM"
+
+    @staticmethod
+    def load(source: ModelConfig | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        from dora_core.models.loading import load_policy
+
+        return load_policy(source)
+
+    @staticmethod
+    def wrap(model: PreTrainedModel, execution: Execution) -> ResponseLogps:
+        from dora_core.models.logprobs import ResponseLogps
+
+        return ResponseLogps(model, share_prefix=execution.prefix_sharing)
+
+    @staticmethod
+    def warnings(module: ResponseLogps) -> list[str]:
+        reason = module.unpacked_because
+        return [f"prompts were computed once per response, not once per record: {reason}"] if reason else []
+
+
+class ScalarHead:
+    """A kind of model (see :class:`CausalLM`): any trunk under one output, trained through the rewards of responses."""
+
+    lora_task = "SEQ_CLS"
+
+    @staticmethod
+    def load(source: ModelConfig | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        from dora_core.models.loading import grow_reward_model
+
+        return grow_reward_model(source)
+
+    @staticmethod
+    def wrap(model: PreTrainedModel, execution: Execution) -> RewardModel:
+        from dora_core.training.reward_model import RewardModel
+
+        return RewardModel(model)
+
+    @staticmethod
+    def warnings(module: RewardModel) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a worker needs to train, all of it plain data.
+
+    Attributes:
+        build: importable function (start, worker, **arguments) → task.
+        arguments: keyword arguments of ``build``.
+        model: the starting weights, by name or as the stage that trained them.
+        kind: what is made of them.
+    """
+
+    build: Callable[..., Task]
+    arguments: dict[str, Any]
+    model: ModelConfig | StageRef
+    optimization: OptimizationConfig
+    execution: Execution
+    store_uri: str
+    stage: str
+    digest: str
+    kind: type[CausalLM | ScalarHead] = CausalLM
+
+
+@dataclass
+class Start:
+    """The starting weights on a worker, ready to be made into a task: ``module`` is the model as its kind wraps it."""
+
+    module: Any
+    tokenizer: PreTrainedTokenizerBase
+    layers: list[nn.Module]
+
+
+def trained_folder(store: Store, stage: str, digest: str) -> Path:
+    """Folder on this machine with the trained model of a stage that may have no result yet."""
+    for name in store.list(f"{stage}/{digest}/model"):
+        store.download(f"{stage}/{digest}/model/{name}")
+    return store.local_root / stage / digest / "model"
+
+
+def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> dict[str, Any]:
+    """From the last checkpoint to the saved model; the fit report as a dictionary. Called on every worker."""
+    from dora_core.models.loading import save_model
+    from dora_core.training.device_memory import explain_out_of_memory
+    from dora_core.training.distributed import full_weights
+    from dora_core.training.loop import OutOfMemory, Schedule, fit
+
+    memory = what_fits(job)
+    execution = job.execution.model_copy(update={"micro_batch_tokens": memory["micro_batch_tokens"]})
+    start = load(job, worker)
+    task = job.build(start, worker, **job.arguments)
+    try:
+        report = fit(task, job.optimization, execution, worker, hooks, run=job.digest)
+    except OutOfMemory as error:
+        _remember(job, memory["warnings"], error)
+        raise
+    with explain_out_of_memory("the trained weights were gathered", task.module, execution.strategy, worker):
+        weights = full_weights(task.module)
+    if worker.rank == 0:
+        folder = Store(job.store_uri).folder(job.stage, job.digest)
+        shutil.rmtree(folder.path / "model", ignore_errors=True)  # half of one, from an attempt that was killed here
+        save_model(trained_model(job, weights), start.tokenizer, folder.path / "model")
+        for file in (folder.path / "model").iterdir():
+            folder.commit(f"model/{file.name}")
+    return {
+        "steps": report.steps,
+        "planned_steps": Schedule(len(task.tokens), job.optimization).steps,
+        "resumed_from": report.resumed_from,
+        "curve": report.curve,
+        "records": len(task.tokens),
+        "warnings": [*memory["warnings"], *report.warnings, *job.kind.warnings(start.module)],
+    }
+
+
+def what_fits(job: TrainingJob) -> dict[str, Any]:
+    """What running out of memory has taught: how many tokens a micro-batch may have, and the warnings that say so."""
+    memory = Store(job.store_uri).read_json(f"{job.stage}/{job.digest}/{MEMORY}") or {"warnings": []}
+    configured = job.execution.micro_batch_tokens
+    return memory | {"micro_batch_tokens": min(configured, memory.get("micro_batch_tokens", configured))}
+
+
+def _remember(job: TrainingJob, warnings: list[str], error: OutOfMemory) -> None:
+    """Ranks that run out of memory in the same step may all do this; one of them has the last word."""
+    warning = (
+        f"{error.message}: training went on from the last checkpoint with at most {error.budget} tokens, which changes the weights by "
+        f"rounding only; set execution.{job.stage}.micro_batch_tokens to {error.budget} to save the attempt"
+    )
+    log.warning(warning)
+    memory = {"micro_batch_tokens": error.budget, "warnings": [*warnings, warning]}
+    Store(job.store_uri).folder(job.stage, job.digest).write_json(MEMORY, memory)
+
+
+def load(job: TrainingJob, worker: Worker) -> Start:
+    """The starting weights with adapters and gradient checkpointing as configured; the same on every rank."""
+    import torch
+
+    torch.manual_seed(job.optimization.seed)  # new heads and adapters must agree between ranks
+    model, tokenizer = job.kind.load(local_model(job.model, job.store_uri))
+    layers = decoder_layers(model)
+    if job.execution.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return Start(job.kind.wrap(_adapted(job, model), job.execution), tokenizer, layers)
+
+
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The repeated blocks: the longest ``ModuleList`` of the model."""
+    from torch import nn
+
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
+    return list(max(lists, key=len)) if lists else []
+
+
+def trained_model(job: TrainingJob, weights: dict[str, Any]) -> PreTrainedModel:
+    """An unsharded model with the trained weights, adapters merged, in the precision it was trained in."""
+    import torch
+
+    from dora_core.models.loading import merge_lora
+
+    model, _ = job.kind.load(local_model(job.model, job.store_uri))
+    model = _adapted(job, model)
+    # Names carry the prefix of the wrapping module; tied weights appear once, and loading the one fills the other.
+    missing, unexpected = model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items()}, strict=False)
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {name for name, _ in model.named_parameters()}
+    assert not unexpected and not set(missing) - tied, f"missing {missing}, unexpected {unexpected}"
+    return merge_lora(model).to(getattr(torch, job.optimization.precision))
+
+
+def _adapted(job: TrainingJob, model: PreTrainedModel) -> PreTrainedModel:
+    from dora_core.models.loading import add_lora
+
+    return model if job.optimization.lora is None else add_lora(model, job.optimization.lora, job.kind.lora_task)

@@ -1,0 +1,74 @@
+"""Running a training job to its end: ``launch`` is the only door.
+
+With ``execution.workers ≥ 1`` it starts a Ray Train run (``ray_train.py``), with 0 it trains in this process. What a worker does is the
+same either way (``training_job.py``).
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+from dora_core.errors import TrainingError
+from infra.store.journal import JournalWriter
+from infra.store.store import Store
+from tasks.runtime.stage import StageContext
+from tasks.training.job import TrainingJob, train
+
+
+def launch(context: StageContext, job: TrainingJob) -> dict[str, Any]:
+    """Train to the end, through worker deaths, and return the fit report as a dictionary.
+
+    Raises:
+        DoraError: what a worker found out, at once: another attempt would find the same.
+        TrainingError: more deaths than allowed, or fewer steps than planned.
+    """
+    if job.execution.workers == 0:
+        report = train_on_this_process(job)
+    else:
+        from tasks.training.ray_backend import train_on_ray
+
+        report = train_on_ray(context, job)
+    planned = report["planned_steps"]
+    if report["steps"] != planned or len(report["curve"]["loss"]) != planned:
+        raise TrainingError(
+            f"{job.stage} did {len(report['curve']['loss'])} of {planned} planned steps",
+            hint=f"delete {context.store.uri}/{job.stage}/{job.digest} and run again; a foreign checkpoint may have been resumed",
+        )
+    return report
+
+
+def facts(report: dict[str, Any], records: int) -> dict[str, Any]:
+    """The part of its facts that every training stage has."""
+    curve = {"step": list(range(report["steps"]))} | report["curve"]
+    return {"records": records, "curve": curve} | {name: report[name] for name in ("steps", "resumed_from", "warnings")}
+
+
+def train_on_this_process(job: TrainingJob) -> dict[str, Any]:
+    """Train in this process without Ray (tests, debugging); resumes from the stage's scratch folder."""
+    import torch
+
+    from dora_core.training.distributed import Worker
+    from dora_core.training.loop import FolderHooks, OutOfMemory
+
+    class Hooks(FolderHooks):
+        def log(self, step: int, metrics: dict[str, float]) -> None:
+            journal.metrics(step, metrics)
+
+        def progress(self, done: int, total: int) -> None:
+            journal.progress(done, total, "steps")
+
+    folder = Store(job.store_uri).folder(job.stage, job.digest)
+    journal = JournalWriter(folder)
+    device = torch.device("cuda") if job.execution.gpus_per_worker else torch.device("cpu")
+    hooks = Hooks(folder.path / "scratch" / "checkpoints")
+    try:
+        while True:
+            try:
+                return train(job, Worker(device=device), hooks)
+            except OutOfMemory:
+                pass  # the error holds on to what did not fit, until here
+            gc.collect()
+            torch.cuda.empty_cache()
+    finally:
+        journal.flush()

@@ -1,0 +1,168 @@
+"""A training job on Ray Train: attempts, checkpoints, resume, and which failures end it.
+
+The Ray Train run is named after the digest: Ray resumes by (storage path, name), and another configuration under the same
+name would silently resume a foreign checkpoint.
+
+Workers of which one dies, or raises what nobody foresaw, are started again, ``execution.max_failures`` times. An error that every
+attempt would end with (a gradient that is not finite, a refused checkpoint, a full disk) ends the run at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import ray.train.torch
+import torch
+from ray.exceptions import ActorDiedError
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from dora_core.errors import DoraError, TrainingError
+from dora_core.training.checkpoints import PROGRESS
+from dora_core.training.distributed import Worker
+from dora_core.training.loop import OutOfMemory
+from infra.store.journal import JournalWriter
+from infra.store.store import Store, full_disk
+from tasks.runtime.cluster import ray_session
+from tasks.runtime.stage import StageContext
+from tasks.training.job import TrainingJob, train, trained_folder, what_fits
+
+RECORD = "checkpoint_manager_snapshot.json"  # Ray Train's, in the folder of a run
+
+
+def train_on_ray(context: StageContext, job: TrainingJob) -> dict[str, Any]:
+    """Through deaths of workers, as many as ``execution.max_failures``; returns rank 0's report. Errors: see ``trainer.launch``."""
+    # Read by the Ray Train controller, started from this process: without it every report() costs about two seconds.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    execution, gpu = job.execution, job.execution.gpus_per_worker > 0
+    storage, name = _run_folder(job).rsplit("/", 1)
+    resources = {"CPU": execution.cpus_per_worker} | ({"GPU": execution.gpus_per_worker} if gpu else {})
+    with ray_session():
+        trainer = TorchTrainer(
+            _ray_worker,
+            train_loop_config={"job": job},
+            scaling_config=ScalingConfig(num_workers=execution.workers, use_gpu=gpu, resources_per_worker=resources),
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            run_config=RunConfig(
+                name=name,
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=execution.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+                callbacks=[_EndAtOnce(context.path)],
+            ),
+        )
+        while True:
+            memory = what_fits(job)
+            try:
+                trainer.fit()
+                break
+            except TrainingFailedError as error:
+                if what_fits(job) == memory:
+                    raise _last_failure(job, error) from error
+                # Ray counted running out of memory as a failure; halving ends by itself, so these come on top of max_failures.
+            except ActorDiedError as error:
+                if "CheckpointManagerInitializationError" not in str(error):
+                    raise
+                cause = str(error).strip().splitlines()[-1].rpartition("Error: ")[2]
+                context.warn(f"Ray Train's record of its checkpoints in {storage}/{name} was discarded: {cause}")
+                filesystem, path = pafs.FileSystem.from_uri(f"{storage}/{name}/{RECORD}")
+                filesystem.delete_file(path)  # the checkpoints themselves are found without it
+    trained_folder(context.store, job.stage, job.digest)
+    return context.store.read_json(f"{job.stage}/{job.digest}/scratch/report.json")
+
+
+class _EndAtOnce(UserCallback):
+    """Where Ray would start the workers again, ends the run instead if they would only raise the same again.
+
+    What a callback raises is an error of the controller: no attempt follows, and the workers are ended, also those that wait in a
+    collective for the one that failed. A finding beside another worker's death may be its consequence, and is tried again.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        findings = [_finding(error, self._folder) for error in worker_exceptions.values()]
+        if findings[0] is not None and all(findings):
+            raise findings[0]
+
+
+def _finding(error: Exception, folder: Path) -> DoraError | None:
+    """What a worker found out, and would find out in every attempt; None where another may help: a death, an exception that nobody
+    foresaw, memory that smaller micro-batches fit into."""
+    if isinstance(error, DoraError):
+        return None if error.retryable or isinstance(error, OutOfMemory) else error
+    return full_disk(error, folder)
+
+
+def _last_failure(job: TrainingJob, error: TrainingFailedError) -> DoraError:
+    """Why a run that Ray Train gave up failed the last time: a worker's own words if it had any, else which rank died."""
+    failures = getattr(error, "worker_failures", {}) or {0: getattr(error, "controller_failure", error)}
+    for failure in failures.values():
+        if isinstance(failure, DoraError):
+            return failure
+    causes = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
+    lines = [f"rank {rank}: {type(cause).__name__}: {str(cause).strip().splitlines()[0]}" for rank, cause in causes.items()]
+    return TrainingError(
+        f"{job.stage} failed more than {job.execution.max_failures} times, at last because of {'; '.join(lines)}",
+        hint=f"run again: training goes on from its last checkpoint. A worker that dies without a word was usually out of the machine's "
+        f"memory (lower execution.{job.stage}.workers) or on a lost node (raise execution.{job.stage}.max_failures)",
+    )
+
+
+def _run_folder(job: TrainingJob) -> str:
+    """Path or URI of what Ray Train keeps for this run."""
+    return f"{Store(job.store_uri).uri}/{job.stage}/{job.digest}/scratch/{job.stage}-{job.digest}"
+
+
+def _ray_worker(config: dict[str, Any]) -> None:
+    """Body of one Ray Train worker."""
+    job: TrainingJob = config["job"]
+    torch.set_num_threads(max(1, int(job.execution.cpus_per_worker)))  # Ray sets OMP_NUM_THREADS, which torch reads too late
+    worker = Worker.current(ray.train.torch.get_device())
+    folder = Store(job.store_uri).folder(job.stage, job.digest)
+    journal = JournalWriter(folder)
+    local = folder.path / "scratch" / f"rank-{worker.rank}"  # not in /tmp, where nobody would look for what a killed rank leaves
+    try:
+        report = train(job, worker, _RayHooks(_run_folder(job), local, journal, worker))
+    finally:
+        journal.flush()
+    if worker.rank == 0:
+        folder.write_json("scratch/report.json", report)
+
+
+class _RayHooks:
+    """Checkpoints through ``ray.train.report``, which uploads them and deletes old ones.
+
+    Which there are is read from the storage: Ray's own record of them is not written atomically, and once torn would hide them all.
+    """
+
+    def __init__(self, run: str, local: Path, journal: JournalWriter, worker: Worker):
+        self._run, self._local, self._journal, self._worker = run, local, journal, worker
+
+    def checkpoints(self) -> Iterator[Path]:
+        """Those whose last file is there; Ray names them by the time. Every rank sees what rank 0 sees."""
+        filesystem, root = pafs.FileSystem.from_uri(self._run)
+        files = filesystem.get_file_info(pafs.FileSelector(root, allow_not_found=True, recursive=True))
+        found = sorted((str(Path(file.path).parent) for file in files if file.base_name == PROGRESS), reverse=True)
+        for path in self._worker.gather(found)[0]:
+            with Checkpoint(path, filesystem).as_directory() as folder:
+                yield Path(folder)
+
+    def save(self, folder_writer: Callable[[Path], None], step: int) -> None:
+        shutil.rmtree(self._local, ignore_errors=True)
+        self._local.mkdir(parents=True)
+        folder_writer(self._local)
+        ray.train.report({"step": step}, checkpoint=Checkpoint.from_directory(str(self._local)))
+        shutil.rmtree(self._local)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        self._journal.metrics(step, metrics)
+
+    def progress(self, done: int, total: int) -> None:
+        self._journal.progress(done, total, "steps")

@@ -1,0 +1,41 @@
+"""A name of weights becomes those weights: nothing cached survives a change of the files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dora_core.config.method import ModelConfig
+from dora_core.errors import ModelError
+from dora_core.models.pinning import pin
+
+
+def test_a_folder_is_pinned_by_its_files(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"1234")
+    before = pin(ModelConfig(source=str(tmp_path))).content
+    assert before == pin(ModelConfig(source=str(tmp_path))).content
+    (tmp_path / "model.safetensors").write_bytes(b"1235")
+    assert pin(ModelConfig(source=str(tmp_path))).content != before
+
+
+def test_tiny_and_pinned_ids_stay_as_they_are() -> None:
+    for model in (ModelConfig(), ModelConfig(source="org/model", revision="a" * 40)):
+        assert pin(model) == model
+
+
+def test_an_id_in_the_local_cache_gets_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants as constants
+
+    commit, cache = "b" * 40, tmp_path / "models--org--model"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text(commit)
+    (cache / "snapshots" / commit).mkdir(parents=True)
+    (cache / "snapshots" / commit / "config.json").write_text("{}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert pin(ModelConfig(source="org/model")).revision == commit
+    with pytest.raises(ModelError, match="neither a folder nor an id") as error:
+        pin(ModelConfig(source="org/other"))
+    assert "tiny" in error.value.hint

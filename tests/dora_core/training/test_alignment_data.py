@@ -1,0 +1,99 @@
+"""The file of training records: what goes in comes out, by index, from a map."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dora_core.config.method import TextConfig
+from dora_core.data.encoding import Encoder
+from dora_core.errors import DataError
+from dora_core.training.alignment_data import UNKNOWN, AlignmentData, choose_responses, write_alignment_data
+from tests.dora_core.conftest import WORDS
+
+
+def make_rows(n: int) -> list[dict]:
+    """Lists of 2 to 5 responses with gaps and ties in the rewards; some records have no preference at all."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(n):
+        size = int(rng.integers(2, 6))
+        rows.append(
+            {
+                "row": i,
+                "prompt": [{"role": "user", "content": " ".join(rng.choice(WORDS, size=1 + i % 9))}],
+                "responses": [" ".join(rng.choice(WORDS, size=int(rng.integers(1, 14)))) for _ in range(size)],
+                "rewards": [None if rng.random() < 0.3 else float(rng.integers(0, 3)) for _ in range(size)],
+                "sources": [["human", None, "a-lm"][int(rng.integers(0, 3))] for _ in range(size)],
+                "logps": (-rng.exponential(size=size)).tolist(),
+                "factor": float(rng.gamma(2.0)),
+            }
+        )
+    return rows
+
+
+def write(path: Path, rows: list[dict], encoder: Encoder, batch: int, limit: int) -> AlignmentData:
+    table = pa.Table.from_pylist(rows)
+    batches = (table.slice(i, batch) for i in range(0, len(table), batch))
+    write_alignment_data(path, batches, encoder, limit, sources=["human", None, "a-lm", "left"], records=len(rows))
+    return AlignmentData(path)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 100])
+@pytest.mark.parametrize("limit", [2, 3, 8])
+def test_records_are_those_of_encoding_one_by_one(tokenizer, tmp_path: Path, batch: int, limit: int) -> None:
+    rows, encoder = make_rows(60), Encoder(tokenizer, TextConfig(max_prompt_tokens=8, max_response_tokens=12))
+    data = write(tmp_path / "data.arrow", rows, encoder, batch, limit)
+    names = ["a-lm", "human", "left", UNKNOWN]
+    assert data.sources == names
+    expected = []
+    for r in rows:
+        rewards = [math.nan if x is None else x for x in r["rewards"]]
+        chosen = choose_responses(rewards, limit)
+        if len(chosen) >= 2 and rewards[chosen[0]] > rewards[chosen[-1]]:
+            expected.append((r, chosen))
+    assert len(data) == len(expected) and data.dropped == len(rows) - len(expected) > 0
+    for i, (r, chosen) in enumerate(expected):
+        record = data[i]
+        assert (record.row, record.factor) == (r["row"], r["factor"])
+        assert record.responses == [encoder.encode(r["prompt"], r["responses"][j]) for j in chosen]
+        assert all(response.prompt_ids is record.responses[0].prompt_ids for response in record.responses)
+        assert record.rewards == [r["rewards"][j] for j in chosen] and record.reference_logps == [r["logps"][j] for j in chosen]
+        assert [names[s] for s in record.sources] == [r["sources"][j] or UNKNOWN for j in chosen]
+        assert data.tokens[i] == len(record.responses[0].prompt_ids) + sum(len(x.response_ids) for x in record.responses)
+        assert data.unshared_tokens[i] == sum(map(len, record.responses))
+    assert data.tokens.dtype == np.int64 and data.tokens.shape == (len(data),)
+
+
+def test_token_ids_stay_in_the_file(tokenizer, tmp_path: Path) -> None:
+    """Opening maps the file: nothing is allocated for its contents, and every view lies inside the map."""
+    before = pa.total_allocated_bytes()
+    data = write(tmp_path / "data.arrow", make_rows(500), Encoder(tokenizer, TextConfig()), 50, 8)
+    assert pa.total_allocated_bytes() == before
+    views = [view for batch in data._batches for view in (batch._prompt_ids, batch._response_ids, batch._response_at)]
+    assert len(views) == 30 and not any(view.flags.owndata or view.flags.writeable for view in views)
+
+
+def test_the_bytes_depend_on_the_records_alone(tokenizer, tmp_path: Path) -> None:
+    rows, encoder = make_rows(30), Encoder(tokenizer, TextConfig())
+    write(tmp_path / "a", rows, encoder, 10, 8)
+    write(tmp_path / "b", pickle.loads(pickle.dumps(rows)), encoder, 10, 8)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_an_index_outside_is_an_index_error(tokenizer, tmp_path: Path) -> None:
+    data = write(tmp_path / "data.arrow", make_rows(5), Encoder(tokenizer, TextConfig()), 2, 8)
+    for index in (-1, len(data)):
+        with pytest.raises(IndexError):
+            data[index]
+
+
+def test_no_preference_at_all_is_refused(tokenizer, tmp_path: Path) -> None:
+    rows = [r | {"rewards": [1.0] * len(r["responses"])} for r in make_rows(4)]
+    with pytest.raises(DataError, match="none of 4 training records has a preference"):
+        write(tmp_path / "data.arrow", rows, Encoder(tokenizer, TextConfig()), 2, 8)

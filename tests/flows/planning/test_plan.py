@@ -1,0 +1,197 @@
+"""The plan, with real specs and a real store; results are written as a stage would, without running any."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.config.loading import load_config
+from flows.config.models import RealignConfig
+from flows.planning.plan import TWIN, Plan, build_plan, write_latest
+from infra.store.store import Store
+from tasks.runtime.stage import write_spec
+
+JUDGED = ["reward", "generate", "judge", "generate start", "judge start", "judge chosen", "compare"]
+ALL = ["ingest", "drift", "classify", "calibrate", "sft", "reference", "align", *JUDGED, "evaluate", "promote"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def config(tmp_path: Path, mixture: Path) -> RealignConfig:
+    return load(tmp_path, mixture)
+
+
+def load(folder: Path, data: Path, *overrides: str) -> RealignConfig:
+    (folder / "c.yaml").write_text(f"project: demo\ndata: {{train: [{{path: {data}}}]}}\n")
+    return load_config(folder / "c.yaml", overrides)
+
+
+def finish(store: Store, plan: Plan, *, run_id: str = "demo-1", labels: list[str] | None = None) -> None:
+    """What a successful run leaves behind, as far as a plan looks at it."""
+    for stage in plan.stages:
+        if labels is None or stage.label in labels:
+            folder = store.folder(stage.stage, stage.digest)
+            (folder.path / "output.bin").write_bytes(b"x")
+            facts: dict[str, Any] = {"records": {"train": 36, "eval": 4}} if stage.stage == "ingest" else {}
+            store.mark_done(folder, {"stage": stage.stage, "digest": stage.digest, "seconds": 2.0, "facts": facts})
+    if labels is None:
+        write_latest(store, plan, run_id)
+
+
+def reasons(plan: Plan) -> dict[str, str]:
+    return {stage.label: stage.reason for stage in plan.stages}
+
+
+def test_a_first_run_runs_everything_in_order(config: RealignConfig, store: Store) -> None:
+    plan = build_plan(config, store)
+    assert [s.label for s in plan.stages] == ALL
+    assert set(reasons(plan).values()) == {"runs: first time"}
+    assert plan.needs_ray and plan.records is None
+    assert plan.to_json()["estimated_seconds"] is None
+
+
+def test_specs_point_at_their_inputs(config: RealignConfig, store: Store) -> None:
+    plan = build_plan(config, store)
+    by_label = {s.label: s for s in plan.stages}
+    upstream = {s.label: plan.upstream(s) for s in plan.stages}
+    assert upstream["ingest"] == []
+    assert upstream["calibrate"] == ["ingest", "classify"]
+    assert upstream["align"] == ["ingest", "calibrate", "sft", "reference"]
+    assert upstream["promote"] == ["align", "evaluate"]
+    finish(store, plan)
+    again = build_plan(config, store)
+    assert {s.label: again.upstream(s) for s in again.stages} == upstream  # the previous classifier is a hint, not an input
+    assert by_label["evaluate"].spec.inputs()["policy"].digest == by_label["align"].digest
+
+
+def test_nothing_changed_means_nothing_to_do(config: RealignConfig, store: Store) -> None:
+    finish(store, build_plan(config, store))
+    plan = build_plan(config, store)
+    assert plan.to_run == [] and not plan.needs_ray
+    assert set(reasons(plan).values()) == {"cached: same inputs and settings as demo-1"}
+    assert plan.records == 40
+
+
+def test_a_setting_reruns_its_stage_and_what_depends_on_it(tmp_path: Path, mixture: Path, config: RealignConfig, store: Store) -> None:
+    finish(store, build_plan(config, store))
+    plan = build_plan(load(tmp_path, mixture, "align.objective.lambda=2.0"), store)
+    assert [s.label for s in plan.to_run] == ["align", "generate", "judge", "compare", "evaluate", "promote"]
+    assert reasons(plan)["align"] == "runs: align.objective.lambda auto → 2.0"
+    assert reasons(plan)["evaluate"] == "runs: align, compare changed"
+    assert reasons(plan)["promote"] == "runs: evaluate, align changed"
+    assert plan.to_json()["estimated_seconds"] == 12.0
+
+
+def test_the_policy_is_named_as_in_the_configuration(tmp_path: Path, mixture: Path, config: RealignConfig, store: Store) -> None:
+    finish(store, build_plan(config, store))
+    changed = reasons(build_plan(load(tmp_path, mixture, "policy.layers=3"), store))
+    assert changed["sft"] == "runs: policy.layers 2 → 3"
+    assert changed["reference"] == "runs: policy.layers 2 → 3; sft changed"
+    assert changed["classify"].startswith("cached")
+
+
+def test_new_data_reruns_everything_and_offers_the_old_classifier(tmp_path: Path, mixture: Path, store: Store) -> None:
+    data = tmp_path / "data.parquet"
+    table = pq.read_table(mixture)
+    pq.write_table(table.slice(0, 30), data)
+    first = build_plan(load(tmp_path, data), store)
+    finish(store, first)
+    pq.write_table(table, data)
+    plan = build_plan(load(tmp_path, data), store)
+    assert len(plan.to_run) == len(ALL)
+    assert reasons(plan)["ingest"] == "runs: data.parquet has new content"
+    assert reasons(plan)["calibrate"] == "runs: ingest, classify changed"
+    old = {s.label: s.digest for s in first.stages}
+    new = {s.label: s.spec for s in plan.stages}
+    previous = new["drift"].previous
+    assert {ref.stage: ref.digest for _, ref in previous} == {stage: old[stage] for stage in ("ingest", "classify", "calibrate")}
+    assert "previous" not in new["drift"].payload() and "drift" not in new["classify"].payload()
+    assert new["classify"].drift == new["drift"].ref() and plan.upstream(plan.stages[2]) == ["ingest", "drift"]
+
+
+def test_how_it_runs_changes_no_digest(tmp_path: Path, mixture: Path, config: RealignConfig, store: Store) -> None:
+    finish(store, build_plan(config, store))
+    plan = build_plan(load(tmp_path, mixture, "execution.default.workers=7", "execution.align.micro_batch_size=1"), store)
+    assert plan.to_run == []
+
+
+def test_a_damaged_result_is_computed_again(config: RealignConfig, store: Store) -> None:
+    plan = build_plan(config, store)
+    finish(store, plan)
+    align = next(s for s in plan.stages if s.label == "align")
+    (store.folder("align", align.digest).path / "output.bin").unlink()
+    again = build_plan(config, store)
+    assert [s.label for s in again.to_run] == ["align"]
+    assert reasons(again)["align"] == "runs: its result was deleted or damaged"
+
+
+def test_an_interrupted_stage_says_so(config: RealignConfig, store: Store) -> None:
+    plan = build_plan(config, store)
+    finish(store, plan, labels=["ingest", "drift", "classify"])
+    write_spec(plan.stages[3].spec, store)
+    again = reasons(build_plan(config, store))
+    assert again["classify"] == "cached: computed before from the same inputs and settings"
+    assert again["calibrate"] == "runs: an earlier attempt did not finish; what it completed is kept"
+    assert again["sft"] == "runs: first time"
+
+
+def test_the_twin_is_one_more_training_and_leaves_the_policy_alone(
+    tmp_path: Path, mixture: Path, config: RealignConfig, store: Store
+) -> None:
+    finish(store, build_plan(config, store))
+    plan = build_plan(load(tmp_path, mixture, "evaluate.erm_twin=true"), store)
+    assert [s.label for s in plan.to_run] == [TWIN, "evaluate", "promote"]
+    assert reasons(plan)[TWIN] == "runs: first time"
+    twin = next(s for s in plan.stages if s.label == TWIN)
+    assert twin.spec.align.objective.name == "erm" and twin.spec.calibration is None
+    assert reasons(plan)["evaluate"] == f"runs: evaluate.erm_twin False → True; {TWIN} changed"
+
+
+def test_the_twin_does_not_depend_on_what_erm_ignores(tmp_path: Path, mixture: Path, store: Store) -> None:
+    def twin(*overrides: str) -> str:
+        plan = build_plan(load(tmp_path, mixture, "evaluate.erm_twin=true", *overrides), store)
+        return next(s.digest for s in plan.stages if s.label == TWIN)
+
+    assert twin() == twin("align.objective.lambda=3", "calibration.form=paper", "calibration.aggregate=min")
+    assert twin() != twin("align.loss={name: dpo, beta: 0.2}")
+
+
+def test_objectives_without_factors_score_nothing(tmp_path: Path, mixture: Path, store: Store) -> None:
+    config = load(tmp_path, mixture, "align.objective.name=dro", "evaluate.erm_twin=true", "compare=null")
+    assert [s.label for s in build_plan(config, store).stages] == ["ingest", "sft", "reference", "align", TWIN, "evaluate", "promote"]
+    erm = load(tmp_path, mixture, "align.objective.name=erm", "evaluate.erm_twin=true")
+    assert TWIN not in reasons(build_plan(erm, store))
+    assert [s.label for s in build_plan(erm, store, until="calibrate").stages] == ["ingest", "drift", "classify", "calibrate"]
+
+
+def test_dropping_calibration_is_a_reason(tmp_path: Path, mixture: Path, config: RealignConfig, store: Store) -> None:
+    finish(store, build_plan(config, store))
+    plan = build_plan(load(tmp_path, mixture, "align.objective.name=erm"), store)
+    assert reasons(plan)["align"] == "runs: no calibration any more; align.objective.name dora → erm"
+
+
+def test_a_partial_command_keeps_what_is_known_about_later_stages(config: RealignConfig, store: Store) -> None:
+    finish(store, build_plan(config, store), run_id="demo-1")
+    write_latest(store, build_plan(config, store, until="align"), "demo-2")
+    known = reasons(build_plan(config, store))
+    assert known["align"].endswith("demo-2") and known["promote"].endswith("demo-1")
+
+
+def test_dry_run_shows_the_plan_and_writes_no_run(tmp_path: Path, mixture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DORA_HOME", str(tmp_path / "home"))
+    load(tmp_path, mixture)
+    shown = CliRunner().invoke(app, ["realign", "-c", str(tmp_path / "c.yaml"), "--dry-run"])
+    assert shown.exit_code == 0 and f"{len(ALL)} of {len(ALL)} stages run" in shown.stdout
+    printed = CliRunner().invoke(app, ["realign", "-c", str(tmp_path / "c.yaml"), "--dry-run", "--json"])
+    assert [s["label"] for s in json.loads(printed.stdout)["stages"]] == ALL
+    assert not (tmp_path / "home" / "store" / "runs").exists()

@@ -1,0 +1,122 @@
+"""The page of a self-training run: rounds side by side, guard rails, and sections that show the last round."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.report.comparison import comparison_table
+from flows.report.page import render
+from flows.report.rounds import rounds_figure, rounds_view
+from infra.store.store import Store
+from tests.flows.report.test_page import EVIL, Page, estimate, make_facts
+
+
+def guard(**passed: bool | None) -> dict[str, Any]:
+    rules = [
+        {"name": name, "value": None if ok is None else 0.31, "threshold": 0.2, "passed": ok, "message": f"{name} of {EVIL} is 0.31"}
+        for name, ok in passed.items()
+    ]
+    stop = None if all(ok is not False for ok in passed.values()) else {"message": f"stopped by {EVIL}", "hint": "raise the temperature"}
+    return {"round": 1, "passed": stop is None, "rules": rules, "stop": stop, "diversity": None}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def make_rounds(store: Store, **manifest: Any) -> str:
+    """Round 0 and 1 are done, the guard of round 2 stopped the run; each round's win rate is .05 above the last one's."""
+    stages: list[dict[str, Any]] = []
+
+    def add(number: int, name: str, facts: dict[str, Any] | None, stage: str | None = None) -> None:
+        label, digest = f"r{number} {name}" if number else name, f"{len(stages):02x}" * 32
+        stage = stage or name.split()[0]
+        if facts is not None:
+            result = {"stage": stage, "digest": digest, "facts": facts, "inputs": {}, "rows": 1, "seconds": 1.0, "metrics": {}, "files": {}}
+            store.write_json(f"{stage}/{digest}/result.json", result)
+        state = {"state": "pending" if facts is None else "ran", "reason": "runs", "seconds": 1.0}
+        ids = {"mlflow_run_id": None, "submission_id": None}
+        stages.append({"stage": stage, "label": label, "round": number, "digest": digest} | state | ids)
+
+    for number in (0, 1, 2):
+        facts = make_facts(["human", f"policy-r{number}"])
+        wins = {"win_rate": estimate(0.5 + 0.05 * number), "length_controlled": estimate(0.49 + 0.05 * number)}
+        facts["compare"]["wins"]["start"] |= wins
+        if number == 0:
+            for name in ("ingest", "drift"):
+                add(0, name, facts[name])
+        else:
+            add(number, "generate", {})
+            add(number, "guard samples", guard(distinct=number == 1, self_bleu=True))
+            add(number, "mix", {"golden_share": 0.2} if number == 1 else None)
+        for name in ("calibrate", "align", "compare", "evaluate"):
+            add(number, name, facts[name] if number < 2 else None)
+        if number:
+            add(number, "guard policy", guard(kl=True, source_regression=None) if number == 1 else None)
+    add(2, "promote", None)
+    error = {"message": f"stopped by {EVIL}", "hint": "raise the temperature"}
+    run = {"run_id": "r", "name": "n", "project": "p", "config": {}, "started": 1.0, "finished": 2.0, "status": "stopped", "error": error}
+    store.write_json("runs/r/run.json", run | {"stages": stages, "links": {}, "decision": None} | manifest)
+    return "r"
+
+
+def test_rounds_guard_rails_and_the_last_round_of_every_section(store: Store) -> None:
+    page = Page(render(store, make_rounds(store)))
+    text = re.sub(r"\s+", " ", page.text)
+    for words in (
+        "The run stopped itself before a decision",
+        "0.5000.470 … 0.530",  # win rate of round 0
+        "0.5500.520 … 0.580",  # and of round 1
+        "Calibration · round 1",
+        "Against others · round 1",
+        "r1 align",
+        "Drift since the last run · round 0",
+        "All 23 stages",
+        f"✗ distinct of {EVIL} is 0.31",
+        f"✓ kl of {EVIL} is 0.31",
+        "○ source_regression",
+        "raise the temperature",
+        "The stage did not finish: the run stopped itself first.",
+    ):
+        assert words in text, words
+    assert "policy-r1" in text and "script" not in {tag for tag, _ in page.tags}
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_row_for_every_round_and_a_column_for_every_measure_that_is_known(store: Store) -> None:
+    make_rounds(store)
+    run = store.read_json("runs/r/run.json")
+    results = {s["label"]: result for s in run["stages"] if (result := store.read_result(s["stage"], s["digest"]))}
+    view = rounds_view(run, results)
+    assert view is not None
+    assert [row["round"] for row in view["rows"]] == [0, 1, 2]
+    assert [row["state"] for row in view["rows"]] == ["ran", "ran", "pending"]
+    assert [row["measures"]["win_rate"] and row["measures"]["win_rate"]["value"] for row in view["rows"]] == [0.5, 0.55, None]
+    assert [row["measures"]["golden_share"] for row in view["rows"]] == [None, {"value": 0.2, "low": None, "high": None}, None]
+    assert [row["measures"]["distinct"] and row["measures"]["distinct"]["value"] for row in view["rows"]] == [None, 0.31, 0.31]
+    assert [len(row["guards"]) for row in view["rows"]] == [0, 2, 1]
+    drawn = rounds_figure(view["rows"], view["measures"]).axes
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in drawn if axes.axison] == list(view["measures"].values())
+    assert drawn[0].lines[-1].get_xydata().tolist() == [[0.0, 0.5], [1.0, 0.55]]
+    for entry in run["stages"]:
+        del entry["round"]
+    assert rounds_view(run, results) is None
+
+
+def test_the_comparison_as_markdown() -> None:
+    facts = make_facts(["human", "model"])["compare"]
+    facts["wins"]["start"]["worst_group"] = {"by": "task", "name": "a|b `c`"} | estimate(0.4)
+    facts["wins"]["champion"]["worst_group"] = None
+    lines = comparison_table(facts).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| the start", "| the champion", "| chosen responses"]
+    assert lines[2] == (
+        "| the start | 52.0% | 20.0% | 28.0% | **0.620 [0.570, 0.670]** | 0.570 [0.510, 0.630] | < 0.001 | 150 "
+        r"| task a\|b \`c\`: 0.400 \[0.370, 0.430\] |"
+    )
+    assert lines[3].endswith("| – |") and lines[-1].startswith("Judge: reward_model.")
+    by_file = comparison_table(facts | {"wins": {"other*.parquet": facts["wins"]["chosen"]}})
+    assert r"| other\*.parquet |" in by_file

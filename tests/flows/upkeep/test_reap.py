@@ -1,0 +1,215 @@
+"""Which runs are over, and that only what they left is ended."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from prefect.states import AwaitingRetry, Cancelled, Cancelling, Completed, Crashed, Paused, Pending, Running, State
+
+from flows.running.session import close_manifest, end_abandoned
+from flows.upkeep import reap
+from infra.processes import RecordedProcess
+from infra.ray_jobs import RESUME
+from infra.settings import Settings
+from infra.store.store import Store
+from infra.tracking.mlflow_client import mlflow_client
+from infra.tracking.tracker import Tracker
+
+HERE = {"host": socket.gethostname()}
+
+
+def process(alive: bool) -> dict[str, Any]:
+    """This process, or one that has ended, as a manifest records it."""
+    own = RecordedProcess.current()
+    if alive:
+        return HERE | {"pid": own.pid, "created": own.created}
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return HERE | {"pid": child.pid, "created": time.time()}
+
+
+GONE = "its process is gone"
+CASES: list[tuple[str, dict[str, Any] | None, State | None, str | None]] = [
+    ("it runs here", process(True), Running(), None),
+    ("it runs here and closes itself", process(True), Cancelled(), None),
+    ("it was killed here", process(False), Running(), GONE),
+    ("it was killed here while it was cancelled", process(False), Cancelling(), GONE),
+    ("it was killed here, and there is no server", process(False), None, GONE),
+    ("its worker has said so", process(False), Crashed(), "its flow run is Crashed"),
+    ("it waits for a person", process(False), Paused(), None),
+    ("it starts again soon", process(False), AwaitingRetry(), None),
+    ("it starts elsewhere", process(False), Pending(), None),
+    ("it runs elsewhere", process(True) | {"host": "elsewhere"}, Running(), None),
+    ("it has ended elsewhere", process(True) | {"host": "elsewhere"}, Completed(), "its flow run is Completed"),
+    ("nobody knows", None, None, None),
+    ("an older version wrote it", None, Crashed(), "its flow run is Crashed"),
+]
+
+
+@pytest.mark.fault(7, 8)
+@pytest.mark.parametrize(("recorded", "state", "why"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_a_run_is_over_only_if_somebody_knows(recorded: dict[str, Any] | None, state: State | None, why: str | None) -> None:
+    assert reap.why_over(recorded, state) == why
+
+
+# ------------------------------------------------------------------------------------------------ without a Prefect server
+
+
+class Jobs(BaseHTTPRequestHandler):
+    """The part of Ray's Jobs API that stopping uses."""
+
+    def do_GET(self) -> None:
+        self._answer({"status": self.server.jobs[self.path.rsplit("/", 1)[1]]})  # type: ignore[attr-defined]
+
+    def do_POST(self) -> None:
+        self.server.jobs[self.path.split("/")[-2]] = "STOPPED"  # type: ignore[attr-defined]
+        self._answer({"stopped": True})
+
+    def _answer(self, value: Any) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def ray() -> Iterator[ThreadingHTTPServer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Jobs) as server:
+        server.jobs = {"dora-align-a-1": "RUNNING", "dora-sft-b-1": "RUNNING"}  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for the module: making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, ray: ThreadingHTTPServer, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("DORA_HOME", str(tmp_path))
+    monkeypatch.setenv("DORA_MLFLOW_URI", mlflow_uri)
+    return Settings(ray_address=f"http://127.0.0.1:{ray.server_port}")
+
+
+def write_manifest(settings: Settings, run_id: str, recorded: dict[str, Any], *submitted: str) -> None:
+    stages = [{"stage": job.split("-")[1], "submission_id": job, "state": "running"} for job in submitted]
+    content = {"run_id": run_id, "project": "p", "flow_run_id": "f", "status": "running", "process": recorded, "stages": stages}
+    Store(settings.store_uri).write_json(f"runs/{run_id}/run.json", content)
+
+
+@pytest.mark.fault(8)
+def test_a_sweep_ends_what_is_over_and_spares_the_job_that_a_live_run_watches(settings: Settings, ray: Any) -> None:
+    write_manifest(settings, "dead", process(False), "dora-align-a-1", "dora-sft-b-1")
+    write_manifest(settings, "live", process(True), "dora-align-a-1")
+    mlflow = mlflow_client(settings.effective().mlflow_uri)
+    experiment = mlflow.create_experiment("p")
+    tracked = {run: mlflow.create_run(experiment, tags={"dora.run_id": run}).info.run_id for run in ("dead", "live")}
+    looked = reap.sweep(settings, settings.effective(), dry_run=True)
+    assert looked.runs == {"dead": GONE} and set(ray.jobs.values()) == {"RUNNING"}
+
+    swept = reap.end_dead_runs(settings, settings.effective(), None)
+    assert (swept.runs, swept.jobs, swept.mlflow_runs, swept.problems) == ({"dead": GONE}, ["dora-sft-b-1"], [tracked["dead"]], [])
+    assert {run: mlflow.get_run(tracked[run]).info.status for run in tracked} == {"dead": "KILLED", "live": "RUNNING"}
+    assert mlflow.get_run(tracked["dead"]).data.tags["dora.error"] == GONE
+    assert ray.jobs == {"dora-align-a-1": "RUNNING", "dora-sft-b-1": "STOPPED"}
+    store = Store(settings.store_uri)
+    assert {run: store.read_json(f"runs/{run}/run.json")["status"] for run in ("dead", "live")} == {"dead": "cancelled", "live": "running"}
+    assert reap.sweep(settings, settings.effective()).lines() == ["nothing is left over"]
+
+
+@pytest.mark.fault(8, 12)
+def test_what_cannot_be_ended_now_is_told_and_left_for_the_next_sweep(
+    settings: Settings, ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifest(settings, "dead", process(False), "dora-align-a-1")
+    away = settings.model_copy(update={"ray_address": "http://127.0.0.1:9"})
+    monkeypatch.setattr("infra.ray_jobs.STOP_PATIENCE", 0.1)
+    swept = reap.end_dead_runs(away, away.effective(), None)
+    assert swept.runs == {} and "dead: its process is gone, but it could not be ended: Ray at http://127.0.0.1:9" in swept.problems[0]
+    assert reap.end_dead_runs(settings, settings.effective(), None).runs == {"dead": GONE}
+
+
+class Prefect:
+    """One flow run that runs, and what is set."""
+
+    def __init__(self) -> None:
+        self.run, self.set = SimpleNamespace(id=uuid4(), state=Running()), list[str]()
+
+    def read_flow_run(self, _: str) -> SimpleNamespace:
+        return self.run
+
+    def read_task_runs(self, **_: Any) -> list[Any]:
+        return []
+
+    def set_flow_run_state(self, _: UUID, state: State, *, force: bool) -> None:
+        self.set.append(state.name)
+
+
+@pytest.mark.fault(7, 10)
+def test_a_run_whose_mlflow_is_away_is_crashed_in_prefect_and_closed_by_a_later_sweep(settings: Settings, ray: Any) -> None:
+    write_manifest(settings, "dead", process(False), "dora-align-a-1")
+    prefect, places = Prefect(), settings.effective()
+    swept = reap.end_dead_runs(settings, replace(places, mlflow_uri="http://127.0.0.1:9"), prefect)
+    assert swept.runs == {} and "MLflow does not answer" in swept.problems[0] and prefect.set == ["Crashed"]
+    assert ray.jobs["dora-align-a-1"] == "STOPPED"
+    assert Store(settings.store_uri).read_json("runs/dead/run.json")["status"] == "running"
+    assert reap.end_dead_runs(settings, places, None).runs == {"dead": GONE}
+
+
+@pytest.mark.fault(7, 8)
+def test_the_first_process_of_a_run_that_was_tried_again_does_not_end_the_second(settings: Settings, ray: Any) -> None:
+    write_manifest(settings, "p-1", process(False), "dora-align-a-1")
+    write_manifest(settings, "p-2", process(True), "dora-sft-b-1")
+    prefect = Prefect()
+    assert reap.end_dead_runs(settings, settings.effective(), prefect).runs == {"p-1": GONE}
+    assert prefect.set == [] and ray.jobs == {"dora-align-a-1": "STOPPED", "dora-sft-b-1": "RUNNING"}
+
+
+@pytest.mark.fault(10)
+def test_a_sweep_sends_what_waits_for_mlflow(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Settings, "mlflow_history", lambda *_: "ours")  # the server's, which is away at first
+    away = Tracker.open("http://127.0.0.1:9", "demo", settings.root / "spool", history="ours")
+    away.finish(away.start_run("last night"), "FINISHED")
+    away.close()
+    there = settings.effective()
+    [waiting] = reap.sweep(settings, replace(there, mlflow_uri="http://127.0.0.1:9")).lines()
+    assert "2 MLflow updates" in waiting and "refused" in waiting
+    assert reap.sweep(settings, there).lines() == ["nothing is left over"]
+    client = mlflow_client(there.mlflow_uri)
+    [run] = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
+    assert (run.info.run_name, run.info.status) == ("last night", "FINISHED") and not any((settings.root / "spool").iterdir())
+
+
+@pytest.mark.fault(7, 8)
+def test_ending_what_was_abandoned_twice_changes_nothing(settings: Settings, ray: Any) -> None:
+    write_manifest(settings, "dead", process(False), "dora-align-a-1")
+    store = Store(settings.store_uri)
+    content = store.read_json("runs/dead/run.json")
+    assert end_abandoned(settings, store, content, GONE) == ["dora-align-a-1"]
+    close_manifest(store, content, GONE)
+    once = store.read_json("runs/dead/run.json") | {"finished": None}
+    assert end_abandoned(settings, store, content, GONE) == []
+    close_manifest(store, content, GONE)
+    assert ray.jobs["dora-align-a-1"] == "STOPPED" and store.read_json("runs/dead/run.json") | {"finished": None} == once
+    assert once["error"] == {"message": GONE, "hint": RESUME} and once["stages"][0]["state"] == "failed"

@@ -1,0 +1,106 @@
+"""The streaming join against plain dictionaries, and its refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dora_core.data.records import RECORDS_SCHEMA
+from dora_core.errors import DataError
+from dora_core.training.alignment_data import JOINED_COLUMNS
+from tasks.tables import rows
+from tasks.tables import training_records as join
+from tasks.tables.training_records import joined_records
+
+
+def make_records(n: int) -> list[dict]:
+    """Lists of 2 to 4; rewards have gaps and ties; every fourth record is for evaluation."""
+    rng, records = np.random.default_rng(0), []
+    for i in range(n):
+        size = 2 + i % 3
+        rewards = [None if (i + j) % 5 == 0 else float(rng.integers(0, 3)) for j in range(size)]
+        record = {"record_id": f"r{i}", "prompt": [{"role": "user", "content": f"q{i}"}], "responses": [f"y{i}.{j}" for j in range(size)]}
+        record |= {"rewards": rewards, "sources": ["human", None, "a-lm", "human"][:size], "reward_kind": "reward"}
+        records.append(record | {"split": "eval" if i % 4 == 1 else "train", "prompt_hash": i, "schema_version": 1})
+    return records
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> tuple[list[dict], dict[tuple[str, int], float], dict[tuple[str, int], float]]:
+    """records, logp and h by response, written as the stages write them."""
+    records, rng = make_records(50), np.random.default_rng(1)
+    logps = {(r["record_id"], j): -rng.exponential() for r in records for j in range(len(r["responses"]))}
+    train = {r["record_id"] for r in records if r["split"] == "train"}
+    factors = {key: rng.gamma(2.0) for key in logps if key[0] in train}
+    pq.write_table(pa.Table.from_pylist(records, schema=RECORDS_SCHEMA), tmp_path / "records.parquet", row_group_size=9)
+    write(tmp_path / "logps.parquet", logps, "logp")
+    write(tmp_path / "calibration.parquet", factors, "h")
+    return records, logps, factors
+
+
+def write(path: Path, values: dict[tuple[str, int], float], column: str) -> None:
+    columns = {"record_id": [k[0] for k in values], "response_index": pa.array([k[1] for k in values], pa.int32())}
+    pq.write_table(pa.table(columns | {column: list(values.values())}), path, row_group_size=11)
+
+
+def joined(folder: Path, aggregate: str = "mean", factors: bool = True) -> list[dict]:
+    stream = joined_records(
+        folder / "records.parquet", folder / "logps.parquet", folder / "calibration.parquet" if factors else None, aggregate
+    )
+    return [row for table in stream for row in table.to_pylist()]
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "min", "chosen", "product"])
+@pytest.mark.parametrize("batch", [1, 4, 1000])
+def test_every_training_record_meets_its_own_numbers(tables, tmp_path, monkeypatch, aggregate, batch):
+    monkeypatch.setattr(rows, "BATCH_RECORDS", batch)
+    monkeypatch.setattr(join, "READ_ROWS", 3 * batch)
+    records, logps, factors = tables
+    train = [r for r in records if r["split"] == "train"]
+    found = joined(tmp_path, aggregate)
+    assert [r["record_id"] for r in found] == [r["record_id"] for r in train]
+    for row, (got, record) in enumerate(zip(found, train, strict=True)):
+        assert set(JOINED_COLUMNS) <= set(got) and got["row"] == row
+        assert all(got[name] == record[name] for name in ("prompt", "responses", "rewards", "sources"))
+        n, name = len(record["responses"]), record["record_id"]
+        h = [factors[name, j] for j in range(n)]
+        best = max(range(n), key=lambda j, r=record["rewards"]: -np.inf if r[j] is None else r[j])
+        expected = {"mean": np.mean(h), "min": min(h), "product": np.prod(h), "chosen": h[best]}[aggregate]
+        assert got["logps"] == [logps[name, j] for j in range(n)]
+        assert got["factor"] == pytest.approx(expected, rel=1e-14)
+
+
+def test_without_factors_every_record_counts_one(tables, tmp_path):
+    assert {r["factor"] for r in joined(tmp_path, factors=False)} == {1.0}
+
+
+def test_no_more_than_a_batch_of_records_is_joined_at_once(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "BATCH_RECORDS", 4)
+    stream = joined_records(tmp_path / "records.parquet", tmp_path / "logps.parquet", tmp_path / "calibration.parquet", "mean")
+    assert [len(table) for table in stream][:3] == [3, 3, 3], "of four records one is for evaluation"
+
+
+def test_a_foreign_table_is_refused_with_the_first_row_that_differs(tables, tmp_path):
+    _, logps, _ = tables
+    names = list(logps)
+    write(tmp_path / "logps.parquet", {("other", 7) if key == names[12] else key: v for key, v in logps.items()}, "logp")
+    expected = rf"logps.parquet row 12 .*: other response 7 where {names[12][0]} response {names[12][1]} is expected"
+    with pytest.raises(DataError, match=expected) as error:
+        joined(tmp_path)
+    assert "delete" in error.value.hint
+
+
+def test_a_table_that_is_too_short_or_too_long_is_refused(tables, tmp_path):
+    _, logps, factors = tables
+    last = list(logps)[-1]
+    write(tmp_path / "logps.parquet", {key: v for key, v in logps.items() if key != last}, "logp")
+    with pytest.raises(DataError, match=f"row {len(logps) - 1} .*nothing where {last[0]} response {last[1]}"):
+        joined(tmp_path)
+    write(tmp_path / "logps.parquet", logps, "logp")
+    write(tmp_path / "calibration.parquet", factors | {("more", 0): 1.0}, "h")
+    with pytest.raises(DataError, match="more rows than the records have responses"):
+        joined(tmp_path)
