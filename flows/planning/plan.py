@@ -6,7 +6,7 @@ input files alone. "Why" compares each spec with the one of the project's last s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -93,6 +93,7 @@ class Plan:
         inputs: ``{URI: digest}`` of the files that are read.
         records: number of records, None while it is not known.
         notes: what could not be planned as configured.
+        not_needed: on-demand stages without a result, left out because every stage that reads them is cached.
     """
 
     project: str
@@ -100,6 +101,7 @@ class Plan:
     inputs: dict[str, str]
     records: int | None = None
     notes: tuple[str, ...] = ()
+    not_needed: tuple[PlannedStage, ...] = ()
 
     @property
     def to_run(self) -> list[PlannedStage]:
@@ -121,16 +123,20 @@ class Plan:
 
     def checked(self, store: Store) -> Plan:
         """With what has gone since as stages that run: until a run's manifest is there, `dora gc` does not know of it."""
-        stages = (
+        stages = [
             replace(s, cached=False, reason="runs: its result has just been deleted") if s.cached and not s.spec.is_done(store) else s
             for s in self.stages
-        )
-        return replace(self, stages=tuple(stages))
+        ]
+        needed, not_needed = _on_demand([*stages, *self.not_needed])
+        order = [stage for stage in needed if stage not in self.not_needed]
+        for stage in self.not_needed:
+            if stage in needed:  # a stage that reads it has to run again
+                order.insert(next(place for place, other in enumerate(order) if stage.digest in _reads(other)), stage)
+        return replace(self, stages=tuple(order), not_needed=not_needed)
 
     def upstream(self, stage: PlannedStage) -> list[str]:
         """Labels of the stages whose output ``stage`` reads."""
-        wanted = {ref.digest for ref in stage.spec.predecessors().values()}
-        return [other.label for other in self.stages if other.digest in wanted]
+        return [other.label for other in self.stages if other.digest in _reads(stage)]
 
     def to_json(self) -> dict[str, Any]:
         known = [s.seconds for s in self.to_run]
@@ -141,6 +147,17 @@ class Plan:
             "to_run": len(self.to_run),
             "estimated_seconds": None if None in known else sum(s for s in known if s is not None),
         }
+
+
+def _reads(stage: PlannedStage) -> set[str]:
+    return {ref.digest for ref in stage.spec.predecessors().values()}
+
+
+def _on_demand(stages: Sequence[PlannedStage]) -> tuple[tuple[PlannedStage, ...], tuple[PlannedStage, ...]]:
+    """The stages of a plan, and the on-demand ones without a result that no running stage reads."""
+    read = {digest for stage in stages if not stage.cached for digest in _reads(stage)}
+    not_needed = tuple(s for s in stages if s.spec.on_demand and not s.cached and s.digest not in read)
+    return tuple(s for s in stages if s not in not_needed), not_needed
 
 
 def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote", champions: Champions = lambda note: []) -> Plan:
@@ -159,12 +176,13 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     notes: list[str] = []
     chain = _specs(config, until, _previous(latest, store), champions(notes.append) if "promote" in latest else [])
     specs, labels = chain.specs, {spec.digest(): label for label, spec in chain.specs.items()}
-    stages = tuple(_compare(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items())
+    compared = [_compare(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items()]
+    stages, not_needed = _on_demand(compared)
     ingest = store.read_result("ingest", stages[0].digest) if stages[0].cached else None
     if ingest is None:
         _check_inputs(specs["ingest"])
     records = None if ingest is None else sum(ingest["facts"]["records"].values())
-    return Plan(config.project, stages, specs["ingest"].fingerprints, records, tuple(notes))
+    return Plan(config.project, stages, specs["ingest"].fingerprints, records, tuple(notes), not_needed)
 
 
 def read_latest(store: Store, project: str) -> dict[str, dict[str, Any]]:

@@ -49,9 +49,12 @@ class Chain:
         )
 
     def add(self, label: str, spec: StageSpec) -> StageRef:
+        """Append a stage, after the on-demand stages that it reads: ``align (erm twin)`` after ``training_data (erm twin)``."""
         ref = spec.ref()
         if ref not in self._refs:
             self._refs.add(ref)
+            for data in spec.preparation().values():
+                self.add(label.replace(spec.stage, data.stage, 1) if spec.stage in label else f"{data.stage} ({label})", data)
             label = f"r{self.round} {label}" if self.round else label
             self.specs[label], self.rounds[label] = spec, self.round
         return ref

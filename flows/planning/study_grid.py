@@ -289,7 +289,7 @@ def _realignment(
         calibration=calibration,
         guards=[spec.ref() for label, spec in chain.specs.items() if spec.stage == "guard" and chain.rounds[label] == variant.round],
     )
-    return [*base.specs.values(), *chain.specs.values()], outputs
+    return [spec for spec in (*base.specs.values(), *chain.specs.values()) if not spec.on_demand], outputs
 
 
 def _settings(config: StudyConfig, variant: Variant, seed: int, data: DataConfig) -> SelfTrainConfig:

@@ -24,8 +24,9 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -60,11 +61,18 @@ def local_model(source: ModelConfig | StageRef, store_uri: str) -> ModelConfig |
 
 
 class StageSpec(StrictModel):
-    """Base of all specs. Subclasses set ``stage`` and ``version``; raise ``version`` when the output's schema or meaning changes."""
+    """Base of all specs. Subclasses set ``stage`` and ``version``; raise ``version`` when the output's schema or meaning changes.
+
+    Attributes:
+        placement: ``job`` runs as a Ray job, ``local`` in the flow's process.
+        on_demand: the stage runs only where a stage that reads it runs. Its spec follows from its reader's (:meth:`preparation`), and no
+            result refers to it.
+    """
 
     stage: ClassVar[str]
     version: ClassVar[int] = 1
     placement: ClassVar[Literal["job", "local"]] = "job"
+    on_demand: ClassVar[bool] = False
 
     execution: Execute = Field(default_factory=Execution)
 
@@ -78,8 +86,18 @@ class StageSpec(StrictModel):
         return {"stage": self.stage, "version": self.version} | self.model_dump(mode="json", by_alias=True, exclude=self.outside_digest())
 
     def digest(self) -> str:
-        """sha256, 64 hex digits, over canonical JSON of :meth:`payload`; inputs enter through their own digests."""
+        """sha256, 64 hex digits, over canonical JSON of :meth:`payload`; inputs enter through their own digests. Computed once."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         return sha256_of(self.payload())
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other values, and so with a digest of its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("_digest", None)
+        return copied
 
     def ref(self) -> StageRef:
         return StageRef(stage=self.stage, digest=self.digest())
@@ -88,10 +106,18 @@ class StageSpec(StrictModel):
         """The stages this one's result depends on (not hints such as a decision to keep a classifier), by field name; ``name.index`` in
         a list."""
         hints = self.outside_digest()
-        return {name: ref for name, ref in self.predecessors().items() if name.partition(".")[0] not in hints}
+        return {name: ref for name, ref in self._references().items() if name.partition(".")[0] not in hints}
+
+    def preparation(self) -> dict[str, StageSpec]:
+        """On-demand stages that this one reads, by name. They are computed from this spec's own fields, so its digest covers them."""
+        return {}
 
     def predecessors(self) -> dict[str, StageRef]:
-        """The stages that must be done before this one runs: :meth:`inputs` and hints."""
+        """The stages that must be done before this one runs: :meth:`inputs`, hints and :meth:`preparation`."""
+        return self._references() | {name: spec.ref() for name, spec in self.preparation().items()}
+
+    def _references(self) -> dict[str, StageRef]:
+        """Fields that point at stages."""
         found: dict[str, StageRef] = {}
         for name, value in self:
             if isinstance(value, StageRef):

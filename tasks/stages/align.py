@@ -1,25 +1,25 @@
 """Stage ``align``: a preference loss under a robust objective, on Ray Train.
 
-Input: records, calibration factors (where the objective uses them), reference log-probabilities, a starting model. Output:
-``model/``. Guarantee: every optimisation step is the exact objective over its whole global batch, however it is spread over
-workers and micro-batches; a killed worker resumes from the last checkpoint and ends with the same weights.
-Cost: forward and backward over all responses, per epoch. The tables are joined and tokenised once, streamed, into a file in the store
-(:func:`training_data`) that every worker fetches and maps into memory.
+Input: records, calibration factors (where the objective uses them), reference log-probabilities, a starting model; joined and tokenised
+by the stage ``training_data``, whose spec follows from this one (:meth:`Spec.preparation`). Output: ``model/``. Guarantee: every
+optimisation step is the exact objective over its whole global batch, however it is spread over workers and micro-batches; a killed worker
+resumes from the last checkpoint and ends with the same weights.
+Cost: forward and backward over all responses, per epoch.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from dora_core.config.method import AlignConfig, ModelConfig, TextConfig
-from infra.store.store import Store, sha256_file
+from infra.store.store import Store
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
-from tasks.tables.rows import RECORDS_FILE, record_batches, responses_of
+from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.stages import training_data
+from tasks.tables.rows import RECORDS_FILE, record_batches
 
 if TYPE_CHECKING:
     from dora_core.config.execution import Execution
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from tasks.training.job import Start
 
 HEAVIEST_SHOWN = 10
-DATA_MARKER = "data.json"
 
 
 class Spec(StageSpec):
@@ -46,6 +45,21 @@ class Spec(StageSpec):
     aggregate: str = "mean"
     plugins: list[str] = Field(default_factory=list)
     """sha256 of the files that define a loss or objective of the user's (:func:`plugin_digests`): edited code is another run."""
+
+    def preparation(self) -> dict[str, StageSpec]:
+        """The training data, tokenised in one process."""
+        data = training_data.Spec(
+            records=self.records,
+            calibration=self.calibration,
+            reference=self.reference,
+            start=self.start,
+            model=self.model,
+            text=self.text,
+            aggregate=self.aggregate,
+            max_responses=2 if self.align.loss.reads_pairs_only else self.align.max_responses,
+            execution=self.execution.model_copy(update={"workers": 0, "gpus_per_worker": 0.0}),
+        )
+        return {"data": data}
 
 
 def plugin_digests(align: AlignConfig) -> list[str]:
@@ -65,7 +79,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         build=build_task,
         arguments={
             "store_uri": context.store.uri,
-            "data": training_data(spec, context),
+            "data": spec.predecessors()["data"],
             "align": spec.align,
             "execution": spec.execution,
         },
@@ -90,41 +104,6 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     return StageOutput(rows=report["records"], metrics=metrics, facts=facts(report, report["records"]) | shown)
 
 
-def training_data(spec: Spec, context: StageContext) -> str:
-    """Join, choose and tokenise the training records; returns the file's place in the store.
-
-    The file is named by the sha256 of its content, so a worker that has it has it whole; a marker remembers it for the next attempt.
-    """
-    from dora_core.data.encoding import Encoder
-    from dora_core.models.loading import load_tokenizer
-    from dora_core.training.alignment_data import FORMAT, write_alignment_data
-    from tasks.tables.training_records import FACTORS, LOGPS, joined_records
-
-    folder = f"{spec.stage}/{spec.digest()}/scratch"
-    marker = context.store.read_json(f"{folder}/{DATA_MARKER}")
-    if marker is not None and marker["format"] == FORMAT and marker["name"] in context.store.list(folder):
-        path = local_file(context.store, f"{folder}/{marker['name']}")
-        if path.stem == sha256_file(path):
-            return f"{folder}/{marker['name']}"
-    records = context.fetch(spec.records) / RECORDS_FILE
-    factors = None if spec.calibration is None else context.fetch(spec.calibration) / FACTORS
-    batches = joined_records(records, context.fetch(spec.reference) / LOGPS, factors, spec.aggregate)
-    sources: set[str | None] = set()
-    count = 0
-    for batch in record_batches(records, ["sources"], "train"):
-        sources.update(responses_of(batch)["source"].unique().to_pylist())
-        count += len(batch)
-    tokenizer = load_tokenizer(local_model(spec.start or spec.model, context.store.uri))
-    limit = 2 if spec.align.loss.reads_pairs_only else spec.align.max_responses
-    temporary = context.scratch / f".{os.getpid()}.tmp"
-    write_alignment_data(temporary, batches, Encoder(tokenizer, spec.text), limit, sources=sources, records=count)
-    name = f"{sha256_file(temporary)}.arrow"
-    os.replace(temporary, context.scratch / name)
-    context.folder.commit(f"scratch/{name}")
-    context.folder.write_json(f"scratch/{DATA_MARKER}", {"format": FORMAT, "name": name})
-    return f"{folder}/{name}"
-
-
 def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[dict[str, Any]]:
     """The records that most often had the largest weight of a step: in how many steps, and their largest share of a step's weight."""
     from dora_core.training.alignment import HEAVIEST
@@ -141,19 +120,13 @@ def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[dict[
     return [{"record_id": ids[row], "steps": len(shares[row]), "max_weight": max(shares[row])} for row in often]
 
 
-def build_task(start: Start, worker: Worker, *, store_uri: str, data: str, align: AlignConfig, execution: Execution) -> AlignmentTask:
-    """Runs on every training worker: maps the training records, from the store if this machine does not have them."""
+def build_task(start: Start, worker: Worker, *, store_uri: str, data: StageRef, align: AlignConfig, execution: Execution) -> AlignmentTask:
+    """Runs on every training worker: maps the training records, fetched from the store if this machine does not have them."""
     from dora_core.training.alignment import AlignmentTask
     from dora_core.training.alignment_data import AlignmentData
 
-    records = AlignmentData(local_file(Store(store_uri), data))
+    records = AlignmentData(Store(store_uri).fetch(data.stage, data.digest) / training_data.FILE)
     return AlignmentTask(start.module, start.layers, records, align, execution, worker, start.tokenizer.pad_token_id)
-
-
-def local_file(store: Store, relative: str) -> Path:
-    """A file of the store that is named by its content, here; downloads are atomic, so one that is here is whole."""
-    path = store.local_root / relative
-    return path if path.exists() else store.download(relative)
 
 
 def headline(result: StageResult[Any]) -> str:

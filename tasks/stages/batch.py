@@ -4,7 +4,8 @@ A job costs seconds before it computes anything (a process, imports, Ray, worker
 stages of a batch share one job and ``execution.workers`` actors that import torch once. Each stage still has its own
 digest, folder, journal and result, as if it had run alone.
 
-Input: specs that are in the store already, as ``<stage>/<digest>/spec.json``; what they read is in the batch or finished.
+Input: specs that are in the store already, as ``<stage>/<digest>/spec.json``; what they read is in the batch or finished, and on-demand
+stages that they read (:meth:`tasks.runtime.stage.StageSpec.preparation`) run with them.
 Output: their results, and a count. Guarantee: a stage starts when its inputs are finished, a finished one never runs again, and every
 other one is tried. Cost: that of the stages over the actors, and one start.
 
@@ -53,8 +54,9 @@ class Spec(StageSpec):
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
-    todo = [load_spec(ref, context.store) for ref in spec.stages if not context.store.is_done(ref.stage, ref.digest)]
-    board = Board(todo, context, cached=len(spec.stages) - len(todo))
+    named = [load_spec(ref, context.store) for ref in spec.stages if not context.store.is_done(ref.stage, ref.digest)]
+    todo = with_preparation(named, context.store)
+    board = Board(todo, context, cached=len(spec.stages) - len(named))
     if todo:
         (_in_process if spec.execution.workers == 0 else _on_actors)(board, spec.execution, context)
     board.raise_failures()
@@ -83,6 +85,19 @@ def load_spec(ref: StageRef, store: Store) -> StageSpec:
             hint="a batch gives each stage one of its own processes: set the stage's execution.workers to 0",
         )
     return spec
+
+
+def with_preparation(specs: Sequence[StageSpec], store: Store) -> list[StageSpec]:
+    """``specs``, each after the on-demand stages that it reads and that are neither finished nor among them."""
+    listed = {spec.digest() for spec in specs}
+    found: list[StageSpec] = []
+    for spec in specs:
+        for data in spec.preparation().values():
+            if data.digest() not in listed and not data.is_done(store):
+                listed.add(data.digest())
+                found.append(data)
+        found.append(spec)
+    return found
 
 
 def _short(ref: StageRef) -> str:

@@ -29,6 +29,7 @@ from tasks.stages import (
     reward,
     sft,
     study,
+    training_data,
 )
 
 STAGES: dict[str, Stage] = {
@@ -42,6 +43,7 @@ STAGES: dict[str, Stage] = {
         sft.STAGE,
         reference.STAGE,
         reward.STAGE,
+        training_data.STAGE,
         align.STAGE,
         generate.STAGE,
         judge.STAGE,

@@ -43,7 +43,7 @@ def test_two_runs_take_turns_and_show_stages_reasons_and_links(machine: Machine)
     assert [flow_run["name"] for flow_run in ended] == ["served · mixture.parquet · dpo · erm"] * 2
 
     tasks = task_runs(machine, run)
-    assert [t["name"].split(" · ")[0] for t in tasks] == ["ingest", "sft", "reference", "align", "evaluate", "promote"]
+    assert [t["name"].split(" · ")[0] for t in tasks] == ["ingest", "sft", "reference", "training_data", "align", "evaluate", "promote"]
     assert all("runs: first time" in t["state"]["message"] for t in tasks)
     align = next(t for t in tasks if t["name"].startswith("align"))
     parents = {p["id"] for inputs in align["task_inputs"].values() for p in inputs if p["input_type"] == "task_run"}

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dora_core.config.execution import Execution
-from dora_core.config.method import DataConfig, DataSource, ModelConfig, OptimizationConfig, SftConfig, TextConfig
+from dora_core.config.method import AlignConfig, DataConfig, DataSource, ModelConfig, OptimizationConfig, SftConfig, TextConfig
 from dora_core.data.inputs import fingerprint_sources
 from dora_core.testbed.mixture import Testbed, TestbedConfig
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef, execute
-from tasks.stages import ingest, reference, sft
+from tasks.stages import align, ingest, reference, sft, training_data
 
 if TYPE_CHECKING:
     from tests.tasks.scoring import Fault, World
@@ -30,7 +30,8 @@ GOLDEN = ["human"]
 
 @pytest.fixture(scope="session")
 def pipeline_start(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageRef, StageRef, StageRef]:
-    """(store, records, sft, reference) of a tiny realignment, computed once. Copy the store before writing to it."""
+    """(store, records, sft, reference) of a tiny realignment, computed once, with the training data of a listwise loss. Copy the store
+    before writing to it."""
     folder = tmp_path_factory.mktemp("pipeline")
     data = Testbed(TestbedConfig(prompts=80, responses_per_prompt=3)).write(folder / "data.parquet")
     store = Store(str(folder / "store"))
@@ -48,7 +49,24 @@ def pipeline_start(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stag
     execute(start, sft.run, store)
     logps = reference.Spec(records=records.ref(), start=start.ref(), model=TINY, text=TEXT, execution=IN_PROCESS)
     execute(logps, reference.run, store)
-    return store.local_root, records.ref(), start.ref(), logps.ref()
+    result = store.local_root, records.ref(), start.ref(), logps.ref()
+    prepare(align_spec(result, AlignConfig(loss={"name": "dpo_pl"})), store)
+    return result
+
+
+def align_spec(start: tuple[Path, StageRef, StageRef, StageRef], config: AlignConfig, execution: Execution = IN_PROCESS) -> align.Spec:
+    """Alignment of the tiny realignment, without calibration."""
+    _, records, policy, logps = start
+    fields = {"records": records, "reference": logps, "start": policy, "model": TINY, "text": TEXT}
+    return align.Spec(**fields, calibration=None, align=config, execution=execution)
+
+
+def prepare(spec: align.Spec, store: Store) -> training_data.Spec:
+    """Compute the training data that ``spec`` reads."""
+    data = spec.preparation()["data"]
+    execute(data, training_data.run, store)
+    assert isinstance(data, training_data.Spec)
+    return data
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,9 @@ from infra.store.store import Store
 from tasks.runtime.stage import write_spec
 
 JUDGED = ["reward", "generate", "judge", "generate start", "judge start", "judge chosen", "compare"]
-ALL = ["ingest", "drift", "classify", "calibrate", "sft", "reference", "align", *JUDGED, "evaluate", "promote"]
+ALL = ["ingest", "drift", "classify", "calibrate", "sft", "reference", "training_data", "align", *JUDGED, "evaluate", "promote"]
+
+TWIN_DATA = "training_data (erm twin)"
 
 
 @pytest.fixture
@@ -66,7 +68,8 @@ def test_specs_point_at_their_inputs(config: RealignConfig, store: Store) -> Non
     upstream = {s.label: plan.upstream(s) for s in plan.stages}
     assert upstream["ingest"] == []
     assert upstream["calibrate"] == ["ingest", "classify"]
-    assert upstream["align"] == ["ingest", "calibrate", "sft", "reference"]
+    assert upstream["training_data"] == ["ingest", "calibrate", "sft", "reference"]
+    assert upstream["align"] == ["ingest", "calibrate", "sft", "reference", "training_data"]
     assert upstream["promote"] == ["align", "evaluate"]
     finish(store, plan)
     again = build_plan(config, store)
@@ -135,6 +138,36 @@ def test_a_damaged_result_is_computed_again(config: RealignConfig, store: Store)
     assert reasons(again)["align"] == "runs: its result was deleted or damaged"
 
 
+def test_training_data_is_needed_only_where_a_stage_that_reads_it_runs(
+    tmp_path: Path, mixture: Path, config: RealignConfig, store: Store
+) -> None:
+    """A store of an earlier release has none of it, and neither has one that was collected."""
+    plan = build_plan(config, store)
+    finish(store, plan)
+    data, align = (next(s for s in plan.stages if s.label == label) for label in ("training_data", "align"))
+    (store.folder("training_data", data.digest).path / "result.json").unlink()
+    cached = build_plan(config, store)
+    assert cached.to_run == [] and not cached.needs_ray
+    assert [s.label for s in cached.stages] == [label for label in ALL if label != "training_data"]
+    assert [s.label for s in cached.not_needed] == ["training_data"]
+    (store.folder("align", align.digest).path / "output.bin").unlink()
+    for again in (build_plan(config, store), cached.checked(store)):
+        assert [s.label for s in again.stages] == ALL and again.not_needed == ()
+        assert [s.label for s in again.to_run] == ["training_data", "align"]
+    other = build_plan(load(tmp_path, mixture, "align.objective.lambda=2.0"), store)
+    assert [s.label for s in other.to_run][:2] == ["training_data", "align"]
+
+
+def test_training_data_that_goes_before_the_run_begins_is_not_computed_for_nothing(config: RealignConfig, store: Store) -> None:
+    plan = build_plan(config, store)
+    finish(store, plan)
+    planned = build_plan(config, store)
+    data = next(s for s in planned.stages if s.label == "training_data")
+    assert data.cached
+    (store.folder("training_data", data.digest).path / "output.bin").unlink()
+    assert planned.checked(store).to_run == []
+
+
 def test_an_interrupted_stage_says_so(config: RealignConfig, store: Store) -> None:
     plan = build_plan(config, store)
     finish(store, plan, labels=["ingest", "drift", "classify"])
@@ -150,7 +183,7 @@ def test_the_twin_is_one_more_training_and_leaves_the_policy_alone(
 ) -> None:
     finish(store, build_plan(config, store))
     plan = build_plan(load(tmp_path, mixture, "evaluate.erm_twin=true"), store)
-    assert [s.label for s in plan.to_run] == [TWIN, "evaluate", "promote"]
+    assert [s.label for s in plan.to_run] == [TWIN_DATA, TWIN, "evaluate", "promote"]
     assert reasons(plan)[TWIN] == "runs: first time"
     twin = next(s for s in plan.stages if s.label == TWIN)
     assert twin.spec.align.objective.name == "erm" and twin.spec.calibration is None
@@ -168,7 +201,8 @@ def test_the_twin_does_not_depend_on_what_erm_ignores(tmp_path: Path, mixture: P
 
 def test_objectives_without_factors_score_nothing(tmp_path: Path, mixture: Path, store: Store) -> None:
     config = load(tmp_path, mixture, "align.objective.name=dro", "evaluate.erm_twin=true", "compare=null")
-    assert [s.label for s in build_plan(config, store).stages] == ["ingest", "sft", "reference", "align", TWIN, "evaluate", "promote"]
+    expected = ["ingest", "sft", "reference", "training_data", "align", TWIN, "evaluate", "promote"]
+    assert [s.label for s in build_plan(config, store).stages] == expected, "the twin reads the same training data"
     erm = load(tmp_path, mixture, "align.objective.name=erm", "evaluate.erm_twin=true")
     assert TWIN not in reasons(build_plan(erm, store))
     assert [s.label for s in build_plan(erm, store, until="calibrate").stages] == ["ingest", "drift", "classify", "calibrate"]

@@ -15,11 +15,11 @@ from infra.store.store import Store
 from tasks.runtime.stage import StageRef
 from tests.flows.planning.test_plan import finish
 
-BASE = ["ingest", "drift", "classify", "calibrate", "sft", "reference", "align"]
+BASE = ["ingest", "drift", "classify", "calibrate", "sft", "reference", "training_data", "align"]
 HELD_OUT = ["generate held-out", "judge held-out"]
 FIRST = [*BASE, "reward", *HELD_OUT, "generate start", "judge start", "judge chosen", "compare", "evaluate"]
 SAMPLED = ["generate", "guard samples", "judge", "mix"]
-LEARNED = ["classify", "calibrate", "guard mixture", "reference", "align"]
+LEARNED = ["classify", "calibrate", "guard mixture", "reference", "training_data", "align"]
 JUDGED = [*HELD_OUT, "compare", "evaluate", "guard policy"]
 
 

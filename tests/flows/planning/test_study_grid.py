@@ -162,7 +162,7 @@ def test_the_chain_is_that_of_realign(grid: Grid, pair: StudyConfig, tmp_path: P
         align=align,
         compare=None,
     )
-    digests = {s.digest() for s in grid.stages[0]}
+    digests = {s.digest() for spec in grid.stages[0] for s in (spec, *spec.preparation().values())}
     plan = build_plan(same, Store(str(tmp_path / "store")), until="evaluate")
     assert {s.digest for s in plan.stages if s.stage != "drift"} <= digests
 

@@ -29,7 +29,7 @@ compare: null
 promotion: {{mode: never}}
 execution: {{default: {{workers: 0}}}}
 """
-JOBS = ["classify", "calibrate", "sft", "reference", "align", "align (erm twin)", "evaluate"]
+JOBS = ["classify", "calibrate", "sft", "reference", "training_data", "align", "training_data (erm twin)", "align (erm twin)", "evaluate"]
 FOREVER, SHORT = 1000, 1
 
 
@@ -50,7 +50,8 @@ def neighbours(plan: Plan) -> dict[str, list[str]]:
 def test_neighbours_are_small_stages_without_another_between_them(tmp_path: Path, config: Callable[[int], str]) -> None:
     assert neighbours(plan_of(tmp_path, config(SHORT))) == dict.fromkeys(JOBS, JOBS)
     wide = plan_of(tmp_path, config(SHORT), "execution.align={workers: 2}")
-    assert neighbours(wide) == dict.fromkeys(JOBS[:4], JOBS[:4]) | {"evaluate": ["evaluate"]}
+    alone = {label: [label] for label in ("training_data (erm twin)", "evaluate")}
+    assert neighbours(wide) == dict.fromkeys(JOBS[:5], JOBS[:5]) | alone
     on_gpu = plan_of(tmp_path, config(SHORT), "execution.sft={workers: 0, gpus_per_worker: 1}")
     assert neighbours(on_gpu) == dict.fromkeys(JOBS[:2], JOBS[:2]) | dict.fromkeys(JOBS[3:], JOBS[3:])
 
@@ -72,7 +73,7 @@ def test_a_batch_is_as_wide_as_its_stages_are_independent(
 def test_every_stage_is_seen_by_itself(dora: Dora, config: Callable[[int], str]) -> None:
     manifest = dora.run("realign", config(SHORT))
     stages = {s["label"]: s for s in manifest["stages"]}
-    assert [s["state"] for s in stages.values()] == ["ran"] * 10
+    assert [s["state"] for s in stages.values()] == ["ran"] * 12
     submissions = {stages[label]["submission_id"] for label in JOBS}
     assert len(submissions) == 1 and submissions.pop().startswith("dora-batch-")
     assert set(dora.mlflow_states()) == {"FINISHED"} and len(dora.mlflow_states()) == 11  # the run and its ten stages

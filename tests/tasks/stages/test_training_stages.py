@@ -14,24 +14,15 @@ from infra.store.journal import JournalReader
 from infra.store.store import Store, sha256_file
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages import align, evaluate, reference, sft
-from tests.tasks.conftest import GOLDEN, IN_PROCESS, TEXT, TINY
+from tests.tasks import conftest
+from tests.tasks.conftest import GOLDEN, IN_PROCESS, TEXT, TINY, prepare
 
 Start = tuple[Path, StageRef, StageRef, StageRef]
 
 
 def align_spec(start: Start, execution: Execution, epochs: float = 2.0) -> align.Spec:
-    _, records, sft, reference = start
     optimization = OptimizationConfig(epochs=epochs, batch_size=8, learning_rate=1e-3)
-    return align.Spec(
-        records=records,
-        calibration=None,
-        reference=reference,
-        start=sft,
-        model=TINY,
-        text=TEXT,
-        align=AlignConfig(loss={"name": "dpo_pl"}, objective={"name": "dro"}, optimization=optimization),
-        execution=execution,
-    )
+    return conftest.align_spec(start, AlignConfig(loss={"name": "dpo_pl"}, objective={"name": "dro"}, optimization=optimization), execution)
 
 
 def own_store(start: Start, folder: Path) -> Store:
@@ -129,6 +120,7 @@ def test_a_model_from_a_folder_with_adapters_and_recomputation(pipeline_start: S
         align=AlignConfig(loss={"name": "dpo"}, objective={"name": "erm"}, optimization=optimization),
         execution=Execution(workers=0, gradient_checkpointing=True),
     )
+    prepare(spec, store)
     result = execute(spec, align.run, store)
     accuracy = result["facts"]["curve"]["accuracy"]
     assert sum(accuracy[-4:]) / 4 > 0.7, accuracy  # it fits the preferences it sees again and again

@@ -29,7 +29,7 @@ from infra.store.store import ERROR, Store, sha256_file
 from tasks.runtime.stage import StageSpec, execute, write_spec
 from tasks.stages import align, reward, sft
 from tests.faults import Recovery
-from tests.tasks.conftest import GOLDEN, IN_PROCESS, TEXT, TINY
+from tests.tasks.conftest import GOLDEN, IN_PROCESS, TEXT, TINY, prepare
 from tests.tasks.stages.test_training_stages import Start, align_spec, own_store
 
 build_align_task = align.build_task
@@ -113,6 +113,7 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_name(
     execution = IN_PROCESS.model_copy(update={"checkpoint_every": 4})
     mine = align_spec(pipeline_start, execution)
     foreign = mine.model_copy(update={"align": mine.align.model_copy(update={"max_responses": 2})})
+    prepare(foreign, store)
     interrupted_at(6, monkeypatch, foreign, store)
     scratch = [store.local_root / "align" / spec.digest() / "scratch" for spec in (foreign, mine)]
     shutil.copytree(scratch[0] / "checkpoints", scratch[1] / "checkpoints")

@@ -1,0 +1,70 @@
+"""Stage ``training_data``: the records of alignment, joined, chosen and tokenised once.
+
+Input: records, reference log-probabilities, calibration factors (where the objective uses them), the tokenizer of the starting model.
+Output: :data:`FILE` (``dora_core/training/alignment_data.py``), which every training worker maps into memory. Guarantee: it depends on
+nothing that only training reads, so another λ, learning rate or loss of as many responses does not tokenise again.
+Cost: one pass over the three tables, streamed; no model is loaded.
+
+On demand: ``align`` computes this spec from its own (:meth:`tasks.stages.align.Spec.preparation`). A finished ``align`` never reads it
+again, so it may be deleted then.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from dora_core.config.method import ModelConfig, TextConfig
+from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
+from tasks.tables.rows import RECORDS_FILE, record_batches, responses_of
+
+FILE = "training_data.arrow"
+
+
+class Spec(StageSpec):
+    """See the module docstring. ``max_responses``: of a record, at most; the loss may read fewer than are configured."""
+
+    stage: ClassVar[str] = "training_data"
+    version: ClassVar[int] = 1  # that of the file's layout, dora_core.training.alignment_data.FORMAT
+    on_demand: ClassVar[bool] = True
+
+    records: StageRef
+    calibration: StageRef | None
+    reference: StageRef
+    start: StageRef | None
+    model: ModelConfig
+    text: TextConfig
+    aggregate: str
+    max_responses: int = Field(ge=2)
+
+
+def run(spec: Spec, context: StageContext) -> StageOutput:
+    from dora_core.data.encoding import Encoder
+    from dora_core.models.loading import load_tokenizer
+    from dora_core.training.alignment_data import AlignmentData, write_alignment_data
+    from tasks.tables.training_records import FACTORS, LOGPS, joined_records
+
+    records = context.fetch(spec.records) / RECORDS_FILE
+    factors = None if spec.calibration is None else context.fetch(spec.calibration) / FACTORS
+    batches = joined_records(records, context.fetch(spec.reference) / LOGPS, factors, spec.aggregate)
+    sources: set[str | None] = set()
+    count = 0
+    for batch in record_batches(records, ["sources"], "train"):
+        sources.update(responses_of(batch)["source"].unique().to_pylist())
+        count += len(batch)
+    tokenizer = load_tokenizer(local_model(spec.start or spec.model, context.store.uri))
+    temporary = context.scratch / FILE
+    write_alignment_data(temporary, batches, Encoder(tokenizer, spec.text), spec.max_responses, sources=sources, records=count)
+    temporary.replace(context.path / FILE)
+    data = AlignmentData(context.path / FILE)
+    metrics = {"records": float(len(data)), "dropped": float(data.dropped), "tokens": float(data.tokens.sum())}
+    return StageOutput(rows=len(data), metrics=metrics)
+
+
+def headline(result: StageResult[Any]) -> str:
+    return f"{result.rows} records, {result.metrics['tokens']:,.0f} tokens"
+
+
+STAGE = Stage(Spec, run, headline=headline)
