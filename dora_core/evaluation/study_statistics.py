@@ -104,7 +104,7 @@ Number = Annotated[float, BeforeValidator(_nan_of_null), PlainSerializer(_null_o
 
 
 class Estimate(StrictModel):
-    """A mean over seeds with two intervals; NaN where a quantity is undefined (a correlation with a constant, an interval of one number)."""
+    """A mean over seeds with two intervals; NaN where undefined (a correlation with a constant, an interval of one number)."""
 
     value: Number = Field(description="Mean over seeds of each seed's own estimate.")
     low: Number = Field(description="Lower bound of the percentile interval of the two-level bootstrap.")

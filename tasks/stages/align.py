@@ -20,6 +20,7 @@ from infra.store.store import Store, sha256_file
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
 from tasks.tables.rows import RECORDS_FILE, record_batches, responses_of
+from tasks.training.facts import HeavyRecord, LossSettings, ObjectiveSettings, TrainingFacts
 
 if TYPE_CHECKING:
     from dora_core.config.execution import Execution
@@ -48,6 +49,13 @@ class Spec(StageSpec):
     """sha256 of the files that define a loss or objective of the user's (:func:`plugin_digests`): edited code is another run."""
 
 
+class Facts(TrainingFacts):
+    """Facts of the alignment: settings of its loss and objective, and the records with the largest weights."""
+
+    loss: LossSettings
+    objective: ObjectiveSettings
+
+
 def plugin_digests(align: AlignConfig) -> list[str]:
     """For :attr:`Spec.plugins`; empty where loss and objective are ours."""
     from dora_core.objectives import find_objective
@@ -59,7 +67,7 @@ def plugin_digests(align: AlignConfig) -> list[str]:
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
     from tasks.training.job import TrainingJob
-    from tasks.training.launch import facts, launch
+    from tasks.training.launch import launch
 
     job = TrainingJob(
         build=build_task,
@@ -85,9 +93,14 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         "weight_ess_mean": sum(curve["weight_ess"]) / len(curve["weight_ess"]),
         "tokens_per_second": sum(curve["tokens_per_second"]) / len(curve["tokens_per_second"]),
     } | ({"lambda_last": curve["lambda"][-1]} if "lambda" in curve else {})
-    shown = {"loss": spec.align.loss.model_dump(mode="json"), "objective": spec.align.objective.model_dump(mode="json", by_alias=True)}
-    shown["heaviest"] = heaviest_records(curve, context.fetch(spec.records) / RECORDS_FILE)
-    return StageOutput(rows=report["records"], metrics=metrics, facts=facts(report, report["records"]) | shown)
+    facts = Facts.of(
+        report,
+        report["records"],
+        loss=spec.align.loss.model_dump(mode="json"),
+        objective=spec.align.objective.model_dump(mode="json", by_alias=True),
+        heaviest=heaviest_records(curve, context.fetch(spec.records) / RECORDS_FILE),
+    )
+    return StageOutput(rows=report["records"], metrics=metrics, facts=facts)
 
 
 def training_data(spec: Spec, context: StageContext) -> str:
@@ -125,7 +138,7 @@ def training_data(spec: Spec, context: StageContext) -> str:
     return f"{folder}/{name}"
 
 
-def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[dict[str, Any]]:
+def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[HeavyRecord]:
     """The records that most often had the largest weight of a step: in how many steps, and their largest share of a step's weight."""
     from dora_core.training.alignment import HEAVIEST
 
@@ -138,7 +151,7 @@ def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[dict[
     for batch in record_batches(records, ["record_id"], "train"):
         ids |= {row: batch["record_id"][row - start].as_py() for row in often if start <= row < start + len(batch)}
         start += len(batch)
-    return [{"record_id": ids[row], "steps": len(shares[row]), "max_weight": max(shares[row])} for row in often]
+    return [HeavyRecord(record_id=ids[row], steps=len(shares[row]), max_weight=max(shares[row])) for row in often]
 
 
 def build_task(start: Start, worker: Worker, *, store_uri: str, data: str, align: AlignConfig, execution: Execution) -> AlignmentTask:
@@ -156,8 +169,8 @@ def local_file(store: Store, relative: str) -> Path:
     return path if path.exists() else store.download(relative)
 
 
-def headline(result: StageResult[Any]) -> str:
+def headline(result: StageResult[Facts]) -> str:
     return f"{result.facts.steps} steps, training accuracy {result.metrics['accuracy_last']:.2f}"
 
 
-STAGE = Stage(Spec, run, headline=headline, section="training")
+STAGE = Stage(Spec, run, facts=Facts, headline=headline, section="training")
