@@ -11,40 +11,80 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
+from pydantic import Field
+
+from dora_core.strict_model import StrictModel
 
 Array = np.ndarray
 
 TIE = 1e-9  # rewards closer than this are equal: sums of the same tenths in another order differ by 1e-16
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A point estimate with its percentile bootstrap interval; ``n`` is the number of prompts behind it."""
+class Interval(StrictModel):
+    """A point estimate with its percentile bootstrap interval."""
 
     value: float
     low: float
     high: float
-    n: int
-
-    def to_json(self) -> dict[str, float]:
-        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+    n: int = Field(description="Number of prompts behind the estimate.")
 
 
-def estimate_text(estimate: Mapping[str, Any] | None, form: str) -> str:
-    """``"0.712 [0.690, 0.731]"``; a dash where there is no number, no brackets where there is no interval.
+class GroupInterval(Interval):
+    """An estimate of one group of prompts."""
+
+    by: str = Field(description="The grouping, for instance source or task.")
+    name: str = Field(description="The group.")
+
+
+class RewardConfidence(StrictModel):
+    """Accuracy by quantile bin of the reward gap."""
+
+    bins: list[float] = Field(description="Mean reward gap of the pairs of each bin.")
+    accuracy: list[float]
+    count: list[int] = Field(description="Pairs in each bin.")
+
+
+class Reliability(StrictModel):
+    """Calibration of a confidence: the error of all pairs, and a reliability diagram over the bins that have pairs."""
+
+    ece: Interval = Field(description="Expected calibration error: never below 0, and biased upwards by few pairs.")
+    confidence: list[float] = Field(description="Mean confidence per bin.")
+    accuracy: list[float] = Field(description="Share of pairs ordered rightly per bin.")
+    low: list[float] = Field(description="Lower bounds of ``accuracy``.")
+    high: list[float] = Field(description="Upper bounds of ``accuracy``.")
+    count: list[int] = Field(description="Pairs in each bin.")
+
+
+class Bounded(Protocol):
+    """A number with an interval; None or NaN where it is undefined."""
+
+    @property
+    def value(self) -> float | None: ...
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
+
+
+def is_defined(number: float | None) -> bool:
+    """Whether ``number`` is neither None nor NaN."""
+    return number is not None and not math.isnan(number)
+
+
+def estimate_text(estimate: Bounded | None, form: str) -> str:
+    """``"0.712 [0.690, 0.731]"``; a dash without a number, no brackets without an interval.
 
     Args:
-        estimate: ``{"value", "low", "high"}``.
-        form: format of each number, as ``".3f"``.
+        form: format of each number, for instance ``".3f"``.
     """
-    if estimate is None or estimate["value"] is None:
+    if estimate is None or not is_defined(estimate.value):
         return "–"
-    if estimate["low"] is None:  # one number per seed, and one seed
-        return f"{estimate['value']:{form}}"
-    return f"{estimate['value']:{form}} [{estimate['low']:{form}}, {estimate['high']:{form}}]"
+    if not is_defined(estimate.low):  # one number per seed, and one seed
+        return f"{estimate.value:{form}}"
+    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 @dataclass(frozen=True)
@@ -88,10 +128,10 @@ def cluster_bootstrap(values_P: Array, cluster_P: Array, samples: int, confidenc
         Interval with NaN bounds replaced by the value where there is a single prompt; value NaN where there is none.
     """
     if len(values_P) == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
+        return Interval(value=math.nan, low=math.nan, high=math.nan, n=0)
     means_K = cluster_means(values_P, cluster_P)
     low, high = percentiles(means_K[draws(len(means_K), samples, seed)].mean(axis=1), confidence)
-    return Interval(float(means_K.mean()), float(low), float(high), len(means_K))
+    return Interval(value=float(means_K.mean()), low=float(low), high=float(high), n=len(means_K))
 
 
 def cluster_means(values_P: Array, cluster_P: Array) -> Array:
@@ -117,19 +157,18 @@ def percentiles(values_S: Array, confidence: float) -> Array:
     return np.nanquantile(values_S, [tail, 1.0 - tail], axis=0)
 
 
-def worst_group(tables: dict[str, dict[str, dict[str, Any]]], key: str, min_group: int) -> dict[str, Any] | None:
-    """The group with the lowest ``key`` over several groupings, e.g. ``{"source": {"human": {"accuracy": {value, low, high, n}}}}``, as
-    ``{by, name, value, low, high, n}``.
+def worst_group(tables: Mapping[str, Mapping[str, Interval]], min_group: int) -> GroupInterval | None:
+    """The group with the lowest value over several groupings, e.g. ``{"source": {"human": Interval(…)}}``.
 
     Groups of fewer than ``min_group`` prompts are passed over: the lowest of many small ones is low by chance. So is a grouping that
     leaves only one, which is worse than nothing. None if no grouping is left.
     """
     candidates = []
     for by, groups in tables.items():
-        large = {name: group[key] for name, group in groups.items() if group[key]["n"] >= min_group}
+        large = {name: estimate for name, estimate in groups.items() if estimate.n >= min_group}
         if len(large) > 1:
-            candidates += [{"by": by, "name": name} | estimate for name, estimate in large.items()]
-    return min(candidates, key=lambda group: group["value"], default=None)
+            candidates += [GroupInterval(by=by, name=name, **dict(estimate)) for name, estimate in large.items()]
+    return min(candidates, key=lambda group: group.value, default=None)
 
 
 def paired_difference(a_P: Array, b_P: Array, cluster_P: Array, samples: int, confidence: float, seed: int) -> Interval:
@@ -142,23 +181,21 @@ def correct(margins_P: Array) -> Array:
     return np.where(margins_P > 0, 1.0, np.where(margins_P == 0, 0.5, 0.0))
 
 
-def reward_confidence(margins_P: Array, gap_P: Array, bins: int = 8) -> dict[str, list[float]]:
+def reward_confidence(margins_P: Array, gap_P: Array, bins: int = 8) -> RewardConfidence:
     """Accuracy by quantile bin of the reward gap: a policy that learned the preference is surer where the gap is wide."""
     if len(gap_P) == 0:
-        return {"bins": [], "accuracy": [], "count": []}
+        return RewardConfidence(bins=[], accuracy=[], count=[])
     edges = np.unique(np.quantile(gap_P, np.linspace(0, 1, bins + 1)))
     index_P = np.clip(np.searchsorted(edges, gap_P, side="right") - 1, 0, max(len(edges) - 2, 0))
     filled = [k for k in range(max(len(edges) - 1, 1)) if (index_P == k).any()]
-    return {
-        "bins": [float(gap_P[index_P == k].mean()) for k in filled],
-        "accuracy": [float(correct(margins_P[index_P == k]).mean()) for k in filled],
-        "count": [int((index_P == k).sum()) for k in filled],
-    }
+    return RewardConfidence(
+        bins=[float(gap_P[index_P == k].mean()) for k in filled],
+        accuracy=[float(correct(margins_P[index_P == k]).mean()) for k in filled],
+        count=[int((index_P == k).sum()) for k in filled],
+    )
 
 
-def reward_calibration(
-    margins_P: Array, cluster_P: Array, samples: int, confidence: float, seed: int, bins: int = 10
-) -> dict[str, dict[str, float] | list[float]]:
+def reward_calibration(margins_P: Array, cluster_P: Array, samples: int, confidence: float, seed: int, bins: int = 10) -> Reliability:
     """How far σ(margin) is the probability that the better response wins: expected calibration error and reliability bins.
 
     A pair is stored with its better response first, so its label would always be 1. Each pair therefore counts in both orientations,
@@ -168,10 +205,6 @@ def reward_calibration(
 
     Args:
         margins_P: implicit reward of the better response minus that of the worse, β included.
-
-    Returns:
-        ``ece`` with its interval (never below 0, and biased upwards by few pairs); per filled bin ``confidence``, ``accuracy`` with ``low``
-        and ``high``, and the pairs' ``count``.
     """
     _, prompt_P, pairs_K = np.unique(cluster_P, return_inverse=True, return_counts=True)
     confidence_P = 0.5 + 0.5 * np.tanh(np.abs(margins_P) / 2)  # σ(|m|)
@@ -187,14 +220,14 @@ def reward_calibration(
     filled = np.flatnonzero(total_3B[0])
     with np.errstate(invalid="ignore"):  # a resample without any pair of a bin
         ends_2B = percentiles(resampled[:, 2, filled] / resampled[:, 0, filled], confidence)
-    return {
-        "ece": Interval(float(_ece(total_3B)), float(low), float(high), len(pairs_K)).to_json(),
-        "confidence": (total_3B[1, filled] / total_3B[0, filled]).tolist(),
-        "accuracy": (total_3B[2, filled] / total_3B[0, filled]).tolist(),
-        "low": ends_2B[0].tolist(),
-        "high": ends_2B[1].tolist(),
-        "count": np.bincount(bin_P, minlength=bins)[filled].tolist(),
-    }
+    return Reliability(
+        ece=Interval(value=float(_ece(total_3B)), low=float(low), high=float(high), n=len(pairs_K)),
+        confidence=(total_3B[1, filled] / total_3B[0, filled]).tolist(),
+        accuracy=(total_3B[2, filled] / total_3B[0, filled]).tolist(),
+        low=ends_2B[0].tolist(),
+        high=ends_2B[1].tolist(),
+        count=np.bincount(bin_P, minlength=bins)[filled].tolist(),
+    )
 
 
 def _ece(sums_3B: Array) -> Array:

@@ -21,9 +21,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from dora_core.strict_model import StrictModel
 
@@ -90,28 +91,28 @@ class Cell(StrictModel):
 # ------------------------------------------------------------------------------------------------------------ intervals
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds with two intervals; NaN where a quantity is undefined (a correlation with a constant, an interval of one number).
+def _nan_of_null(value: float | None) -> float:
+    return math.nan if value is None else value
 
-    Attributes:
-        value: mean over seeds of each seed's own estimate.
-        low, high: percentile interval of the two-level bootstrap.
-        t_low, t_high: Student's t-interval over the seeds' estimates; NaN with one seed.
-        seeds, prompts: how many of each are behind it, prompts summed over seeds.
-    """
 
-    value: float
-    low: float
-    high: float
-    t_low: float
-    t_high: float
-    seeds: int
-    prompts: int
+def _null_of_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
-    def to_json(self) -> dict[str, float | int | None]:
-        """Fields by name, NaN as None: JSON has no NaN."""
-        return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in vars(self).items()}
+
+Number = Annotated[float, BeforeValidator(_nan_of_null), PlainSerializer(_null_of_nan, return_type=float | None, when_used="json")]
+"""NaN where undefined; null in JSON, which has no NaN."""
+
+
+class Estimate(StrictModel):
+    """A mean over seeds with two intervals; NaN where undefined (a correlation with a constant, an interval of one number)."""
+
+    value: Number = Field(description="Mean over seeds of each seed's own estimate.")
+    low: Number = Field(description="Lower bound of the percentile interval of the two-level bootstrap.")
+    high: Number = Field(description="Upper bound of that interval.")
+    t_low: Number = Field(description="Lower bound of Student's t-interval over the seeds' estimates; NaN with one seed.")
+    t_high: Number = Field(description="Upper bound of that interval; NaN with one seed.")
+    seeds: int = Field(description="Number of seeds.")
+    prompts: int = Field(description="Number of prompts, summed over seeds.")
 
 
 def ratio(sums: Array) -> Array:
@@ -140,7 +141,8 @@ def two_level(sums: Sequence[Array], statistic: Statistic, *, resamples: int, co
     low, high = (math.nan, math.nan) if single else np.quantile(values_BS.mean(axis=1), [tail, 1.0 - tail])
     mean = float(own_S.mean())
     half = student_t(confidence, len(own_S) - 1) * float(own_S.std(ddof=1)) / math.sqrt(len(own_S)) if len(own_S) > 1 else math.nan
-    return Estimate(mean, float(low), float(high), mean - half, mean + half, len(own_S), sum(map(len, sums)))
+    prompts = sum(map(len, sums))
+    return Estimate(value=mean, low=float(low), high=float(high), t_low=mean - half, t_high=mean + half, seeds=len(own_S), prompts=prompts)
 
 
 def mean_over(values: Sequence[Array], *, resamples: int, confidence: float, seed: int) -> Estimate:
@@ -266,8 +268,3 @@ def _ranks(x_N: Array) -> Array:
     """Average ranks, centred and scaled to about [−½, ½] so that sums of squares keep their digits."""
     _, inverse, counts = np.unique(x_N.round(12), return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - 0.5 * counts)[inverse] / len(x_N) - 0.5
-
-
-def describe(estimates: dict[str, Estimate]) -> dict[str, Any]:
-    """JSON form of named estimates."""
-    return {name: estimate.to_json() for name, estimate in estimates.items()}

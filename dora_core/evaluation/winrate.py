@@ -15,11 +15,11 @@ opponent at a time. A tie counts as half a win. Where one side is always longer,
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from dora_core.evaluation.metrics import TIE, Interval, cluster_bootstrap, cluster_means, draw_counts, percentiles
+from dora_core.strict_model import StrictModel
 
 Array = np.ndarray
 
@@ -55,13 +55,22 @@ def sign_test(outcome_R: Array, prompt_R: Array) -> float:
     return min(1.0, 2.0 * float(tail))
 
 
-def outcomes(shares_R3: Array, prompt_R: Array, samples: int, confidence: float, seed: int) -> dict[str, Any]:
-    """``win``, ``tie``, ``lose`` (shares that sum to 1) and ``win_rate``, each with its interval, as JSON; prompts weigh the same."""
+class Outcomes(StrictModel):
+    """Shares of wins, ties and losses, which sum to 1, and the win rate (win + ½ tie)."""
+
+    win: Interval
+    tie: Interval
+    lose: Interval
+    win_rate: Interval
+
+
+def outcomes(shares_R3: Array, prompt_R: Array, samples: int, confidence: float, seed: int) -> Outcomes:
+    """Every share with its interval; prompts weigh the same."""
     parts = {"win": shares_R3[:, 0], "tie": shares_R3[:, 1], "lose": shares_R3[:, 2], "win_rate": win_rate(shares_R3)}
-    return {name: cluster_bootstrap(values, prompt_R, samples, confidence, seed).to_json() for name, values in parts.items()}
+    return Outcomes(**{name: cluster_bootstrap(values, prompt_R, samples, confidence, seed) for name, values in parts.items()})
 
 
-def by_group(shares_R3: Array, group_R: Array, prompt_R: Array, samples: int, confidence: float, seed: int) -> dict[str, dict[str, Any]]:
+def by_group(shares_R3: Array, group_R: Array, prompt_R: Array, samples: int, confidence: float, seed: int) -> dict[str, Outcomes]:
     """:func:`outcomes` of every group of records, by its name."""
     return {
         str(name): outcomes(shares_R3[group_R == name], prompt_R[group_R == name], samples, confidence, seed) for name in np.unique(group_R)
@@ -103,7 +112,8 @@ def length_controlled(
     counts_SK = draw_counts(len(pairs_K), samples, seed)
     resampled_S = np.concatenate([at_equal_length(counts_SK[first : first + rows]) for first in range(0, samples, rows)])
     low, high = percentiles(resampled_S, confidence)
-    return Interval(float(at_equal_length(np.ones((1, len(pairs_K))))[0]), float(low), float(high), len(pairs_K))
+    whole = float(at_equal_length(np.ones((1, len(pairs_K))))[0])
+    return Interval(value=whole, low=float(low), high=float(high), n=len(pairs_K))
 
 
 def _fit_logistic(x_P: Array, outcome_P: Array, weight_SP: Array) -> Array:

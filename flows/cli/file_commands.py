@@ -137,4 +137,4 @@ def evaluate(ours: Path, theirs: Path, overrides: list[str], report: Path | None
     if report is not None:
         write_text(report, markdown(ours, facts))
         out.say(f"report: {report}")
-    out.document(facts)
+    out.document(facts.dump())

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from tasks.stages.compare import Side
+    from tasks.stages.compare import Facts, Side
 
 
-def compare_files(ours: Path, theirs: Path, evaluate: EvaluateConfig) -> dict[str, Any]:
+def compare_files(ours: Path, theirs: Path, evaluate: EvaluateConfig) -> Facts:
     """Facts of the comparison, as those of the ``compare`` stage with one opponent, named after its file.
 
     Records are matched by prompt where both files have one, else by ``record_id``.
@@ -28,7 +28,7 @@ def compare_files(ours: Path, theirs: Path, evaluate: EvaluateConfig) -> dict[st
     """
     import numpy as np
 
-    from tasks.stages.compare import Comparison
+    from tasks.stages.compare import Comparison, Facts
 
     tables = {path: read_rows(path) for path in (ours, theirs)}
     for path, table in tables.items():
@@ -50,8 +50,8 @@ def compare_files(ours: Path, theirs: Path, evaluate: EvaluateConfig) -> dict[st
             hint="compare responses to the same prompts; a score that is null means that the judge reached no verdict",
         )
     groups = {name: _groups(tables[ours], name, key, place_of, sides[0]) for name in ("source", "task")}
-    facts = found.facts(evaluate, np.arange(len(sides[0].record_R)), groups)
-    return {"judge": judge_name, "wins": {theirs.name: facts}}
+    wins = found.wins(evaluate, np.arange(len(sides[0].record_R)), groups)
+    return Facts(judge=judge_name, wins={theirs.name: wins})
 
 
 def _one_judge(tables: Mapping[Path, pa.Table]) -> str:
@@ -112,25 +112,26 @@ def _groups(table: pa.Table, name: str, key: str, place_of: Mapping[str, int], s
 COLUMNS = ("prompts of", "win", "tie", "lose", "win rate", "at equal length", "sign test p", "prompts")
 
 
-def table_rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+def table_rows(facts: Facts) -> Iterator[tuple[str, ...]]:
     """Cells under :data:`COLUMNS`: all prompts, then each source and task."""
     from flows.report.html import interval, p_value, percent
 
-    (found,) = facts["wins"].values()
-    groups = {f"{by} {name}": group for by in ("source", "task") for name, group in found[f"by_{by}"].items()}
+    (found,) = facts.wins.values()
+    tables = {"source": found.by_source, "task": found.by_task}
+    groups = {f"{by} {name}": group for by, table in tables.items() for name, group in table.items()}
     for name, row in ({"all": found} | groups).items():
-        shares = [percent(row[kind]["value"]) for kind in ("win", "tie", "lose")]
-        tested = [interval(row["length_controlled"]), p_value(row["sign_test_p"])] if name == "all" else ["", ""]
-        yield name, *shares, interval(row["win_rate"]), *tested, str(row["win_rate"]["n"])
+        shares = [percent(share.value) for share in (row.win, row.tie, row.lose)]
+        tested = [interval(found.length_controlled), p_value(found.sign_test_p)] if name == "all" else ["", ""]
+        yield name, *shares, interval(row.win_rate), *tested, str(row.win_rate.n)
 
 
-def summary(ours: Path, facts: Mapping[str, Any]) -> str:
-    ((theirs, found),) = facts["wins"].items()
-    left = f"; {found['records_left_out']} more of ours have no judged counterpart" if found["records_left_out"] else ""
-    return f"{ours.name} against {theirs}, judge: {facts['judge']}, {found['records']} records compared{left}"
+def summary(ours: Path, facts: Facts) -> str:
+    ((theirs, found),) = facts.wins.items()
+    left = f"; {found.records_left_out} more of ours have no judged counterpart" if found.records_left_out else ""
+    return f"{ours.name} against {theirs}, judge: {facts.judge}, {found.records} records compared{left}"
 
 
-def markdown(ours: Path, facts: Mapping[str, Any]) -> str:
+def markdown(ours: Path, facts: Facts) -> str:
     """The comparison as a page."""
     lines = [COLUMNS, ("---",) + ("---:",) * (len(COLUMNS) - 1), *table_rows(facts)]
     table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

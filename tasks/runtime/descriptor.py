@@ -8,30 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal
 
-from pydantic import ConfigDict, Field
-
-from dora_core.strict_model import StrictModel
 from infra.store.store import Store
+from tasks.runtime.facts import AnyFacts, F, Facts
 from tasks.runtime.stage import Run, StageRef, StageSpec
-
-F = TypeVar("F", bound="Facts")
-
-
-class Facts(StrictModel):
-    """Base of what a stage found out, for figures, pages and later stages. ``result.json`` holds its dump under ``facts``.
-
-    No prompts, no responses. A field that is added needs a default, so that results of earlier releases stay readable.
-    """
-
-    warnings: list[str] = Field(default_factory=list, description="One sentence each, for people; also `notes` of the run's manifest.")
-
-
-class AnyFacts(Facts):
-    """Facts without a model of their own (toy stages of tests)."""
-
-    model_config = ConfigDict(extra="allow")
 
 
 @dataclass(frozen=True)

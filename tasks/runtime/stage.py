@@ -36,6 +36,7 @@ from dora_core.errors import DoraError
 from dora_core.strict_model import StrictModel
 from infra.store.journal import JournalWriter
 from infra.store.store import ERROR, SPEC, StageFolder, Store, full_disk, sha256_of, split_uri
+from tasks.runtime.facts import AnyFacts, F, Facts
 
 DIGEST_PATTERN = r"^[0-9a-f]{64}$"
 
@@ -138,12 +139,12 @@ class StageOutput:
     Attributes:
         rows: rows written, the figure people look for first.
         metrics: few, named, finite numbers; they go to MLflow as they are.
-        facts: JSON-able details for figures and the report (tables, histograms, decisions). No prompts, no responses.
+        facts: details for figures and the report (tables, histograms, decisions).
     """
 
     rows: int
     metrics: dict[str, float] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
 
 
 @dataclass
@@ -151,7 +152,7 @@ class StageContext:
     """Everything a running stage may touch besides its spec.
 
     Attributes:
-        warnings: what the result's ``facts["warnings"]`` get besides the stage's own; see :meth:`warn`.
+        warnings: added to the warnings of the stage's own facts; see :meth:`warn`.
     """
 
     store: Store
@@ -180,6 +181,10 @@ class StageContext:
         result = self.store.read_result(ref.stage, ref.digest)
         assert result is not None, f"{ref} was planned but has no result"
         return result
+
+    def facts(self, ref: StageRef, model: type[F]) -> F:
+        """An input stage's facts; ``model`` is that stage's ``Facts``."""
+        return model.model_validate(self.result(ref)["facts"])
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         self.journal.progress(done, total, unit, note)
@@ -212,7 +217,8 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
     try:
         output = run(spec, context)
         context.journal.flush()
-        extra = {"warnings": [*output.facts.get("warnings", []), *context.warnings]} if context.warnings else {}
+        facts = output.facts if isinstance(output.facts, Facts) else AnyFacts(**output.facts)
+        extra = {"warnings": [*facts.warnings, *context.warnings]} if context.warnings else {}
         result = {
             "stage": spec.stage,
             "digest": digest,
@@ -220,7 +226,7 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
             "inputs": {name: ref.model_dump() for name, ref in spec.inputs().items()},
             "rows": output.rows,
             "metrics": {k: float(v) for k, v in output.metrics.items()},
-            "facts": output.facts | extra,
+            "facts": facts.dump() | extra,
             "started": started,
             "seconds": time.monotonic() - clock,
             "python": platform.python_version(),

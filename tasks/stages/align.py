@@ -17,9 +17,15 @@ from pydantic import Field
 from dora_core.config.method import AlignConfig, ModelConfig, TextConfig
 from infra.store.store import Store
 from tasks.runtime.descriptor import Stage, StageResult
+<<<<<<< HEAD
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages import training_data
 from tasks.tables.rows import RECORDS_FILE, record_batches
+=======
+from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
+from tasks.tables.rows import RECORDS_FILE, record_batches, responses_of
+from tasks.training.facts import HeavyRecord, LossSettings, ObjectiveSettings, TrainingFacts
+>>>>>>> stages-policy
 
 if TYPE_CHECKING:
     from dora_core.config.execution import Execution
@@ -62,6 +68,13 @@ class Spec(StageSpec):
         return {"data": data}
 
 
+class Facts(TrainingFacts):
+    """Facts of the alignment: settings of its loss and objective, and the records with the largest weights."""
+
+    loss: LossSettings
+    objective: ObjectiveSettings
+
+
 def plugin_digests(align: AlignConfig) -> list[str]:
     """For :attr:`Spec.plugins`; empty where loss and objective are ours."""
     from dora_core.objectives import find_objective
@@ -73,7 +86,7 @@ def plugin_digests(align: AlignConfig) -> list[str]:
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
     from tasks.training.job import TrainingJob
-    from tasks.training.launch import facts, launch
+    from tasks.training.launch import launch
 
     job = TrainingJob(
         build=build_task,
@@ -99,12 +112,56 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         "weight_ess_mean": sum(curve["weight_ess"]) / len(curve["weight_ess"]),
         "tokens_per_second": sum(curve["tokens_per_second"]) / len(curve["tokens_per_second"]),
     } | ({"lambda_last": curve["lambda"][-1]} if "lambda" in curve else {})
-    shown = {"loss": spec.align.loss.model_dump(mode="json"), "objective": spec.align.objective.model_dump(mode="json", by_alias=True)}
-    shown["heaviest"] = heaviest_records(curve, context.fetch(spec.records) / RECORDS_FILE)
-    return StageOutput(rows=report["records"], metrics=metrics, facts=facts(report, report["records"]) | shown)
+    facts = Facts.of(
+        report,
+        report["records"],
+        loss=spec.align.loss.model_dump(mode="json"),
+        objective=spec.align.objective.model_dump(mode="json", by_alias=True),
+        heaviest=heaviest_records(curve, context.fetch(spec.records) / RECORDS_FILE),
+    )
+    return StageOutput(rows=report["records"], metrics=metrics, facts=facts)
 
 
+<<<<<<< HEAD
 def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[dict[str, Any]]:
+=======
+def training_data(spec: Spec, context: StageContext) -> str:
+    """Join, choose and tokenise the training records; returns the file's place in the store.
+
+    The file is named by the sha256 of its content, so a worker that has it has it whole; a marker remembers it for the next attempt.
+    """
+    from dora_core.data.encoding import Encoder
+    from dora_core.models.loading import load_tokenizer
+    from dora_core.training.alignment_data import FORMAT, write_alignment_data
+    from tasks.tables.training_records import FACTORS, LOGPS, joined_records
+
+    folder = f"{spec.stage}/{spec.digest()}/scratch"
+    marker = context.store.read_json(f"{folder}/{DATA_MARKER}")
+    if marker is not None and marker["format"] == FORMAT and marker["name"] in context.store.list(folder):
+        path = local_file(context.store, f"{folder}/{marker['name']}")
+        if path.stem == sha256_file(path):
+            return f"{folder}/{marker['name']}"
+    records = context.fetch(spec.records) / RECORDS_FILE
+    factors = None if spec.calibration is None else context.fetch(spec.calibration) / FACTORS
+    batches = joined_records(records, context.fetch(spec.reference) / LOGPS, factors, spec.aggregate)
+    sources: set[str | None] = set()
+    count = 0
+    for batch in record_batches(records, ["sources"], "train"):
+        sources.update(responses_of(batch)["source"].unique().to_pylist())
+        count += len(batch)
+    tokenizer = load_tokenizer(local_model(spec.start or spec.model, context.store.uri))
+    limit = 2 if spec.align.loss.reads_pairs_only else spec.align.max_responses
+    temporary = context.scratch / f".{os.getpid()}.tmp"
+    write_alignment_data(temporary, batches, Encoder(tokenizer, spec.text), limit, sources=sources, records=count)
+    name = f"{sha256_file(temporary)}.arrow"
+    os.replace(temporary, context.scratch / name)
+    context.folder.commit(f"scratch/{name}")
+    context.folder.write_json(f"scratch/{DATA_MARKER}", {"format": FORMAT, "name": name})
+    return f"{folder}/{name}"
+
+
+def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[HeavyRecord]:
+>>>>>>> stages-policy
     """The records that most often had the largest weight of a step: in how many steps, and their largest share of a step's weight."""
     from dora_core.training.alignment import HEAVIEST
 
@@ -117,7 +174,7 @@ def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[dict[
     for batch in record_batches(records, ["record_id"], "train"):
         ids |= {row: batch["record_id"][row - start].as_py() for row in often if start <= row < start + len(batch)}
         start += len(batch)
-    return [{"record_id": ids[row], "steps": len(shares[row]), "max_weight": max(shares[row])} for row in often]
+    return [HeavyRecord(record_id=ids[row], steps=len(shares[row]), max_weight=max(shares[row])) for row in often]
 
 
 def build_task(start: Start, worker: Worker, *, store_uri: str, data: StageRef, align: AlignConfig, execution: Execution) -> AlignmentTask:
@@ -129,8 +186,18 @@ def build_task(start: Start, worker: Worker, *, store_uri: str, data: StageRef, 
     return AlignmentTask(start.module, start.layers, records, align, execution, worker, start.tokenizer.pad_token_id)
 
 
+<<<<<<< HEAD
 def headline(result: StageResult[Any]) -> str:
+=======
+def local_file(store: Store, relative: str) -> Path:
+    """A file of the store that is named by its content, here; downloads are atomic, so one that is here is whole."""
+    path = store.local_root / relative
+    return path if path.exists() else store.download(relative)
+
+
+def headline(result: StageResult[Facts]) -> str:
+>>>>>>> stages-policy
     return f"{result.facts.steps} steps, training accuracy {result.metrics['accuracy_last']:.2f}"
 
 
-STAGE = Stage(Spec, run, headline=headline, section="training")
+STAGE = Stage(Spec, run, facts=Facts, headline=headline, section="training")

@@ -15,14 +15,17 @@ Guarantee: the same inputs give the same bytes. Cost: seconds; no model is loade
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from dora_core.config.method import EvaluateConfig
 from dora_core.errors import DataError
-from dora_core.evaluation.metrics import estimate_text
+from dora_core.evaluation.metrics import GroupInterval, Interval, estimate_text
+from dora_core.evaluation.winrate import Outcomes
+from dora_core.strict_model import StrictModel
 from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.facts import Facts as StageFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages.ingest import UNKNOWN
 from tasks.tables.rows import RECORDS_FILE
@@ -64,6 +67,37 @@ class Spec(StageSpec):
 
     def all_scores(self) -> list[StageRef]:
         return [ref for ref in (self.scores, self.start_scores, self.champion_scores, self.chosen_scores) if ref is not None]
+
+
+class Lengths(StrictModel):
+    """Mean lengths of the compared responses."""
+
+    unit: Literal["tokens", "characters"]
+    policy: float
+    opponent: float
+
+
+class Wins(Outcomes):
+    """The policy against one opponent."""
+
+    sign_test_p: float = Field(description="Exact two-sided p-value of prompts being as likely won as lost.")
+    length_controlled: Interval = Field(description="Win rate at equal length.")
+    length: Lengths
+    records: int = Field(description="Records of the policy that are compared.")
+    records_left_out: int = Field(description="Records of the policy without a judged pair.")
+    pairs: int = Field(description="Pairs of a policy's and an opponent's response.")
+    pairs_without_score: int
+    by_source: dict[str, Outcomes] = Field(description="By the source of the best response.")
+    by_task: dict[str, Outcomes]
+    worst_group: GroupInterval | None = Field(description="Lowest win rate among the groups of enough prompts.")
+
+
+class Facts(StageFacts):
+    """The policy against every opponent that has scores."""
+
+    judge: str = Field(description="Kind of the judge; of two files, its name.")
+    wins: dict[str, Wins] = Field(description="By opponent: start, champion, chosen; of two files, the other's name.")
+    golden: list[str] = Field(default_factory=list, description="Golden sources among the groups.")
 
 
 @dataclass(frozen=True)
@@ -122,16 +156,16 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     taking_part = records.take(pa.array(policy.record_R))
     tasks = taking_part["task"].to_pylist()
     groups = {"source": np.array([sources[i] for i in policy.record_R], dtype=object), "task": np.array(tasks, dtype=object)}
-    wins, warnings = dict[str, dict[str, Any]](), list[str]()
+    wins, warnings = dict[str, Wins](), list[str]()
     table = taking_part.select(["record_id", "prompt_hash", "task"]).append_column("source", pa.array(groups["source"], pa.string()))
     for name, opponent in opponents.items():
-        found = Comparison.of(policy, opponent)
-        for column, values in found.columns().items():
+        comparison = Comparison.of(policy, opponent)
+        for column, values in comparison.columns().items():
             table = table.append_column(f"{column}_{name}", pa.array(values, pa.float64(), from_pandas=True))
-        if len(found.row_R) == 0:
+        if len(comparison.row_R) == 0:
             warnings.append(f"{name}: not one response of the policy has a score beside one of the opponent's")
         else:
-            wins[name] = found.facts(spec.evaluate, taking_part["prompt_hash"].to_numpy(), groups)
+            wins[name] = comparison.wins(spec.evaluate, taking_part["prompt_hash"].to_numpy(), groups)
     if not wins:
         raise DataError(
             f"no response could be compared: the {judge} judge gave no pair of scores for the {len(table)} held-out records",
@@ -140,9 +174,9 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     pq.write_table(table, context.path / "comparison.parquet", compression="zstd")
 
     golden = sorted(name for name in {*sources} if is_golden_source(name, spec.golden_sources))
-    metrics = {f"win_rate_{name}": facts["win_rate"]["value"] for name, facts in wins.items()}
-    metrics |= {f"lc_win_rate_{name}": facts["length_controlled"]["value"] for name, facts in wins.items()}
-    return StageOutput(len(table), metrics, {"judge": judge, "wins": wins, "golden": golden, "warnings": warnings})
+    metrics = {f"win_rate_{name}": found.win_rate.value for name, found in wins.items()}
+    metrics |= {f"lc_win_rate_{name}": found.length_controlled.value for name, found in wins.items()}
+    return StageOutput(len(table), metrics, Facts(judge=judge, wins=wins, golden=golden, warnings=warnings))
 
 
 # ------------------------------------------------------------------------------------------------------------ contestants
@@ -247,7 +281,7 @@ class Comparison:
         return cls(a.at(kept), b.at(kept), ours[kept], shares[kept], len(policy.record_R), pairs, without)
 
     @property
-    def lengths(self) -> tuple[str, np.ndarray, np.ndarray]:
+    def lengths(self) -> tuple[Literal["tokens", "characters"], np.ndarray, np.ndarray]:
         """Their unit, the policy's, the opponent's."""
         ours, theirs = self.policy.tokens_RN, self.opponent.tokens_RN
         if ours is not None and theirs is not None:
@@ -268,33 +302,40 @@ class Comparison:
             whole[name][self.row_R] = values
         return whole
 
-    def facts(self, evaluate: EvaluateConfig, prompt_R: np.ndarray, groups: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Everything that is said about this opponent; ``prompt_R`` and ``groups`` are of all the policy's records."""
+    def wins(self, evaluate: EvaluateConfig, prompt_R: np.ndarray, groups: dict[str, np.ndarray]) -> Wins:
+        """Measure the comparison.
+
+        Args:
+            prompt_R: prompt of each of the policy's records, compared or not.
+            groups: group of each of these records by grouping; None where it has none.
+        """
         import numpy as np
 
         from dora_core.evaluation.metrics import worst_group
         from dora_core.evaluation.winrate import by_group, length_controlled, outcomes, sign_test, win_rate
 
-        boot = {"samples": evaluate.bootstrap_samples, "confidence": evaluate.confidence, "seed": evaluate.seed}
+        boot = (evaluate.bootstrap_samples, evaluate.confidence, evaluate.seed)
         prompts, shares = prompt_R[self.row_R], self.shares_R3
         unit, ours, theirs = self.lengths
-        tables = {}
+        tables: dict[str, dict[str, Outcomes]] = {}
         for by, names in groups.items():
             named = np.array([name is not None for name in names[self.row_R]], dtype=bool)
-            tables[by] = by_group(shares[named], names[self.row_R][named].astype(str), prompts[named], **boot)
-        controlled = length_controlled(self.policy.score_RN, self.opponent.score_RN, ours, theirs, prompts, **boot)
-        return outcomes(shares, prompts, **boot) | {
-            "sign_test_p": sign_test(win_rate(shares), prompts),
-            "length_controlled": controlled.to_json(),
-            "length": {"unit": unit, "policy": float(np.nanmean(ours)), "opponent": float(np.nanmean(theirs))},
-            "records": len(self.row_R),
-            "records_left_out": self.records - len(self.row_R),
-            "pairs": self.pairs,
-            "pairs_without_score": self.pairs_without_score,
-            "by_source": tables["source"],
-            "by_task": tables["task"],
-            "worst_group": worst_group(tables, "win_rate", evaluate.min_group),
-        }
+            tables[by] = by_group(shares[named], names[self.row_R][named].astype(str), prompts[named], *boot)
+        controlled = length_controlled(self.policy.score_RN, self.opponent.score_RN, ours, theirs, prompts, *boot)
+        rates = {by: {name: group.win_rate for name, group in table.items()} for by, table in tables.items()}
+        return Wins(
+            **dict(outcomes(shares, prompts, *boot)),
+            sign_test_p=sign_test(win_rate(shares), prompts),
+            length_controlled=controlled,
+            length=Lengths(unit=unit, policy=float(np.nanmean(ours)), opponent=float(np.nanmean(theirs))),
+            records=len(self.row_R),
+            records_left_out=self.records - len(self.row_R),
+            pairs=self.pairs,
+            pairs_without_score=self.pairs_without_score,
+            by_source=tables["source"],
+            by_task=tables["task"],
+            worst_group=worst_group(rates, evaluate.min_group),
+        )
 
 
 def _pairs(a_RN: np.ndarray, b_RM: np.ndarray) -> int:
@@ -304,8 +345,8 @@ def _pairs(a_RN: np.ndarray, b_RM: np.ndarray) -> int:
     return int(((~np.isnan(a_RN)).sum(axis=1) * (~np.isnan(b_RM)).sum(axis=1)).sum())
 
 
-def headline(result: StageResult[Any]) -> str:
-    return ", ".join(f"{estimate_text(wins['win_rate'], '.3f')} against {name}" for name, wins in result.facts.wins.items())
+def headline(result: StageResult[Facts]) -> str:
+    return ", ".join(f"{estimate_text(wins.win_rate, '.3f')} against {name}" for name, wins in result.facts.wins.items())
 
 
-STAGE = Stage(Spec, run, headline=headline, tracked=("win_rate_", "lc_win_rate_"), section="stage")
+STAGE = Stage(Spec, run, facts=Facts, headline=headline, tracked=("win_rate_", "lc_win_rate_"), section="stage")

@@ -1,10 +1,10 @@
-"""Stage ``evaluate``: is the aligned policy better on prompts it has never seen, and may it be promoted?
+"""Stage ``evaluate``: measures of the aligned policy on held-out prompts, and the promotion gate.
 
 Input: records (eval split), the aligned policy, its start (through the reference stage's log-probabilities), optionally an
 ERM-trained twin, and a comparison of the policy's responses with others'. Output: ``evaluation.parquet`` (one row per preference pair),
 ``responses.parquet`` (one row per held-out response: record_id, response_index, implicit, logp_per_token, tokens of the policy), no
-texts, and the gate's decision (``tasks/stages/_promotion_gate.py``) in the facts.
-Guarantee: every figure carries a bootstrap interval over prompts; comparisons are paired.
+texts, and in the facts the measures (``tasks/stages/_preference_measures.py``) and the result of the gate (``tasks/stages/_promotion_gate.py``).
+Guarantee: every measure carries a bootstrap interval over prompts; comparisons are paired.
 
 Three readings of a preference pair: *accuracy*, the implicit reward log π − log π_start is larger for the better response
 (chance ½, undefined for the start); *margin*, by how many nats; *ranking*, the likelihood per token is larger for it, which the
@@ -14,21 +14,25 @@ Cost: one forward pass over held-out responses per policy, and ``kl_prompts`` sa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from dora_core.config.method import EvaluateConfig, GateConfig, GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import DataError
+from dora_core.evaluation.metrics import estimate_text
 from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.facts import Facts as StageFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
-from tasks.stages._promotion_gate import decide
+from tasks.stages import compare
+from tasks.stages._preference_measures import HeldOut, PreferenceMeasures, RewardCorrelation, measure, rank_correlation
+from tasks.stages._promotion_gate import Evidence, GateResult, decide
+from tasks.training.facts import TrainingFacts
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
     from dora_core.evaluation.metrics import Interval, Pairs
-
-Scores = dict[str, "np.ndarray"]
+    from tasks.stages._preference_measures import Scores
 
 KL_SHARD = 16
 """Prompts per shard: few enough to share among workers; fixed, so that batches do not depend on ``execution.shard_rows``."""
@@ -51,6 +55,12 @@ class Spec(StageSpec):
     evaluate: EvaluateConfig
     gate: GateConfig
     golden_sources: list[str]
+
+
+class Facts(PreferenceMeasures, StageFacts):
+    """Measures of the policy, and the result of the promotion gate."""
+
+    gate: GateResult
 
 
 class KLSampler:
@@ -111,36 +121,29 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     columns = ["record_id", "prompt", "prompt_hash", "responses", "rewards", "sources", "task"]
     records = pq.read_table(context.fetch(spec.records) / "records.parquet", columns=columns, filters=[("split", "=", "eval")])
-    pairs = preference_pairs(records["rewards"].to_pylist())
+    rewards, prompt_R = records["rewards"].to_pylist(), records["prompt_hash"].to_numpy()
+    pairs = preference_pairs(rewards)
     if len(pairs.record_P) == 0:
         raise DataError(
             f"none of the {len(records)} held-out records has a preference, so nothing can be evaluated",
             hint="raise data.holdout_fraction, or give rewards (or chosen/rejected) to more records",
         )
     implicit, likelihood, responses = score_policies(spec, context, records)
-    prompts_P = records["prompt_hash"].to_numpy()[pairs.record_P]
-    margins = {name: lr[pairs.winner_P] - lr[pairs.loser_P] for name, lr in implicit.items()}
-    rankings = {name: lp[pairs.winner_P] - lp[pairs.loser_P] for name, lp in likelihood.items()}
     sources = [s for row in records["sources"].to_pylist() for s in row]
     groups = {
         "source": np.array([sources[i] or "unknown" for i in pairs.winner_P], dtype=object),
         "task": np.array(records["task"].to_pylist(), dtype=object)[pairs.record_P],
     }
     golden_P = golden_pairs(sources, pairs, spec.golden_sources)
-    parts = {"all": np.ones(len(golden_P), dtype=bool), "golden": golden_P, "synthetic": ~golden_P}
-    kl = estimate_kl(spec, context, records)
-
-    facts = summarize(spec, margins, rankings, parts, pairs, prompts_P) | by_group(spec, margins, rankings, groups, prompts_P)
-    facts["kl"] = kl.to_json() if kl else None
-    facts["reward_calibration"] = calibration_of_reward(spec, context, margins["policy"], prompts_P)
+    held_out = HeldOut(pairs, implicit, likelihood, prompt_R[pairs.record_P], golden_P, groups, spec.evaluate)
     scores = {"implicit": implicit["policy"], "likelihood": likelihood["policy"], "likelihood_start": likelihood["start"]}
-    facts["reward_correlation"] = {name: correlation(spec, records, values) for name, values in scores.items()}
-    lift = lifts(spec, margins, rankings, parts, prompts_P)
-    facts["lift"] = {name: interval.to_json() for name, interval in lift.items()}
-    wins = context.result(spec.comparison)["facts"]["wins"] if spec.comparison else {}
-    facts["gate"] = decide(spec.gate, facts, lift, wins)
-    table = {"record": pairs.record_P, "prompt_hash": prompts_P, "golden": golden_P, "reward_gap": pairs.gap_P}
-    table |= {f"margin_{name}": values for name, values in margins.items()}
+    correlation = {name: rank_correlation(values, rewards, prompt_R, spec.evaluate) for name, values in scores.items()}
+    measures = measure(held_out, reward_scale(spec, context), estimate_kl(spec, context, records), RewardCorrelation(**correlation))
+    wins = context.facts(spec.comparison, compare.Facts).wins if spec.comparison else {}
+    facts = Facts(**dict(measures), gate=decide(spec.gate, Evidence(measures, wins)))
+
+    table = {"record": pairs.record_P, "prompt_hash": held_out.prompt_P, "golden": golden_P, "reward_gap": pairs.gap_P}
+    table |= {f"margin_{name}": values for name, values in held_out.margins.items()}
     pq.write_table(pa.table(table | {"winner_source": groups["source"]}), context.path / "evaluation.parquet", compression="zstd")
     responses = responses.add_column(2, "implicit", pa.array(implicit["policy"]))
     responses = responses.add_column(3, "logp_per_token", pa.array(likelihood["policy"]))
@@ -148,15 +151,15 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     return StageOutput(rows=len(pairs.record_P), metrics=metrics_of(facts), facts=facts)
 
 
-def metrics_of(facts: dict[str, Any]) -> dict[str, float]:
-    """The few figures that people compare over runs."""
-    whole = facts["parts"]["all"]
-    metrics = {f"accuracy_{part}": values["accuracy"]["policy"]["value"] for part, values in facts["parts"].items()}
-    metrics |= {f"ranking_{name}": interval["value"] for name, interval in whole["ranking"].items()}
-    metrics |= {f"lift_{name}": interval["value"] for name, interval in facts["lift"].items()}
-    metrics |= {"margin": whole["margin"]["policy"]["value"], "ece": facts["reward_calibration"]["ece"]["value"]}
-    metrics |= {"kl": facts["kl"]["value"]} if facts["kl"] else {}
-    return metrics | {"gate_passed": float(facts["gate"]["passed"])}
+def metrics_of(facts: Facts) -> dict[str, float]:
+    """The few numbers that people compare over runs."""
+    whole = facts.parts["all"]
+    metrics = {f"accuracy_{part}": measures.accuracy.policy.value for part, measures in facts.parts.items()}
+    metrics |= {f"ranking_{name}": interval.value for name, interval in whole.ranking.measured().items()}
+    metrics |= {f"lift_{name}": interval.value for name, interval in facts.lift.measured().items()}
+    metrics |= {"margin": whole.margin.policy.value, "ece": facts.reward_calibration.ece.value}
+    metrics |= {"kl": facts.kl.value} if facts.kl else {}
+    return metrics | {"gate_passed": float(facts.gate.passed)}
 
 
 def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tuple[Scores, Scores, pa.Table]:
@@ -238,106 +241,22 @@ def estimate_kl(spec: Spec, context: StageContext, records: pa.Table) -> Interva
         execution=spec.execution.model_copy(update={"shard_rows": KL_SHARD}),
         unit="samples",
     )
-    return cluster_bootstrap(sampled["kl"].to_numpy(), np.arange(count), **_bootstrap(spec))
+    options = spec.evaluate
+    kl_K = sampled["kl"].to_numpy()
+    return cluster_bootstrap(kl_K, np.arange(count), options.bootstrap_samples, options.confidence, options.seed)
 
 
-def summarize(spec: Spec, margins: Scores, rankings: Scores, parts: Scores, pairs: Pairs, prompts_P: np.ndarray) -> dict[str, Any]:
-    """The facts people look at: accuracy, margin and ranking by part, histograms, reward against confidence."""
-    import numpy as np
-
-    from dora_core.evaluation.metrics import cluster_bootstrap, correct, reward_confidence
-
-    boot = _bootstrap(spec)
-    shown: dict[str, Any] = {}
-    for part, mask in parts.items():
-        if mask.any():
-            shown[part] = {
-                "accuracy": {n: cluster_bootstrap(correct(m[mask]), prompts_P[mask], **boot).to_json() for n, m in margins.items()},
-                "margin": {n: cluster_bootstrap(m[mask], prompts_P[mask], **boot).to_json() for n, m in margins.items()},
-                "ranking": {n: cluster_bootstrap(correct(m[mask]), prompts_P[mask], **boot).to_json() for n, m in rankings.items()},
-            }
-    edges = np.histogram_bin_edges(np.concatenate(list(margins.values())), bins=30)
-    histogram = {n: np.histogram(m, edges)[0].tolist() for n, m in margins.items()}
-    return {
-        "parts": shown,
-        "margins": {"edges": edges.tolist()} | histogram,
-        "reward_confidence": reward_confidence(margins["policy"], pairs.gap_P),
-    }
+def reward_scale(spec: Spec, context: StageContext) -> float:
+    """β of the policy's loss, 1 for a policy without one. Losses whose reward is not β log π/π_start (lengths divided out, lists) are read
+    as if it were.
+    """
+    loss = context.facts(spec.policy, TrainingFacts).loss
+    return 1.0 if loss is None or loss.beta is None else loss.beta
 
 
-def by_group(spec: Spec, margins: Scores, rankings: Scores, groups: dict[str, np.ndarray], prompts_P: np.ndarray) -> dict[str, Any]:
-    """Figures by source of the better response and by task (pairs without one are left out), and the group of lowest accuracy."""
-    import numpy as np
-
-    from dora_core.evaluation.metrics import cluster_bootstrap, correct, worst_group
-
-    tables: dict[str, dict[str, Any]] = {}
-    for by, names_P in groups.items():
-        tables[by] = {}
-        for name in sorted({*names_P} - {None}):
-            mask = np.array(names_P == name, dtype=bool)
-            accuracy = correct(margins["policy"][mask])
-            tables[by][name] = {
-                "accuracy": cluster_bootstrap(accuracy, prompts_P[mask], **_bootstrap(spec)).to_json(),
-                "accuracy_policy": float(accuracy.mean()),
-                "ranking_policy": float(correct(rankings["policy"][mask]).mean()),
-                "ranking_start": float(correct(rankings["start"][mask]).mean()),
-                "n": int(mask.sum()),
-            }
-    worst = worst_group(tables, "accuracy", spec.evaluate.min_group)
-    return {f"by_{by}": table for by, table in tables.items()} | {"worst_group": worst}
+def headline(result: StageResult[Facts]) -> str:
+    accuracy, lift = result.facts.parts["all"].accuracy.policy, result.facts.lift.start_all.value
+    return f"accuracy {estimate_text(accuracy, '.3f')}, ranking {lift:+.3f} over the start"
 
 
-def calibration_of_reward(spec: Spec, context: StageContext, margins_P: np.ndarray, prompts_P: np.ndarray) -> dict[str, Any]:
-    """Is σ(β · margin) the probability that the better response wins? β is that of the policy's loss, 1 where it has none: for losses
-    whose reward is not β log π/π_start (lengths divided out, lists) this reads the policy as if it were."""
-    from dora_core.evaluation.metrics import reward_calibration
-
-    beta = (context.result(spec.policy)["facts"]["loss"] or {}).get("beta", 1.0)
-    return {"beta": beta} | reward_calibration(beta * margins_P, prompts_P, **_bootstrap(spec))
-
-
-def correlation(spec: Spec, records: pa.Table, score_N: np.ndarray) -> dict[str, float] | None:
-    """Spearman's ρ of a score with the measured rewards of a record's responses, averaged over prompts; None where no record has two
-    different rewards and scores."""
-    import numpy as np
-
-    from dora_core.evaluation.metrics import cluster_bootstrap, padded, spearman_within
-
-    rewards = records["rewards"].to_pylist()
-    record_N = np.repeat(np.arange(len(rewards)), [len(row) for row in rewards])
-    reward_N = np.array([np.nan if value is None else value for row in rewards for value in row])
-    record_R, row_N = np.unique(record_N[~np.isnan(reward_N)], return_inverse=True)
-    rho_R = spearman_within(padded(score_N[~np.isnan(reward_N)], row_N), padded(reward_N[~np.isnan(reward_N)], row_N))
-    known = ~np.isnan(rho_R)
-    if not known.any():
-        return None
-    return cluster_bootstrap(rho_R[known], records["prompt_hash"].to_numpy()[record_R[known]], **_bootstrap(spec)).to_json()
-
-
-def lifts(spec: Spec, margins: Scores, rankings: Scores, parts: Scores, prompts_P: np.ndarray) -> dict[str, Interval]:
-    """Paired differences: ranking of policy − start on every part, accuracy of policy − twin overall."""
-    from dora_core.evaluation.metrics import correct, paired_difference
-
-    found = {
-        f"start_{part}": paired_difference(
-            correct(rankings["policy"][mask]), correct(rankings["start"][mask]), prompts_P[mask], **_bootstrap(spec)
-        )
-        for part, mask in parts.items()
-        if mask.any()
-    }
-    if "twin" in margins:
-        found["twin_all"] = paired_difference(correct(margins["policy"]), correct(margins["twin"]), prompts_P, **_bootstrap(spec))
-    return found
-
-
-def _bootstrap(spec: Spec) -> dict[str, Any]:
-    return {"samples": spec.evaluate.bootstrap_samples, "confidence": spec.evaluate.confidence, "seed": spec.evaluate.seed}
-
-
-def headline(result: StageResult[Any]) -> str:
-    accuracy, lift = result.facts.parts["all"]["accuracy"]["policy"], result.facts.lift["start_all"]["value"]
-    return f"accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}], ranking {lift:+.3f} over the start"
-
-
-STAGE = Stage(Spec, run, headline=headline, tracked=("accuracy_all", "ranking_policy", "ece", "kl"), section="stage")
+STAGE = Stage(Spec, run, facts=Facts, headline=headline, tracked=("accuracy_all", "ranking_policy", "ece", "kl"), section="stage")

@@ -23,6 +23,7 @@ Cost: well under a second; a copy of the model's files where the registry is a s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -32,9 +33,19 @@ from dora_core.strict_model import NAME_PATTERN, StrictModel
 from infra.store.store import Store
 from infra.tracking import model_registry as registry
 from tasks.runtime.descriptor import Event, Stage, StageResult
+from tasks.runtime.facts import Facts as StageFacts
 from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
+from tasks.stages import evaluate
+from tasks.stages._promotion_gate import GateResult
 
 Mode = Literal["auto", "ask", "never"]
+Decision = Literal["promoted", "challenger", "refused"]
+DECISIONS: dict[Decision, str] = {
+    "promoted": "The aligned model passed the gate and is the champion now.",
+    "challenger": "The aligned model passed the gate and is registered as challenger; a person decides.",
+    "refused": "The aligned model was refused, by the gate or by a person; the champion stays.",
+}
+"""The sentence below a decision in the report."""
 
 
 class Tracking(StrictModel):
@@ -78,20 +89,56 @@ class Spec(StageSpec):
     def is_done(self, store: Store) -> bool:
         """A decision is there; what still waits for one is no result."""
         result = store.read_result(self.stage, self.digest())
-        return result is not None and not result["facts"].get("waits") and super().is_done(store)
+        return result is not None and not Facts.model_validate(result["facts"]).waits and super().is_done(store)
+
+
+class Audit(StrictModel):
+    """A decision about a model version, as the registry records it."""
+
+    action: str = Field(description="promoted, challenger, rejected, rolled_back, restored.")
+    when: str = Field(description="ISO 8601, UTC.")
+    who: str
+    why: str
+    policy: str | None = Field(None, description="Digest of the stage that trained the model.")
+    evaluation: str | None = Field(None, description="Digest of the evaluation.")
+    config: str | None = Field(None, description="Digest of the whole configuration.")
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Audit:
+        """From an entry of the registry's history; keys that only another release knows are left out."""
+        return cls(**{name: entry[name] for name in cls.model_fields if name in entry})
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digests by the name of what they identify."""
+        found = {"policy": self.policy, "evaluation": self.evaluation, "config": self.config}
+        return {name: digest for name, digest in found.items() if digest}
+
+
+class Facts(StageFacts):
+    """The decision about a model version, and the state of the registry after it."""
+
+    decision: Decision
+    model_name: str
+    version: str
+    reasons: list[str]
+    waits: Literal["person", "comparison"] | None = Field(None, description="The decision that is missing; null = the decision is final.")
+    champion_before: str | None = Field(None, description="Version that was champion; null = none.")
+    aliases: dict[str, str] = Field(description="Versions by alias, after the decision.")
+    audit: Audit | None = Field(None, description="Last entry of the version's history in the registry.")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision, its reasons, and what is still to be done about it.
+    """A decision with its reasons.
 
     Attributes:
-        waits: for whom the decision is not final: a ``person``, or a ``comparison`` with today's champion.
+        waits: the decision that is missing: a ``person``'s, or a ``comparison`` with today's champion.
         who, words: the person who decided, and their reason.
-        is_new: the aliases are still to be moved; False for what the registry knows already.
+        is_new: the aliases are still to be moved; False for a decision that the registry has already.
     """
 
-    decision: Literal["promoted", "challenger", "refused"]
+    decision: Decision
     reasons: list[str]
     waits: Literal["person", "comparison"] | None = None
     who: str | None = None
@@ -116,9 +163,9 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     version = registry.register(uri, name, model, spec.tracking.run_id, tags | {"dora.config": spec.config})
     champion = registry.aliases(uri, name).get("champion")
 
-    verdict = decide(context.result(spec.evaluation)["facts"]["gate"], spec.mode)
+    verdict = decide(context.facts(spec.evaluation, evaluate.Facts).gate, spec.mode)
     if verdict.decision == "promoted":
-        verdict = by_hand(spec, registry.history(uri, name, version), verdict)
+        verdict = by_hand(spec, [Audit.of(entry) for entry in registry.history(uri, name, version)], verdict)
     if verdict.decision == "promoted" and verdict.is_new:
         if champion == version:  # since an attempt that ended halfway, or an earlier evaluation
             if spec.answer is not None and spec.answer.approve:
@@ -139,31 +186,39 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     registry.describe(uri, name, version, verdict.decision, why)
     context.log.info("%s version %s: %s (%s)", name, version, verdict.decision, why)
 
-    facts = {"decision": verdict.decision, "model_name": name, "version": version, "reasons": verdict.reasons, "waits": verdict.waits}
     past = registry.history(uri, name, version)
-    facts |= {"champion_before": champion, "aliases": registry.aliases(uri, name), "audit": past[-1] if past else None}
+    facts = Facts(
+        decision=verdict.decision,
+        model_name=name,
+        version=version,
+        reasons=verdict.reasons,
+        waits=verdict.waits,
+        champion_before=champion,
+        aliases=registry.aliases(uri, name),
+        audit=Audit.of(past[-1]) if past else None,
+    )
     return StageOutput(rows=1, metrics={"promoted": float(verdict.decision == "promoted")}, facts=facts)
 
 
-def decide(gate: dict[str, Any], mode: Mode) -> Verdict:
-    """What the gate and the mode say, and the rules that failed, or those that were met."""
-    if not gate["passed"]:
-        return Verdict("refused", [rule["message"] for rule in gate["rules"] if not rule["passed"]])
-    met = [rule["message"] for rule in gate["rules"]]
+def decide(gate: GateResult, mode: Mode) -> Verdict:
+    """Verdict of gate and mode, with the broken rules, or the met ones, as its reasons."""
+    if not gate.passed:
+        return Verdict("refused", [rule.message for rule in gate.broken])
+    met = [rule.message for rule in gate.rules]
     return Verdict("challenger", [*met, "promotion.mode is never"]) if mode == "never" else Verdict("promoted", met)
 
 
-def by_hand(spec: Spec, history: list[dict[str, Any]], verdict: Verdict) -> Verdict:
-    """``verdict``, unless people have decided about this evaluation of the policy already: their last word counts.
+def by_hand(spec: Spec, history: list[Audit], verdict: Verdict) -> Verdict:
+    """Return ``verdict``, or the last decision of a person about this evaluation of the policy.
 
     Args:
-        history: of the version, oldest first (``infra/tracking/model_registry.py``).
+        history: of the version, oldest first.
     """
     for entry in reversed(history) if spec.mode == "ask" else ():
-        if entry["action"] != "challenger" and entry.get("evaluation") == spec.evaluation.digest:
-            reason = f"{entry['action'].replace('_', ' ')} by {entry['who']}: {entry['why'] or 'no reason given'}"
-            decision = "promoted" if entry["action"] in ("promoted", "restored") else "refused"
-            return verdict.but(reason, decision=decision, who=entry["who"], is_new=False)
+        if entry.action != "challenger" and entry.evaluation == spec.evaluation.digest:
+            reason = f"{entry.action.replace('_', ' ')} by {entry.who}: {entry.why or 'no reason given'}"
+            decision = "promoted" if entry.action in ("promoted", "restored") else "refused"
+            return verdict.but(reason, decision=decision, who=entry.who, is_new=False)
     return verdict
 
 
@@ -202,11 +257,11 @@ def champion_seen(spec: Spec, context: StageContext) -> str | None:
     return context.result(StageRef(**samples))["spec"]["policy"]["digest"] if samples else None
 
 
-def headline(result: StageResult[Any]) -> str:
+def headline(result: StageResult[Facts]) -> str:
     return f"{result.facts.decision}, {result.facts.model_name} version {result.facts.version}"
 
 
-def event(result: StageResult[Any], store: Store) -> Event | None:
+def event(result: StageResult[Facts], store: Store) -> Event | None:
     """A model became champion or was refused."""
     facts = result.facts
     if facts.decision not in ("promoted", "refused"):
@@ -216,4 +271,4 @@ def event(result: StageResult[Any], store: Store) -> Event | None:
     return Event(facts.decision, f"{what}: {'; '.join(facts.reasons)}", evaluation["metrics"] if evaluation else {})
 
 
-STAGE = Stage(Spec, run, headline=headline, event=event, section="stage")
+STAGE = Stage(Spec, run, facts=Facts, headline=headline, event=event, section="stage")

@@ -9,24 +9,25 @@ Cost: forward and backward over all responses with a preference, per epoch, and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from dora_core.config.judging import RewardTrainingConfig
 from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.errors import DataError
-from dora_core.evaluation.metrics import estimate_text
+from dora_core.evaluation.metrics import Interval, estimate_text
+from dora_core.strict_model import StrictModel
 from infra.store.store import Store
 from tasks.judges.models import RewardScorer
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.tables.rows import RECORDS_FILE, record_batches, responses_of
+from tasks.training.facts import TrainingFacts
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dora_core.evaluation.metrics import Interval
     from dora_core.training.distributed import Worker
     from dora_core.training.reward_model import RewardTask
     from tasks.training.job import Start
@@ -55,6 +56,21 @@ class Spec(StageSpec):
         return self
 
 
+class PairCounts(StrictModel):
+    """Strict preferences per split."""
+
+    train: int
+    eval: int
+
+
+class Facts(TrainingFacts):
+    """Facts of the reward model: the pairs it learned from, and how many it orders rightly."""
+
+    pairs: PairCounts
+    accuracy: dict[str, Interval] = Field(description="Share of pairs ordered rightly, by split; a split without pairs is missing.")
+    data: Literal["all", "golden"] = Field(description="Whose preferences count: those of every source, or of golden ones alone.")
+
+
 class TrainedScorer(RewardScorer):
     """The reward model of a stage that is not finished yet."""
 
@@ -67,11 +83,11 @@ class TrainedScorer(RewardScorer):
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
     from tasks.training.job import ScalarHead, TrainingJob
-    from tasks.training.launch import facts, launch
+    from tasks.training.launch import launch
 
     trusted = trusted_sources(spec, context)
-    pairs = {split: count_pairs(spec, context, split, trusted) for split in ("train", "eval")}
-    if not pairs["train"]:
+    pairs = PairCounts(train=count_pairs(spec, context, "train", trusted), eval=count_pairs(spec, context, "eval", trusted))
+    if not pairs.train:
         raise _nothing_to_learn(trusted)
     job = TrainingJob(
         build=build_task,
@@ -86,17 +102,16 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     )
     report = launch(context, job)
     accuracy = pair_accuracy(spec, context, trusted)
-    metrics = {f"pairs_{split}": float(count) for split, count in pairs.items()}
+    metrics = {f"pairs_{split}": float(count) for split, count in pairs}
     metrics |= {f"accuracy_{split}": interval.value for split, interval in accuracy.items()}
     metrics |= {"records": report["records"], "loss_last": report["curve"]["loss"][-1]}
-    shown = facts(report, report["records"]) | {"pairs": pairs}
-    shown["accuracy"] = {split: interval.to_json() for split, interval in accuracy.items()}
-    shown["data"] = "all" if trusted is None else "golden"
-    shown["warnings"] = shown["warnings"] + doubts(accuracy.get("eval"))
+    warnings = [*report["warnings"], *doubts(accuracy.get("eval"))]
     if trusted is None and spec.training.data == "auto":
         few = f"fewer than {GOLDEN_PAIRS} training pairs are of golden sources alone"
-        shown["warnings"].append(f"{few}: the reward model learned from all pairs, and the bias of their labels with them")
-    return StageOutput(rows=pairs["train"], metrics=metrics, facts=shown)
+        warnings.append(f"{few}: the reward model learned from all pairs, and the bias of their labels with them")
+    data = "all" if trusted is None else "golden"
+    facts = Facts.of(report, report["records"], pairs=pairs, accuracy=accuracy, data=data, warnings=warnings)
+    return StageOutput(rows=pairs.train, metrics=metrics, facts=facts)
 
 
 def trusted_rewards(batch: pa.Table, trusted: list[str] | None) -> list[list[float | None]]:
@@ -182,7 +197,7 @@ def doubts(held_out: Interval | None) -> list[str]:
         return ["no held-out record has a pair to check the reward model on: its accuracy on new prompts is not known"]
     if held_out.low > 0.5:
         return []
-    interval = f"{held_out.value:.2f} [{held_out.low:.2f}, {held_out.high:.2f}] on {held_out.n} prompts"
+    interval = f"{estimate_text(held_out, '.2f')} on {held_out.n} prompts"
     return [f"the reward model's held-out accuracy, {interval}, is not shown to be above chance: give it more preferences"]
 
 
@@ -198,9 +213,9 @@ def _nothing_to_learn(trusted: list[str] | None) -> DataError:
     )
 
 
-def headline(result: StageResult[Any]) -> str:
+def headline(result: StageResult[Facts]) -> str:
     held_out = result.facts.accuracy.get("eval")
     return f"{result.rows} pairs" + (f", held-out accuracy {estimate_text(held_out, '.3f')}" if held_out else "")
 
 
-STAGE = Stage(Spec, run, headline=headline, section="training")
+STAGE = Stage(Spec, run, facts=Facts, headline=headline, section="training")

@@ -14,6 +14,7 @@ from dora_core.config.method import ModelConfig, SftConfig, TextConfig
 from dora_core.errors import DataError
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.training.facts import TrainingFacts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,9 +37,13 @@ class Spec(StageSpec):
     start: StageRef | None = None
 
 
+class Facts(TrainingFacts):
+    """Facts of the supervised training, which has neither a preference loss nor an objective."""
+
+
 def run(spec: Spec, context: StageContext) -> StageOutput:
     from tasks.training.job import TrainingJob
-    from tasks.training.launch import facts, launch
+    from tasks.training.launch import launch
 
     records = context.fetch(spec.records)
     examples = sft_examples(records, spec.sft, spec.golden_sources)
@@ -60,7 +65,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     )
     report = launch(context, job)
     metrics = {"loss_first": report["curve"]["loss"][0], "loss_last": report["curve"]["loss"][-1]}
-    return StageOutput(rows=len(examples), metrics=metrics, facts=facts(report, len(examples)) | {"loss": None, "objective": None})
+    return StageOutput(rows=len(examples), metrics=metrics, facts=Facts.of(report, len(examples), loss=None, objective=None))
 
 
 def sft_examples(records: Path, sft: SftConfig, golden_sources: list[str]) -> list[tuple[Any, str]]:
@@ -117,8 +122,8 @@ def _make_tiny(records: Path, spec: Spec, context: StageContext) -> ModelConfig:
     return ModelConfig(source=str(folder))
 
 
-def headline(result: StageResult[Any]) -> str:
+def headline(result: StageResult[Facts]) -> str:
     return f"{result.facts.steps} steps"
 
 
-STAGE = Stage(Spec, run, headline=headline, section="training")
+STAGE = Stage(Spec, run, facts=Facts, headline=headline, section="training")

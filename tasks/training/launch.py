@@ -38,12 +38,6 @@ def launch(context: StageContext, job: TrainingJob) -> dict[str, Any]:
     return report
 
 
-def facts(report: dict[str, Any], records: int) -> dict[str, Any]:
-    """The part of its facts that every training stage has."""
-    curve = {"step": list(range(report["steps"]))} | report["curve"]
-    return {"records": records, "curve": curve} | {name: report[name] for name in ("steps", "resumed_from", "warnings")}
-
-
 def train_on_this_process(job: TrainingJob) -> dict[str, Any]:
     """Train in this process without Ray (tests, debugging); resumes from the stage's scratch folder."""
     import torch

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from dora_core.evaluation.metrics import (
+    Interval,
     cluster_bootstrap,
     draw_counts,
     draws,
+    estimate_text,
     padded,
     pair_accuracy,
     preference_pairs,
@@ -39,6 +41,12 @@ def test_counts_are_those_of_the_draws() -> None:
     assert all((counts[s] == np.bincount(row, minlength=5)).all() for s, row in enumerate(draws(5, 20, seed=3)))
 
 
+def test_an_estimate_as_text() -> None:
+    nan = math.nan
+    texts = [estimate_text(Interval(value=v, low=low, high=0.75, n=3), ".2f") for v, low in ((0.5, 0.25), (0.5, nan), (nan, nan))]
+    assert [estimate_text(None, ".3f"), *texts] == ["–", "0.50 [0.25, 0.75]", "0.50", "–"]
+
+
 # ---------------------------------------------------------------------------------------------------------- calibration
 
 
@@ -46,11 +54,11 @@ def test_calibration_error_by_hand() -> None:
     """σ(log 4) = .8: four of five right in that bin is calibrated; σ(log 9) = .9 with one of two right is off by .4."""
     margins = np.log(np.array([4.0, 4, 4, 4, 1 / 4, 9, 1 / 9]))
     found = reward_calibration(margins, np.arange(7), **BOOT)
-    assert found["ece"]["value"] == pytest.approx(2 / 7 * 0.4)
-    assert found["confidence"] == pytest.approx([0.8, 0.9])
-    assert found["accuracy"] == pytest.approx([0.8, 0.5])
-    assert found["count"] == [5, 2]
-    assert found["low"][1] == 0.0 and found["high"][1] == 1.0
+    assert found.ece.value == pytest.approx(2 / 7 * 0.4)
+    assert found.confidence == pytest.approx([0.8, 0.9])
+    assert found.accuracy == pytest.approx([0.8, 0.5])
+    assert found.count == [5, 2]
+    assert found.low[1] == 0.0 and found.high[1] == 1.0
 
 
 def test_both_orientations_of_the_pairs_give_the_same_error() -> None:
@@ -60,7 +68,7 @@ def test_both_orientations_of_the_pairs_give_the_same_error() -> None:
     label = np.repeat([1.0, 0.0], 300)
     bins = np.minimum((p * 20).astype(int), 19)
     expected = sum(abs(p[bins == b].sum() - label[bins == b].sum()) for b in range(20)) / 600
-    assert reward_calibration(margins, np.arange(300), **BOOT)["ece"]["value"] == pytest.approx(expected)
+    assert reward_calibration(margins, np.arange(300), **BOOT).ece.value == pytest.approx(expected)
 
 
 def test_a_calibrated_reward_is_near_zero_and_an_overconfident_one_is_not() -> None:
@@ -69,17 +77,17 @@ def test_a_calibrated_reward_is_near_zero_and_an_overconfident_one_is_not() -> N
     logit = np.abs(rng.normal(0, 1.5, 4000))
     margins = np.where(rng.random(4000) < 1 / (1 + np.exp(-logit)), logit, -logit)
     good = reward_calibration(margins, np.arange(4000), **BOOT)
-    assert good["ece"]["value"] < 0.03
-    assert all(low - 0.03 <= c <= high + 0.03 for c, low, high in zip(good["confidence"], good["low"], good["high"], strict=True))
+    assert good.ece.value < 0.03
+    assert all(low - 0.03 <= c <= high + 0.03 for c, low, high in zip(good.confidence, good.low, good.high, strict=True))
     bad = reward_calibration(10 * margins, np.arange(4000), **BOOT)
-    assert bad["ece"]["low"] > 0.15
+    assert bad.ece.low > 0.15
 
 
 def test_calibration_weighs_prompts_and_not_pairs() -> None:
     """99 wrong pairs of one prompt and one right pair of another: half and half."""
     margins = np.array([-50.0] * 99 + [50.0])
     found = reward_calibration(margins, np.array([0] * 99 + [1]), **BOOT)
-    assert found["accuracy"] == pytest.approx([0.5]) and found["ece"]["value"] == pytest.approx(0.5) and found["count"] == [100]
+    assert found.accuracy == pytest.approx([0.5]) and found.ece.value == pytest.approx(0.5) and found.count == [100]
 
 
 # ---------------------------------------------------------------------------------------------- among a prompt's responses

@@ -27,7 +27,9 @@ def test_student_t_is_that_of_the_tables() -> None:
 
 
 def test_constant_data_have_intervals_of_width_zero() -> None:
-    assert mean_over([np.full(7, 0.5), np.full(3, 0.5)], **BOOT) == Estimate(0.5, 0.5, 0.5, 0.5, 0.5, seeds=2, prompts=10)
+    assert mean_over([np.full(7, 0.5), np.full(3, 0.5)], **BOOT) == Estimate(
+        value=0.5, low=0.5, high=0.5, t_low=0.5, t_high=0.5, seeds=2, prompts=10
+    )
 
 
 def test_every_seed_weighs_the_same_however_many_prompts_it_has() -> None:
@@ -40,13 +42,18 @@ def test_one_seed_has_a_bootstrap_over_prompts_and_no_t_interval() -> None:
     assert math.isnan(got.t_low) and math.isnan(got.t_high)
     half = 1.96 * values.std() / 10  # the normal interval of a mean of 100
     assert (got.low, got.high) == pytest.approx((0.495 - half, 0.495 + half), abs=0.01)
-    assert got.to_json()["t_low"] is None
+    assert got.model_dump(mode="json")["t_low"] is None
 
 
 def test_one_number_has_no_interval() -> None:
-    assert mean_over([np.array([2.5])], **BOOT).to_json() == {
+    assert mean_over([np.array([2.5])], **BOOT).model_dump(mode="json") == {
         "value": 2.5, "low": None, "high": None, "t_low": None, "t_high": None, "seeds": 1, "prompts": 1,
     }  # fmt: skip
+
+
+def test_an_undefined_bound_is_null_in_json_and_nan_when_read_back() -> None:
+    written = mean_over([np.array([2.5])], **BOOT).model_dump(mode="json")
+    assert math.isnan(Estimate.model_validate(written).low) and Estimate.model_validate(written).model_dump(mode="json") == written
 
 
 def test_the_t_interval_is_that_of_the_seed_means() -> None:
@@ -105,7 +112,7 @@ def test_equal_shapes_are_resampled_alike() -> None:
 
 def test_separated() -> None:
     def interval(low: float, high: float) -> Estimate:
-        return Estimate((low + high) / 2, low, high, low, high, 5, 100)
+        return Estimate(value=(low + high) / 2, low=low, high=high, t_low=low, t_high=high, seeds=5, prompts=100)
 
     assert separated(interval(0.6, 0.7), interval(0.4, 0.5)) == "above"
     assert separated(interval(0.4, 0.5), interval(0.6, 0.7)) == "below"

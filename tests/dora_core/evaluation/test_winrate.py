@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dora_core.evaluation import winrate
-from dora_core.evaluation.metrics import draws, worst_group
+from dora_core.evaluation.metrics import GroupInterval, Interval, draws, worst_group
 from dora_core.evaluation.winrate import by_group, length_controlled, outcomes, sign_test, win_rate, win_tie_lose
 
 BOOT = {"samples": 500, "confidence": 0.95, "seed": 0}
@@ -92,12 +92,13 @@ def test_groups_and_the_worst_of_them() -> None:
     shares = np.array([[1.0, 0, 0]] * 30 + [[0, 1.0, 0]] * 25 + [[0, 0, 1.0]] * 5)
     group, prompt = np.repeat(["a", "b", "few"], [30, 25, 5]), np.arange(60)
     found = by_group(shares, group, prompt, **BOOT)
-    assert {name: g["win_rate"]["value"] for name, g in found.items()} == {"a": 1.0, "b": 0.5, "few": 0.0}
-    assert found["b"]["tie"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 25}
-    worst = worst_group({"source": found}, "win_rate", min_group=20)
-    assert worst == {"by": "source", "name": "b", "value": 0.5, "low": 0.5, "high": 0.5, "n": 25}
-    assert worst_group({"source": found}, "win_rate", min_group=1)["name"] == "few"
-    assert worst_group({"source": found}, "win_rate", min_group=30) is None, "a single group is worse than none"
+    assert {name: g.win_rate.value for name, g in found.items()} == {"a": 1.0, "b": 0.5, "few": 0.0}
+    assert found["b"].tie == Interval(value=1.0, low=1.0, high=1.0, n=25)
+    rates = {"source": {name: g.win_rate for name, g in found.items()}}
+    worst = worst_group(rates, min_group=20)
+    assert worst == GroupInterval(by="source", name="b", value=0.5, low=0.5, high=0.5, n=25)
+    assert worst_group(rates, min_group=1).name == "few"
+    assert worst_group(rates, min_group=30) is None, "a single group is worse than none"
 
 
 def test_intervals_cover_the_truth() -> None:
@@ -106,8 +107,8 @@ def test_intervals_cover_the_truth() -> None:
     for trial in range(200):
         effect = rng.normal(0.3, 1.0, (40, 1))
         shares = win_tie_lose(effect + rng.normal(0, 1, (40, 3)), rng.normal(0, 1, (40, 3)))
-        found = outcomes(shares, np.arange(40), samples=200, confidence=0.95, seed=trial)["win_rate"]
-        hits += found["low"] <= 0.5 * math.erfc(-0.3 / math.sqrt(3) / math.sqrt(2)) <= found["high"]
+        found = outcomes(shares, np.arange(40), samples=200, confidence=0.95, seed=trial).win_rate
+        hits += found.low <= 0.5 * math.erfc(-0.3 / math.sqrt(3) / math.sqrt(2)) <= found.high
     assert 0.9 <= hits / 200 <= 0.98
 
 
@@ -150,9 +151,9 @@ def test_without_a_difference_in_length_it_is_the_win_rate() -> None:
     outcome = np.array([1.0] * 30 + [0.5] * 10 + [0.0] * 20)
     same = np.full((60, 1), 7.0)
     found = length_controlled(*paired(outcome), same, same, np.arange(60), **BOOT)
-    plain = outcomes(win_tie_lose(*paired(outcome)), np.arange(60), **BOOT)["win_rate"]
+    plain = outcomes(win_tie_lose(*paired(outcome)), np.arange(60), **BOOT).win_rate
     assert found.value == pytest.approx(35 / 60, abs=2e-3)
-    assert (found.low, found.high) == pytest.approx((plain["low"], plain["high"]), abs=0.01)
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=0.01)
 
 
 def test_the_fit_solves_the_equations_of_the_logistic_regression() -> None:

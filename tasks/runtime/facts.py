@@ -1,0 +1,46 @@
+"""Facts of a stage: the typed details of its result, for figures, pages and later stages.
+
+``result.json`` holds them under ``facts``, as :meth:`Facts.dump` writes them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, Field
+
+from dora_core.strict_model import StrictModel
+
+F = TypeVar("F", bound="Facts")
+
+Quantiles = dict[str, float]
+"""Quantiles of a sample: ``{"0.05": …, "0.25": …, "0.5": …, "0.75": …, "0.95": …}``."""
+
+
+class Stop(StrictModel):
+    """Why a stage ends the run, in one sentence, and the next step."""
+
+    message: str
+    hint: str
+
+
+class Facts(StrictModel):
+    """Base of every stage's facts. No prompts, no responses.
+
+    A field that is added to a stage's facts needs a default, so that results of earlier releases stay readable.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # a NaN is refused when the result is written, not hidden as null
+
+    warnings: list[str] = Field(default_factory=list, description="One sentence each, for people; also `notes` of the run's manifest.")
+    stop: Stop | None = Field(None, description="Ends the run; what is finished is kept.")
+
+    def dump(self) -> dict[str, Any]:
+        """JSON form. A field that was never set is left out, so that parsing and dumping a stored result changes nothing."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+class AnyFacts(Facts):
+    """Facts without a model of their own (toy stages of tests)."""
+
+    model_config = ConfigDict(extra="allow")
