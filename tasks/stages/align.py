@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from dora_core.config.method import AlignConfig, ModelConfig, TextConfig
+from dora_core.config.alignment import AlignConfig
+from dora_core.config.method import ModelConfig, TextConfig
 from infra.store.store import Store, sha256_file
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 
-from dora_core.config.method import AlignConfig
+from dora_core.config.alignment import AlignConfig
 from dora_core.errors import DataError
 from dora_core.training.alignment_data import AlignmentData
 from infra.store.journal import JournalWriter
