@@ -2,6 +2,7 @@
 
 from dora_core.objectives.base import OBJECTIVES, Objective, StepSums, Terms, find_objective, register_objective
 from dora_core.objectives.robust import DRO, ERM, DoRA, DoRAOuter, DoRATilted, DrDPO, Reweight
+from dora_core.objectives.settings import LambdaSchedule, ObjectiveConfig
 
 __all__ = [
     "DRO",
@@ -11,7 +12,9 @@ __all__ = [
     "DoRAOuter",
     "DoRATilted",
     "DrDPO",
+    "LambdaSchedule",
     "Objective",
+    "ObjectiveConfig",
     "Reweight",
     "StepSums",
     "Terms",

@@ -22,9 +22,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dora_core.config.method import ObjectiveConfig
 from dora_core.errors import ConfigError
 from dora_core.objectives.base import StepSums, Terms, find_objective
+from dora_core.objectives.settings import ObjectiveConfig
 
 # One step's running sums, in this order: Z = Σ b e^{s−c}, records, Σ h, Σ ℓ, Σ w, Σ w², Σ g·ℓ with w = |g| b e^{s−c}, then Σ w per group.
 # The powers say how each changes when everything is expressed relative to another offset.

@@ -19,8 +19,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dora_core.config.method import LambdaSchedule, ObjectiveConfig
 from dora_core.objectives.base import Objective, find_objective
+from dora_core.objectives.settings import LambdaSchedule, ObjectiveConfig
 
 UNBOUNDED = 1e6
 """λ "= ∞": far above any h·ℓ, and small enough that λ·log mean exp keeps ten digits in float64."""

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dora_core.config.alignment import AlignConfig
 from dora_core.config.execution import Execution
-from dora_core.config.method import AlignConfig
 from dora_core.errors import TrainingError
 from dora_core.losses import PreferenceBatch
 from dora_core.models.logprobs import ResponseLogps

@@ -21,7 +21,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from dora_core.errors import ConfigError, did_you_mean
-from dora_core.losses import LOSSES, LossParams
+from dora_core.losses import LOSSES, PreferenceLoss
 from dora_core.strict_model import NAME_PATTERN, REVISION_PATTERN
 from flows.config.models import MethodConfig, RealignConfig
 from flows.config.yaml_text import KeyPath, apply_override, dotted, read_yaml
@@ -184,7 +184,7 @@ def _explain(error: ValidationError, data: dict[str, Any], root: type[BaseModel]
         if fault["type"].startswith("union_tag"):
             path = (*path, fault["ctx"]["discriminator"].strip("'"))
             fault["input"] = fault["ctx"].get("tag")
-        if model is LossParams:
+        if model is PreferenceLoss:
             model = LOSSES[_at(data, path[:-1])["name"]]  # parse_loss has found it, or the mistake would be at the loss itself
         text = _sentence(fault, model, path)
         if (text, fault["input"]) not in grouped.setdefault(path, []):

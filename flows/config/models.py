@@ -11,19 +11,17 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from dora_core.config.alignment import AlignConfig, Loss
 from dora_core.config.execution import Execution
 from dora_core.config.judging import ImplicitJudge, Judge, LLMJudge, RewardModelJudge
 from dora_core.config.method import (
-    AlignConfig,
     CalibrationConfig,
     ClassifierConfig,
     DataConfig,
     EvaluateConfig,
     GateConfig,
     GenerateConfig,
-    Loss,
     ModelConfig,
-    ObjectiveConfig,
     SftConfig,
     TestbedConfig,
     TextConfig,
@@ -32,6 +30,7 @@ from dora_core.config.rounds import DriftConfig, RoundsConfig
 from dora_core.errors import did_you_mean
 from dora_core.evaluation.study_statistics import TABLES, TableName
 from dora_core.objectives import find_objective
+from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.strict_model import NAME_PATTERN, StrictModel
 
 ROBUST = "robust"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from dora_core.config.method import ObjectiveConfig
+from dora_core.objectives.settings import ObjectiveConfig
 from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.planning.rounds import add_rounds
 from flows.planning.specs import Chain, pinned

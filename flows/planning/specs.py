@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
+from dora_core.config.alignment import AlignConfig
 from dora_core.config.judging import Judge, RewardModelJudge
-from dora_core.config.method import AlignConfig, GenerateConfig, ModelConfig, OptimizationConfig, SftConfig
+from dora_core.config.method import GenerateConfig, ModelConfig, OptimizationConfig, SftConfig
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
 from infra.store.store import sha256_of
 from tasks.runtime.stage import StageRef, StageSpec

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from dora_core.config.judging import GoldJudge
-from dora_core.config.method import CalibrationConfig, DataConfig, DataSource, ObjectiveConfig, TestbedConfig
+from dora_core.config.method import CalibrationConfig, DataConfig, DataSource, TestbedConfig
 from dora_core.config.rounds import Strategy
 from dora_core.evaluation.study_statistics import Cell, TableName
 from dora_core.objectives import OBJECTIVES, find_objective
+from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.strict_model import StrictModel
 from flows.config.models import ROBUST, Contender, ExecutionConfig, SelfTrainConfig, StudyConfig, strength_of
 from flows.planning.plan import Plan, PlannedStage, read_latest

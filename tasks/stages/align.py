@@ -14,20 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from dora_core.config.method import AlignConfig, ModelConfig, TextConfig
-from infra.store.store import Store
-from tasks.runtime.descriptor import Stage, StageResult
-<<<<<<< HEAD
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages import training_data
 from tasks.tables.rows import RECORDS_FILE, record_batches
-=======
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
-from tasks.tables.rows import RECORDS_FILE, record_batches, responses_of
 from tasks.training.facts import HeavyRecord, LossSettings, ObjectiveSettings, TrainingFacts
->>>>>>> stages-policy
+from tasks.runtime.descriptor import Stage, StageResult
+def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[HeavyRecord]:
 
-if TYPE_CHECKING:
+if
+TYPE_CHECKING:
     from dora_core.config.execution import Execution
     from dora_core.training.alignment import AlignmentTask
     from dora_core.training.distributed import Worker
@@ -122,46 +117,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     return StageOutput(rows=report["records"], metrics=metrics, facts=facts)
 
 
-<<<<<<< HEAD
-def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[dict[str, Any]]:
-=======
-def training_data(spec: Spec, context: StageContext) -> str:
-    """Join, choose and tokenise the training records; returns the file's place in the store.
-
-    The file is named by the sha256 of its content, so a worker that has it has it whole; a marker remembers it for the next attempt.
-    """
-    from dora_core.data.encoding import Encoder
-    from dora_core.models.loading import load_tokenizer
-    from dora_core.training.alignment_data import FORMAT, write_alignment_data
-    from tasks.tables.training_records import FACTORS, LOGPS, joined_records
-
-    folder = f"{spec.stage}/{spec.digest()}/scratch"
-    marker = context.store.read_json(f"{folder}/{DATA_MARKER}")
-    if marker is not None and marker["format"] == FORMAT and marker["name"] in context.store.list(folder):
-        path = local_file(context.store, f"{folder}/{marker['name']}")
-        if path.stem == sha256_file(path):
-            return f"{folder}/{marker['name']}"
-    records = context.fetch(spec.records) / RECORDS_FILE
-    factors = None if spec.calibration is None else context.fetch(spec.calibration) / FACTORS
-    batches = joined_records(records, context.fetch(spec.reference) / LOGPS, factors, spec.aggregate)
-    sources: set[str | None] = set()
-    count = 0
-    for batch in record_batches(records, ["sources"], "train"):
-        sources.update(responses_of(batch)["source"].unique().to_pylist())
-        count += len(batch)
-    tokenizer = load_tokenizer(local_model(spec.start or spec.model, context.store.uri))
-    limit = 2 if spec.align.loss.reads_pairs_only else spec.align.max_responses
-    temporary = context.scratch / f".{os.getpid()}.tmp"
-    write_alignment_data(temporary, batches, Encoder(tokenizer, spec.text), limit, sources=sources, records=count)
-    name = f"{sha256_file(temporary)}.arrow"
-    os.replace(temporary, context.scratch / name)
-    context.folder.commit(f"scratch/{name}")
-    context.folder.write_json(f"scratch/{DATA_MARKER}", {"format": FORMAT, "name": name})
-    return f"{folder}/{name}"
-
-
-def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[HeavyRecord]:
->>>>>>> stages-policy
+def headline(result: StageResult[Facts]) -> str:
     """The records that most often had the largest weight of a step: in how many steps, and their largest share of a step's weight."""
     from dora_core.training.alignment import HEAVIEST
 
@@ -186,17 +142,7 @@ def build_task(start: Start, worker: Worker, *, store_uri: str, data: StageRef, 
     return AlignmentTask(start.module, start.layers, records, align, execution, worker, start.tokenizer.pad_token_id)
 
 
-<<<<<<< HEAD
-def headline(result: StageResult[Any]) -> str:
-=======
-def local_file(store: Store, relative: str) -> Path:
-    """A file of the store that is named by its content, here; downloads are atomic, so one that is here is whole."""
-    path = store.local_root / relative
-    return path if path.exists() else store.download(relative)
-
-
 def headline(result: StageResult[Facts]) -> str:
->>>>>>> stages-policy
     return f"{result.facts.steps} steps, training accuracy {result.metrics['accuracy_last']:.2f}"
 
 

@@ -33,9 +33,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dora_core.config.alignment import AlignConfig
 from dora_core.config.execution import Execution
 from dora_core.config.method import (
-    AlignConfig,
     CalibrationConfig,
     ClassifierConfig,
     DataConfig,

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from dora_core.config.method import ObjectiveConfig
 from dora_core.data.inputs import fingerprint_sources
 from dora_core.evaluation.metrics import correct
 from dora_core.evaluation.study_statistics import Estimate, mean_over
+from dora_core.objectives.settings import ObjectiveConfig
 from flows.config.loading import load_preset
 from flows.config.models import RealignConfig
 from flows.planning.specs import Chain, pinned

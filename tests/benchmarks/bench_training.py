@@ -33,8 +33,9 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
+from dora_core.config.alignment import AlignConfig
 from dora_core.config.execution import Execution
-from dora_core.config.method import AlignConfig, ModelConfig, OptimizationConfig
+from dora_core.config.method import ModelConfig, OptimizationConfig
 from dora_core.data.encoding import EncodedResponse
 from dora_core.models.linear_logps import linear_logps
 from dora_core.models.loading import build_policy

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from dora_core.config.method import AlignConfig
+from dora_core.config.alignment import AlignConfig
 from dora_core.errors import ConfigError
 from dora_core.losses import LOSSES, parse_loss, registered_losses
 from dora_core.plugins import VARIABLE, code_digest, load_plugins
@@ -169,7 +169,7 @@ def test_another_process_finds_the_plugin_behind_a_pickle_and_a_spec(plugin: Pat
     config = AlignConfig.model_validate({"loss": {"name": "hinge", "beta": 0.25}})
     (tmp_path / "pickled").write_bytes(pickle.dumps(config))
     program = (
-        "import pathlib, pickle, sys; from dora_core.config.method import AlignConfig\n"
+        "import pathlib, pickle, sys; from dora_core.config.alignment import AlignConfig\n"
         "here = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())\n"
         "assert here == AlignConfig.model_validate_json(sys.argv[2])\n"
         "print(here.loss.name, here.loss.beta)"

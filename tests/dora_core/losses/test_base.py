@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from dora_core.config.method import AlignConfig
+from dora_core.config.alignment import AlignConfig
 from dora_core.losses import LOSSES, PairwiseLoss, PreferenceBatch, parse_loss
 from tests.dora_core.batches import NAN, VARIANTS, batch_of
 

@@ -19,12 +19,14 @@ import torch.multiprocessing as mp
 import transformers
 from torch import Tensor
 
+from dora_core.config.alignment import AlignConfig
 from dora_core.config.execution import Execution
-from dora_core.config.method import AlignConfig, ObjectiveConfig, TextConfig
+from dora_core.config.method import TextConfig
 from dora_core.data.encoding import Encoder
 from dora_core.models.loading import train_tokenizer
 from dora_core.models.logprobs import ResponseLogps
 from dora_core.objectives import find_objective
+from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.training.alignment import AlignmentTask
 from dora_core.training.distributed import Worker, scale_gradients, wrap
 from dora_core.training.microbatches import split_step

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from dora_core.config.method import ObjectiveConfig
 from dora_core.objectives import find_objective
 from dora_core.objectives.lambda_control import UNBOUNDED, LambdaControl, lambda_for_ess, weight_ess
+from dora_core.objectives.settings import ObjectiveConfig
 
 ONES = torch.ones(2, dtype=torch.float64)
 

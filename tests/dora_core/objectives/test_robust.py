@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dora_core.config.method import ObjectiveConfig
 from dora_core.objectives import OBJECTIVES, Objective, StepSums, Terms, find_objective, register_objective
 from dora_core.objectives.global_batch import GlobalBatch
+from dora_core.objectives.settings import ObjectiveConfig
 
 NAMES = ["dora", "dora_outer", "dora_tilted", "dr_dpo", "dro", "erm", "reweight"]
 LOSSES = torch.tensor([0.0, math.log(2.0), math.log(4.0)], dtype=torch.float64)

@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from dora_core.config.alignment import AlignConfig
 from dora_core.config.execution import Execution
-from dora_core.config.method import AlignConfig, ModelConfig, OptimizationConfig, TextConfig
+from dora_core.config.method import ModelConfig, OptimizationConfig, TextConfig
 from dora_core.data.encoding import Encoder
 from dora_core.errors import DataError, TrainingError
 from dora_core.models.loading import build_policy, train_tokenizer

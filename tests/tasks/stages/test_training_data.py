@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 
-from dora_core.config.method import AlignConfig
+from dora_core.config.alignment import AlignConfig
 from dora_core.errors import DataError, StoreError
 from dora_core.training.alignment_data import FORMAT, AlignmentData
 from infra.store.store import Store, sha256_file

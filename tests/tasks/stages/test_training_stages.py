@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from dora_core.config.alignment import AlignConfig
 from dora_core.config.execution import Execution
-from dora_core.config.method import AlignConfig, EvaluateConfig, GateConfig, LoraConfig, ModelConfig, OptimizationConfig, SftConfig
+from dora_core.config.method import EvaluateConfig, GateConfig, LoraConfig, ModelConfig, OptimizationConfig, SftConfig
 from infra.store.journal import JournalReader
 from infra.store.store import Store, sha256_file
 from tasks.runtime.stage import StageRef, execute

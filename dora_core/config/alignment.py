@@ -1,0 +1,40 @@
+"""Settings of alignment: a preference loss under a robust objective. Imports no torch.
+
+The loss's parameters are a class of ``dora_core/losses``, the objective's are ``dora_core/objectives/settings.py``; both registries
+include the user's plug-ins.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, SerializeAsAny
+
+from dora_core.config.method import OptimizationConfig
+from dora_core.losses.base import PreferenceLoss, parse_loss, registered_losses
+from dora_core.objectives.settings import ObjectiveConfig
+from dora_core.strict_model import StrictModel
+
+
+class _AnyLoss:
+    """JSON schema of a loss: any registered one with its own parameters. Prefect's form shows it and its API enforces it."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"title": "Loss", "anyOf": [handler(loss.__pydantic_core_schema__) for loss in registered_losses().values()]}
+
+
+Loss = Annotated[SerializeAsAny[PreferenceLoss], BeforeValidator(parse_loss), _AnyLoss()]
+
+
+class AlignConfig(StrictModel):
+    """Alignment: a preference loss under a robust objective."""
+
+    loss: Loss = Field(default={"name": "dpo"}, description="A registered loss and its parameters, e.g. {name: dpo, beta: 0.1}.")
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="The robust objective.")
+    optimization: OptimizationConfig = Field(default_factory=OptimizationConfig, description="Optimisation.")
+    max_responses: int = Field(
+        8,
+        ge=2,
+        le=64,
+        description="Responses per record used in training; a longer list keeps the best, the worst and evenly spaced ranks.",
+    )
