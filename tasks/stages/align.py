@@ -10,19 +10,20 @@ Cost: forward and backward over all responses, per epoch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from dora_core.config.alignment import AlignConfig
+from dora_core.config.method import ModelConfig, TextConfig
+from infra.store.store import Store
+from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages import training_data
 from tasks.tables.rows import RECORDS_FILE, record_batches
 from tasks.training.facts import HeavyRecord, LossSettings, ObjectiveSettings, TrainingFacts
-from tasks.runtime.descriptor import Stage, StageResult
-def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[HeavyRecord]:
 
-if
-TYPE_CHECKING:
+if TYPE_CHECKING:
     from dora_core.config.execution import Execution
     from dora_core.training.alignment import AlignmentTask
     from dora_core.training.distributed import Worker
@@ -117,7 +118,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     return StageOutput(rows=report["records"], metrics=metrics, facts=facts)
 
 
-def headline(result: StageResult[Facts]) -> str:
+def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[HeavyRecord]:
     """The records that most often had the largest weight of a step: in how many steps, and their largest share of a step's weight."""
     from dora_core.training.alignment import HEAVIEST
 
