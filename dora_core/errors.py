@@ -64,10 +64,10 @@ class RunStopped(DoraError):
     """A stage's own finding ends the run: a guard rail is broken, or the data has moved too far. What is finished is kept.
 
     Attributes:
-        run: the run's manifest, for a summary; filled in by whoever ran it.
+        run: the run as it ended, for a summary; set by its flow (:class:`flows.run_record.EndedRun`).
     """
 
-    run: dict[str, Any]
+    run: Any
 
 
 class ServiceError(DoraError):

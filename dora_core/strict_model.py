@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 from pydantic import BaseModel, ConfigDict
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -13,3 +15,17 @@ class StrictModel(BaseModel):
     """Base of every setting and record: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def evolve(self, **changes: Any) -> Self:
+        """Return a copy with changed fields, validated as a new model is; pydantic's ``model_copy(update=…)`` validates nothing.
+
+        Fields that were left at their defaults still count as unset in the copy.
+
+        Args:
+            changes: new values by field name.
+
+        Raises:
+            ValidationError: a value is not allowed, or a field has no such name.
+        """
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return self.model_validate(given | changes, by_alias=True, by_name=True)

@@ -9,27 +9,15 @@ they share (``flows/running/session.py``).
 
 from __future__ import annotations
 
-from typing import Any
-
 from prefect import flow
 from prefect.runtime import flow_run as this_run
 from prefect.states import State
 
-from flows.config.models import RealignConfig, data_of, strength_of
+from flows.config.models import RealignConfig
+from flows.config.run_names import name_of_calibration, name_of_realignment
 from flows.planning.plan import Until
+from flows.run_record import EndedRun
 from flows.running.supervise import stop_what_it_left, supervise
-
-
-def name_of_realignment(config: RealignConfig) -> str:
-    """``"demo · mixture.parquet · dpo · dora λ=1"``: project, data, loss, objective."""
-    objective, strength = config.align.objective, strength_of(config.align.objective)
-    robust = f"{objective.name}{f' λ={strength}' if strength else ''}"
-    return f"{config.project} · {data_of(config)} · {config.align.loss.name} · {robust}"
-
-
-def name_of_calibration(config: RealignConfig) -> str:
-    """``"demo · mixture.parquet · calibrate · paper"``: project, data and form of h."""
-    return f"{config.project} · {data_of(config)} · calibrate · {config.calibration.form}"
 
 
 def describe_run() -> str:
@@ -38,7 +26,7 @@ def describe_run() -> str:
 
 
 @flow(name="realign", flow_run_name=describe_run, persist_result=False, on_cancellation=[stop_what_it_left], on_crashed=[stop_what_it_left])
-def realign(config: RealignConfig, until: Until = "promote") -> State[dict[str, Any]]:
+def realign(config: RealignConfig, until: Until = "promote") -> State[EndedRun]:
     """Realign a model on preference data.
 
     Args:

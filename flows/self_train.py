@@ -8,22 +8,14 @@ The whole run is one plan: every stage of every round is known by digest before 
 
 from __future__ import annotations
 
-from typing import Any
-
 from prefect import flow
 from prefect.runtime import flow_run as this_run
 from prefect.states import State
 
 from flows.config.models import SelfTrainConfig
-from flows.realign import name_of_realignment
+from flows.config.run_names import name_of_rounds
+from flows.run_record import EndedRun
 from flows.running.supervise import stop_what_it_left, supervise
-
-
-def name_of_rounds(config: SelfTrainConfig) -> str:
-    """``"demo · mixture.parquet · dpo · dora λ=auto · 3 rounds"``; the strategy where it is another."""
-    rounds = config.rounds
-    parts = [name_of_realignment(config), *([rounds.strategy] if rounds.strategy != "align" else [])]
-    return " · ".join([*parts, f"{rounds.rounds} round{'s' if rounds.rounds > 1 else ''}"])
 
 
 def describe_rounds() -> str:
@@ -37,7 +29,7 @@ def describe_rounds() -> str:
     on_cancellation=[stop_what_it_left],
     on_crashed=[stop_what_it_left],
 )
-def self_train(config: SelfTrainConfig) -> State[dict[str, Any]]:
+def self_train(config: SelfTrainConfig) -> State[EndedRun]:
     """Realign a model, then let it learn from its own judged samples, round by round.
 
     Args:

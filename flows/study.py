@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
 from prefect.runtime import flow_run as this_run
@@ -18,10 +17,11 @@ from prefect.states import Completed, State
 
 from flows.config.models import StudyConfig
 from flows.planning.study_grid import Grid, build_grid, cells, plan_study
+from flows.run_record import EndedRun
 from flows.running.gpu_slots import gpu_slot
 from flows.running.manifest import FlowRun
 from flows.running.session import Session
-from flows.running.supervise import ProgressArtifacts, outcome, publish_summary, recorded, run_plan, stop_what_it_left
+from flows.running.supervise import ProgressArtifacts, ended, outcome, publish_summary, recorded, run_plan, stop_what_it_left
 from infra.settings import Settings
 from tasks.runtime.stage import write_spec
 
@@ -36,7 +36,7 @@ def describe_study() -> str:
 
 
 @flow(name="study", flow_run_name=describe_study, persist_result=False, on_cancellation=[stop_what_it_left], on_crashed=[stop_what_it_left])
-def study(config: StudyConfig) -> State[dict[str, Any]]:
+def study(config: StudyConfig) -> State[EndedRun]:
     """Compare losses and robust objectives on generated data whose true densities and rewards are known.
 
     Args:
@@ -45,7 +45,7 @@ def study(config: StudyConfig) -> State[dict[str, Any]]:
     return compare(config)
 
 
-def compare(config: StudyConfig) -> State[dict[str, Any]]:
+def compare(config: StudyConfig) -> State[EndedRun]:
     """The body of the flow: plan, run every seed, write the tables."""
     grid = build_grid(config, Settings().root / "study")
     flow_run = FlowRun("study", this_run.id, this_run.name)
@@ -56,7 +56,7 @@ def compare(config: StudyConfig) -> State[dict[str, Any]]:
         track_cells(session)
         track_page(session)
     publish_summary(session)
-    return Completed(message=outcome(session.manifest.content), data=session.manifest.content | {"warnings": session.warnings})
+    return Completed(message=outcome(session.manifest.run), data=ended(session))
 
 
 def write_specs(session: Session, grid: Grid) -> None:
@@ -72,13 +72,13 @@ def write_specs(session: Session, grid: Grid) -> None:
 
 def track_cells(session: Session) -> None:
     """One MLflow run per cell, so that its runs table sorts and plots the grid; only when the tables are new."""
-    entry = session.manifest.content["stages"][-1]
-    if entry["state"] != "ran":
+    entry = session.manifest.run.stages[-1]
+    if entry.state != "ran":
         return
-    result = session.store.read_result(entry["stage"], entry["digest"])
+    result = session.store.read_result(entry.stage, entry.digest)
     assert result is not None, "the tables have run"
     for key, facts in result["facts"]["cells"].items():
-        tags = {"dora.run_id": session.manifest.run_id, "dora.cell": key, "dora.digest": entry["digest"]}
+        tags = {"dora.run_id": session.manifest.run_id, "dora.cell": key, "dora.digest": entry.digest}
         run = session.tracker.start_run(facts["method"], parent=session.parent_run, tags=tags, params=facts["params"])
         session.tracker.log_metrics(run, facts["metrics"])
         session.tracker.finish(run, "FINISHED")
@@ -88,8 +88,8 @@ def track_page(session: Session) -> None:
     """The page and the tables as artifacts of the study's own MLflow run: what people open first."""
     from flows.report.study import render_study
 
-    entry = session.manifest.content["stages"][-1]
-    folder = session.store.fetch(entry["stage"], entry["digest"])
+    entry = session.manifest.run.stages[-1]
+    folder = session.store.fetch(entry.stage, entry.digest)
     with tempfile.TemporaryDirectory() as scratch:
         page = Path(scratch) / "study.html"
         page.write_text(render_study(session.store, session.manifest.run_id), encoding="utf-8")

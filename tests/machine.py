@@ -17,7 +17,7 @@ import requests
 import yaml
 
 from dora_core.testbed.mixture import Testbed, TestbedConfig
-from flows.running.manifest import manifests
+from flows.run_record import read_records
 from infra.ray_head import auth_headers
 from infra.store.store import Store
 
@@ -93,7 +93,8 @@ class Machine:
 
     def manifest(self, flow_run: str) -> dict[str, Any]:
         """The newest manifest of a flow run."""
-        return max((m.content for m in manifests(self.store) if m.content["flow_run_id"] == flow_run), key=lambda m: m["started"])
+        found = (record for record in read_records(self.store) if record.flow_run_id == flow_run)
+        return max(found, key=lambda record: record.started).model_dump(mode="json")
 
     def start(self, parameters: dict[str, Any], deployment_name: str = "realign/realign") -> str:
         """Id of a flow run, started as the form of a deployment starts it."""

@@ -13,7 +13,7 @@ from infra.tracking.tracker import user_name
 from tasks.stages.promote import Answer
 
 if TYPE_CHECKING:
-    from flows.running.approval import Question
+    from flows.running.question import Question
 
 
 def ask_here(console: Console, question: Question) -> Answer | None:

@@ -114,7 +114,7 @@ COLUMNS = ("prompts of", "win", "tie", "lose", "win rate", "at equal length", "s
 
 def table_rows(facts: Facts) -> Iterator[tuple[str, ...]]:
     """Cells under :data:`COLUMNS`: all prompts, then each source and task."""
-    from flows.report.html import interval, p_value, percent
+    from flows.report.numbers import interval, p_value, percent
 
     (found,) = facts.wins.values()
     tables = {"source": found.by_source, "task": found.by_task}

@@ -11,9 +11,8 @@ Left out: MLflow and Prefect (nothing here is a run of a project), and training 
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,15 +29,14 @@ from flows.cli.file_tables import Output, read_rows
 from flows.cli.output import Out
 from flows.config.loading import validate
 from flows.config.yaml_text import apply_override
-from flows.planning.plan import Plan, PlannedStage
-from flows.running.jobs import run_as_job
-from flows.running.session import Observer, Ray
+from flows.planning.planned_stage import Plan, PlannedStage
+from flows.running.ray_cluster import RayCluster
+from flows.running.stage_runner import StageRunner
+from infra.ray_jobs import RayJobs
 from infra.settings import Settings, apply_environment
-from infra.store.journal import JournalReader
 from infra.store.store import Store, sha256_of
-from tasks.runtime.stage import StageSpec, execute, prepare_process, write_spec
+from tasks.runtime.stage import StageSpec, prepare_process, write_spec
 from tasks.stages import generate, judge, prompts
-from tasks.stages.registry import STAGES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,50 +112,38 @@ class Command:
         self.store = Store(self._settings.store_uri)
 
     def run(self, specs: Sequence[StageSpec]) -> list[Path]:
-        """Folders with the stages' files. Stages whose result is there are not run.
+        """Return folders with the stages' files. Stages whose result is there are not run.
 
         Raises:
-            DoraError: a stage's own error; what is finished of it is kept, and the next call goes on from there.
+            DoraError: a stage's own error; what is finished of it is kept, and the next call continues from there.
         """
         plan = Plan("files", tuple(_planned(spec, self.store) for spec in specs), {})
-        with self._cluster(plan) as ray, _logging(self._verbose), self._out.watching(self._verbose) as observer:
+        for stage in plan.to_run:
+            write_spec(stage.spec, self.store)  # `dora gc` finds in it the stages that this one reads
+        with self._cluster(plan) as jobs, _logging(self._verbose), self._out.watching(self._verbose) as observer:
             observer.planned(self._name, plan)
+            runner = StageRunner(self.store, lambda callback, *facts: getattr(observer, callback)(*facts), jobs)
             for stage in plan.stages:
-                self._bring(stage, observer, ray)
+                if stage.cached:
+                    observer.finished(stage, "cached", runner.result(stage))
+                    continue
+                observer.started(stage)
+                with runner.observed(stage):
+                    runner.compute(stage, skip_earlier=True)
         return [self.store.fetch(spec.stage, spec.digest()) for spec in specs]
 
     @contextmanager
-    def _cluster(self, plan: Plan) -> Iterator[Ray | None]:
-        """What the plan's jobs run on; None where all stages run in this process."""
-        widths = [s.spec.execution.workers * s.spec.execution.cpus_per_worker for s in plan.to_run if _on_ray(s)]
-        if not widths:
-            yield None
+    def _cluster(self, plan: Plan) -> Iterator[Callable[[], RayJobs]]:
+        """Give the Jobs API, on a cluster that starts only where a stage of the plan is a job."""
+        if not plan.needs_ray:
+            yield _no_jobs
             return
-        ray = Ray(self._settings, apply_environment(self._settings))
-        ray.warm_up(f"{self._name}-{os.getpid()}", math.ceil(max(widths)))
+        ray = RayCluster(self._settings, apply_environment(self._settings))
+        ray.warm_up(f"{self._name}-{os.getpid()}", plan)
         try:
-            yield ray
+            yield ray.jobs
         finally:
             ray.close()
-
-    def _bring(self, stage: PlannedStage, observer: Observer, ray: Ray | None) -> None:
-        if stage.cached:
-            observer.finished(stage, "cached", self.store.read_result(stage.stage, stage.digest))
-            return
-        observer.started(stage)
-        try:
-            journal = JournalReader(self.store, stage.stage, stage.digest)
-            list(journal.new_events())  # of an earlier attempt
-            with journal.following(lambda events: [observer.event(stage, event) for event in events]):
-                if ray is not None and _on_ray(stage):
-                    run_as_job(ray.jobs(), stage.spec, self.store, on_log=lambda line: observer.log(stage, line))
-                else:
-                    write_spec(stage.spec, self.store)  # tells `dora gc` what this one reads
-                    execute(stage.spec, STAGES[stage.stage].run, self.store)
-        except BaseException as error:
-            observer.finished(stage, "failed" if isinstance(error, Exception) else "cancelled", None)
-            raise
-        observer.finished(stage, "ran", self.store.read_result(stage.stage, stage.digest))
 
 
 @contextmanager
@@ -172,14 +158,14 @@ def _logging(verbose: bool) -> Iterator[None]:
         logger.setLevel(before)
 
 
+def _no_jobs() -> RayJobs:
+    raise AssertionError("every stage of the plan runs in this process")
+
+
 def _planned(spec: StageSpec, store: Store) -> PlannedStage:
     cached = spec.is_done(store)
     reason = "cached: same content and settings" if cached else "runs: its result is not in the store"
-    return PlannedStage(spec.stage, spec, cached, reason, seconds=None)
-
-
-def _on_ray(stage: PlannedStage) -> bool:
-    return not stage.is_local and stage.spec.execution.workers > 0
+    return PlannedStage(spec.stage, spec, cached, reason, seconds=None, nothing_heavy=spec.execution.workers == 0)
 
 
 # ------------------------------------------------------------------------------------------------------------- generate

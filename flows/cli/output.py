@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from dora_core.evaluation.metrics import estimate_text
-from flows.running.manifest import notes
-from flows.running.session import Observer
+from flows.running.observer import Observer
 from tasks.stages.registry import STAGES, parse_result
 
 if TYPE_CHECKING:
-    from flows.planning.plan import Plan, PlannedStage
-    from flows.running.approval import Question
+    from flows.planning.planned_stage import Plan, PlannedStage
+    from flows.run_record import EndedRun
+    from flows.running.question import Question
     from infra.doctor import Check
     from infra.store.store import Store
     from tasks.stages.promote import Answer
@@ -76,28 +76,28 @@ class Out:
         parts += [f"about {estimate:.0f} s, as before"] if plan.to_run and estimate is not None else []
         self.say(f"{plan.project}: {', '.join(parts)}")
 
-    def summary(self, manifest: Mapping[str, Any], store: Store, links: Mapping[str, str]) -> None:
+    def summary(self, ended: EndedRun, store: Store, links: Mapping[str, str]) -> None:
+        run = ended.record
         table = _table("stage", "state", "time", "result")
-        for stage in manifest["stages"]:
-            result = store.read_result(stage["stage"], stage["digest"])
+        for stage in run.stages:
+            result = store.read_result(stage.stage, stage.digest)
             shown = headline(result) if result else ""
-            seconds = f"{stage['seconds']:.1f} s" if stage["state"] == "ran" else ""
-            table.add_row(stage["label"], f"[{_COLOURS[stage['state']]}]{stage['state']}[/]", seconds, shown)
+            seconds = f"{stage.seconds:.1f} s" if stage.state == "ran" and stage.seconds is not None else ""
+            table.add_row(stage.label, f"[{_COLOURS[stage.state]}]{stage.state}[/]", seconds, shown)
         self.console.print(table)
-        last = manifest["stages"][-1]
-        if last["stage"] == "study" and (tables := store.read_result("study", last["digest"])):
+        last = run.stages[-1]
+        if last.stage == "study" and (tables := store.read_result("study", last.digest)):
             for table in main_table(tables["facts"]):
                 self.say("")
                 self.console.print(table)
             self.say("")
-        for warning in (*notes(manifest), *manifest["warnings"]):
+        for warning in (*run.notes, *ended.warnings):
             self.say(f"note: {warning}")
-        total = max(0.0, manifest["finished"] - manifest["started"])  # the clock may have been set back meanwhile
-        ran = sum(s["state"] == "ran" for s in manifest["stages"])
-        what = f"{ran} stages ran" if ran else "nothing to do: every stage was cached"
-        what = "stopped" if manifest["status"] == "stopped" else what
-        decision = f" · {manifest['decision']}" if manifest["decision"] else ""
-        self.say(f"{manifest['run_id']}: {what}, {total:.0f} s{decision}")
+        total = max(0.0, (run.finished or run.started) - run.started)  # the clock may have been set back meanwhile
+        outcome = f"{run.ran} stages ran" if run.ran else "nothing to do: every stage was cached"
+        outcome = "stopped" if run.status == "stopped" else outcome
+        decision = f" · {run.decision}" if run.decision else ""
+        self.say(f"{run.run_id}: {outcome}, {total:.0f} s{decision}")
         self.links(links)
 
     def checks(self, checks: Iterable[Check]) -> None:

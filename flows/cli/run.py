@@ -7,13 +7,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dora_core.errors import RunStopped
 from flows.cli.output import Out
 from flows.config.models import RealignConfig, SelfTrainConfig, StudyConfig
 from flows.planning.champion import champions
 from flows.planning.plan import Until, build_plan
+from flows.run_record import EndedRun, read_record
 from infra.settings import Settings, apply_environment
 from infra.store.store import Store, write_atomic
 
@@ -50,7 +50,7 @@ def run(config: RealignConfig, until: Until, *, as_json: bool, verbose: bool, re
             KeyboardInterrupt: stopped; Ray jobs and servers of this command have ended.
     """
 
-    def start() -> dict[str, Any]:
+    def start() -> EndedRun:
         if isinstance(config, SelfTrainConfig):
             from flows.self_train import self_train
 
@@ -69,7 +69,7 @@ def run_study(config: StudyConfig, *, as_json: bool, verbose: bool) -> None:
         As :func:`run`.
     """
 
-    def start() -> dict[str, Any]:
+    def start() -> EndedRun:
         from flows.study import study
 
         return study(config, return_state=True).result()
@@ -77,8 +77,8 @@ def run_study(config: StudyConfig, *, as_json: bool, verbose: bool) -> None:
     _run(start, as_json=as_json, verbose=verbose)
 
 
-def _run(start: Callable[[], dict[str, Any]], *, as_json: bool, verbose: bool, report: Path | None = None) -> None:
-    """``start`` imports and calls a flow, and returns its manifest."""
+def _run(start: Callable[[], EndedRun], *, as_json: bool, verbose: bool, report: Path | None = None) -> None:
+    """Call ``start``, which imports and runs a flow, in this process; print its summary and write its report."""
     settings = Settings()
     places = apply_environment(settings)
     if not verbose:
@@ -90,7 +90,7 @@ def _run(start: Callable[[], dict[str, Any]], *, as_json: bool, verbose: bool, r
     api = nullcontext(partial(check_answers, url)) if (url := places.prefect_api_url) else own_prefect_api(settings)
     with api as wait_for_api, out.watching(verbose) as observer:
         import flows.running.stage_task  # noqa: F401  # imports Prefect while its API boots
-        from flows.running.session import COMMAND, Command
+        from flows.running.observer import COMMAND, Command
         from flows.upkeep.reap import end_dead
 
         wait_for_api()
@@ -100,27 +100,28 @@ def _run(start: Callable[[], dict[str, Any]], *, as_json: bool, verbose: bool, r
         token = COMMAND.set(Command(places, observer))
         stopped: RunStopped | None = None
         try:
-            manifest = start()
+            ended = start()
         except RunStopped as error:
-            stopped, manifest = error, error.run
+            stopped, ended = error, error.run
         finally:
             COMMAND.reset(token)
 
     store = Store(settings.store_uri)
-    path = write_report(store, manifest["run_id"], report or settings.root / "reports" / f"{manifest['run_id']}.html")
-    links = {"report": str(path)} | {name: link for name, link in manifest["links"].items() if link}
-    if manifest["links"]["mlflow"].startswith("sqlite"):
-        links["mlflow"] = f"mlflow ui --backend-store-uri {manifest['links']['mlflow']}  (or `dora up`)"
-    out.summary(manifest, store, links)
+    run_id, pages = ended.record.run_id, ended.record.links
+    path = write_report(store, run_id, report or settings.root / "reports" / f"{run_id}.html")
+    links = {"report": str(path)} | {name: link for name, link in pages if link}
+    if pages.mlflow and pages.mlflow.startswith("sqlite"):
+        links["mlflow"] = f"mlflow ui --backend-store-uri {pages.mlflow}  (or `dora up`)"
+    out.summary(ended, store, links)
     if stopped is not None:
         raise stopped
-    out.document({**manifest, "links": links})
+    out.document(ended.to_json() | {"links": links})
 
 
 def write_report(store: Store, run_id: str, path: Path) -> Path:
     """The page of a run: that of a study has tables, that of a realignment has stages."""
-    manifest = store.read_json(f"runs/{run_id}/run.json")
-    if manifest is not None and manifest.get("flow") == "study":
+    run = read_record(store, run_id)
+    if run is not None and run.flow == "study":
         from flows.report.study import render_study as render
     else:
         from flows.report.page import render

@@ -42,6 +42,15 @@ def load_config(path: Path, overrides: Sequence[str] = (), model: type[Configura
     Raises:
         ConfigError: with *all* mistakes, one per line: ``align.objective.lambda: must be greater than 0 (got -1)``.
     """
+    return parse_config(read_text(path, model), overrides, model, place=path.name, folder=path.resolve().parent)
+
+
+def read_text(path: Path, model: type[MethodConfig] = RealignConfig) -> str:
+    """Return the text of a configuration file.
+
+    Raises:
+        ConfigError: it cannot be read, or is too long to be a configuration.
+    """
     try:
         size, text = path.stat().st_size, ""
         if size <= MAX_BYTES:
@@ -53,7 +62,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), model: type[Configura
             f"{path} has {size:,} bytes, more than the {MAX_BYTES:,} of a configuration",
             hint=f"-c names the configuration; data files go into it, under data.train. Start from {model.example}",
         )
-    return parse_config(text, overrides, model, place=path.name, folder=path.resolve().parent)
+    return text
 
 
 def load_preset(name: str, overrides: Sequence[str], model: type[Configuration]) -> Configuration:

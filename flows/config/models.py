@@ -6,7 +6,6 @@ are added here. Left out: addresses of servers and the store, which are settings
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -202,20 +201,6 @@ class SelfTrainConfig(RealignConfig):
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
-
-
-def data_of(config: RealignConfig) -> str:
-    """``"mixture.parquet"``, or ``"human.jsonl + 2 more"``."""
-    first, *more = (PurePosixPath(source.path).name for source in config.data.train)
-    return f"{first} + {len(more)} more" if more else first
-
-
-def strength_of(objective: ObjectiveConfig) -> str:
-    """λ as people write it: ``"1"``, ``"auto"``, ``"3→0.3"`` for a schedule, empty where the objective has none."""
-    if not find_objective(objective.name).uses_lambda:
-        return ""
-    lam = objective.lam
-    return lam if isinstance(lam, str) else f"{lam:g}" if isinstance(lam, float) else f"{lam.start:g}→{lam.end:g}"
 
 
 # --------------------------------------------------------------------------------------------------------------- study

@@ -23,6 +23,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from flows.running.states import STOPPED
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.events.schemas.automations import Automation, AutomationCore
@@ -37,8 +39,6 @@ MISSED_HEARTBEATS = 3
 PENDING_LIMIT = timedelta(minutes=10)
 """A process of a busy machine takes seconds to start; a pod may wait hours for its place, which is why this is for process pools."""
 AGAIN = "start it again: what is finished is kept"
-STOPPED = "Stopped"
-"""Name of the failed state of a run that a guard rail has ended: nothing broke, and the guard rail's own event tells of it."""
 
 FAILURE = """\
 {% set cause = flow_run.state.message or flow_run.state.name %}\

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from prefect import flow
 from prefect.runtime import flow_run as this_run
@@ -18,6 +18,7 @@ from prefect.states import State
 
 from dora_core.errors import DoraError
 from flows.config.models import RealignConfig, SelfTrainConfig, StudyConfig
+from flows.config.run_names import name_of_calibration, name_of_realignment, name_of_rounds
 from flows.deployment.forms import (
     DEMO,
     Calibration,
@@ -33,9 +34,8 @@ from flows.deployment.forms import (
     Training,
     configure,
 )
-from flows.realign import name_of_calibration, name_of_realignment
+from flows.run_record import EndedRun
 from flows.running.supervise import stop_what_it_left, supervise
-from flows.self_train import name_of_rounds
 from flows.study import compare, name_of_study
 
 served = partial(flow, persist_result=False, on_cancellation=[stop_what_it_left], on_crashed=[stop_what_it_left])
@@ -64,7 +64,7 @@ def realign(
     promotion: Promotion = Promotion(),
     until: Literal["align", "evaluate", "promote"] = "promote",
     overrides: list[Override] = [],
-) -> State[dict[str, Any]]:
+) -> State[EndedRun]:
     """Align, evaluate and promote a model on preference data; only what changed is computed.
 
     Args:
@@ -82,7 +82,7 @@ def realign(
 @served(name="calibrate", flow_run_name=named(RealignConfig, name_of_calibration))
 def calibrate(
     config_file: ConfigFile = DEMO, data: Data = Data(), calibration: Calibration = Calibration(), overrides: list[Override] = []
-) -> State[dict[str, Any]]:
+) -> State[EndedRun]:
     """Fit the source classifiers and write the calibration factors; no model is trained.
 
     Args:
@@ -103,7 +103,7 @@ def self_train(
     rounds: Rounds = Rounds(),
     promotion: Promotion = Promotion(),
     overrides: list[Override] = [],
-) -> State[dict[str, Any]]:
+) -> State[EndedRun]:
     """Realign a model, then let it learn from its own judged samples, round by round, until done or stopped by a guard rail.
 
     Args:
@@ -122,7 +122,7 @@ def self_train(
 @served(name="study", flow_run_name=named(StudyConfig, name_of_study))
 def study(
     config_file: ConfigFile = "study-quick", grid: Grid = Grid(), training: Training = Training(), overrides: list[Override] = []
-) -> State[dict[str, Any]]:
+) -> State[EndedRun]:
     """Compare losses and robust objectives on generated data whose true densities and rewards are known.
 
     Args:

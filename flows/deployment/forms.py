@@ -30,9 +30,9 @@ from pydantic import (
 from dora_core.config.rounds import Strategy
 from dora_core.errors import ConfigError, did_you_mean
 from dora_core.evaluation.study_statistics import TableName
-from flows.config.loading import load_config, packaged, parse_config, validate
+from flows.config.loading import load_config, packaged, parse_config, read_text, validate
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig, StudyConfig
-from flows.config.yaml_text import apply_override
+from flows.config.yaml_text import apply_override, read_yaml
 from infra.settings import Settings
 
 Configuration = TypeVar("Configuration", bound=MethodConfig)
@@ -58,7 +58,6 @@ def configure(
         ConfigError: as :func:`flows.config.loading.load_config`.
     """
     settings = Settings()
-    folder = settings.root / "configs"
     assignments = [*(assignment for section in sections for assignment in section.assignments()), *overrides]
     if config_file == DEMO and issubclass(model, RealignConfig):
         from flows.config.demo import demo_config
@@ -67,9 +66,37 @@ def configure(
         raw = demo.model_dump(mode="json", by_alias=True, exclude_unset=True)
         for assignment in assignments:
             apply_override(raw, assignment)
-        return validate(raw, place=DEMO, folder=folder, model=model)
+        return validate(raw, place=DEMO, folder=_folder(), model=model)
     if config_file in examples():
-        return parse_config(packaged(f"{config_file}.yaml"), assignments, model, place=config_file, folder=folder)
+        return parse_config(packaged(f"{config_file}.yaml"), assignments, model, place=config_file, folder=_folder())
+    return load_config(_path(config_file, model), assignments, model)
+
+
+def project_of(model: type[MethodConfig], config_file: str, overrides: Sequence[str] = ()) -> str:
+    """Return the project of the configuration that :func:`configure` would make; data and models need not exist.
+
+    Raises:
+        ConfigError: the file is not there or cannot be read.
+    """
+    text = packaged(f"{config_file}.yaml") if config_file in examples() else read_text(_path(config_file, model), model)
+    raw, _ = read_yaml(text, config_file)
+    for assignment in overrides:
+        apply_override(raw, assignment)
+    return raw.get("project", model.model_fields["project"].default)
+
+
+def _folder() -> Path:
+    """Configurations of this place: ``<home>/configs``."""
+    return Settings().root / "configs"
+
+
+def _path(config_file: str, model: type[MethodConfig]) -> Path:
+    """Return the path of a configuration file that is not an example.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    folder = _folder()
     try:
         path = folder / Path(config_file).expanduser()
         there = path.exists()
@@ -78,10 +105,10 @@ def configure(
     if not there:
         known = [*examples(), *(file.name for file in folder.glob("*.yaml"))]
         raise ConfigError(
-            f"config_file: {config_file!r} is no example, and there is no {path}",
+            f"config_file: {config_file!r} is neither an example nor found at {path}",
             hint=f"{did_you_mean(config_file, known)}; to write one, start from {model.example}",
         )
-    return load_config(path, assignments, model)
+    return path
 
 
 def examples() -> list[str]:

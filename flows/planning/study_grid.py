@@ -29,8 +29,10 @@ from dora_core.evaluation.study_statistics import Cell, TableName
 from dora_core.objectives import OBJECTIVES, find_objective
 from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.strict_model import StrictModel
-from flows.config.models import ROBUST, Contender, ExecutionConfig, SelfTrainConfig, StudyConfig, strength_of
-from flows.planning.plan import Plan, PlannedStage, read_latest
+from flows.config.models import ROBUST, Contender, ExecutionConfig, SelfTrainConfig, StudyConfig
+from flows.config.run_names import strength_of
+from flows.planning.latest import LatestStage, read_latest
+from flows.planning.planned_stage import Plan, PlannedStage
 from flows.planning.rounds import Samples, learn, sample
 from flows.planning.specs import START_STREAM, Chain, pinned
 from infra.store.store import Store, sha256_of
@@ -352,7 +354,7 @@ def plan_study(config: StudyConfig, grid: Grid, store: Store) -> Plan:
         confidence=config.confidence,
     )
     before = latest.get("tables")
-    result = store.read_result(spec.stage, before["digest"] if before else spec.digest())
+    result = store.read_result(spec.stage, before.digest if before else spec.digest())
     if cached := spec.is_done(store):
         reason = "cached: same grid, same results"
     else:
@@ -361,9 +363,9 @@ def plan_study(config: StudyConfig, grid: Grid, store: Store) -> Plan:
     return Plan(config.project, tuple(stages), grid.inputs)
 
 
-def _mean_seconds(grid: Grid, latest: dict[str, dict[str, Any]], store: Store) -> dict[str, float]:
+def _mean_seconds(grid: Grid, latest: dict[str, LatestStage], store: Store) -> dict[str, float]:
     """Mean seconds per kind of stage, over what is finished of this grid and of the project's last one."""
-    last = [StageRef(**ref) for before in latest.values() for ref in before["payload"].get("stages", [])]
+    last = [StageRef(**ref) for before in latest.values() for ref in before.payload.get("stages", [])]
     refs = {ref.digest: ref for ref in (*(s.ref() for specs in grid.stages.values() for s in specs), *last)}
     seconds: dict[str, list[float]] = {}
     for ref in refs.values():

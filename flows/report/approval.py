@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flows.report.comparison import cell, comparison_table
-from flows.report.html import interval
+from flows.report.numbers import interval
 
 
 def evidence_table(evaluation: dict[str, Any], comparison: dict[str, Any] | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flows.report.evaluation_figures import opponent, wins_of
-from flows.report.html import interval, p_value, percent
+from flows.report.numbers import interval, p_value, percent
 
 COLUMNS = ("against", "win", "tie", "lose", "win rate", "at equal length", "sign test p", "prompts", "worst group")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.report.drawing import GRID, INK, PALETTE, STYLE
 from flows.report.figures import figures_for
+from flows.report.numbers import interval, p_value, percent
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -78,22 +79,6 @@ def _count(value: float) -> str:
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def percent(value: float) -> str:
-    return f"{value:.1%}"
-
-
-def p_value(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def interval(estimate: dict[str, float] | None, digits: int = 3) -> str:
-    if estimate is None or estimate["value"] is None:
-        return "–"
-    if estimate["low"] is None:
-        return f"{estimate['value']:.{digits}f}"
-    return f"{estimate['value']:.{digits}f} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
 
 
 def _when(seconds: float | None) -> str:

@@ -13,6 +13,7 @@ from dora_core.errors import DoraError, did_you_mean
 from flows.report.evaluation_figures import OPPONENTS, wins_of
 from flows.report.html import inline_figures, render_template
 from flows.report.rounds import rounds_view
+from flows.run_record import RunRecord, StageRecord, read_record, read_records
 from infra.store.store import Store
 from tasks.stages.registry import STAGES
 
@@ -48,13 +49,14 @@ def find_run(store: Store, query: str) -> str:
     Raises:
         ReportError: nothing or more than one run is meant; the hint lists what there is.
     """
-    runs = [name for name in store.list("runs") if store.read_json(f"runs/{name}/run.json") is not None]
+    records = {run.run_id: run for run in read_records(store)}
+    runs = sorted(records)
     if not runs:
         raise ReportError(
             f"there are no runs in {store.uri}", hint="start one with `dora realign -c FILE` or `dora demo`, or set DORA_STORE"
         )
     if query == "latest":
-        return max(runs, key=lambda name: store.read_json(f"runs/{name}/run.json")["started"])
+        return max(runs, key=lambda name: records[name].started)
     wanted = query.rstrip("/").removesuffix("/run.json").rsplit("/", 1)[-1]
     found = [name for name in runs if name == wanted] or [name for name in runs if name.startswith(wanted)]
     if len(found) == 1:
@@ -72,27 +74,27 @@ def render(store: Store, run_id: str) -> str:
     """
     import yaml
 
-    run = store.read_json(f"runs/{run_id}/run.json")
+    run = read_record(store, run_id)
     if run is None:
         raise ReportError(f"run {run_id!r} has no manifest in {store.uri}", hint="list the runs with a wrong id: `dora report x`")
-    stages = [s for s in run["stages"] if s["digest"]]
-    results = {s["label"]: result for s in stages if (result := store.read_result(s["stage"], s["digest"]))}
-    shown = {stage: entry for stage in SECTIONS if (entry := _last(run["stages"], stage, results))}
-    trainings = [s for s in run["stages"] if s["stage"] in TRAINING and s["label"] in results]
-    training = [s["label"] for s in trainings if s.get("round") == trainings[-1].get("round")]
-    trained = any(s["stage"] == "align" or s.get("round") for s in trainings)  # a round may fine-tune instead of aligning
-    facts = {stage: results[entry["label"]]["facts"] for stage, entry in shown.items()}
+    stages = [s for s in run.stages if s.digest]
+    results = {s.label: result for s in stages if (result := store.read_result(s.stage, s.digest))}
+    shown = {stage: entry for stage in SECTIONS if (entry := _last(run.stages, stage, results))}
+    trainings = [s for s in run.stages if s.stage in TRAINING and s.label in results]
+    training = [s.label for s in trainings if s.round == trainings[-1].round]
+    trained = any(s.stage == "align" or s.round for s in trainings)  # a round may fine-tune instead of aligning
+    facts = {stage: results[entry.label]["facts"] for stage, entry in shown.items()}
     facts |= {label: results[label]["facts"] for label in training}
     return render_template(
         "page.html",
         run=run,
-        config=yaml.safe_dump(run["config"], sort_keys=False, allow_unicode=True),
-        links={name: url for name, url in run["links"].items() if url and url.startswith(("http://", "https://"))},
+        config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
+        links={name: url for name, url in run.links if url and url.startswith(("http://", "https://"))},
         results=results,
         facts=facts,
-        figures={stage: inline_figures(stage, results[entry["label"]]) for stage, entry in shown.items()}
+        figures={stage: inline_figures(stage, results[entry.label]) for stage, entry in shown.items()}
         | {label: inline_figures(label, results[label]) for label in training},
-        round_of={stage: entry.get("round") for stage, entry in shown.items()},
+        round_of={stage: entry.round for stage, entry in shown.items()},
         missing={stage: _why_missing(run, stage) for stage in SECTIONS},
         missing_policy=None if trained else _why_missing(run, "align"),
         training=training,
@@ -105,14 +107,14 @@ def render(store: Store, run_id: str) -> str:
     )
 
 
-def _last(stages: list[dict[str, Any]], stage: str, results: dict[str, Any]) -> dict[str, Any] | None:
+def _last(stages: list[StageRecord], stage: str, results: dict[str, Any]) -> StageRecord | None:
     """The manifest's entry of a section: the last one of the stage that has a result."""
-    return next((s for s in reversed(stages) if s["stage"] == stage and s["label"] in results), None)
+    return next((s for s in reversed(stages) if s.stage == stage and s.label in results), None)
 
 
-def _decision(run: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str]:
+def _decision(run: RunRecord, facts: dict[str, Any]) -> tuple[str, str]:
     """The word in big letters and the sentence below it."""
-    decision = facts["promote"]["decision"] if "promote" in facts else run["decision"]
+    decision = facts["promote"]["decision"] if "promote" in facts else run.decision
     if decision:
         return decision, DECISIONS[decision]
     sentences = {
@@ -123,21 +125,21 @@ def _decision(run: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str]:
         "completed": "This run ends without a decision: it had no promotion stage.",
         "waiting": "The run waits for a person to approve the model.",
     }
-    return run["status"], sentences[run["status"]]
+    return run.status, sentences[run.status]
 
 
-def _why_missing(run: dict[str, Any], stage: str) -> str:
+def _why_missing(run: RunRecord, stage: str) -> str:
     """A sentence for a section that has nothing to show."""
-    planned = [s for s in run["stages"] if s["stage"] == stage]
+    planned = [s for s in run.stages if s.stage == stage]
     if not planned:
         if stage in ("classify", "calibrate"):
-            objective = run["config"].get("align", {}).get("objective", {}).get("name", "chosen")
+            objective = run.config.get("align", {}).get("objective", {}).get("name", "chosen")
             return f"Not part of this run: the {objective} objective does not use calibration factors."
         return "Not part of this run."
-    if planned[0]["state"] == "failed":
-        return f"The stage failed{': ' + run['error']['message'] if run['error'] else '.'}"
-    if planned[0]["state"] in ("pending", "running"):
-        if run["status"] == "running":
-            return "The stage is running." if planned[0]["state"] == "running" else "The stage has not run yet."
-        return f"The stage did not finish: the run {ENDED[run['status']]} first."
+    if planned[0].state == "failed":
+        return f"The stage failed{': ' + run.error.message if run.error else '.'}"
+    if planned[0].state in ("pending", "running"):
+        if run.status == "running":
+            return "The stage is running." if planned[0].state == "running" else "The stage has not run yet."
+        return f"The stage did not finish: the run {ENDED[run.status]} first."
     return "The stage's result is no longer in the store."

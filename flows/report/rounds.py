@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.report.drawing import OTHER, PALETTE, STYLE, headline, panel_grid
 from flows.report.html import markup
+from flows.run_record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,14 +29,14 @@ MEASURES: dict[str, tuple[str, str, Read]] = {
 CHANCE = {"win_rate": 0.5, "at_equal_length": 0.5, "accuracy": 0.5}
 
 
-def rounds_view(run: dict[str, Any], results: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+def rounds_view(run: RunRecord, results: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """What ``rounds.html`` shows; None for a run without rounds.
 
     Args:
         run: the manifest; ``round`` of a stage's entry is its round, 0 for the realignment before the first.
         results: ``result.json`` by label, of the stages that have one.
     """
-    numbers = sorted({entry["round"] for entry in run["stages"] if entry.get("round") is not None})
+    numbers = sorted({entry.round for entry in run.stages if entry.round is not None})
     if not numbers:
         return None
     rows = [{"round": number} | _row(run, results, number) for number in numbers]
@@ -43,16 +44,16 @@ def rounds_view(run: dict[str, Any], results: dict[str, dict[str, Any]]) -> dict
     return {"rows": rows, "measures": measures, "figure": _drawn(rows, measures)}
 
 
-def _row(run: dict[str, Any], results: dict[str, dict[str, Any]], number: int) -> dict[str, Any]:
-    entries = [entry for entry in run["stages"] if entry.get("round") == number]
-    found = [(entry, results[entry["label"]]["facts"]) for entry in entries if entry["label"] in results]
+def _row(run: RunRecord, results: dict[str, dict[str, Any]], number: int) -> dict[str, Any]:
+    entries = [entry for entry in run.stages if entry.round == number]
+    found = [(entry, results[entry.label]["facts"]) for entry in entries if entry.label in results]
     measures = {}
     for name, (_, stage, read) in MEASURES.items():
-        values = (read(facts) for entry, facts in found if entry["stage"] == stage)
+        values = (read(facts) for entry, facts in found if entry.stage == stage)
         value = next((v for v in values if v is not None), None)
         measures[name] = value if value is None or isinstance(value, dict) else {"value": value, "low": None, "high": None}
-    guards = [{"label": entry["label"], "facts": facts} for entry, facts in found if entry["stage"] == "guard"]
-    states = {entry["state"] for entry in entries}
+    guards = [{"label": entry.label, "facts": facts} for entry, facts in found if entry.stage == "guard"]
+    states = {entry.state for entry in entries}
     state = next((s for s in ("failed", "running", "pending") if s in states), "ran" if "ran" in states else "cached")
     return {"state": state, "measures": measures, "guards": guards}
 

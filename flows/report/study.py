@@ -12,6 +12,7 @@ from dora_core.evaluation.study_statistics import FACTOR_MEASURES, MEASURES, TAB
 from flows.report.html import inline_figures, render_template
 from flows.report.page import ReportError
 from flows.report.study_findings import cells_of, findings, losses_of, variant
+from flows.run_record import read_record
 from infra.store.store import Store
 
 SECTIONS = {
@@ -64,17 +65,17 @@ def render_study(store: Store, run_id: str) -> str:
     Raises:
         ReportError: the run has no manifest, or is no study.
     """
-    run = store.read_json(f"runs/{run_id}/run.json")
+    run = read_record(store, run_id)
     if run is None:
         raise ReportError(f"run {run_id!r} has no manifest in {store.uri}", hint="list the runs with a wrong id: `dora report x`")
-    planned = next((s for s in run["stages"] if s["stage"] == "study"), None)
+    planned = next((s for s in run.stages if s.stage == "study"), None)
     if planned is None:
         raise ReportError(f"run {run_id!r} is no study", hint="`dora report` writes the page of a realignment")
-    result = store.read_result(planned["stage"], planned["digest"]) if planned["digest"] else None
+    result = store.read_result(planned.stage, planned.digest) if planned.digest else None
     return render_template(
         "study.html",
         run=run,
-        links={name: url for name, url in run["links"].items() if url and url.startswith(("http://", "https://"))},
+        links={name: url for name, url in run.links if url and url.startswith(("http://", "https://"))},
         facts=result["facts"] if result else None,
         figures=inline_figures("study", result) if result else {},
         findings=findings(result["facts"]) if result else [],
@@ -82,7 +83,7 @@ def render_study(store: Store, run_id: str) -> str:
         factor_measures={name: measure.title for name, measure in FACTOR_MEASURES.items()},
         measures=MEASURES,
         digits=DIGITS,
-        config=_yaml(run["config"]),
+        config=_yaml(run.config),
         settings=_yaml(result["facts"]["settings"]) if result else "",
     )
 

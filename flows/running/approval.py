@@ -1,44 +1,47 @@
-"""``promotion.mode: ask``: who is asked, where, and what becomes of the answer.
+"""``promotion.mode: ask``: where the question is put, and the effect of the answer.
 
-On a server the run *suspends*: its process ends, so that the worker, the machine and the ``dora-gpus`` slot are free while people think
+On a server the run *suspends*: its process ends, so that the worker, the machine and the ``dora-gpus`` slot are free until the answer
 (a *pause* would hold all three, and lose the question when the machine restarts). Prefect shows the form on the run's page; the answer
 starts the run again, its finished stages stay as they are, and the stage ``promote`` runs with the answer. Nothing else has to be stored:
-the question is a manifest that waits, the answer is Prefect's input of the flow run, the decision is the registry's.
+the question is a manifest with status waiting, the answer is Prefect's input of the flow run, the decision is in the registry.
 
-An answer belongs to what was shown: this evaluation of this policy against this champion. If another version becomes champion
+An answer is valid for the evaluation that was shown: of this policy against this champion. If another version becomes champion
 meanwhile, the run that starts again evaluates against it, or at least asks again.
 
-Time runs out by :func:`end_overdue`, which the flow `reap` calls: Prefect's own time-out of a suspended run would end it as *failed*.
-Until somebody calls it, an answer still counts.
+Questions expire by :func:`end_overdue`, which the flow `reap` calls: Prefect's own time-out of a suspended run would end it as *failed*.
+Until that call an answer still counts.
 
-A command has nobody's page: on a terminal it asks there, else the model stays challenger, with the commands that decide.
+A command has no page in Prefect: on a terminal it asks there, else the model stays challenger, with the commands that decide.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal, NoReturn
+from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from prefect.input.actions import read_flow_run_input
-from prefect.input.run_input import keyset_from_base_key
 from prefect.runtime import deployment as this_deployment
-from prefect.states import Scheduled
+from prefect.states import Scheduled, State
 from pydantic import Field
 
-from flows.planning.plan import PlannedStage
+from flows.planning.planned_stage import PlannedStage
 from flows.report.approval import evidence_table
+from flows.run_record import RunRecord, write_record
 from flows.running.events import emit
-from flows.running.manifest import Manifest, waiting
-from flows.running.session import Session, Suspends
+from flows.running.manifest import waiting
+from flows.running.question import Question, Suspends
+from flows.running.session import Session
+from flows.running.states import RESUMING
 from infra.settings import Settings
 from infra.store.store import Store
 from infra.tracking.tracker import UI_PAGES
@@ -53,39 +56,6 @@ class Approval(RunInput):
     who: str = Field(min_length=2, max_length=64, description="Your name; kept with the model version.")
 
 
-@dataclass(frozen=True)
-class Question:
-    """May this version replace that champion?
-
-    Attributes:
-        digest: of the ``promote`` stage, and with it of the evaluation and the policy.
-        champion: the version that is champion now, or None.
-        deadline: epoch seconds.
-        text: Markdown with the evaluation and the links.
-    """
-
-    model: str
-    version: str
-    digest: str
-    champion: str | None
-    deadline: float
-    text: str
-
-    @property
-    def key(self) -> str:
-        """One question is asked once per flow run; another champion makes it another question."""
-        return f"{self.digest[:12]}-{self.champion or 'none'}"
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        """Names of the flow run's inputs in which Prefect keeps form and answer."""
-        return dict(keyset_from_base_key(f"suspended-{self.key}"))
-
-    def commands(self) -> str:
-        """How it is decided from a command line."""
-        return f"dora promote {self.model} {self.version} --why …, or: dora reject {self.model} {self.version} --why …"
-
-
 def settle(session: Session, stage: PlannedStage, run: Callable[[PlannedStage], None]) -> None:
     """Run ``promote``, and again with the answer where a person has to decide.
 
@@ -93,7 +63,7 @@ def settle(session: Session, stage: PlannedStage, run: Callable[[PlannedStage], 
         run: runs a stage as a task.
 
     Raises:
-        Suspends: to be asked on the flow run's page, by :func:`ask`.
+        Suspends: the question belongs on the flow run's page; :func:`ask` puts it there.
     """
     before = pending(session, stage) if session.on_server else None
     run(_with(stage, _entered(before) if before else None))
@@ -110,18 +80,19 @@ def settle(session: Session, stage: PlannedStage, run: Callable[[PlannedStage], 
         session.manifest.stage(stage.label, notes=[f"waits for a decision: {question.commands()}"])
     elif read_flow_run_input(question.inputs["schema"]) is not None:  # it has been asked
         hours = session.config.promotion.ask_timeout_hours
-        session.manifest.update(remark=f"not promoted: nobody answered within {hours:g} h")
-        session.manifest.stage(stage.label, notes=[f"nobody answered; decide with: {question.commands()}"])
+        session.manifest.update(remark=f"not promoted: no answer within {hours:g} h")
+        session.manifest.stage(stage.label, notes=[f"no answer; decide with: {question.commands()}"])
     else:
         session.manifest.update(deadline=question.deadline)
         evaluation = session.store.read_result("evaluate", stage.spec.evaluation.digest)
-        what = f"version {question.version} of {question.model} waits for approval until {_utc(question.deadline)}"
-        emit(session, "dora.approval.asked", what, evaluation["metrics"], stage)
+        assert evaluation is not None, "a question is about an evaluation"
+        message = f"version {question.version} of {question.model} waits for approval until {_utc(question.deadline)}"
+        emit(session, "dora.approval.asked", message, evaluation["metrics"], stage)
         raise Suspends(question)
 
 
 def pending(session: Session, stage: PlannedStage) -> Question | None:
-    """The question that the last run of the stage ``promote`` left open."""
+    """Return the question that the last run of the stage ``promote`` left open; None without one."""
     result = session.store.read_result(stage.stage, stage.digest)
     facts = result["facts"] if result else {}
     if facts.get("waits") != "person":
@@ -141,9 +112,11 @@ def pending(session: Session, stage: PlannedStage) -> Question | None:
 
 
 def evidence(store: Store, stage: PlannedStage) -> str:
-    """The evaluation that a ``promote`` stage rests on, as Markdown."""
+    """Return the evaluation that a ``promote`` stage decides by, as Markdown."""
     evaluation = stage.spec.evaluation
-    compared = store.read_result(evaluation.stage, evaluation.digest)["spec"]["comparison"]
+    result = store.read_result(evaluation.stage, evaluation.digest)
+    assert result is not None, "promote has read its evaluation"
+    compared = result["spec"]["comparison"]
     return evidence_table(_facts(store, evaluation.stage, evaluation.digest), _facts(store, **compared) if compared else None)
 
 
@@ -151,7 +124,7 @@ def ask(question: Question) -> NoReturn:
     """Suspend this flow run with its form; Prefect ends the process.
 
     Raises:
-        Pause: Prefect's.
+        Pause: Prefect's own exception.
     """
     key = "".join(c if c.isalnum() else "-" for c in f"approval-{question.model}")
     create_markdown_artifact(question.text, key=key, description=f"Approval of {question.model} version {question.version}")
@@ -160,31 +133,32 @@ def ask(question: Question) -> NoReturn:
 
 
 def was_suspended() -> bool:
-    """Another process has run this flow run until it was suspended. (Prefect's ``run_count`` does not count that one.)"""
+    """Return whether another process has run this flow run until it was suspended. (Prefect's ``run_count`` leaves that one out.)"""
     context = FlowRunContext.get()
     return context is not None and context.flow_run is not None and bool(context.flow_run.empirical_policy.pause_keys)
 
 
 def end_overdue(settings: Settings, now: float | None = None) -> list[str]:
-    """Start again the runs that nobody answered in time: they end as "not promoted". Those that were cancelled or deleted while they
-    waited are noted as cancelled. For the flow `reap`.
+    """Start again the runs whose question has expired: they end as "not promoted". Runs that were cancelled or deleted while they
+    waited get the status cancelled. For the flow `reap`.
 
     Args:
         now: epoch seconds; None = this moment.
 
     Returns:
-        Ids of the runs that go on.
+        Ids of the runs that continue.
     """
-    overdue = []
+    store, overdue = Store(settings.store_uri), []
     with get_client(sync_client=True) as client:
-        for manifest in waiting(Store(settings.store_uri)):
-            state = _state(client, manifest)
+        for run in waiting(store):
+            state = _state(client, run)
             if state is None or state.is_final():
-                manifest.update(status="cancelled")
-            elif state.is_paused() and manifest.content["deadline"] < (now or time.time()):
-                again = Scheduled(name="Resuming", message="nobody answered in time")
-                client.set_flow_run_state(manifest.content["flow_run_id"], again)
-                overdue.append(manifest.run_id)
+                write_record(store, run.evolve(status="cancelled"))
+            elif state.is_paused() and run.deadline is not None and run.deadline < (now or time.time()):
+                assert run.flow_run_id is not None, "a run with a deadline is a flow run's"
+                again = Scheduled(name=RESUMING, message="no answer in time")
+                client.set_flow_run_state(UUID(run.flow_run_id), again)
+                overdue.append(run.run_id)
     return overdue
 
 
@@ -202,11 +176,11 @@ def _utc(seconds: float) -> str:
 
 
 def _with(stage: PlannedStage, answer: Answer | None) -> PlannedStage:
-    return replace(stage, spec=stage.spec.model_copy(update={"answer": answer})) if answer else stage
+    return replace(stage, spec=stage.spec.evolve(answer=answer)) if answer else stage
 
 
 def _entered(question: Question) -> Answer | None:
-    """What was entered into the form of this flow run; None where nobody was asked, or answered."""
+    """Return the answer entered into the form of this flow run; None without a question or an answer."""
     entered = read_flow_run_input(question.inputs["response"])
     if entered is None:
         return None
@@ -223,9 +197,10 @@ def _links(session: Session, name: str, version: str) -> list[str]:
     return [*links, f"report: `dora report {session.manifest.run_id}`"]
 
 
-def _state(client: Any, manifest: Manifest) -> Any:
-    """Of its flow run; None where that was deleted."""
+def _state(client: SyncPrefectClient, run: RunRecord) -> State | None:
+    """Return the flow run's state, or None if it was deleted."""
+    assert run.flow_run_id is not None, "a run that waits is a flow run's"
     try:
-        return client.read_flow_run(manifest.content["flow_run_id"]).state
+        return client.read_flow_run(UUID(run.flow_run_id)).state
     except ObjectNotFound:
         return None

@@ -33,7 +33,8 @@ from prefect.runtime import flow_run as this_run
 from prefect.states import Running
 
 from dora_core.errors import ServiceError
-from flows.running.session import COMMAND
+from flows.running.observer import COMMAND
+from flows.running.states import WAITING
 from infra.settings import Places, Settings, apply_environment
 from infra.store.store import Store
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
 
-    from flows.planning.plan import Plan
+    from flows.planning.planned_stage import Plan
 
 LIMIT = "dora-gpus"
 LEASE_SECONDS = 60.0
@@ -51,7 +52,6 @@ AWAY_SECONDS = 120.0
 """How long a silent server keeps a run waiting that wants a slot."""
 LOCKED = 423
 """HTTP: all slots are taken."""
-WAITING = "Waiting"
 FLOWS = ["realign", "calibrate", "self-train", "study"]
 """Those whose runs hold slots."""
 

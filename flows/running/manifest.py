@@ -1,20 +1,18 @@
-"""``runs/<run_id>/run.json``: what a run is about to do, does and has done, for everybody who looks at it from outside.
-
-Written at every change by the run's own process; read by reports, by ``dora reap`` and by a run that goes on after a decision.
-"""
+"""Writes a run's manifest (:class:`flows.run_record.RunRecord`) at every change, so that a crash leaves a true picture of the run."""
 
 from __future__ import annotations
 
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from flows.config.models import MethodConfig
-from flows.planning.plan import Plan, PlannedStage
+from flows.planning.planned_stage import Plan, PlannedStage
+from flows.run_record import Links, ProcessRecord, RunRecord, StageRecord, StageState, read_records, write_record
 from infra.processes import RecordedProcess
 from infra.settings import Places
 from infra.store.store import Store
@@ -22,124 +20,96 @@ from infra.store.store import Store
 
 @dataclass(frozen=True)
 class FlowRun:
-    """Prefect's run that a session belongs to."""
+    """The Prefect flow run that a session belongs to.
+
+    Attributes:
+        is_again: another process has run a part of it, until it was suspended.
+    """
 
     flow: str
     id: str
     name: str
     is_again: bool = False
-    """Another process has run a part of it, until it was suspended."""
 
     def url(self, places: Places) -> str | None:
-        """Its page; None where no server with a UI runs."""
+        """Return its page; None where no server with a UI runs."""
         return f"{places.prefect_ui}/runs/flow-run/{self.id}" if places.prefect_ui else None
 
 
 @dataclass
 class Manifest:
-    """``runs/<run_id>/run.json``, rewritten at every change, so that a crash leaves a true picture of what was going on."""
+    """The manifest of the run in this process; :attr:`run` is what the file holds."""
 
     store: Store
-    content: dict[str, Any]
+    run: RunRecord
 
     @classmethod
     def open(cls, store: Store, plan: Plan, config: MethodConfig, flow_run: FlowRun, places: Places) -> Manifest:
-        """A new one; or that of the same flow run, which waited for a person: what it has finished stays as it was."""
-        found = (m for m in waiting(store) if m.content["flow_run_id"] == flow_run.id) if flow_run.is_again else iter(())
-        manifest = next(found, None)
-        if manifest is None:
+        """Write a new manifest; or continue that of the same flow run, which waited for a person: its finished stages stay."""
+        found = (run for run in waiting(store) if run.flow_run_id == flow_run.id) if flow_run.is_again else iter(())
+        before = next(found, None)
+        if before is None:
             return cls.create(store, plan, config, flow_run, places)
-        old = {entry["label"]: entry for entry in manifest.content["stages"]}
-        stages = [old[s.label] if s.cached and s.label in old and old[s.label]["digest"] == s.digest else _pending(s) for s in plan.stages]
+        old = {entry.label: entry for entry in before.stages}
+        stages = [old[s.label] if s.cached and s.label in old and old[s.label].digest == s.digest else _pending(s) for s in plan.stages]
+        manifest = cls(store, before)
         manifest.update(status="running", finished=None, error=None, stages=stages, process=_this_process())
         return manifest
 
     @classmethod
     def create(cls, store: Store, plan: Plan, config: MethodConfig, flow_run: FlowRun, places: Places) -> Manifest:
-        run_id = f"{config.project}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        content = {
-            "run_id": run_id,
-            "flow": flow_run.flow,
-            "name": flow_run.name,
-            "project": config.project,
-            "config": config.model_dump(mode="json", by_alias=True),
-            "flow_run_id": flow_run.id,
-            "process": _this_process(),
-            "started": time.time(),
-            "finished": None,
-            "status": "running",
-            "error": None,
-            "decision": None,
-            "remark": None,
-            "decided_by": None,
-            "deadline": None,
-            "tracker_run": None,
-            "links": {"prefect": flow_run.url(places), "mlflow": places.mlflow_uri, "ray": places.ray_dashboard},
-            "stages": [_pending(stage) for stage in plan.stages],
-        }
-        manifest = cls(store, content)
+        record = RunRecord(
+            run_id=f"{config.project}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
+            flow=flow_run.flow,
+            name=flow_run.name,
+            project=config.project,
+            config=config.model_dump(mode="json", by_alias=True),
+            flow_run_id=flow_run.id,
+            process=_this_process(),
+            started=time.time(),
+            status="running",
+            links=Links(prefect=flow_run.url(places), mlflow=places.mlflow_uri, ray=places.ray_dashboard),
+            stages=[_pending(stage) for stage in plan.stages],
+        )
+        manifest = cls(store, record)
         manifest.save()
         return manifest
 
     @property
     def run_id(self) -> str:
-        return self.content["run_id"]
+        return self.run.run_id
 
-    def stage(self, label: str, **facts: Any) -> None:
-        entry = self._entry(label)
-        entry |= facts
-        self.save()
+    def stage(self, label: str, **changes: Any) -> None:
+        """Change fields of one stage's record."""
+        stages = [stage.evolve(**changes) if stage.label == label else stage for stage in self.run.stages]
+        self.update(stages=stages)
 
-    def finish(self, label: str, result: dict[str, Any], *, state: str, seconds: float) -> None:
-        """A stage has ended well; ``notes`` are what it wants people to know about the data (a leak, no shift at all, …)."""
+    def finish(self, label: str, result: dict[str, Any], *, state: StageState, seconds: float) -> None:
+        """Record a stage that ended well; ``notes`` are the warnings of its result (a leak in the data, no shift at all, …)."""
         self.stage(label, state=state, seconds=seconds, notes=result["facts"].get("warnings", []))
         if result["stage"] == "promote":
             facts = result["facts"]
             audit = facts.get("audit") or {}
             self.update(decision=facts["decision"], decided_by=None if facts.get("waits") else audit.get("who"))
 
-    def is_finished(self, label: str) -> bool:
-        """In this process or, before the run waited, in another."""
-        return self._entry(label)["state"] in ("ran", "cached")
-
-    def is_pending(self, label: str) -> bool:
-        """Not even tried."""
-        return self._entry(label)["state"] == "pending"
-
-    def update(self, **facts: Any) -> None:
-        self.content |= facts
+    def update(self, **changes: Any) -> None:
+        """Change fields of the run's record."""
+        self.run = self.run.evolve(**changes)
         self.save()
 
-    def _entry(self, label: str) -> dict[str, Any]:
-        return next(entry for entry in self.content["stages"] if entry["label"] == label)
-
     def save(self) -> None:
-        self.store.write_json(f"runs/{self.run_id}/run.json", self.content)
+        write_record(self.store, self.run)
 
 
-def _this_process() -> dict[str, Any]:
-    """By which ``flows/upkeep/reap.py`` sees whether somebody still closes this run."""
-    return {"host": socket.gethostname()} | RecordedProcess.current().model_dump(include={"pid", "created", "boot", "since_boot"})
+def waiting(store: Store) -> Iterator[RunRecord]:
+    """Yield the runs that wait for a person."""
+    return (run for run in read_records(store) if run.status == "waiting")
 
 
-def _pending(stage: PlannedStage) -> dict[str, Any]:
-    named = {"stage": stage.stage, "label": stage.label, "round": stage.round, "digest": stage.digest, "reason": stage.reason}
-    return named | {"state": "pending", "seconds": None, "mlflow_run_id": None, "submission_id": None, "notes": []}
+def _this_process() -> ProcessRecord:
+    """By which ``flows/upkeep/reap.py`` finds out whether a run is still being closed by its own process."""
+    return ProcessRecord.of(RecordedProcess.current(), socket.gethostname())
 
 
-def manifests(store: Store) -> Iterator[Manifest]:
-    """Of all runs; those of a project newest first."""
-    for run_id in reversed(store.list("runs")):
-        content = store.read_json(f"runs/{run_id}/run.json")
-        if content is not None:
-            yield Manifest(store, content)
-
-
-def waiting(store: Store) -> Iterator[Manifest]:
-    """Of the runs that wait for a person."""
-    return (manifest for manifest in manifests(store) if manifest.content["status"] == "waiting")
-
-
-def notes(manifest: Mapping[str, Any]) -> list[str]:
-    """``"calibrate: no source can be told from golden: …"``: what the stages of a run want people to know."""
-    return [f"{stage['label']}: {note}" for stage in manifest["stages"] for note in stage["notes"]]
+def _pending(stage: PlannedStage) -> StageRecord:
+    return StageRecord(stage=stage.stage, label=stage.label, round=stage.round, digest=stage.digest, reason=stage.reason, state="pending")

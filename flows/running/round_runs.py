@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flows.planning.plan import PlannedStage
+from flows.planning.planned_stage import PlannedStage
 from infra.tracking.tracker import Status, Tracker
 from tasks.stages.registry import STAGES
 

@@ -2,7 +2,7 @@
 
 A job costs 2 s to start and to end, torch and transformers another 2 s, Ray's workers 3 s, Ray Train 8 s; a small stage computes
 less. Stages with ``execution.workers: 0`` have no workers of their own, so neighbours among them
-(:meth:`flows.planning.plan.Plan.neighbours`)
+(:meth:`flows.planning.planned_stage.Plan.neighbours`)
 share one job and its few warm processes, and those that do not read one another run side by side. Prefect, MLflow and the
 manifest still see every stage by itself: each task waits for its own stage's result and follows its own journal.
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from dora_core.config.execution import Execution
 from dora_core.errors import ServiceError, StageFailed
-from flows.planning.plan import PlannedStage
+from flows.planning.planned_stage import PlannedStage
 from flows.running.jobs import run_as_job
 from infra.ray_jobs import RayJobs
 from infra.store.store import ERROR, Store

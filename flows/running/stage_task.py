@@ -1,10 +1,10 @@
-"""The one Prefect task that runs any stage: in this process, as a Ray job of its own, in one it shares with other small stages
-(``flows/running/shared_job.py``), or not at all if its result is there.
+"""The Prefect task that runs any stage, and its MLflow run: in this process, as a Ray job of its own, in one it shares with other small
+stages (``flows/running/shared_job.py``), or not at all if its result is in the store. The work itself: ``flows/running/stage_runner.py``.
 
 The task's state carries the reason ("Cached: same inputs and settings as …"), its run name the stage, and it returns a few
 strings, never data. Prefect's own caching and result storage are off: the artifact store is the cache, and it checks that
-the output still exists. Faults of the control plane and jobs that were killed from outside are retried, twice; each attempt goes on
-from what the one before has finished. Bad data does not heal by itself.
+the output still exists. Transient failures of the control plane and jobs that were killed from outside are retried, twice; each attempt
+continues from what the one before has finished. Errors in data are not retried.
 
 One run computes a stage; another that wants the same waits for it (``infra/store/locks.py``), and finds it cached.
 """
@@ -24,15 +24,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
 
 from dora_core.errors import DoraError
-from flows.planning.plan import PlannedStage
+from flows.planning.planned_stage import PlannedStage
 from flows.report.figures import figures_for
-from flows.running.jobs import run_as_job
 from flows.running.session import Session
 from flows.running.shared_job import SharedJob
-from infra.store.journal import JournalReader
-from tasks.runtime.stage import execute
+from flows.running.stage_runner import StageRunner
+from flows.running.states import CACHED
+from tasks.runtime.stage import StageSpec
 from tasks.stages import ingest, promote
-from tasks.stages.registry import STAGES
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class StageOutcome:
 
 
 def is_transient(task: Any, task_run: Any, state: State) -> bool:
-    """Prefect's ``retry_condition_fn``: another attempt only where the error itself says it may help."""
+    """Prefect's ``retry_condition_fn``: retry where the error itself is marked as retryable."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, DoraError) and error.retryable
 
@@ -61,85 +60,73 @@ def run_stage(stage: PlannedStage, upstream: list[StageOutcome], session: Sessio
     Raises:
         StageFailed: with the stage's own error. ServiceError: Ray or the registry is away (retried).
     """
-    uri = f"{session.store.uri}/{stage.stage}/{stage.digest}"
     if stage.cached:
-        return _cached(session, stage, uri, stage.reason)
+        return _cached(session, stage, stage.reason)
     shared = session.shared_job(stage)
     session.notify("started", stage)
     with ExitStack() as held:
-        tell = partial(_tell, session)
+        tell = partial(_waits, session)
         is_done = shared.prepare(stage, tell) if shared else held.enter_context(session.owning(stage, tell))
-        if is_done and session.manifest.is_pending(stage.label):  # not by an earlier attempt of this task
-            return _cached(session, stage, uri, "cached: another run has just computed it")
-        return _run(session, stage, uri, shared)
+        if is_done and session.manifest.run.stage(stage.label).state == "pending":  # not by an earlier attempt of this task
+            return _cached(session, stage, "cached: another run has just computed it")
+        return _run(session, stage, shared)
 
 
-def _cached(session: Session, stage: PlannedStage, uri: str, reason: str) -> State[StageOutcome]:
-    result = _result(session, stage)
+def _cached(session: Session, stage: PlannedStage, reason: str) -> State[StageOutcome]:
+    result = _runner(session).result(stage)
     session.manifest.finish(stage.label, result, state="cached", seconds=0.0)
     session.rounds.log(stage, result)
     session.notify("finished", stage, "cached", result)
-    return Completed(name="Cached", message=reason, data=StageOutcome(stage.label, stage.digest, uri, 0.0))
+    return Completed(name=CACHED, message=reason, data=StageOutcome(stage.label, stage.digest, _uri(session, stage), 0.0))
 
 
-def _run(session: Session, stage: PlannedStage, uri: str, shared: SharedJob | None) -> State[StageOutcome]:
-    started = time.monotonic()
-    with _tracked(session, stage) as run:
-        _log_inputs(session, stage, run)
-        with _followed(session, stage, run):
-            if stage.is_local:
-                _run_here(session, stage, run)
-            else:
-                _run_job(session, stage, shared)
-        result = _result(session, stage)
-        session.tracker.log_result(run, result, figures_for(stage.stage, result))
-        session.tracker.log_input(run, stage.label, uri, stage.digest, "output")
-    # In a shared job a stage may have run while an earlier task was waited for.
-    seconds = result["seconds"] if shared else time.monotonic() - started
-    session.manifest.finish(stage.label, result, state="ran", seconds=seconds)
-    session.rounds.log(stage, result)
-    session.notify("finished", stage, "ran", result)
+def _run(session: Session, stage: PlannedStage, shared: SharedJob | None) -> State[StageOutcome]:
+    started, uri, runner = time.monotonic(), _uri(session, stage), _runner(session)
+    with runner.observed(stage):
+        with _tracked(session, stage) as run:
+            _log_inputs(session, stage, run)
+            result = runner.compute(
+                stage,
+                spec=_with_tracking(session, stage, run),
+                shared=shared,
+                on_events=partial(session.tracker.replay, run),
+                on_log=get_run_logger().info,
+                on_submitted=lambda submission_id: session.manifest.stage(stage.label, submission_id=submission_id),
+            )
+            session.tracker.log_result(run, result, figures_for(stage.stage, result))
+            session.tracker.log_input(run, stage.label, uri, stage.digest, "output")
+        # In a shared job a stage may have run while an earlier task was waited for.
+        seconds = result["seconds"] if shared else time.monotonic() - started
+        session.manifest.finish(stage.label, result, state="ran", seconds=seconds)
+        session.rounds.log(stage, result)
     return Completed(message=stage.reason, data=StageOutcome(stage.label, stage.digest, uri, seconds))
 
 
-def _tell(session: Session, why: str) -> None:
+def _runner(session: Session) -> StageRunner:
+    return StageRunner(session.store, session.notify, session.ray.jobs)
+
+
+def _uri(session: Session, stage: PlannedStage) -> str:
+    return f"{session.store.uri}/{stage.stage}/{stage.digest}"
+
+
+def _waits(session: Session, why: str) -> None:
     get_run_logger().info(why)
     session.notify("waiting", why)
 
 
-def _result(session: Session, stage: PlannedStage) -> dict[str, Any]:
-    result = session.store.read_result(stage.stage, stage.digest)
-    assert result is not None, f"{stage.label} is done but has no result"
-    return result
-
-
-def _run_here(session: Session, stage: PlannedStage, run: str) -> None:
+def _with_tracking(session: Session, stage: PlannedStage, run: str) -> StageSpec:
+    """The spec that is executed: ``promote`` also gets the address of the registry and of its MLflow run."""
     spec = stage.spec
-    if isinstance(spec, promote.Spec):
-        tracking = promote.Tracking(uri=session.tracker.uri, run_id=session.tracker.mlflow_id(run, wait_seconds=30.0))
-        spec = spec.model_copy(update={"tracking": tracking})
-    execute(spec, STAGES[stage.stage].run, session.store)
-
-
-def _run_job(session: Session, stage: PlannedStage, shared: SharedJob | None) -> None:
-    logger = get_run_logger()
-
-    def on_log(line: str) -> None:
-        logger.info(line)
-        session.notify("log", stage, line)
-
-    def on_submitted(submission_id: str) -> None:
-        session.manifest.stage(stage.label, submission_id=submission_id)
-
-    if shared is not None:
-        shared.run(stage, on_log=on_log, on_submitted=on_submitted)
-        return
-    run_as_job(session.ray.jobs(), stage.spec, session.store, on_log=on_log, on_submitted=on_submitted)
+    if not isinstance(spec, promote.Spec):
+        return spec
+    tracking = promote.Tracking(uri=session.tracker.uri, run_id=session.tracker.mlflow_id(run, wait_seconds=30.0))
+    return spec.evolve(tracking=tracking)
 
 
 @contextmanager
 def _tracked(session: Session, stage: PlannedStage) -> Iterator[str]:
-    """A nested MLflow run that ends with the truth: FINISHED, FAILED, or KILLED for an interrupt."""
+    """Open a nested MLflow run that ends as the block does: FINISHED, FAILED, or KILLED for an interrupt."""
     inputs = {name.partition(".")[0] for name in stage.spec.inputs()}
     payload = {name: value for name, value in stage.spec.payload().items() if name not in inputs}
     tags = {"dora.stage": stage.stage, "dora.digest": stage.digest, "dora.reason": stage.reason, "dora.run_id": session.manifest.run_id}
@@ -149,41 +136,23 @@ def _tracked(session: Session, stage: PlannedStage) -> Iterator[str]:
     try:
         yield run
     except BaseException as error:
-        state = "failed" if isinstance(error, Exception) else "cancelled"
         session.manifest.stage(stage.label, state="failed", mlflow_run_id=session.tracker.mlflow_id(run))
-        session.notify("finished", stage, state, None)
-        session.tracker.finish(run, "FAILED" if state == "failed" else "KILLED", _ending(session, stage) | {"dora.error": str(error)})
+        ended = "FAILED" if isinstance(error, Exception) else "KILLED"
+        session.tracker.finish(run, ended, _job_tags(session, stage) | {"dora.error": str(error)})
         raise
     session.manifest.stage(stage.label, mlflow_run_id=session.tracker.mlflow_id(run))
-    session.tracker.finish(run, "FINISHED", _ending(session, stage))
+    session.tracker.finish(run, "FINISHED", _job_tags(session, stage))
 
 
-def _ending(session: Session, stage: PlannedStage) -> dict[str, str]:
-    entry = next(s for s in session.manifest.content["stages"] if s["label"] == stage.label)
-    submission = entry["submission_id"]
+def _job_tags(session: Session, stage: PlannedStage) -> dict[str, str]:
+    submission = session.manifest.run.stage(stage.label).submission_id
     return {"ray.submission_id": submission, "dora.attempt": submission.rsplit("-", 1)[1]} if submission else {}
 
 
 def _log_inputs(session: Session, stage: PlannedStage, run: str) -> None:
-    """Dataset lineage: the input files for ingest, the stages it reads for any other."""
+    """Log the lineage of data: the input files for ingest, the stages it reads for any other."""
     if isinstance(stage.spec, ingest.Spec):
         for uri, digest in stage.spec.fingerprints.items():
             session.tracker.log_input(run, PurePosixPath(uri).name, uri, digest, "input")
     for name, ref in stage.spec.inputs().items():
         session.tracker.log_input(run, ref.stage, f"{session.store.uri}/{ref.stage}/{ref.digest}", ref.digest, name)
-
-
-@contextmanager
-def _followed(session: Session, stage: PlannedStage, run: str) -> Iterator[None]:
-    """Replays the stage's journal into MLflow and to the observer while it runs, and the rest of it at the end.
-
-    Parts of an earlier attempt are replayed too: the MLflow run of a resumed training then shows the whole curve.
-    """
-
-    def replay(events: list[dict[str, Any]]) -> None:
-        session.tracker.replay(run, events)
-        for event in events:
-            session.notify("event", stage, event)
-
-    with JournalReader(session.store, stage.stage, stage.digest).following(replay):
-        yield

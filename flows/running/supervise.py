@@ -1,4 +1,4 @@
-"""What the flows share while they run: tasks in order, the end of a cancelled run, and what Prefect's pages show."""
+"""Body of every flow: its stages as tasks in order, the end of a run that was stopped or cancelled, and its pages in Prefect."""
 
 from __future__ import annotations
 
@@ -20,29 +20,34 @@ from prefect.states import Completed, Failed, State
 
 from dora_core.errors import RunStopped
 from flows.config.models import RealignConfig
-from flows.deployment.automations import STOPPED
 from flows.planning.champion import champions
-from flows.planning.plan import Plan, PlannedStage, Until, build_plan
+from flows.planning.plan import Until, build_plan
+from flows.planning.planned_stage import Plan, PlannedStage
 from flows.report.approval import decision_lines, gate_table
 from flows.report.comparison import comparison_table
+from flows.run_record import EndedRun, RunRecord
+from flows.running.abandoned import release
 from flows.running.approval import ask, settle, was_suspended
 from flows.running.events import announce
 from flows.running.gpu_slots import AWAY_SECONDS, gpu_slot
-from flows.running.manifest import FlowRun, notes
-from flows.running.session import COMMAND, Observer, Session, Suspends, release
+from flows.running.manifest import FlowRun
+from flows.running.observer import COMMAND, Observer
+from flows.running.question import Suspends
+from flows.running.session import Session
 from flows.running.stage_task import run_stage
-from flows.upkeep.reap import end_task_runs, open_task_runs
+from flows.running.states import STOPPED
+from flows.running.task_runs import end_task_runs, open_task_runs
 from infra.settings import Places, Settings
 from infra.store.store import Store
 from tasks.stages import promote
 
 ARTIFACT_SECONDS = 5.0
 RECORDED_SECONDS = 0.5
-"""Between two looks whether the server has recorded how the tasks have ended."""
+"""Interval of the polls in :func:`recorded`."""
 
 
 def stop_what_it_left(flow: Flow[..., Any], flow_run: PrefectRun, state: State) -> None:
-    """Prefect's hook for a flow run that was cancelled or crashed, perhaps with its process gone. The names are Prefect's."""
+    """Prefect's hook for a flow run that was cancelled or crashed, perhaps with its process gone; Prefect sets the parameter names."""
     why = f"its flow run is {state.name}{f': {state.message}' if state.message else ''}"
     release(Settings(), str(flow_run.id), why)
     with get_client(sync_client=True) as client:
@@ -50,7 +55,7 @@ def stop_what_it_left(flow: Flow[..., Any], flow_run: PrefectRun, state: State) 
 
 
 def run_plan(session: Session) -> None:
-    """Every stage of the plan as a task, one after the other in this thread, so that Ctrl-C and Prefect's cancellation reach the loop
+    """Run every stage of the plan as a task, one after the other in this thread, so that Ctrl-C and Prefect's cancellation reach the loop
     that watches a Ray job and can stop it."""
     states: dict[str, State] = {}
 
@@ -59,10 +64,10 @@ def run_plan(session: Session) -> None:
         task = run_stage.with_options(name=stage.label, task_run_name=literally(f"{stage.label} · {stage.reason}"))
         states[stage.label] = task(stage, upstream, session)
         announce(session, stage)
-        stop_if_told(session, stage)
+        stop_if_guarded(session, stage)
 
     for stage in session.plan.stages:
-        if session.manifest.is_finished(stage.label):  # before this flow run waited for a person
+        if session.manifest.run.stage(stage.label).is_finished:  # before this flow run waited for a person
             continue
         if isinstance(stage.spec, promote.Spec):
             settle(session, stage, run)
@@ -70,8 +75,8 @@ def run_plan(session: Session) -> None:
             run(stage)
 
 
-def stop_if_told(session: Session, stage: PlannedStage) -> None:
-    """End the run where a stage's own finding asks for it (``facts["stop"]``); what is finished stays finished.
+def stop_if_guarded(session: Session, stage: PlannedStage) -> None:
+    """End the run where a guard rail has found a reason to (``facts["stop"]``); finished stages stay finished.
 
     Raises:
         RunStopped: with the stage's reason.
@@ -82,8 +87,8 @@ def stop_if_told(session: Session, stage: PlannedStage) -> None:
         raise RunStopped(f"{stage.label}: {stop['message']}", hint=stop["hint"])
 
 
-def supervise(config: RealignConfig, until: Until, flow: str) -> State[dict[str, Any]]:
-    """The body of the flows that realign: plan, run every stage, summarise; also a run that a stage has stopped."""
+def supervise(config: RealignConfig, until: Until, flow: str) -> State[EndedRun]:
+    """Body of the flows that realign: plan, run every stage, publish the summary; also of a run that a guard rail has stopped."""
 
     def build(store: Store, places: Places) -> Plan:
         return build_plan(config, store, until=until, champions=partial(champions, places, config, store))
@@ -93,30 +98,34 @@ def supervise(config: RealignConfig, until: Until, flow: str) -> State[dict[str,
         with recorded(), gpu_slot(build) as planned, Session.open(config, planned, flow_run, ProgressArtifacts) as session:
             run_plan(session)
     except RunStopped as stopped:
-        stopped.run = session.manifest.content | {"warnings": session.warnings}
+        stopped.run = ended(session)
         publish_summary(session)
         return Failed(name=STOPPED, message=str(stopped), data=stopped)
     except Suspends as waits:
         publish_summary(session)
         ask(waits.question)
     publish_summary(session)
-    return Completed(message=outcome(session.manifest.content), data=session.manifest.content | {"warnings": session.warnings})
+    return Completed(message=outcome(session.manifest.run), data=ended(session))
+
+
+def ended(session: Session) -> EndedRun:
+    return EndedRun(session.manifest.run, session.warnings)
 
 
 @contextmanager
 def recorded() -> Iterator[None]:
-    """Stay until the server knows how the tasks have ended. It learns that from events, which Prefect sends again half a minute after a
-    server was away, if the process still lives; the flow run's own state is a request, which is repeated."""
+    """Wait at the end until the server has recorded how the tasks have ended. Their states travel as events, which Prefect sends again half
+    a minute after an outage of the server, if the process still lives; the flow run's own state is a request, which is repeated."""
     try:
         yield
-    except Exception:  # who is interrupted does not wait
+    except Exception:  # not on Ctrl-C or cancellation
         _wait_until_recorded()
         raise
     _wait_until_recorded()
 
 
 def _wait_until_recorded() -> None:
-    if COMMAND.get() is not None:  # the command's own API
+    if COMMAND.get() is not None:  # a command has an API of its own
         return
     deadline = time.monotonic() + AWAY_SECONDS
     with get_client(sync_client=True) as client:
@@ -128,30 +137,26 @@ def _wait_until_recorded() -> None:
 
 
 def literally(name: str) -> str:
-    """Prefect formats run names with ``str.format``; a reason may quote a setting with braces."""
+    """Escape braces: Prefect formats run names with ``str.format``, and a reason may quote a setting with braces."""
     return name.replace("{", "{{").replace("}", "}}")
 
 
-def outcome(manifest: dict[str, Any]) -> str:
+def outcome(run: RunRecord) -> str:
     """``"promoted; 7 stages ran, 2 cached"``, or why the run was stopped or nothing was decided."""
-    if manifest["status"] == "stopped":
-        return f"stopped: {manifest['error']['message']}"
-    ran = sum(stage["state"] == "ran" for stage in manifest["stages"])
-    counts = (
-        f"{ran} stage{'' if ran == 1 else 's'} ran, {len(manifest['stages']) - ran} cached"
-        if ran
-        else "nothing to do: every stage was cached"
-    )
-    decision = "waits for a decision" if manifest["status"] == "waiting" else manifest["remark"] or manifest["decision"]
+    if run.status == "stopped" and run.error is not None:
+        return f"stopped: {run.error.message}"
+    ran = run.ran
+    counts = f"{ran} stage{'' if ran == 1 else 's'} ran, {len(run.stages) - ran} cached" if ran else "nothing to do: every stage was cached"
+    decision = "waits for a decision" if run.status == "waiting" else run.remark or run.decision
     return f"{decision}; {counts}" if decision else counts
 
 
 def publish_summary(session: Session) -> None:
-    """Stages, warnings and links as a Prefect artifact: the page from which the other two systems are one click away. A server that is
-    away at this moment costs the page, not the run."""
+    """Publish stages, warnings and links as a Prefect artifact: the page from which the other two systems are one click away. Without an
+    answer of the server the page is missing; the run is unaffected."""
     for warning in session.warnings:
         get_run_logger().warning(warning)
-    key = "".join(c if c.isalnum() else "-" for c in f"{session.manifest.content['flow']}-{session.manifest.content['project']}")
+    key = "".join(c if c.isalnum() else "-" for c in f"{session.manifest.run.flow}-{session.manifest.run.project}")
     try:
         create_markdown_artifact(_summary(session), key=key, description=f"Summary of {session.manifest.run_id}")
     except httpx.HTTPError as error:
@@ -159,18 +164,18 @@ def publish_summary(session: Session) -> None:
 
 
 def _summary(session: Session) -> str:
-    content = session.manifest.content
-    rows = [f"| {s['label']} | {s['state']} | {s['reason']} | {_time(s['seconds'])} | `{s['digest'][:12]}` |" for s in content["stages"]]
-    links = [f"- {name}: {link}" for name, link in content["links"].items() if link]
+    run = session.manifest.run
+    rows = [f"| {s.label} | {s.state} | {s.reason} | {_time(s.seconds)} | `{s.digest[:12]}` |" for s in run.stages]
+    links = [f"- {name}: {link}" for name, link in run.links if link]
     text = [
-        f"# {content['name']}",
-        f"{outcome(content)}",
+        f"# {run.name}",
+        outcome(run),
         *_decided(session),
         *_compared(session),
         "| stage | state | why | time | digest |\n|---|---|---|---|---|\n" + "\n".join(rows),
-        "\n".join(f"- {note}" for note in [*notes(content), *session.warnings]),
+        "\n".join(f"- {note}" for note in [*run.notes, *session.warnings]),
         "\n".join(links),
-        f"Report: `dora report {content['run_id']}`",
+        f"Report: `dora report {run.run_id}`",
     ]
     return "\n\n".join(text)
 
@@ -180,7 +185,7 @@ def _time(seconds: float | None) -> str:
 
 
 def _decided(session: Session) -> list[str]:
-    """The decision, who made it, and the rules of the gate."""
+    """Return the decision, the person who made it, and the rules of the gate, as Markdown."""
     stage = session.plan.stages[-1]
     result = session.store.read_result("promote", stage.digest) if isinstance(stage.spec, promote.Spec) else None
     if result is None:
@@ -192,9 +197,9 @@ def _decided(session: Session) -> list[str]:
 
 
 def _compared(session: Session) -> list[str]:
-    """The last comparison with the start, the champion and the chosen responses, as a table."""
-    done = [s for s in session.manifest.content["stages"] if s["stage"] == "compare" and s["state"] in ("ran", "cached")]
-    result = session.store.read_result("compare", done[-1]["digest"]) if done else None
+    """Return the last comparison with the start, the champion and the chosen responses, as a table."""
+    done = [s for s in session.manifest.run.stages if s.stage == "compare" and s.is_finished]
+    result = session.store.read_result("compare", done[-1].digest) if done else None
     return [comparison_table(result["facts"])] if result else []
 
 

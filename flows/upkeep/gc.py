@@ -5,9 +5,8 @@ with what
 killed processes left: unfinished stages nobody works on, scratch folders of finished ones, temporary files; the manifests of runs that
 are not kept, unless they made a registered model; on a remote store also this machine's copies of what no run under way reads.
 
-Safe beside everything else. What is deleted can be computed again, but a run must not lose what it has planned with. So a run first tells
-of itself (its manifest), then looks again whether its plan's results are there (``flows/planning/plan.py:Plan.checked``); and a folder is
-first
+Safe beside everything else. What is deleted can be computed again, but a run must not lose what it has planned with. So a run first writes
+its manifest, then checks again that its plan's results are there (:meth:`flows.planning.planned_stage.Plan.checked`); and a folder is first
 hidden, then the manifests are looked at again, then it is deleted or comes back (``infra/store/deletion.py``). Whichever is first, the
 other sees it.
 
@@ -27,6 +26,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed, State
 
 from dora_core.errors import ConfigError, DoraError
+from flows.run_record import read_record
 from flows.upkeep import reachability as needed
 from flows.upkeep.reachability import GRACE_SECONDS, Folder, Root, Rules, Runs
 from infra.prefect_api import connected
@@ -150,7 +150,7 @@ def parse_age(text: str) -> float:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
     if found is None:
-        raise ConfigError(f"{text!r} is no age", hint=f"a number and one of {', '.join(UNITS)}: 90m, 12h, 7d")
+        raise ConfigError(f"{text!r} is not a valid duration", hint=f"give a number and one of {', '.join(UNITS)}: 90m, 12h, 7d")
     return float(found[1]) * UNITS[found[2]]
 
 
@@ -190,9 +190,10 @@ def collect(
         queue = needed.open_flow_runs(client) if client else []
     runs = Runs.of(store, rules, (str(run.id) for _, run in queue))
     versions = list(needed.of_registry(places.mlflow_uri, store, folders, may_be_empty=unregistered))
-    queued, collected.notes = needed.of_queue(queue, runs, store, places)
+    queued, collected.notes = needed.of_queue(queue, runs)
     collected.notes += abandoned(runs)
-    under_way = [*runs.roots(runs.live), *queued]
+    runs.kept |= {run_id: why for run_id, why in queued.items() if run_id not in runs.live}
+    under_way = list(runs.roots([*runs.live, *(run_id for run_id in queued if run_id not in runs.live)]))
 
     progress("looking what is needed", 0, None)
     stages = {place: folder for place, folder in folders.items() if place.split("/")[0] not in LEDGERS}
@@ -208,7 +209,7 @@ def collect(
     kept = needed.reach(store, stages, roots)
     kept |= kept_ledgers(store, folders, kept, rules, GRACE_SECONDS if under_way else 0.0)
     models = {root.place for root in versions}
-    gone = [r for r in runs.contents if r not in runs.kept and models.isdisjoint(needed.places_of(runs.contents[r]))]
+    gone = [run_id for run_id, run in runs.records.items() if run_id not in runs.kept and models.isdisjoint(run.places)]
 
     collected.kept, collected.kept_bytes = kept, {place: folders[place].bytes for place in kept}
     for place, folder in folders.items():
@@ -258,8 +259,8 @@ def abandoned(runs: Runs) -> list[str]:
     """Notes on runs that say they run, and whose process is gone."""
     from flows.upkeep.reap import why_over
 
-    live = [runs.contents[run_id] for run_id in sorted(runs.live)]
-    over = [content["run_id"] for content in live if content["status"] == "running" and why_over(content.get("process"), None)]
+    live = [runs.records[run_id] for run_id in sorted(runs.live)]
+    over = [run.run_id for run in live if run.status == "running" and why_over(run.process, None)]
     return [f"{', '.join(over)}: the process is gone, but the run was not ended; `dora reap` ends it, and frees what it keeps"] * bool(over)
 
 
@@ -274,11 +275,11 @@ class Watch:
 
     def begun(self) -> set[str]:
         """Places of all stages of runs that were not there before."""
-        for run_id in {*self.store.list("runs")} - self.runs.contents.keys() - self._known:
-            content = self.store.read_json(f"runs/{run_id}/run.json")
-            if content is not None:  # else it is about to be written
+        for run_id in {*self.store.list("runs")} - self.runs.records.keys() - self._known:
+            run = read_record(self.store, run_id)
+            if run is not None:  # else it is about to be written
                 self._known.add(run_id)
-                self._places |= set(needed.places_of(content))
+                self._places |= set(run.places)
         return self._places
 
     def is_unwanted(self, place: str) -> bool:

@@ -2,7 +2,7 @@
 
 A *place* is a stage's folder, ``"align/<digest>"``. Needed are the places of
 
-- runs that are under way: they run, wait for a person, or are queued on the Prefect server (what their plans would find);
+- runs that are under way: they run, wait for a person, or are queued on the Prefect server (what the last run of their project left);
 - the aliases of the registry, the newest completed runs of each project and kind, what the next plan of a project looks back at
   (``projects/<project>/latest.json``), and runs that ended lately;
 - unfinished stages that somebody may be working on, or whose answers cost money;
@@ -16,13 +16,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dora_core.errors import ConfigError, DoraError
-from flows.running.manifest import manifests
+from flows.planning.latest import read_latest
+from flows.run_record import RunRecord, read_records
 from infra.back_ends import without_credentials
-from infra.settings import Places
 from infra.store.store import RESULT, SPEC, Store
 from infra.tracking import model_registry as registry
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
 
-    from flows.planning.plan import Plan
+    from flows.config.models import MethodConfig
 
 GRACE_SECONDS = 3600.0
 """An unfinished stage that was written to within it may be somebody's work: a running stage writes its journal every few seconds."""
@@ -102,43 +101,46 @@ class Runs:
         kept: ``{run id: why}``, the live ones among them.
     """
 
-    contents: dict[str, dict[str, Any]]
+    records: dict[str, RunRecord]
     live: set[str]
     kept: dict[str, str]
 
     @classmethod
     def of(cls, store: Store, rules: Rules, under_way: Iterable[str]) -> Runs:
         """Args: under_way: ids of flow runs that are not over on the Prefect server."""
-        contents = {manifest.run_id: manifest.content for manifest in manifests(store)}
+        records = {run.run_id: run for run in read_records(store)}
         words = {"running": "running", "waiting": "waiting for a decision"}
         open_flow_runs = set(under_way)
         kept = {
-            run_id: f"{run_id} is {words.get(content['status'], 'under way')}"
-            for run_id, content in contents.items()
-            if content["status"] in words or content.get("flow_run_id") in open_flow_runs
+            run_id: f"{run_id} is {words.get(run.status, 'under way')}"
+            for run_id, run in records.items()
+            if run.status in words or run.flow_run_id in open_flow_runs
         }
         live = set(kept)
         of_kind: dict[tuple[str, ...], int] = {}
-        for run_id, content in sorted(contents.items(), key=lambda item: -item[1]["started"]):
-            if content["status"] == "completed":
-                kind = (content["project"], content.get("flow", ""), content["stages"][-1]["stage"])
+        for run_id, run in sorted(records.items(), key=lambda item: -item[1].started):
+            if run.status == "completed":
+                kind = (run.project, run.flow, run.stages[-1].stage)
                 of_kind[kind] = of_kind.get(kind, 0) + 1
                 if of_kind[kind] <= rules.keep_runs:
-                    kept.setdefault(run_id, f"the newest runs of {content['project']}")
-        for run_id, content in contents.items():
-            if rules.now - (content["finished"] or content["started"]) < rules.older_than:
-                kept.setdefault(run_id, f"the last runs of {content['project']}")
-        return cls(contents, live, kept)
+                    kept.setdefault(run_id, f"the newest runs of {run.project}")
+        for run_id, run in records.items():
+            if rules.now - (run.finished or run.started) < rules.older_than:
+                kept.setdefault(run_id, f"the last runs of {run.project}")
+        return cls(records, live, kept)
+
+    def last_of(self, project: str) -> list[RunRecord]:
+        """Return the newest run of each kind of a project, however it ended."""
+        newest = dict[str, RunRecord]()
+        for run in sorted(self.records.values(), key=lambda run: run.started):
+            if run.project == project:
+                newest[run.flow] = run
+        return list(newest.values())
 
     def roots(self, chosen: Iterable[str]) -> Iterator[Root]:
         for run_id in chosen:
-            for place in places_of(self.contents[run_id]):
+            for place in self.records[run_id].places:
                 yield Root(place, self.kept[run_id])
-
-
-def places_of(content: Mapping[str, Any]) -> list[str]:
-    """Of all stages that a manifest names."""
-    return [f"{stage['stage']}/{stage['digest']}" for stage in content["stages"]]
 
 
 # ------------------------------------------------------------------------------------------------------- the other roots
@@ -147,9 +149,8 @@ def places_of(content: Mapping[str, Any]) -> list[str]:
 def of_projects(store: Store) -> Iterator[Root]:
     """What the next plan of a project compares itself with, and whose classifier it may keep."""
     for project in store.list("projects"):
-        latest = store.read_json(f"projects/{project}/latest.json") or {}
-        for entry in latest.get("plan", {}).values():
-            yield Root(f"{entry['payload']['stage']}/{entry['digest']}", f"the next run of {project}")
+        for entry in read_latest(store, project).values():
+            yield Root(f"{entry.ref.stage}/{entry.digest}", f"the next run of {project}")
 
 
 def of_folders(folders: Mapping[str, Folder], rules: Rules) -> Iterator[Root]:
@@ -189,22 +190,40 @@ def of_registry(uri: str, store: Store, folders: Mapping[str, Folder], *, may_be
         yield from (Root(place, why, inputs=bool(names)) for place in (f"{stage}/{digest}", f"evaluate/{evaluation}"))
 
 
-def of_queue(queue: Sequence[tuple[str, FlowRun]], runs: Runs, store: Store, places: Places) -> tuple[list[Root], list[str]]:
-    """What the plans of queued runs would find; where one cannot be made, what all runs have left. And notes about the latter."""
-    known = {content["flow_run_id"] for content in runs.contents.values()}
-    roots, notes, seen = list[Root](), list[str](), set[str]()
+def of_queue(queue: Sequence[tuple[str, FlowRun]], runs: Runs) -> tuple[dict[str, str], list[str]]:
+    """Return the runs whose results queued runs start from, with the reason: the last run of their project, of each kind. Where a queued
+    run's project is not known: all runs, with a note."""
+    started = {record.flow_run_id for record in runs.records.values()}
+    needed, notes = dict[str, str](), list[str]()
     for flow, run in queue:
-        key = f"{flow} {run.parameters!r}"
-        if str(run.id) in known or key in seen:
+        if str(run.id) in started:
             continue
-        seen.add(key)
         why = f"{run.name} is queued"
         try:
-            roots += [Root(f"{stage.stage}/{stage.digest}", why) for stage in _plan_of(flow, run.parameters, store, places).stages]
+            left = runs.last_of(_project(flow, run.parameters))
         except (DoraError, ValueError) as error:
-            notes.append(f"{why}, and its plan cannot be made: what finished runs have left stays. {error}")
-            roots += [Root(place, why) for content in runs.contents.values() for place in places_of(content)]
-    return roots, notes
+            notes.append(f"{why}, and its project is not known: all results of earlier runs stay. {error}")
+            left = list(runs.records.values())
+        for record in left:
+            needed.setdefault(record.run_id, why)
+    return needed, notes
+
+
+def _project(flow: str, parameters: dict[str, Any]) -> str:
+    """Return the project of a run that has not started, from a command's configuration or the form of a deployment.
+
+    Raises:
+        DoraError: its configuration file cannot be read.
+    """
+    from flows.config.models import RealignConfig, SelfTrainConfig, StudyConfig
+    from flows.deployment.forms import DEMO, project_of
+
+    models: dict[str, type[MethodConfig]] = {"self-train": SelfTrainConfig, "study": StudyConfig}
+    model = models.get(flow, RealignConfig)
+    if "config" in parameters:
+        return parameters["config"].get("project", model.model_fields["project"].default)
+    default = "study-quick" if flow == "study" else DEMO
+    return project_of(model, parameters.get("config_file", default), parameters.get("overrides", []))
 
 
 def open_flow_runs(client: SyncPrefectClient) -> list[tuple[str, FlowRun]]:
@@ -237,30 +256,6 @@ def open_flow_runs(client: SyncPrefectClient) -> list[tuple[str, FlowRun]]:
 
 def _start(run: FlowRun) -> Any:
     return run.next_scheduled_start_time or run.expected_start_time
-
-
-def _plan_of(flow: str, parameters: dict[str, Any], store: Store, places: Places) -> Plan:
-    """As the run itself will plan: from the form of a deployment, or from a command's configuration.
-
-    Raises:
-        DoraError, ValueError: its configuration or its data are not there any more, or it is a study.
-    """
-    from flows.config.models import RealignConfig, SelfTrainConfig
-    from flows.deployment import form_flows as served
-    from flows.planning.champion import champions
-    from flows.planning.plan import build_plan
-
-    if flow == "study":
-        raise ConfigError("a study's grid is not planned from outside")
-    model = SelfTrainConfig if flow == "self-train" else RealignConfig
-    if "config" in parameters:
-        config = model.model_validate(parameters["config"])
-    else:
-        form = getattr(served, flow.replace("-", "_")).validate_parameters(parameters)
-        sections = [value for value in form.values() if isinstance(value, served.Section)]
-        config = served.configure(model, form["config_file"], sections, form["overrides"])
-    until = "calibrate" if flow == "calibrate" else parameters.get("until", "promote")
-    return build_plan(config, store, until=until, champions=partial(champions, places, config, store))
 
 
 # ---------------------------------------------------------------------------------------------------------- reachability

@@ -30,22 +30,19 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
-    TaskRunFilter,
-    TaskRunFilterFlowRunId,
-    TaskRunFilterState,
-    TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import TERMINAL_STATES, StateType
+from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Crashed, Failed, State
 
 from dora_core.errors import DoraError, ServiceError
 from flows.deployment.automations import AGAIN, PENDING_LIMIT, TAG
+from flows.run_record import ProcessRecord, RunRecord, read_records
+from flows.running.abandoned import close_manifest, end_abandoned
 from flows.running.approval import end_overdue
 from flows.running.gpu_slots import LEASE_SECONDS, LIMIT, read_runs
-from flows.running.manifest import manifests
-from flows.running.session import close_manifest, end_abandoned
+from flows.running.task_runs import end_task_runs
 from infra.prefect_api import connected, own_prefect_api
 from infra.processes import RecordedProcess, terminate_tree
 from infra.ray_jobs import RESUME
@@ -56,7 +53,7 @@ from infra.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.client.schemas.objects import FlowRun, TaskRun
+    from prefect.client.schemas.objects import FlowRun
 
 UNHEARD_SECONDS = 60.0
 """So long a run may be cancelling: one that hears of it takes seconds, its jobs' checkpoints included."""
@@ -96,7 +93,7 @@ class Reaped:
         lines += [f"taken by a worker that is gone: {', '.join(self.never_began)}"] if self.never_began else []
         lines += [f"stopped Ray jobs: {', '.join(self.jobs)}"] if self.jobs else []
         lines += [f"closed {len(self.mlflow_runs)} MLflow runs"] if self.mlflow_runs else []
-        lines += [f"nobody answered in time: {', '.join(self.overdue)}"] if self.overdue else []
+        lines += [f"no answer in time: {', '.join(self.overdue)}"] if self.overdue else []
         lines += [f"freed {self.slots} slots of {LIMIT} that nobody held"] if self.slots else []
         return [*lines, *self.waiting, *self.problems] or ["nothing is left over"]
 
@@ -163,35 +160,35 @@ def end_dead_runs(settings: Settings, places: Places, client: SyncPrefectClient 
     """
     store, reaped = Store(settings.store_uri), Reaped()
     open_runs = _open_runs(store)
-    flow_runs = {content["run_id"]: _flow_run(client, content["flow_run_id"]) for content in open_runs}
+    flow_runs = {run.run_id: _flow_run(client, run.flow_run_id) for run in open_runs}
     over = {}
-    for content in open_runs:
-        flow_run = flow_runs[content["run_id"]]
-        why = why_over(content.get("process"), flow_run.state if flow_run else None)
+    for run in open_runs:
+        flow_run = flow_runs[run.run_id]
+        why = why_over(run.process, flow_run.state if flow_run else None)
         if why is not None:
-            over[content["run_id"]] = why
-    live = [content for content in open_runs if content["run_id"] not in over]
-    watched = {job for content in live for job in submissions(content)}
-    goes_on = {content["flow_run_id"] for content in live}  # in another process, after a retry
-    for content in open_runs:
-        run_id = content["run_id"]
-        if run_id not in over:
+            over[run.run_id] = why
+    live = [run for run in open_runs if run.run_id not in over]
+    watched = {job for run in live for job in run.submissions}
+    continued = {run.flow_run_id for run in live}  # in another process, after a retry
+    for run in open_runs:
+        if run.run_id not in over:
             continue
+        why = over[run.run_id]
         if not dry_run:
             try:
-                reaped.jobs += end_abandoned(settings, store, content, over[run_id], keep=watched)
-                if client is not None and content["flow_run_id"] not in goes_on:
-                    _tell(client, flow_runs[run_id], over[run_id])
-                reaped.mlflow_runs += close_mlflow_runs(places.mlflow_uri, content["project"], run_id, over[run_id])
-                close_manifest(store, content, over[run_id])
+                reaped.jobs += end_abandoned(settings, store, run, keep=watched)
+                if client is not None and run.flow_run_id not in continued:
+                    _end_flow_run(client, flow_runs[run.run_id], why)
+                reaped.mlflow_runs += close_mlflow_runs(places.mlflow_uri, run.project, run.run_id, why)
+                close_manifest(store, run, why)
             except DoraError as error:
-                reaped.problems.append(f"{run_id}: {over[run_id]}, but it could not be ended: {error.message}")
+                reaped.problems.append(f"{run.run_id}: {why}, but it could not be ended: {error.message}")
                 continue
-        reaped.runs[run_id] = over[run_id]
+        reaped.runs[run.run_id] = why
     return reaped
 
 
-def why_over(process: dict[str, Any] | None, state: State | None) -> str | None:
+def why_over(process: ProcessRecord | None, state: State | None) -> str | None:
     """Why a run whose manifest says "running" is not; None where it may be.
 
     Args:
@@ -207,11 +204,6 @@ def why_over(process: dict[str, Any] | None, state: State | None) -> str | None:
     if ours is not None and (state is None or state.is_running() or state.is_cancelling()):
         return "its process is gone"
     return None
-
-
-def submissions(content: dict[str, Any]) -> set[str]:
-    """Ray submissions of a run's stages."""
-    return {stage["submission_id"] for stage in content["stages"] if stage["submission_id"]}
 
 
 def close_mlflow_runs(uri: str, project: str, run_id: str, why: str) -> list[str]:
@@ -245,23 +237,21 @@ def _send_waiting(settings: Settings, places: Places) -> list[str]:
     return Tracker.open(places.mlflow_uri, "default", folder, history=settings.mlflow_history(places.mlflow_uri)).close()
 
 
-def _open_runs(store: Store) -> list[dict[str, Any]]:
-    """Manifests that say "running"."""
-    return [m.content for m in manifests(store) if m.content["status"] == "running"]
+def _open_runs(store: Store) -> list[RunRecord]:
+    """Return the runs with status "running" in their manifest."""
+    return [run for run in read_records(store) if run.status == "running"]
 
 
-def _ours(process: dict[str, Any] | None) -> RecordedProcess | None:
-    """The process of a manifest, if it is or was one of this machine."""
-    if process is None or process["host"] != socket.gethostname():
-        return None
-    return RecordedProcess(name="flow", **{name: process[name] for name in process.keys() - {"host"}})
+def _ours(process: ProcessRecord | None) -> RecordedProcess | None:
+    """Return the process of a manifest, if it is or was one of this machine."""
+    return None if process is None or process.host != socket.gethostname() else process.recorded()
 
 
 def _stop_unheard(store: Store, client: SyncPrefectClient) -> list[str]:
     """Stop the runs of this machine that have been "cancelling" for too long, in order if they can; returns their ids."""
     stopped = []
-    for content in _open_runs(store):
-        process, flow_run = _ours(content.get("process")), _flow_run(client, content["flow_run_id"])
+    for run in _open_runs(store):
+        process, flow_run = _ours(run.process), _flow_run(client, run.flow_run_id)
         if process is None or flow_run is None or flow_run.state is None or not flow_run.state.is_cancelling():
             continue
         if flow_run.state.timestamp > datetime.now(UTC) - timedelta(seconds=UNHEARD_SECONDS):
@@ -269,7 +259,7 @@ def _stop_unheard(store: Store, client: SyncPrefectClient) -> list[str]:
         if terminate_tree([process], grace=STOPPING_SECONDS):
             client.set_flow_run_state(flow_run.id, Cancelled(message=f"cancelled; {RESUME}"), force=True)
             end_task_runs(client, flow_run.id, "cancelled")
-            stopped.append(content["run_id"])
+            stopped.append(run.run_id)
     return stopped
 
 
@@ -288,36 +278,23 @@ def _end_never_begun(client: SyncPrefectClient, dry_run: bool) -> list[str]:
     return [run.name for run in over]
 
 
-def _flow_run(client: SyncPrefectClient | None, flow_run_id: str) -> FlowRun | None:
-    if client is None:
+def _flow_run(client: SyncPrefectClient | None, flow_run_id: str | None) -> FlowRun | None:
+    if client is None or flow_run_id is None:
         return None
     try:
-        return client.read_flow_run(flow_run_id)
+        return client.read_flow_run(UUID(flow_run_id))
     except ObjectNotFound:
         return None
 
 
-def _tell(client: SyncPrefectClient, flow_run: FlowRun | None, why: str) -> None:
-    """A flow run whose process is gone cannot say so itself."""
+def _end_flow_run(client: SyncPrefectClient, flow_run: FlowRun | None, why: str) -> None:
+    """Set the final state of a flow run whose process is gone and cannot do so itself."""
     if flow_run is None or flow_run.state is None:
         return
     if not flow_run.state.is_final():
         ended = Cancelled if flow_run.state.is_cancelling() else Crashed
         client.set_flow_run_state(flow_run.id, ended(message=f"{why}; what it left has been ended; {RESUME}"), force=True)
     end_task_runs(client, flow_run.id, why)
-
-
-def end_task_runs(client: SyncPrefectClient, flow_run_id: UUID, why: str) -> None:
-    """Set the task runs of a flow run that is over to Crashed where they say that they run: Prefect ends the flow run alone."""
-    for task_run in open_task_runs(client, flow_run_id):
-        client.set_task_run_state(task_run.id, Crashed(message=why), force=True)
-
-
-def open_task_runs(client: SyncPrefectClient, flow_run_id: UUID) -> list[TaskRun]:
-    """Those of which the server does not know that they have ended."""
-    unfinished = [state for state in StateType if state not in TERMINAL_STATES]
-    states = TaskRunFilterState(type=TaskRunFilterStateType(any_=unfinished))
-    return client.read_task_runs(task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run_id]), state=states))
 
 
 def _free_slots(client: SyncPrefectClient, dry_run: bool) -> int:

@@ -23,7 +23,8 @@ import yaml
 from dora_core.config.method import TestbedConfig
 from dora_core.testbed.mixture import Testbed
 from flows.config.models import RealignConfig
-from flows.planning.plan import Plan, build_plan
+from flows.planning.plan import build_plan
+from flows.planning.planned_stage import Plan
 from flows.running.shared_job import SharedJob
 from infra.ray_head import RayHead
 from infra.ray_jobs import RayJobs

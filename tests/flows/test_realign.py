@@ -12,7 +12,7 @@ import pytest
 
 from dora_core.config.method import TestbedConfig
 from dora_core.testbed.mixture import Testbed
-from flows.running.session import release
+from flows.running.abandoned import release
 from infra.prefect_api import own_prefect_api
 from infra.settings import Settings
 from tests.faults import Recovery

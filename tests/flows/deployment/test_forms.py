@@ -179,7 +179,7 @@ def test_mistakes_that_depend_on_more_than_one_value_are_told_in_the_words_of_th
         configure(RealignConfig, "mine.yaml", [Method(loss="ln_dpo", beta=0.1)], ["align.loss={name: simpo, beta: 0.5}"])
     with pytest.raises(ConfigError, match=r"data\.train\.0\.path: no such file"):
         configure(RealignConfig, "mine.yaml", [Data(path="./gone.parquet")])
-    with pytest.raises(ConfigError, match=r"config_file: 'mein\.yaml' is no example, and there is no .*/configs/mein\.yaml") as error:
+    with pytest.raises(ConfigError, match=r"config_file: 'mein\.yaml' is neither an example nor found at .*/configs/mein\.yaml") as error:
         configure(RealignConfig, "mein.yaml")
     assert "did you mean 'mine.yaml'?" in error.value.hint and "infra/configs/demo.yaml" in error.value.hint
 

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.config.loading import load_config
 from flows.config.models import RealignConfig
-from flows.planning.plan import TWIN, Plan, build_plan, write_latest
+from flows.planning.latest import write_latest
+from flows.planning.plan import TWIN, build_plan
+from flows.planning.planned_stage import Plan
 from infra.store.store import Store
 from tasks.runtime.stage import write_spec
 

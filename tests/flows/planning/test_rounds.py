@@ -10,7 +10,8 @@ from dora_core.config.judging import ImplicitJudge
 from dora_core.errors import ConfigError
 from flows.config.loading import load_config
 from flows.config.models import SelfTrainConfig
-from flows.planning.plan import Plan, build_plan
+from flows.planning.plan import build_plan
+from flows.planning.planned_stage import Plan
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef
 from tests.flows.planning.test_plan import finish

@@ -12,7 +12,8 @@ from dora_core.errors import ConfigError
 from flows.cli import app
 from flows.config.loading import load_config, load_preset
 from flows.config.models import RealignConfig, StudyConfig
-from flows.planning.plan import build_plan, write_latest
+from flows.planning.latest import write_latest
+from flows.planning.plan import build_plan
 from flows.planning.study_grid import Grid, build_grid, cells, plan_study
 from infra.store.store import Store
 from tasks.runtime.stage import StageSpec, write_spec

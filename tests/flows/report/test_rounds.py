@@ -9,6 +9,7 @@ import pytest
 from flows.report.comparison import comparison_table
 from flows.report.page import render
 from flows.report.rounds import rounds_figure, rounds_view
+from flows.run_record import read_record
 from infra.store.store import Store
 from tests.flows.report.test_page import EVIL, Page, estimate, make_facts
 
@@ -89,8 +90,9 @@ def test_rounds_guard_rails_and_the_last_round_of_every_section(store: Store) ->
 
 def test_a_row_for_every_round_and_a_column_for_every_measure_that_is_known(store: Store) -> None:
     make_rounds(store)
-    run = store.read_json("runs/r/run.json")
-    results = {s["label"]: result for s in run["stages"] if (result := store.read_result(s["stage"], s["digest"]))}
+    run = read_record(store, "r")
+    assert run is not None
+    results = {s.label: result for s in run.stages if (result := store.read_result(s.stage, s.digest))}
     view = rounds_view(run, results)
     assert view is not None
     assert [row["round"] for row in view["rows"]] == [0, 1, 2]
@@ -102,9 +104,8 @@ def test_a_row_for_every_round_and_a_column_for_every_measure_that_is_known(stor
     drawn = rounds_figure(view["rows"], view["measures"]).axes
     assert [axes.get_title(loc="left") or axes.get_title() for axes in drawn if axes.axison] == list(view["measures"].values())
     assert drawn[0].lines[-1].get_xydata().tolist() == [[0.0, 0.5], [1.0, 0.55]]
-    for entry in run["stages"]:
-        del entry["round"]
-    assert rounds_view(run, results) is None
+    without = run.evolve(stages=[entry.evolve(round=None) for entry in run.stages])
+    assert rounds_view(without, results) is None
 
 
 def test_the_comparison_as_markdown() -> None:

@@ -257,7 +257,7 @@ def test_unanswered_then_asked_again_about_another_champion(place: Place) -> Non
     assert end_overdue(Settings(), time.time() + 3600) == []
     assert end_overdue(Settings(), time.time() + 3 * 3600) == [m["run_id"] for m in place.manifests("asked")]
     state = place.execute(run)
-    assert state.name == "Completed" and state.message.startswith("not promoted: nobody answered within 2 h; ")
+    assert state.name == "Completed" and state.message.startswith("not promoted: no answer within 2 h; ")
     assert registry.aliases(place.mlflow, "asked") == {"champion": "1", "challenger": "2"}
 
     again = place.start(config)

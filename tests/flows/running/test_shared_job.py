@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from flows.config.loading import load_config
-from flows.planning.plan import Plan, build_plan
+from flows.planning.plan import build_plan
+from flows.planning.planned_stage import Plan
 from flows.running.shared_job import batch_of, width
 from infra.store.store import Store
 from tests.flows.dora import Dora, wait_for

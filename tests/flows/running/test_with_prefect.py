@@ -30,6 +30,7 @@ from flows.config.loading import load_config
 from flows.deployment import automations, deploy
 from flows.deployment.deploy import Deployment
 from flows.planning.plan import build_plan
+from flows.run_record import RunRecord, StageRecord, write_record
 from flows.running import gpu_slots as limits
 from flows.upkeep import gc, reap
 from infra.prefect_api import own_prefect_api
@@ -300,6 +301,7 @@ def manifest(client: SyncPrefectClient, settings: Settings, run_id: str, state: 
         "run_id": run_id,
         "project": "reaped",
         "flow_run_id": str(flow_run.id),
+        "started": time.time(),
         "status": "running",
         "stages": [],
         "process": process,
@@ -369,10 +371,10 @@ def test_the_flow_says_what_it_did(api: str, client: SyncPrefectClient) -> None:
 # ------------------------------------------------------------------------------------------------------------------- gc
 
 
-def test_what_a_queued_run_would_find_is_not_collected(
+def test_what_the_last_run_of_a_queued_project_left_is_not_collected(
     api: str, client: SyncPrefectClient, entries: list[Deployment], mixture: Path, tmp_path: Path
 ) -> None:
-    """The plan of a run that waits for a worker counts; where it cannot be made, everything that runs have left does."""
+    """A run that waits for a worker continues from the last run of its project; where its project is not known, all results stay."""
     settings = Settings()
     place = settings.root / "configs" / "queued.yaml"
     place.parent.mkdir(parents=True)
@@ -381,6 +383,10 @@ def test_what_a_queued_run_would_find_is_not_collected(
     plan = build_plan(load_config(place), store)
     execute(plan.stages[0].spec, ingest.run, store)
     (store.folder("align", "a" * 64).path / "result.json").write_text('{"stage": "align", "digest": "", "files": {}, "facts": {}}')
+    for project, stage, digest in (("queued", "ingest", plan.stages[0].digest), ("other", "align", "a" * 64)):
+        done = StageRecord(stage=stage, label=stage, digest=digest, state="ran")
+        record = RunRecord(run_id=f"{project}-1", project=project, started=1.0, finished=2.0, status="failed", stages=[done])
+        write_record(store, record)
     deploy.deploy(api, pool="gc")
     realign = client.read_deployment_by_name("realign/realign").id
     run = client.create_flow_run_from_deployment(realign, name="night", parameters={"config_file": "queued.yaml"}, state=Scheduled())
@@ -390,7 +396,10 @@ def test_what_a_queued_run_would_find_is_not_collected(
 
     looked = collect()
     assert looked.kept == {f"ingest/{plan.stages[0].digest}": "night is queued"} and looked.removed == [f"align/{'a' * 64}"]
+    assert looked.runs == ["other-1"], "the manifest by which the next collection knows the queued project's results stays"
     place.unlink()
-    assert "night is queued, and its plan cannot be made" in collect().notes[0]
+    looked = collect()
+    assert "night is queued, and its project is not known" in looked.notes[0]
+    assert set(looked.kept.values()) == {"night is queued"} and looked.removed == looked.runs == []
     client.set_flow_run_state(run.id, Cancelled(), force=True)
     assert collect().kept == {} and collect().notes == []

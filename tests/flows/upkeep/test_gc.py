@@ -24,8 +24,11 @@ from flows.cli import app
 from flows.cli.files import Command, data_source
 from flows.cli.output import Out
 from flows.config.models import RealignConfig
-from flows.planning.plan import Plan, build_plan, write_latest
-from flows.running.manifest import FlowRun, Manifest, manifests
+from flows.planning.latest import write_latest
+from flows.planning.plan import build_plan
+from flows.planning.planned_stage import Plan
+from flows.run_record import read_records
+from flows.running.manifest import FlowRun, Manifest
 from flows.upkeep import gc
 from infra.settings import Settings
 from infra.store.deletion import TRASH, files_below
@@ -234,7 +237,7 @@ def test_what_a_killed_collection_was_about_to_delete_is_no_run_and_goes(place: 
     scratch.mkdir()
     (scratch / "shard.parquet").write_bytes(b"x")
     age(store.local_root, 30)
-    assert [each.run_id for each in manifests(store)] == ["p-2"]
+    assert [each.run_id for each in read_records(store)] == ["p-2"]
     collect(place)
     assert there(store) == {at(kept)} and not manifest.exists() and not scratch.exists()
 

@@ -19,7 +19,8 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Completed, Crashed, Paused, Pending, Running, State
 
-from flows.running.session import close_manifest, end_abandoned
+from flows.run_record import ProcessRecord, read_record
+from flows.running.abandoned import close_manifest, end_abandoned
 from flows.upkeep import reap
 from infra.processes import RecordedProcess
 from infra.ray_jobs import RESUME
@@ -42,6 +43,7 @@ def process(alive: bool) -> dict[str, Any]:
 
 
 GONE = "its process is gone"
+FLOW_RUN = str(uuid4())
 CASES: list[tuple[str, dict[str, Any] | None, State | None, str | None]] = [
     ("it runs here", process(True), Running(), None),
     ("it runs here and closes itself", process(True), Cancelled(), None),
@@ -62,7 +64,7 @@ CASES: list[tuple[str, dict[str, Any] | None, State | None, str | None]] = [
 @pytest.mark.fault(7, 8)
 @pytest.mark.parametrize(("recorded", "state", "why"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_a_run_is_over_only_if_somebody_knows(recorded: dict[str, Any] | None, state: State | None, why: str | None) -> None:
-    assert reap.why_over(recorded, state) == why
+    assert reap.why_over(ProcessRecord.model_validate(recorded) if recorded else None, state) == why
 
 
 # ------------------------------------------------------------------------------------------------ without a Prefect server
@@ -113,9 +115,10 @@ def settings(tmp_path: Path, ray: ThreadingHTTPServer, mlflow_uri: str, monkeypa
 
 
 def write_manifest(settings: Settings, run_id: str, recorded: dict[str, Any], *submitted: str) -> None:
-    stages = [{"stage": job.split("-")[1], "submission_id": job, "state": "running"} for job in submitted]
-    content = {"run_id": run_id, "project": "p", "flow_run_id": "f", "status": "running", "process": recorded, "stages": stages}
-    Store(settings.store_uri).write_json(f"runs/{run_id}/run.json", content)
+    names = {job: job.split("-")[1] for job in submitted}
+    stages = [{"stage": name, "label": name, "digest": "d", "submission_id": job, "state": "running"} for job, name in names.items()]
+    content = {"run_id": run_id, "project": "p", "flow_run_id": FLOW_RUN, "status": "running", "process": recorded, "stages": stages}
+    Store(settings.store_uri).write_json(f"runs/{run_id}/run.json", content | {"started": time.time()})
 
 
 @pytest.mark.fault(8)
@@ -156,7 +159,7 @@ class Prefect:
     def __init__(self) -> None:
         self.run, self.set = SimpleNamespace(id=uuid4(), state=Running()), list[str]()
 
-    def read_flow_run(self, _: str) -> SimpleNamespace:
+    def read_flow_run(self, _: UUID) -> SimpleNamespace:
         return self.run
 
     def read_task_runs(self, **_: Any) -> list[Any]:
@@ -205,11 +208,13 @@ def test_a_sweep_sends_what_waits_for_mlflow(settings: Settings, monkeypatch: py
 def test_ending_what_was_abandoned_twice_changes_nothing(settings: Settings, ray: Any) -> None:
     write_manifest(settings, "dead", process(False), "dora-align-a-1")
     store = Store(settings.store_uri)
-    content = store.read_json("runs/dead/run.json")
-    assert end_abandoned(settings, store, content, GONE) == ["dora-align-a-1"]
-    close_manifest(store, content, GONE)
+    run = read_record(store, "dead")
+    assert run is not None
+    assert end_abandoned(settings, store, run, keep=()) == ["dora-align-a-1"]
+    close_manifest(store, run, GONE)
     once = store.read_json("runs/dead/run.json") | {"finished": None}
-    assert end_abandoned(settings, store, content, GONE) == []
-    close_manifest(store, content, GONE)
+    again = read_record(store, "dead")
+    assert again is not None and end_abandoned(settings, store, again, keep=()) == []
+    close_manifest(store, again, GONE)
     assert ray.jobs["dora-align-a-1"] == "STOPPED" and store.read_json("runs/dead/run.json") | {"finished": None} == once
     assert once["error"] == {"message": GONE, "hint": RESUME} and once["stages"][0]["state"] == "failed"

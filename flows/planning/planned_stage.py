@@ -1,0 +1,136 @@
+"""A plan as it is handed from planning to running: its stages in order, each with its digest, whether it runs, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from infra.store.store import Store
+from tasks.runtime.stage import StageSpec
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of a plan.
+
+    Attributes:
+        label: unique within the plan; the stage's name unless it runs twice.
+        reason: ``"cached: …"`` or ``"runs: …"``, for people.
+        seconds: what the stage took in the run it is compared with, or an estimate; None = unknown.
+        nothing_heavy: run it in the flow's process although it is a job: its result takes a moment.
+        round: the self-training round it belongs to; None outside self-training.
+    """
+
+    label: str
+    spec: StageSpec
+    cached: bool
+    reason: str
+    seconds: float | None
+    nothing_heavy: bool = False
+    round: int | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Runs in the flow's process."""
+        return self.nothing_heavy or self.spec.placement == "local"
+
+    @property
+    def is_small(self) -> bool:
+        """A job without workers of its own and on CPU, so that it may share one with others."""
+        return not self.is_local and self.spec.execution.workers == 0 and self.spec.execution.gpus_per_worker == 0
+
+    @cached_property
+    def digest(self) -> str:
+        return self.spec.digest()
+
+    @property
+    def stage(self) -> str:
+        return self.spec.stage
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "label": self.label,
+            "stage": self.stage,
+            "round": self.round,
+            "digest": self.digest,
+            "cached": self.cached,
+            "reason": self.reason,
+            "seconds_before": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages in the order they run.
+
+    Attributes:
+        inputs: ``{URI: digest}`` of the files that are read.
+        records: number of records, None while it is not known.
+        notes: what could not be planned as configured.
+        not_needed: on-demand stages without a result, left out because every stage that reads them is cached.
+    """
+
+    project: str
+    stages: tuple[PlannedStage, ...]
+    inputs: dict[str, str]
+    records: int | None = None
+    notes: tuple[str, ...] = ()
+    not_needed: tuple[PlannedStage, ...] = ()
+
+    @property
+    def to_run(self) -> list[PlannedStage]:
+        return [stage for stage in self.stages if not stage.cached]
+
+    @property
+    def needs_ray(self) -> bool:
+        return any(not stage.is_local for stage in self.to_run)
+
+    def neighbours(self, stage: PlannedStage) -> list[PlannedStage]:
+        """The small stages that run directly before and after a small ``stage``, and itself: they may share one job."""
+        to_run = self.to_run
+        first = last = to_run.index(stage)
+        while first > 0 and to_run[first - 1].is_small:
+            first -= 1
+        while last + 1 < len(to_run) and to_run[last + 1].is_small:
+            last += 1
+        return to_run[first : last + 1]
+
+    def checked(self, store: Store) -> Plan:
+        """Return the plan with results that were deleted since as stages that run: `dora gc` spares them from the manifest on."""
+        stages = [
+            replace(s, cached=False, reason="runs: its result has just been deleted") if s.cached and not s.spec.is_done(store) else s
+            for s in self.stages
+        ]
+        needed, not_needed = split_on_demand([*stages, *self.not_needed])
+        order = [stage for stage in needed if stage not in self.not_needed]
+        for stage in self.not_needed:
+            if stage in needed:  # a stage that reads it has to run again
+                order.insert(next(place for place, other in enumerate(order) if stage.digest in _reads(other)), stage)
+        return replace(self, stages=tuple(order), not_needed=not_needed)
+
+    def upstream(self, stage: PlannedStage) -> list[str]:
+        """Labels of the stages whose output ``stage`` reads."""
+        return [other.label for other in self.stages if other.digest in _reads(stage)]
+
+    def to_json(self) -> dict[str, Any]:
+        known = [s.seconds for s in self.to_run]
+        return {
+            "project": self.project,
+            "records": self.records,
+            "stages": [stage.to_json() for stage in self.stages],
+            "to_run": len(self.to_run),
+            "estimated_seconds": None if None in known else sum(s for s in known if s is not None),
+        }
+
+
+def _reads(stage: PlannedStage) -> set[str]:
+    return {ref.digest for ref in stage.spec.predecessors().values()}
+
+
+def split_on_demand(stages: Sequence[PlannedStage]) -> tuple[tuple[PlannedStage, ...], tuple[PlannedStage, ...]]:
+    """Return the stages of a plan, and the on-demand ones without a result that no running stage reads."""
+    read = {digest for stage in stages if not stage.cached for digest in _reads(stage)}
+    not_needed = tuple(s for s in stages if s.spec.on_demand and not s.cached and s.digest not in read)
+    return tuple(s for s in stages if s not in not_needed), not_needed
