@@ -10,8 +10,8 @@ they share (``flows/running/session.py``).
 from __future__ import annotations
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run as this_run
-from prefect.states import State
 
 from flows.config.models import RealignConfig
 from flows.config.run_names import name_of_calibration, name_of_realignment

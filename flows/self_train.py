@@ -9,8 +9,8 @@ The whole run is one plan: every stage of every round is known by digest before 
 from __future__ import annotations
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run as this_run
-from prefect.states import State
 
 from flows.config.models import SelfTrainConfig
 from flows.config.run_names import name_of_rounds

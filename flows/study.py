@@ -12,8 +12,9 @@ import tempfile
 from pathlib import Path
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run as this_run
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from flows.config.models import StudyConfig
 from flows.planning.study_grid import Grid, build_grid, cells, plan_study

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from dora_core.config.method import ObjectiveConfig
 from dora_core.objectives import find_objective
+from dora_core.objectives.settings import ObjectiveConfig
 from flows.config.models import RealignConfig, SelfTrainConfig
 
 

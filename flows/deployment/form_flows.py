@@ -13,8 +13,8 @@ from functools import partial
 from typing import Literal
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run as this_run
-from prefect.states import State
 
 from dora_core.errors import DoraError
 from flows.config.models import RealignConfig, SelfTrainConfig, StudyConfig

@@ -40,8 +40,8 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
 
     Args:
         until: the last stage wanted.
-        champions: gives the registry's champion and the one before it (``flows/planning/champion.py``), and notes what is missing; called only if
-            the project has promoted a model before.
+        champions: gives the registry's champion and the one before it (``flows/planning/champion.py``), and notes what is missing; called
+            only if the project has promoted a model before.
 
     Raises:
         DataError: an input file is missing or its columns cannot be understood.

@@ -25,13 +25,14 @@ from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from prefect.input.actions import read_flow_run_input
 from prefect.runtime import deployment as this_deployment
-from prefect.states import Scheduled, State
+from prefect.states import Scheduled
 from pydantic import Field
 
 from flows.planning.planned_stage import PlannedStage

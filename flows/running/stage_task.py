@@ -21,7 +21,8 @@ from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from dora_core.errors import DoraError
 from flows.planning.planned_stage import PlannedStage

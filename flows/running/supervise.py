@@ -13,10 +13,11 @@ import httpx
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun as PrefectRun
+from prefect.client.schemas.objects import State
 from prefect.flows import Flow
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as this_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from dora_core.errors import RunStopped
 from flows.config.models import RealignConfig

@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from dora_core.errors import ConfigError, DoraError
 from flows.run_record import read_record

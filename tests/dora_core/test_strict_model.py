@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ConfigDict, Field, ValidationError
 
-from dora_core.config.method import ObjectiveConfig, OptimizationConfig
+from dora_core.config.method import OptimizationConfig
+from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.strict_model import StrictModel
 
 
