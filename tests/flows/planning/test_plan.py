@@ -40,14 +40,20 @@ def load(folder: Path, data: Path, *overrides: str) -> RealignConfig:
     return load_config(folder / "c.yaml", overrides)
 
 
+FACTS: dict[str, dict[str, Any]] = {
+    "ingest": {"records": {"train": 36, "eval": 4}},
+    "promote": {"decision": "promoted", "model_name": "demo", "version": "1", "reasons": [], "aliases": {}},
+}
+"""What a plan reads of the facts of finished stages."""
+
+
 def finish(store: Store, plan: Plan, *, run_id: str = "demo-1", labels: list[str] | None = None) -> None:
     """What a successful run leaves behind, as far as a plan looks at it."""
     for stage in plan.stages:
         if labels is None or stage.label in labels:
             folder = store.folder(stage.stage, stage.digest)
             (folder.path / "output.bin").write_bytes(b"x")
-            facts: dict[str, Any] = {"records": {"train": 36, "eval": 4}} if stage.stage == "ingest" else {}
-            store.mark_done(folder, {"stage": stage.stage, "digest": stage.digest, "seconds": 2.0, "facts": facts})
+            store.mark_done(folder, {"stage": stage.stage, "digest": stage.digest, "seconds": 2.0, "facts": FACTS.get(stage.stage, {})})
     if labels is None:
         write_latest(store, plan, run_id)
 
