@@ -1,5 +1,38 @@
-"""``dora``: the command line. Commands are thin; every import of theirs is inside them, so that ``--help`` answers at once."""
+"""``dora``: the command line. Commands are thin; every import of theirs is inside them, so that ``--help`` answers at once.
 
-from flows.cli.app import app, main
+**A new command** is a file here with an ``@app.command`` function, and a line in :data:`NOUNS`.
+"""
 
-__all__ = ["app", "main"]
+from __future__ import annotations
+
+from importlib import import_module
+
+from flows.cli.app import app
+
+NOUNS = (
+    "demo",
+    "realign",
+    "evaluate",
+    "generate",
+    "judge",
+    "self_train",
+    "study",
+    "servers",
+    "deploy",
+    "reap",
+    "gc",
+    "doctor",
+    "report",
+    "model",
+)
+"""Files whose commands `dora --help` lists, in this order."""
+
+for noun in NOUNS:
+    import_module(f"{__name__}.{noun}")
+
+
+def main() -> None:
+    app()
+
+
+__all__ = ["NOUNS", "app", "main"]

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dora_core.errors import RunStopped
 from flows.cli.output import Out
+from flows.config.loading import load_config
 from flows.config.models import RealignConfig, SelfTrainConfig, StudyConfig
 from flows.planning.champion import champions
 from flows.planning.plan import Until, build_plan
@@ -18,7 +20,27 @@ from infra.settings import Settings, apply_environment
 from infra.store.store import Store, write_atomic
 
 
-def dry_run(config: RealignConfig, until: Until, *, as_json: bool) -> None:
+def run_file(
+    path: Path,
+    overrides: list[str],
+    until: Until,
+    dry_run: bool,
+    as_json: bool,
+    verbose: bool,
+    model: type[RealignConfig] = RealignConfig,
+) -> None:
+    """Load a configuration file, and run it or show its plan."""
+    run_or_show(load_config(path, overrides, model), until, dry_run, as_json, verbose)
+
+
+def run_or_show(config: RealignConfig, until: Until, dry_run: bool, as_json: bool, verbose: bool, report: Path | None = None) -> None:
+    if dry_run:
+        show_plan(config, until, as_json=as_json)
+    else:
+        run(config, until, as_json=as_json, verbose=verbose, report=report)
+
+
+def show_plan(config: RealignConfig, until: Until, *, as_json: bool) -> None:
     """Print the plan; nothing runs and nothing is written."""
     settings = Settings()
     store, places = Store(settings.store_uri), apply_environment(settings)
@@ -54,10 +76,10 @@ def run(config: RealignConfig, until: Until, *, as_json: bool, verbose: bool, re
         if isinstance(config, SelfTrainConfig):
             from flows.self_train import self_train
 
-            return self_train(config, return_state=True).result()
+            return _result(self_train(config, return_state=True))
         from flows.realign import realign
 
-        return realign(config, until, return_state=True).result()
+        return _result(realign(config, until, return_state=True))
 
     _run(start, as_json=as_json, verbose=verbose, report=report)
 
@@ -72,9 +94,18 @@ def run_study(config: StudyConfig, *, as_json: bool, verbose: bool) -> None:
     def start() -> EndedRun:
         from flows.study import study
 
-        return study(config, return_state=True).result()
+        return _result(study(config, return_state=True))
 
     _run(start, as_json=as_json, verbose=verbose)
+
+
+def _result(state: Any) -> EndedRun:
+    """Return the result of a flow run.
+
+    Raises:
+        DoraError: what made it fail.
+    """
+    return state.result()
 
 
 def _run(start: Callable[[], EndedRun], *, as_json: bool, verbose: bool, report: Path | None = None) -> None:

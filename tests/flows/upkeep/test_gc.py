@@ -21,7 +21,8 @@ from dora_core.config.method import ModelConfig, TestbedConfig, TextConfig
 from dora_core.errors import ConfigError, ServiceError, StoreError
 from dora_core.testbed.mixture import Testbed
 from flows.cli import app
-from flows.cli.files import Command, data_source
+from flows.cli.files.settings import data_source
+from flows.cli.files.stages import FileStages
 from flows.cli.output import Out
 from flows.config.models import RealignConfig
 from flows.planning.latest import write_latest
@@ -370,14 +371,14 @@ def test_a_command_on_files_tells_what_it_reads(place: Settings, store: Store, t
     """It has no manifest: its folder says so."""
     (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n')
     read = prompts.plan("prompts", data_source(tmp_path / "p.jsonl"))
-    command = Command("generate", Out(as_json=True))
-    command.run([read])
+    stages = FileStages("generate", Out(as_json=True))
+    stages.run([read])
     age(store.local(f"prompts/{read.digest()}"), 30)
     spec = judge.Spec(
         records=read.ref(), samples=ref("generate", "none"), judge=GoldJudge(), text=TextConfig(), execution=Execution(workers=0)
     )
     with pytest.raises(StoreError):
-        command.run([read, spec])
+        stages.run([read, spec])
     assert {at(read.ref()), at(spec.ref())} <= collect(place, older_than=0.0).kept.keys()
 
 

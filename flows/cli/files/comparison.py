@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dora_core.config.method import EvaluateConfig
 from dora_core.errors import DataError, did_you_mean
-from flows.cli.file_tables import read_rows
+from flows.cli.files.tables import read_rows
 
 if TYPE_CHECKING:
     import numpy as np
