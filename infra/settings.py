@@ -145,6 +145,11 @@ class Settings(BaseSettings):
         return self.root / "mlartifacts"
 
     @property
+    def outbox(self) -> Path:
+        """Updates that MLflow has not received yet, in the folder in which earlier releases left theirs."""
+        return self.root / "spool"
+
+    @property
     def artifact_root(self) -> str:
         return self.back_ends.artifacts or str(self.mlflow_artifacts)
 

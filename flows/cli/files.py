@@ -34,7 +34,7 @@ from flows.planning.plan import Plan, PlannedStage
 from flows.running.jobs import run_as_job
 from flows.running.session import Observer, Ray
 from infra.settings import Settings, apply_environment
-from infra.store.journal import JournalReader
+from infra.store.journal import JournalPart, JournalReader
 from infra.store.store import Store, sha256_of
 from tasks.runtime.stage import StageSpec, execute, prepare_process, write_spec
 from tasks.stages import generate, judge, prompts
@@ -148,7 +148,7 @@ class Command:
         try:
             journal = JournalReader(self.store, stage.stage, stage.digest)
             list(journal.new_events())  # of an earlier attempt
-            with journal.following(lambda events: [observer.event(stage, event) for event in events]):
+            with journal.following(lambda part: _show(observer, stage, part)):
                 if ray is not None and _on_ray(stage):
                     run_as_job(ray.jobs(), stage.spec, self.store, on_log=lambda line: observer.log(stage, line))
                 else:
@@ -158,6 +158,11 @@ class Command:
             observer.finished(stage, "failed" if isinstance(error, Exception) else "cancelled", None)
             raise
         observer.finished(stage, "ran", self.store.read_result(stage.stage, stage.digest))
+
+
+def _show(observer: Observer, stage: PlannedStage, part: JournalPart) -> None:
+    for event in part.events:
+        observer.event(stage, event)
 
 
 @contextmanager

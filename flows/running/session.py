@@ -185,7 +185,7 @@ class Session:
         local = places.mlflow_uri.startswith("sqlite") and settings.back_ends.artifacts is None
         artifacts = settings.mlflow_artifacts if local else None
         history = settings.mlflow_history(places.mlflow_uri)
-        tracker = Tracker.open(places.mlflow_uri, config.project, settings.root / "spool", artifacts, history)
+        tracker = Tracker.open(places.mlflow_uri, config.project, settings.outbox, artifacts, history)
         tags = {
             "dora.run_id": manifest.run_id,
             "dora.git_sha": git_sha(),
@@ -309,7 +309,7 @@ def end_abandoned(settings: Settings, store: Store, content: dict[str, Any], why
     RayHead.stop_orphans(settings.ray_folder)
     free_abandoned(store)
     history = settings.mlflow_history(places.mlflow_uri)
-    Tracker.open(places.mlflow_uri, content["project"], settings.root / "spool", history=history).close()  # ends abandoned runs as KILLED
+    Tracker.open(places.mlflow_uri, content["project"], settings.outbox, history=history).close()  # ends abandoned runs as KILLED
     return [stage["submission_id"] for stage in left if stage["state"] == "running"]
 
 

@@ -29,7 +29,7 @@ from flows.report.figures import figures_for
 from flows.running.jobs import run_as_job
 from flows.running.session import Session
 from flows.running.shared_job import SharedJob
-from infra.store.journal import JournalReader
+from infra.store.journal import JournalPart, JournalReader
 from tasks.runtime.stage import execute
 from tasks.stages import ingest, promote
 from tasks.stages.registry import STAGES
@@ -180,9 +180,9 @@ def _followed(session: Session, stage: PlannedStage, run: str) -> Iterator[None]
     Parts of an earlier attempt are replayed too: the MLflow run of a resumed training then shows the whole curve.
     """
 
-    def replay(events: list[dict[str, Any]]) -> None:
-        session.tracker.replay(run, events)
-        for event in events:
+    def replay(part: JournalPart) -> None:
+        session.tracker.replay(run, part)
+        for event in part.events:
             session.notify("event", stage, event)
 
     with JournalReader(session.store, stage.stage, stage.digest).following(replay):

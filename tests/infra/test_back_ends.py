@@ -264,3 +264,7 @@ def test_a_missing_bucket_is_named(s3: S3Server, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(StoreError, match="s3://no-such-bucket/x is not writable") as refused:
         check_writable("s3://no-such-bucket/x")
     assert "AWS_ENDPOINT_URL" in refused.value.hint
+
+
+def test_without_credentials() -> None:
+    assert without_credentials("at https://me:pw@host:5000/x failed") == "at https://host:5000/x failed"
