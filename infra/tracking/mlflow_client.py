@@ -137,7 +137,7 @@ class MlflowCalls:
         return isinstance(error, (FileNotFoundError, TypeError, ValueError))
 
     def _is_known_there(self, but: str) -> bool:
-        """Whether the server knows any other run of ours: then the missing one was deleted, else this is another server."""
+        """Whether the server knows another run of this tracker: then the missing one was deleted, else this is another server."""
         from mlflow.exceptions import MlflowException
 
         assert self._client is not None

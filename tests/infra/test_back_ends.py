@@ -82,7 +82,7 @@ def test_private_files_are_private_from_their_first_byte(tmp_path: Path) -> None
 
 def test_addresses_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert back_ends.check_host("127.0.0.1") and back_ends.check_host("localhost") and back_ends.check_host("0.0.0.0")
-    with pytest.raises(ConfigError, match=r"'192\.0\.2\.7' is no IPv4 address of this machine"):
+    with pytest.raises(ConfigError, match=r"'192\.0\.2\.7' is not an IPv4 address of this machine"):
         back_ends.check_host("192.0.2.7")
     assert back_ends.names_of("127.0.0.1") == ["127.0.0.1", "localhost"]
     assert {"localhost", "127.0.0.1"} < set(back_ends.names_of("0.0.0.0"))
@@ -155,7 +155,7 @@ def test_running_servers_are_not_moved(settings: Settings) -> None:
         (Settings(home=settings.home, auth=AUTH), "auth: another password"),
         (Settings(home=settings.home, host="0.0.0.0"), "host: 127.0.0.1 → 0.0.0.0"),
     ):
-        with pytest.raises(ConfigError, match="the servers run, and not with what is asked for") as refused:
+        with pytest.raises(ConfigError, match="the servers run with other settings than requested") as refused:
             services._settle(asked, print)
         assert change in refused.value.message and "dora down" in refused.value.hint
     assert settings.back_ends == BackEnds() and settings.credentials() is None
@@ -212,10 +212,10 @@ def test_databases_are_made_once_and_a_refusal_says_what_to_do() -> None:
         assert ensure_databases(guest, {"PGPASSWORD": "guest"}) == []
         with connect(server, secret, "mlflow") as connection:
             assert connection.execute("select current_database()").fetchall() == [("mlflow",)]
-        with pytest.raises(ServiceError, match=r"does not let us in: .*password authentication failed") as refused:
+        with pytest.raises(ServiceError, match=r"refuses the connection: .*password authentication failed") as refused:
             connect(server, {"PGPASSWORD": "wrong-canary"})
         assert "canary" not in str(refused.value)
-    with pytest.raises(ServiceError, match="does not let us in"):
+    with pytest.raises(ServiceError, match="refuses the connection"):
         connect(server, secret)
 
 
