@@ -1,9 +1,9 @@
-"""Where the servers keep their data and whom they answer: SQLite, local files and loopback, or PostgreSQL, S3 and a network address.
+"""Database, artifact root, bind address and credentials of the servers: SQLite, files and loopback, or PostgreSQL, S3 and the network.
 
 The choice is made once (`dora up --postgres … --artifacts … --host …`, or ``DORA_POSTGRES``, ``DORA_ARTIFACTS``, ``DORA_HOST``) and
-recorded in ``services.json``. Passwords never are, and no address of ours holds one: they are kept in two files of mode 0600 below
-``home``, ``postgres-password`` and ``auth`` (``user:password``, for Prefect and MLflow), and handed to our processes in variables that
-the drivers read by themselves. So nothing that shows an address (a log, an error, ``ps``, a manifest) can show a password.
+recorded in ``services.json``, without passwords. No address holds one either: they are kept in two files of mode 0600 below ``home``,
+``postgres-password`` and ``auth`` (``user:password``, for Prefect and MLflow), and passed to child processes in the variables that the
+drivers read. So no place that shows an address (a log, an error, ``ps``, a manifest) can show a password.
 
 Left out: a pgpass file (asyncpg 0.32 takes its escapes literally), and TLS: put a proxy before the servers, and give PostgreSQL
 ``PGSSLMODE``, which both drivers read.
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 NONE = "none"
-"""Takes a remembered choice back: ``dora up --postgres none``."""
+"""Revokes a recorded choice: ``dora up --postgres none``."""
 DATABASE_PASSWORD, AUTH = "postgres-password", "auth"
 DATABASES = ("prefect", "mlflow")
 CONTROL_SECRETS = frozenset(
     {"DORA_AUTH", "DORA_POSTGRES", "PGPASSWORD", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD"}
 )
-"""Environment variables that Ray's jobs have no use for."""
+"""Environment variables that Ray's jobs do not need."""
 CONNECT_SECONDS = 5
 
 _USER = re.compile(r"[A-Za-z0-9._-]+")
-_PASSWORD = re.compile(r"[!-~]{12,128}")  # MLflow wants 12; an HTTP header carries printable ASCII
+_PASSWORD = re.compile(r"[!-~]{12,128}")  # MLflow requires 12; an HTTP header carries printable ASCII
 _CREDENTIALS = re.compile(r"//[^/?#\s]*@")
 
 
 class BackEnds(StrictModel):
-    """The choice; holds no secret.
+    """The recorded choice, without secrets.
 
     Attributes:
         postgres: ``postgresql://user@host:port/database``, of a server with the databases ``prefect`` and ``mlflow``; None = SQLite.
@@ -58,26 +58,26 @@ class BackEnds(StrictModel):
     host: str = LOOPBACK
 
     def database(self, driver: str, name: str) -> str:
-        """SQLAlchemy URL of one of :data:`DATABASES`."""
+        """Return the SQLAlchemy URL of one of :data:`DATABASES`."""
         assert self.postgres is not None
         return f"postgresql+{driver}://{urlsplit(self.postgres).netloc}/{name}"
 
     def difference(self, other: BackEnds) -> str:
-        """``"postgres: none → postgresql://…"``: what changes from this choice to the other; empty where nothing does."""
+        """Describe the changes from this choice to the other, ``"postgres: none → postgresql://…"``; empty if they are equal."""
         mine, theirs = self.model_dump(), other.model_dump()
         return ", ".join(f"{name}: {mine[name] or NONE} → {theirs[name] or NONE}" for name in mine if mine[name] != theirs[name])
 
 
 def without_credentials(text: str) -> str:
-    """``text`` with ``user:password@`` taken out of every URL in it."""
+    """Remove ``user:password@`` from every URL in ``text``."""
     return _CREDENTIALS.sub("//", text)
 
 
 def refuse_credentials(url: str, name: str, remedy: str) -> str:
-    """The URL itself, unless it holds a password: addresses are logged and recorded.
+    """Return the URL, unless it holds a password: addresses are logged and recorded.
 
     Raises:
-        ConfigError: naming the setting and where the password belongs.
+        ConfigError: it holds one; the error names the setting and the place for the password.
     """
     parts = urlsplit(url)
     if parts.password is not None or (parts.scheme.startswith("http") and parts.username is not None):
@@ -89,10 +89,10 @@ def refuse_credentials(url: str, name: str, remedy: str) -> str:
 
 
 def split_postgres(url: str) -> tuple[str, str | None]:
-    """``postgresql://user:password@host:port/database`` without the password, and the password.
+    """Split ``postgresql://user:password@host:port/database`` into the URL without the password, and the password.
 
     Raises:
-        ConfigError: anything else.
+        ConfigError: it has another form.
     """
     parts = urlsplit(url)
     try:
@@ -102,7 +102,7 @@ def split_postgres(url: str) -> tuple[str, str | None]:
         complete, port = False, 0
     if not complete:
         raise ConfigError(
-            f"this is no address of a PostgreSQL server: {without_credentials(url)!r}",
+            f"this is not an address of a PostgreSQL server: {without_credentials(url)!r}",
             hint="postgresql://user:password@host:5432, characters such as / and @ in the password percent-encoded; for TLS set PGSSLMODE",
         )
     host = parts.netloc.rpartition("@")[2].removesuffix(f":{parts.port}")
@@ -112,13 +112,13 @@ def split_postgres(url: str) -> tuple[str, str | None]:
 
 
 def connect(server: str, environment: Mapping[str, str], database: str | None = None) -> psycopg.Connection[Any]:
-    """A connection to one database (default: the one the address names).
+    """Open a connection to one database (default: the one the address names).
 
     Args:
-        environment: where PGPASSWORD may be; without it libpq's own rules hold.
+        environment: may hold PGPASSWORD; without it libpq's own rules apply.
 
     Raises:
-        ServiceError: the server does not answer or refuses us.
+        ServiceError: the server does not answer or refuses the login.
     """
     import psycopg
 
@@ -127,13 +127,13 @@ def connect(server: str, environment: Mapping[str, str], database: str | None = 
         return psycopg.connect(address, connect_timeout=CONNECT_SECONDS, autocommit=True, password=environment.get("PGPASSWORD"))
     except psycopg.OperationalError as error:
         raise ServiceError(
-            f"PostgreSQL at {address} does not let us in: {str(error).strip().splitlines()[-1]}",
+            f"PostgreSQL at {address} refuses the connection: {str(error).strip().splitlines()[-1]}",
             hint="check that it runs, and user and password: DORA_POSTGRES=postgresql://user:password@host:5432",
         ) from error
 
 
 def ensure_databases(server: str, environment: Mapping[str, str]) -> list[str]:
-    """Create those of :data:`DATABASES` that are missing; returns their names.
+    """Create the missing ones of :data:`DATABASES`; returns their names.
 
     Raises:
         ServiceError: the server does not answer, or the user may not create them.
@@ -160,10 +160,10 @@ def ensure_databases(server: str, environment: Mapping[str, str]) -> list[str]:
 
 
 def check_auth(text: str) -> tuple[str, str]:
-    """User and password of ``user:password``.
+    """Split ``user:password``.
 
     Raises:
-        ConfigError: without showing the text.
+        ConfigError: it has another form; the error does not show the text.
     """
     user, _, password = text.strip().partition(":")
     if not _USER.fullmatch(user) or not _PASSWORD.fullmatch(password):
@@ -175,10 +175,10 @@ def check_auth(text: str) -> tuple[str, str]:
 
 
 def check_host(host: str) -> str:
-    """An IPv4 address of this machine, or a name of one.
+    """Return ``host`` if it is an IPv4 address of this machine, or a name of one.
 
     Raises:
-        ConfigError: with this machine's addresses.
+        ConfigError: it is not; the hint lists this machine's addresses.
     """
     try:
         address = socket.gethostbyname(host)
@@ -186,7 +186,7 @@ def check_host(host: str) -> str:
         address = ""
     if address != EVERYWHERE and not (address and is_loopback(host)) and address not in _own_addresses():
         raise ConfigError(
-            f"{host!r} is no IPv4 address of this machine", hint=f"{EVERYWHERE} is all of them: {', '.join(_own_addresses())}"
+            f"{host!r} is not an IPv4 address of this machine", hint=f"{EVERYWHERE} is all of them: {', '.join(_own_addresses())}"
         )
     return host
 
@@ -196,19 +196,19 @@ def is_loopback(host: str) -> bool:
 
 
 def address_of(host: str) -> str:
-    """What clients, also on other machines, are told to connect to."""
+    """Return the address to which clients, also on other machines, connect."""
     if host != EVERYWHERE:
         return host
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: asks the routing table for our side
+            probe.connect(("192.0.2.1", 9))  # sends nothing: the routing table gives the local address
             return str(probe.getsockname()[0])
         except OSError:
             return LOOPBACK
 
 
 def names_of(host: str) -> list[str]:
-    """Every name under which a browser may know a server that listens on ``host``; others are refused (DNS rebinding)."""
+    """List every name under which a browser may reach a server that listens on ``host``; others are refused (DNS rebinding)."""
     if is_loopback(host):
         return list(dict.fromkeys((host, LOOPBACK, "localhost")))
     if host != EVERYWHERE:
@@ -221,7 +221,7 @@ def _own_addresses() -> list[str]:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that its owner alone may read, at no moment anybody else."""
+    """Write a file that only its owner can read, at every moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)

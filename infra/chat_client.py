@@ -1,7 +1,7 @@
-"""The HTTP of an OpenAI-compatible server: one chat request, its answer, and which failures may pass.
+"""HTTP client of an OpenAI-compatible server: one chat request, its answer, and the failures that are transient.
 
-No connection, no answer in time, and the statuses 408, 409, 429 and 5xx are :class:`Trouble`; any other status would come again, and is an
-error with a remedy. The key is read from the environment and never leaves the request: what the server says is searched for it.
+No connection, no answer in time, and the statuses 408, 409, 429 and 5xx are :class:`Trouble`; any other status would recur, and is an
+error with a remedy. The key is read from the environment and sent in the request alone: it is removed from any text of the server.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Question:
     """One request.
 
     Attributes:
-        label: what it is about, for messages ("record r7, sample 2"); no texts.
+        label: its subject, for messages ("record r7, sample 2"); no texts.
         body: JSON of ``POST /chat/completions``, the model's name included. Equal bodies are sent once.
     """
 
@@ -38,7 +38,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """The first choice's message. ``tokens`` is None where the server reports no usage; ``finished`` is False where it was cut."""
+    """The first choice's message. ``tokens`` is None if the server reports no usage; ``finished`` is False if the text was cut off."""
 
     text: str
     tokens: int | None
@@ -46,7 +46,7 @@ class Answer:
 
 
 class Trouble(Exception):
-    """A request failed in a way that may pass. ``retry_after``: seconds that the server wants to be left alone."""
+    """A transient failure of a request. ``retry_after``: seconds until the server accepts the next one."""
 
     def __init__(self, cause: str, retry_after: float = 0.0):
         super().__init__(cause)
@@ -54,7 +54,7 @@ class Trouble(Exception):
 
 
 class ChatServer:
-    """The HTTP of one endpoint."""
+    """Requests to one endpoint."""
 
     def __init__(self, endpoint: Endpoint):
         self._endpoint, self._url, self._key = endpoint, endpoint.url.rstrip("/"), _key_of(endpoint)
@@ -62,14 +62,14 @@ class ChatServer:
     def session(self) -> requests.Session:
         session = requests.Session()
         session.auth = self._authorise
-        session.trust_env = urlsplit(self._url).hostname not in ("127.0.0.1", "localhost", "::1")  # no proxy reaches this machine's own
+        session.trust_env = urlsplit(self._url).hostname not in ("127.0.0.1", "localhost", "::1")  # a proxy cannot reach loopback
         return session
 
     def look(self, session: requests.Session) -> list[str]:
-        """Names of the models that are served, as far as the server tells.
+        """Return the names of the served models, empty if the server does not list them.
 
         Raises:
-            Trouble: it is not there. ConfigError: it refuses the key.
+            Trouble: it does not answer. ConfigError: it refuses the key.
         """
         response = self._send(session, "GET", "/models")
         if response.status_code in (401, 403):
@@ -77,12 +77,13 @@ class ChatServer:
         try:
             return [model["id"] for model in response.json()["data"]]
         except (ValueError, LookupError, TypeError):
-            return []  # not every server has such a list
+            return []  # some servers have no such list
 
     def answer(self, session: requests.Session, question: Question) -> Answer:
-        """
+        """Send one chat request.
+
         Raises:
-            Trouble: no usable answer now. ConfigError: the server refuses the request, and would again.
+            Trouble: no usable answer now. ConfigError: the server refuses the request, and would refuse it again.
         """
         response = self._send(session, "POST", "/chat/completions", question.body)
         status = response.status_code
@@ -119,7 +120,7 @@ class ChatServer:
             raise Trouble(self._scrubbed(_innermost(error))) from None
         except requests.RequestException as error:
             raise ConfigError(
-                f"the endpoint {self._url} cannot be asked: {self._scrubbed(str(error))}", hint="correct endpoint.url"
+                f"no request can be sent to the endpoint {self._url}: {self._scrubbed(str(error))}", hint="correct endpoint.url"
             ) from None
 
     def _refusal(self, response: requests.Response, what: str, served: list[str], model: str = "") -> ConfigError:
@@ -130,13 +131,13 @@ class ChatServer:
             names = f"the server's models: {did_you_mean(model, served)}" if served else "the server lists no models"
             hint = f"{names}; endpoint.url ends where /chat/completions begins, for most servers with /v1"
         elif 300 <= status < 400:
-            hint = f"it sends requests on to {response.headers.get('Location', 'nowhere')}: give the final address in endpoint.url"
+            hint = f"it redirects to {response.headers.get('Location', 'nowhere')}: give the final address in endpoint.url"
         else:
-            hint = "the server will not take this request: is the prompt longer than the served model reads, with the tokens to come?"
+            hint = "the server does not accept this request: do prompt and new tokens exceed the context of the served model?"
         return ConfigError(f"the endpoint {self._url} refuses {what}: {status} {self._words(response)}", hint=hint)
 
     def _words(self, response: requests.Response) -> str:
-        """What the server says about a failure, at most 300 characters, without the key."""
+        """Return the server's message about a failure, at most 300 characters, without the key."""
         try:
             data = response.json()
             error = data.get("error", data)
@@ -149,14 +150,14 @@ class ChatServer:
         return text.replace(self._key, "***") if self._key else text
 
     def _authorise(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """An auth of our own also keeps requests from sending what it finds in ~/.netrc."""
+        """Add the key. A custom auth also keeps ``requests`` from sending credentials of ~/.netrc."""
         if self._key:
             request.headers["Authorization"] = f"Bearer {self._key}"
         return request
 
 
 def _key_of(endpoint: Endpoint) -> str:
-    """The key, empty where none is asked for."""
+    """Return the key, empty if the endpoint needs none."""
     if endpoint.api_key_env is None:
         return ""
     key = os.environ.get(endpoint.api_key_env, "").strip()
@@ -167,20 +168,20 @@ def _key_of(endpoint: Endpoint) -> str:
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(
-            f"the key in {endpoint.api_key_env} has spaces or characters that no HTTP header can carry", hint="export the key alone"
+            f"the key in {endpoint.api_key_env} has spaces or characters that an HTTP header cannot carry", hint="export the key alone"
         )
     return key
 
 
 def _innermost(error: BaseException) -> str:
-    """requests and urllib3 wrap the cause ("Connection refused") three times over."""
+    """Return the cause ("Connection refused"), which requests and urllib3 wrap three times."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def retry_after_seconds(value: str) -> float:
-    """Of a ``Retry-After`` header: seconds or a date (RFC 9110, section 10.2.3), an hour at most; 0 for anything else."""
+    """Parse a ``Retry-After`` header: seconds or a date (RFC 9110, section 10.2.3), an hour at most; 0 for anything else."""
     try:
         seconds = float(value)
     except ValueError:

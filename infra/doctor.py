@@ -1,4 +1,4 @@
-"""``dora doctor``: is this machine fit, and if not, what to do. Quick (< 2 s without servers): nothing heavy is imported."""
+"""``dora doctor``: checks of this machine, each failure with its remedy. Quick (< 2 s without servers): no heavy imports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Check:
-    """``ok``: True fine, False must be fixed, None worth knowing. ``hint`` is the next step where ``ok`` is not True."""
+    """Result of one check. ``ok``: True fine, False must be fixed, None worth knowing; ``hint``: the next step unless ``ok`` is True."""
 
     name: str
     ok: bool | None
@@ -39,7 +39,7 @@ class Check:
 
 
 def checks(settings: Settings) -> list[Check]:
-    """All checks, in the order a reader should fix them; none of them raises. Settings that are wrong are the only finding."""
+    """Run all checks, in the order in which to fix them; none of them raises. Wrong settings are reported alone."""
     try:
         settings.effective()
     except DoraError as error:
@@ -75,7 +75,7 @@ def _python() -> Check:
 
 
 def _packages(requirements: Iterable[str]) -> Check:
-    """Every requirement of the package against what is installed."""
+    """Compare every requirement of the package with the installed version."""
     problems, count = list[str](), 0
     for requirement in map(Requirement, requirements):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
@@ -98,7 +98,7 @@ def _packages(requirements: Iterable[str]) -> Check:
 
 
 def _gpus() -> list[str]:
-    """``["NVIDIA H200, 143771 MiB"]``; empty without a driver."""
+    """List the GPUs, ``["NVIDIA H200, 143771 MiB"]``; empty without a driver."""
     if shutil.which("nvidia-smi") is None:
         return []
     query = subprocess.run(
@@ -133,9 +133,9 @@ def _machine() -> Check:
     cores, memory = len(psutil.Process().cpu_affinity() or []), psutil.virtual_memory()
     detail = f"{cores} cores, {memory.total / GB:.0f} GB memory, {memory.available / GB:.1f} GB available"
     if memory.available < 4 * GB:
-        return Check("machine", False, detail, "the demo wants 4 GB: close other programs or lower execution.default.workers")
+        return Check("machine", False, detail, "the demo needs 4 GB: close other programs or lower execution.default.workers")
     if cores < 2:
-        return Check("machine", None, detail, "two training workers want two cores: set execution.default.workers to 1")
+        return Check("machine", None, detail, "two training workers need two cores: set execution.default.workers to 1")
     return Check("machine", True, detail)
 
 
@@ -168,7 +168,7 @@ def _disk(folder: Path) -> Check:
         "disk",
         free > 5 * GB or None,
         f"{free / GB:.0f} GB free for {folder}",
-        "" if free > 5 * GB else "checkpoints of real models want much more; `dora gc` says what of the store nobody needs",
+        "" if free > 5 * GB else "checkpoints of real models need much more; `dora gc` lists the parts of the store that are not needed",
     )
 
 
@@ -198,7 +198,7 @@ def _postgres(server: str, environment: Mapping[str, str]) -> Check:
 
 
 def _back_ends(settings: Settings) -> list[Check]:
-    """PostgreSQL and the artifacts' bucket, where they were chosen; and a password that others can read."""
+    """Check PostgreSQL and the artifacts' bucket, if they were chosen, and that only the owner can read the passwords."""
     result, chosen = list[Check](), settings.back_ends
     if chosen.postgres is not None:
         result.append(_postgres(chosen.postgres, os.environ | settings.database_secret()))
@@ -226,7 +226,7 @@ def _tokens(folder: Path) -> Check:
 def _services(settings: Settings) -> list[Check]:
     found = services.status(settings)
     if not found:
-        return [Check("services", None, "not started", "not needed; `dora up` gives the Prefect, MLflow and Ray pages")]
+        return [Check("services", None, "not started", "not needed; `dora up` provides the Prefect, MLflow and Ray pages")]
     return [
         Check(
             s.name,
@@ -246,7 +246,7 @@ def _ports(settings: Settings) -> Check:
     ours = {int(s.url.rsplit(":", 1)[1]) for s in services.status(settings) if s.url}
     foreign = [f"{port} ({name})" for name, port in services.PORTS.items() if port not in ours and _listening(port)]
     if foreign:
-        return Check("ports", None, f"in use by other programs: {', '.join(foreign)}", "`dora up` takes free ones instead and says so")
+        return Check("ports", None, f"in use by other programs: {', '.join(foreign)}", "`dora up` takes free ones instead and prints them")
     return Check("ports", True, f"{', '.join(map(str, services.PORTS.values()))} are free or ours")
 
 
@@ -257,7 +257,7 @@ def _listening(port: int) -> bool:
 
 
 def _remotes(settings: Settings) -> list[Check]:
-    """Servers named by settings or environment, not started by us."""
+    """Check the servers that settings or environment name, other than those of `dora up`."""
     places = settings.effective()
     own = {s.url for s in services.status(settings)}
     named = {

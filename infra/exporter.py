@@ -1,14 +1,14 @@
-"""Prometheus metrics of our runs, read from the store: ``python -m infra.exporter`` serves them on ``/metrics``.
+"""Prometheus metrics of runs, read from the store: ``python -m infra.exporter`` serves them on ``/metrics``.
 
-Beside the metrics of Ray and Prefect, which know nodes and flow runs but not what is being computed: progress, step metrics
-(loss, λ, tokens per second) and results (effective sample size of h, KL, accuracy) of the newest run of every project and flow.
+They complement the metrics of Ray and Prefect, which cover nodes and flow runs but not the computation: progress, step metrics (loss, λ,
+tokens per second) and results (effective sample size of h, KL, accuracy) of the newest run of every project and flow.
 
-It reads what is there anyway: run manifests, results and journals. So no stage knows of it, none can be slowed or fail because
-of it, it works for every placement of a stage and every kind of store, and what a run found stays visible after its processes
-have ended, which a metric kept by a process would not.
+The exporter reads files that exist in any case: run manifests, results and journals. So it cannot slow or fail a stage, it works for every
+placement of a stage and every kind of store, and the metrics of a run stay visible after its processes have ended, which those of a
+process would not.
 
-Cost: a scrape lists ``runs/`` and reads what is new there, plus the last journal part of each writer of the stages that run.
-Ended runs and results never change, so each is read once. No prompts and no responses are in any of these files.
+Cost: a scrape lists ``runs/`` and reads the new ones, plus the last journal part of each writer of the running stages. Ended runs and
+results never change, so each is read once. None of these files contains prompts or responses.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from infra.settings import Settings
 from infra.store.store import Store
 
 PORT = 9464
-"""Where OpenTelemetry's Prometheus exporters listen by convention."""
+"""The conventional port of OpenTelemetry's Prometheus exporters."""
 RUNS_READ = 200
-"""How far back a project that runs no more is still shown."""
+"""Runs that are looked through: a project without a run among the newest of these is not shown."""
 
 FAMILIES = {
-    "dora_run_start_timestamp_seconds": ("When the newest run began, Unix time.", ("project", "flow", "run_id")),
-    "dora_run_end_timestamp_seconds": ("When the newest run ended, Unix time; absent while it runs.", ("project", "flow", "run_id")),
+    "dora_run_start_timestamp_seconds": ("Start of the newest run, Unix time.", ("project", "flow", "run_id")),
+    "dora_run_end_timestamp_seconds": ("End of the newest run, Unix time; absent while it runs.", ("project", "flow", "run_id")),
     "dora_run_status": ("1 for the newest run's status.", ("project", "flow", "status")),
-    "dora_run_decision": ("1 for what the newest run decided about its model.", ("project", "flow", "decision")),
+    "dora_run_decision": ("1 for the newest run's decision about its model.", ("project", "flow", "decision")),
     "dora_stage_state": ("1 for the stage's state in the newest run.", ("project", "flow", "stage", "state")),
-    "dora_stage_seconds": ("How long the stage took, seconds.", ("project", "flow", "stage")),
-    "dora_stage_done": ("Units of work done by a stage that runs.", ("project", "flow", "stage", "unit")),
-    "dora_stage_planned": ("Units of work that it has in all.", ("project", "flow", "stage", "unit")),
+    "dora_stage_seconds": ("Duration of the stage, seconds.", ("project", "flow", "stage")),
+    "dora_stage_done": ("Units of work done by a running stage.", ("project", "flow", "stage", "unit")),
+    "dora_stage_planned": ("Units of work of a running stage in all.", ("project", "flow", "stage", "unit")),
     "dora_stage_step": ("Last optimisation step of a training stage.", ("project", "flow", "stage")),
     "dora_stage_metric": (
-        "A metric of the stage by name: of its last step while it runs, then of its result.",
+        "A metric of the stage by name: its last step's while it runs, then its result's.",
         ("project", "flow", "stage", "metric"),
     ),
     "dora_metrics_up": ("1 if the store could be read for this scrape.", ()),
 }
-"""Every metric there is: its help text and its labels."""
+"""Every metric: its help text and its labels."""
 
 
 class StoreCollector(Collector):
-    """Reads the store anew for every scrape. A store that cannot be read gives ``dora_metrics_up 0`` and nothing else."""
+    """Reads the store again for every scrape. An unreadable store yields ``dora_metrics_up 0`` and nothing else."""
 
     def __init__(self, store: Store):
         self._store = store
@@ -62,7 +62,7 @@ class StoreCollector(Collector):
         self._lock = threading.Lock()
 
     def describe(self) -> Iterable[Metric]:
-        return []  # names are ours alone, so that the registry need not scrape to find clashes
+        return []  # the names are unique, so the registry need not scrape to find clashes
 
     def collect(self) -> Iterator[Metric]:
         families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in FAMILIES.items()}
@@ -99,7 +99,7 @@ class StoreCollector(Collector):
                 families["dora_stage_step"].add_metric(place, step)
 
     def _live(self, stage: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any] | None, int | None]:
-        """Newest step metrics, progress event and step of a stage that runs."""
+        """Return the newest step metrics, progress event and step of a running stage."""
         metrics: dict[str, float] = {}
         progress = step = None
         for event in newest_events(self._store, stage["stage"], stage["digest"]):
@@ -122,13 +122,13 @@ class StoreCollector(Collector):
         return self._results[key]
 
     def _newest_runs(self) -> Iterator[dict[str, Any]]:
-        """Manifests of the newest run of each project and flow, among the newest RUNS_READ. Run ids end in date, time, random part."""
+        """Yield the newest run's manifest of each project and flow, among the newest RUNS_READ. Run ids end in date, time, random part."""
         seen: set[tuple[str, str]] = set()
         run_ids = sorted(self._store.list("runs"), key=lambda run_id: run_id.rsplit("-", 3)[1:], reverse=True)[:RUNS_READ]
         self._ended = {run_id: self._ended[run_id] for run_id in run_ids if run_id in self._ended}
         for run_id in run_ids:
             run = self._ended.get(run_id) or self._store.read_json(f"runs/{run_id}/run.json")
-            if run is None or "flow" not in run:  # half written, or by a version that had one flow only
+            if run is None or "flow" not in run:  # partially written, or of a release that had one flow only
                 continue
             if run["finished"] is not None:
                 self._ended[run_id] = run
@@ -138,15 +138,15 @@ class StoreCollector(Collector):
 
 
 def newest_events(store: Store, stage: str, digest: str) -> list[dict[str, Any]]:
-    """Events of the newest journal part of every writer (``<start>-<process>-<part>.jsonl``), oldest first; [] where there is none."""
+    """Read the newest journal part of every writer (``<start>-<process>-<part>.jsonl``), events oldest first; empty if there is none."""
     folder = f"{stage}/{digest}/journal"
-    newest = {name.rsplit("-", 1)[0]: name for name in store.list(folder) if name.endswith(".jsonl")}  # sorted: the last part stays
+    newest = {name.rsplit("-", 1)[0]: name for name in store.list(folder) if name.endswith(".jsonl")}  # sorted: the last part wins
     lines = [line for name in newest.values() for line in store.download(f"{folder}/{name}").read_text(encoding="utf-8").splitlines()]
     return sorted((json.loads(line) for line in lines), key=lambda event: event["time"])
 
 
 def serve(store: Store, host: str, port: int) -> tuple[WSGIServer, threading.Thread]:
-    """Answer ``http://host:port/metrics`` from a thread of its own; port 0: any free one."""
+    """Serve ``http://host:port/metrics`` from a new thread; port 0: any free one."""
     registry = CollectorRegistry()
     registry.register(StoreCollector(store))
     return start_http_server(port, addr=host, registry=registry)

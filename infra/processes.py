@@ -1,10 +1,10 @@
-"""Recorded processes: start a child that outlives us, find it again, end exactly it and what it started.
+"""Recorded processes: start a child that outlives this process, find it again, end it and its children, and nothing else.
 
-Every child leads a session of its own. That makes ownership decidable later, even by another program and after the child
-itself was killed: what belongs to it are its descendants and the members of its session, and the kernel does not reuse a
-process id while a session carries that number. A creation time guards against reuse after the last member is gone.
+Every child leads its own session. That makes ownership decidable later, even by another program and after the child itself was
+killed: its tree is its descendants and the members of its session, and the kernel does not reuse a process id while a session carries
+that number. A creation time guards against reuse after the last member is gone.
 
-Left out: finding processes by name or port. What is not recorded is not ours.
+Left out: finding processes by name or port. A process that is not recorded is left alone.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class RecordedProcess(StrictModel):
     """A process as written into a record file: enough to recognise it for certain.
 
     Attributes:
-        name: what it is, for people ("mlflow server").
+        name: shown to people ("mlflow server").
         pid: process id; also the id of its session if it was started by :func:`spawn`.
         created: creation time, seconds since the epoch.
-        boot, since_boot: which boot of the system, and creation time in seconds after it: a clock that is set must not make a live
-            process look like another. Without a boot id (empty) ``created`` decides.
+        boot, since_boot: id of the system's boot, and creation time in seconds after it: setting the clock must not make a live process
+            look like another. Without a boot id (empty) ``created`` decides.
         log: file with its stdout and stderr.
     """
 
@@ -57,11 +57,11 @@ class RecordedProcess(StrictModel):
         return cls(name=name, pid=process.pid, created=process.create_time(), boot=_boot_id(), since_boot=_since_boot(process), log=log)
 
     def alive(self) -> bool:
-        """The very process that was recorded runs (a zombie does not)."""
+        """Whether the recorded process itself runs (a zombie does not)."""
         return self._find() is not None
 
     def listens_on(self, port: int) -> bool:
-        """It, or a process that belongs to it, holds the TCP port. Another server may have been quicker to take it."""
+        """Whether it, or a process of its tree, holds the TCP port, which another server may have taken first."""
         for process in process_tree([self]):
             with suppress(psutil.Error):
                 if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in process.net_connections("tcp")):
@@ -69,11 +69,11 @@ class RecordedProcess(StrictModel):
         return False
 
     def lost_its_port(self) -> bool:
-        """It has ended, as its log says because another process was quicker to take its port."""
+        """Whether it has ended because, according to its log, another process took its port first."""
         return not self.alive() and _PORT_TAKEN.search(self.log_tail(50)) is not None
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last lines of the log, for error messages; empty where there is none."""
+        """Return the last lines of the log, for error messages; empty if there is none."""
         path = Path(self.log)
         return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]) if path.is_file() else ""
 
@@ -94,11 +94,11 @@ class RecordedProcess(StrictModel):
 def spawn(
     name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None, folder: Path | None = None
 ) -> RecordedProcess:
-    """Start ``command`` in a session of its own, output appended to ``log``, no input.
+    """Start ``command`` in a new session, output appended to ``log``, no input.
 
     Args:
-        environment: the child's whole environment; None: ours.
-        folder: its working directory; None: ours.
+        environment: the child's whole environment; None: this process's.
+        folder: its working directory; None: this process's.
 
     Raises:
         OSError: the command cannot be executed.
@@ -112,7 +112,7 @@ def spawn(
 
 
 def process_tree(recorded: Iterable[RecordedProcess]) -> list[psutil.Process]:
-    """The live processes that belong to ``recorded``: leaders first, then descendants and members of their sessions."""
+    """Return the live processes of the trees of ``recorded``: leaders first, then descendants and members of their sessions."""
     tree: dict[int, psutil.Process] = {}
     for record in recorded:
         roots = [leader] if (leader := record._find()) else []
@@ -126,9 +126,9 @@ def process_tree(recorded: Iterable[RecordedProcess]) -> list[psutil.Process]:
 
 
 def terminate_tree(recorded: Sequence[RecordedProcess], *, grace: float = 10.0) -> list[str]:
-    """End the recorded processes and all that belongs to them; returns the names of the leaders that were running.
+    """End the recorded processes and their trees; returns the names of the leaders that were running.
 
-    The leaders get SIGTERM and ``grace`` seconds to end their own children in their own order; what is left then gets
+    The leaders get SIGTERM and ``grace`` seconds to end their own children in their own order; the processes left then get
     SIGTERM and 2 s, and at last SIGKILL.
     """
     leaders = {record.name: leader for record in recorded if (leader := record._find())}
@@ -136,7 +136,7 @@ def terminate_tree(recorded: Sequence[RecordedProcess], *, grace: float = 10.0) 
     _signal(leaders.values(), "terminate")
     _wait(leaders.values(), grace)
     # Children that started while the leaders were ending are found through the sessions.
-    left = {p.pid: p for p in [*tree, *process_tree(recorded)]}.values()
+    left = list({p.pid: p for p in [*tree, *process_tree(recorded)]}.values())
     for action, seconds in (("terminate", 2.0), ("kill", 5.0)):
         _signal(left, action)
         left = _wait(left, seconds)
@@ -144,7 +144,7 @@ def terminate_tree(recorded: Sequence[RecordedProcess], *, grace: float = 10.0) 
 
 
 def free_port(preferred: int | None = None, host: str = "127.0.0.1") -> int:
-    """``preferred`` if nothing listens there, else a free port of the system's choice."""
+    """Return ``preferred`` if nothing listens there, else a free port that the system chooses."""
     for port in (preferred, 0):
         if port is None:
             continue
@@ -163,7 +163,7 @@ def _boot_id() -> str:
 
 
 def _since_boot(process: psutil.Process) -> float:
-    """What the system keeps; psutil adds today's boot time, which moves when the clock is set."""
+    """Seconds from boot to creation, as the kernel keeps them; psutil adds the boot time, which moves when the clock is set."""
     return process.create_time() - psutil.boot_time()
 
 
@@ -187,7 +187,7 @@ def _signal(processes: Iterable[psutil.Process], action: str) -> None:
 
 
 def _wait(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Those still running after ``seconds``; reaps our own children, and counts zombies of others as ended."""
+    """Return the processes still running after ``seconds``; reaps children of this process, and counts zombies of others as ended."""
     deadline = time.monotonic() + seconds
     left = list(processes)
     while left:

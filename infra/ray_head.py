@@ -1,16 +1,15 @@
-"""A Ray head of our own: on this machine, with token authentication and a record of its processes.
+"""A private Ray head on this machine, with token authentication and a record of its processes.
 
-``ray start --head --block`` in a session of its own, so the whole of Ray is one process tree. The record ``ray.json``
-lets any later program end exactly that tree (``ray stop`` would end every Ray of the machine). Several heads may run side
-by side: ports are free ones and the session lives in a temporary folder of its own, short because a Unix socket's path
-has at most 107 bytes.
+``ray start --head --block`` runs in its own session, so all of Ray is one process tree. With the record ``ray.json`` any later
+program can end exactly that tree (``ray stop`` would end every Ray of the machine). Several heads may run side by side: each takes free
+ports and keeps its session in its own temporary folder, whose path is short because a Unix socket's path has at most 107 bytes.
 
 Loopback: the node calls itself 127.0.0.2 (Ray rewrites 127.0.0.1 to the network address), so a laptop may change networks
-in the middle of a run. Ray's gRPC ports still listen on every interface; that is what the token is for.
+during a run. Ray's gRPC ports still listen on every interface; the token protects them.
 
 Cost, on 2 idle cores: 4 s until the Jobs API answers, 2 s more for its first job, 0.9 GB proportional memory in 20 processes.
-Left out, because each costs start-up seconds and nothing here needs it: the autoscaler's monitor. Ray's client server cannot
-be switched off, so it gets a free port.
+Left out, because it costs start-up seconds and is not needed: the autoscaler's monitor. Ray's client server cannot be switched off, so
+it gets a free port.
 """
 
 from __future__ import annotations
@@ -39,21 +38,21 @@ TOKEN = "ray-token"
 STARTUP_SECONDS = 90.0
 START_ATTEMPTS = 3
 JOB_STOP_SECONDS = 20
-"""How long a stopped job may take to write its checkpoint before SIGKILL."""
+"""Time for a stopped job to write its checkpoint before SIGKILL."""
 
 HEAD_ENVIRONMENT = {
     "RAY_JOB_STOP_WAIT_TIME_S": str(JOB_STOP_SECONDS),
-    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # whoever stops the head has stopped its jobs; the default waits up to 30 s
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # jobs are stopped before the head; the default waits up to 30 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report() costs one such interval; the default is 1.9
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_COLOR_PREFIX": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; unset, every worker warns about it
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's next default; unset, every worker warns about it
 }
 
 
 class _Record(StrictModel):
-    """``ray.json``. ``owner`` is the command the head belongs to; None for the head of ``dora up``, which outlives its command."""
+    """``ray.json``. ``owner`` is the command that uses the head; None for the head of ``dora up``, which outlives its command."""
 
     head: RecordedProcess
     owner: RecordedProcess | None
@@ -96,8 +95,8 @@ class RayHead:
         """Start a head and wait until its Jobs API answers.
 
         Args:
-            folder: where record, token and log go; one head per folder. What a dead owner left there is ended first.
-            num_cpus, num_gpus: resources Ray schedules; None: what it finds.
+            folder: for record, token and log; one head per folder. A head left there by a dead owner is ended first.
+            num_cpus, num_gpus: resources that Ray schedules; None: as many as it finds.
             dashboard_host: address the dashboard and the Jobs API listen on.
             dashboard_port: preferred port; None or taken: any free one.
             outlive: the head stays after this process (``dora up``).
@@ -122,7 +121,7 @@ class RayHead:
                 return head
             except BaseException as error:
                 head.stop()
-                # Somebody took a port between our choice and Ray's use of it: choose again.
+                # Another process took a port between its choice and its use by Ray: choose again.
                 if not (attempts_left and isinstance(error, ServiceError) and head.process.lost_its_port()):
                     raise
         raise AssertionError("the last attempt returns or raises")
@@ -144,14 +143,14 @@ class RayHead:
             *([] if num_gpus is None else [f"--num-gpus={num_gpus}"]),
         ]  # fmt: skip
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k not in CONTROL_SECRETS}
-        # Ray's dashboard and killed workers leave files in the temporary folder: in this one they end with the head. What later jobs
-        # read again stays where it was.
+        # Ray's dashboard and killed workers leave files in the temporary folder; these are deleted with the head. The cache, which later
+        # jobs read again, stays outside.
         (temp_dir / "tmp").mkdir()
         places = {"TMPDIR": str(temp_dir / "tmp"), "DORA_CACHE": os.environ.get("DORA_CACHE", tempfile.gettempdir())}
         environment = inherited | HEAD_ENVIRONMENT | token_environment(folder) | places
         log = folder / "ray.log"
         log.unlink(missing_ok=True)
-        # Jobs inherit this working directory: an empty one, so that a `tasks/` folder beside the user cannot shadow ours.
+        # Jobs inherit this working directory: an empty one, so that a `tasks/` folder in the user's directory cannot shadow the package.
         process = spawn("ray head", command, log=log, environment=environment, folder=temp_dir)
         owner = None if outlive else RecordedProcess.current()
         url = f"http://{address_of(dashboard_host)}:{dashboard}"
@@ -161,13 +160,13 @@ class RayHead:
 
     @classmethod
     def attach(cls, folder: Path) -> RayHead | None:
-        """The recorded head of ``folder`` if it still runs."""
+        """Return the recorded head of ``folder`` if it still runs."""
         record = _read(folder.resolve())
         return cls(folder.resolve(), record) if record and record.head.alive() else None
 
     @classmethod
     def stop_recorded(cls, folder: Path) -> bool:
-        """End the head recorded in ``folder``, whoever started it; True if any of its processes ran. Safe to repeat."""
+        """End the head recorded in ``folder``, also one of another command; True if any of its processes ran. Idempotent."""
         record = _read(folder.resolve())
         if record is None:
             return False
@@ -184,14 +183,14 @@ class RayHead:
         return [folder.name for folder in orphans if cls.stop_recorded(folder)]
 
     def environment(self) -> dict[str, str]:
-        """What a process needs to talk to this head: RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH."""
+        """Environment of this head's clients: RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH."""
         return token_environment(self.folder)
 
     def alive(self) -> bool:
         return self.process.alive()
 
     def stop(self) -> None:
-        """End exactly this head's processes and delete its temporary folder and record; idempotent. The token stays for reuse."""
+        """End this head's processes and delete its temporary folder and record; idempotent. The token is kept for reuse."""
         terminate_tree([self.process], grace=8.0)
         shutil.rmtree(self._record.temp_dir, ignore_errors=True)
         if (current := _read(self.folder)) and current.head == self.process:
@@ -224,7 +223,7 @@ class RayHead:
 
 
 def auth_headers(environment: Mapping[str, str]) -> dict[str, str]:
-    """HTTP headers for Ray's dashboard from RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN); empty without token mode."""
+    """Make HTTP headers for Ray's dashboard from RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN); empty without token mode."""
     if environment.get("RAY_AUTH_MODE") != "token":
         return {}
     token = environment.get("RAY_AUTH_TOKEN") or Path(environment.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser().read_text()
@@ -232,7 +231,7 @@ def auth_headers(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def token_environment(folder: Path) -> dict[str, str]:
-    """What Ray's own libraries read to find the token of the head in ``folder``."""
+    """Environment variables from which Ray's libraries read the token of the head in ``folder``."""
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / TOKEN)}
 
 
@@ -248,7 +247,7 @@ def _in_use(record: _Record) -> bool:
 
 
 def _ensure_token(path: Path) -> None:
-    """A 256-bit token readable by its owner only; an existing one is reused so that running clients stay valid."""
+    """Create a 256-bit token readable by its owner only; an existing one is reused so that running clients stay valid."""
     if not path.exists():
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
@@ -262,7 +261,7 @@ def _short_temp_dir() -> Path:
 
 
 def _node_ip() -> str:
-    """127.0.0.2 where all of 127/8 is loopback (Linux), else 127.0.0.1, which Ray replaces by the network address."""
+    """Return 127.0.0.2 if all of 127/8 is loopback (Linux), else 127.0.0.1, which Ray replaces by the network address."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.2", 0))
@@ -272,5 +271,5 @@ def _node_ip() -> str:
 
 
 def _object_store_bytes() -> int:
-    """2 % of memory within 200 MB … 4 GB: specs, blocks of shards and collective set-up pass through it, never datasets."""
+    """Return 2 % of memory within 200 MB … 4 GB: specs, blocks of shards and collective set-up pass through it, never datasets."""
     return int(min(max(psutil.virtual_memory().total * 0.02, 200e6), 4e9))

@@ -1,19 +1,19 @@
-"""The bridge to Ray: one heavy stage is one Ray job, submitted, watched and stopped over the Ray Jobs REST API.
+"""Ray jobs: one heavy stage is one Ray job, submitted, watched and stopped over the Ray Jobs REST API.
 
 ``python -m tasks.stages <stage> --spec <uri>`` runs as submission ``dora-<stage>-<digest12>-<attempt>``. Three situations on a start:
-an attempt is still running → attach to it; the result is valid → nothing; else → the next attempt. Whatever interrupts the
-watcher (Ctrl-C, Prefect's cancellation, a bug) stops the job, and the watcher leaves only when the job is terminal.
+an attempt is still running → attach to it; the result is valid → nothing; else → the next attempt. Any interruption of the
+watcher (Ctrl-C, Prefect's cancellation, a bug) stops the job, and the watcher returns only when the job is terminal.
 
-A job that was killed from outside, or that went down with its head, is the machine's fault and not the stage's: its error is
-``retryable``, and another attempt goes on from what the stage has finished. A stage's own error says itself whether it is.
+A job that was killed from outside, or that went down with its head, is a fault of the machine and not of the stage: its error is
+``retryable``, and another attempt resumes from the stage's finished parts. A stage's own error has its own ``retryable``.
 
-A thin client over ``requests`` rather than Ray's ``JobSubmissionClient``: that one has no time-outs (a hung head blocks it
+A thin client over ``requests`` rather than Ray's ``JobSubmissionClient``: it has no time-outs (a hung head blocks it
 forever), takes the token from the process's own environment only, and costs 1.5 s of imports against .2 s.
 
 Cost of an empty job on 2 idle cores: 2 s from submission to RUNNING (Ray starts the supervisor's process), .2 s from its
-end to our noticing. The driver's own imports come on top.
+end until the watcher notices. The driver's own imports come on top.
 
-Left out: uploading code. The package must be installed where the head runs (our own head uses this interpreter).
+Left out: uploading code. The package must be installed where the head runs (a local head uses this interpreter).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ ACTIVE = frozenset({"PENDING", "RUNNING"})
 LOG_SECONDS = 2.0
 """Least time between two reads of a log: the API returns all of it each time."""
 SUBMISSION_SECONDS = 1.0
-"""What the head takes to register a job whose submission was interrupted, amply."""
+"""Ample time for the head to register a job whose submission was interrupted."""
 STOP_PATIENCE = 10.0
-"""How long a silent head keeps somebody waiting who wants to stop: shorter than for one who wants to go on."""
+"""Patience with a silent head when a job is to be stopped; shorter than when it is to go on."""
 
 REPAIR = "`dora doctor` checks the services; `dora up` starts or repairs the local ones"
-RESUME = "run the same command again: it goes on from what is finished"
+RESUME = "run the same command again: it resumes from what is finished"
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _NOISE = re.compile(
@@ -67,10 +67,10 @@ class RayJobs:
         environment: RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) if the head wants a token (:meth:`RayHead.environment`).
         python: interpreter on the head. Default: this one, right for a head on this machine; ``python`` elsewhere.
         entry_point: the module that runs a stage by its name.
-        job_environment: environment variables of the jobs. Costs: Ray then cannot use the worker processes it keeps ready.
-        log_folder: failed jobs' whole logs are kept here, since an own head takes its logs along when it ends.
-        unreachable_seconds: how long the head may be silent before a stage fails.
-        is_alive: whether the head's process runs, where that is known: nobody waits for one that has ended.
+        job_environment: environment variables of the jobs. Costs: Ray then cannot use its idle worker processes.
+        log_folder: for the whole logs of failed jobs, since the logs of a local head are deleted with it.
+        unreachable_seconds: silence of the head after which a stage fails.
+        is_alive: whether the head's process runs, if that is known: requests are not repeated to a head that has ended.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class RayJobs:
         self._headers = auth_headers(environment)
         self._python, self._entry_point, self._job_environment = python, entry_point, dict(job_environment)
         self._log_folder, self._unreachable_seconds, self._is_alive = log_folder, unreachable_seconds, is_alive
-        # A proxy of the environment is for the outside world, never for this machine.
+        # A proxy set in the environment cannot reach loopback.
         self._trust_proxy = urlsplit(self.dashboard_url).hostname not in ("127.0.0.1", "localhost", "::1")
         self._running: set[str] = set()
         self._stopping = threading.Event()
@@ -112,15 +112,15 @@ class RayJobs:
         """Run a stage's job to its end, see the module docstring; returns the submission id.
 
         Args:
-            is_done: whether the stage's result is valid; asked before a submission and after success.
-            on_log: gets each new log line, without Ray's own chatter.
+            is_done: whether the stage's result is valid; called before a submission and after success.
+            on_log: called with each new log line, without Ray's own messages.
             on_poll: called once per poll, e.g. to replay the stage's journal.
-            on_submitted: gets the submission id as soon as it is known.
+            on_submitted: called with the submission id as soon as it is known.
             read_error: content of the stage's ``error.json``, None if there is none.
 
         Raises:
             StageFailed: the job failed; the message is the stage's own error.
-            ServiceError: the head refused us or was silent for too long.
+            ServiceError: the head refused the token or was silent for too long.
         """
         prefix = f"dora-{stage}-{digest[:12]}-"
         attempts = {int(job[len(prefix) :]): status for job, status in self._submissions(prefix).items() if job[len(prefix) :].isdigit()}
@@ -160,34 +160,34 @@ class RayJobs:
             ServiceError: the head is unreachable, or the job is still not terminal after ``wait_seconds``.
         """
         deadline = time.monotonic() + wait_seconds
-        asked = 0.0
+        requested = 0.0
         while (job := self._job(submission_id, patience=STOP_PATIENCE)) is not None and job["status"] in ACTIVE:
             if time.monotonic() >= deadline:
                 raise ServiceError(
-                    f"Ray job {submission_id} is still {job['status']} {wait_seconds:.0f} s after it was told to stop",
+                    f"Ray job {submission_id} is still {job['status']} {wait_seconds:.0f} s after the request to stop",
                     hint=f"look at {self.url(submission_id)}; `dora down` ends the local head with all its jobs",
                 )
-            # Asked again now and then: a request that meets a PENDING job before its supervisor exists has no effect.
-            if time.monotonic() - asked > 3.0:
+            # Repeated: a request for a PENDING job has no effect before its supervisor exists.
+            if time.monotonic() - requested > 3.0:
                 self._request("POST", f"/api/jobs/{submission_id}/stop", allowed=(404, 500), patience=STOP_PATIENCE)
-                asked = time.monotonic()
+                requested = time.monotonic()
             time.sleep(0.2)
 
     def stop_all(self) -> None:
-        """Make every :meth:`run` of this object end, in whichever thread it watches, by stopping its job. For a flow's ``finally``:
-        an interrupt reaches the main thread only."""
+        """End every :meth:`run` of this object, in all threads, by stopping its job. For a flow's ``finally``: an interrupt reaches the
+        main thread only."""
         self._stopping.set()
         for submission_id in sorted(self._running):
             self.stop(submission_id)
 
     def url(self, submission_id: str) -> str:
-        """The job's page in the Ray dashboard."""
+        """Return the URL of the job's page in the Ray dashboard."""
         return f"{self.dashboard_url}/#/jobs/{submission_id}"
 
     # ------------------------------------------------------------------------------------------------------ mechanism
 
     def _submissions(self, prefix: str) -> dict[str, str]:
-        """``{submission id: status}`` of the cluster's jobs whose id starts with ``prefix``."""
+        """Return ``{submission id: status}`` of the cluster's jobs whose id starts with ``prefix``."""
         jobs = self._request("GET", "/api/jobs/").json()
         return {job["submission_id"]: job["status"] for job in jobs if (job.get("submission_id") or "").startswith(prefix)}
 
@@ -202,7 +202,7 @@ class RayJobs:
         if self._job_environment:
             body["runtime_env"] = {"env_vars": self._job_environment}
         response = self._request("POST", "/api/jobs/", json=body, allowed=(400,), timeout=60)
-        # 400 also means "exists": then an earlier try of this request got through although its answer was lost.
+        # 400 also means "exists": then an earlier attempt of this request arrived although its answer was lost.
         if response.status_code == 400 and self._job(submission_id) is None:
             reason = response.text.strip().splitlines()[-1]
             raise ServiceError(f"Ray refused job {submission_id}: {reason}", hint=f"entrypoint: {entrypoint}", retryable=False)
@@ -213,7 +213,7 @@ class RayJobs:
         while True:
             job = self._job(submission_id)
             if job is None:
-                raise ServiceError(f"Ray does not know job {submission_id} any more: its head was restarted", hint=RESUME)
+                raise ServiceError(f"Ray no longer knows job {submission_id}: its head was restarted", hint=RESUME)
             terminal = job["status"] not in ACTIVE
             started = time.monotonic()
             if terminal or started >= next_log:
@@ -239,8 +239,8 @@ class RayJobs:
         timeout: float = 15.0,
         patience: float | None = None,
     ) -> requests.Response:
-        """One request, repeated with growing pauses while the head is silent or answers 5xx, for ``patience`` seconds at most
-        (default: ``unreachable_seconds``). ``allowed`` statuses are answers, not errors."""
+        """Send one request, repeated with growing pauses while the head is silent or answers 5xx, for ``patience`` seconds at most
+        (default: ``unreachable_seconds``). ``allowed`` statuses are returned, not raised."""
         patience = self._unreachable_seconds if patience is None else min(patience, self._unreachable_seconds)
         deadline, pause = time.monotonic() + patience, 0.2
         while True:
@@ -276,17 +276,17 @@ class RayJobs:
     def _failure(
         self, stage: str, submission_id: str, job: dict[str, Any], log: str, before: dict[str, Any] | None, error: dict[str, Any] | None
     ) -> StageFailed:
-        """The stage's own error if it could write one, else what is known about its end."""
+        """Return the stage's own error if it could write one, else the cause of its end as far as it is known."""
         where = f"job log: {self._keep_log(submission_id, log)}"
-        # An error.json that was there before the job counts only if this job's log tells the same.
+        # An error.json that existed before the job counts only if this job's log contains the same message.
         if error is not None and (error != before or error["message"].splitlines()[0] in log):
             hint = "\n".join(filter(None, [error.get("hint"), where]))
             return StageFailed(f"stage {stage}: {error['message']}", hint=hint, retryable=bool(error.get("retryable")))
         tail = "\n".join(log.splitlines()[-15:])
         killed = _killed_from_outside(job)
-        hint = [RESUME] if killed else []
-        hint += [where, *([f"its last lines:\n{tail}"] if tail else [])]
-        return StageFailed(f"stage {stage}: {_cause_of_death(job, log)}", hint="\n".join(hint), retryable=killed)
+        hints = [RESUME] if killed else []
+        hints += [where, *([f"its last lines:\n{tail}"] if tail else [])]
+        return StageFailed(f"stage {stage}: {_cause_of_death(job, log)}", hint="\n".join(hints), retryable=killed)
 
     def _keep_log(self, submission_id: str, log: str) -> str:
         if self._log_folder is None:
@@ -298,20 +298,20 @@ class RayJobs:
 
 
 def _signal_of(job: dict[str, Any]) -> int | None:
-    """The signal that ended a job's process, None if it ended by itself. A shell reports a child's signal n as 128 + n."""
+    """Return the signal that ended a job's process, None if it exited by itself. A shell reports a child's signal n as 128 + n."""
     code = job.get("driver_exit_code")
     return None if code is None else -code if code < 0 else code - 128 if code > 128 else None
 
 
 def _killed_from_outside(job: dict[str, Any]) -> bool:
-    """Somebody else ended it: the kernel for lack of memory, a person, a machine that shuts down, Ray's supervisor that died. A crash in
-    native code (SIGSEGV, SIGABRT) is its own doing."""
+    """Whether its end came from outside: the kernel (out of memory), a person, the machine's shutdown, the death of Ray's supervisor.
+    A crash in native code (SIGSEGV, SIGABRT) is the job's own error."""
     supervisor_died = (job.get("error_type") or "").startswith("JOB_SUPERVISOR_ACTOR")
     return job["status"] == "FAILED" and (supervisor_died or _signal_of(job) in (signal.SIGKILL, signal.SIGTERM))
 
 
 def _cause_of_death(job: dict[str, Any], log: str) -> str:
-    """One sentence for a job without ``error.json``: stopped, killed, without a result, or its last error line."""
+    """Describe the end of a job without ``error.json`` in one sentence: stopped, killed, without a result, or its last error line."""
     code, message = job.get("driver_exit_code"), (job.get("message") or "").strip()
     if job["status"] == "SUCCEEDED":
         return "the job succeeded but left no valid result"
@@ -330,7 +330,7 @@ def _cause_of_death(job: dict[str, Any], log: str) -> str:
 
 
 class _LogTail:
-    """Turns the ever longer whole text of a log into new, clean lines. ``text`` keeps the clean lines seen so far."""
+    """Splits the growing text of a log into new, clean lines. ``text`` holds the clean lines so far."""
 
     def __init__(self, on_line: Callable[[str], None]):
         self._on_line, self._offset, self._lines = on_line, 0, list[str]()
@@ -343,7 +343,7 @@ class _LogTail:
         end = len(whole) if final else whole.rfind("\n") + 1
         new, self._offset = whole[self._offset : end], max(end, self._offset)
         for line in new.split("\n"):
-            # Of a progress bar that redraws itself with carriage returns only the last state is news.
+            # Only the last state of a progress bar, which redraws itself with carriage returns, is new.
             line = _ANSI.sub("", line.rstrip("\r").rsplit("\r", 1)[-1])
             if not _NOISE.search(line):
                 self._lines.append(line)

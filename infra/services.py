@@ -1,15 +1,15 @@
 """``dora up`` and ``dora down``: Prefect server and worker, MLflow server and a Ray head, recorded.
 
-``up`` is safe to repeat: what runs and answers stays, what died is started again, on its old port where that is free; runs that wait for
-it go on. If any part fails to come up, everything this call started is ended again. ``down`` ends exactly what is recorded: the worker
-first, so that flows can stop their jobs and say so to a server that still lives; the Prefect server last.
+``up`` is safe to repeat: a service that runs and answers stays, a dead one is started again, on its old port if that is free; runs that
+wait for it go on. If any service fails to come up, everything that this call started is ended again. ``down`` ends the recorded services:
+the worker first, so that flows can stop their jobs and report to a live server; the Prefect server last.
 
-The servers use the same files or databases as commands without servers (``infra/back_ends.py``), so history is one. MLflow does not
+The servers use the same files or databases as commands without servers (``infra/back_ends.py``), so there is one history. MLflow does not
 proxy artifacts: clients write them below ``home``, or into the bucket, and the UI reads them there.
 
-They listen on loopback, and on another address only with a password: Prefect and MLflow then ask for ``DORA_AUTH``, Ray always asks
-for its token. What remains open without one: Prefect's ``/api/health`` and ``/api/ready``, MLflow's ``/health``, and the files of
-Prefect's and Ray's pages, which hold no data.
+They listen on loopback, and on another address only with a password: Prefect and MLflow then require ``DORA_AUTH``, Ray always requires
+its token. Open without one: Prefect's ``/api/health`` and ``/api/ready``, MLflow's ``/health``, and the static files of Prefect's and
+Ray's pages, which hold no data.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ PORTS = {"prefect": 4200, "mlflow": 5000, "ray": 8265}
 STARTUP_SECONDS = 90.0
 START_ATTEMPTS = 3
 SILENT_SECONDS = 30.0
-"""How long a service that runs may be silent before `up` restarts it: a busy machine is no reason."""
+"""Silence after which `up` restarts a running service; a busy machine is silent for less."""
 REQUEST_SECONDS = 10.0
 UNCANCELLABLE = (
-    "the worker and its runs go on; if Prefect was away for more than half a minute, they do not hear of a cancellation themselves: "
-    "`dora reap`, which also runs every ten minutes, stops one that was cancelled a minute ago; later runs hear as ever"
+    "the worker and its runs go on; after an outage of Prefect over 30 s they miss cancel requests: `dora reap`, which also runs every "
+    "ten minutes, stops a run that was cancelled a minute ago; new runs are unaffected"
 )
-"""Prefect 3.8's watch beside each run gives up after three failed looks, for as long as the run lives."""
+"""Prefect 3.8 watches each run for cancellation, and gives up after three failed requests, for as long as the run lives."""
 CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
 STOP_ORDER = {"worker": 45.0, "mlflow": 5.0, "prefect": 10.0}
-"""Seconds each gets to end by itself; a worker waits for its flows, a flow for its job's checkpoint. Ray ends after the worker."""
+"""Seconds for each to end by itself; a worker waits for its flows, a flow for its job's checkpoint. Ray ends after the worker."""
 
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """``up``: runs and answers a real request; ``silent``: runs, does not answer; ``down``: recorded, not running."""
+    """State of one service. ``up``: runs and answers a real request; ``silent``: runs, does not answer; ``down``: recorded, not running."""
 
     name: str
     state: Literal["up", "silent", "down"]
@@ -81,15 +81,15 @@ def up(
     on_progress: Callable[[str], None] = lambda _: None,
     register: Callable[[str, str], None] | None = None,
 ) -> ServicesRecord:
-    """Start what does not run yet; returns the record with all URLs.
+    """Start the services that do not run yet; returns the record with all URLs.
 
     Args:
-        on_progress: gets one line per event, for people.
+        on_progress: called with one line per event, for people.
         register: ``register(prefect_api_url, work_pool)`` creates the deployments once server and worker are up.
 
     Raises:
-        ConfigError: other back ends, another address or password than those the running servers have; no password for the network.
-        ServiceError: a service did not come up; the tail of its log is in the hint, and nothing that this call started runs on.
+        ConfigError: other back ends, another address or password than the running servers have; no password for the network.
+        ServiceError: a service did not come up; the tail of its log is in the hint, and everything that this call started has ended.
         StoreError: the artifacts' bucket cannot be written.
     """
     with _locked(settings):
@@ -97,7 +97,7 @@ def up(
         old, fresh = dict(record.services), list[str]()
         try:
             for name in ("prefect", "mlflow", "ray", "worker"):
-                if name == "ray" and settings.ray_address is not None:  # a cluster that is there
+                if name == "ray" and settings.ray_address is not None:  # an external cluster
                     continue
                 if name == "worker":
                     _wait(settings, record, "prefect", on_progress)
@@ -124,12 +124,12 @@ def up(
             on_progress(f"{name} {'is up' if name in fresh else 'was up already'} {service.url}".rstrip())
         if login := settings.credentials():
             token = _ray_folder(settings) / TOKEN
-            on_progress(f"Prefect and MLflow ask for {login[0]} and the password in {settings.root / AUTH}, Ray for the token in {token}")
+            on_progress(f"Prefect and MLflow require {login[0]} and the password in {settings.root / AUTH}, Ray the token in {token}")
         return record
 
 
 def down(settings: Settings) -> list[str]:
-    """End the recorded services and Ray heads of commands that died; returns the names of what was running. Safe to repeat."""
+    """End the recorded services, and Ray heads of commands that died; returns the names of those that ran. Idempotent."""
     with _locked(settings):
         record = settings.services()
         ended = [name for name in ("worker", "ray", "mlflow", "prefect") if _end(settings, record, name)]
@@ -139,7 +139,7 @@ def down(settings: Settings) -> list[str]:
 
 
 def status(settings: Settings) -> list[ServiceStatus]:
-    """State of each recorded service; sends one real request to each that runs."""
+    """Return the state of each recorded service; sends one real request to each that runs."""
     result = []
     for name, service in settings.services().services.items():
         state: Literal["up", "silent", "down"] = "down"
@@ -153,9 +153,9 @@ def status(settings: Settings) -> list[ServiceStatus]:
 
 
 def _settle(settings: Settings, on_progress: Callable[[str], None]) -> tuple[Settings, ServicesRecord]:
-    """Check what is asked for, remember it, and make it ready; what is returned reads only what is remembered.
+    """Check the requested settings, record them, and prepare them; the returned settings read only the record.
 
-    Running servers are never moved under their flows: a change needs `dora down` first.
+    Running servers are never moved while flows use them: a change requires `dora down` first.
     """
     record, chosen, credentials = settings.services(), settings.back_ends, settings.credentials()
     kept = settings.model_copy(update=dict.fromkeys(("postgres", "artifacts", "host", "auth")))
@@ -164,19 +164,21 @@ def _settle(settings: Settings, on_progress: Callable[[str], None]) -> tuple[Set
         change = ", ".join(filter(None, (change, "auth: another password" if credentials else f"auth: … → {NONE}")))
     running = [name for name, service in record.services.items() if service.process.alive()]
     if change and running:
-        raise ConfigError(f"the servers run, and not with what is asked for ({change})", hint="`dora down`, then the same `dora up` again")
+        raise ConfigError(
+            f"the servers run with other settings than requested ({change})", hint="`dora down`, then the same `dora up` again"
+        )
     if not is_loopback(check_host(chosen.host)) and credentials is None:
         raise ConfigError(
             f"servers that listen on {chosen.host} need a password",
             hint='export DORA_AUTH="dora:$(openssl rand -hex 16)", keep it, and run the same command again',
         )
     if change:
-        on_progress(f"{change}; what was kept elsewhere stays there")
+        on_progress(f"{change}; existing data stays where it is")
     if credentials is None:
         (settings.root / AUTH).unlink(missing_ok=True)
     elif credentials != kept.credentials():
         write_private(settings.root / AUTH, ":".join(credentials))
-        _users(settings).unlink(missing_ok=True)  # MLflow would go on letting the old password in
+        _users(settings).unlink(missing_ok=True)  # MLflow would still accept the old password
     if chosen.postgres is None:
         (settings.root / DATABASE_PASSWORD).unlink(missing_ok=True)
     else:
@@ -186,18 +188,18 @@ def _settle(settings: Settings, on_progress: Callable[[str], None]) -> tuple[Set
             on_progress(f"created the database {name}")
     if chosen.artifacts is not None:
         check_writable(chosen.artifacts)
-    record = record.model_copy(update={"back_ends": chosen})
+    record = ServicesRecord(services=record.services, back_ends=chosen)
     _save(settings, record)
     return kept, record
 
 
 def _users(settings: Settings) -> Path:
-    """MLflow's users and permissions: made from DORA_AUTH, made anew when that changes."""
+    """Database of MLflow's users and permissions, created from DORA_AUTH and again when that changes."""
     return settings.root / "mlflow-users.db"
 
 
 def _access(settings: Settings, name: str, port: int) -> dict[str, str]:
-    """What makes a server ask for a password, and answer browsers that show its own pages (not those of another site) only."""
+    """Environment with which a server requires a password, and answers only browsers that show its own pages (not another site's)."""
     names, credentials = names_of(settings.back_ends.host), settings.credentials()
     origins = ",".join(f"http://{server}:{port}" for server in names)
     if name == "prefect":
@@ -210,7 +212,7 @@ def _access(settings: Settings, name: str, port: int) -> dict[str, str]:
     if credentials is None:
         return access
     config = settings.root / "mlflow-auth.ini"
-    # Checking a password is slow by design: once a minute is enough for the one process that serves.
+    # Checking a password is slow by design: once a minute is enough for a single serving process.
     database = str(_users(settings)).replace("%", "%%")
     write_atomic(config, f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{database}\nauth_cache_ttl_seconds = 60\n")
     return access | {
@@ -245,7 +247,7 @@ def _start(settings: Settings, name: str, record: ServicesRecord, old: Service |
 
 
 def _stays(settings: Settings, record: ServicesRecord, name: str, old: Mapping[str, Service]) -> bool:
-    """It runs and answers. A worker outlives its server by some minutes, and its flows with it, if that comes back at the same address."""
+    """Whether it runs and answers. A worker, with its flows, outlives its server by some minutes if that returns at the same address."""
     moved = name == "worker" and ("prefect" not in old or record.services["prefect"].url != old["prefect"].url)
     return not moved and old[name].process.alive() and _answers_within(settings, record, name, SILENT_SECONDS)
 
@@ -262,13 +264,14 @@ def _worker_command() -> list[str]:
 
 
 def runs_at_a_time() -> int:
-    """How many flow runs this machine takes; the rest stays queued. Each is a process, even one that waits for a GPU: seconds of a core to
-    start, and 0.1 GB at least. Prefect's own worker has no limit, and two hundred queued runs would take the machine down.
+    """Return the number of flow runs that this machine runs at a time; further ones stay queued.
 
-    A limit of the queue (`flows/deployment/deploy.py`), not the worker's `--limit`: that holds upkeep back, too.
+    Each is a process, even while it waits for a GPU: seconds of a core to start, and at least 0.1 GB. Prefect's worker has no limit by
+    default, and two hundred queued runs would exhaust the machine. This is a limit of the queue (`flows/deployment/deploy.py`), not the
+    worker's `--limit`, which would hold back upkeep, too.
     """
     memory = [psutil.virtual_memory().total]
-    with suppress(OSError, ValueError):  # no container, or one without a limit, which reads "max"
+    with suppress(OSError, ValueError):  # not in a container, or in one without a limit, which reads "max"
         memory.append(int(CONTAINER_MEMORY.read_text()))
     return max(4, min(4 * (os.cpu_count() or 1), int(min(memory) / 1e9)))
 
@@ -284,11 +287,11 @@ def _mlflow_command(settings: Settings, port: int) -> list[str]:
 def _spawn(settings: Settings, name: str, command: list[str], extra: dict[str, str]) -> RecordedProcess:
     log = settings.log_folder / f"{name}.log"
     log.unlink(missing_ok=True)
-    # The user's own server addresses must not leak into servers of ours, `extra` sets those that count; and what `up` was told is
-    # remembered: passwords come from files.
-    told = {"PREFECT_API_URL", "MLFLOW_TRACKING_URI", "DORA_POSTGRES", "DORA_ARTIFACTS", "DORA_HOST", "DORA_AUTH"}
-    inherited = {k: v for k, v in os.environ.items() if k not in told}
-    # Polling for flow runs is a local request here: 2 s instead of 15 s until a run triggered in the UI starts.
+    # The user's own server addresses must not reach these servers, `extra` sets theirs; the settings of `up` come from its record, and
+    # passwords from files.
+    excluded = {"PREFECT_API_URL", "MLFLOW_TRACKING_URI", "DORA_POSTGRES", "DORA_ARTIFACTS", "DORA_HOST", "DORA_AUTH"}
+    inherited = {k: v for k, v in os.environ.items() if k not in excluded}
+    # Polling for flow runs is a local request: a run triggered in the UI starts after 2 s instead of 15 s.
     environment = inherited | tool_environment(settings) | {"DORA_HOME": str(settings.root), "PREFECT_WORKER_QUERY_SECONDS": "2"} | extra
     return spawn(name, command, log=log, environment=environment)
 
@@ -308,7 +311,7 @@ def _wait(settings: Settings, record: ServicesRecord, name: str, on_progress: Ca
         if _answers_within(settings, record, name, STARTUP_SECONDS):
             return
         process = record.services[name].process
-        if not process.lost_its_port():  # between our choice and its use: choose again
+        if not process.lost_its_port():  # lost between its choice and its use: choose again
             break
         record.services[name] = _start(settings, name, record, None, on_progress)
         _save(settings, record)
@@ -326,19 +329,19 @@ def _answers_within(settings: Settings, record: ServicesRecord, name: str, secon
 
 
 def _answers(settings: Settings, record: ServicesRecord, name: str) -> bool:
-    """A request of the kind real clients make: reading flow runs (broken package versions pass /health), searching experiments."""
+    """Whether it answers a request of real clients: reading flow runs (broken package versions pass /health), searching experiments."""
     services = record.services
     if name == "worker" and "prefect" not in services:
         return False
     login = settings.credentials()
-    request = {
+    requests_of: dict[str, Callable[[], requests.Response]] = {
         "prefect": lambda: _post(f"{services['prefect'].url}/api/flow_runs/filter", {"limit": 1}, login),
         "worker": lambda: _post(f"{services['prefect'].url}/api/work_pools/{WORK_POOL}/workers/filter", {}, login),
         "mlflow": lambda: _post(f"{services['mlflow'].url}/api/2.0/mlflow/experiments/search", {"max_results": 1}, login),
         "ray": lambda: _get(f"{services['ray'].url}/api/version", auth_headers(token_environment(_ray_folder(settings)))),
-    }[name]
+    }
     try:
-        response = request()
+        response = requests_of[name]()
         if name == "worker":
             return response.ok and _has_heartbeat(response.json(), services["worker"].process)
         return response.ok and (name == "ray" or services[name].process.listens_on(urlsplit(services[name].url).port or 0))
@@ -347,7 +350,7 @@ def _answers(settings: Settings, record: ServicesRecord, name: str) -> bool:
 
 
 def _has_heartbeat(workers: list[dict[str, str]], process: RecordedProcess) -> bool:
-    """One of the pool's workers was heard since this process started: a killed one stays ONLINE for 90 s."""
+    """Whether one of the pool's workers has sent a heartbeat since this process started: a killed one stays ONLINE for 90 s."""
     return any(datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() > process.created for worker in workers)
 
 
@@ -373,13 +376,13 @@ def _save(settings: Settings, record: ServicesRecord) -> None:
 
 @contextmanager
 def _locked(settings: Settings) -> Iterator[None]:
-    """One `up` or `down` at a time per home; the lock goes with the process."""
+    """Allow one `up` or `down` at a time per home; the kernel frees the lock when the process ends."""
     settings.root.mkdir(parents=True, exist_ok=True)
     with Path(settings.root / "services.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ServiceError(
-                f"another `dora up` or `dora down` is at work in {settings.root}", hint="wait until it has finished"
+                f"another `dora up` or `dora down` is running in {settings.root}", hint="wait until it has finished"
             ) from error
         yield

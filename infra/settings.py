@@ -1,9 +1,9 @@
-"""Settings of the place: where the store, the trackers and the Ray head are. Environment variables ``DORA_*``.
+"""Settings of a machine: locations of the store, the trackers and the Ray head. Environment variables ``DORA_*``.
 
-A run's configuration says *what* to compute and travels between machines; these say *where* and stay. :meth:`Settings.effective`
-decides which server is used: what is set here, else what the tool's own environment variable names (a flow started by a Prefect
-worker finds its server so), else what ``dora up`` started, else none: everything in this process and below ``home``, in the very
-same files (or databases) the servers use, so there is one history.
+A run's configuration defines *what* to compute and travels between machines; these settings define *where* and stay.
+:meth:`Settings.effective` decides which server is used: the one set here, else the one in the tool's own environment variable (the case of
+a flow started by a Prefect worker), else that of ``dora up``, else none: everything then runs in this process and below ``home``, in the
+same files (or databases) as the servers use, so there is one history.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ WORK_POOL = "dora"
 
 
 class Service(StrictModel):
-    """One server started by ``dora up``; ``url`` is what people and clients open ("" for the worker)."""
+    """One server started by ``dora up``; ``url`` is the address for people and clients ("" for the worker)."""
 
     url: str
     process: RecordedProcess
 
 
 class ServicesRecord(StrictModel):
-    """``<home>/services.json``: prefect, worker, mlflow, ray; and the back ends, which outlive `dora down`."""
+    """``<home>/services.json``: prefect, worker, mlflow, ray; and the back ends, which stay after `dora down`."""
 
     services: dict[str, Service] = Field(default_factory=dict)
     back_ends: BackEnds = BackEnds()
 
     def url(self, name: str) -> str | None:
-        """URL of a service whose recorded process runs."""
+        """Return the URL of a service if its recorded process runs."""
         service = self.services.get(name)
         return service.url if service and service.process.alive() else None
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where this process finds its servers; None = there is none and the work happens in this process. No address holds a password.
+    """Addresses of the servers of this process; None = no server, the work happens in this process. No address holds a password.
 
     Attributes:
-        ray_environment, credentials: environment variables with which Ray's clients, and those of Prefect and MLflow, are let in.
+        ray_environment, credentials: environment variables that authenticate Ray's clients, and those of Prefect and MLflow.
     """
 
     mlflow_uri: str
@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     )
     artifacts: str | None = Field(None, description="MLflow's artifact root, s3://bucket/prefix. Default: <home>/mlartifacts.")
     host: str | None = Field(None, description="Address the servers of `dora up` listen on. Default: 127.0.0.1.")
-    auth: SecretStr | None = Field(None, description="user:password that Prefect and MLflow ask for. Default: none, on loopback only.")
+    auth: SecretStr | None = Field(None, description="user:password that Prefect and MLflow require. Default: none, on loopback only.")
 
     @property
     def root(self) -> Path:
@@ -93,15 +93,15 @@ class Settings(BaseSettings):
 
     @property
     def prefect_home(self) -> Path:
-        """PREFECT_HOME: its SQLite file is shared by the server of `dora up` and the API in this process."""
+        """PREFECT_HOME; the server of `dora up` and the API in this process share its SQLite file."""
         return self.root / "prefect"
 
     @property
     def back_ends(self) -> BackEnds:
-        """What is set here, else what `dora up` was last told.
+        """The choice set here, else the one that the last `dora up` recorded.
 
         Raises:
-            ConfigError: an address that is none, or holds a password where it may not.
+            ConfigError: an address is malformed, or holds a password that does not belong there.
         """
         chosen = self.services().back_ends.model_dump()
         if self.postgres is not None:
@@ -115,13 +115,13 @@ class Settings(BaseSettings):
         return BackEnds(**chosen)
 
     def credentials(self) -> tuple[str, str] | None:
-        """User and password of our Prefect and MLflow servers; None: they ask for none."""
+        """Return user and password of the Prefect and MLflow servers of `dora up`; None if they require none."""
         file = self.root / AUTH
         text = self.auth.get_secret_value() if self.auth else file.read_text(encoding="utf-8") if file.exists() else NONE
         return None if text == NONE else check_auth(text)
 
     def database_secret(self) -> dict[str, str]:
-        """The variable in which both database drivers look for the password; empty where we know of none."""
+        """Return the environment variable from which both database drivers read the password; empty if none is known."""
         url = self.postgres.get_secret_value() if self.postgres else NONE
         password = None if url == NONE else split_postgres(url)[1]
         file = self.root / DATABASE_PASSWORD
@@ -136,13 +136,18 @@ class Settings(BaseSettings):
         return chosen.database("psycopg", "mlflow") if chosen.postgres else f"sqlite:///{self.root / 'mlflow.db'}"
 
     def mlflow_history(self, uri: str) -> str:
-        """One name for all addresses that lead to the same runs: our own server's, wherever it listens, and its database's."""
+        """Return one name for all addresses of the same runs: that of the server of `dora up`, on any port, and of its database."""
         return self.mlflow_database if uri in (self.mlflow_database, self.services().url("mlflow")) else uri
 
     @property
     def mlflow_artifacts(self) -> Path:
-        """Artifact root of new experiments where no other is chosen; written by the clients themselves."""
+        """Artifact root of new experiments if no other is chosen; written by the clients themselves."""
         return self.root / "mlartifacts"
+
+    @property
+    def outbox(self) -> Path:
+        """Updates that MLflow has not received yet, in the folder in which earlier releases left theirs."""
+        return self.root / "spool"
 
     @property
     def artifact_root(self) -> str:
@@ -155,7 +160,7 @@ class Settings(BaseSettings):
 
     @property
     def ray_folder(self) -> Path:
-        """Parent of the folders of Ray heads: ``services`` for `dora up`'s, one per command else."""
+        """Parent of the folders of Ray heads: ``services`` for that of `dora up`, one per command otherwise."""
         return self.root / "ray"
 
     @property
@@ -163,14 +168,14 @@ class Settings(BaseSettings):
         return self.root / "services.json"
 
     def services(self) -> ServicesRecord:
-        """What `dora up` recorded; empty if it never ran. Says nothing about being alive."""
+        """Read the record of `dora up`, empty if it never ran; the services in it may have ended."""
         try:
             return ServicesRecord.model_validate(json.loads(self.services_file.read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
             return ServicesRecord()
 
     def effective(self) -> Places:
-        """See the module docstring. Looks at recorded processes only, sends no request.
+        """Choose the servers, see the module docstring. Checks recorded processes only, sends no request.
 
         Raises:
             ConfigError: an address holds a password.
@@ -184,7 +189,7 @@ class Settings(BaseSettings):
         own = {"mlflow": up.url("mlflow"), "prefect": f"{up.url('prefect')}/api" if up.url("prefect") else None}
         head = None if self.ray_address else RayHead.attach(self.ray_folder / "services")
         ambient = {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN") if name in os.environ}
-        # A password that we remember is for our own servers; one that is set (DORA_AUTH) is meant for those that are named, too.
+        # The recorded password is for the servers of `dora up` only; one that is set (DORA_AUTH) is also for servers that are set.
         trusted = {"MLFLOW": self.auth or mlflow in (None, own["mlflow"]), "PREFECT": self.auth or prefect in (None, own["prefect"])}
         return Places(
             mlflow_uri=mlflow or own["mlflow"] or self.mlflow_database,
@@ -195,7 +200,7 @@ class Settings(BaseSettings):
         )
 
     def client_environment(self) -> dict[str, str]:
-        """User and password as Prefect's and MLflow's clients read them; empty where none are asked for."""
+        """Return user and password in the variables of Prefect's and MLflow's clients; empty if none are required."""
         credentials = self.credentials()
         if credentials is None:
             return {}
@@ -210,7 +215,7 @@ class Settings(BaseSettings):
 def apply_environment(settings: Settings) -> Places:
     """Set the environment of Prefect, MLflow and Ray for this process and its children, *before* any of them is imported.
 
-    What the user has set already stays. Returns :meth:`Settings.effective`.
+    Variables that the user has set stay. Returns :meth:`Settings.effective`.
     """
     places = settings.effective()
     if places.prefect_api_url:
@@ -223,7 +228,7 @@ def apply_environment(settings: Settings) -> Places:
 
 
 def tool_environment(settings: Settings) -> dict[str, str]:
-    """Environment variables every process of ours wants: data where it was chosen to be, no telemetry, no pickles, short time-outs."""
+    """Return the environment variables of every child process: the chosen places of data, no telemetry, no pickles, short time-outs."""
     chosen = settings.back_ends
     database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": chosen.database("asyncpg", "prefect")} if chosen.postgres else {}
     return {
@@ -232,7 +237,7 @@ def tool_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-        "PREFECT_CLIENT_MAX_RETRIES": "6",  # after 2, 4 … 64 s: a server that is away for two minutes ends no run; Prefect's 5 mean one
+        "PREFECT_CLIENT_MAX_RETRIES": "6",  # after 2, 4 … 64 s: runs survive two minutes without the server; Prefect's 5 mean one
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # a dead server must not block a run for minutes
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -51,7 +51,7 @@ def end_abandoned(settings: Settings, store: Store, run: RunRecord, *, keep: Col
     RayHead.stop_orphans(settings.ray_folder)
     free_abandoned(store)
     history = settings.mlflow_history(places.mlflow_uri)
-    Tracker.open(places.mlflow_uri, run.project, settings.root / "spool", history=history).close()  # ends abandoned runs as KILLED
+    Tracker.open(places.mlflow_uri, run.project, settings.outbox, history=history).close()  # ends abandoned runs as KILLED
     return [submission_id for stage, submission_id in left if stage.state == "running"]
 
 

@@ -80,7 +80,7 @@ class Session:
         local = places.mlflow_uri.startswith("sqlite") and settings.back_ends.artifacts is None
         artifacts = settings.mlflow_artifacts if local else None
         history = settings.mlflow_history(places.mlflow_uri)
-        tracker = Tracker.open(places.mlflow_uri, config.project, settings.root / "spool", artifacts, history)
+        tracker = Tracker.open(places.mlflow_uri, config.project, settings.outbox, artifacts, history)
         tags = {
             "dora.run_id": manifest.run_id,
             "dora.git_sha": git_sha(),

@@ -13,12 +13,10 @@ from flows.planning.planned_stage import PlannedStage
 from flows.running.jobs import run_as_job
 from flows.running.shared_job import SharedJob
 from infra.ray_jobs import RayJobs
-from infra.store.journal import JournalReader
+from infra.store.journal import JournalPart, JournalReader
 from infra.store.store import Store
 from tasks.runtime.stage import StageSpec, execute
 from tasks.stages.registry import STAGES
-
-Events = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class StageRunner:
         *,
         spec: StageSpec | None = None,
         shared: SharedJob | None = None,
-        on_events: Callable[[Events], None] = lambda events: None,
+        on_part: Callable[[JournalPart], None] = lambda part: None,
         on_log: Callable[[str], None] = lambda line: None,
         on_submitted: Callable[[str], None] = lambda submission_id: None,
         skip_earlier: bool = False,
@@ -66,7 +64,7 @@ class StageRunner:
         Args:
             spec: what is executed where the stage runs in this process; None: the planned one.
             shared: the Ray job that it shares with other stages; None: one of its own.
-            on_events: receives new events of the journal, before the observer does.
+            on_part: receives each new part of the journal, before the observer does.
             on_log: receives each line of a job's log.
             on_submitted: receives the job's submission id.
             skip_earlier: leave out the journal of an earlier attempt. MLflow wants it: a resumed training then shows the whole curve.
@@ -75,9 +73,9 @@ class StageRunner:
             DoraError: the stage's own error. ServiceError: Ray is away.
         """
 
-        def follow(events: Events) -> None:
-            on_events(events)
-            for event in events:
+        def follow(part: JournalPart) -> None:
+            on_part(part)
+            for event in part.events:
                 self.notify("event", stage, event)
 
         def log(line: str) -> None:

@@ -90,7 +90,7 @@ def _run(session: Session, stage: PlannedStage, shared: SharedJob | None) -> Sta
                 stage,
                 spec=_with_tracking(session, stage, run),
                 shared=shared,
-                on_events=partial(session.tracker.replay, run),
+                on_part=partial(session.tracker.replay, run),
                 on_log=get_run_logger().info,
                 on_submitted=lambda submission_id: session.manifest.stage(stage.label, submission_id=submission_id),
             )

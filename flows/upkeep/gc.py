@@ -10,7 +10,7 @@ its manifest, then checks again that its plan's results are there (:meth:`flows.
 hidden, then the manifests are looked at again, then it is deleted or comes back (``infra/store/deletion.py``). Whichever is first, the
 other sees it.
 
-Left out: what is not the store's. Reports are what remains of a run, the spool is what MLflow has not got yet; logs are for people.
+Left out: what is not the store's. Reports are what remains of a run, the outbox is what MLflow has not received yet; logs are for people.
 """
 
 from __future__ import annotations
@@ -204,6 +204,7 @@ def collect(
         *needed.of_projects(store),
         *runs.roots(run_id for run_id in runs.kept if run_id not in runs.live),
         *needed.of_folders(stages, rules),
+        *needed.of_outbox(settings.outbox, store),
         *(root for root in versions if not root.inputs),
         *needed.of_decisions(stages),
     ]

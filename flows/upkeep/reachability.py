@@ -6,6 +6,7 @@ A *place* is a stage's folder, ``"align/<digest>"``. Needed are the places of
 - the aliases of the registry, the newest completed runs of each project and kind, what the next plan of a project looks back at
   (``projects/<project>/latest.json``), and runs that ended lately;
 - unfinished stages that somebody may be working on, or whose answers cost money;
+- stages whose journals wait to be sent to MLflow (``infra/tracking/outbox.py``);
 
 each with everything it was made from, by the ``inputs`` and the spec of its result. For any other registered version its weights and
 its evaluation are needed, not the data it was made from; and every decision about a promotion, so that none is made twice.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dora_core.errors import ConfigError, DoraError
@@ -24,6 +26,7 @@ from flows.run_record import RunRecord, read_records
 from infra.back_ends import without_credentials
 from infra.store.store import RESULT, SPEC, Store
 from infra.tracking import model_registry as registry
+from infra.tracking.outbox import waiting_places
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -160,6 +163,12 @@ def of_folders(folders: Mapping[str, Folder], rules: Rules) -> Iterator[Root]:
             yield Root(place, "unfinished, with answers of an endpoint")
         elif rules.is_young(folder):
             yield Root(place, "written lately" if folder.is_finished else "unfinished, written lately")
+
+
+def of_outbox(outbox: Path, store: Store) -> Iterator[Root]:
+    """Stages whose journals this machine has yet to send to MLflow; the outbox names them and holds no copy."""
+    for place in waiting_places(outbox, store.uri):
+        yield Root(place, "its curves wait for MLflow", inputs=False)
 
 
 def of_decisions(folders: Mapping[str, Folder]) -> Iterator[Root]:

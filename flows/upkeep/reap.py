@@ -231,10 +231,9 @@ def close_mlflow_runs(uri: str, project: str, run_id: str, why: str) -> list[str
 
 def _send_waiting(settings: Settings, places: Places) -> list[str]:
     """Send MLflow what was left by runs that ended while it was away; returns what still waits, and why."""
-    folder = settings.root / "spool"
-    if not any(folder.glob("*.jsonl")):
+    if not any(settings.outbox.glob("*.jsonl")):
         return []
-    return Tracker.open(places.mlflow_uri, "default", folder, history=settings.mlflow_history(places.mlflow_uri)).close()
+    return Tracker.open(places.mlflow_uri, "default", settings.outbox, history=settings.mlflow_history(places.mlflow_uri)).close()
 
 
 def _open_runs(store: Store) -> list[RunRecord]:

@@ -1,8 +1,8 @@
-"""Looking through a store and deleting from it: what ``dora gc`` does to files.
+"""Listing and deletion of a store's files, for ``dora gc``.
 
-What is deleted is never half there for a reader. On a local root a folder is renamed first, which is one step; on a remote one, where
-nothing can be renamed, its ``result.json`` goes first, and without that a folder is no result (``infra/store/store.py``). In both, the
-caller is asked once more between the two steps, so a run that has told of itself by then gets its stage back.
+A reader never sees a partially deleted stage. On a local root a folder is renamed first, which is atomic; on a remote one, which has no
+rename, its ``result.json`` is deleted first, without which a folder is not a result (``infra/store/store.py``). Between the two steps the
+caller's condition is checked once more, and the stage is restored if a run has registered meanwhile that needs it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import pyarrow.fs as pafs
 from infra.store.store import RESULT, Store
 
 TRASH = ".gc"
-"""Ending of a folder on its way out; one that is found was left by a process that was killed."""
+"""Ending of a folder that is being deleted; one that is found was left by a killed process."""
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of a store: name relative to the folder that was asked for, size, epoch seconds of its last change."""
+    """A file of a store: name relative to the listed folder, size, epoch seconds of its last change."""
 
     name: str
     bytes: int
@@ -31,7 +31,7 @@ class StoredFile:
 
 
 def files_below(store: Store, relative: str) -> Iterator[StoredFile]:
-    """All files below a folder of the store, none where there is no such folder. Links are not followed."""
+    """Yield all files below a folder of the store, none if it does not exist. Links are not followed."""
     if store.remote is None:
         yield from _local_files(store.local(relative), "")
         return
@@ -54,16 +54,16 @@ def _local_files(folder: Path, prefix: str) -> Iterator[StoredFile]:
                         facts = entry.stat(follow_symlinks=False)
                         yield StoredFile(name, facts.st_size, facts.st_mtime)
                 except FileNotFoundError:
-                    continue  # a run works here
+                    continue  # deleted by a running stage
     except (FileNotFoundError, NotADirectoryError):
         return
 
 
 def discard(store: Store, folder: str, is_unwanted: Callable[[], bool]) -> bool:
-    """Delete a folder of the store, unless it turns out to be wanted; see the module docstring. Returns whether it is gone.
+    """Delete a folder of the store, unless it is wanted after all; see the module docstring. Returns whether it was deleted.
 
     Raises:
-        OSError: the store refuses; what is left is no result any more. StoreError: the folder is a link out of the store.
+        OSError: the store refuses; the remaining files are not a result. StoreError: the folder is a link out of the store.
     """
     if store.remote is not None:
         return _discard_remote(store, folder, is_unwanted)
@@ -95,7 +95,7 @@ def _discard_remote(store: Store, folder: str, is_unwanted: Callable[[], bool]) 
 
 
 def delete_file(store: Store, relative: str) -> None:
-    """Delete one file; nothing happens where it is gone.
+    """Delete one file, if it exists.
 
     Raises:
         OSError: the store refuses.

@@ -1,8 +1,9 @@
 """The stage journal: progress and metrics as small JSON-lines parts in the stage's folder.
 
-A stage never talks to MLflow or Prefect. It writes events here; the supervisor reads new parts while the stage runs and
-replays them. So a dead tracking server cannot slow or kill training, nothing is lost, and the same code works on a
-local folder and on S3 (parts are immutable, there is no append).
+A stage never calls MLflow or Prefect. It writes events here; the supervisor reads new parts while the stage runs, shows them, and
+names them to MLflow's outbox (``infra/tracking/outbox.py``), which reads them again when it sends them: the journal is the one durable copy
+of a curve. So a dead tracking server cannot slow or kill training, nothing is lost, and the same code works on a local folder and on S3
+(parts are immutable, there is no append).
 
 Event kinds: ``{"kind": "metrics", "step": int, "values": {name: float}, "time": float}`` and
 ``{"kind": "progress", "done": int, "total": int, "unit": str, "note": str, "time": float}``.
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from infra.store.store import StageFolder, Store, write_atomic
@@ -28,7 +30,7 @@ FOLLOW_SECONDS = 1.0
 class JournalWriter:
     """Buffers events and writes a part at most every ``flush_seconds``; the last ones go out with :meth:`flush`.
 
-    Part names begin with the time of creation and the process, so a restarted stage never overwrites its first try.
+    Part names begin with the time of creation and the process id, so a restarted stage never overwrites its first attempt.
     """
 
     def __init__(self, folder: StageFolder, *, flush_seconds: float = 2.0):
@@ -68,32 +70,65 @@ class JournalWriter:
         self._events, self._part = [], self._part + 1
 
 
+@dataclass(frozen=True)
+class JournalPart:
+    """One part of a stage's journal.
+
+    Attributes:
+        store: URI of the store.
+        name: path below it, ``align/<digest>/journal/….jsonl``.
+    """
+
+    store: str
+    name: str
+    events: list[dict[str, Any]]
+
+
+def read_part(store: Store, name: str) -> JournalPart:
+    """Read one part, from the copy on this machine where a remote store has one.
+
+    Raises:
+        FileNotFoundError: the part is not in the store. ValueError: it is damaged. StoreError: the name leads out of the store.
+    """
+    path = store.local(name)
+    if not path.is_file():
+        path = store.download(name)
+    return JournalPart(store.uri, name, [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+
+
 class JournalReader:
-    """Yields the events of parts not read before, oldest first. ``seen`` may be saved to resume a replay."""
+    """Reads the parts not read before, oldest first. ``seen`` may be saved to resume a replay."""
 
     def __init__(self, store: Store, stage: str, digest: str, seen: set[str] | None = None):
         self._store, self._folder = store, f"{stage}/{digest}/journal"
         self.seen = set() if seen is None else seen
 
-    def new_events(self) -> Iterator[dict[str, Any]]:
+    def new_parts(self) -> Iterator[JournalPart]:
         for name in self._store.list(self._folder):
             if name.endswith(".jsonl") and name not in self.seen:
-                lines = self._store.download(f"{self._folder}/{name}").read_text(encoding="utf-8").splitlines()
-                yield from (json.loads(line) for line in lines)
+                yield read_part(self._store, f"{self._folder}/{name}")
                 self.seen.add(name)
 
-    @contextmanager
-    def following(self, on_events: Callable[[list[dict[str, Any]]], None]) -> Iterator[None]:
-        """Hands new events to ``on_events`` every second while the block runs, and the rest at its end.
+    def new_events(self) -> Iterator[dict[str, Any]]:
+        for part in self.new_parts():
+            yield from part.events
 
-        The thread has the caller's context, which tells Prefect to which task run an artifact belongs.
+    @contextmanager
+    def following(self, on_part: Callable[[JournalPart], None]) -> Iterator[None]:
+        """Call ``on_part`` with new parts every second while the block runs, and with the rest at its end.
+
+        The thread has the caller's context, from which Prefect takes the task run that an artifact belongs to.
         """
         ended = threading.Event()
 
+        def read() -> None:
+            for part in self.new_parts():
+                on_part(part)
+
         def follow() -> None:
             while not ended.wait(FOLLOW_SECONDS):
-                with suppress(OSError):  # the store hiccups: the next look, or the last one, reads the same parts
-                    on_events(list(self.new_events()))
+                with suppress(OSError):  # a transient error of the store: the next read, or the last one, goes on from the same part
+                    read()
 
         name = f"journal of {self._folder}"
         thread = threading.Thread(target=contextvars.copy_context().run, args=(follow,), name=name, daemon=True)
@@ -103,4 +138,4 @@ class JournalReader:
         finally:
             ended.set()
             thread.join()
-            on_events(list(self.new_events()))
+            read()

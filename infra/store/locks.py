@@ -1,10 +1,10 @@
-"""Who computes a stage: one run at a time on a local store. The others wait, say for whom, and find it done.
+"""Lock of a stage: on a local store one run at a time computes it. The others wait, name the holder, and then find it done.
 
-The lock is an advisory ``flock`` on ``<store>/locks/<stage>-<digest>``. The kernel frees it when the process that holds it ends, however
-that happens; the file says who holds it and is deleted with it.
+The lock is an advisory ``flock`` on ``<store>/locks/<stage>-<digest>``. The kernel frees it when its process ends, in whatever way; the
+file contains the holder's name and is deleted with the lock.
 
-Left out: remote stores. Runs of several machines meet on a Prefect server, where they take turns (``flows/running/gpu_slots.py``); without
-one, two that compute the same stage write the same bytes, and training twice into one checkpoint folder is theirs to avoid.
+Left out: remote stores. Runs on several machines take turns on a Prefect server (``flows/running/gpu_slots.py``); without one, two runs of
+the same stage write the same bytes, but must not train into one checkpoint folder at the same time.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ def ownership(
     """Hold a stage while the block runs; waits while another run does, unless the stage is done by then.
 
     Args:
-        owner: name of this run, for those who wait for it.
+        owner: name of this run, shown to runs that wait for it.
         is_done: whether the stage's result is valid.
-        tell: gets one sentence for each run that is waited for.
+        tell: called with one sentence for each run that is waited for.
 
     Yields:
-        Whether it is done, so that nothing is to be computed.
+        Whether the stage is done, so that there is nothing to compute.
     """
     if store.remote is not None:
         yield is_done()
         return
-    path, told = store.local(f"locks/{stage}-{digest}"), None
+    path, named = store.local(f"locks/{stage}-{digest}"), None
     while (file := _take(path, f"{owner} (process {os.getpid()})")) is None and not is_done():
         other = _holder(path)
-        if other is not None and other != told:
+        if other is not None and other != named:
             tell(f"waits for {other}, which computes the same {stage}")
-            told = other
+            named = other
         time.sleep(LOOK_SECONDS)
     try:
         yield is_done()
     finally:
         if file is not None:
-            path.unlink(missing_ok=True)  # while it is ours: whoever opens it later finds another file, or none
+            path.unlink(missing_ok=True)  # while the lock is held: a later process opens another file, or none
             file.close()
 
 
 def free_abandoned(store: Store) -> None:
-    """Delete the lock files of owners that were killed, where nobody has computed the stage since."""
+    """Delete the lock files of killed owners, unless another run holds the lock."""
     for name in store.list("locks") if store.remote is None else []:
         path = store.local(f"locks/{name}")
         if (file := _take(path, "")) is not None:
@@ -64,24 +64,24 @@ def free_abandoned(store: Store) -> None:
 
 
 def _take(path: Path, holder: str) -> IO[str] | None:
-    """The locked file; None where somebody else has it."""
+    """Lock and return the file; None if another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
-            raise FileNotFoundError  # deleted by its last owner, and made anew by the next
+            raise FileNotFoundError  # deleted by its last owner, and created again by the next
     except (BlockingIOError, FileNotFoundError):
         file.close()
         return None
-    file.truncate(0)  # the name of one that was killed
+    file.truncate(0)  # the name of a killed holder
     file.write(holder)
     file.flush()
     return file
 
 
 def _holder(path: Path) -> str | None:
-    """Who has it, as far as is known at this moment."""
+    """Return the current holder's name, None if it is unknown."""
     try:
         return path.read_text(encoding="utf-8") or None
     except FileNotFoundError:

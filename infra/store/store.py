@@ -1,17 +1,17 @@
 """The artifact store: ``<root>/<stage>/<digest>/``, content-keyed, resumable, on any ``pyarrow.fs`` URI.
 
 A stage's output is data first and ``result.json`` last, written atomically: a folder without a valid ``result.json`` is
-work in progress, never a result. Three methods say it all: :meth:`Store.is_done`, :meth:`Store.mark_done`,
+work in progress, never a result. Three methods implement this: :meth:`Store.is_done`, :meth:`Store.mark_done`,
 :meth:`Store.incomplete`.
 
 On a local root, stages work directly in their folder. On a remote root (``s3://…``) they work in a local cache folder;
 :meth:`StageFolder.commit` uploads a file as soon as it is final, so shards survive the machine.
 
-Damage is noticed when it would matter. ``result.json`` names the size and the sha256 of every file. A missing or truncated file makes its
+Damage is detected before it is used. ``result.json`` names the size and the sha256 of every file. A missing or truncated file makes its
 stage not done (:meth:`Store.is_done`: sizes alone, so that a plan reads no data), and it is computed again. Other bytes of the same size
-are found by :meth:`Store.fetch`, through which whoever reads a result goes: once per process and file, at the speed of sha256.
+are found by :meth:`Store.fetch`, through which every result is read: once per process and file, at the speed of sha256.
 
-A disk that is full is a :class:`StoreError` with the disk and the next step, whichever library ran into it (:func:`full_disk`).
+A full disk is a :class:`StoreError` with the disk and the next step, whichever library raised the error (:func:`full_disk`).
 
 Left out: locking. Two writers of one digest write the same bytes, and the last rename wins.
 """
@@ -40,13 +40,13 @@ RESULT = "result.json"
 SPEC = "spec.json"
 ERROR = "error.json"
 TEMPORARY = ".*.tmp"
-"""Files on their way; a process that was killed leaves them."""
+"""Files being written; a killed process leaves them behind."""
 _FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "disk is full", "unexpected pos", "PytorchStreamWriter failed")
-"""How libraries that raise errors of their own say it: safetensors, Arrow, Ray; torch, of a write that came out short."""
+"""Messages of a full disk in libraries with their own errors: safetensors, Arrow, Ray; torch after a short write."""
 
 
 def canonical_json(value: Any) -> str:
-    """One text per value: sorted keys, no spaces, no NaN. The basis of every digest."""
+    """Serialise a value to a unique text: sorted keys, no spaces, no NaN. The basis of every digest."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
@@ -67,9 +67,9 @@ def write_atomic(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``path``, fsynced, at the end of the block: a reader sees the old content or the new, never half.
+    """Open a file that replaces ``path``, fsynced, at the end of the block: a reader sees the old content or the new, never a part.
 
-    If the block fails, the old content stays and nothing is left of the new.
+    If the block fails, the old content stays and the new is deleted.
 
     Raises:
         StoreError: the disk is full.
@@ -90,9 +90,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def full_disk(error: BaseException, folder: Path) -> StoreError | None:
-    """What to tell instead of ``error``, raised while ``folder`` was written to, if it means that a disk is full; None if it does not.
+    """Translate ``error``, raised while ``folder`` was written, if it means a full disk; None if it does not.
 
-    The disk is that of the file the error names, of ``folder`` or of temporary files: whichever has the least room.
+    The disk is that of the file in the error, of ``folder`` or of temporary files: the one with the least free space.
     """
     if isinstance(error, DoraError):
         return None
@@ -106,18 +106,18 @@ def full_disk(error: BaseException, folder: Path) -> StoreError | None:
     return StoreError(
         f"{'the disk quota is used up' if quota else 'the disk is full'}: {usage.free / 1e6:,.1f} of {usage.total / 1e6:,.1f} MB are free "
         f"on {mount} now, while {folder} was written",
-        hint="free space there (`dora gc` says what may go) and run the same command again: finished stages and shards are kept",
+        hint="free space there (`dora gc` lists what can be deleted) and run the same command again: finished stages and shards are kept",
     )
 
 
 def _mount(path: Path) -> Path:
-    """The root of the file system that holds ``path`` or, if there is no such file, its next parent."""
+    """Return the root of the file system of ``path`` or, if there is no such file, of its next parent."""
     path = path.absolute()
     return next(p for p in (path, *path.parents) if p.exists() and p.is_mount())
 
 
 class StageFolder:
-    """The working folder of one stage output: a local ``path`` plus ``commit`` for what is final."""
+    """The working folder of one stage output: a local ``path``, and ``commit`` for final files."""
 
     def __init__(self, store: Store, stage: str, digest: str):
         self.store, self.stage, self.digest = store, stage, digest
@@ -163,16 +163,16 @@ class Store:
     # ------------------------------------------------------------------------------------------- resume, read aloud
 
     def is_done(self, stage: str, digest: str) -> bool:
-        """A result exists and every file it names is there with the right size; their content is :meth:`fetch`'s to check."""
+        """Whether a result exists and every file it names has the right size; :meth:`fetch` checks their content."""
         result = self.read_result(stage, digest)
         return result is not None and not self.incomplete(stage, result)
 
     def incomplete(self, stage: str, result: dict[str, Any]) -> list[str]:
-        """Names of the result's files that are missing or have another size."""
+        """List the result's files that are missing or have another size."""
         return [name for name, facts in result["files"].items() if self._size(f"{stage}/{result['digest']}/{name}") != facts["bytes"]]
 
     def mark_done(self, folder: StageFolder, result: dict[str, Any]) -> None:
-        """Publish a finished stage: checksums of all its files, then ``result.json`` last. What killed processes left half is removed."""
+        """Publish a finished stage: checksums of all its files, ``result.json`` last. Temporary files of killed processes are deleted."""
         for left in folder.path.rglob(TEMPORARY):
             left.unlink(missing_ok=True)
         files = sorted(p for p in folder.path.rglob("*") if p.is_file() and not _is_bookkeeping(p.relative_to(folder.path)))
@@ -183,7 +183,7 @@ class Store:
         folder.write_json(RESULT, result)
 
     def read_result(self, stage: str, digest: str) -> dict[str, Any] | None:
-        """``result.json``; None if there is none or it is damaged."""
+        """Read ``result.json``; None if it is missing or damaged."""
         result = self.read_json(f"{stage}/{digest}/{RESULT}")
         return result if isinstance(result, dict) and result.keys() >= {"digest", "files"} else None
 
@@ -193,7 +193,7 @@ class Store:
         return StageFolder(self, stage, digest)
 
     def fetch(self, stage: str, digest: str) -> Path:
-        """A local folder with a finished stage's files (downloaded once from a remote root), all of which have their checksums.
+        """Return a local folder with a finished stage's files (downloaded once from a remote root), verified by their checksums.
 
         Raises:
             StoreError: the stage is not finished, or a file of it is missing, truncated or altered.
@@ -218,20 +218,18 @@ class Store:
         return local
 
     def local(self, relative: str) -> Path:
-        """The local path of a file or folder of the store. Names come from files, and a store may be shared.
+        """Return the local path of a file or folder of the store. Names are read from files, and a store may be shared.
 
         Raises:
-            StoreError: the name leads out of the store, by ``..``, from the root, or through a link.
+            StoreError: the name leads out of the store, by ``..``, an absolute path, or a link.
         """
         path = self.local_root / relative
         if not path.resolve().is_relative_to(self.local_root):
-            raise StoreError(
-                f"{relative!r} leads out of the store {self.uri}", hint="somebody changed the store by hand: delete that entry"
-            )
+            raise StoreError(f"{relative!r} leads out of the store {self.uri}", hint="the store was changed by hand: delete that entry")
         return path
 
     def read_json(self, relative: str) -> Any | None:
-        """A file's content; None if there is none, or what is there is no JSON (a damaged disk): whoever wrote it writes it again."""
+        """Read a JSON file; None if it is missing or not JSON (a damaged disk), so that it is written again."""
         path = self.local(relative)
         if self.remote is not None:
             filesystem, root = self.remote
@@ -250,7 +248,7 @@ class Store:
         self.upload(relative, path)
 
     def list(self, relative: str) -> list[str]:
-        """Names directly under a folder, sorted; empty where there is none. Without hidden ones, which are on their way in or out."""
+        """List the names directly under a folder, sorted; empty if there is none. Hidden ones, being written or deleted, are left out."""
         if self.remote is not None:
             filesystem, root = self.remote
             selector = pafs.FileSelector(f"{root}/{relative}", allow_not_found=True)
@@ -284,16 +282,16 @@ class Store:
 def _parsed(text: bytes) -> Any | None:
     try:
         return json.loads(text)
-    except ValueError:  # no JSON, or no text
+    except ValueError:  # neither JSON nor text
         return None
 
 
 _checked: set[tuple[Path, int, int]] = set()
-"""Files whose checksums this process has seen to be right, with size and time of change."""
+"""Files that this process has verified, with size and time of change."""
 
 
 def _is_whole(path: Path, facts: dict[str, Any]) -> bool:
-    """Whether a file is what ``result.json`` says of it."""
+    """Whether a file has the size and checksum in ``result.json``."""
     if not path.is_file() or path.stat().st_size != facts["bytes"]:
         return False
     seen = (path, facts["bytes"], path.stat().st_mtime_ns)
@@ -305,20 +303,20 @@ def _is_whole(path: Path, facts: dict[str, Any]) -> bool:
 
 
 def _is_bookkeeping(relative: Path) -> bool:
-    """Files that are not part of the output: specs, results, journals, scratch, temporaries."""
+    """Whether a file is not part of the output: specs, results, journals, scratch, temporaries."""
     return relative.parts[0] in {RESULT, SPEC, ERROR, "journal", "scratch"} or relative.name.endswith(".tmp")
 
 
 def _private_cache() -> Path:
-    """``$DORA_CACHE/dora-cache-<uid>``, by default in the temporary folder, which others share: ours alone, or nobody's.
+    """Create ``$DORA_CACHE/dora-cache-<uid>``, by default in the shared temporary folder, for this user alone.
 
     Raises:
-        PermissionError: somebody else made it first.
+        PermissionError: it belongs to another user.
     """
     cache = Path(os.environ.get("DORA_CACHE", tempfile.gettempdir())).resolve() / f"dora-cache-{os.getuid()}"
     cache.mkdir(parents=True, mode=0o700, exist_ok=True)
     if cache.is_symlink() or cache.stat().st_uid != os.getuid():
-        raise PermissionError(f"the cache {cache} belongs to somebody else; set DORA_CACHE to a folder of your own")
+        raise PermissionError(f"the cache {cache} belongs to another user; set DORA_CACHE to a folder of your own")
     cache.chmod(0o700)
     return cache
 
@@ -327,7 +325,7 @@ def check_writable(uri: str) -> None:
     """Write a small file below a remote URI, and delete it.
 
     Raises:
-        StoreError: the bucket is missing, or the credentials do not suffice.
+        StoreError: the bucket is missing, or the credentials are insufficient.
     """
     _refuse_credentials(uri)
     try:
@@ -344,7 +342,7 @@ def check_writable(uri: str) -> None:
 
 
 def _refuse_credentials(uri: str) -> None:
-    """A store's URI stands in specs, manifests and tags; pyarrow would accept ``s3://key:secret@bucket``."""
+    """Refuse credentials in a store's URI, which is written into specs, manifests and tags; pyarrow would accept them."""
     if urllib.parse.urlsplit(uri).username is not None:
         raise StoreError(
             "the store's URI holds credentials",
@@ -353,6 +351,6 @@ def _refuse_credentials(uri: str) -> None:
 
 
 def split_uri(uri: str, parts: int) -> tuple[str, list[str]]:
-    """``("root", ["align", "<digest>", "spec.json"])`` for a URI below a store root."""
+    """Split a URI below a store root: ``("root", ["align", "<digest>", "spec.json"])``."""
     pieces = uri.rstrip("/").split("/")
     return "/".join(pieces[:-parts]), pieces[-parts:]

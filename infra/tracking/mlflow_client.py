@@ -1,11 +1,8 @@
-"""Operations of a spool (``infra/tracking/tracker.py``) as calls of MLflow's client: each may be performed twice, to no effect.
-
-An operation is a dict of JSON: ``kind`` (``start``, ``batch``, ``input``, ``artifact`` or ``finish``), ``run`` (a local id), ``time`` (Unix
-seconds) and what the kind needs.
-"""
+"""Operations of the outbox (``infra/tracking/outbox.py``) as calls of MLflow's client; each is idempotent."""
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -14,8 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infra.tracking.mlflow_limits import BATCH, DIGEST_CHARACTERS, ENTRIES
-from infra.tracking.spool import Operation
+from dora_core.errors import StoreError
+from infra.store.journal import read_part
+from infra.store.store import Store
+from infra.tracking.mlflow_limits import BATCH, DIGEST_CHARACTERS, ENTRIES, metric_rows
+from infra.tracking.outbox import Artifact, Batch, Curves, Finish, Input, Operation, Start
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,7 +34,7 @@ ENVIRONMENT = {
 
 
 def mlflow_client(uri: str) -> MlflowClient:
-    """A client of one address for tracking and registry, with our time-outs. The import takes 1-2 s; a new SQLite file 4 s more."""
+    """Return a client for tracking and registry, with short time-outs. The import takes 1-2 s, a new SQLite file 4 s more."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if uri.startswith("sqlite:///"):
@@ -49,34 +49,67 @@ def milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def joined(operations: Iterable[Operation]) -> tuple[Operation, int]:
-    """The first operation, and how many it stands for: neighbouring batches of one run go together, up to MLflow's limits.
+@functools.cache
+def _opened(store: str) -> Store:
+    return Store(store)
 
-    What waited for a server that was away is thousands of small batches; one call each would take minutes.
+
+def as_batch(operation: Batch | Curves) -> Batch:
+    """Read the journal's part where ``operation`` names one; any number of rows.
+
+    Raises:
+        FileNotFoundError: the part was deleted. ValueError: it is damaged. StoreError: its store is not there.
+    """
+    if isinstance(operation, Batch):
+        return operation
+    if "://" not in operation.store and not Path(operation.store).is_dir():
+        raise StoreError(f"the store {operation.store} is not there", hint="mount it again, or delete the outbox")
+    events = read_part(_opened(operation.store), operation.part).events
+    values = [
+        (name, value, milliseconds(event["time"]), event["step"])
+        for event in events
+        if event["kind"] == "metrics"
+        for name, value in event["values"].items()
+    ]
+    return Batch(run=operation.run, time=operation.time, metrics=metric_rows(values))
+
+
+def joined(operations: Iterable[Operation]) -> tuple[Operation, int]:
+    """Merge the first operation with those that follow; returns the merged one and how many it stands for.
+
+    Neighbouring batches and curves of one run are merged up to MLflow's limits: updates that waited for a server are thousands of small
+    batches, and one call each would take minutes.
+
+    Raises:
+        OSError, ValueError, StoreError: the first operation's journal cannot be read; see :func:`as_batch`.
     """
     queue = iter(operations)
     first, count = next(queue), 1
-    if first["kind"] != "batch":
+    if not isinstance(first, Batch | Curves):
         return first, count
-    rows = {kind: list(first.get(kind, [])) for kind in BATCH}
+    rows = {kind: list(getattr(as_batch(first), kind)) for kind in BATCH}
     for more in queue:
-        if more["kind"] != "batch" or more["run"] != first["run"]:
+        if not isinstance(more, Batch | Curves) or more.run != first.run:
             break
-        sizes = {kind: len(rows[kind]) + len(more.get(kind, [])) for kind in BATCH}
+        try:
+            batch = as_batch(more)
+        except (OSError, ValueError, StoreError):  # raised again when it is the first
+            break
+        sizes = {kind: len(rows[kind]) + len(getattr(batch, kind)) for kind in BATCH}
         if sum(sizes.values()) > ENTRIES or any(sizes[kind] > most for kind, most in BATCH.items()):
             break
         for kind, already in rows.items():
-            already += more.get(kind, [])
+            already += getattr(batch, kind)
         count += 1
-    return first | rows, count
+    return Batch(run=first.run, time=first.time, **rows), count
 
 
 class MlflowCalls:
-    """One server (or SQLite file) and the ids it has given.
+    """One server (or SQLite file) and the ids it has assigned.
 
     Attributes:
         ids: local id of a run → MLflow's.
-        experiments: name → id, of those used here.
+        experiments: name → id of the experiments used here.
     """
 
     def __init__(self, uri: str):
@@ -86,23 +119,25 @@ class MlflowCalls:
         self._client: MlflowClient | None = None
 
     def is_refusal(self, operation: Operation, error: Exception) -> bool:
-        """Would the same operation fail for ever? A wrong address or password can be mended, a rejected value cannot."""
+        """Whether the same operation would fail for ever. A wrong address or password can be corrected, a rejected value cannot."""
+        if isinstance(operation, Curves):  # its journal could not be read
+            return isinstance(error, (FileNotFoundError, ValueError))
         if self._client is None:
             return False
         import requests
         from mlflow.exceptions import MlflowException, RestException
 
-        if isinstance(error, requests.HTTPError) and error.response is not None:  # of an artifact: those go without MLflow's protocol
+        if isinstance(error, requests.HTTPError) and error.response is not None:  # of an artifact: uploads do not use MLflow's protocol
             return error.response.status_code in (400, 409, 413)
         if isinstance(error, MlflowException):
             status = error.get_http_status_code()
-            if operation["kind"] == "start":  # what answers otherwise than in JSON is no MLflow: a port that wants https
+            if isinstance(operation, Start):  # an answer that is not JSON comes from another server: a port that wants https
                 return status in (400, 409, 413) and (isinstance(error, RestException) or not self.uri.startswith("http"))
-            return status in (400, 409, 413) or (status == 404 and self._is_known_there(operation["run"]))
+            return status in (400, 409, 413) or (status == 404 and self._is_known_there(operation.run))
         return isinstance(error, (FileNotFoundError, TypeError, ValueError))
 
     def _is_known_there(self, but: str) -> bool:
-        """Does the server know any of our runs but one, which somebody has deleted? Else it is another server."""
+        """Whether the server knows another run of this tracker: then the missing one was deleted, else this is another server."""
         from mlflow.exceptions import MlflowException
 
         assert self._client is not None
@@ -113,53 +148,60 @@ class MlflowCalls:
         return False
 
     def perform(self, operation: Operation) -> dict[str, str] | None:
-        """Send one operation; returns ``{local id: MLflow id}`` where a run was created.
+        """Send one operation; returns ``{local id: MLflow id}`` if a run was created.
 
         Raises:
-            Exception: whatever MLflow's client does; see :meth:`is_refusal`.
+            Exception: any that MLflow's client raises; see :meth:`is_refusal`.
         """
         if self._client is None:
             self._client = mlflow_client(self.uri)  # before any other import of mlflow: it sets the environment
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        client, kind = self._client, operation["kind"]
-        if kind == "start":
-            return {operation["run"]: self._create_run(client, operation)}
-        run_id = self.ids.get(operation["run"])
+        client = self._client
+        if isinstance(operation, Start):
+            return {operation.run: self._create_run(client, operation)}
+        run_id = self.ids.get(operation.run)
         if run_id is None:  # its creation was refused, and that has been reported
             return None
-        if kind == "batch":
-            client.log_batch(
-                run_id,
-                metrics=[Metric(*row) for row in operation.get("metrics", [])],
-                params=[Param(*row) for row in operation.get("params", [])],
-                tags=[RunTag(*row) for row in operation.get("tags", [])],
-            )
-        elif kind == "input":
-            dataset = Dataset(
-                name=operation["name"],
-                digest=operation["digest"][:DIGEST_CHARACTERS],
-                source_type=operation["type"],
-                source=json.dumps(operation["source"]),
-            )
-            client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags=[InputTag("mlflow.data.context", operation["context"])])])
-        elif kind == "artifact":
-            client.log_artifact(run_id, operation["file"], None if operation["folder"] == "." else operation["folder"])
-        else:
-            client.set_terminated(run_id, operation["status"], end_time=milliseconds(operation["time"]))
+        match operation:
+            case Batch() | Curves():
+                self._log_batch(client, run_id, as_batch(operation))
+            case Input():
+                dataset = Dataset(
+                    name=operation.name,
+                    digest=operation.digest[:DIGEST_CHARACTERS],
+                    source_type=operation.type,
+                    source=json.dumps(operation.source),
+                )
+                tags = [InputTag("mlflow.data.context", operation.context)]
+                client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags=tags)])
+            case Artifact():
+                client.log_artifact(run_id, operation.file, None if operation.folder == "." else operation.folder)
+            case Finish():
+                client.set_terminated(run_id, operation.status, end_time=milliseconds(operation.time))
         return None
 
-    def _create_run(self, client: MlflowClient, operation: Operation) -> str:
-        experiment = self._experiment(client, operation["project"], operation["artifact_root"])
-        known = client.search_runs([experiment], filter_string=f"tags.`{LOCAL_ID}` = '{operation['run']}'", max_results=1)
+    def _log_batch(self, client: MlflowClient, run_id: str, batch: Batch) -> None:
+        """Send a batch in as many calls as it needs: one part of a journal may hold more metrics than a call."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        params, tags = [Param(*row) for row in batch.params], [RunTag(*row) for row in batch.tags]
+        for start in range(0, max(len(batch.metrics), 1), BATCH["metrics"]):
+            metrics = [Metric(*row) for row in batch.metrics[start : start + BATCH["metrics"]]]
+            client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
+            params, tags = [], []
+
+    def _create_run(self, client: MlflowClient, operation: Start) -> str:
+        experiment = self._experiment(client, operation.project, operation.artifact_root)
+        known = client.search_runs([experiment], filter_string=f"tags.`{LOCAL_ID}` = '{operation.run}'", max_results=1)
         if known:  # created by an attempt whose answer was lost
-            return known[0].info.run_id
-        tags = {LOCAL_ID: operation["run"], "mlflow.user": operation["user"], "mlflow.source.name": "dora", "mlflow.source.type": "PROJECT"}
-        parent = self.ids.get(operation["parent"])
+            return str(known[0].info.run_id)
+        tags = {LOCAL_ID: operation.run, "mlflow.user": operation.user, "mlflow.source.name": "dora", "mlflow.source.type": "PROJECT"}
+        parent = self.ids.get(operation.parent) if operation.parent else None
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
-        run = client.create_run(experiment, start_time=milliseconds(operation["time"]), tags=tags, run_name=operation["name"])
-        return run.info.run_id
+        run = client.create_run(experiment, start_time=milliseconds(operation.time), tags=tags, run_name=operation.name)
+        return str(run.info.run_id)
 
     def _experiment(self, client: MlflowClient, project: str, artifact_root: str | None) -> str:
         from mlflow.exceptions import MlflowException
@@ -171,7 +213,7 @@ class MlflowCalls:
                 try:
                     client.create_experiment(project, artifact_location=location)
                 except MlflowException as error:
-                    if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process has just created it
                         raise
                 experiment = client.get_experiment_by_name(project)
             if experiment.lifecycle_stage == "deleted":

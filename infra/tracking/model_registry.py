@@ -1,17 +1,16 @@
 """The MLflow model registry: one version per trained model, by the URI of its files, with three aliases.
 
-``champion`` serves, ``previous`` is what :func:`rollback` returns to, ``challenger`` was registered without a decision for it.
+``champion`` serves, :func:`rollback` returns to ``previous``, ``challenger`` was registered without a decision for it.
 
-Every decision leaves its audit on the version: a tag for people (``dora.promoted: 2026-01-31T12:00:00+00:00 by ann: gate passed``), what
-the version is now (``dora.decision``), and the whole history as JSON (``dora.audit``: action, when, who, why, and the digests of the
-policy, its evaluation and the configuration that the decision was about). Doing something again that is done leaves no second entry;
-doing again what ended halfway adds what is missing. MLflow has no transactions: decisions from one machine take turns, and
-:func:`promote` looks at the champion directly before it moves the alias; two promotions from two machines within those milliseconds
-would both succeed.
+Every decision leaves its audit on the version: a tag for people (``dora.promoted: 2026-01-31T12:00:00+00:00 by ann: gate passed``), the
+version's current state (``dora.decision``), and the whole history as JSON (``dora.audit``: action, when, who, why, and the digests of the
+policy, its evaluation and the configuration that were decided about). Operations are idempotent; an interrupted one is completed on
+retry. MLflow has no transactions: decisions from one machine take turns, and :func:`promote` reads the champion directly before it moves
+the alias; two promotions from two machines within those milliseconds would both succeed.
 
-Where a version's files are: tag ``dora.model_uri``, always. The version's *source*, which ``models:/name@champion`` downloads, is that
-URI too, except that an MLflow server refuses folders of its clients: small models are then uploaded to the run, and for large ones
-the source is ``dora-store:<folder>``, which MLflow shows but cannot download (a clear error instead of a model without weights).
+Location of a version's files: always the tag ``dora.model_uri``. The version's *source*, which ``models:/name@champion`` downloads, is
+that URI too, except that an MLflow server refuses folders of its clients: small models are then uploaded to the run, and for large ones the
+source is ``dora-store:<folder>``, which MLflow shows but cannot download (a clear error instead of a model without weights).
 
 Left out: ``log_model`` flavours (they pickle, and import the world).
 """
@@ -44,20 +43,20 @@ MODEL_URI = "dora.model_uri"
 UPLOAD_LIMIT_BYTES = 2 * 1024**3  # about 100 MB/s to a server on the same machine
 HISTORY = "dora.audit"
 DECISIONS = {"restored": "promoted", "rejected": "refused"}
-"""Action → decision, where it has another name."""
+"""Action → decision, if it has another name."""
 EVIDENCE = {"policy": "dora.digest", "evaluation": "dora.evaluation", "config": "dora.config"}
-"""In the history → tag of the version with what it was registered with."""
+"""Key in the history → tag of the version, set at its registration."""
 
 
 ANY = "any champion"
 
 
 class RegistryError(DoraError):
-    """The registry does not hold what was asked for, or refuses it."""
+    """The registry does not hold the requested entry, or refuses the request."""
 
 
 class RegistryMoved(RegistryError):
-    """Another version became champion meanwhile; running again looks at the new one."""
+    """Another version became champion meanwhile; a retry compares with the new one."""
 
     retryable_by_default = True
 
@@ -68,7 +67,7 @@ def register(uri: str, name: str, source_uri: str, run_id: str | None = None, ta
     Args:
         uri: MLflow address, ``sqlite:///…`` or ``http(s)://…``.
         source_uri: folder with the model's files: an absolute path, or a remote URI (``s3://…``).
-        run_id: MLflow id of the run that produced it; receives the files where the server cannot read them.
+        run_id: MLflow id of the run that produced it; receives the files if the server cannot read them.
 
     Raises:
         ServiceError: MLflow is away. RegistryError: it refuses.
@@ -86,11 +85,11 @@ def register(uri: str, name: str, source_uri: str, run_id: str | None = None, ta
 
 
 def promote(uri: str, name: str, version: str, why: str = "", *, who: str | None = None, instead_of: str | None = ANY) -> None:
-    """``previous`` := champion, ``champion`` := version. Doing it again changes nothing; dying halfway loses nothing.
+    """Set ``previous`` := champion, ``champion`` := version. Idempotent; an interrupted promotion is completed on retry.
 
     Args:
-        who: who decided; None = the user of this process.
-        instead_of: the champion that was looked at when this was decided; None = there was none, :data:`ANY` = whichever it is.
+        who: name of the person; None = the user of this process.
+        instead_of: the champion at the time of the decision; None = there was none, :data:`ANY` = any.
 
     Raises:
         RegistryError: there is no such version. RegistryMoved: the champion is neither ``instead_of`` nor ``version``.
@@ -117,7 +116,7 @@ def promote(uri: str, name: str, version: str, why: str = "", *, who: str | None
 
 
 def challenge(uri: str, name: str, version: str, why: str = "") -> None:
-    """``challenger`` := version, unless it is the champion already."""
+    """Set ``challenger`` := version, unless it is the champion already."""
     with _registry(uri) as client, _in_turn(uri):
         current = _aliases(client, name)
         if current.get("champion") == version:
@@ -129,7 +128,7 @@ def challenge(uri: str, name: str, version: str, why: str = "") -> None:
 
 
 def reject(uri: str, name: str, version: str, why: str, *, who: str | None = None) -> None:
-    """The version is nobody's challenger any more, and keeps the reason. Doing it again changes nothing.
+    """Remove the alias ``challenger`` from the version and record the reason. Idempotent.
 
     Raises:
         RegistryError: there is no such version, or it is the champion.
@@ -147,7 +146,7 @@ def reject(uri: str, name: str, version: str, why: str, *, who: str | None = Non
 
 
 def rollback(uri: str, name: str, why: str = "") -> str:
-    """``champion`` := previous; returns its version. One step only: ``previous`` is then free until the next promotion.
+    """Set ``champion`` := previous and return its version. One step only: ``previous`` is then free until the next promotion.
 
     Raises:
         RegistryError: no such model, or nothing to return to.
@@ -165,10 +164,10 @@ def rollback(uri: str, name: str, why: str = "") -> str:
                 )
             raise RegistryError(
                 f"model {name!r} has no previous version to return to (champion: version {champion or 'none'})",
-                hint=f"name a version yourself: `dora promote {name} VERSION`, with one of "
+                hint=f"name a version: `dora promote {name} VERSION`, with one of "
                 + ", ".join(sorted((str(v.version) for v in client.search_model_versions(f"name='{name}'")), key=int)),
             )
-        if not again:  # the audit first: once the alias is moved, nobody knows any more who was champion
+        if not again:  # the audit first: once the alias is moved, the former champion is unknown
             if champion is not None and _last_action(client, name, champion) != "rolled_back":
                 _audit(client, name, champion, "rolled_back", why)
             _audit(client, name, previous, "restored", why)
@@ -180,13 +179,13 @@ def rollback(uri: str, name: str, why: str = "") -> str:
 
 
 def aliases(uri: str, name: str) -> dict[str, str]:
-    """``{"champion": "3", "previous": "2"}``; empty for a model nobody registered."""
+    """Return ``{"champion": "3", "previous": "2"}``; empty for an unknown model."""
     with _registry(uri) as client:
         return _aliases(client, name)
 
 
 def alias_tags(uri: str, name: str) -> dict[str, dict[str, str]]:
-    """Tags of the version behind each alias."""
+    """Return the tags of the version behind each alias."""
     with _registry(uri) as client:
         return {alias: dict(client.get_model_version(name, version).tags) for alias, version in _aliases(client, name).items()}
 
@@ -202,7 +201,7 @@ class Registered:
 
 
 def versions(uri: str) -> list[Registered]:
-    """All versions of all models; empty for a SQLite file that is not there (asking MLflow would make one)."""
+    """List all versions of all models; empty for a SQLite file that does not exist (a request would create it)."""
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return []
     with _registry(uri) as client:
@@ -213,7 +212,7 @@ def versions(uri: str) -> list[Registered]:
 
 
 def describe(uri: str, name: str, version: str, decision: str, reasons: str) -> None:
-    """The version's decision and its reasons, also where no alias moved."""
+    """Record the version's decision and its reasons, also if no alias moved."""
     with _registry(uri) as client:
         client.set_model_version_tag(name, version, "dora.decision", decision)
         client.set_model_version_tag(name, version, "dora.reasons", reasons)
@@ -221,7 +220,7 @@ def describe(uri: str, name: str, version: str, decision: str, reasons: str) -> 
 
 
 def history(uri: str, name: str, version: str) -> list[dict[str, Any]]:
-    """What was decided about a version, oldest first: ``{action, when, who, why, policy, evaluation, config}``."""
+    """Return the decisions about a version, oldest first: ``{action, when, who, why, policy, evaluation, config}``."""
     with _registry(uri) as client:
         return _history(client, name, version)
 
@@ -233,7 +232,7 @@ _client = functools.cache(mlflow_client)
 
 
 def _pages(search: Callable[..., Any], size: int) -> list[Any]:
-    """All that a paged ``search`` of MLflow's finds."""
+    """Collect all pages of a ``search`` of MLflow's."""
     page = search(max_results=size)
     found = list(page)
     while page.token:
@@ -244,12 +243,12 @@ def _pages(search: Callable[..., Any], size: int) -> list[Any]:
 
 @contextmanager
 def _registry(uri: str) -> Iterator[MlflowClient]:
-    """A client whose failures are ours."""
+    """Yield a client whose failures are translated to ServiceError and RegistryError."""
     address = without_credentials(uri)
     try:
         client = _client(uri)
         from mlflow.exceptions import MlflowException
-    except Exception as error:  # a SQLite file that cannot be opened, a scheme MLflow does not know
+    except Exception as error:  # a SQLite file that cannot be opened, an unknown scheme
         raise ServiceError(
             f"cannot open MLflow at {address}: {error}", hint="check DORA_MLFLOW_URI, or start the servers with `dora up`"
         ) from error
@@ -270,7 +269,7 @@ def _registry(uri: str) -> Iterator[MlflowClient]:
 
 @contextmanager
 def _in_turn(uri: str) -> Iterator[None]:
-    """One decision at a time among the processes of this machine; the kernel ends the turn of one that is killed."""
+    """Serialise decisions of the processes of this machine; the kernel frees the lock of a killed one."""
     folder = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Settings().root
     folder.mkdir(parents=True, exist_ok=True)
     held = os.open(folder, os.O_RDONLY)
@@ -292,13 +291,13 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
 
 
 def _find(client: MlflowClient, name: str, source_uri: str) -> str | None:
-    """The first version of these files."""
+    """Return the first version of these files, None if there is none."""
     found = [int(v.version) for v in client.search_model_versions(f"name='{name}'") if v.tags.get(MODEL_URI) == source_uri]
     return str(min(found)) if found else None
 
 
 def _create(client: MlflowClient, name: str, source: str, source_uri: str, run_id: str | None) -> str:
-    """A new version. MLflow's client repeats a request whose answer was lost, and the server would register the same files twice."""
+    """Create a version, once: MLflow's client repeats a request whose answer was lost, and the server would register the files twice."""
     created = client.create_model_version(name, source, run_id=run_id, tags={MODEL_URI: source_uri}, await_creation_for=0)
     first = _find(client, name, source_uri)
     if first is not None and first != str(created.version):
@@ -308,7 +307,7 @@ def _create(client: MlflowClient, name: str, source: str, source_uri: str, run_i
 
 
 def _servable(client: MlflowClient, uri: str, source_uri: str, run_id: str | None) -> str:
-    """A source this registry accepts; see the module docstring."""
+    """Return a source that this registry accepts; see the module docstring."""
     if "://" in source_uri or not uri.startswith("http"):
         return source_uri
     folder = Path(source_uri)
@@ -342,7 +341,8 @@ def _spoken(version: str | None) -> str:
 
 
 def _history(client: MlflowClient, name: str, version: str) -> list[dict[str, Any]]:
-    return json.loads(client.get_model_version(name, version).tags.get(HISTORY, "[]"))
+    past: list[dict[str, Any]] = json.loads(client.get_model_version(name, version).tags.get(HISTORY, "[]"))
+    return past
 
 
 def _last_action(client: MlflowClient, name: str, version: str) -> str | None:
@@ -365,7 +365,7 @@ def _audit(client: MlflowClient, name: str, version: str, action: str, why: str,
 
 
 def _write_page(client: MlflowClient, name: str, version: str) -> None:
-    """The version's description, which its page shows first: what the tags say, in words."""
+    """Write the version's description, shown first on its page: decision, reasons and history from the tags."""
     tags = client.get_model_version(name, version).tags
     past = [f"- {e['when']}: {e['action'].replace('_', ' ')} by {e['who']}" for e in json.loads(tags.get(HISTORY, "[]"))]
     reasons = [f"- {reason}" for reason in tags.get("dora.reasons", "").split("; ") if reason]

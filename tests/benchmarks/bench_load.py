@@ -13,6 +13,7 @@ metrics: through `infra/tracking/tracker.py:Tracker` into the MLflow server; eve
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import threading
 import time
@@ -32,7 +33,7 @@ from dora_core.config.execution import Execution
 from flows.deployment.deploy import UPKEEP_AT_A_TIME
 from infra.services import runs_at_a_time
 from infra.settings import Settings
-from infra.store.journal import JournalWriter
+from infra.store.journal import JournalReader, JournalWriter
 from infra.store.store import Store
 from infra.tracking.mlflow_client import mlflow_client
 from infra.tracking.tracker import Tracker
@@ -217,7 +218,7 @@ def shards(count: int) -> tuple[list[Row], int]:
 
 
 def metrics(uri: str, count: int, server: Callable[[], dict[str, list[psutil.Process]]]) -> tuple[list[Row], int]:
-    """Half of them one step a call, half as journal events, :data:`EVENTS` a call."""
+    """Send half of them one step a call, half as parts of a journal, :data:`EVENTS` events each."""
     names = [f"figure_{number}" for number in range(COLUMNS)]
     steps = count // COLUMNS
     seconds: dict[str, list[float]] = {"log_metrics": [], "replay": []}
@@ -229,22 +230,24 @@ def metrics(uri: str, count: int, server: Callable[[], dict[str, list[psutil.Pro
 
     own = psutil.Process()
     with tempfile.TemporaryDirectory() as folder, Memory(lambda: {"caller": [own]} | server()).watched() as memory:
-        tracker = Tracker.open(uri, "load-metrics", Path(folder))
+        tracker = Tracker.open(uri, "load-metrics", Path(folder) / "outbox")
+        store = Store(str(Path(folder) / "store"))
+        writer, journal = JournalWriter(store.folder("align", "a" * 64), flush_seconds=math.inf), JournalReader(store, "align", "a" * 64)
         run, began = tracker.start_run("50,000 metrics"), time.monotonic()
         for step in range(steps // 2):
             timed("log_metrics", run, {name: float(step) for name in names}, step)
         for first in range(steps // 2, steps, EVENTS):
-            events = [
-                {"kind": "metrics", "step": step, "values": {name: float(step) for name in names}, "time": time.time()}
-                for step in range(first, min(first + EVENTS, steps))
-            ]
-            timed("replay", run, events)
+            for step in range(first, min(first + EVENTS, steps)):
+                writer.metrics(step, {name: float(step) for name in names})
+            writer.flush()
+            [part] = journal.new_parts()
+            timed("replay", run, part)
         called = time.monotonic() - began
         mlflow_id = tracker.mlflow_id(run, wait_seconds=60.0)
         tracker.finish(run, "FINISHED")
         warnings = tracker.close(patience_seconds=60.0, limit_seconds=PATIENCE)
         sent = time.monotonic() - began
-        left = [path.name for path in Path(folder).iterdir()]
+        left = [path.name for path in (Path(folder) / "outbox").iterdir()]
     client = mlflow_client(uri)
     assert mlflow_id is not None, "\n".join(warnings)
     arrived = {name: Counter((point.step, point.value) for point in client.get_metric_history(mlflow_id, name)) for name in names}
@@ -268,7 +271,7 @@ def metrics(uri: str, count: int, server: Callable[[], dict[str, list[psutil.Pro
             f"{lost}, {doubled}, {len(warnings)}",
             "0",
             not lost + doubled + len(warnings),
-            f"left in the spool: {left or 'nothing'}",
+            f"left in the outbox: {left or 'nothing'}",
         ),
         Row(
             f"a call of log_metrics, {COLUMNS} figures",

@@ -33,6 +33,7 @@ import yaml
 
 from dora_core.config.method import TestbedConfig
 from dora_core.testbed.mixture import Testbed
+from infra.settings import Settings
 from tests.benchmarks.harness import Row, argument_parser, report
 from tests.machine import processes_of
 
@@ -149,7 +150,7 @@ class Soak:
             memory=peak.bytes,
             descriptors=peak.descriptors,
             left_processes=len(left),
-            left_files=sum(1 for place in (self.temporary, self.home / "ray", self.home / "spool") for _ in place.rglob("*")),
+            left_files=sum(1 for place in (self.temporary, self.home / "ray", Settings(home=self.home).outbox) for _ in place.rglob("*")),
             store=store,
             store_uncollected=store + self.freed,
             databases=size(self.home / "prefect") + (self.home / "mlflow.db").stat().st_size,
@@ -267,7 +268,7 @@ def main() -> None:
         trend("memory of all its processes at the peak", [m.memory / MB for m in counted], "MB PSS", digits=0),
         trend("file descriptors at the peak", [m.descriptors for m in counted], "", digits=0),
         trend("processes left behind", [m.left_processes for m in counted], "", digits=0),
-        trend("files and folders left in temporary folders, Ray's and the spool", [m.left_files for m in counted], "", digits=0),
+        trend("files and folders left in temporary folders, Ray's and the outbox", [m.left_files for m in counted], "", digits=0),
         trend("databases of Prefect and MLflow", [m.databases / MB for m in counted], "MB"),
         trend("figures, reports, logs", [m.shown / MB for m in counted], "MB"),
         trend("store, nothing collected", [m.store_uncollected / MB for m in counted], "MB"),

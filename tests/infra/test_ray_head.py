@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 import requests
 
 from dora_core.errors import ServiceError
-from infra.processes import RecordedProcess, free_port, process_tree, spawn, terminate_tree
+from infra.processes import process_tree
 from infra.ray_head import RayHead, auth_headers
+from tests.infra.test_processes import running
 
 START_AND_WAIT = """
 import sys, time
@@ -25,77 +23,6 @@ head = RayHead.start(Path(sys.argv[1]), num_cpus=1)
 print(head.dashboard_url, flush=True)
 time.sleep(600)
 """
-
-
-def running(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
-
-def test_terminate_tree_ends_leader_children_and_orphans_of_its_session(tmp_path: Path) -> None:
-    """The leader dies first and by force: its orphan, no longer a descendant, is found through the session."""
-    log = tmp_path / "log"
-    record = spawn("shell", ["bash", "-c", "sleep 300 & echo $!; wait"], log=log)
-    while not log.read_text().strip():
-        pass
-    orphan = psutil.Process(int(log.read_text()))
-    os.kill(record.pid, signal.SIGKILL)
-    os.waitpid(record.pid, 0)
-    assert not record.alive() and running([orphan])
-    assert terminate_tree([record], grace=1.0) == []  # the leader no longer ran
-    assert running([orphan]) == []
-
-
-def test_terminate_tree_kills_what_ignores_sigterm(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    record = spawn("stubborn", ["bash", "-c", "trap '' TERM; echo ready; while true; do sleep 1; done"], log=log)
-    while "ready" not in log.read_text():
-        pass
-    tree = process_tree([record])
-    assert terminate_tree([record], grace=0.2) == ["stubborn"]
-    assert running(tree) == [] and terminate_tree([record]) == []
-
-
-def test_reused_pid_is_not_ours() -> None:
-    """A record whose creation time differs from the live process's describes a process that is gone."""
-    me = RecordedProcess.current()
-    assert me.alive()
-    for seconds in (-3600, 3600):
-        assert not me.model_copy(update={"since_boot": me.since_boot + seconds}).alive()
-        assert not me.model_copy(update={"boot": "", "created": me.created + seconds}).alive()
-    assert not me.model_copy(update={"boot": "another"}).alive()
-
-
-@pytest.mark.fault(20)
-@pytest.mark.parametrize("seconds", [-3600, 3600])
-def test_a_clock_that_is_set_makes_no_live_process_look_dead(seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it does to psutil: the boot time moves, and with it all creation times."""
-    child = spawn("sleeper", ["sleep", "60"], log=Path("/dev/null"))
-    boot_time = psutil.boot_time()
-    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot_time + seconds)
-    assert psutil.Process(child.pid).create_time() == pytest.approx(child.created + seconds, abs=2), "the clock was set"
-    assert child.alive() and RecordedProcess.model_validate_json(child.model_dump_json()).alive()
-    assert terminate_tree([child], grace=5.0) == ["sleeper"]
-
-
-def test_a_port_belongs_to_who_listens_on_it() -> None:
-    """Another server on our port is not ours: what it answers says nothing about ours."""
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
-    other = RecordedProcess(name="other", pid=child.pid, created=psutil.Process(child.pid).create_time())
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        assert RecordedProcess.current().listens_on(port) and not other.listens_on(port)
-    assert not RecordedProcess.current().listens_on(port)
-    child.kill()
-    child.wait()
-
-
-def test_free_port_avoids_one_in_use() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        assert free_port(port) != port
-    assert free_port(port) == port
 
 
 def test_failed_start_reports_the_log_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def test_the_cache_of_a_remote_store_is_ours_alone(tmp_path: Path, monkeypatch: 
     cache.rmdir()
     (tmp_path / "theirs").mkdir()
     cache.symlink_to(tmp_path / "theirs")  # the temporary folder is everybody's: somebody was there first
-    with pytest.raises(StoreError, match="belongs to somebody else; set DORA_CACHE"):
+    with pytest.raises(StoreError, match="belongs to another user; set DORA_CACHE"):
         Store("s3://bucket/prefix")
     assert list((tmp_path / "theirs").iterdir()) == []
 

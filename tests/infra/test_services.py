@@ -1,4 +1,4 @@
-"""`up`, `status`, `down` with the real servers, and what a process without servers gets."""
+"""`up`, `status` and `down` with the real servers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import requests
 from dora_core.errors import ServiceError
 from infra import services
 from infra.processes import free_port, process_tree
-from infra.settings import ServicesRecord, Settings, apply_environment
+from infra.settings import ServicesRecord, Settings
+from tests.infra.test_processes import running
 
 EVIL = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
 
@@ -24,7 +25,7 @@ EVIL = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "PREFECT_HOME"):
         monkeypatch.delenv(name, raising=False)
-    for name in services.PORTS:  # the default ports may be in use by whoever runs the tests
+    for name in services.PORTS:  # the default ports may be in use on this machine
         monkeypatch.setitem(services.PORTS, name, free_port())
     return Settings(home=tmp_path)
 
@@ -35,32 +36,13 @@ def ended(settings: Settings) -> Iterator[None]:
     services.down(settings)
 
 
-def running(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
-
 def only_loopback(record: ServicesRecord) -> bool:
-    """All our servers; of Ray the dashboard: its gRPC ports listen everywhere and ask for the token (``infra/ray_head.py``)."""
+    """Whether all servers listen on loopback only; of Ray the dashboard: its gRPC ports listen everywhere and require the token."""
     ours = {p.pid for name in ("prefect", "mlflow", "worker") for p in process_tree([record.services[name].process])}
     dashboard = int(record.services["ray"].url.rsplit(":", 1)[1])
     listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     reached = {c.laddr.ip for c in listening if c.pid in ours or c.laddr.port == dashboard}
     return reached == {"127.0.0.1"}
-
-
-def test_without_servers_everything_is_below_home(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-    places = apply_environment(settings)
-    assert places.mlflow_uri == f"sqlite:///{tmp_path}/mlflow.db" == os.environ["MLFLOW_TRACKING_URI"]
-    assert places.prefect_api_url is None and "PREFECT_API_URL" not in os.environ
-    assert places.ray_dashboard is None and places.ray_environment == {}
-    assert os.environ["PREFECT_HOME"] == f"{tmp_path}/prefect"
-
-
-def test_own_setting_beats_the_tools_variable(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tool")
-    assert settings.effective().mlflow_uri == "http://tool"
-    assert settings.model_copy(update={"mlflow_uri": "http://own"}).effective().mlflow_uri == "http://own"
 
 
 def test_down_without_up_is_a_no_op(settings: Settings) -> None:
@@ -78,7 +60,7 @@ def test_as_many_runs_start_as_cores_and_memory_bear(container: str, runs: int, 
 
 @pytest.mark.component
 def test_failed_up_ends_what_it_started_and_shows_the_log(settings: Settings, monkeypatch: pytest.MonkeyPatch, ended: None) -> None:
-    settings.mlflow_artifacts.parent.joinpath("mlflow.db").write_text("this is no database")
+    settings.mlflow_artifacts.parent.joinpath("mlflow.db").write_text("this is not a database")
     started: list[psutil.Process] = []
     end = services._end
     monkeypatch.setattr(
@@ -98,7 +80,7 @@ def test_up_twice_repair_and_down(settings: Settings, monkeypatch: pytest.Monkey
         other.listen()
         taken = other.getsockname()[1]
         monkeypatch.setitem(services.PORTS, "mlflow", taken)
-        look, late = services.free_port, [taken]  # free when it was chosen, taken before MLflow came to use it
+        look, late = services.free_port, [taken]  # free when it was chosen, taken before MLflow uses it
         monkeypatch.setattr(services, "free_port", lambda port, host: late.pop() if port == taken and late else look(port, host))
         record = services.up(settings, on_progress=said.append, register=lambda api, pool: registered.append((api, pool)))
     assert any(line.startswith(f"port {taken} is in use, mlflow takes ") for line in said)

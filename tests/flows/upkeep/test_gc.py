@@ -35,6 +35,7 @@ from infra.settings import Settings
 from infra.store.deletion import TRASH, files_below
 from infra.store.store import RESULT, SPEC, Store, sha256_of
 from infra.tracking import model_registry as registry
+from infra.tracking.outbox import Curves, Outbox
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages import judge, prompts, reference
 from tasks.stages.registry import STAGES
@@ -117,6 +118,23 @@ def there(store: Store) -> set[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------ what stays
+
+
+def test_a_journal_that_waits_for_mlflow_stays_until_it_is_sent(place: Settings, store: Store) -> None:
+    """The outbox names its parts and holds no copy; what the stage was made from may go."""
+    data = made(store, "ingest", "data")
+    waits = made(store, "align", "waits", data)
+    part = f"{at(waits)}/journal/00-1-000000.jsonl"
+    outbox = Outbox.create(place.outbox, "key")
+    sent = outbox.append(Curves(run="a", time=1.0, store=store.uri, part=part))
+    elsewhere = outbox.append(Curves(run="a", time=1.0, store="s3://other", part=f"{at(data)}/journal/00-1-000000.jsonl"))
+    done = collect(place)
+    assert there(store) == {at(waits)} and done.kept == {at(waits): "its curves wait for MLflow"}
+    for seq in (sent, elsewhere):
+        outbox.acknowledge(seq)
+    outbox.close()
+    collect(place)
+    assert there(store) == set()
 
 
 def test_the_newest_run_stays_with_what_it_was_made_from_and_an_older_one_goes(place: Settings, store: Store) -> None:

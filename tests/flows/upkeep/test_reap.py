@@ -192,7 +192,7 @@ def test_the_first_process_of_a_run_that_was_tried_again_does_not_end_the_second
 @pytest.mark.fault(10)
 def test_a_sweep_sends_what_waits_for_mlflow(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Settings, "mlflow_history", lambda *_: "ours")  # the server's, which is away at first
-    away = Tracker.open("http://127.0.0.1:9", "demo", settings.root / "spool", history="ours")
+    away = Tracker.open("http://127.0.0.1:9", "demo", settings.outbox, history="ours")
     away.finish(away.start_run("last night"), "FINISHED")
     away.close()
     there = settings.effective()
@@ -201,7 +201,7 @@ def test_a_sweep_sends_what_waits_for_mlflow(settings: Settings, monkeypatch: py
     assert reap.sweep(settings, there).lines() == ["nothing is left over"]
     client = mlflow_client(there.mlflow_uri)
     [run] = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
-    assert (run.info.run_name, run.info.status) == ("last night", "FINISHED") and not any((settings.root / "spool").iterdir())
+    assert (run.info.run_name, run.info.status) == ("last night", "FINISHED") and not any((settings.outbox).iterdir())
 
 
 @pytest.mark.fault(7, 8)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow.fs as pafs
 import pytest
 
 from dora_core.errors import StoreError
-from infra.store.journal import JournalReader, JournalWriter
 from infra.store.store import Store, canonical_json, full_disk, sha256_of, write_atomic
 
 DIGEST = "a" * 64
@@ -142,45 +138,3 @@ def test_a_remote_root_is_filled_and_read_through_its_filesystem(tmp_path: Path)
     assert reader.is_done("ingest", DIGEST)
     assert (reader.fetch("ingest", DIGEST) / "data" / "table.bin").read_bytes() == b"12345"
     assert reader.list(f"ingest/{DIGEST}") == ["data", "result.json"]
-
-
-def test_journal_events_are_read_once_and_across_attempts(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    folder = store.folder("align", DIGEST)
-    reader = JournalReader(store, "align", DIGEST)
-    first = JournalWriter(folder)
-    first.metrics(0, {"loss": 1.0, "broken": float("nan")})
-    first.flush()
-    assert [(e["step"], e["values"]) for e in reader.new_events()] == [(0, {"loss": 1.0})]
-    second = JournalWriter(folder)  # the stage started again
-    second.progress(5, 5, "steps")  # a finished step is flushed at once
-    assert [e["kind"] for e in reader.new_events()] == ["progress"]
-    assert list(reader.new_events()) == []
-    assert all(json.loads(line) for part in (folder.path / "journal").iterdir() for line in part.read_text().splitlines())
-
-
-def test_a_followed_journal_is_handed_over_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the block runs, and what came after the last look; a store that hiccups costs nothing."""
-    monkeypatch.setattr("infra.store.journal.FOLLOW_SECONDS", 0.01)
-    store = Store(str(tmp_path))
-    writer, reader = JournalWriter(store.folder("align", DIGEST), flush_seconds=0.0), JournalReader(store, "align", DIGEST)
-    hiccups, seen, looked = iter([OSError("away"), OSError("away")]), list[int](), threading.Event()
-    look = reader.new_events
-
-    def unsteady() -> Iterator[dict[str, Any]]:
-        if error := next(hiccups, None):
-            raise error
-        return look()
-
-    def on_events(events: list[dict[str, Any]]) -> None:
-        seen.extend(event["step"] for event in events)
-        if events:
-            looked.set()
-
-    monkeypatch.setattr(reader, "new_events", unsteady)
-    with pytest.raises(KeyError), reader.following(on_events):
-        writer.metrics(1, {"loss": 1.0})
-        assert looked.wait(30) and seen == [1]
-        writer.metrics(2, {"loss": 0.5})
-        raise KeyError("the stage failed")
-    assert seen == [1, 2]

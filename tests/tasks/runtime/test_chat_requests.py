@@ -145,7 +145,7 @@ def test_the_wait_grows_and_respects_what_the_server_asks() -> None:
         (Reply("bad key", 401), "refuses record r0: 401 bad key", "endpoint.api_key_env"),
         (Reply("no such model", 404), "refuses record r0: 404 no such model", "did you mean 'served'? allowed: other, served"),
         (Reply("context is 2048 tokens", 400), "refuses record r0: 400 context is 2048 tokens", "longer than the served model reads"),
-        (Reply("", 301, headers={"Location": "https://new/v1"}), "refuses record r0: 301", "sends requests on to https://new/v1"),
+        (Reply("", 301, headers={"Location": "https://new/v1"}), "refuses record r0: 301", "redirects to https://new/v1"),
     ],
 )
 def test_what_would_come_again_fails_at_once(store: Store, reply: Reply, message: str, hint: str) -> None:
@@ -263,7 +263,7 @@ def test_the_key_is_sent_and_written_nowhere(store: Store, caplog: pytest.LogCap
     assert CANARY not in caplog.text + str(error.value.to_json()) + written.decode()
 
 
-@pytest.mark.parametrize(("value", "message"), [("", "JUDGE_KEY is not set"), ("two words", "no HTTP header can carry")])
+@pytest.mark.parametrize(("value", "message"), [("", "JUDGE_KEY is not set"), ("two words", "an HTTP header cannot carry")])
 def test_a_key_that_is_missing_or_broken_is_said_before_anything_is_sent(
     store: Store, monkeypatch: pytest.MonkeyPatch, value: str, message: str
 ) -> None:
