@@ -1,15 +1,15 @@
-"""From density ratios to one calibration factor h per response (arXiv 2504.05831). Pure float64 numpy.
+"""Calibration factor h of each response, from density ratios (arXiv 2504.05831). Pure float64 numpy.
 
 Legend: N responses, S synthetic sources (one classifier head each), n = S + 1 sources with the golden one, m_0 = α and
 m_i = β_i mixture shares with Σm = 1, c_i = P(golden | x, y) on golden ∪ source i, γ_i = N_i/N_golden of the training set of
 head i, w_i = γ_i·c_i/(1 − c_i) ≈ p_golden/Q_i.
 
-The golden source has no head. Against itself a classifier cannot tell: c_0 = ½, γ_0 = 1, w_0 = 1 exactly.
+The golden source has no head: a classifier of golden against golden is at chance, so c_0 = ½, γ_0 = 1, w_0 = 1 exactly.
 
 Order of operations (:func:`calibrate`): form → normalise to mean 1 → cap at a quantile → temper h^τ → normalise again. The
-cap is a quantile, so it does not depend on the first scale; the second normalisation makes mean 1 true of what is returned.
+cap is a quantile, so it does not depend on the first scale; the second normalisation gives the returned h mean 1.
 
-Left out: smoothing over a source's neighbours and any learned h. One ratio per head is all that enters.
+Left out: smoothing over a source's neighbours and any learned h. One ratio per head is the only input.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def probabilities(logits_NS: NDArray[np.floating]) -> Floats:
-    """c = σ(logit) in (0, 1), shape (N, S); logits beyond ±30, infinite ones too, are clipped, NaN stays."""
-    return 1.0 / (1.0 + np.exp(-np.clip(np.asarray(logits_NS, dtype=np.float64), -LOGIT_LIMIT, LOGIT_LIMIT)))
+    """c = σ(logit) in (0, 1), shape (N, S). Logits are clipped to ±30, infinite ones included; NaN stays NaN."""
+    c_NS: Floats = 1.0 / (1.0 + np.exp(-np.clip(np.asarray(logits_NS, dtype=np.float64), -LOGIT_LIMIT, LOGIT_LIMIT)))
+    return c_NS
 
 
 def density_ratios(c_NS: Floats, gamma_S: Floats) -> Floats:
@@ -42,14 +43,16 @@ def density_ratios(c_NS: Floats, gamma_S: Floats) -> Floats:
 
 def mixture_factor(w_NS: Floats, shares: Floats) -> Floats:
     """h = 1/(α + Σ_i m_i/w_i): p_golden/P when the ratios are exact, at most 1/α. Shape (N,); ``shares`` is (S + 1,), golden first."""
-    return 1.0 / (shares[0] + (shares[1:] / w_NS).sum(axis=1))
+    h_N: Floats = 1.0 / (shares[0] + (shares[1:] / w_NS).sum(axis=1))
+    return h_N
 
 
 def paper_factor(c_NS: Floats, gamma_S: Floats, shares: Floats) -> Floats:
     """h = (1/n) Σ_i γ_i·c_i/(m_i·(1 − c_i + 1/n)) over all n sources, golden with c_0 = ½ and γ_0 = 1 (arXiv 2504.05831). Shape (N,)."""
     n = len(shares)
     golden = 0.5 / (shares[0] * (0.5 + 1.0 / n))
-    return (golden + (gamma_S * c_NS / (shares[1:] * (1.0 - c_NS + 1.0 / n))).sum(axis=1)) / n
+    h_N: Floats = (golden + (gamma_S * c_NS / (shares[1:] * (1.0 - c_NS + 1.0 / n))).sum(axis=1)) / n
+    return h_N
 
 
 def released_factor(c_NS: Floats, shares: Floats, source_N: NDArray[np.integer]) -> Floats:
@@ -58,11 +61,12 @@ def released_factor(c_NS: Floats, shares: Floats, source_N: NDArray[np.integer])
     ``source_N`` holds 0 for golden and i for head i. A golden response has (1 − c_0)/c_0 = 1, hence h = 1/(2α).
     """
     c_own = np.column_stack([np.full(len(c_NS), 0.5), c_NS])[np.arange(len(c_NS)), source_N]
-    return 1.0 / (shares[0] + shares[source_N] * (1.0 - c_own) / c_own)
+    h_N: Floats = 1.0 / (shares[0] + shares[source_N] * (1.0 - c_own) / c_own)
+    return h_N
 
 
 def factor(form: str, c_NS: Floats, gamma_S: Floats, shares: Floats, source_N: NDArray[np.integer]) -> Floats:
-    """The raw h of one of :data:`FORMS`, shape (N,)."""
+    """Compute the raw h by one of :data:`FORMS`, shape (N,)."""
     if form == "mixture":
         return mixture_factor(density_ratios(c_NS, gamma_S), shares)
     if form == "paper":
@@ -71,12 +75,12 @@ def factor(form: str, c_NS: Floats, gamma_S: Floats, shares: Floats, source_N: N
 
 
 def mixture_shares(counts: Mapping[str, int], given: Mapping[str, float] | None, golden: Sequence[str], heads: Sequence[str]) -> Floats:
-    """Shares (S + 1,), golden first: ``given`` by source name, else proportional to the counts of responses.
+    """Return mixture shares (S + 1,), golden first: ``given`` by source name, else proportional to the counts of responses.
 
     Several golden sources are pooled into one Q_0: α is the sum of their shares.
 
     Raises:
-        ConfigError: ``given`` names other sources than the data.
+        ConfigError: the sources of ``given`` are not those of the data.
     """
     names = set(golden) | set(heads)
     if given is None:
@@ -101,7 +105,7 @@ def effective_sample_size(h: Floats) -> float:
 
 
 def temper_for_floor(h: Floats, floor: float) -> float:
-    """The largest τ in [0, 1] whose h^τ has an effective sample size of at least ``floor``, by bisection to 1e-6.
+    """Find the largest τ in [0, 1] whose h^τ has an effective sample size of at least ``floor``, by bisection to 1e-6.
 
     The effective sample size falls monotonically in τ: d/dτ log ESS = 2(E_τ[log h] − E_2τ[log h]) ≤ 0, with E_τ weighting by h^τ.
     """
@@ -116,7 +120,7 @@ def temper_for_floor(h: Floats, floor: float) -> float:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """h (N,) as it enters the objective, with what was done to it. ``ess`` is that of the returned h."""
+    """Factors h (N,) of the objective, after the transformations recorded beside them; ``ess`` is that of this h."""
 
     h: Floats
     tau: float
@@ -141,7 +145,7 @@ def calibrate(raw_h: Floats, config: CalibrationConfig) -> Calibrated:
 
 
 def quantiles(values: Floats) -> dict[str, float]:
-    """``{"0.05": …, …, "0.95": …}`` of a non-empty sample."""
+    """Return ``{"0.05": …, …, "0.95": …}`` of a non-empty sample."""
     return {str(q): float(v) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
 
 
@@ -151,13 +155,13 @@ def aggregate(
     mode: Literal["mean", "min", "chosen", "product"],
     chosen: NDArray[np.bool_] | None = None,
 ) -> Floats:
-    """One factor per record from those of its responses.
+    """Aggregate the factors of responses to one factor per record.
 
     Args:
         h: (N,) factors of responses.
         record_index: (N,) record of each response, 0 … R−1, each at least once.
         mode: ``chosen`` takes the response with the highest reward.
-        chosen: (N,) bool, exactly one ``True`` per record; only read by ``chosen``.
+        chosen: (N,) bool, exactly one ``True`` per record; only read in mode ``chosen``.
 
     Returns:
         (R,) factors. ``product`` is not renormalised: its scale grows with the number of responses.

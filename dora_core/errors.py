@@ -1,8 +1,8 @@
-"""Typed errors: what went wrong, where, what is allowed, and what to do next.
+"""Typed errors with cause, place, allowed values and next step.
 
-Every error a user can meet derives from :class:`DoraError`. The command line prints ``message`` and ``hint`` and never a
-traceback; the supervisor reads ``retryable`` to decide between another attempt and giving up. Anything that is not a
-``DoraError`` is a bug of ours and keeps its traceback.
+Every error caused by configuration, data or environment derives from :class:`DoraError`. The command line prints ``message`` and
+``hint`` without a traceback; the supervisor reads ``retryable`` to choose between another attempt and failure. Any other exception
+is a bug in this code base and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class DoraError(Exception):
 
     Args:
         message: one sentence: the cause and the place ("loss 'dppo' is unknown in align.loss.name").
-        hint: the next step for the reader, allowed values included. Empty only if there is truly nothing to do.
+        hint: the next step, allowed values included. Empty only if no action can help.
         retryable: ``True`` only for transient faults of the control plane (never for bad data or out of memory).
     """
 
@@ -37,31 +37,31 @@ class DoraError(Exception):
 
 
 class ConfigError(DoraError):
-    """The configuration is wrong; nothing has run."""
+    """Invalid configuration, found before any work starts."""
 
 
 class DataError(DoraError):
-    """Input data cannot be read or too much of it is bad; quarantined rows are kept beside the data."""
+    """Unreadable input data, or too many bad rows; quarantined rows are kept beside the data."""
 
 
 class ModelError(DoraError):
-    """A model or tokenizer cannot be loaded, built or used as asked."""
+    """Failure to load, build or use a model or tokenizer as configured."""
 
 
 class StoreError(DoraError):
-    """The artifact store is unreadable, or an output does not match its checksums."""
+    """Unreadable artifact store, or an output that does not match its checksums."""
 
 
 class TrainingError(DoraError):
-    """Training produced something that must not be trusted (NaN, wrong reference, fewer steps than planned)."""
+    """Training result that must not be used (NaN, wrong reference, fewer steps than planned)."""
 
 
 class StageFailed(DoraError):
-    """A stage's job ended without a valid result; ``message`` carries the first worker's own error."""
+    """Stage job that ended without a valid result; ``message`` carries the error of the first failed worker."""
 
 
 class RunStopped(DoraError):
-    """A stage's own finding ends the run: a guard rail is broken, or the data has moved too far. What is finished is kept.
+    """Run ended by the result of a stage: a violated guard rail, or too much drift in the data. Finished stages are kept.
 
     Attributes:
         run: the run as it ended, for a summary; set by its flow (:class:`flows.run_record.EndedRun`).
@@ -71,13 +71,13 @@ class RunStopped(DoraError):
 
 
 class ServiceError(DoraError):
-    """A server (Prefect, MLflow, Ray) is missing, unreachable or refuses us."""
+    """Server (Prefect, MLflow, Ray) that is missing, unreachable or rejects the request."""
 
     retryable_by_default = True
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """``"did you mean 'dpo'? allowed: dpo, dpo_pl, lire"``, the tail of nearly every hint."""
+    """Return ``"did you mean 'dpo'? allowed: dpo, dpo_pl, lire"``, the end of most hints."""
     names = sorted(map(str, allowed))
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     prefix = f"did you mean {close[0]!r}? " if close else ""

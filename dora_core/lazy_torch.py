@@ -1,6 +1,7 @@
-"""``torch`` for modules that the command line imports: loaded at its first use, a second and 150 MB later than at import.
+"""Lazy ``torch`` for modules that the command line imports: loaded at first use instead of at import.
 
-The registries of losses and objectives name what a configuration may ask for, so a plan reads them, and computes nothing.
+Planning a run needs the names and parameters in the registries of losses and objectives, but no tensors. Importing torch for that
+would cost a second and 150 MB.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 else:
 
     class _LazyModule(ModuleType):
-        """Stands for the module of the same name; every attribute is looked up there, once."""
+        """Placeholder of the module of the same name; an attribute is looked up there at its first use and cached."""
 
         def __getattr__(self, name: str) -> Any:
             value = getattr(importlib.import_module(self.__name__), name)

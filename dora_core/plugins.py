@@ -1,9 +1,9 @@
 """Plug-ins: a user's own losses and objectives, without a change to this package.
 
-``DORA_PLUGINS`` names them, separated by commas: importable modules (``my_lab.losses``) or ``.py`` files
+``DORA_PLUGINS`` lists them, separated by commas: importable modules (``my_lab.losses``) or ``.py`` files
 (``/data/hinge.py``; a relative path is relative to the current folder, so prefer absolute ones where several processes read it).
-Importing one runs its ``@register_loss`` and ``@register_objective`` decorators. That happens once per process, and only when
-a name is not built in or the registry is listed. It is the user's own code with the user's own rights: nothing is sandboxed.
+Importing one runs its ``@register_loss`` and ``@register_objective`` decorators. Each is imported once per process, and only when
+a name is not built in or the registry is listed. Plug-ins run with the rights of the user who set the variable; there is no sandbox.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ def load_plugins() -> None:
 
 
 def environment() -> dict[str, str]:
-    """:data:`VARIABLE` for processes that start in another folder; empty if there are no plug-ins."""
+    """Return :data:`VARIABLE` with absolute paths, for child processes that start in another folder; empty without plug-ins."""
     entries = [str(Path(e).expanduser().resolve()) if e.endswith(".py") else e for e in _entries()]
     return {VARIABLE: ",".join(entries)} if entries else {}
 
 
 def code_digest(registered: object) -> str | None:
-    """sha256 of the file that defines a loss or objective (instance or class); ``None`` if it is one of ours.
+    """Return the sha256 of the file that defines a loss or objective (instance or class); ``None`` for a built-in one.
 
     Part of the align stage's digest, so that edited plug-in code is a new run. It covers that one file, not what it imports.
 
     Raises:
-        ConfigError: there is no file, as for a class typed into a notebook.
+        ConfigError: the class is not defined in a file, e.g. typed into a notebook.
     """
     defined = registered if isinstance(registered, type) else type(registered)
     if defined.__module__.partition(".")[0] == "dora_core":
@@ -69,7 +69,7 @@ def _load_module(name: str) -> None:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise _failure(name, error) from error  # found, but something that it imports is missing
+            raise _failure(name, error) from error  # the plug-in exists; one of its own imports is missing
         raise ConfigError(
             f"plug-in {name!r} of {VARIABLE}: there is no module {error.name!r}",
             hint=f"install the package that has it into {sys.prefix}, or give the path of a .py file",
@@ -92,9 +92,9 @@ def _load_file(entry: str) -> None:
         ) from None
     module = ModuleType(name)
     module.__file__ = str(path)
-    sys.modules[name] = module  # before it runs: pydantic looks annotations up there
+    sys.modules[name] = module  # before execution: pydantic resolves annotations through sys.modules
     try:
-        # Not through importlib's loader: its bytecode cache goes by whole seconds and could run code older than the file.
+        # Not through importlib's loader: its bytecode cache compares whole seconds and could run code older than the file.
         exec(compile(source, str(path), "exec"), module.__dict__)
     except Exception as error:
         del sys.modules[name]
@@ -102,7 +102,7 @@ def _load_file(entry: str) -> None:
 
 
 def _failure(entry: str, error: Exception) -> ConfigError:
-    """Says which line of the plug-in failed: the outermost one that is neither ours nor the import system's."""
+    """Build the error with the failing line: the outermost frame outside this module and the import system."""
     if isinstance(error, SyntaxError):
         place = f"{error.filename} line {error.lineno}"
     else:

@@ -1,1 +1,1 @@
-"""Settings of the method, typed, described and bounded."""
+"""Settings of the method: typed, described, bounded. Start reading at ``method.py``; ``alignment.py`` has loss and objective."""

@@ -17,7 +17,7 @@ from dora_core.strict_model import StrictModel
 
 
 class _AnyLoss:
-    """JSON schema of a loss: any registered one with its own parameters. Prefect's form shows it and its API enforces it."""
+    """JSON schema of a loss: any registered one with its own parameters. Prefect's form displays it and its API enforces it."""
 
     def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"title": "Loss", "anyOf": [handler(loss.__pydantic_core_schema__) for loss in registered_losses().values()]}
@@ -29,7 +29,9 @@ Loss = Annotated[SerializeAsAny[PreferenceLoss], BeforeValidator(parse_loss), _A
 class AlignConfig(StrictModel):
     """Alignment: a preference loss under a robust objective."""
 
-    loss: Loss = Field(default={"name": "dpo"}, description="A registered loss and its parameters, e.g. {name: dpo, beta: 0.1}.")
+    loss: Loss = Field(  # type: ignore[assignment]  # parsed: validate_default
+        default={"name": "dpo"}, description="A registered loss and its parameters, e.g. {name: dpo, beta: 0.1}."
+    )
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="The robust objective.")
     optimization: OptimizationConfig = Field(default_factory=OptimizationConfig, description="Optimisation.")
     max_responses: int = Field(

@@ -1,4 +1,4 @@
-"""How a stage runs, never what it computes: workers, devices, budgets, endpoints. No field here enters a digest."""
+"""Execution settings of stages: workers, devices, budgets, endpoints. They do not change results, and none enters a digest."""
 
 from __future__ import annotations
 
@@ -10,39 +10,43 @@ from dora_core.strict_model import ENVIRONMENT_PATTERN, StrictModel
 
 
 class Endpoint(StrictModel):
-    """An OpenAI-compatible server (vLLM, SGLang, a hosted one) and how it is asked; *what* it serves is named where it is used."""
+    """OpenAI-compatible server (vLLM, SGLang, a hosted one) and the limits of requests to it; stages name the model themselves."""
 
     url: str = Field(pattern=r"^https?://[^\s@]+$", description="Base address, up to and including /v1; no credentials in it.")
     api_key_env: str | None = Field(
-        None, pattern=ENVIRONMENT_PATTERN, description="Environment variable that holds the key, on the machine that asks; null = none."
+        None, pattern=ENVIRONMENT_PATTERN, description="Environment variable with the key, on the machine that sends requests; null = none."
     )
-    concurrency: int = Field(16, ge=1, le=1024, description="Requests under way at a time, over all prompts.")
-    timeout_seconds: float = Field(120.0, gt=0, le=3600, description="Longest wait for one answer.")
+    concurrency: int = Field(16, ge=1, le=1024, description="Concurrent requests, over all prompts.")
+    timeout_seconds: float = Field(120.0, gt=0, le=3600, description="Timeout of one request.")
     give_up_seconds: float = Field(
-        300.0, gt=0, le=86_400, description="Fail when nothing was answered for so long, retries included; what was answered is kept."
+        300.0, gt=0, le=86_400, description="Fail after this long without any answer, retries included; answers received are kept."
     )
 
 
 class Execution(StrictModel):
-    """How a stage runs, never what it computes: not part of any digest."""
+    """Execution settings of one stage; not part of any digest."""
 
     workers: int = Field(
         2,
         ge=0,
         le=4096,
-        description="Training workers, or scoring actors at most; 0 = in the stage's own process, without Ray (tests, debugging).",
+        description="Training workers, or maximum of scoring actors; 0 = in the stage's own process, without Ray (tests, debugging).",
     )
     gpus_per_worker: float = Field(0.0, ge=0, le=8, description="GPUs per worker; 0 runs on CPU (gloo).")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs per worker, also its number of torch threads.")
     strategy: Literal["ddp", "fsdp"] = Field("ddp", description="ddp: replicated weights; fsdp: sharded (FSDP2).")
     micro_batch_tokens: int = Field(
-        8192, ge=16, description="Tokens per forward-backward pass on one worker, a prompt counted once; a longer record goes alone."
+        8192,
+        ge=16,
+        description="Tokens per forward-backward pass on one worker, a prompt counted once; a longer record forms its own pass.",
     )
-    micro_batch_size: int | None = Field(None, ge=1, description="Records per forward-backward pass at most; null = tokens alone decide.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Maximum of records per forward-backward pass; null = limited by tokens only."
+    )
     prefix_sharing: bool = Field(True, description="Compute a record's prompt once for all its responses, where the model allows it.")
     batch_tokens: int = Field(16_384, ge=256, description="Tokens per inference batch, padding included.")
     shard_rows: int = Field(2048, ge=1, description="Rows per inference shard.")
     checkpoint_every: int = Field(50, ge=1, description="Optimisation steps between checkpoints.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
-    max_failures: int = Field(2, ge=0, le=100, description="Worker deaths survived: per stage when training, per shard when scoring.")
-    endpoint: Endpoint | None = Field(None, description="Server that a generate or judge stage asks; other stages ask none.")
+    max_failures: int = Field(2, ge=0, le=100, description="Worker failures tolerated: per stage in training, per shard in scoring.")
+    endpoint: Endpoint | None = Field(None, description="Server for the requests of generate and judge stages; other stages send none.")

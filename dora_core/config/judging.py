@@ -1,4 +1,4 @@
-"""Settings of judging: who scores a response.
+"""Settings of the judges, which score responses.
 
 The same judges label self-training lists and compare policies on held-out prompts (``tasks/stages/judge.py``).
 """
@@ -18,34 +18,36 @@ class RewardTrainingConfig(StrictModel):
 
     data: Literal["auto", "golden", "all"] = Field(
         "auto",
-        description="golden: pairs whose responses are both of golden sources; all: every pair of the train split, and the bias of whoever "
-        "labelled it; auto: golden where there are 200 such pairs, else all.",
+        description="golden: pairs whose responses are both of golden sources; all: every pair of the train split, with the bias of its "
+        "labellers; auto: golden if there are at least 200 such pairs, else all.",
     )
     optimization: OptimizationConfig = Field(
         default_factory=lambda: OptimizationConfig(epochs=4.0, batch_size=8),
-        description="Optimisation. The defaults suit `tiny` and some hundred pairs; a pretrained model wants about 1e-5 and one epoch.",
+        description="Optimisation. The defaults suit `tiny` and some hundred pairs; use about 1e-5 and one epoch for a pretrained model.",
     )
 
 
 class GoldJudge(StrictModel):
-    """The known mixture's own gold reward: only for its prompts."""
+    """Gold reward of the known mixture, defined for its prompts only."""
 
     kind: Literal["gold"] = Field("gold", description="gold: the testbed's reward.")
     testbed: TestbedConfig = Field(default_factory=TestbedConfig, description="The mixture whose prompts are judged.")
 
 
 class RewardModelJudge(StrictModel):
-    """A Hugging Face sequence-classification model with one output, given or trained here."""
+    """Hugging Face sequence-classification model with one output, given or trained by the pipeline."""
 
     kind: Literal["reward_model"] = Field("reward_model", description="reward_model: a scalar for each (prompt, response).")
     model: ModelConfig = Field(
         default_factory=ModelConfig, description="A trained reward model; `tiny`: train one on the data, from the supervised start."
     )
-    training: RewardTrainingConfig = Field(default_factory=RewardTrainingConfig, description="Only where the model is trained here.")
+    training: RewardTrainingConfig = Field(
+        default_factory=RewardTrainingConfig, description="Only if the model is trained by the pipeline."
+    )
 
 
 class ImplicitJudge(StrictModel):
-    """The policy's own implicit reward β·(log π − log π_ref) (Rafailov et al. 2023, eq. 5), as in self-labelling methods."""
+    """Implicit reward of the policy, β·(log π − log π_ref) (Rafailov et al. 2023, eq. 5), as in self-labelling methods."""
 
     kind: Literal["implicit"] = Field("implicit", description="implicit: the policy judges itself against its own start.")
     beta: float = Field(0.1, gt=0, le=100, description="Scale of the reward; the order of responses does not depend on it.")
@@ -53,20 +55,22 @@ class ImplicitJudge(StrictModel):
 
 
 class LLMJudge(StrictModel):
-    """A language model behind an endpoint compares responses of a prompt two by two, each pair in both orders."""
+    """Language model behind an endpoint that compares the responses of a prompt in pairs, each pair in both orders."""
 
-    kind: Literal["llm"] = Field("llm", description="llm: asks `execution.judge.endpoint`.")
-    model: str = Field(min_length=1, description="Name of the model as the server knows it.")
-    opponents: int = Field(3, ge=1, le=64, description="Other responses of its prompt that each response is compared with.")
+    kind: Literal["llm"] = Field("llm", description="llm: requests to `execution.judge.endpoint`.")
+    model: str = Field(min_length=1, description="Name of the model on the server.")
+    opponents: int = Field(3, ge=1, le=64, description="Number of other responses to its prompt that each response is compared with.")
     against: Literal["each_other", "given"] = Field(
         "each_other",
-        description="each_other: responses meet those they are judged with, for lists; given: they meet the record's own responses, which "
+        description="each_other: responses are compared among themselves, for lists; given: with the record's own responses, which "
         "makes scores of different policies comparable.",
     )
     criteria: str = Field(
-        "Which response is more helpful, correct and honest?", min_length=1, max_length=4000, description="The question that is asked."
+        "Which response is more helpful, correct and honest?", min_length=1, max_length=4000, description="Question to the judge."
     )
-    max_new_tokens: int = Field(16, ge=1, le=4096, description="Room for the verdict; more for models that think aloud.")
+    max_new_tokens: int = Field(
+        16, ge=1, le=4096, description="Maximum length of the answer; more for models that reason before the verdict."
+    )
     seed: int = Field(0, ge=0, description="Sent with each request.")
 
 

@@ -1,11 +1,11 @@
-"""Every setting of the method, typed, described and bounded: the configuration is the manual.
+"""Settings of the method, typed, described and bounded: the configuration is the manual.
 
-Only pydantic is imported here, so that ``dora --help`` and the planner stay quick. Sections follow the pipeline: data →
-text → models → classifier → calibration → sft → align → evaluate. How *fast* something runs (workers, micro-batches) is
-kept apart in :class:`Execution`: those fields never enter a digest because they do not change the result beyond float
-tolerance.
+Imports only pydantic, so that ``dora --help`` and the planner start quickly. Sections follow the pipeline: data → text → models →
+classifier → calibration → training → generation → evaluation; alignment, which reads the registries of losses and objectives, is
+``alignment.py``. Settings of speed (workers, micro-batches) are ``execution.py``: they never enter a digest, because they do not
+change the result beyond float tolerance.
 
-Left out on purpose: file paths of outputs (the store owns them), and anything about servers (``infra/settings.py``).
+Left out: file paths of outputs (the store owns them) and settings of servers (``infra/settings.py``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dora_core.strict_model import NAME_PATTERN, REVISION_PATTERN, StrictModel
 
 
 class Columns(StrictModel):
-    """Which columns of the input hold what. ``None`` means: use the canonical name if it is there."""
+    """Column mapping of an input. ``None``: use the canonical name where the column exists."""
 
     id: str | None = Field(None, description="Row id; without one a row gets a digest of its content.")
     prompt: str | None = Field(None, description="Prompt: a string or a list of {role, content} messages.")
@@ -40,15 +40,15 @@ class DataSource(StrictModel):
     """One input: a file, a folder of files, a saved ``datasets`` directory, or a dataset name."""
 
     path: str = Field(min_length=1, description="Parquet or JSONL file, folder of either, `datasets` directory, or dataset name.")
-    format: Literal["auto", "parquet", "jsonl", "datasets"] = Field("auto", description="auto decides by what is at the path.")
+    format: Literal["auto", "parquet", "jsonl", "datasets"] = Field("auto", description="auto: by the content of the path.")
     split: str = Field("train", description="Split, for a `datasets` name or a DatasetDict directory.")
     revision: str | None = Field(None, pattern=REVISION_PATTERN, description="Pinned commit (40 hex digits) of a dataset name.")
     columns: Columns = Field(default_factory=Columns, description="Column mapping.")
-    source: str | None = Field(None, pattern=NAME_PATTERN, description="Source name for rows that carry none.")
+    source: str | None = Field(None, pattern=NAME_PATTERN, description="Source name for rows without one.")
 
 
 class DataConfig(StrictModel):
-    """What is aligned on, which part of it is trusted, and how much of it may be bad."""
+    """Training data: inputs, trusted sources, and the tolerated share of bad rows."""
 
     train: list[DataSource] = Field(min_length=1, description="Preference data, pairwise or listwise.")
     golden: list[DataSource] = Field(
@@ -70,7 +70,7 @@ class DataConfig(StrictModel):
 
 
 class TextConfig(StrictModel):
-    """One truncation rule for every stage: prompts keep their end, responses keep their beginning."""
+    """Templates and the one truncation rule of all stages: prompts keep their end, responses keep their beginning."""
 
     template: Literal["auto", "chat", "plain"] = Field(
         "auto", description="auto: the tokenizer's chat template when it has one, else plain text."
@@ -83,7 +83,7 @@ class TextConfig(StrictModel):
 
 
 class ModelConfig(StrictModel):
-    """A Hugging Face model by id or local path, or the embedded ``tiny`` one built from scratch on the data."""
+    """Hugging Face model by id or local path, or the embedded ``tiny`` one built from scratch on the data."""
 
     source: str = Field("tiny", min_length=1, description="`tiny` (from scratch), a Hugging Face id, or a local folder.")
     revision: str | None = Field(None, pattern=REVISION_PATTERN, description="Pinned commit; needed for trust_remote_code.")
@@ -174,7 +174,7 @@ class CalibrationConfig(StrictModel):
 
 
 class OptimizationConfig(StrictModel):
-    """What one training stage does to the weights; every field changes the result and enters the digest."""
+    """Optimisation of one training stage; every field changes the result and enters the digest."""
 
     epochs: float = Field(1.0, gt=0, le=1000, description="Passes over the data; the last partial batch is used.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimisation steps.")
@@ -197,7 +197,7 @@ class SftConfig(StrictModel):
     optimization: OptimizationConfig = Field(default_factory=OptimizationConfig, description="Optimisation.")
 
 
-# ---------------------------------------------------------------------------------------------- generation and judging
+# --------------------------------------------------------------------------------------------- generation, known mixture
 
 
 class GenerateConfig(StrictModel):
@@ -206,18 +206,18 @@ class GenerateConfig(StrictModel):
     samples: int = Field(1, ge=1, le=256, description="Responses per prompt.")
     temperature: float = Field(1.0, ge=0, le=10, description="Softmax temperature; 0 = greedy.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: the smallest set of tokens with at least this probability.")
-    max_new_tokens: int = Field(256, ge=1, le=16_384, description="A response that does not end by then is cut.")
+    max_new_tokens: int = Field(256, ge=1, le=16_384, description="Longer responses are cut.")
     prompts: int | None = Field(None, ge=1, description="Sample for this many prompts only, chosen by hash; null = all.")
     seed: int = Field(0, ge=0, description="A response depends on (seed, prompt, sample number) only.")
     served_model: str | None = Field(
-        None, min_length=1, description="Ask `execution.generate.endpoint` for this model's responses; null = sample from the policy."
+        None, min_length=1, description="Request responses of this model from `execution.generate.endpoint`; null = sample from the policy."
     )
 
 
 class TestbedConfig(StrictModel):
-    """Knobs of the known mixture (``dora_core/testbed/mixture.py``). Same configuration, same bytes."""
+    """Parameters of the known mixture (``dora_core/testbed/mixture.py``). Same configuration, same bytes."""
 
-    __test__ = False  # not a test class, whatever its name begins with
+    __test__ = False  # pytest collects classes named Test…
 
     prompts: int = Field(600, ge=1, le=6144, description="Records: distinct prompts, at most 384 per topic.")
     responses_per_prompt: int = Field(4, ge=2, le=16, description="Responses per record, drawn independently from the mixture.")
@@ -242,19 +242,19 @@ class TestbedConfig(StrictModel):
 
 
 class EvaluateConfig(StrictModel):
-    """What is measured on held-out prompts."""
+    """Measurements on held-out prompts."""
 
     erm_twin: bool = Field(False, description="Also train the same loss without robustness (erm) and compare.")
     bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="Bootstrap resamples, over prompts.")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the intervals.")
     kl_prompts: int = Field(64, ge=0, le=10_000, description="Held-out prompts sampled for KL(policy‖start); 0 = skip.")
     kl_max_new_tokens: int = Field(64, ge=1, le=4096, description="Tokens per sample for the KL estimate.")
-    min_group: int = Field(20, ge=1, description="A source or task with fewer held-out prompts is shown, but never named the worst.")
+    min_group: int = Field(20, ge=1, description="A source or task with fewer held-out prompts is reported, but never named the worst.")
     seed: int = Field(0, ge=0)
 
 
 class GateConfig(StrictModel):
-    """When a model may be promoted. Every rule that fails is named in the decision."""
+    """Rules for promotion. The decision names every rule that fails."""
 
     min_accuracy: float = Field(0.5, ge=0, le=1, description="Lower bound of held-out preference accuracy must exceed this.")
     min_lift: float = Field(
@@ -265,8 +265,11 @@ class GateConfig(StrictModel):
         0.02, ge=0, le=1, description="Ranking accuracy on pairs with a golden response may fall by at most this against the start."
     )
     min_win_rate: float | None = Field(
-        0.5, ge=0, le=1, description="Upper bound of the judged win rate against the start, at least: not shown to be worse; null = off."
+        0.5,
+        ge=0,
+        le=1,
+        description="Minimum of the upper bound of the judged win rate against the start (not shown to be worse); null = off.",
     )
     min_champion_win_rate: float | None = Field(
-        0.45, ge=0, le=1, description="Judged win rate against the champion at least this, where there is one; null = off."
+        0.45, ge=0, le=1, description="Minimum of the judged win rate against the champion, if one exists; null = off."
     )

@@ -1,12 +1,12 @@
-"""How different a policy's samples are from one another: what a collapsing generator loses first. Pure Python, no model.
+"""Diversity of a policy's samples, which a collapsing generator loses first. Pure Python, no model.
 
-Three ways to collapse, three measures: the same phrases everywhere (distinct-n, Li et al. 2016), the same text for every draw of a prompt
+Each kind of collapse has a measure: the same phrases everywhere (distinct-n, Li et al. 2016), the same text for every draw of a prompt
 (self-BLEU, Zhu et al. 2018), the same text for every prompt (:attr:`Diversity.one_answer`).
 
 Tokens are words and punctuation marks; in scripts written without spaces (Han, Kana, Thai, Lao, Burmese, Khmer) every character is one, so
-that the measures mean about the same in all languages. Case counts.
+that values are comparable between languages. Case is significant.
 
-Left out: embeddings. Paraphrases of one thought count as different here; the measures catch a collapse of words, not of ideas.
+Left out: embeddings. Paraphrases count as different; the measures detect a collapse of wording, not of content.
 """
 
 from __future__ import annotations
@@ -25,25 +25,27 @@ Tokens = list[str]
 
 
 def tokens(text: str) -> Tokens:
+    """Split into words, punctuation marks, and single characters of scripts without spaces."""
     return _TOKEN.findall(text)
 
 
 def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """Return all n-grams, in order; empty for fewer than n words."""
     return list(zip(*(words[i:] for i in range(n)), strict=False))
 
 
 def distinct(texts: Sequence[Tokens], n: int) -> float | None:
-    """Different n-grams as a share of all n-grams of all texts, in (0, 1]; None where no text has n tokens. It falls as texts are added:
-    compare samples of one size."""
+    """Compute the share of distinct n-grams among all n-grams of all texts, in (0, 1]; None where no text has n tokens. It falls as
+    texts are added: compare samples of one size."""
     counts = Counter(gram for text in texts for gram in ngrams(text, n))
     return len(counts) / counts.total() if counts else None
 
 
 def self_bleu(texts: Sequence[Tokens]) -> float | None:
-    """BLEU of each text against the others, averaged: in [0, 1], 1 where all are the same; None for fewer than two texts.
+    """Average BLEU of each text against the others: in [0, 1], 1 where all are the same; None for fewer than two texts.
 
     BLEU (Papineni et al. 2002) with modified precisions up to order min(4, tokens), uniform weights, the closest reference's length, and
-    one added to matches and total of orders ≥ 2 (Lin & Och 2004), so that one missing order does not make it 0. An empty text scores 1
+    one added to matches and total of orders ≥ 2 (Lin & Och 2004), so that a missing order does not make it 0. An empty text scores 1
     against another empty one. O(tokens): the largest count among the *others* follows from the two largest among all.
     """
     if len(texts) < 2:
@@ -95,9 +97,9 @@ class Diversity:
         prompts, samples: P and P·K.
         distinct_1, distinct_2: see :func:`distinct`; None where no response is long enough.
         self_bleu: mean over prompts of :func:`self_bleu`; None for K = 1.
-        identical: share of samples that repeat an earlier sample of their prompt, of those that could: 1 = one text per prompt. None for
+        identical: share of samples, beyond the first of each prompt, that repeat an earlier one: 1 = one text per prompt. None for
             K = 1.
-        one_answer: share of prompts whose most common response is the most common one of all; 1/P where all differ. None for P = 1.
+        one_answer: share of prompts with the same most common response; 1/P where all differ. None for P = 1.
         mean_length: tokens per response.
     """
 
@@ -115,7 +117,7 @@ class Diversity:
 
 
 def diversity(responses: Sequence[Sequence[str]]) -> Diversity:
-    """Measures of a non-empty list with each prompt's samples."""
+    """Compute all measures of a non-empty list with the samples of each prompt."""
     texts = [[tokens(response) for response in of_prompt] for of_prompt in responses]
     flat = [text for of_prompt in texts for text in of_prompt]
     bleus = [value for of_prompt in texts if (value := self_bleu(of_prompt)) is not None]

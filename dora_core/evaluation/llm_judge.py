@@ -1,12 +1,13 @@
-"""A language model compares responses two by two: which pairs are asked, in which words, and what the answers mean.
+"""Pairwise comparison of responses by a language model: choice of pairs, wording of the request, parsing and scoring of verdicts.
 
-Every pair is asked in both orders, and only a response that is preferred in both wins; two verdicts that differ are a tie (Zheng et al.
-2023, arXiv 2306.05685, section 3.4: judges prefer what stands first). A response's score is its mean outcome, 1 for a win, ½ for a tie,
-0 for a loss: with all pairs the order of Borda, in [0, 1]. It says how a response fares among those it met, so scores compare where the
-opponents are the same: within a prompt, or between policies that all met the given responses (:func:`pairs_against`).
+Every pair is judged in both orders, and only a response preferred in both wins; two different verdicts are a tie (Zheng et al. 2023,
+arXiv 2306.05685, section 3.4: judges prefer the response in first position). A response's score is its mean outcome, 1 for a win, ½ for
+a tie, 0 for a loss: with all pairs the order of Borda, in [0, 1]. A score is relative to the opponents, so scores are comparable where
+the opponents are the same: within a prompt, or between policies that are all compared with the given responses
+(:func:`pairs_against`).
 
-Equal texts are one player: they share a score, and are never asked about. Left out: ratings fitted to the outcomes (Bradley-Terry),
-which need more games than a prompt's few responses play.
+Equal texts are one player: they share a score and are never compared. Left out: ratings fitted to the outcomes (Bradley-Terry), which
+need more games than the few responses to a prompt can play.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 Message = dict[str, str]
 Verdict = Literal["first", "second", "tie"]
@@ -30,11 +32,11 @@ _SYSTEM = (
 
 
 def pairs_among(responses: Sequence[str], opponents: int) -> list[tuple[int, int]]:
-    """Who meets whom: pairs (i, j), i < j, of places in ``responses``; of equal texts only the first plays.
+    """Choose the pairs (i, j), i < j, of positions in ``responses``; of equal texts only the first plays.
 
-    Of n distinct texts everybody meets everybody if that is at most ``opponents`` games each. Otherwise the players stand in a circle
-    and meet their nearest neighbours, so that all play equally many: ``opponents``, or one more where n and ``opponents`` are both odd
-    (n players with an odd number of games each would be half a game short).
+    All pairs of the n distinct texts are compared if that is at most ``opponents`` games each. Otherwise the players are arranged in a
+    circle and compared with their nearest neighbours, so that all play the same number of games: ``opponents``, or one more where n and
+    ``opponents`` are both odd (the sum of all degrees in a graph is even).
     """
     players = _distinct(responses)
     n = len(players)
@@ -49,10 +51,10 @@ def pairs_among(responses: Sequence[str], opponents: int) -> list[tuple[int, int
 
 
 def pairs_against(responses: Sequence[str], given: Sequence[str], opponents: int) -> list[tuple[int, int]]:
-    """Who meets whom: pairs (i, j) of a place in ``responses`` and one in ``given``; of equal texts only the first plays.
+    """Choose the pairs (i, j) of positions in ``responses`` and in ``given``; of equal texts only the first plays.
 
-    Opponents are ``opponents`` of the given texts, evenly spaced over the list, the same for every response. One of them may have the
-    response's own text: a tie.
+    Opponents are ``opponents`` of the given texts, evenly spaced over the list, the same for every response. If one of them has the
+    response's own text, the game is a tie.
     """
     others = _distinct(given)
     count = min(opponents, len(others))
@@ -60,9 +62,9 @@ def pairs_against(responses: Sequence[str], given: Sequence[str], opponents: int
 
 
 def judging_messages(prompt: Sequence[Message], first: str, second: str, criteria: str) -> list[Message]:
-    """The request for one verdict: A is ``first``, B is ``second``.
+    """Build the request for one verdict: A is ``first``, B is ``second``.
 
-    Each text stands between lines that carry a digest of all texts, so no text can contain the boundary that closes it.
+    Each text is quoted between boundary lines with a digest of all texts, so no text can contain the boundary that closes it.
     """
     content = [f"{message['role']}: {message['content']}" for message in prompt]
     mark = hashlib.sha256("\0".join([*content, first, second]).encode()).hexdigest()[:16]
@@ -90,14 +92,14 @@ _VERDICTS: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie", "a t
 
 
 def parse_verdict(text: str) -> Verdict | None:
-    """What an answer to :func:`judging_messages` says; None where it reaches no verdict.
+    """Parse the verdict in an answer to :func:`judging_messages`; None if there is none.
 
-    The last ``[[A]]``, ``[[B]]`` or ``[[tie]]`` behind any thinking counts; without one, a last line that says no more than a verdict
+    The last ``[[A]]``, ``[[B]]`` or ``[[tie]]`` after any reasoning counts; without one, a last line that consists of a verdict
     ("B", "**Verdict: tie**", "Response A is better.").
     """
     spoken = _THOUGHT.sub("", text)
     if re.search(r"<think(?:ing)?>", spoken, re.IGNORECASE):
-        return None  # cut off while thinking
+        return None  # truncated within the reasoning
     marked = _MARKED.findall(spoken)
     if marked:
         return _VERDICTS[marked[-1].lower()]
@@ -107,22 +109,22 @@ def parse_verdict(text: str) -> Verdict | None:
 
 
 def outcome(verdict: Verdict | None, swapped: Verdict | None) -> float:
-    """What the first of a pair gets: 1 if both verdicts name it, 0 if both name the other, NaN if one is missing, else ½.
+    """Score the first response of a pair: 1 if both verdicts prefer it, 0 if both prefer the other, NaN if one is missing, else ½.
 
     Args:
-        swapped: the verdict in the other order, already about the same first and second as ``verdict``.
+        swapped: the verdict in the other order, translated to the same first and second as ``verdict``.
     """
     if verdict is None or swapped is None:
         return float("nan")
     return {"first": 1.0, "second": 0.0, "tie": 0.5}[verdict] if verdict == swapped else 0.5
 
 
-def mean_outcomes(responses: Sequence[str], games: Iterable[tuple[int, int, float]], *, mutual: bool) -> np.ndarray:
-    """Scores of the responses of one prompt. Shape: (len(responses),), in [0, 1]; NaN for a response without any verdict.
+def mean_outcomes(responses: Sequence[str], games: Iterable[tuple[int, int, float]], *, mutual: bool) -> NDArray[np.float64]:
+    """Compute the scores of the responses to one prompt. Shape: (len(responses),), in [0, 1]; NaN for a response without any verdict.
 
     Args:
-        games: (i, j, what i got), of :func:`pairs_among` (``mutual``: j is another response, and gets the rest) or of
-            :func:`pairs_against`; NaN where there is no verdict. Several responses that are all the same have no game, and tie.
+        games: (i, j, outcome of i), of :func:`pairs_among` (``mutual``: j is another response with the complementary outcome) or of
+            :func:`pairs_against`; NaN without a verdict. Several responses of one text play no game and tie.
     """
     n, first = len(responses), np.array(_first_with_text(responses))
     if mutual and n > 1 and not first.any():
@@ -133,15 +135,16 @@ def mean_outcomes(responses: Sequence[str], games: Iterable[tuple[int, int, floa
             won[i], played[i] = won[i] + got, played[i] + 1
             if mutual:
                 won[j], played[j] = won[j] + 1 - got, played[j] + 1
-    return np.divide(won, played, out=np.full(n, np.nan), where=played > 0)[first]
+    scores: NDArray[np.float64] = np.divide(won, played, out=np.full(n, np.nan), where=played > 0)[first]
+    return scores
 
 
 def _first_with_text(texts: Sequence[str]) -> list[int]:
-    """Of each text, the place of the first equal one."""
+    """Return the position of the first equal text, for each text."""
     place: dict[str, int] = {}
     return [place.setdefault(text, i) for i, text in enumerate(texts)]
 
 
 def _distinct(texts: Sequence[str]) -> list[int]:
-    """Places of the texts that no earlier one equals."""
+    """Return the positions of texts without an equal earlier one."""
     return [i for i, first in enumerate(_first_with_text(texts)) if first == i]

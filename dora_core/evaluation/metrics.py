@@ -3,7 +3,7 @@
 Shape legend: P preference pairs, K prompts, N responses of a prompt (NaN where it has fewer), B bins, S bootstrap resamples.
 
 A *pair* is two measured responses of one record with different rewards. Pairs of one prompt are not independent, so the
-bootstrap resamples prompts, not pairs (a bootstrap over pairs gives intervals that are too narrow).
+bootstrap resamples prompts, not pairs (a bootstrap over pairs gives too narrow intervals).
 """
 
 from __future__ import annotations
@@ -11,29 +11,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from dora_core.strict_model import StrictModel
 
-Array = np.ndarray
+Array = NDArray[Any]
 
 TIE = 1e-9  # rewards closer than this are equal: sums of the same tenths in another order differ by 1e-16
 
 
 class Interval(StrictModel):
-    """A point estimate with its percentile bootstrap interval."""
+    """Point estimate with its percentile bootstrap interval."""
 
     value: float
     low: float
     high: float
-    n: int = Field(description="Number of prompts behind the estimate.")
+    n: int = Field(description="Number of prompts in the estimate.")
 
 
 class GroupInterval(Interval):
-    """An estimate of one group of prompts."""
+    """Estimate of one group of prompts."""
 
     by: str = Field(description="The grouping, for instance source or task.")
     name: str = Field(description="The group.")
@@ -52,14 +53,14 @@ class Reliability(StrictModel):
 
     ece: Interval = Field(description="Expected calibration error: never below 0, and biased upwards by few pairs.")
     confidence: list[float] = Field(description="Mean confidence per bin.")
-    accuracy: list[float] = Field(description="Share of pairs ordered rightly per bin.")
+    accuracy: list[float] = Field(description="Share of correctly ordered pairs per bin.")
     low: list[float] = Field(description="Lower bounds of ``accuracy``.")
     high: list[float] = Field(description="Upper bounds of ``accuracy``.")
     count: list[int] = Field(description="Pairs in each bin.")
 
 
 class Bounded(Protocol):
-    """A number with an interval; None or NaN where it is undefined."""
+    """Number with an interval; None or NaN where undefined."""
 
     @property
     def value(self) -> float | None: ...
@@ -70,12 +71,12 @@ class Bounded(Protocol):
 
 
 def is_defined(number: float | None) -> bool:
-    """Whether ``number`` is neither None nor NaN."""
+    """Return whether ``number`` is neither None nor NaN."""
     return number is not None and not math.isnan(number)
 
 
 def estimate_text(estimate: Bounded | None, form: str) -> str:
-    """``"0.712 [0.690, 0.731]"``; a dash without a number, no brackets without an interval.
+    """Format as ``"0.712 [0.690, 0.731]"``; a dash without a number, no brackets without an interval.
 
     Args:
         form: format of each number, for instance ``".3f"``.
@@ -104,7 +105,7 @@ class Pairs:
 
 
 def preference_pairs(rewards: Sequence[Sequence[float | None]]) -> Pairs:
-    """Every (better, worse) pair of every record; unmeasured rewards and ties give none."""
+    """Return every (better, worse) pair of every record; unmeasured rewards and ties give none."""
     rows: list[tuple[int, int, int, float]] = []
     offset = 0
     for record, values in enumerate(rewards):
@@ -116,7 +117,7 @@ def preference_pairs(rewards: Sequence[Sequence[float | None]]) -> Pairs:
 
 
 def cluster_bootstrap(values_P: Array, cluster_P: Array, samples: int, confidence: float, seed: int) -> Interval:
-    """Mean of ``values_P`` where every prompt (cluster) weighs the same, with an interval that resamples prompts.
+    """Compute the mean of ``values_P`` with equal weight of prompts (clusters), and an interval that resamples prompts.
 
     Args:
         values_P: finite numbers.
@@ -125,7 +126,7 @@ def cluster_bootstrap(values_P: Array, cluster_P: Array, samples: int, confidenc
         confidence: in (0, 1).
 
     Returns:
-        Interval with NaN bounds replaced by the value where there is a single prompt; value NaN where there is none.
+        Interval with the value itself as bounds for a single prompt; NaN without prompts.
     """
     if len(values_P) == 0:
         return Interval(value=math.nan, low=math.nan, high=math.nan, n=0)
@@ -135,33 +136,35 @@ def cluster_bootstrap(values_P: Array, cluster_P: Array, samples: int, confidenc
 
 
 def cluster_means(values_P: Array, cluster_P: Array) -> Array:
-    """Mean of the values of every prompt: (K,)."""
+    """Compute the mean of the values of every prompt: (K,)."""
     _, inverse_P = np.unique(cluster_P, return_inverse=True)
-    return np.bincount(inverse_P, values_P) / np.bincount(inverse_P)
+    means_K: Array = np.bincount(inverse_P, values_P) / np.bincount(inverse_P)
+    return means_K
 
 
 def draws(prompts: int, samples: int, seed: int) -> Array:
-    """Which prompts every resample holds: (S, K). Equal arguments draw the same ones, so comparisons stay paired."""
+    """Draw the prompts of every resample: (S, K). Equal arguments draw the same ones, so comparisons stay paired."""
     return np.random.default_rng(seed).integers(0, prompts, size=(samples, prompts))
 
 
 def draw_counts(prompts: int, samples: int, seed: int) -> Array:
-    """How often :func:`draws` takes each prompt, (S, K) floats: a statistic of per-prompt sums is then a matrix product."""
+    """Count how often :func:`draws` takes each prompt, (S, K) floats: a statistic of per-prompt sums is then a matrix product."""
     flat = draws(prompts, samples, seed) + prompts * np.arange(samples)[:, None]
     return np.bincount(flat.ravel(), minlength=samples * prompts).reshape(samples, prompts).astype(np.float64)
 
 
 def percentiles(values_S: Array, confidence: float) -> Array:
-    """(low, high) along the first axis; a resample in which the statistic is undefined (NaN) is left out."""
+    """Return (low, high) along the first axis; a resample with an undefined statistic (NaN) is left out."""
     tail = (1.0 - confidence) / 2.0
-    return np.nanquantile(values_S, [tail, 1.0 - tail], axis=0)
+    ends: Array = np.nanquantile(values_S, [tail, 1.0 - tail], axis=0)
+    return ends
 
 
 def worst_group(tables: Mapping[str, Mapping[str, Interval]], min_group: int) -> GroupInterval | None:
-    """The group with the lowest value over several groupings, e.g. ``{"source": {"human": Interval(…)}}``.
+    """Find the group with the lowest value over several groupings, e.g. ``{"source": {"human": Interval(…)}}``.
 
-    Groups of fewer than ``min_group`` prompts are passed over: the lowest of many small ones is low by chance. So is a grouping that
-    leaves only one, which is worse than nothing. None if no grouping is left.
+    Groups of fewer than ``min_group`` prompts are skipped: the lowest of many small ones is low by chance. Groupings with a single
+    remaining group are skipped too: it has no other to be compared with. None if no grouping is left.
     """
     candidates = []
     for by, groups in tables.items():
@@ -172,17 +175,17 @@ def worst_group(tables: Mapping[str, Mapping[str, Interval]], min_group: int) ->
 
 
 def paired_difference(a_P: Array, b_P: Array, cluster_P: Array, samples: int, confidence: float, seed: int) -> Interval:
-    """Interval of mean(a − b) on the same pairs: far tighter than comparing two separate intervals."""
+    """Compute mean(a − b) on the same pairs, with an interval far tighter than the difference of two separate ones."""
     return cluster_bootstrap(a_P - b_P, cluster_P, samples, confidence, seed)
 
 
 def correct(margins_P: Array) -> Array:
-    """1 where the better response has the larger implicit reward, ½ for an exact tie."""
+    """Return 1 where the better response has the larger implicit reward, ½ for an exact tie, else 0."""
     return np.where(margins_P > 0, 1.0, np.where(margins_P == 0, 0.5, 0.0))
 
 
 def reward_confidence(margins_P: Array, gap_P: Array, bins: int = 8) -> RewardConfidence:
-    """Accuracy by quantile bin of the reward gap: a policy that learned the preference is surer where the gap is wide."""
+    """Compute accuracy by quantile bin of the reward gap; it rises with the gap in a policy that learned the preference."""
     if len(gap_P) == 0:
         return RewardConfidence(bins=[], accuracy=[], count=[])
     edges = np.unique(np.quantile(gap_P, np.linspace(0, 1, bins + 1)))
@@ -196,12 +199,12 @@ def reward_confidence(margins_P: Array, gap_P: Array, bins: int = 8) -> RewardCo
 
 
 def reward_calibration(margins_P: Array, cluster_P: Array, samples: int, confidence: float, seed: int, bins: int = 10) -> Reliability:
-    """How far σ(margin) is the probability that the better response wins: expected calibration error and reliability bins.
+    """Measure the calibration of σ(margin) as a probability that the better response wins: expected calibration error, reliability bins.
 
     A pair is stored with its better response first, so its label would always be 1. Each pair therefore counts in both orientations,
-    (σ(m), 1) and (σ(−m), 0): the base rate is ½. They mirror each other, so half the diagram says all: the confidence max(σ(m), σ(−m)) in
-    [½, 1] against how often the response with the larger implicit reward is the better one (Guo et al. 2017, eq. 3).
-    Prompts weigh the same.
+    (σ(m), 1) and (σ(−m), 0): the base rate is ½. They mirror each other, so half of the diagram is sufficient: the confidence
+    max(σ(m), σ(−m)) in [½, 1] against the share of pairs whose better response has the larger implicit reward (Guo et al. 2017, eq. 3).
+    Prompts have equal weight.
 
     Args:
         margins_P: implicit reward of the better response minus that of the worse, β included.
@@ -231,16 +234,17 @@ def reward_calibration(margins_P: Array, cluster_P: Array, samples: int, confide
 
 
 def _ece(sums_3B: Array) -> Array:
-    """Σ_b |Σ confidence − Σ correct| / Σ 1, from (…, 3, B) sums of (1, confidence, correct)."""
+    """Compute Σ_b |Σ confidence − Σ correct| / Σ 1 from (…, 3, B) sums of (1, confidence, correct)."""
     weight, confidence, right = np.moveaxis(sums_3B, -2, 0)
-    return np.abs(confidence - right).sum(axis=-1) / weight.sum(axis=-1)
+    error: Array = np.abs(confidence - right).sum(axis=-1) / weight.sum(axis=-1)
+    return error
 
 
 # ---------------------------------------------------------------------------------------------- among a prompt's responses
 
 
 def padded(values_N: Array, prompt_N: Array) -> Array:
-    """Ragged lists as (K, most responses of a prompt), NaN where there is none; ``prompt_N`` holds 0 … K−1 in ascending order."""
+    """Pad ragged lists to (K, most responses of a prompt) with NaN; ``prompt_N`` holds 0 … K−1 in ascending order."""
     counts_K = np.bincount(prompt_N)
     column_N = np.arange(len(prompt_N)) - np.repeat(np.cumsum(counts_K) - counts_K, counts_K)
     out = np.full((len(counts_K), counts_K.max(initial=0)), np.nan)
@@ -249,22 +253,26 @@ def padded(values_N: Array, prompt_N: Array) -> Array:
 
 
 def pair_accuracy(score_KN: Array, reward_KN: Array) -> Array:
-    """Share of a prompt's pairs with different rewards that the score orders alike (½ for a tie of scores): (K,), NaN without a pair."""
+    """Compute the share of a prompt's pairs with different rewards that the score orders alike (½ for a tie of scores): (K,), NaN
+    without a pair."""
     better = reward_KN[:, :, None] - reward_KN[:, None, :] > TIE
     score = score_KN[:, :, None] - score_KN[:, None, :]
     points = np.where(better, np.where(score > 0, 1.0, np.where(score == 0, 0.5, 0.0)), 0.0)
     with np.errstate(invalid="ignore"):
-        return points.sum(axis=(1, 2)) / better.sum(axis=(1, 2))
+        shares_K: Array = points.sum(axis=(1, 2)) / better.sum(axis=(1, 2))
+    return shares_K
 
 
 def spearman_within(x_KN: Array, y_KN: Array) -> Array:
-    """Spearman's ρ among the responses of each prompt: (K,), NaN where x or y is constant. NaN entries (padding) are left out."""
+    """Compute Spearman's ρ among the responses of each prompt: (K,), NaN where x or y is constant. NaN entries (padding) are left out."""
     x, y = _centred_ranks(x_KN), _centred_ranks(y_KN)
     with np.errstate(invalid="ignore"):
-        return (x * y).sum(axis=1) / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+        rho_K: Array = (x * y).sum(axis=1) / np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+    return rho_K
 
 
 def _centred_ranks(x_KN: Array) -> Array:
-    """Average ranks minus their mean per row, 0 for padding: ½ Σ_k sign(x_j − x_k), which is rank_j − (n + 1)/2."""
+    """Return average ranks minus their mean per row, 0 for padding: ½ Σ_k sign(x_j − x_k), which is rank_j − (n + 1)/2."""
     gap = x_KN[:, :, None] - x_KN[:, None, :]
-    return 0.5 * np.where(np.isnan(gap) | (np.abs(gap) <= TIE), 0.0, np.sign(gap)).sum(axis=2)
+    ranks_KN: Array = 0.5 * np.where(np.isnan(gap) | (np.abs(gap) <= TIE), 0.0, np.sign(gap)).sum(axis=2)
+    return ranks_KN

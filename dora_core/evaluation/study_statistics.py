@@ -1,4 +1,4 @@
-"""What a study compares, and the statistics of the comparison. Pure numpy: no model, no store.
+"""Cells of a study and the statistics that compare them. Pure numpy: no model, no store.
 
 Legend: S seeds, K prompts (or records) of one seed, M columns of per-prompt sums, B bootstrap resamples, N responses.
 
@@ -9,7 +9,7 @@ sums (a mean is Σx/Σ1, a correlation follows from Σx, Σy, Σx², …), so a 
 **Few seeds.** Percentile intervals from S seeds are a little narrow: the spread of resampled seed means is √((S − 1)/S) of the true
 one, and the normal replaces Student's t. Where all variation is between seeds, the nominal 95 % cover 84 % with 5 seeds and 90 % with 10
 (simulated); where it is between prompts, at least 95 %. Every estimate therefore also carries the t-interval over the seeds' own
-estimates as a check: it covers 95 % in both cases.
+estimates as a check; it covers 95 % in both cases.
 
 Left out: multiple-comparison corrections (every comparison is printed) and crossed designs: prompts are taken as drawn anew per seed,
 as the study's grid does.
@@ -21,14 +21,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from dora_core.strict_model import StrictModel
 
-Array = np.ndarray
+Array = NDArray[Any]
 Statistic = Callable[[Array], Array]
 
 TableName = Literal["pairwise", "listwise", "ablation", "lambda", "noise", "rounds", "calibration", "confidence", "shifted_golden"]
@@ -48,11 +49,11 @@ MEASURES = {
     "confidence_likelihood": "ρ(log-likelihood per token, gold reward)",
     "confidence_implicit": "ρ(implicit reward, gold reward)",
 }
-FLAT = 1e-12  # a variance below this share of the mean square is rounding: the variable is constant
+FLAT = 1e-12  # a variance below this share of the mean square is rounding error of a constant
 
 
 class Cell(StrictModel):
-    """One trained policy of the grid: what is compared, apart from the seed."""
+    """One trained policy of the grid, identified by all settings but the seed."""
 
     loss: str
     objective: str
@@ -65,14 +66,14 @@ class Cell(StrictModel):
     strategy: str = "align"
 
     def method(self) -> str:
-        """Loss and objective with what they use, e.g. ``dpo · dora λ=auto · mixture τ=auto``."""
+        """Describe loss and objective with their settings, e.g. ``dpo · dora λ=auto · mixture τ=auto``."""
         objective = self.objective if self.lam == "–" else f"{self.objective} λ={self.lam}"
         factors = self.factors if self.temper == "–" else f"{self.factors} τ={self.temper}"
         parts = [self.loss, objective] + ([factors] if self.factors != "none" else [])
         return " · ".join(parts + ([self.strategy] if self.strategy != "align" else []))
 
     def key(self) -> str:
-        """Unique and readable: :meth:`method` and the data's settings."""
+        """Return a unique, readable key: :meth:`method` and the settings of the data."""
         number = f" · round {self.round}" if self.round else ""
         return f"{self.method()} · noise {self.label_noise:g} · golden shift {self.golden_shift:g}{number}"
 
@@ -82,7 +83,7 @@ class Cell(StrictModel):
         return self.objective == "erm" and self.strategy == "align" and ours == theirs
 
     def follows(self, other: Cell) -> bool:
-        """Whether this is the next round of ``other``; every strategy goes on from the alignment of round 0."""
+        """Whether this is the next round of ``other``; every strategy continues the alignment of round 0."""
         before = self.round - 1
         strategy = self.strategy if before else "align"
         return self.round > 0 and other == self.model_copy(update={"round": before, "strategy": strategy})
@@ -100,11 +101,11 @@ def _null_of_nan(value: float) -> float | None:
 
 
 Number = Annotated[float, BeforeValidator(_nan_of_null), PlainSerializer(_null_of_nan, return_type=float | None, when_used="json")]
-"""NaN where undefined; null in JSON, which has no NaN."""
+"""NaN where undefined; null in JSON, which lacks NaN."""
 
 
 class Estimate(StrictModel):
-    """A mean over seeds with two intervals; NaN where undefined (a correlation with a constant, an interval of one number)."""
+    """Mean over seeds with two intervals; NaN where undefined (a correlation with a constant, an interval of one number)."""
 
     value: Number = Field(description="Mean over seeds of each seed's own estimate.")
     low: Number = Field(description="Lower bound of the percentile interval of the two-level bootstrap.")
@@ -116,12 +117,13 @@ class Estimate(StrictModel):
 
 
 def ratio(sums: Array) -> Array:
-    """Mean from (Σx, Σ1): shape (…, 2) → (…)."""
-    return sums[..., 0] / sums[..., 1]
+    """Compute the mean from (Σx, Σ1): shape (…, 2) → (…)."""
+    mean: Array = sums[..., 0] / sums[..., 1]
+    return mean
 
 
 def two_level(sums: Sequence[Array], statistic: Statistic, *, resamples: int, confidence: float, seed: int) -> Estimate:
-    """A statistic with intervals that resample seeds, then prompts within each drawn seed.
+    """Estimate a statistic with intervals that resample seeds, then prompts within each drawn seed.
 
     Args:
         sums: S arrays (K_s, M), K_s ≥ 1: the columns of every prompt, in any order of prompts.
@@ -132,12 +134,12 @@ def two_level(sums: Sequence[Array], statistic: Statistic, *, resamples: int, co
     """
     drawn_BS, counts = _resamples(tuple(map(len, sums)), resamples, seed)
     values_BS = np.empty(drawn_BS.shape)
-    with np.errstate(invalid="ignore", divide="ignore"):  # undefined statistics are NaN, and stay so
+    with np.errstate(invalid="ignore", divide="ignore"):  # undefined statistics stay NaN
         own_S = np.array([statistic(columns.sum(axis=0)) for columns in sums], dtype=np.float64)
         for s, columns in enumerate(sums):
             values_BS[drawn_BS == s] = statistic(counts[s].astype(np.float64) @ columns)
     tail = (1.0 - confidence) / 2.0
-    single = sum(map(len, sums)) == 1  # one number has no spread, which is not the same as a spread of 0
+    single = sum(map(len, sums)) == 1  # one number has an unknown spread, not a spread of 0
     low, high = (math.nan, math.nan) if single else np.quantile(values_BS.mean(axis=1), [tail, 1.0 - tail])
     mean = float(own_S.mean())
     half = student_t(confidence, len(own_S) - 1) * float(own_S.std(ddof=1)) / math.sqrt(len(own_S)) if len(own_S) > 1 else math.nan
@@ -146,15 +148,15 @@ def two_level(sums: Sequence[Array], statistic: Statistic, *, resamples: int, co
 
 
 def mean_over(values: Sequence[Array], *, resamples: int, confidence: float, seed: int) -> Estimate:
-    """:func:`two_level` of per-prompt numbers: S arrays (K_s,); every prompt of a seed, and every seed, weighs the same."""
+    """Apply :func:`two_level` to per-prompt numbers: S arrays (K_s,); prompts of a seed have equal weight, and so have seeds."""
     return two_level([np.column_stack([v, np.ones(len(v))]) for v in values], ratio, resamples=resamples, confidence=confidence, seed=seed)
 
 
 @lru_cache(maxsize=4)
 def _resamples(prompts: tuple[int, ...], resamples: int, seed: int) -> tuple[Array, list[Array]]:
-    """Which seeds are drawn, (B, S); and for every time that seed s is, how often each of its K_s prompts is: (times drawn, K_s).
+    """Draw seeds, (B, S), and for every draw of seed s the counts of its K_s prompts: (times drawn, K_s).
 
-    Kept for the next measures: those of one study have few different shapes, and drawing costs more than all the rest.
+    Cached: the measures of one study have few different shapes, and drawing is the most expensive part.
     """
     rng = np.random.default_rng(seed)
     drawn_BS = rng.integers(0, len(prompts), size=(resamples, len(prompts)))
@@ -168,7 +170,7 @@ def _resamples(prompts: tuple[int, ...], resamples: int, seed: int) -> tuple[Arr
 
 @lru_cache
 def student_t(confidence: float, df: int) -> float:
-    """The t with P(|T| ≤ t) = confidence at ``df`` ≥ 1 degrees of freedom, by bisection of the closed form to 1e-10.
+    """Find the t with P(|T| ≤ t) = confidence at ``df`` ≥ 1 degrees of freedom, by bisection of the closed form to 1e-10.
 
     Abramowitz and Stegun 26.7.3 (odd df) and 26.7.4 (even df), θ = atan(t/√df).
     """
@@ -192,7 +194,7 @@ def student_t(confidence: float, df: int) -> float:
 
 
 def separated(a: Estimate, b: Estimate) -> Literal["above", "below", "overlapping"]:
-    """Where a's bootstrap interval lies relative to b's."""
+    """Compare the bootstrap intervals of a and b."""
     return "above" if a.low > b.high else "below" if a.high < b.low else "overlapping"
 
 
@@ -203,27 +205,31 @@ def _pearson(sums: Array) -> Array:
     n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
     spread_x, spread_y = n * xx - x * x, n * yy - y * y
     constant = (spread_x <= FLAT * n * xx) | (spread_y <= FLAT * n * yy)
-    return (n * xy - x * y) / np.sqrt(np.where(constant, np.nan, spread_x * spread_y))
+    correlation: Array = (n * xy - x * y) / np.sqrt(np.where(constant, np.nan, spread_x * spread_y))
+    return correlation
 
 
 def _relative_error(sums: Array) -> Array:
     n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
-    return np.sqrt(np.maximum(n * xx / x**2 - 2 * n * xy / (x * y) + n * yy / y**2, 0.0))
+    error: Array = np.sqrt(np.maximum(n * xx / x**2 - 2 * n * xy / (x * y) + n * yy / y**2, 0.0))
+    return error
 
 
 def _effective_share(sums: Array) -> Array:
     n, x, _, xx, _, _ = np.moveaxis(sums, -1, 0)
-    return x * x / (n * xx)
+    share: Array = x * x / (n * xx)
+    return share
 
 
 def _divergence(sums: Array) -> Array:
     truth, h, gap = np.moveaxis(sums, -1, 0)
-    return np.maximum(gap / truth + np.log(h / truth), 0.0)  # rounding can put an exact h below
+    kl: Array = np.maximum(gap / truth + np.log(h / truth), 0.0)  # rounding can push an exact h below 0
+    return kl
 
 
 @dataclass(frozen=True)
 class FactorMeasure:
-    """A comparison of h with the true ratio: its title, which columns it needs and how it follows from their sums."""
+    """Comparison of h with the true ratio: title, required columns, and statistic of their sums."""
 
     title: str
     columns: Literal["values", "ranks", "divergence"]
@@ -240,7 +246,7 @@ FACTOR_MEASURES = {
 
 
 def factor_columns(h_N: Array, truth_N: Array, record_N: Array) -> dict[str, Array]:
-    """Per-record sums from which :data:`FACTOR_MEASURES` follow.
+    """Compute the per-record sums from which :data:`FACTOR_MEASURES` follow.
 
     Args:
         h_N: a factor of any scale, > 0.
@@ -249,9 +255,9 @@ def factor_columns(h_N: Array, truth_N: Array, record_N: Array) -> dict[str, Arr
 
     Returns:
         ``values`` and ``ranks``: (K, 6) Σ1, Σx, Σy, Σx², Σy², Σxy of h and truth, each divided by its mean, and of their average ranks
-        (centred; ranks are those of all N responses and are not taken anew in a resample). ``divergence``: (K, 3) Σtruth, Σh and
+        (centred; ranks are those among all N responses and are not recomputed in a resample). ``divergence``: (K, 3) Σtruth, Σh and
         Σtruth·(log truth − log h). As E_golden[f] = E_P[truth·f], KL(golden ‖ h·P/E_P[h]) = E_P[truth·log(truth/h)] + log E_P[h], and
-        with E_P[truth] = 1 put in as its own estimate it is the divergence of the responses' two sets of weights: ≥ 0, 0 only for the
+        with E_P[truth] = 1 replaced by its own estimate it is the divergence of the responses' two sets of weights: ≥ 0, 0 only for the
         exact h, and less noisy than a mean over the golden responses alone.
     """
     h, truth, ones = h_N / h_N.mean(), truth_N / truth_N.mean(), np.ones(len(h_N))
@@ -265,6 +271,6 @@ def _group_sums(columns: Sequence[Array], group_N: Array) -> Array:
 
 
 def _ranks(x_N: Array) -> Array:
-    """Average ranks, centred and scaled to about [−½, ½] so that sums of squares keep their digits."""
+    """Compute average ranks, centred and scaled to about [−½, ½] so that sums of squares keep their digits."""
     _, inverse, counts = np.unique(x_N.round(12), return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - 0.5 * counts)[inverse] / len(x_N) - 0.5

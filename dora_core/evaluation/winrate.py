@@ -1,50 +1,55 @@
-"""Win, tie, lose: a policy's responses against an opponent's, by the scores of a judge.
+"""Win rates of a policy's responses against an opponent's, by the scores of a judge.
 
 Shape legend: R records, K distinct prompts of them, N and M responses of policy and opponent (NaN where a record has fewer or a judge
 reached no verdict), P judged pairs of a policy's and an opponent's response, S bootstrap resamples.
 
-Everything rests on :func:`win_tie_lose`: all N·M pairs of a record are compared, pairs with a missing score are left out. Intervals
-resample prompts, as everywhere (``metrics.py``); the sign test and the control for length have the prompt as their unit too.
+All functions build on :func:`win_tie_lose`: it compares all N·M pairs of a record and leaves out pairs with a missing score. Intervals
+resample prompts, as in ``metrics.py``; the prompt is also the unit of the sign test and of the control for length.
 
-The *length-controlled* win rate answers: what would the policy win if its responses were as long as the opponent's? It is the logistic
+The *length-controlled* win rate estimates the win rate at equal length of both sides' responses. It is the logistic
 regression of Dubois et al. 2024 (arXiv 2404.04475, eq. 1), logit P(win) = θ + φ·tanh(Δ/sd Δ) with Δ the difference in length, read at
-Δ = 0: σ(θ). Their third term, the difficulty of an instruction, is left out: it needs many models on the same prompts, and here is one
-opponent at a time. A tie counts as half a win. Where one side is always longer, Δ = 0 is an extrapolation and the interval too hopeful.
+Δ = 0: σ(θ). Their third term, the difficulty of an instruction, is left out: it needs many models on the same prompts, and here there
+is one opponent at a time. A tie counts as half a win. Where one side is always longer, Δ = 0 is an extrapolation and the interval is too
+narrow.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dora_core.evaluation.metrics import TIE, Interval, cluster_bootstrap, cluster_means, draw_counts, percentiles
 from dora_core.strict_model import StrictModel
 
-Array = np.ndarray
+Array = NDArray[Any]
 
-RIDGE = 0.1  # of θ and φ, in prompts: keeps them finite where every pair is won, moves a win rate of 60 prompts by .001
+RIDGE = 0.1  # of θ and φ, in prompts: keeps them finite if every pair is won; changes a win rate of 60 prompts by .001
 NEWTON_STEPS, CONVERGED = 100, 1e-7
 BLOCK = 2_000_000  # pairs × resamples fitted at a time
 
 
 def win_tie_lose(policy_RN: Array, opponent_RM: Array) -> Array:
-    """Shares of (win, tie, lose) per record over all pairs with both scores: (R, 3), NaN where there is no such pair."""
+    """Compute the shares of (win, tie, lose) per record over all pairs with both scores: (R, 3), NaN without such a pair."""
     gap = policy_RN[:, :, None] - opponent_RM[:, None, :]
     counts_R3 = np.column_stack([kind.sum(axis=(1, 2)) for kind in (gap > TIE, np.abs(gap) <= TIE, gap < -TIE)])
     with np.errstate(invalid="ignore"):
-        return counts_R3 / counts_R3.sum(axis=1, keepdims=True)
+        shares_R3: Array = counts_R3 / counts_R3.sum(axis=1, keepdims=True)
+    return shares_R3
 
 
 def win_rate(shares_R3: Array) -> Array:
-    """Win + ½ tie per record, (R,)."""
-    return shares_R3[:, 0] + 0.5 * shares_R3[:, 1]
+    """Return win + ½ tie per record, (R,)."""
+    rate_R: Array = shares_R3[:, 0] + 0.5 * shares_R3[:, 1]
+    return rate_R
 
 
 def sign_test(outcome_R: Array, prompt_R: Array) -> float:
-    """Exact two-sided p-value of "a prompt is as likely won as lost" (Conover 1999, section 3.4).
+    """Compute the exact two-sided p-value of "a prompt is as likely won as lost" (Conover 1999, section 3.4).
 
-    A prompt is won where the mean of its win rates is above ½, lost below, and dropped at ½: ties say nothing about the direction.
+    A prompt is won where the mean of its win rates is above ½, lost below, and dropped at ½: a tie has no direction.
     """
     lead_K = cluster_means(outcome_R, prompt_R) - 0.5
     won, lost = int((lead_K > TIE).sum()), int((lead_K < -TIE).sum())
@@ -65,13 +70,13 @@ class Outcomes(StrictModel):
 
 
 def outcomes(shares_R3: Array, prompt_R: Array, samples: int, confidence: float, seed: int) -> Outcomes:
-    """Every share with its interval; prompts weigh the same."""
+    """Compute every share with its interval; prompts have equal weight."""
     parts = {"win": shares_R3[:, 0], "tie": shares_R3[:, 1], "lose": shares_R3[:, 2], "win_rate": win_rate(shares_R3)}
     return Outcomes(**{name: cluster_bootstrap(values, prompt_R, samples, confidence, seed) for name, values in parts.items()})
 
 
 def by_group(shares_R3: Array, group_R: Array, prompt_R: Array, samples: int, confidence: float, seed: int) -> dict[str, Outcomes]:
-    """:func:`outcomes` of every group of records, by its name."""
+    """Return :func:`outcomes` of every group of records, by its name."""
     return {
         str(name): outcomes(shares_R3[group_R == name], prompt_R[group_R == name], samples, confidence, seed) for name in np.unique(group_R)
     }
@@ -90,12 +95,12 @@ def length_controlled(
     confidence: float,
     seed: int,
 ) -> Interval:
-    """Length-controlled win rate with its interval; see the module docstring. Needs at least one judged pair.
+    """Compute the length-controlled win rate with its interval; see the module docstring. Needs at least one judged pair.
 
     Args:
-        policy_length_RN, opponent_length_RM: of the responses, in any unit; known where the score is.
+        policy_length_RN, opponent_length_RM: lengths of the responses, in any unit; finite wherever the score is.
 
-    Every resample of prompts is fitted anew.
+    The regression is fitted again for every resample of prompts.
     """
     gap = policy_RN[:, :, None] - opponent_RM[:, None, :]
     judged = ~np.isnan(gap)
@@ -103,7 +108,7 @@ def length_controlled(
     longer_P = (policy_length_RN[:, :, None] - opponent_length_RM[:, None, :])[judged]
     _, prompt_P, pairs_K = np.unique(np.broadcast_to(prompt_R[:, None, None], gap.shape)[judged], return_inverse=True, return_counts=True)
     inputs_P = np.tanh(longer_P / (longer_P.std() or 1.0))
-    share_P = 1.0 / pairs_K[prompt_P]  # prompts weigh the same
+    share_P = 1.0 / pairs_K[prompt_P]  # equal weight of prompts
 
     def at_equal_length(counts_SK: Array) -> Array:
         return _sigmoid(_fit_logistic(inputs_P, outcome_P, counts_SK[:, prompt_P] * share_P)[:, 0])
@@ -117,9 +122,9 @@ def length_controlled(
 
 
 def _fit_logistic(x_P: Array, outcome_P: Array, weight_SP: Array) -> Array:
-    """(θ, φ) of S logistic regressions of outcomes in [0, 1] on x, differing in their weights, with the ridge: (S, 2).
+    """Fit (θ, φ) of S logistic regressions of outcomes in [0, 1] on x with different weights and the ridge: (S, 2).
 
-    Newton's method from 0; far from the optimum, where the curvature vanishes, a step goes no further than 1.
+    Newton's method from 0; steps are clipped to 1, because the curvature vanishes far from the optimum.
     """
     theta_S2 = np.zeros((len(weight_SP), 2))
     for _ in range(NEWTON_STEPS):

@@ -1,4 +1,4 @@
-"""What a preference loss is, the batch it sees, and the registry that names it.
+"""Base class of preference losses, their input batch, and the registry of names.
 
 Shape legend for this package: B records, N responses per record (padded to the longest list).
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class LossParams(StrictModel):
-    """Base of every loss's parameters; the registered losses are in ``dora_core/losses``."""
+    """Base class of the parameters of a loss; the registered losses are in ``dora_core/losses``."""
 
     name: str
 
@@ -49,7 +49,7 @@ class PreferenceBatch:
 
     @cached_property
     def measured_BN(self) -> Tensor:
-        """True where a response has a reward; the rest never takes part in a loss."""
+        """True where a response has a reward; other responses never enter a loss."""
         return self.mask_BN & ~self.rewards_BN.isnan()
 
     @cached_property
@@ -75,7 +75,7 @@ class PreferenceBatch:
 
     @cached_property
     def has_preference_B(self) -> Tensor:
-        """Records with at least one strict preference; the others carry no signal and are left out of the objective."""
+        """True for records with at least one strict preference; the others carry no signal and are left out of the objective."""
         return self.beats_BNN.any(dim=(1, 2))
 
     @cached_property
@@ -101,11 +101,11 @@ class PreferenceLoss(LossParams):
     """
 
     offset: ClassVar[str]
-    """Where ℓ has its zero and its bounds, in words."""
+    """Zero and bounds of ℓ, in words."""
 
     @property
     def reads_pairs_only(self) -> bool:
-        """True if (best, worst) is all this loss looks at, so that nothing else of a list need be computed."""
+        """True if the loss reads only the best and the worst response; the middle of a list then need not be computed."""
         return False
 
     def __call__(self, batch: PreferenceBatch) -> Tensor:
@@ -113,29 +113,29 @@ class PreferenceLoss(LossParams):
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Pickle as name and parameters: the class of a user's plug-in file cannot be imported by the receiving process."""
+        """Pickle as name and parameters: the receiving process cannot import the class of a user's plug-in file."""
         return parse_loss, (self.model_dump(),)
 
 
 LOSSES: dict[str, type[PreferenceLoss]] = {}
-"""What is registered in this process so far; :func:`registered_losses` is the list for a reader."""
+"""Losses registered in this process so far; :func:`registered_losses` also loads the plug-ins."""
 
-L = TypeVar("L", bound=type[PreferenceLoss])
+Registered = TypeVar("Registered", bound=PreferenceLoss)
 
 
-def register_loss(loss: L) -> L:
+def register_loss(loss: type[Registered]) -> type[Registered]:
     """Class decorator: make a loss available under its ``name`` in every configuration.
 
     Raises:
         TypeError: no ``name`` with a default, or no ``offset``.
-        ValueError: another class has the name. (The same class again is a reload, as in a notebook.)
+        ValueError: another class has the name. (Registering the same class again is a reload, as in a notebook.)
     """
     name = loss.model_fields["name"].default
     if not isinstance(name, str):
         raise TypeError(f"{loss.__name__} needs a field `name: Literal['…'] = '…'`")
     if not hasattr(loss, "offset"):
-        raise TypeError(f"{loss.__name__} needs `offset: ClassVar[str] = '…'`: where ℓ has its zero and its bounds")
-    known = LOSSES.get(name, loss)
+        raise TypeError(f"{loss.__name__} needs `offset: ClassVar[str] = '…'`: the zero and the bounds of ℓ, in words")
+    known: type[PreferenceLoss] = LOSSES.get(name, loss)
     if (known.__module__, known.__qualname__) != (loss.__module__, loss.__qualname__):
         raise ValueError(f"loss {name!r} is already registered by {known.__module__}.{known.__qualname__}; choose another name")
     LOSSES[name] = loss
@@ -143,7 +143,7 @@ def register_loss(loss: L) -> L:
 
 
 def registered_losses() -> dict[str, type[PreferenceLoss]]:
-    """All losses by name, the user's plug-ins included.
+    """Return all losses by name, the user's plug-ins included.
 
     Raises:
         ConfigError: a plug-in cannot be loaded.
@@ -153,10 +153,10 @@ def registered_losses() -> dict[str, type[PreferenceLoss]]:
 
 
 def parse_loss(value: Any) -> PreferenceLoss:
-    """A registered loss from ``"dpo"``, ``{"name": "dpo", "beta": 0.1}`` or an instance.
+    """Build a registered loss from ``"dpo"``, ``{"name": "dpo", "beta": 0.1}`` or an instance.
 
     Raises:
-        ValueError: unknown name (with the nearest one). Bad parameters raise pydantic's ``ValidationError``.
+        ValueError: unknown name (the message suggests the nearest). Bad parameters raise pydantic's ``ValidationError``.
         ConfigError: the name is not built in and a plug-in cannot be loaded.
     """
     if isinstance(value, PreferenceLoss):

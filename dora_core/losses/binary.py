@@ -2,8 +2,8 @@
 
 KTO and BCO compare β·lr with a quantity of the whole batch: KTO's z0, BCO's δ. Here a loss never couples records: the robust
 objective weighs each one by its own ℓ, and a coupled ℓ would make the micro-batch size a hidden hyper-parameter. A
-within-record estimate is no way out: for BCO it would be δ = β(lr_w + lr_l)/2, which turns the loss into dpo at β/2, and
-nothing binary is left. So both are parameters, constant over the run: an **approximation** of the papers, named so.
+within-record estimate does not help: for BCO it would be δ = β(lr_w + lr_l)/2, which turns the loss into dpo at β/2 and
+removes its binary character. So both are parameters, constant over the run: an **approximation** of the papers, named so.
 
 The labels come from the record's own preferences: the winner of a pair is desirable, the loser undesirable. The ½ is the
 mean over the record's two examples.
@@ -51,7 +51,7 @@ class FixedShiftBCO(PairwiseLoss):
 
     In the paper and in TRL δ is a running mean of β·lr over both classes. For every δ, 2ℓ is an upper bound of dpo's ℓ (the
     paper's theorem); a δ far from that mean only makes it looser. The paper's density-ratio weights on the undesirable
-    responses are left out: h is that idea here.
+    responses are left out: h plays that role here.
     """
 
     name: Literal["bco"] = "bco"

@@ -38,8 +38,8 @@ class IPO(MarginLoss):
 class EXO(MarginLoss):
     """ℓ = s(log s − log(1−ε)) + (1−s)(log(1−s) − log ε), s = σ(β(lr_w − lr_l)) — Efficient Exact Optimization, arXiv 2402.00856, K = 2.
 
-    The reverse KL from the policy's preference to the smoothed label (1−ε, ε). Bounded: for a pair that is ordered utterly
-    wrong it saturates, and its gradient vanishes.
+    The reverse KL from the policy's preference to the smoothed label (1−ε, ε). Bounded: for a pair in clearly reversed order it
+    saturates, and its gradient vanishes.
     """
 
     name: Literal["exo"] = "exo"

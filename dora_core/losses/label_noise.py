@@ -1,4 +1,4 @@
-"""DPO when a share ε of the preferences is known to be flipped."""
+"""Variants of DPO for data in which a known share ε of the preferences is flipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class CDPO(MarginLoss):
     """ℓ = −(1−ε) log σ(m) − ε log σ(−m), m = β(lr_w − lr_l) — conservative DPO, ericmitchell.ai/cdpo.pdf.
 
-    Least at σ(m) = 1−ε: the margin stops growing there.
+    The minimum lies at σ(m) = 1−ε, where the margin stops growing.
     """
 
     name: Literal["cdpo"] = "cdpo"
@@ -34,7 +34,7 @@ class CDPO(MarginLoss):
 class RobustDPO(MarginLoss):
     """ℓ = [−(1−ε) log σ(m) + ε log σ(−m)] / (1−2ε), m = β(lr_w − lr_l) — rDPO, arXiv 2403.00409.
 
-    Its mean over flips of probability ε is DPO's ℓ on the clean preference (that is where the 1/(1−2ε) comes from).
+    Its mean over flips of probability ε is DPO's ℓ on the clean preference (hence the factor 1/(1−2ε)).
     """
 
     name: Literal["robust_dpo"] = "robust_dpo"

@@ -1,4 +1,4 @@
-"""How a loss on one preferred and one other response reads a list. Shape legend in ``base.py``."""
+"""Losses on pairs of one preferred and one other response, also taken from longer lists. Shape legend in ``base.py``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class PairwiseLoss(PreferenceLoss):
-    """ℓ = f(s_w, s_l) of a score s per response; a list counts through ``pairs``.
+    """ℓ = f(s_w, s_l) of a score s per response; ``pairs`` selects the pairs of a longer list.
 
-    A subclass writes ``of_pair`` (f), and ``scores`` (s) where it is not β·lr. ``best_worst``: one pair per record. ``all``: the
+    A subclass implements ``of_pair`` (f), and ``scores`` (s) where it is not β·lr. ``best_worst``: one pair per record. ``all``: the
     mean over the record's strict preferences, so that ℓ keeps its scale and offset however long the list is.
     """
 
@@ -30,11 +30,11 @@ class PairwiseLoss(PreferenceLoss):
         return self.pairs == "best_worst"
 
     def scores(self, batch: PreferenceBatch) -> Tensor:
-        """s of every response, (B, N)."""
+        """Score s of every response, (B, N)."""
         return self.beta * batch.log_ratios_BN
 
     def of_pair(self, winner: Tensor, loser: Tensor) -> Tensor:
-        """f, elementwise; the arguments broadcast against each other."""
+        """Compute f elementwise; the arguments broadcast against each other."""
         raise NotImplementedError
 
     def __call__(self, batch: PreferenceBatch) -> Tensor:
@@ -47,10 +47,10 @@ class PairwiseLoss(PreferenceLoss):
 
 
 class MarginLoss(PairwiseLoss):
-    """ℓ = f(s_w − s_l). A subclass writes ``of_margin`` (f)."""
+    """ℓ = f(s_w − s_l). A subclass implements ``of_margin`` (f)."""
 
     def of_margin(self, margin: Tensor) -> Tensor:
-        """f, elementwise."""
+        """Compute f elementwise."""
         raise NotImplementedError
 
     def of_pair(self, winner: Tensor, loser: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a robust objective is, the parts its gradient is built from, and the registry that names it.
+"""Base class of robust objectives, the terms of their gradients, and the registry of names.
 
 Shape legend: B records.
 """
@@ -26,7 +26,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class StepSums:
-    """One optimisation step in four numbers, however it was spread: the means of h and of g·ℓ over records, and
+    """Sums of one optimisation step over all ranks and micro-batches: the means of h and of g·ℓ over records, and
     ``log_mean_exp`` = log(Σ b e^s / n)."""
 
     mean_factor: float
@@ -35,26 +35,26 @@ class StepSums:
 
 
 class Objective:
-    """Base of all objectives; register with :func:`register_objective`.
+    """Base class of all objectives; register with :func:`register_objective`.
 
-    A subclass writes the closed form (``__call__``) and its ``terms``; ``outer`` and ``value`` where A ≠ 1 or V ≠ λ log mean exp.
+    A subclass implements the closed form (``__call__``) and its ``terms``; ``outer`` and ``value`` where A ≠ 1 or V ≠ λ log mean exp.
     """
 
     name: ClassVar[str]
     uses_factors: ClassVar[bool] = False
-    """Whether h matters: if not, nothing is calibrated for this objective."""
+    """Whether the objective reads h; if not, a run skips calibration."""
     uses_lambda: ClassVar[bool] = True
 
     def __call__(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Tensor:
-        """V over one full batch, a scalar, differentiable in ``losses_B``; factors h ≥ 0 are constants."""
+        """Compute V over one full batch: a scalar, differentiable in ``losses_B``; factors h ≥ 0 are constants."""
         raise NotImplementedError
 
     def terms(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Terms:
-        """g, s and log b of every record; inputs are float64 and detached."""
+        """Compute g, s and log b of every record; inputs are float64 and detached."""
         raise NotImplementedError
 
     def outer(self, sums: StepSums) -> float:
-        """A: what multiplies the whole gradient."""
+        """Compute A, the factor of the whole gradient."""
         return 1.0
 
     def opposes_factors(self, losses_B: Tensor) -> bool:
@@ -62,7 +62,7 @@ class Objective:
         return False
 
     def value(self, sums: StepSums, lam: float) -> float:
-        """V from a step's sums."""
+        """Compute V from the sums of a step."""
         return lam * sums.log_mean_exp
 
 
@@ -81,10 +81,10 @@ def register_objective(objective: Registered) -> Registered:
 
 
 def find_objective(name: str) -> Objective:
-    """The registered objective; plug-ins are loaded when the name is not one of ours.
+    """Return the objective of that name; plug-ins are loaded when the name is not built in.
 
     Raises:
-        ValueError: there is none of that name; names the nearest.
+        ValueError: unknown name; the message suggests the nearest.
         ConfigError: a plug-in cannot be imported.
     """
     if name not in OBJECTIVES:

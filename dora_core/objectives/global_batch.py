@@ -9,8 +9,8 @@ No second forward pass and no extra gradient traffic; the factor is folded into 
 Why offsets do not move at every new maximum: floating point loses no relative precision from a scale of e^±20, and a pass
 over all gradients costs memory traffic. Starting from the last step's offset, most steps never rescale at all.
 
-``scope`` makes the normaliser local to a rank or a micro-batch, which is what other code bases do without saying so; it is
-here to be measured against, and because it reproduces the released code.
+``scope`` can make the normaliser local to a rank or a micro-batch, as other code bases do without mentioning it; it is kept as a
+baseline for measurements, and because it reproduces the released code.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from dora_core.errors import ConfigError
 from dora_core.objectives.base import StepSums, Terms, find_objective
 from dora_core.objectives.settings import ObjectiveConfig
 
-# One step's running sums, in this order: Z = Σ b e^{s−c}, records, Σ h, Σ ℓ, Σ w, Σ w², Σ g·ℓ with w = |g| b e^{s−c}, then Σ w per group.
-# The powers say how each changes when everything is expressed relative to another offset.
+# Running sums of one step: Z = Σ b e^{s−c}, records, Σ h, Σ ℓ, Σ w, Σ w², Σ g·ℓ with w = |g| b e^{s−c}, then Σ w of every group.
+_NORMALIZER, _RECORDS = 0, 1
+# Moving the offset from c to c′ multiplies each of these sums by e^{c−c′} to its power here.
 _POWERS = (1, 0, 0, 0, 1, 2, 0)
 
 HEADROOM = 20.0
@@ -36,7 +37,7 @@ HEADROOM = 20.0
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimisation step did, over the global batch (``scope`` global) or this rank's share of it.
+    """Diagnostics of one optimisation step, over the global batch (``scope`` global) or this rank's share of it.
 
     Attributes:
         value: the objective.
@@ -77,7 +78,7 @@ class GlobalBatch:
     Args:
         config: the objective.
         groups: number of groups whose share of the weight is reported; 0 for none.
-        keep_records: keep each step's (ℓ, h) for :meth:`gather_records`.
+        keep_records: keep the (ℓ, h) of each step for :meth:`gather_records`.
         group: process group, or ``None`` for one process.
         sync_every_micro_batch: gradients are reduced at every micro-batch (FSDP), so ranks must share one offset throughout.
 
@@ -125,14 +126,14 @@ class GlobalBatch:
         Args:
             losses_B: unreduced ℓ, shape (B,); only values are read.
             factors_B: h ≥ 0, shape (B,).
-            valid_B: bool; records without a preference (and padding) count for nothing.
-            ids_B: integers ≥ 0 that name the records in the report; on the CPU.
+            valid_B: bool; records without a preference (and padding) have no weight.
+            ids_B: integers ≥ 0 that identify the records in the report; on the CPU.
             groups_BG: how each record belongs to the groups; rows sum to 1; on the CPU.
 
         Returns:
             (weights of shape (B,) like the losses, rescale factor ≤ 1)
         """
-        # A few numbers a record: brought to the host in one go, an accelerator waits once per micro-batch and not for every sum.
+        # A few numbers a record: copied to the host together, so an accelerator synchronises once per micro-batch and not for every sum.
         loss_B, valid_B = torch.stack([losses_B.detach().double(), valid_B.to(losses_B.device, torch.float64)]).cpu()
         valid_B = valid_B.bool()
         loss_B = torch.where(valid_B, loss_B, 0.0)
@@ -163,31 +164,34 @@ class GlobalBatch:
             return 1.0 if self.scope == "micro" else self._scale(self._sums, self._offset or 0.0)
         offset = -math.inf if self._offset is None else self._offset
         mine = torch.tensor([offset, self._max_weight, self._heaviest, *self._sums.tolist()], dtype=torch.float64)
-        everyone = self._all_gather(mine)
-        shared = float(everyone[:, 0].max())
+        gathered = self._all_gather(mine)  # one row per rank
+        offset_R, max_weight_R, heaviest_R = gathered[:, :3].unbind(dim=1)
+        sums_RS = gathered[:, 3:]
+        shared = float(offset_R.max())
         if shared == -math.inf:
             shared = 0.0
-        corrections = (everyone[:, 0] - shared).exp()
-        self._total = (everyone[:, 3:] * corrections[:, None] ** self._powers).sum(dim=0)
-        top = int((everyone[:, 1] * corrections).argmax())
-        self._total_max, self._total_heaviest = float(everyone[top, 1] * corrections[top]), int(everyone[top, 2])
+        corrections_R = (offset_R - shared).exp()
+        self._total = (sums_RS * corrections_R[:, None] ** self._powers).sum(dim=0)
+        max_weight_R = max_weight_R * corrections_R
+        top = int(max_weight_R.argmax())
+        self._total_max, self._total_heaviest = float(max_weight_R[top]), int(heaviest_R[top])
         correction = math.exp(offset - shared)
         self._offset = self.carried_offset = shared
-        self._counts = everyone[:, 4].long().tolist()
+        self._counts = sums_RS[:, _RECORDS].long().tolist()
         self.final_scale = self._scale(self._total, shared) * self.world_size  # DDP and FSDP average over ranks
         return correction
 
     def gather_records(self) -> tuple[Tensor, Tensor]:
-        """(ℓ, h) of every record of the step, on every rank, float64; valid after :meth:`exchange` with scope global and
+        """Return (ℓ, h) of every record of the step, on every rank, float64; valid after :meth:`exchange` with scope global and
         ``keep_records``."""
         mine_2B = torch.cat(self._seen, dim=1)
         padded_2B = torch.nn.functional.pad(mine_2B, (0, max(self._counts) - mine_2B.shape[1]))
-        everyone = self._all_gather(padded_2B)
-        losses_B, factors_B = torch.cat([rank[:, :n] for rank, n in zip(everyone, self._counts, strict=True)], dim=1)
+        gathered = self._all_gather(padded_2B)
+        losses_B, factors_B = torch.cat([rank[:, :n] for rank, n in zip(gathered, self._counts, strict=True)], dim=1)
         return losses_B, factors_B
 
     def report(self) -> StepReport:
-        """Diagnostics of the step, valid after :meth:`exchange`."""
+        """Return the diagnostics of the step; valid after :meth:`exchange`."""
         _, records, _, loss_sum, weight_sum, weight_sum2, _, *groups = self._total.tolist()
         n, sums = max(records, 1.0), self._summary(self._total, self._offset or 0.0)
         return StepReport(
@@ -205,7 +209,7 @@ class GlobalBatch:
     # ----------------------------------------------------------------------------------------------------- internals
 
     def _move_offset(self, scores_B: Tensor) -> float:
-        """Raise (or first set) the offset if these scores need it; returns the factor that keeps the past consistent."""
+        """Raise (or first set) the offset if these scores need it; return the factor for everything accumulated before."""
         top = float(scores_B.max()) if scores_B.numel() else -math.inf
         if self._sync_every and self._group is not None:
             top = float(self._all_gather(torch.tensor([top], dtype=torch.float64)).max())
@@ -232,7 +236,7 @@ class GlobalBatch:
         ids_B: Tensor | None,
         groups_BG: Tensor | None,
     ) -> Tensor:
-        """Add a micro-batch to the running sums; returns its own."""
+        """Add a micro-batch to the running sums; return the micro-batch's own sums."""
         weights_B = t.slope_B.abs() * shares_B
         parts = [shares_B, valid_B, factors_B * valid_B, losses_B, weights_B, weights_B**2, t.slope_B * losses_B * valid_B]
         if groups_BG is not None:
@@ -245,7 +249,7 @@ class GlobalBatch:
         return sums
 
     def _micro_weights(self, t: Terms, shares_B: Tensor, sums: Tensor, top: float) -> Tensor:
-        """Scope ``micro``: this micro-batch is its own world, and the step is the plain mean over micro-batches."""
+        """Scope ``micro``: normalise over this micro-batch alone; the step is the plain mean over micro-batches."""
         summary = self._summary(sums, top)
         self._micro_value += self.objective.value(summary, self.lam) / self._micro_batches
         return self.objective.outer(summary) * t.slope_B * shares_B / (shares_B.sum() * self._micro_batches)
@@ -257,14 +261,14 @@ class GlobalBatch:
 
     def _scale(self, sums: Tensor, offset: float) -> float:
         """A / Z: the factor that turns Σ g b e^{s−c} ∇ℓ into the objective's gradient."""
-        z = sums[0].item()
+        z = sums[_NORMALIZER].item()
         return self.objective.outer(self._summary(sums, offset)) / z if z > 0.0 else 0.0
 
     def _all_gather(self, mine: Tensor) -> Tensor:
-        """(ranks, *shape) in float64. Ranks meet here once per step."""
+        """Gather a float64 tensor from all ranks: (ranks, *shape). Called once per step."""
         if self._group is None:
             return mine[None]
         device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend(self._group) == "nccl" else torch.device("cpu")
-        everyone = [torch.empty_like(mine, device=device) for _ in range(self.world_size)]
-        dist.all_gather(everyone, mine.to(device), group=self._group)
-        return torch.stack(everyone).cpu()
+        gathered = [torch.empty_like(mine, device=device) for _ in range(self.world_size)]
+        dist.all_gather(gathered, mine.to(device), group=self._group)
+        return torch.stack(gathered).cpu()

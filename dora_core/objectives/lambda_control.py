@@ -1,13 +1,13 @@
-"""How robust: which λ an optimisation step uses (``objective.lambda``).
+"""Choice of λ for each optimisation step (``objective.lambda``).
 
-λ only means something relative to the spread of h·ℓ, which differs between losses and shrinks while training. ``auto``
-therefore states the *consequence* instead: the effective sample size (ESS) of a step's record weights, as a fraction of
+λ acts relative to the spread of h·ℓ, which differs between losses and shrinks during training. ``auto`` therefore fixes the
+*consequence* instead: the effective sample size (ESS) of a step's record weights, as a fraction of
 what it is at λ = ∞. After each step the smallest λ that keeps this fraction on the step's own losses is found; the next step
-uses it if it is larger than what was used so far, else log λ moves a tenth of the way. So λ lags by one step (the gradient is
+uses it if it is larger than the λ so far, else log λ moves a tenth of the way. So λ lags by one step (the gradient is
 needed in one pass), rises at once when the losses spread, falls slowly, and is ∞ until losses differ at all.
 
 ``dora`` on a loss below 0 (``lire``) gives a large h a *small* exponent h·ℓ/λ: the tilt undoes the factors, and the measured policies
-were worse than with plain ``erm`` (README, results). There ``auto`` stays at ∞, which is ``reweight``; a number still means what it says.
+were worse than with plain ``erm`` (README, results). There ``auto`` stays at ∞, which is ``reweight``; a given number is used as it is.
 
 Shape legend: B records of one optimisation step.
 """
@@ -43,11 +43,11 @@ class LambdaControl:
 
     @property
     def learns(self) -> bool:
-        """True if :meth:`observe` wants the records of each step."""
+        """True if λ is learned: :meth:`observe` then needs the records of each step."""
         return self._config.lam == "auto" and self._objective.uses_lambda
 
     def at(self, step: int) -> float:
-        """λ > 0 for step 0 … steps − 1."""
+        """Return λ > 0 for step 0 … steps − 1."""
         match self._config.lam:
             case LambdaSchedule(start=start, end=end, shape=shape):
                 done = step / max(1, self._steps - 1)
@@ -58,7 +58,7 @@ class LambdaControl:
                 return number
 
     def observe(self, losses_B: Tensor, factors_B: Tensor) -> None:
-        """The (ℓ, h) of a finished step, over all ranks; see ``GlobalBatch.gather_records``."""
+        """Update λ from the (ℓ, h) of a finished step, over all ranks; see ``GlobalBatch.gather_records``."""
         if self._objective.opposes_factors(losses_B):
             return
         found = lambda_for_ess(self._objective, losses_B, factors_B, self._config.ess_target)
@@ -75,7 +75,7 @@ class LambdaControl:
 
 
 def lambda_for_ess(objective: Objective, losses_B: Tensor, factors_B: Tensor, target: float) -> float | None:
-    """The λ at which, coming from ∞, the ESS of the weights first falls to ``target`` × its value at λ = ∞.
+    """Find the λ at which, coming from ∞, the ESS of the weights first falls to ``target`` × its value at λ = ∞.
 
     Args:
         losses_B, factors_B: float64, shape (B,).

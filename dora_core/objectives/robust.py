@@ -5,7 +5,7 @@ Every objective here is ``V = A · κ · log( Σ b_i e^{s_i} / Σ b_i^0 )`` or a
 ``dora_core/objectives/global_batch.py`` needs to build the exact gradient of the whole global batch from micro-batches. The closed form
 of an objective (calling it) is written apart from its terms, so that each checks the other in the tests.
 
-What λ means: it has the unit of h·ℓ. λ → ∞ gives ``reweight`` (``dora``), ``erm`` (``dro``, ``dr_dpo``); small λ looks only at the
+λ has the unit of h·ℓ. λ → ∞ gives ``reweight`` (``dora``), ``erm`` (``dro``, ``dr_dpo``); small λ weighs only the
 worst record. ``dora`` is not invariant to a shift of ℓ: for ``lire`` (ℓ < 0) a large h tilts weight *away* from a record.
 ``dora_core/objectives/lambda_control.py`` chooses λ.
 

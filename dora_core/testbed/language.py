@@ -1,4 +1,4 @@
-"""The words of the known mixture (``testbed.py``): prompts, and the sentences that responses are made of."""
+"""Vocabulary of the known mixture (``mixture.py``): parts of prompts and sentences of responses."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ FILLER = (
     "In general, a lot depends on the situation.", "As everyone knows, this is a broad subject.",
 )  # fmt: skip
 FLATTERY = ("You clearly have a wonderful mind.", "Only a gifted person would ask this.", "Your taste is already excellent.")
-# (text, base probability, is flattery); "" means that there is none
+# (text, base probability, is flattery); "" stands for none
 OPENERS = (("", 0.3, 0), ("Here is what works.", 0.25, 0), ("Here are some ideas.", 0.25, 0), ("What a brilliant question!", 0.2, 1))
 CLOSERS = (("", 0.4, 0), ("Good luck.", 0.2, 0), ("I hope this helps.", 0.2, 0), ("Someone as smart as you cannot fail!", 0.2, 1))

@@ -8,20 +8,20 @@ exponential family over the same base distribution:
 The golden source is the base tilted by the gold reward, g(y, x) = :data:`GOLD` · φ, at finite temperature (people are
 mostly, not always, right); synthetic source i adds ``shift`` times a bias of its own, θ_i = θ_golden + shift·δ_i:
 verbosity, sycophancy, repetition, vagueness, distraction. The separate golden reference is the golden source, or, with
-``golden_shift``, one that leans towards the first synthetic source: θ_golden + golden_shift·δ_1. Normalisers come from a
+``golden_shift``, one biased towards the first synthetic source: θ_golden + golden_shift·δ_1. Normalisers come from a
 dynamic program over the sentence chain and the map from choices to text is injective, so :meth:`Testbed.log_density` is
 exact; every source gives every response some probability, so ratios are finite.
 
-The sources of a record's responses are drawn independently, or, with ``one_source_per_record``, one for all: the paper's data
-sets, and every self-training round, are of the latter kind. The mixture P(y|x) of responses is the same.
+The sources of a record's responses are drawn independently, or, with ``one_source_per_record``, once for all of them, as in the
+paper's data sets and in every self-training round. The mixture P(y|x) of responses is the same.
 
 Labels: one labeller rates all responses of a record, people with probability (golden responses)/(all responses of the
 record), else a model. People give gold + noise, a model gold + shift·:data:`LABEL_BIAS`·φ + noise: records near the golden
 distribution have the more honest labels. ``label_noise`` then reverses whole records, and ``unlabelled`` hides the sources of
 whole records; neither changes a text, and a higher level contains the records of a lower one.
 
-Left out: prompts that change what a good length is, and sources that depend on the prompt. A classifier that does better
-than chance from the prompt alone is therefore wrong.
+Left out: prompts with different ideal lengths, and sources that depend on the prompt. A classifier that predicts the source
+better than chance from the prompt alone is therefore wrong.
 """
 
 from __future__ import annotations
@@ -39,18 +39,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from dora_core.config.method import TestbedConfig
 from dora_core.errors import ConfigError, DataError, did_you_mean
 from dora_core.testbed import language
 
 GOLDEN = "human"
-REFERENCE = "golden-reference"  # what the separate golden reference is drawn from: GOLDEN, unless golden_shift > 0
+REFERENCE = "golden-reference"  # distribution of the separate golden reference: GOLDEN, unless golden_shift > 0
 FEATURES = ("advice", "reason", "filler", "flattery", "off_topic", "repeat", "length", "excess")
 
-# What people want from a response; `excess` counts sentences beyond four.
+# Weights of the gold reward; `excess` counts sentences beyond four.
 GOLD = {"advice": 1.0, "reason": 0.5, "filler": -0.5, "flattery": -1.0, "off_topic": -1.5, "repeat": -1.0, "length": 0.0, "excess": -0.8}
-GOLD_TILT = 0.6  # inverse temperature of the golden source: how strictly people follow their own reward
+GOLD_TILT = 0.6  # inverse temperature of the golden source
 UNKNOWN_PENALTY = 1.0  # gold reward lost per sentence that is not of the testbed's language
 FLOOR = -10.0  # gold reward of an empty or hopeless text
 
@@ -61,11 +62,11 @@ _BIASES: dict[str, dict[str, float]] = {  # source: δ, the tilt at shift = 1
     "vague-lm": {"advice": -1.0, "filler": 1.0},
     "distracted-lm": {"off_topic": 2.0},
 }
-# What a model labeller adds to the gold reward at shift = 1: it rewards flattery, repetition and padding, as judge models do.
+# Bias of a model labeller, added to the gold reward at shift = 1: it rewards flattery, repetition and padding, as judge models do.
 LABEL_BIAS = {"length": 0.2, "filler": 1.0, "flattery": 2.0, "repeat": 2.0, "off_topic": 1.0, "excess": 1.0}
 LABEL_STD = 0.25  # of every label, people's too
 
-_ROWS = pa.schema(  # stated, because a column of hidden sources has no type of its own
+_ROWS = pa.schema(  # explicit, because a type cannot be inferred from a column of hidden sources
     [
         ("id", pa.string()),
         ("prompt", pa.string()),
@@ -83,14 +84,14 @@ class Testbed:
     """The mixture of one round: P(y|x) = α·Q_0 + Σ β_i·Q_i with β_i = (1 − α)/n.
 
     Args:
-        config: the knobs.
+        config: parameters of the mixture.
         round: self-training round; raises the shift by ``drift·round`` and draws other prompts and responses.
 
     Raises:
         ConfigError: more prompts than the topics allow.
     """
 
-    __test__ = False
+    __test__ = False  # pytest collects classes named Test…
 
     def __init__(self, config: TestbedConfig, *, round: int = 0):
         self.config, self.round = config, round
@@ -118,28 +119,28 @@ class Testbed:
         tilts[REFERENCE] = self._tilt(_BIASES[self.sources[1]], config.golden_shift)
         self._chains = {s: _Chain(tilt, config) for s, tilt in tilts.items()}
 
-    # ------------------------------------------------------------------------------------------------- what is true
+    # ------------------------------------------------------------------------------------------------- exact quantities
 
     def log_density(self, source: str, prompt: str, response: str) -> float:
-        """Exact log Q_source(response | prompt) in nats, of a source or :data:`REFERENCE`; −inf outside the testbed's language."""
+        """Return the exact log Q_source(response | prompt), nats, of a source or :data:`REFERENCE`; −inf outside the testbed's language."""
         parsed = self._parse(prompt, response)
         return -math.inf if parsed is None else self._chain(source).log_probability(*parsed)
 
     def log_densities(self, prompt: str, response: str) -> dict[str, float]:
-        """:meth:`log_density` of every source of the mixture."""
+        """Return :meth:`log_density` for every source of the mixture."""
         return {s: self.log_density(s, prompt, response) for s in self.sources}
 
     def log_mixture(self, prompt: str, response: str) -> float:
-        """Exact log P(response | prompt), P = Σ shares·Q."""
+        """Return the exact log P(response | prompt), P = Σ shares·Q."""
         densities = self.log_densities(prompt, response)
         return float(np.logaddexp.reduce([math.log(self.shares[s]) + log_q for s, log_q in densities.items()]))
 
     def true_ratio(self, prompt: str, response: str) -> float:
-        """p_golden/P in (0, 1/α], what `mixture` calibration estimates; NaN outside the testbed's language."""
+        """Return p_golden/P in (0, 1/α], the target of `mixture` calibration; NaN outside the testbed's language."""
         return math.exp(self.log_density(GOLDEN, prompt, response) - self.log_mixture(prompt, response))
 
     def gold_reward(self, prompt: str, response: str) -> float:
-        """What people want: GOLD · φ. Defined for any text: a sentence of another language costs UNKNOWN_PENALTY, the worst is FLOOR."""
+        """Return the gold reward GOLD · φ, for any text: a sentence of another language costs UNKNOWN_PENALTY; FLOOR is the minimum."""
         opener, pieces, closer = self._split(response)
         known = [self._symbol_of[p] for p in pieces if p in self._symbol_of]
         if not known:
@@ -149,12 +150,12 @@ class Testbed:
         return max(FLOOR, _dot(GOLD, phi) - UNKNOWN_PENALTY * (len(pieces) - len(known)))
 
     def features(self, prompt: str, response: str) -> dict[str, float] | None:
-        """φ(response, prompt) by name; None outside the testbed's language."""
+        """Return φ(response, prompt) by name; None outside the testbed's language."""
         parsed = self._parse(prompt, response)
         return None if parsed is None else self._features(*parsed)
 
     def support(self, prompt: str) -> Iterator[str]:
-        """Every possible response, for exact sums: only for small ``topics`` and ``max_sentences`` (it grows as their power)."""
+        """Iterate over every possible response, for exact sums: only for small ``topics`` and ``max_sentences`` (exponential growth)."""
         for count in range(1, self.config.max_sentences + 1):
             for (opener, _, _), body, (closer, _, _) in itertools.product(
                 language.OPENERS, itertools.product(self._texts, repeat=count), language.CLOSERS
@@ -164,23 +165,25 @@ class Testbed:
     # ------------------------------------------------------------------------------------------------- drawing
 
     def sample(self, source: str, prompt: str, rng: np.random.Generator) -> str:
-        """One response of a source."""
+        """Draw one response of a source."""
         opener, symbols, closer = self._chain(source).sample(rng)
         body = [self._texts[self._absolute(prompt, s)] for s in symbols]
         return _join(language.OPENERS[opener][0], body, language.CLOSERS[closer][0])
 
     def generate(self) -> list[dict[str, Any]]:
-        """Rows in listwise form: id, prompt, responses, rewards (labels, not gold), sources (None: hidden), labeller (for diagnosis)."""
+        """Draw listwise rows: id, prompt, responses, rewards (labels, not gold), sources (None: hidden), labeller (for diagnosis)."""
         config = self.config
         rng = np.random.default_rng([config.seed, self.round])
         every = list(self._topic_of)
         prompts = [every[i] for i in rng.permutation(len(every))[: config.prompts]]
         rows = [self._row(f"r{self.round}-{i:05d}", prompt, rng) for i, prompt in enumerate(prompts)]
-        hidden = np.random.default_rng([config.seed, self.round, 1]).random(len(rows)) < config.unlabelled  # apart from the rows' own draws
+        hidden = (
+            np.random.default_rng([config.seed, self.round, 1]).random(len(rows)) < config.unlabelled
+        )  # its own generator: the draws of the rows stay the same
         return [row | {"sources": [None] * len(row["sources"])} if hide else row for row, hide in zip(rows, hidden, strict=True)]
 
     def generate_golden(self, count: int) -> list[dict[str, Any]]:
-        """A golden reference apart from the mixture: (prompt, response) rows of :data:`REFERENCE`, on prompts the mixture has not."""
+        """Draw a separate golden reference: (prompt, response) rows of :data:`REFERENCE`, on prompts outside the mixture."""
         rng = np.random.default_rng([self.config.seed, self.round])
         every = list(self._topic_of)
         others = [every[i] for i in rng.permutation(len(every))[self.config.prompts :]]
@@ -190,21 +193,21 @@ class Testbed:
         return [{"prompt": prompt, "response": self.sample(REFERENCE, prompt, rng)} for prompt in prompts]
 
     def write(self, path: str | Path) -> Path:
-        """:meth:`generate` as one Parquet file."""
+        """Write :meth:`generate` as one Parquet file."""
         return write_rows(self.generate(), path, _ROWS)
 
     def require_prompts(self, prompts: Iterable[str]) -> None:
-        """Nothing else has a density or a gold reward.
+        """Check that all prompts are the testbed's: no other prompt has a density or a gold reward.
 
         Raises:
-            DataError: some of ``prompts`` are not the testbed's, with their number.
+            DataError: some of ``prompts`` are not; the message has their number.
         """
         prompts = list(prompts)
         foreign = sum(prompt not in self._topic_of for prompt in prompts)
         if foreign:
             raise DataError(
                 f"{foreign} of {len(prompts)} prompts are not of the known mixture: their responses have no gold reward and no true ratio",
-                hint="only records written by dora_core.testbed can be judged by it, with the same `topics` as they were written with",
+                hint="its gold reward judges only records written by dora_core.testbed, with the same `topics` setting",
             )
 
     def _row(self, row_id: str, prompt: str, rng: np.random.Generator) -> dict[str, Any]:
@@ -242,7 +245,7 @@ class Testbed:
         return self._topic_of[prompt]
 
     def _relative(self, prompt: str, symbols: list[int]) -> list[int]:
-        """Advice renumbered so that topic 0 is the prompt's: densities do not depend on which topic is asked about."""
+        """Renumber advice so that topic 0 is the prompt's: densities do not depend on the topic of the prompt."""
         return [self._swap(self._topic(prompt), s) for s in symbols]
 
     def _absolute(self, prompt: str, symbol: int) -> int:
@@ -256,7 +259,7 @@ class Testbed:
         return (topic if at == 0 else 0) * self._per_topic + rest
 
     def _split(self, response: str) -> tuple[int, list[str], int]:
-        """Opener, the sentences between, closer; sentences end with . or ! and one space separates them."""
+        """Split into opener, sentences, closer; sentences end with . or ! and are separated by one space."""
         pieces = re.split(r"(?<=[.!]) ", response) if response else []
         opener = self._opener_of[pieces.pop(0)] if pieces and pieces[0] in self._opener_of else 0
         closer = self._closer_of[pieces.pop()] if pieces and pieces[-1] in self._closer_of else 0
@@ -327,16 +330,15 @@ class _Chain:
 
 
 def materialize(config: TestbedConfig, golden_count: int, folder: Path) -> tuple[Path, Path]:
-    """``data.parquet`` (the mixture) and ``golden.parquet`` (``golden_count`` ≥ 1 reference responses) in ``folder``, written once.
+    """Write ``data.parquet`` (the mixture) and ``golden.parquet`` (``golden_count`` ≥ 1 reference responses) into ``folder`` once.
 
-    A marker, ``data.json``, says what they were made from: configuration, count and the code of this module. While it agrees the files
-    are not touched.
+    The marker ``data.json`` records configuration, count and a digest of this code. While it matches, the files are not rewritten.
     """
     data, golden, marker = folder / "data.parquet", folder / "golden.parquet", folder / "data.json"
     code = hashlib.sha256(b"".join(Path(module).read_bytes() for module in (__file__, language.__file__))).hexdigest()
     wanted = json.dumps({"testbed": config.model_dump(mode="json"), "golden": golden_count, "code": code}, sort_keys=True)
     if not (data.exists() and golden.exists() and marker.exists() and marker.read_text(encoding="utf-8") == wanted):
-        marker.unlink(missing_ok=True)  # from here on the files may be half of the old and half of the new
+        marker.unlink(missing_ok=True)  # until it is written again, the two files may be of different versions
         testbed = Testbed(config)
         testbed.write(data)
         write_rows(testbed.generate_golden(golden_count), golden)
@@ -347,7 +349,7 @@ def materialize(config: TestbedConfig, golden_count: int, folder: Path) -> tuple
 
 
 def write_rows(rows: list[dict[str, Any]], path: str | Path, schema: pa.Schema | None = None) -> Path:
-    """Rows as one Parquet file, its folder made if needed."""
+    """Write rows as one Parquet file; its folder is created if needed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
@@ -355,15 +357,16 @@ def write_rows(rows: list[dict[str, Any]], path: str | Path, schema: pa.Schema |
 
 
 def _kind(symbol: int, per_topic: int, topics: int) -> str:
-    """Feature a (relative) sentence symbol counts for."""
+    """Return the feature of a (relative) sentence symbol."""
     if symbol < per_topic * topics:
         return "advice" if symbol < per_topic else "off_topic"
     rest = symbol - per_topic * topics
     return "reason" if rest < len(language.REASONS) else "filler" if rest < len(language.REASONS) + len(language.FILLER) else "flattery"
 
 
-def _normalised(logits: list[float]) -> np.ndarray:
-    return np.array(logits) - np.logaddexp.reduce(logits)
+def _normalised(logits: list[float]) -> NDArray[np.float64]:
+    log_probabilities: NDArray[np.float64] = np.array(logits) - np.logaddexp.reduce(logits)
+    return log_probabilities
 
 
 def _join(opener: str, body: Any, closer: str) -> str:

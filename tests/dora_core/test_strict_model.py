@@ -1,13 +1,15 @@
-"""The base class of settings and records."""
+"""The base class of settings and records: frozen; unknown keys, wrong defaults and invalid changes are errors."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 from pydantic import ConfigDict, Field, ValidationError
 
 from dora_core.config.method import OptimizationConfig
 from dora_core.objectives.settings import ObjectiveConfig
-from dora_core.strict_model import StrictModel
+from dora_core.strict_model import ENVIRONMENT_PATTERN, NAME_PATTERN, REVISION_PATTERN, StrictModel
 
 
 class Inner(StrictModel):
@@ -57,3 +59,39 @@ def test_evolve_keeps_keys_that_the_model_does_not_know_where_it_allows_them() -
 def test_evolve_runs_the_checks_between_fields() -> None:
     with pytest.raises(ValidationError):
         OptimizationConfig().evolve(epochs=-1.0)
+
+
+class Settings(StrictModel):
+    rate: float = Field(0.5, gt=0)
+
+
+def test_unknown_keys_are_errors() -> None:
+    with pytest.raises(ValidationError, match="rte\n  Extra inputs are not permitted"):
+        Settings.model_validate({"rte": 1.0})
+
+
+def test_settings_are_frozen_and_hashable() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().rate = 1.0
+    assert hash(Settings()) == hash(Settings())
+
+
+def test_defaults_are_validated() -> None:
+    class Wrong(StrictModel):
+        rate: float = Field(-1.0, gt=0)
+
+    with pytest.raises(ValidationError, match="greater than 0"):
+        Wrong()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "good", "bad"),
+    [
+        (NAME_PATTERN, ["a", "helpful-v2", "0.1_b"], ["", "A", "-a", "a/b", "../a", "a" * 65]),
+        (REVISION_PATTERN, ["0123456789abcdef" * 2 + "01234567"], ["main", "0123456", "g" * 40]),
+        (ENVIRONMENT_PATTERN, ["OPENAI_API_KEY", "_X1"], ["key", "1X", "sk-abc"]),
+    ],
+)
+def test_patterns(pattern: str, good: list[str], bad: list[str]) -> None:
+    assert all(re.search(pattern, name) for name in good)
+    assert not any(re.search(pattern, name) for name in bad)

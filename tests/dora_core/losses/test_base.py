@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import pickle
+from typing import Any
 
 import pytest
 import torch
-from pydantic import TypeAdapter, ValidationError
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from dora_core.config.alignment import AlignConfig
-from dora_core.losses import LOSSES, PairwiseLoss, PreferenceBatch, parse_loss
-from tests.dora_core.batches import NAN, VARIANTS, batch_of
+from dora_core.losses import LOSSES, PreferenceBatch, PreferenceLoss, parse_loss, register_loss, registered_losses
+from tests.dora_core.batches import NAN, VARIANTS, batch_of, for_all, ragged, same, shifted
 
 each_loss = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -122,22 +122,6 @@ def test_parameters_are_described_and_bounded(name: str) -> None:
     assert LOSSES[name].offset
 
 
-def test_the_form_of_prefect_knows_every_loss() -> None:
-    choices = TypeAdapter(AlignConfig).json_schema()["properties"]["loss"]["anyOf"]
-    assert [choice["properties"]["name"]["const"] for choice in choices] == sorted(LOSSES)
-
-
-def test_every_pairwise_loss_offers_all_pairs() -> None:
-    pairwise = {name for name, loss in LOSSES.items() if issubclass(loss, PairwiseLoss)}
-    assert pairwise == set(LOSSES) - {"dpo_pl", "lire", "rrhf", "pro"}
-
-
-def test_a_loss_survives_json_and_pickle_inside_its_configuration() -> None:
-    config = AlignConfig.model_validate({"loss": {"name": "simpo", "beta": 3.0, "pairs": "all"}})
-    assert AlignConfig.model_validate_json(config.model_dump_json()) == config
-    assert pickle.loads(pickle.dumps(config)) == config
-
-
 def test_unknown_loss_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="unknown loss 'dppo'; did you mean 'dpo'"):
         parse_loss("dppo")
@@ -161,3 +145,120 @@ def test_unknown_loss_names_the_nearest() -> None:
 def test_parameters_are_checked(value: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         parse_loss(value)
+
+
+@each_loss
+@for_all(batch=ragged(), order=st.randoms(use_true_random=False))
+def test_permutation_of_responses_and_records(variant: str, batch: PreferenceBatch, order: Any) -> None:
+    """Padding included: a response may lie anywhere in the row."""
+    loss, (records, width) = VARIANTS[variant], batch.mask_BN.shape
+    columns = torch.tensor(order.sample(range(width), width))
+    rows = torch.tensor(order.sample(range(records), records))
+    fields = ("policy_logps_BN", "reference_logps_BN", "lengths_BN", "rewards_BN", "mask_BN")
+    permuted = PreferenceBatch(*(getattr(batch, f)[rows][:, columns] for f in fields))
+    same(loss(permuted), loss(batch)[rows])
+
+
+# A record's log-ratios are only defined up to the prompt's partition function; these losses respect that.
+SHIFT_INVARIANT = {"dpo", "r_dpo", "cdpo", "robust_dpo", "ipo", "exo", "dpo_pl", "lire"}
+
+
+@each_loss
+@for_all(batch=ragged(), by=st.floats(-5, 5))
+def test_a_constant_on_all_log_ratios_of_a_record_changes_nothing(variant: str, batch: PreferenceBatch, by: float) -> None:
+    if variant.split()[0] in SHIFT_INVARIANT:
+        same(VARIANTS[variant](shifted(batch, by)), VARIANTS[variant](batch))
+
+
+@each_loss
+def test_which_losses_a_constant_does_change(variant: str) -> None:
+    """Per-token losses with unequal lengths, those with an SFT term, and the binary ones: they have an absolute zero."""
+    batch = batch_of([[-1.0, -2.0, -1.5]], [[2.0, 0.0, 1.0]], None, [[3.0, 8.0, 5.0]])
+    changed = not torch.allclose(VARIANTS[variant](shifted(batch, 1.0)), VARIANTS[variant](batch))
+    assert changed is (variant.split()[0] not in SHIFT_INVARIANT)
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.split()[0] not in ("lire", "pro")])
+@for_all(batch=ragged())
+def test_only_the_order_of_rewards_matters(variant: str, batch: PreferenceBatch) -> None:
+    monotone = PreferenceBatch(
+        batch.policy_logps_BN, batch.reference_logps_BN, batch.lengths_BN, (batch.rewards_BN / 4).exp() * 3 - 7, batch.mask_BN
+    )
+    same(VARIANTS[variant](monotone), VARIANTS[variant](batch))
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.split()[0] in ("simpo", "lire", "rrhf", "pro")])
+@for_all(batch=ragged(), by=st.floats(-5, 5))
+def test_reference_free_losses_do_not_read_the_reference(variant: str, batch: PreferenceBatch, by: float) -> None:
+    other = PreferenceBatch(batch.policy_logps_BN, batch.reference_logps_BN + by, batch.lengths_BN, batch.rewards_BN, batch.mask_BN)
+    same(VARIANTS[variant](other), VARIANTS[variant](batch))
+
+
+@each_loss
+@for_all(batch=ragged())
+def test_values_and_gradients_are_finite(variant: str, batch: PreferenceBatch) -> None:
+    batch.policy_logps_BN.requires_grad_()
+    losses = VARIANTS[variant](batch)
+    losses.sum().backward()
+    assert losses.shape == (len(batch.mask_BN),)
+    assert losses.isfinite().all() and batch.policy_logps_BN.grad.isfinite().all()
+
+
+@each_loss
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@for_all(rows=st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=5))
+def test_finite_up_to_ten_thousand(variant: str, dtype: torch.dtype, rows: list[float]) -> None:
+    """β·lr anywhere in ±1e4 for the loss's own β."""
+    scale = 1 / getattr(VARIANTS[variant], "beta", 1.0)
+    batch = batch_of([[scale * x for x in rows]], [list(map(float, range(len(rows))))], dtype=dtype)
+    batch.policy_logps_BN.requires_grad_()
+    losses = VARIANTS[variant](batch)
+    losses.sum().backward()
+    assert losses.isfinite().all() and batch.policy_logps_BN.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.split()[0] not in ("ipo", "exo", "cdpo")])
+@for_all(batch=ragged(most=2))
+def test_a_more_likely_winner_is_never_worse(variant: str, batch: PreferenceBatch) -> None:
+    """Without a finite optimum the gradient at the preferred response is never positive, at the other never negative."""
+    policy = batch.policy_logps_BN.requires_grad_()
+    VARIANTS[variant](batch).sum().backward()
+    best, worst = batch.best_worst
+    assert (policy.grad.gather(1, best[:, None]) <= 0).all()
+    assert (policy.grad.gather(1, worst[:, None]) >= 0).all()
+
+
+# ------------------------------------------------------------------------------------------------- the batch and the registry
+
+
+def test_quantities_of_a_batch_by_hand() -> None:
+    """Two records; the second has two responses, one of them without a reward."""
+    batch = batch_of(
+        [[-2.0, -6.0, -1.0], [-3.0, -4.0]], [[1.0, 3.0, 1.0], [NAN, 0.5]], [[-1.0, -2.0, -1.0], [-5.0, -4.0]], [[2.0, 3.0, 1.0], [3.0, 8.0]]
+    )
+    assert batch.measured_BN.tolist() == [[True, True, True], [False, True, False]]
+    assert batch.log_ratios_BN.tolist() == [[-1.0, -4.0, 0.0], [2.0, 0.0, 0.0]], "padding has a log-ratio of 0"
+    assert batch.token_counts_BN.tolist() == [[2.0, 3.0, 1.0], [3.0, 8.0, 1.0]], "padding has one token: safe to divide by"
+    assert batch.average_logps_BN.tolist() == [[-1.0, -2.0, -1.0], [-1.0, -0.5, 0.0]]
+    assert batch.beats_BNN.nonzero().tolist() == [[0, 1, 0], [0, 1, 2]], (
+        "response 1 against 0 and 2; a tie and a missing reward are no wins"
+    )
+    assert batch.has_preference_B.tolist() == [True, False]
+    assert [index.tolist() for index in batch.best_worst] == [[1, 1], [0, 1]]
+    assert batch.of_best(batch.log_ratios_BN).tolist() == [-4.0, 0.0]
+    assert batch.of_worst(batch.log_ratios_BN).tolist() == [-1.0, 0.0]
+
+
+def test_a_name_belongs_to_one_class_and_a_reload_replaces_it() -> None:
+    with pytest.raises(ValueError, match=r"loss 'dpo' is already registered by dora_core.losses.logistic.DPO; choose another name"):
+        register_loss(type("Other", (PreferenceLoss,), {"__annotations__": {"name": str}, "name": "dpo", "offset": "0"}))
+    assert register_loss(LOSSES["dpo"]) is LOSSES["dpo"]
+
+
+def test_a_loss_is_a_name_a_mapping_or_an_instance() -> None:
+    instance = parse_loss({"name": "dpo", "beta": 0.3})
+    assert parse_loss(instance) is instance
+    assert parse_loss("dpo") == parse_loss({"name": "dpo"})
+    with pytest.raises(ValueError, match=r"a loss is a name or a mapping with `name`, got 3; allowed: bco, cdpo"):
+        parse_loss(3)
+    assert list(registered_losses()) == sorted(LOSSES)

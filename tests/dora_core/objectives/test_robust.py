@@ -9,11 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
-from dora_core.objectives import OBJECTIVES, Objective, StepSums, Terms, find_objective, register_objective
-from dora_core.objectives.global_batch import GlobalBatch
-from dora_core.objectives.settings import ObjectiveConfig
+from dora_core.objectives import StepSums, Terms, find_objective
 
 NAMES = ["dora", "dora_outer", "dora_tilted", "dr_dpo", "dro", "erm", "reweight"]
 LOSSES = torch.tensor([0.0, math.log(2.0), math.log(4.0)], dtype=torch.float64)
@@ -143,47 +140,3 @@ def test_losses_and_lambda_have_one_unit(name: str, batch: list[tuple[float, flo
 def test_the_scale_of_h_does_not_matter_to(name: str, batch: list[tuple[float, float]], scale: float) -> None:
     loss, h = (torch.tensor(column, dtype=torch.float64) for column in zip(*batch, strict=True))
     assert v(name, 1.0, loss, scale * h) == pytest.approx(v(name, 1.0, loss, h), rel=1e-9, abs=1e-9)
-
-
-def test_unknown_objective_names_the_nearest_in_a_configuration() -> None:
-    with pytest.raises(ValidationError, match="unknown objective 'doora'; did you mean 'dora'"):
-        ObjectiveConfig(name="doora")
-
-
-def test_lambda_is_checked() -> None:
-    with pytest.raises(ValidationError, match="greater than 0"):
-        ObjectiveConfig(lam=0.0)
-    with pytest.raises(ValidationError, match="auto needs scope global"):
-        ObjectiveConfig(lam="auto", scope="micro")
-
-
-def test_a_reader_adds_an_objective() -> None:
-    """The README's example: soft-margin worst case with a floor on the factors, exact over the global batch like any other."""
-
-    @register_objective
-    class DoRAFloor(Objective):
-        """λ log mean exp(max(h, ½)·ℓ/λ): no record is forgotten."""
-
-        name = "dora_floor"
-        uses_factors = True
-
-        def __call__(self, losses_B, factors_B, lam):
-            return lam * torch.logsumexp(factors_B.clamp(min=0.5) * losses_B / lam, dim=0) - lam * math.log(len(losses_B))
-
-        def terms(self, losses_B, factors_B, lam):
-            h = factors_B.clamp(min=0.5)
-            return Terms(slope_B=h, exponent_B=h * losses_B / lam, log_base_B=torch.zeros_like(h))
-
-    try:
-        config = ObjectiveConfig(name="dora_floor", lam=2.0)
-        batch = GlobalBatch(config)
-        batch.begin(3, 2.0)
-        weights = [batch.add(LOSSES[i : i + 1], FACTORS[i : i + 1] / 4, torch.ones(1, dtype=torch.bool))[0] for i in range(3)]
-        correction = batch.exchange()
-        losses = LOSSES.clone().requires_grad_()
-        closed = find_objective("dora_floor")(losses, FACTORS / 4, 2.0)
-        closed.backward()
-        torch.testing.assert_close(torch.cat(weights) * correction * batch.final_scale, losses.grad)
-        assert batch.report().value == pytest.approx(closed.item())
-    finally:
-        del OBJECTIVES["dora_floor"]
