@@ -15,11 +15,12 @@ import re
 import sys
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+
+from dora_core.data.problems import Problem, Reason
 
 SCHEMA_VERSION = 2  # 2: task
 ROLES = ("system", "user", "assistant", "tool")
@@ -50,34 +51,6 @@ GOLDEN_SCHEMA = pa.schema(
 QUARANTINE_SCHEMA = pa.schema(
     [("file", pa.string()), ("row", pa.int64()), ("field", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
 )
-
-
-class Reason(StrEnum):
-    """Why a row is in quarantine: the machine code in ``quarantine.parquet`` and in the stage's facts."""
-
-    UNPARSABLE = "unparsable"  # not JSON, or bytes that are not UTF-8
-    WRONG_TYPE = "wrong_type"
-    EMPTY_PROMPT = "empty_prompt"
-    PROMPT_MISMATCH = "prompt_mismatch"  # responses that are whole conversations disagree on the prompt
-    MISSING_RESPONSE = "missing_response"  # null
-    EMPTY_RESPONSE = "empty_response"  # white space only
-    IDENTICAL_PAIR = "identical_pair"  # chosen equals rejected: the label contradicts itself
-    TOO_FEW_RESPONSES = "too_few_responses"
-    TOO_MANY_RESPONSES = "too_many_responses"
-    TEXT_TOO_LONG = "text_too_long"
-    LONE_SURROGATE = "lone_surrogate"  # half a UTF-16 pair: cannot be written as UTF-8
-    LENGTH_MISMATCH = "length_mismatch"
-    NONFINITE_REWARD = "nonfinite_reward"
-    UNKNOWN_SOURCE = "unknown_source"
-    DUPLICATE_ID = "duplicate_id"
-
-
-class Problem(NamedTuple):
-    """One thing wrong with one field. ``detail`` is short and never quotes a text."""
-
-    field: str
-    reason: Reason
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
