@@ -164,6 +164,11 @@ class Settings(BaseSettings):
         return self.root / "ray"
 
     @property
+    def fingerprints(self) -> Path:
+        """Memory of the inputs' checksums on this machine; deleting it costs a read of each file."""
+        return self.root / "fingerprints.json"
+
+    @property
     def services_file(self) -> Path:
         return self.root / "services.json"
 

@@ -1,6 +1,6 @@
-"""How good the source classifiers are, judged on out-of-fold predictions only.
+"""Diagnostics of the source classifiers, on out-of-fold predictions only.
 
-Beside AUC, log-loss and calibration error, three cheap questions about *what* a classifier reads:
+Beside AUC, log-loss and calibration error, three cheap checks of the cues that a classifier uses:
 
 - *prompt only*: the AUC of a hashed n-gram model that sees the prompt alone, cross-fitted on the same folds. High where a source
   answers other prompts than people do; the ratio then compares prompts, not responses.
@@ -34,7 +34,7 @@ PROMPT_PENALTY, PROMPT_TOKENS = 5.0, 256
 FAMILY_LEVEL = 0.05
 
 
-# -------------------------------------------------------------------------------------------------------- measures of one
+# ---------------------------------------------------------------------------------------------------------- one head
 
 
 def auc(scores: Floats, golden: NDArray[np.bool_], weights_BN: Floats | None = None) -> Floats:
@@ -53,7 +53,8 @@ def auc(scores: Floats, golden: NDArray[np.bool_], weights_BN: Floats | None = N
     below_BG = np.cumsum(negative_BG, axis=1) - negative_BG
     wins = (positive_BG * (below_BG + 0.5 * negative_BG)).sum(axis=1)
     pairs = positive_BG.sum(axis=1) * negative_BG.sum(axis=1)
-    return np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    values: Floats = np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    return values
 
 
 def auc_resamples(scores: Floats, golden: NDArray[np.bool_], prompts: NDArray[np.uint64], seed: int = 0) -> Floats:
@@ -79,8 +80,8 @@ def auc_interval(resamples: Floats) -> tuple[float, float]:
 def family_interval(value: float, resamples: Floats, heads: int) -> tuple[float, float]:
     """Normal interval of an AUC at level 1 − 5 %/S (Bonferroni), with the bootstrap's standard error.
 
-    A head counts as told apart from golden if this lies above ½. If none of S sources differs, some head does so wrongly with a
-    probability of at most 2.5 % (about: the error of the bootstrap is not in it), however many heads there are.
+    A head counts as distinguished from golden (``told_apart``) if this lies above ½. If none of S sources differs, the probability that
+    some head does so is at most 2.5 % for any number of heads (about: the error of the bootstrap is not in it).
     """
     spread = NormalDist().inv_cdf(1 - FAMILY_LEVEL / (2 * heads)) * float(np.std(resamples)) if len(resamples) else float("nan")
     return value - spread, value + spread
@@ -120,13 +121,13 @@ def prompt_only_logits(examples: Examples, heads: int, tokenizer: PreTrainedToke
     return out
 
 
-# ------------------------------------------------------------------------------------------------------------ all of them
+# ------------------------------------------------------------------------------------------------------------- all heads
 
 
 def diagnose(
     examples: Examples, sources: Sequence[str], logits_NS: Floats, scaling: Sequence[Scaling], prompt_NS: Floats
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The table of ``result.json`` by source, and warnings for people. Undefined measures are ``None``.
+    """The table of ``result.json`` by source, and warnings in words. Undefined measures are ``None``.
 
     Args:
         logits_NS: out-of-fold logits before scaling.
@@ -171,10 +172,12 @@ def diagnose(
 def _warnings(source: str, facts: dict[str, Any]) -> list[str]:
     found, reached = [], facts["auc"]
     if facts["n"] < 50:
-        found.append(f"{source}: only {facts['n']} training responses; its ratio is a guess")
+        found.append(f"{source}: only {facts['n']} training responses; its ratio is unreliable")
     if not facts["told_apart"]:
         interval = f"[{facts['auc_family_low']:.2f}, {facts['auc_family_high']:.2f}]"
-        found.append(f"{source}: cannot be told from golden (AUC {reached:.2f}, family-wise interval {interval}); its ratio counts as 1")
+        found.append(
+            f"{source}: cannot be distinguished from golden (AUC {reached:.2f}, family-wise interval {interval}); its ratio counts as 1"
+        )
     if facts["prompt_only_auc"] > max(0.6, reached - 0.05):
         within = f"on one and the same prompt it reaches {facts['within_prompt_auc']:.2f}"
         found.append(f"{source}: the prompt alone reaches AUC {facts['prompt_only_auc']:.2f} of {reached:.2f}; {within}")

@@ -1,6 +1,6 @@
-"""Fitting one fold's source classifier: the wide part to its optimum, then the deep part on what that leaves over.
+"""Fitting one fold's source classifier: the wide part to its optimum, then the deep part on the residual.
 
-Why it is done in this order, and what keeps the estimates honest, is in ``classifier.py``.
+The reasons for this order, and for the honesty of the estimates, are in ``model.py``.
 
 Legend: N rows, S heads (synthetic sources), V validation rows.
 """
@@ -37,7 +37,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class FoldFit:
-    """One fitted fold: its out-of-fold logits, unscaled, and how the fit went. ``curve`` starts with the wide part alone (step 0)."""
+    """One fitted fold: its out-of-fold logits, unscaled, and the losses of the fit. ``curve`` starts with the wide part alone (step 0)."""
 
     fold: int
     logits_NS: NDArray[np.float64]
@@ -105,7 +105,7 @@ def fit_fold(
         alone, recent = best, []
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         rng = np.random.default_rng([config.seed, fold])
-        # Without validation rows (a handful of prompts) nothing could tell whether the deep part helps.
+        # Without validation rows (a handful of prompts) the gain of the deep part cannot be measured.
         order = _epochs(lengths, fitting, config, rng) if len(check) else []
         budget = inference_budget(model, config.batch_tokens)
         every = max(1, math.ceil(len(order) / math.ceil(CHECKS_PER_EPOCH * config.epochs)))
@@ -117,7 +117,7 @@ def fit_fold(
                 deep = model(collate(rows[batch_rows], encode.pad, device))
             loss = losses(batch_rows, deep).mean()
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             recent.append(loss.detach())
@@ -131,8 +131,10 @@ def fit_fold(
                 if stale == PATIENCE:
                     break
     gain = alone - best
-    kept = best_weights is not None and bool(gain.mean() > KEEP_ERRORS * gain.std() / math.sqrt(len(gain)))
-    model.load_state_dict(best_weights if kept else untrained)
+    if best_weights is not None and not bool(gain.mean() > KEEP_ERRORS * gain.std() / math.sqrt(len(gain))):
+        best_weights = None
+    kept = best_weights is not None
+    model.load_state_dict(untrained if best_weights is None else best_weights)
     save_fold(model, folder)
     scored = rows[np.flatnonzero(held_out)]
     logits_NS = wide_logits(model.wide, scored)

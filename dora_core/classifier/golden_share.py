@@ -1,8 +1,8 @@
 """The golden share among unlabelled responses: mixture proportion estimation with golden rows as positives.
 
 Unlabelled rows are U = a·Q_0 + (1 − a)·Q'. From samples of Q_0 and U alone a is *not identified*: any part of Q' that looks golden may
-be called golden. What is identified is the largest share that the data allow, a⁺ = min U/Q_0 ≥ a, with equality only if some
-responses are written by people alone (Blanchard, Lee & Scott 2010, "irreducibility"). a⁺ is what is estimated here and named so.
+be called golden. Identified is the largest share that the data allow, a⁺ = min U/Q_0 ≥ a, with equality only if some
+responses are written by people alone (Blanchard, Lee & Scott 2010, "irreducibility"). This module estimates a⁺ and calls it so.
 
 The factor h does not suffer: it needs w_u = Q_0/U, whose maximum is 1/a⁺ by definition, and no a. Only the reported α and the
 posterior a·w_u of a row being golden are upper bounds.

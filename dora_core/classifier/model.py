@@ -1,24 +1,24 @@
 """Source classifiers: c_i(x, y) = P(golden | x, y) on golden ∪ source i, for every synthetic source at once.
 
-The logit of head i is the sum of two parts, each fitted as what it is:
+The logit of head i is the sum of two parts, each fitted by the method that suits it:
 
-- *wide* (``classifier_wide.py``): hashed n-grams of the response and surface statistics of its text, a convex problem solved to its
-  optimum with a cross-validated penalty. This is what a few thousand short texts can teach.
+- *wide* (``wide.py``): hashed n-grams of the response and surface statistics of its text, a convex problem solved to its optimum with a
+  cross-validated penalty. A few thousand short texts suffice for it.
 - *deep*: one shared encoder, mean-pooled over the response's tokens, with one linear head per source: one forward pass gives all
-  logits. It starts at 0 and is trained on what the wide part leaves over: its offset is the wide part's cross-validated logit, because
+  logits. It starts at 0 and is trained on the wide part's residual: its offset is the wide part's cross-validated logit, because
   the logits of rows it was fitted on look better than they are. It is kept only if it lowers the log-loss of the validation slice
   by more than two standard errors; a fold without it scores without running the encoder.
 
 ("Wide & deep", Cheng et al. 2016; fitted one after the other, as in boosting.)
 
-What makes the estimates honest:
+The estimates are honest because of:
 
 - *Training counts.* Golden rows are positives of every head, rows of source i negatives of head i only, unweighted within a
   head. So c_i is the posterior under N_golden and N_i, and γ_i = N_i/N_golden undoes exactly that.
 - *Cross-fitting.* Fold k's model never saw a prompt of fold k, and scores that fold; penalties and early stopping are decided on
   the *other* folds' prompts. Evaluation prompts take no part. (The tiny tokenizer's vocabulary is built on the training texts
   of all folds; it holds no labels.)
-- *Scaling.* A temperature or an isotonic map per head, fitted on out-of-fold logits (``classifier_scaling.py``).
+- *Scaling.* A temperature or an isotonic map per head, fitted on out-of-fold logits (``scaling.py``).
 
 Legend: N rows, S heads (synthetic sources), L tokens, T response tokens of all rows, H width.
 
@@ -52,8 +52,8 @@ LAYERS_AS_BERT = {"bert", "roberta", "xlm-roberta", "camembert", "electra"}
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled rows. ``head_N`` is the index of the row's source, or :data:`GOLDEN`; ``prompt_hash_N`` and ``fold_N`` say whose
-    prompt it is. A slice of it is ``examples[mask]``."""
+    """Labelled rows. ``head_N`` is the index of the row's source, or :data:`GOLDEN`; ``prompt_hash_N`` and ``fold_N`` identify its
+    prompt. A slice is ``examples[mask]``."""
 
     prompts: Sequence[str]
     responses: Sequence[str]
@@ -127,7 +127,7 @@ class PairEncoder:
         return Encoded(Ragged.of(tokens), start_N, surface_statistics(prompts, responses))
 
     def _before(self, prompt: list[int]) -> list[int]:
-        """What stands before the response. (A slice from −0 would be the whole prompt.)"""
+        """The tokens before the response. (A slice from −0 would be the whole prompt.)"""
         return [self.cls, *(prompt[-self._prompt :] if self._prompt else []), self.sep]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
@@ -157,7 +157,7 @@ def collate(rows: Encoded, pad: int, device: torch.device) -> Batch:
 
 
 class SourceClassifier(nn.Module):
-    """Logits (N, S) of golden against each source, before scaling: the deep part is called, ``wide`` holds the other.
+    """Logits (N, S) of golden against each source, before scaling: ``forward`` is the deep part, ``wide`` holds the wide one.
 
     Args:
         encoder: any Hugging Face encoder with ``last_hidden_state``.
@@ -173,13 +173,14 @@ class SourceClassifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.head(self.dropout(self._mean_of_response(batch))).float()
+        logits_NS: Tensor = self.head(self.dropout(self._mean_of_response(batch)))
+        return logits_NS.float()
 
     def _mean_of_response(self, batch: Batch) -> Tensor:
         """The last hidden states' mean over each response, (N, H)."""
         inputs = {"input_ids": batch.ids, "attention_mask": batch.attention.long()}
         if self.training or self.encoder.config.model_type not in LAYERS_AS_BERT:
-            hidden_NLH = self.encoder(**inputs).last_hidden_state
+            hidden_NLH: Tensor = self.encoder(**inputs).last_hidden_state
             inside = batch.response[..., None].to(hidden_NLH.dtype)
             return (hidden_NLH * inside).sum(dim=1) / inside.sum(dim=1)
         # After its attention the last layer works token by token, and a prompt's tokens are not pooled: leave them out.

@@ -1,4 +1,4 @@
-"""From a head's raw logits to calibrated ones, fitted on out-of-fold logits: a temperature, or isotonic regression.
+"""Scaling of a head's raw logits to calibrated ones, fitted on out-of-fold logits: a temperature, or isotonic regression.
 
 *Isotonic* (Zadrozny & Elkan 2002) is the monotone map with the lowest log-loss, found by pool-adjacent-violators. Smoothing rule: one
 golden pseudo-row below all logits and one other pseudo-row above all, so no block is pure and c stays in (0, 1); the map is then
@@ -75,7 +75,8 @@ def isotonic(logits: Floats, golden: NDArray[np.bool_]) -> tuple[Floats, Floats]
     for n, p, value in zip(count, positive, values, strict=True):
         block = (n, p, n * value)
         while blocks and blocks[-1][1] * block[0] >= block[1] * blocks[-1][0]:  # share before ≥ share here
-            block = tuple(a + b for a, b in zip(blocks.pop(), block, strict=True))  # type: ignore[assignment]
+            before = blocks.pop()
+            block = (before[0] + block[0], before[1] + block[1], before[2] + block[2])
         blocks.append(block)
     n_B, p_B, sum_B = np.array(blocks).T
     return sum_B / n_B, p_B / n_B

@@ -1,15 +1,15 @@
 """Fitted source classifiers on disk, and the scoring pass.
 
-Rows are scored fold by fold, by the model that never saw their prompt. What Python and the tokenizer do for the next chunk of rows
-runs in a thread while the encoder computes the current one. On a GPU that hides what of it releases the interpreter's lock
-(several actors per GPU, ``execution.gpus_per_worker`` < 1, hide the rest); on a CPU there is little to hide, 1 % beside six layers.
-The encoder sees batches of rows of similar length, one forward pass for all heads, in bfloat16 on a GPU and float32 on a CPU; where the
-GPU's memory does not hold a batch, smaller ones from then on.
+Rows are scored fold by fold, by the model that never saw their prompt. Tokenisation and the wide part of the next chunk of rows run in
+a thread while the encoder computes the current one. On a GPU that hides the part that releases the interpreter's lock (several actors
+per GPU, ``execution.gpus_per_worker`` < 1, hide the rest); on a CPU there is little to hide, 1 % beside six layers.
+The encoder sees batches of rows of similar length, one forward pass for all heads, in bfloat16 on a GPU and float32 on a CPU; after a batch that
+does not fit into the GPU's memory, smaller ones.
 
 On a CPU the activations of a batch should stay in the cache: beyond :data:`CPU_BATCH` numbers per layer GELU and the residuals run at
 memory speed (measured, 6 × 384 on one core of an AMD EPYC: 512 tokens 87, 2,048 79, 16,384 55 GFLOP/s of the 105 of a matmul).
 
-What is not done: an encoder is bidirectional, so responses to one prompt cannot share its computation.
+Left out: sharing a prompt's computation among its responses, which a bidirectional encoder does not allow.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from dora_core.classifier.model import Encoded, PairEncoder, SourceClassifier, collate
@@ -36,10 +37,11 @@ from dora_core.config.method import ClassifierConfig
 from dora_core.models.batching import TokenBudget, in_batches
 
 META, HEADS, TOKENIZER = "meta.json", "heads.safetensors", "tokenizer"
-CHUNK_ROWS = 4096  # of one fold: what is tokenised ahead
+CHUNK_ROWS = 4096  # rows of one fold that are tokenised ahead
 CPU_BATCH = 200_000  # tokens × hidden width of a batch on a CPU
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 # ---------------------------------------------------------------------------------------------------------- save, load
@@ -47,7 +49,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 @dataclass(frozen=True)
 class Meta:
-    """``meta.json``: what a fitted classifier needs besides weights. Lists are by head; ``golden_sources`` are patterns."""
+    """``meta.json``: all that a fitted classifier needs besides weights. Lists are by head; ``golden_sources`` are patterns."""
 
     sources: list[str]
     golden_sources: list[str]
@@ -58,12 +60,14 @@ class Meta:
 
 
 def save_meta(folder: Path, tokenizer: PreTrainedTokenizerBase, meta: Meta) -> None:
+    """Write the tokenizer and ``meta.json``."""
     tokenizer.save_pretrained(folder / TOKENIZER)
     content = vars(meta) | {"scaling": [scaling.model_dump() for scaling in meta.scaling]}
     (folder / META).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_meta(folder: Path) -> Meta:
+    """Read ``meta.json`` of :func:`save_meta`."""
     content = json.loads((folder / META).read_text(encoding="utf-8"))
     return Meta(**content | {"scaling": [Scaling.model_validate(scaling) for scaling in content["scaling"]]})
 
@@ -115,7 +119,7 @@ class FittedClassifiers:
         batch_tokens: padded tokens per forward pass at most; see :func:`inference_budget`.
 
     Attributes:
-        budget: how many of them memory holds.
+        budget: the padded tokens per forward pass that memory holds.
     """
 
     def __init__(self, folder: Path, *, batch_tokens: int, device: torch.device | None = None):
@@ -155,7 +159,7 @@ class FittedClassifiers:
 
 
 def one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """``map`` with one result computed ahead, in a thread, while the caller uses the last. An exception is raised in its result's turn."""
+    """``map`` that computes one result ahead, in a thread, while the caller uses the last. An exception is raised in its result's turn."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as pool:
         due: Future[Result] | None = None
         for item in items:
@@ -169,11 +173,12 @@ def one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iter
 
 def wide_logits(wide: WideModel, rows: Encoded) -> NDArray[np.float64]:
     """Logits (N, S) of the wide part."""
-    return wide(rows.responses, rows.surface_NF).double().numpy()
+    logits_NS: Tensor = wide(rows.responses, rows.surface_NF)
+    return logits_NS.double().numpy()
 
 
 def inference_budget(model: SourceClassifier, tokens: int) -> TokenBudget:
-    """``tokens`` padded tokens per batch at most, on a CPU no more than :data:`CPU_BATCH` allows."""
+    """A budget of ``tokens`` padded tokens per batch, on a CPU no more than :data:`CPU_BATCH` allows."""
     cached = CPU_BATCH // model.head.in_features
     return TokenBudget(min(tokens, cached) if model.head.weight.device.type == "cpu" else tokens)
 

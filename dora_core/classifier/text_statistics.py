@@ -1,9 +1,9 @@
-"""Surface statistics of a response: what can be counted in a text without a model of its language.
+"""Surface statistics of a response: counts that need no model of its language.
 
 A few thousand responses teach an encoder little about repetition, length or layout, and n-grams never see that a sentence came
-twice; yet these are what synthetic text is known by (Gehrmann et al. 2019, *GLTR*; Holtzman et al. 2020 on repetition; Singhal et
-al. 2023 on length). Everything here is plain counting over words (``\\w+``), sentences (split at . ! ? 。！？… and line breaks) and
-characters, so it needs no language; a script without spaces has one long "word" per clause, and its word statistics say less.
+twice; yet these are known marks of synthetic text (Gehrmann et al. 2019, *GLTR*; Holtzman et al. 2020 on repetition; Singhal et
+al. 2023 on length). All are plain counts over words (``\\w+``), sentences (split at . ! ? 。！？… and line breaks) and
+characters, so it needs no language; a script without spaces has one long "word" per clause, and its word statistics are less informative.
 
 :class:`SurfaceBasis` turns the statistics into regressors. A source that tilts golden by exp(θ·x) has a log-ratio linear in the count
 x; others saturate or set in past a threshold. So each statistic enters as x and log(1 + x), and lengths also as hinges
@@ -120,7 +120,7 @@ def _repeated(words: list[str]) -> list[int]:
 
 
 def _character_counts(texts: Sequence[str]) -> dict[str, Floats]:
-    """How often each of ``_CHARACTERS`` occurs in each text; a pattern sees every distinct character once."""
+    """Counts of each of ``_CHARACTERS`` in each text; a pattern is applied once to every distinct character."""
     code = np.frombuffer("".join(texts).encode("utf-32-le"), dtype=np.uint32)
     present = np.flatnonzero(np.bincount(code))
     kind = {name: np.array([pattern.match(chr(c)) is not None for c in present], dtype=bool) for name, pattern in _CHARACTERS.items()}

@@ -2,7 +2,7 @@
 
 The log-ratio of two texts' densities adds up over what they contain whenever one source is an exponential tilt of the other, so
 logits here are *sums* over n-grams (no normalisation by length) plus a linear function of the surface statistics
-(``dora_core/classifier/text_statistics.py``). A penalised logistic regression on a few thousand rows is convex and costs a second;
+(``text_statistics.py``). A penalised logistic regression on a few thousand rows is convex and costs a second;
 stochastic steps on it stop far from the optimum.
 
 Per head i, over the rows of golden ∪ source i:  Σ BCE(A·θ + b, golden) + λ_i/2·‖θ‖²,  minimised by L-BFGS over all heads at once. Each
@@ -10,7 +10,7 @@ Per head i, over the rows of golden ∪ source i:  Σ BCE(A·θ + b, golden) + �
 difference) of the lowest (Breiman et al. 1984, §3.4.3). Few rows therefore mean a strong penalty, and without signal the logit is
 near the constant log(N_golden/N_i).
 
-Legend: N rows, S heads, D columns of the design (n-gram buckets in use, then surface regressors), F, B as in ``surface.py``.
+Legend: N rows, S heads, D columns of the design (n-gram buckets in use, then surface regressors), F, B as in ``text_statistics.py``.
 Left out: n-grams that occur in a single fitting row (nothing to learn from), interactions, and pretrained word vectors.
 """
 
@@ -30,7 +30,7 @@ from dora_core.models.ragged import Ragged
 Floats = NDArray[np.float64]
 BUCKETS = 2**16
 PRIMES = (1, 1_000_003, 998_244_353)
-# Weight of a 1-, 2-, 3-gram count beside a standardised regressor: with one λ for all, what is rare and many is shrunk more.
+# Weight of a 1-, 2-, 3-gram count beside a standardised regressor: with one λ for all, rare and numerous n-grams are shrunk more.
 ORDER_WEIGHT = (0.3, 0.15, 0.15)
 PENALTIES = (5000.0, 1500.0, 500.0, 150.0, 50.0, 15.0, 5.0, 1.5)
 PATIENCE = 2  # penalties in a row without a better head before the path ends
@@ -125,7 +125,7 @@ class Design:
             return loss + 0.5 * ((penalty_S * weights.square()).sum() + BIAS_PENALTY * bias.square().sum())
 
         with torch.no_grad():
-            optimizer.step(closure)
+            optimizer.step(closure)  # type: ignore[no-untyped-call]
         return theta
 
     def logits(self, theta: Tensor) -> Tensor:
@@ -133,12 +133,16 @@ class Design:
 
 
 class WideModel(nn.Module):
-    """Rows → logits (N, S) by the fitted log-linear model; all constants are buffers, so they are saved with the heads.
+    """The fitted log-linear model, rows → logits (N, S); all constants are buffers, so they are saved with the heads.
 
     Args:
         heads: S.
         basis: constants of the surface regressors; those of an empty one are replaced by ``load_state_dict``.
     """
+
+    ngram_weight: Tensor
+    surface_weight: Tensor
+    bias: Tensor
 
     def __init__(self, heads: int, basis: SurfaceBasis):
         super().__init__()
@@ -186,8 +190,8 @@ def fit_wide(
     for penalty in PENALTIES:  # from strong to weak, each fit starting at the last
         held_NS = torch.zeros(len(target), heads)
         for fold, out in enumerate(folds):
-            thetas[fold] = design.fit(target, weight * ~out[:, None], torch.full((heads,), penalty), thetas[fold])
-            held_NS[out] = design.logits(thetas[fold])[out]
+            thetas[fold] = theta = design.fit(target, weight * ~out[:, None], torch.full((heads,), penalty), thetas[fold])
+            held_NS[out] = design.logits(theta)[out]
         held.append(held_NS)
         losses.append(weight * (F.softplus(held_NS) - target * held_NS))
         better = losses[-1].sum(dim=0) < best_S

@@ -10,13 +10,20 @@ Left out: file paths of outputs (the store owns them) and settings of servers (`
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from dora_core.data.formats import AUTO, FORMATS
 from dora_core.strict_model import NAME_PATTERN, REVISION_PATTERN, StrictModel
 
 # --------------------------------------------------------------------------------------------------------------- data
+
+if TYPE_CHECKING:
+    FormatName = str
+else:
+    FormatName = Literal[AUTO, *FORMATS]
+_SUFFIXES = ", ".join(suffix for format in FORMATS.values() for suffix in format.suffixes)
 
 
 class Columns(StrictModel):
@@ -39,8 +46,8 @@ class Columns(StrictModel):
 class DataSource(StrictModel):
     """One input: a file, a folder of files, a saved ``datasets`` directory, or a dataset name."""
 
-    path: str = Field(min_length=1, description="Parquet or JSONL file, folder of either, `datasets` directory, or dataset name.")
-    format: Literal["auto", "parquet", "jsonl", "datasets"] = Field("auto", description="auto: by the content of the path.")
+    path: str = Field(min_length=1, description=f"File or folder of files ({_SUFFIXES}), saved `datasets` directory, or dataset name.")
+    format: FormatName = Field(AUTO, description="auto: by the content of the path.")
     split: str = Field("train", description="Split, for a `datasets` name or a DatasetDict directory.")
     revision: str | None = Field(None, pattern=REVISION_PATTERN, description="Pinned commit (40 hex digits) of a dataset name.")
     columns: Columns = Field(default_factory=Columns, description="Column mapping.")

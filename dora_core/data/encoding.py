@@ -1,8 +1,8 @@
-"""From messages to token ids: one template rule and one truncation rule for every stage.
+"""Encoding messages as token ids: one template rule and one truncation rule for every stage.
 
 Prompt and response are tokenised apart and their ids concatenated, so the prompt's tokens never depend on the response
 (log-probabilities of two responses share exactly the same prefix). Prompts keep their end, responses their beginning; a
-response that was cut has no end-of-sequence token, because the model never wrote one there.
+response that was cut has no end-of-sequence token, because the model generated none there.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dora_core.config.method import TextConfig
+from dora_core.data.records import Message
 from dora_core.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Message = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def plain_prompt(messages: Sequence[Message]) -> str:
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """The text in front of the response: the tokenizer's chat template, or plain text and a line break.
+    """The text in front of the response: the prompt in the tokenizer's chat template, or plain text and a line break.
 
     Args:
         template: ``auto`` (chat template when the tokenizer has one), ``chat`` or ``plain`` (``TextConfig.template``).
@@ -55,7 +54,8 @@ def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBas
         )
     if template == "plain" or not tokenizer.chat_template:
         return plain_prompt(messages) + "\n"
-    return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    rendered: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    return rendered
 
 
 class Encoder:
@@ -67,7 +67,7 @@ class Encoder:
                 f"the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token", hint="use a causal language model's tokenizer"
             )
         self.tokenizer, self.text = tokenizer, text
-        self._bos, self._eos = tokenizer.bos_token_id, tokenizer.eos_token_id  # looked up once: it takes microseconds
+        self._bos, self._eos = tokenizer.bos_token_id, tokenizer.eos_token_id  # looked up once: a lookup takes microseconds
 
     def prompt(self, messages: Sequence[Message]) -> tuple[list[int], int]:
         """Prompt ids and the number of tokens cut from their front (a leading BOS survives the cut)."""
@@ -75,11 +75,12 @@ class Encoder:
         return self._cut_prompt(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
     def encode(self, messages: Sequence[Message], response: str) -> EncodedResponse:
+        """One pair."""
         prompt_ids, cut = self.prompt(messages)
         return self._cut_response(prompt_ids, cut, self.tokenizer(response, add_special_tokens=False)["input_ids"])
 
     def encode_lists(self, prompts: Sequence[Sequence[Message]], responses: Sequence[Sequence[str]]) -> list[list[EncodedResponse]]:
-        """:meth:`encode` of every response of every prompt; texts go to the tokenizer all at once, which then uses all cores. The
+        """:meth:`encode` of every response of every prompt; all texts go to the tokenizer in one call, which then uses all cores. The
         responses of a prompt share one list of prompt ids."""
         rendered = [render_prompt(messages, self.tokenizer, self.text.template) for messages in prompts]
         ids = iter(self._ids([response for of_prompt in responses for response in of_prompt]))

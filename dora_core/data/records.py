@@ -1,7 +1,7 @@
 """Preference records: the canonical tables, and the one function that turns any input row into a record or into reasons.
 
 :func:`parse_row` accepts every input form (pairwise, listwise, golden; prompts alone, sampled responses; strings or chat messages),
-never raises whatever a field holds, and reports *all* problems of a row. Everything that depends on a prompt's identity, the
+never raises for any content of a field, and reports *all* problems of a row. Everything that depends on a prompt's identity, the
 train/eval split and the classifier's folds, is a hash of the prompt: a new row never moves an old one.
 
 Left out: repairing rows (trimming, re-encoding, re-labelling). A bad row is quarantined with its reasons, never changed.
@@ -15,11 +15,12 @@ import re
 import sys
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+
+from dora_core.data.problems import Problem, Reason
 
 SCHEMA_VERSION = 2  # 2: task
 ROLES = ("system", "user", "assistant", "tool")
@@ -38,7 +39,7 @@ RECORDS_SCHEMA = pa.schema(
         ("rewards", pa.list_(pa.float64())),  # null = not measured; never a preference
         ("sources", pa.list_(pa.string())),  # null = unknown; such a response is scored but never fitted on
         ("reward_kind", pa.string()),  # reward | rank | preference | none
-        ("task", pa.string()),  # what kind of prompt it is, for figures per task; null = not said
+        ("task", pa.string()),  # what kind of prompt, for results per task; null = not given
         ("split", pa.string()),  # train | eval
         ("prompt_hash", pa.uint64()),
         ("schema_version", pa.int32()),
@@ -52,34 +53,6 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 
 
-class Reason(StrEnum):
-    """Why a row is in quarantine: the machine code in ``quarantine.parquet`` and in the stage's facts."""
-
-    UNPARSABLE = "unparsable"  # not JSON, or bytes that are not UTF-8
-    WRONG_TYPE = "wrong_type"
-    EMPTY_PROMPT = "empty_prompt"
-    PROMPT_MISMATCH = "prompt_mismatch"  # responses that are whole conversations disagree on the prompt
-    MISSING_RESPONSE = "missing_response"  # null
-    EMPTY_RESPONSE = "empty_response"  # white space only
-    IDENTICAL_PAIR = "identical_pair"  # chosen equals rejected: the label contradicts itself
-    TOO_FEW_RESPONSES = "too_few_responses"
-    TOO_MANY_RESPONSES = "too_many_responses"
-    TEXT_TOO_LONG = "text_too_long"
-    LONE_SURROGATE = "lone_surrogate"  # half a UTF-16 pair: cannot be written as UTF-8
-    LENGTH_MISMATCH = "length_mismatch"
-    NONFINITE_REWARD = "nonfinite_reward"
-    UNKNOWN_SOURCE = "unknown_source"
-    DUPLICATE_ID = "duplicate_id"
-
-
-class Problem(NamedTuple):
-    """One thing wrong with one field. ``detail`` is short and never quotes a text."""
-
-    field: str
-    reason: Reason
-    detail: str
-
-
 @dataclass(frozen=True, slots=True)
 class Record:
     """A valid row. ``rewards`` and ``sources`` have the length of ``responses``; golden rows and samples have one, prompts none."""
@@ -91,13 +64,16 @@ class Record:
     sources: list[str | None]
     reward_kind: Literal["reward", "rank", "preference", "none"]
     prompt_hash: int
-    content: str  # canonical JSON of all but the id and the hash: what fingerprints and missing ids are made of
+    content: str  # canonical JSON of all but the id and the hash: the basis of fingerprints and of missing ids
     task: str | None = None
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Limits a row must keep, from ``DataConfig`` and ``DataSource``."""
+    """Limits of one input's rows.
+
+    Apart from ``DataConfig`` because the stage ``prompts`` has no such section, and its limits lie beyond the bounds of that section.
+    """
 
     max_text_bytes: int = 200_000
     max_responses: int = 16
@@ -129,7 +105,7 @@ def fold_of(prompt_hash: np.ndarray, folds: int) -> np.ndarray:
 
 
 def shuffle_key(prompt_hash: np.ndarray, seed: int) -> np.ndarray:
-    """A key to draw prompts by: the smallest keys are a random sample, another one for another seed, and a new prompt moves no old one.
+    """Keys to sample prompts by: the smallest are a random sample, another one for another seed, and a new prompt moves no old one.
     Independent of :func:`split_of` and :func:`fold_of`. Shape: uint64 (n,) → uint64 (n,)."""
     return _mix(_mix(prompt_hash, salt=0x5EED_5A17) + np.uint64(seed), salt=0x0D0A_5A17)
 
@@ -153,12 +129,12 @@ def is_golden_source(name: str | None, patterns: Iterable[str]) -> bool:
 
 
 def parse_row(row: Any, form: Form, rules: Rules, taken: Container[str] = ()) -> Record | list[Problem]:
-    """Turn one input row into a record, or list everything that is wrong with it. Never raises.
+    """Turn one input row into a record, or list all its problems. Never raises.
 
     Args:
-        row: whatever the file held, keyed by canonical field names: ``id``, ``prompt`` and, by form,
+        row: one value of the file; a dict is keyed by canonical field names: ``id``, ``prompt`` and, by form,
             ``chosen, rejected, chosen_source, rejected_source`` · ``responses, rewards, ranks, sources`` · ``response`` (golden, sample);
-            all but golden also ``task``. Only a sample's response may be empty: a policy may say nothing.
+            all but golden also ``task``. Only a sample's response may be empty: a policy may answer with no text.
         form: pairwise labels become rewards 1 and 0, ranks become −rank.
         taken: ids of earlier rows. A row without an id gets a digest of its content as id.
 
@@ -180,6 +156,7 @@ class _RowParser:
         self.problems: list[Problem] = []
 
     def parse(self, row: dict[str, Any], form: Form) -> Record:
+        kind: Literal["reward", "rank", "preference", "none"]
         if form == "listwise":
             values = self._list(row.get("responses"), "responses", Reason.MISSING_RESPONSE)
             fields = [f"responses[{i}]" for i in range(len(values))]
@@ -299,7 +276,8 @@ class _RowParser:
         return prompt
 
     def _rewards(self, row: dict[str, Any], values: list[Any]) -> tuple[list[float | None], Literal["reward", "rank", "none"]]:
-        kind, sign = ("rank", -1.0) if row.get("rewards") is None and row.get("ranks") is not None else ("reward", 1.0)
+        kind: Literal["reward", "rank"] = "rank" if row.get("rewards") is None and row.get("ranks") is not None else "reward"
+        sign = -1.0 if kind == "rank" else 1.0
         if row.get(f"{kind}s") is None:
             return [None] * len(values), "none"
         numbers = [self._number(v, f"{kind}s[{i}]") for i, v in enumerate(self._list(row[f"{kind}s"], f"{kind}s"))]
@@ -332,7 +310,7 @@ class _RowParser:
         if not isinstance(value, str):
             self._add(field, Reason.WRONG_TYPE, f"is {_kind(value)}, expected a string or null")
         elif not _is_name(value):
-            self._add(field, Reason.UNKNOWN_SOURCE, f"{_short(value)} is no name: 1 to {MAX_NAME_CHARS} printable characters")
+            self._add(field, Reason.UNKNOWN_SOURCE, f"{_short(value)} is not a name of 1 to {MAX_NAME_CHARS} printable characters")
         elif self.rules.allowed_sources is not None and value not in self.rules.allowed_sources:
             self._add(field, Reason.UNKNOWN_SOURCE, f"{_short(value)} is not among data.sources")
         else:
@@ -371,7 +349,7 @@ def _kind(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """A name worth quoting, cut and escaped; only the type of anything else."""
+    """A string, cut and escaped; only the type of any other value."""
     return ascii(value[:40]) if isinstance(value, str) else _kind(value)
 
 

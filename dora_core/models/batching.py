@@ -1,4 +1,4 @@
-"""Rows of similar length together: padding to a batch's longest row then wastes little. And batches that shrink to what memory holds.
+"""Batches of rows of similar length, so that padding to the longest row wastes little, and that shrink to what memory holds.
 
 Measured on mixed lengths, length-sorted batches are about three times as fast as batches in the order of the data.
 """
@@ -17,24 +17,27 @@ from numpy.typing import NDArray
 from dora_core.errors import ModelError
 
 Result = TypeVar("Result")
+Lengths = Sequence[int] | NDArray[np.int64]
 
 log = logging.getLogger("dora.batching")
 
 
-def token_batches(lengths: Sequence[int], budget: int, rng: np.random.Generator | None = None) -> list[NDArray[np.int64]]:
+def token_batches(lengths: Lengths, budget: int, rng: np.random.Generator | None = None) -> list[NDArray[np.int64]]:
     """Indices of ``lengths`` in batches of at most ``budget`` padded tokens (a longer row goes alone).
 
     With ``rng`` (training) lengths are blurred by ±10 % and the batches shuffled, so that an epoch's batches differ from the
     last one's; without (scoring) the order follows from the lengths alone.
     """
-    lengths = np.asarray(lengths)
-    key = lengths * rng.uniform(0.9, 1.1, len(lengths)) if rng else lengths
-    batches, current, longest = [], [], 0
+    sizes = np.asarray(lengths)
+    key = sizes * rng.uniform(0.9, 1.1, len(sizes)) if rng else sizes
+    batches: list[NDArray[np.int64]] = []
+    current: list[int] = []
+    longest = 0
     for row in np.argsort(key, kind="stable"):
-        longest = max(longest, int(lengths[row]))
+        longest = max(longest, int(sizes[row]))
         if current and longest * (len(current) + 1) > budget:
             batches.append(np.array(current))
-            current, longest = [], int(lengths[row])
+            current, longest = [], int(sizes[row])
         current.append(row)
     if current:
         batches.append(np.array(current))
@@ -44,8 +47,8 @@ def token_batches(lengths: Sequence[int], budget: int, rng: np.random.Generator 
 
 
 class TokenBudget:
-    """Most tokens of a batch of inference: as many as asked for until one does not fit into the accelerator's memory, from then on half
-    of that one's. Results are the same up to rounding: a batch of another shape may change their last digits.
+    """Largest number of tokens in a batch of inference: as configured until a batch does not fit into the accelerator's memory, from then
+    on half of that batch's. Results are the same up to rounding: a batch of another shape may change their last digits.
 
     Attributes:
         tokens: of the next batch.
@@ -57,7 +60,7 @@ class TokenBudget:
 
     @classmethod
     def of(cls, budget: int | TokenBudget) -> TokenBudget:
-        """Itself, or a new one for whom it does not matter to later calls what did not fit in this one."""
+        """The budget itself, or a new one, which later calls do not share."""
         return budget if isinstance(budget, TokenBudget) else cls(budget)
 
     @property
@@ -66,10 +69,10 @@ class TokenBudget:
         return self.tokens if self.tokens < self.asked else None
 
     def lower(self, taken: int, error: torch.OutOfMemoryError, *, alone: bool) -> None:
-        """A batch of ``taken`` tokens did not fit.
+        """Lower the budget because a batch of ``taken`` tokens did not fit.
 
         Raises:
-            ModelError: it was a row ``alone``, and nothing smaller can be tried.
+            ModelError: the batch was a single row (``alone``), so that nothing smaller can be tried.
         """
         reason = str(error).split(". ")[0]
         if alone:
@@ -83,24 +86,24 @@ class TokenBudget:
 
 
 def in_batches(
-    compute: Callable[[NDArray[np.int64]], Result], lengths: Sequence[int], budget: TokenBudget
+    compute: Callable[[NDArray[np.int64]], Result], lengths: Lengths, budget: TokenBudget
 ) -> Iterator[tuple[NDArray[np.int64], Result]]:
-    """Batches of :func:`token_batches` and what ``compute`` makes of each; one that does not fit into memory is computed in smaller ones.
+    """Batches of :func:`token_batches` with their results; a batch that does not fit into memory is computed in smaller ones.
 
     Raises:
         ModelError: a single row does not fit.
     """
-    lengths = np.asarray(lengths)
-    waiting = deque(token_batches(lengths, budget.tokens))
+    sizes = np.asarray(lengths)
+    waiting = deque(token_batches(sizes, budget.tokens))
     while waiting:
         batch = waiting.popleft()
         try:
             result = compute(batch)
         except torch.OutOfMemoryError as error:
-            budget.lower(len(batch) * int(lengths[batch].max()), error, alone=len(batch) == 1)
+            budget.lower(len(batch) * int(sizes[batch].max()), error, alone=len(batch) == 1)
         else:
             yield batch, result
             continue
-        # Only here, behind the handler, is the memory of the failed batch free: its traceback held it.
+        # The traceback held the memory of the failed batch; it is free only here, after the handler.
         rest = np.concatenate([batch, *waiting])
-        waiting = deque(rest[part] for part in token_batches(lengths[rest], budget.tokens))
+        waiting = deque(rest[part] for part in token_batches(sizes[rest], budget.tokens))

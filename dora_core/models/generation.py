@@ -1,11 +1,11 @@
 """Sampling responses: many at once, and each a function of (seed, prompt, sample number) alone.
 
 Every response has its own counter-based stream of uniform numbers (Philox: Salmon et al. 2011), one number per token, turned into a
-token by inverting the cumulative distribution in float64. So it does not matter which responses share a batch, how many were drawn
-before, or on how many workers: the texts are the same. What remains is rounding: a batch of another shape may change a logit in
+token by inverting the cumulative distribution in float64. The texts therefore do not depend on the responses that share a batch, on
+earlier draws, or on the number of workers. What remains is rounding: a batch of another shape may change a logit in
 its last digits, and with it the rare token (about one in a million in float32) whose number lies on the edge between two.
 
-What makes it quick: a prompt is read once for all its samples, beside prompts of its own length; the cache appends in place
+Fast because a prompt is read once for all its samples, beside prompts of its own length; the cache appends in place
 (transformers' own copies itself for every token); and batching is continuous: responses that have ended leave, and waiting prompts
 take their places, so that a straggler never decodes alone while others wait. (Measured on one core, 64 prompts, 4 layers of width 256:
 1.2 × from prompts of a length together, 1.1 to 1.5 × from joining where not all fit at once.)
@@ -14,7 +14,7 @@ Legend: A rows in the batch, one response each (R: any rows), N new tokens of a 
 others are padded on the left; P prompts read together, L the longest of them; T most new tokens, V vocabulary.
 
 Left out: transformers' own continuous batching, which draws the tokens of all rows from one generator, so that a text would
-depend on what shares its batch; taking a row out of the batch before it ends, so memory is reserved for full lengths; and models with
+depend on the rest of its batch; taking a row out of the batch before it ends, so memory is reserved for full lengths; and models with
 a recurrent state.
 """
 
@@ -71,15 +71,14 @@ def sample(
         prompts: token ids of each prompt, at least one.
         keys: identity of each prompt (a record's ``prompt_hash``); equal keys and equal prompts give equal responses.
         batch_tokens: most tokens in the cache at once, counting every response at full length. The samples of one prompt always
-            start together, so it may be exceeded when ``samples`` is large. Where memory does not hold them, the prompts under way start
+            start together, so it may be exceeded when ``samples`` is large. If they do not fit into memory, the prompts under way start
             again, fewer at a time.
 
     Returns:
         In the order of ``prompts``, by sample number.
 
     Raises:
-        ModelError: the architecture keeps something else than keys and values of earlier tokens; memory does not hold the samples of one
-            prompt.
+        ModelError: the architecture caches more than keys and values of earlier tokens; memory does not hold the samples of one prompt.
     """
     count, budget, found = config.samples, TokenBudget.of(batch_tokens), dict[int, Sample]()
     left = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -135,7 +134,7 @@ def choose(logits_RV: Tensor, uniform_R: Tensor, temperature: float, top_p: floa
 
 @dataclass
 class _Rows:
-    """What is known of A responses under way; tensors on the model's device."""
+    """State of A responses under way; tensors on the model's device."""
 
     response_A: Tensor
     """prompt · samples + sample."""
@@ -157,12 +156,14 @@ class _Rows:
 
 
 class _Batch:
-    """The responses under way, their cache, and the two things that happen to them: a step, and an exchange of rows.
+    """The responses under way and their cache, with two operations: a step, and an exchange of rows.
 
     Attributes:
         size: rows in the cache; ``going``: those that have not ended.
         rows: for which there is room, those that join now included, and ``reserved``: their tokens at full length.
     """
+
+    _cache: DynamicCache
 
     def __init__(self, model: PreTrainedModel, config: GenerateConfig, eos_id: int, pad_id: int):
         self._model, self._config, self._eos, self._pad = model, config, eos_id, pad_id
@@ -172,10 +173,10 @@ class _Batch:
         self.size = self.going = self.rows = self.reserved = 0
 
     def has_room(self) -> bool:
-        """Whether so many rows have ended that it is time for :meth:`exchange`; always when one is at its last possible token."""
+        """Whether enough rows have ended for an :meth:`exchange`; always when one is at its last possible token."""
         if self._rows is None:
             return True
-        going, longest = torch.stack([self._rows.going_A.sum(), self._rows.drawn_A.max()]).tolist()
+        going, longest = map(int, torch.stack([self._rows.going_A.sum(), self._rows.drawn_A.max()]).tolist())
         self.going = going
         return going < FULL_ENOUGH * self.size or longest == self._config.max_new_tokens
 
@@ -189,8 +190,9 @@ class _Batch:
         return True
 
     def step(self) -> None:
-        """One more token for every row."""
+        """Draw one more token for every row; there is at least one."""
         rows = self._rows
+        assert rows is not None, "no row has joined yet"
         last = rows.token_AT.gather(1, rows.drawn_A[:, None] - 1)
         rows.length_A += 1
         self._draw(rows, self._forward(last, rows.length_A, self._cache))
@@ -215,10 +217,10 @@ class _Batch:
             cache, fresh = self._prefilled({places[i]: joining[places[i]] for i in group})
             caches.append(cache)
             rows.append(fresh)
-        self._rows = _Rows.concatenated(rows) if rows else None
-        self.size = len(self._rows.response_A) if rows else 0
-        if rows:
-            width = int(self._rows.length_A.max())
+        together = _Rows.concatenated(rows) if rows else None
+        self._rows, self.size = together, 0 if together is None else len(together.response_A)
+        if together is not None:
+            width = int(together.length_A.max())
             for layer, *others in zip(*(cache.layers for cache in caches), strict=True):
                 layer.take_in(others, width)
             self._cache = caches[0]
@@ -261,7 +263,9 @@ class _Batch:
         options = {"position_ids": position_AW[:, -new:].clamp(min=0), "logits_to_keep": 1}
         options = {name: value for name, value in options.items() if name in self._accepts}
         attention_AW = (position_AW >= 0).long()
-        return self._model(input_ids=ids_AN, attention_mask=attention_AW, past_key_values=cache, use_cache=True, **options).logits[:, -1]
+        out = self._model(input_ids=ids_AN, attention_mask=attention_AW, past_key_values=cache, use_cache=True, **options)
+        logits_ANV: Tensor = out.logits
+        return logits_ANV[:, -1]
 
 
 def _until(eos_id: int, tokens: list[int]) -> list[int]:
@@ -286,8 +290,8 @@ def _new_cache(model: PreTrainedModel) -> DynamicCache:
     return cache
 
 
-class _AppendingLayer(DynamicLayer):
-    """Keys and values as views of buffers with room behind them, so that a new token is written and nothing copied."""
+class _AppendingLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values as views of buffers with spare room, so that a new token is written without a copy."""
 
     _room = 0
 
@@ -305,7 +309,7 @@ class _AppendingLayer(DynamicLayer):
         return self.keys, self.values
 
     def take_in(self, others: Sequence[DynamicLayer], width: int) -> None:
-        """The rows of ``others`` too, every row's last token in the same column, ``width`` columns in all."""
+        """Append the rows of ``others``; every row's last token is in the same column, of ``width`` columns in all."""
         if self.is_initialized:  # some layers use the keys of others and have none
             layers = [self, *others]
             self._make_room([layer.keys for layer in layers], [layer.values for layer in layers], width, width)
@@ -324,8 +328,8 @@ class _AppendingLayer(DynamicLayer):
         self._room = 0
 
 
-class _SlidingLayer(DynamicSlidingWindowLayer):
-    """transformers' own, to which rows can be added."""
+class _SlidingLayer(DynamicSlidingWindowLayer):  # type: ignore[misc]
+    """The layer of transformers, extended by :meth:`take_in`."""
 
     def take_in(self, others: Sequence[DynamicLayer], width: int) -> None:
         if self.is_initialized:
@@ -337,8 +341,7 @@ class _SlidingLayer(DynamicSlidingWindowLayer):
 
 def _right_aligned(parts: Sequence[Tensor], held: int, room: int) -> Tensor:
     """The rows of all ``parts`` (rows, heads, tokens, size) in one buffer for ``room`` tokens: the last token of each in column
-    ``held`` − 1, what is too long cut on the left, what is too short padded with zeros (a number left there may be NaN, which no mask
-    hides)."""
+    ``held`` − 1, longer rows cut on the left, shorter ones padded with zeros (uninitialised memory may be NaN, which no mask hides)."""
     first, buffer = 0, parts[0].new_empty(sum(map(len, parts)), parts[0].shape[1], room, parts[0].shape[3])
     for part in parts:
         rows, kept = buffer[first : first + len(part)], part[:, :, max(0, part.shape[2] - held) :]

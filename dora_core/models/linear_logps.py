@@ -34,10 +34,13 @@ def linear_logps(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, ta
         hidden_TH, weight_VH = hidden_TH.to(dtype), weight_VH.to(dtype)
         bias_V = None if bias_V is None else bias_V.to(dtype)
     with torch.autocast(hidden_TH.device.type, enabled=False):
-        return _LinearLogps.apply(hidden_TH, weight_VH, bias_V, targets_T)
+        logps_T: Tensor = _LinearLogps.apply(hidden_TH, weight_VH, bias_V, targets_T)  # type: ignore[no-untyped-call]
+        return logps_T
 
 
 class _LinearLogps(torch.autograd.Function):
+    """The function with its own backward pass."""
+
     @staticmethod
     def forward(ctx: Any, hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_T: Tensor) -> Tensor:
         wide = torch.promote_types(hidden_TH.dtype, torch.float32)

@@ -1,8 +1,8 @@
 """Loading and building models: any Hugging Face model by id or folder, and the embedded tiny ones built on the data.
 
 Weights are read and written as safetensors only; code from a model repository runs only with ``trust_remote_code`` and a
-pinned revision (``ModelConfig`` enforces both). The tiny models exist so that a laptop without a network runs the whole
-pipeline with the same code path as an 8B model.
+pinned revision (``ModelConfig`` enforces both). With the tiny models a laptop without a network runs the whole pipeline, on the code
+path of an 8B model.
 """
 
 from __future__ import annotations
@@ -89,13 +89,13 @@ def load_reward_model(
     """A trained sequence classifier with one output and its tokenizer.
 
     Raises:
-        ModelError: it cannot be loaded, its head is not in the folder, or it has another number of outputs.
+        ModelError: the model cannot be loaded, its head is not in the folder, or it has another number of outputs.
     """
     config = _as_config(config)
     (model, loading), tokenizer = _load(transformers.AutoModelForSequenceClassification, config, dtype, output_loading_info=True)
     if loading["missing_keys"]:
         raise ModelError(
-            f"{config.source!r} is no reward model: its weights lack {', '.join(sorted(loading['missing_keys']))}",
+            f"{config.source!r} is not a reward model: its weights lack {', '.join(sorted(loading['missing_keys']))}",
             hint="name a trained …ForSequenceClassification model with one output; from any other model, the reward stage trains one",
         )
     if model.config.num_labels != 1:
@@ -113,7 +113,7 @@ def grow_reward_model(config: ModelConfig | str | Path) -> tuple[PreTrainedModel
     weights.
 
     Raises:
-        ModelError: it cannot be loaded, or it is a classifier with another number of outputs.
+        ModelError: the model cannot be loaded, or is a classifier with another number of outputs.
     """
     config = _as_config(config)
     settings = _from_pretrained(transformers.AutoConfig, config)
@@ -140,7 +140,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 
 def add_lora(model: PreTrainedModel, lora: LoraConfig, task_type: str = "CAUSAL_LM") -> PreTrainedModel:
-    """Wrap ``model`` with low-rank adapters; only they are trained, and with ``SEQ_CLS`` the head. ``merge_lora`` undoes it."""
+    """Wrap ``model`` with low-rank adapters; only they are trained, and with ``SEQ_CLS`` the head. :func:`merge_lora` folds them in."""
     import peft
 
     config = peft.LoraConfig(
@@ -162,7 +162,7 @@ def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _load(auto: Any, config: ModelConfig, dtype: torch.dtype, **settings: Any) -> tuple[Any, PreTrainedTokenizerBase]:
-    """What ``auto`` makes of the folder or id, and the tokenizer."""
+    """Model of the class ``auto`` chooses for the folder or id, and the tokenizer."""
     model = _from_pretrained(auto, config, dtype=dtype, use_safetensors=True, **settings)
     return model, _from_pretrained(transformers.AutoTokenizer, config)
 
@@ -175,7 +175,7 @@ def _from_pretrained(auto: Any, config: ModelConfig, **settings: Any) -> Any:
 
 
 def _scorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """``model`` ready for padded rows of ``text.Encoder``. An encoder's tokenizer has no BOS and EOS: its CLS and SEP take their places."""
+    """Prepare ``model`` for padded rows of ``data.encoding.Encoder``. An encoder's tokenizer has no BOS and EOS: its CLS and SEP take their places."""
     tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
     tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -1,7 +1,7 @@
 """Log-probabilities of responses under a causal language model.
 
 Records are packed (``packing.py``): a prompt is computed once for all its responses and nothing is padded. A model that cannot
-be packed, found by comparing both ways once, gets padded rows, each with its own prompt, and says so. Either way only positions
+be packed, found by comparing both ways once, gets padded rows, each with its own prompt, and a warning is logged. Either way only positions
 that predict a response token meet the vocabulary, in chunks that are recomputed in the backward pass (``linear_logps.py``).
 Softmax and sums are float32 whatever the model's dtype (float64 stays float64).
 
@@ -34,7 +34,7 @@ log = logging.getLogger("dora.logprobs")
 
 @dataclass(frozen=True)
 class ResponseRows:
-    """Right-padded rows, each prompt and response. ``targets_RS[r, s]`` is the token that position s predicts, −1 where that is no
+    """Right-padded rows, each prompt and response. ``targets_RS[r, s]`` is the token that position s predicts, −1 where that is not a
     response token."""
 
     ids_RS: Tensor
@@ -69,7 +69,7 @@ class ResponseLogps(nn.Module):
         share_prefix: compute a prompt once for all its responses. Only read where the model can be packed.
 
     Attributes:
-        unpacked_because: why rows are padded and prompts repeated; empty if they are packed.
+        unpacked_because: the reason for padded rows and repeated prompts; empty if records are packed.
 
     Raises:
         ModelError: the model transforms its logits in another way (soft-capping, scaling), found by comparing both paths once.
@@ -105,7 +105,7 @@ class ResponseLogps(nn.Module):
         return self._share_prefix and not self.unpacked_because
 
     def tokens(self, record: Sequence[EncodedResponse]) -> int:
-        """Tokens that pass through the model for a record, padding aside: what a token budget counts."""
+        """Tokens that pass through the model for a record, without padding; a token budget counts these."""
         return packed_tokens(record) if self.shares_prefix else sum(map(len, record))
 
     def forward(self, rows: PackedRows | ResponseRows) -> Tensor:
@@ -150,7 +150,7 @@ class ResponseLogps(nn.Module):
 
     @torch.no_grad()
     def _why_not_packed(self) -> str:
-        """Switch the model to packed attention if it then still says the same; otherwise the reason, and the model as it was."""
+        """Switch the model to packed attention if its log-probabilities stay the same; otherwise restore it and return the reason."""
         model, name = self.plain_model, type(self.plain_model).__name__
         config = model.config
         if not getattr(model, "_supports_attention_backend", False):
@@ -178,11 +178,12 @@ def _token_logps(head: nn.Module, hidden_TH: Tensor, targets_T: Tensor) -> Tenso
     if type(head) is nn.Linear:
         return linear_logps(hidden_TH, head.weight, head.bias, targets_T)
     # An adapted or otherwise wrapped head is called as a module: all logits of response positions, recomputed in the backward pass.
-    return checkpoint(_module_logps, head, hidden_TH, targets_T, use_reentrant=False)
+    logps_T: Tensor = checkpoint(_module_logps, head, hidden_TH, targets_T, use_reentrant=False)
+    return logps_T
 
 
 def _module_logps(head: nn.Module, hidden_TH: Tensor, targets_T: Tensor) -> Tensor:
-    logits_TV = head(hidden_TH)
+    logits_TV: Tensor = head(hidden_TH)
     logits_TV = logits_TV if logits_TV.dtype == torch.float64 else logits_TV.float()
     return logits_TV.gather(1, targets_T[:, None]).squeeze(1) - logits_TV.logsumexp(dim=1)
 
@@ -200,7 +201,8 @@ def score_responses(
     scores = [0.0] * len(responses)
 
     def score(batch: NDArray[np.int64]) -> list[float]:
-        return logps(logps.collate([records[i] for i in batch], pad_id).to(device)).tolist()
+        found: list[float] = logps(logps.collate([records[i] for i in batch], pad_id).to(device)).tolist()
+        return found
 
     for batch, found in in_batches(score, [logps.tokens(record) for record in records], TokenBudget.of(budget)):
         places = chain.from_iterable(range(first[i], first[i + 1]) for i in batch)

@@ -1,13 +1,13 @@
-"""Attention over packed records: each prompt causal, each response on its prompt and itself.
+"""Attention over packed records: causal within each prompt, each response attending to its prompt and itself.
 
-Two ways to compute the same thing, chosen by device:
+Two implementations, chosen by device:
 
 - CPU: PyTorch's SDPA, per record one causal call for the prompt and one for all its responses, whose keys are [prompt | own
-  response] under one mask. Nothing of other records is ever multiplied. (FlexAttention has no backward pass on CPU.)
-- CUDA: one compiled FlexAttention call over the whole sequence; its block mask skips what no token attends to.
+  response] under one mask. Pairs of different records are never computed. (FlexAttention has no backward pass on CPU.)
+- CUDA: one compiled FlexAttention call over the whole sequence; its block mask skips blocks in which no token attends to another.
 
 Registered with transformers as attention implementation :data:`NAME`; without packed records it is plain ``sdpa``, so the model still
-serves everything else. Legend: S packed tokens, A attention heads, D head width, N responses, P prompt tokens, Y response tokens.
+serves all other calls. Legend: S packed tokens, A attention heads, D head width, N responses, P prompt tokens, Y response tokens.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class SegmentedAttention:
         self._plans = [_ResponsePlan.of(s, device) for s in segments]
 
     def __call__(self, q_1ASD: Tensor, k_1ASD: Tensor, v_1ASD: Tensor, scale: float | None, dropout: float) -> Tensor:
-        """(1, S, A, D). ``split`` and not slices: the backward pass of a slice writes zeros as long as the whole sequence."""
+        """(1, S, A, D). ``split_with_sizes`` and not slices: the backward pass of a slice writes zeros as long as the whole sequence."""
         attend = functools.partial(F.scaled_dot_product_attention, scale=scale, dropout_p=dropout)
         outputs = []
-        parts = [x.split(self._sizes, dim=2) for x in (q_1ASD, k_1ASD, v_1ASD)]
+        parts = [x.split_with_sizes(self._sizes, dim=2) for x in (q_1ASD, k_1ASD, v_1ASD)]
         for i, plan in enumerate(self._plans):
             (q_p, k_p, v_p), (q_y, k_y, v_y) = ([x[2 * i + j] for x in parts] for j in range(2))
             if plan is None:  # one response: prompt and response are an ordinary causal sequence
@@ -87,7 +87,7 @@ class _ResponsePlan:
 
     def unpack(self, x_1ASD: Tensor) -> Tensor:
         x_ASD = x_1ASD.squeeze(0) if self.gather is None else x_1ASD.squeeze(0).index_select(1, self.gather)
-        return x_ASD.unflatten(1, self.shape).transpose(0, 1)
+        return torch.unflatten(x_ASD, 1, self.shape).transpose(0, 1)
 
     def repack(self, x_NAYD: Tensor) -> Tensor:
         x_ASD = x_NAYD.transpose(0, 1).flatten(1, 2)
@@ -112,14 +112,16 @@ class FlexAttention:
             return (q >= k) & (record_S[q] == record_S[k]) & ((part_S[k] == 0) | (part_S[k] == part_S[q]))
 
         # Built from the segments: ``create_block_mask`` would evaluate all S × S pairs first.
-        listed = [x.to(device)[None, None] for x in (*_listed(some_QK & ~all_QK), *_listed(all_QK))]
-        self.mask = BlockMask.from_kv_blocks(*listed, BLOCK_SIZE=FLEX_BLOCK, mask_mod=sees, seq_lengths=(len(record), len(record)))
+        part_count, part_index, all_count, all_index = (x.to(device)[None, None] for x in (*_listed(some_QK & ~all_QK), *_listed(all_QK)))
+        self.mask = BlockMask.from_kv_blocks(
+            part_count, part_index, all_count, all_index, BLOCK_SIZE=FLEX_BLOCK, mask_mod=sees, seq_lengths=(len(record), len(record))
+        )
 
     def __call__(self, q_1ASD: Tensor, k_1ASD: Tensor, v_1ASD: Tensor, scale: float | None, dropout: float) -> Tensor:
         """(1, S, A, D)."""
         assert dropout == 0.0, "FlexAttention has no dropout; models with it are not packed"
         q, k, v = (F.pad(x, (0, 0, 0, self._padding)) for x in (q_1ASD, k_1ASD, v_1ASD))
-        out_1ASD = _flex_attention(q.is_cuda)(q, k, v, block_mask=self.mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+        out_1ASD: Tensor = _flex_attention(q.is_cuda)(q, k, v, block_mask=self.mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
         return out_1ASD[:, :, : q_1ASD.shape[2]].transpose(1, 2)
 
 
@@ -136,7 +138,7 @@ def _visible_blocks(record_S: Tensor, part_S: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _listed(dense_QK: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of key blocks of each query block, and their indices first, as BlockMask wants them."""
+    """Number of key blocks of each query block, and their indices first: the form that BlockMask takes."""
     return dense_QK.sum(1, dtype=torch.int32), dense_QK.int().argsort(dim=1, descending=True, stable=True).int()
 
 
@@ -167,7 +169,10 @@ def packed_attention_forward(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: (1, A, S, D) in, (1, S, A, D) out."""
     if packed is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others)
+        plain: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
+        )
+        return plain
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and isinstance(packed, SegmentedAttention):
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -181,10 +186,11 @@ AttentionMaskInterface.register(NAME, sdpa_mask)  # for calls without packed rec
 def packed_hidden(body: PreTrainedModel, rows: PackedRows) -> Tensor:
     """Last hidden states (S, H) of a packed batch; the model's attention implementation must be :data:`NAME`."""
     device = rows.ids_S.device
-    return body(
+    hidden_1SH: Tensor = body(
         input_ids=rows.ids_S[None],
         position_ids=rows.positions_S[None],
         attention_mask=torch.empty(1, 1, 1, 1, device=device),  # four dimensions: taken as ready-made, no mask of S × S is built
         use_cache=False,
         packed=plan_attention(rows),
-    ).last_hidden_state.squeeze(0)
+    ).last_hidden_state
+    return hidden_1SH.squeeze(0)

@@ -31,12 +31,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class PackedRows:
-    """What a model needs to give log π of R responses, all in one row.
+    """Input of a model for log π of R responses, all in one row.
 
     Attributes:
         ids_S, positions_S: token ids and their positions, int64.
         segments: the records, in order; their lengths add up to S.
-        index_T: where in the packed sequence each response token is predicted.
+        index_T: position in the packed sequence that predicts each response token.
         targets_T: the predicted token.
         row_T: the response it belongs to, 0 … R−1, ascending.
         rows: R.

@@ -1,4 +1,4 @@
-"""Which weights a model name means, fixed at plan time, so that no digest outlives a change of the weights.
+"""Pinning a model name to its weights at plan time, so that no digest outlives a change of the weights.
 
 A hub id gets the commit its branch points at now; a local folder gets a digest of its files. Only the standard library is
 imported until a hub id really has to be resolved.
@@ -13,7 +13,7 @@ from dora_core.config.method import ModelConfig
 from dora_core.errors import ModelError
 
 HASHED_WHOLE = 64 * 2**20
-"""Bytes up to which a file's content enters the digest; a larger one enters by size and time of change (a plan must be quick)."""
+"""Largest file, in bytes, whose content enters the digest; a larger one enters by size and time of change (a plan must be quick)."""
 
 
 def pin(model: ModelConfig) -> ModelConfig:

@@ -76,7 +76,7 @@ class AlignmentTask:
                     correction = objective.exchange()
                     weights_B, rescale = weights_B * correction, rescale * correction
                 scale_gradients(module, rescale)
-                (weights_B * losses_B).sum().backward()
+                (weights_B * losses_B).sum().backward()  # type: ignore[no-untyped-call]
             counts += self._count(batch, valid_B)
         if self._lambda.learns:
             self._lambda.observe(*objective.gather_records())
@@ -113,7 +113,11 @@ class AlignmentTask:
         )
 
     def _check_reference(self, batch: PreferenceBatch) -> None:
-        """At step 0 the policy *is* the reference; anything else means a stale cache or the wrong model."""
+        """At step 0 the policy *is* the reference; a difference means a stale cache or the wrong model.
+
+        Raises:
+            TrainingError: log-probabilities differ by more than :data:`REFERENCE_TOLERANCE`.
+        """
         gap = (batch.log_ratios_BN.detach().abs() / batch.lengths_BN.sqrt()).max().item()
         allowed = REFERENCE_TOLERANCE[self._config.optimization.precision]
         if not gap <= allowed:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ FORMAT = 1
 UNKNOWN = "unknown"
 
 JOINED_COLUMNS = ("row", "prompt", "responses", "rewards", "sources", "logps", "factor")
-"""What :func:`write_alignment_data` reads: position in the records table, messages, lists over all responses (rewards null where not
+"""Columns that :func:`write_alignment_data` reads: position in the records table, messages, lists over all responses (rewards null where not
 measured, sources null where unknown), and the record's h."""
 
 
@@ -63,7 +64,7 @@ def choose_responses(rewards: Sequence[float], limit: int) -> list[int]:
 
 
 def schema(sources: Sequence[str], records: int) -> pa.Schema:
-    """Columns of the file; what holds of all records is in the metadata."""
+    """Columns of the file; facts about all records are in the metadata."""
     ids = pa.list_(pa.int32())
     fields = [("row", pa.int64()), ("factor", pa.float64()), ("prompt_ids", ids), ("response_ids", pa.list_(ids))]
     fields += [(name, pa.list_(pa.float64())) for name in ("rewards", "reference_logps")]
@@ -79,7 +80,7 @@ def write_alignment_data(
     Args:
         joined: tables of :data:`JOINED_COLUMNS`, streamed; one at a time is in memory.
         max_responses: see :func:`choose_responses`.
-        sources: every source's name that occurs; None counts as :data:`UNKNOWN`.
+        sources: names of all sources that occur; None counts as :data:`UNKNOWN`.
         records: rows of all tables of ``joined``.
 
     Raises:
@@ -108,7 +109,7 @@ def _encode(table: pa.Table, encoder: Encoder, max_responses: int, code: dict[st
     table = table.take(pa.array(kept, pa.int64()))
     chosen = [chosen[i] for i in kept]
 
-    def picked(name: str) -> list[list]:
+    def picked(name: str) -> list[list[Any]]:
         return [[values[i] for i in c] for values, c in zip(table[name].to_pylist(), chosen, strict=True)]
 
     encoded = encoder.encode_lists(table["prompt"].to_pylist(), picked("responses"))
@@ -183,6 +184,6 @@ class _Batch:
         return AlignmentRecord(row, responses, values["rewards"], values["reference_logps"], factor, values["sources"])
 
 
-def _list_views(lists: pa.ListArray, *, nested: bool = False):
+def _list_views(lists: pa.ListArray, *, nested: bool = False) -> tuple[NDArray[Any], Any]:
     """(offsets, values) of a list array."""
     return lists.offsets.to_numpy(), lists.values if nested else lists.values.to_numpy()

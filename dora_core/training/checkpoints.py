@@ -1,8 +1,8 @@
-"""Checkpoints of a training run: written so that a torn one shows, checked before they are used, for any number of ranks.
+"""Checkpoints of a training run: a partly written one is recognised, each is verified before use, and the number of ranks may change.
 
 A checkpoint is a folder: weights and optimiser state as ``torch.distributed.checkpoint`` shards them, then, last and atomically,
-``progress.json``: how far the run was, whose checkpoint this is, and the sha256 of every other file. A folder without it belongs to a run
-that was killed while it wrote. Weights are never loaded from one that is damaged, or of another run (:func:`flaw`).
+``progress.json``: the run's progress and identity, and the sha256 of every other file. A folder without it belongs to a run that was
+killed while it wrote. Weights are never loaded from a checkpoint that is damaged or of another run (:func:`flaw`).
 
 Cost: every rank reads back what it wrote, once, from the page cache, and at resume its share of the files.
 """
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from dora_core.config.method import OptimizationConfig
 from dora_core.training.distributed import Worker
@@ -26,11 +26,11 @@ from dora_core.training.safe_load import load_safely, plain_errors
 
 PROGRESS = "progress.json"
 FORMAT = 1
-"""Raise it when what a checkpoint holds, or what it means, changes."""
+"""Raise it when the content of a checkpoint or its meaning changes."""
 
 
 def identity(module: nn.Module, run: str, records: int, config: OptimizationConfig) -> dict[str, Any]:
-    """Whose checkpoint it is: the same for any number of ranks and either strategy. ``module`` is not yet wrapped for distribution."""
+    """Identity of a run: the same for any number of ranks and either strategy. ``module`` is not yet wrapped for distribution."""
     weights = [[name, list(p.shape), p.requires_grad] for name, p in module.named_parameters()]
     return {
         "format": FORMAT,
@@ -42,23 +42,28 @@ def identity(module: nn.Module, run: str, records: int, config: OptimizationConf
 
 
 def save_checkpoint(
-    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any], whose: dict[str, Any], worker: Worker
+    folder: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: dict[str, Any],
+    run_identity: dict[str, Any],
+    worker: Worker,
 ) -> None:
-    """Weights, optimiser state and ``progress`` (JSON-able) into ``folder``. Call on every rank; without a shared
-    folder each has its part in its own, and the caller brings them together."""
+    """Write weights, optimiser state and ``progress`` (JSON-able) into ``folder``. Call on every rank; without a shared folder
+    each rank has its part in its own, and the caller brings them together."""
     weights, moments = get_state_dict(module, optimizer)
     with plain_errors():
-        dcp.save({"weights": weights, "optimizer": moments}, checkpoint_id=str(folder), no_dist=worker.group is None)
+        save({"weights": weights, "optimizer": moments}, checkpoint_id=str(folder), no_dist=worker.group is None)
     mine = [*folder.glob(f"__{worker.rank}_*"), *([folder / ".metadata"] if worker.rank == 0 else [])]
     shares = worker.gather({path.name: _sha256(path) for path in mine})
     if worker.rank == 0:
         files = {name: digest for share in shares for name, digest in share.items()}
-        _write_last(folder / PROGRESS, json.dumps({"identity": whose, "files": files, "progress": progress}))
+        _write_last(folder / PROGRESS, json.dumps({"identity": run_identity, "files": files, "progress": progress}))
 
 
-def flaw(folder: Path, whose: dict[str, Any], worker: Worker) -> str:
-    """Why this checkpoint must not be used; empty if it is whole and of this run. Call on every rank: all get the same answer."""
-    reasons = worker.gather(_flaw(folder, whose, worker))
+def flaw(folder: Path, run_identity: dict[str, Any], worker: Worker) -> str:
+    """The reason not to use this checkpoint; empty if it is whole and of this run. Call on every rank: all get the same answer."""
+    reasons = worker.gather(_flaw(folder, run_identity, worker))
     return next(filter(None, reasons), "")
 
 
@@ -66,20 +71,21 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
     """Restore what :func:`save_checkpoint` wrote, bit for bit; the number of ranks may differ. Returns ``progress``.
 
     Raises:
-        StoreError: it holds what could run code.
+        StoreError: it holds pickled data that could run code.
     """
     weights, moments = get_state_dict(module, optimizer)
-    state = {"weights": weights, "optimizer": moments}
+    state: dict[str, Any] = {"weights": weights, "optimizer": moments}
     load_safely(state, folder, alone=worker.group is None)
     set_state_dict(module, optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"])
-    return json.loads((folder / PROGRESS).read_text())["progress"]
+    progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text())["progress"]
+    return progress
 
 
-def _flaw(folder: Path, whose: dict[str, Any], worker: Worker) -> str:
+def _flaw(folder: Path, run_identity: dict[str, Any], worker: Worker) -> str:
     try:
         found = json.loads((folder / PROGRESS).read_bytes())
         theirs, files = found["identity"], sorted(found["files"].items())
-        different = [name for name in whose if theirs.get(name) != whose[name]]
+        different = [name for name in run_identity if theirs.get(name) != run_identity[name]]
     except FileNotFoundError:
         return f"it was never finished: {PROGRESS} is missing"
     except (ValueError, KeyError, TypeError, AttributeError):

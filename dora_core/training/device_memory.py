@@ -1,8 +1,8 @@
-"""Device memory that training needs whatever its batches: weights, gradients, the optimiser's state; and what to say where it is missing.
+"""Device memory that training needs for any batch: weights, gradients, the optimiser's state; and the error where it does not suffice.
 
-Nothing is tried again here. Smaller batches make no weight smaller, and before torch raises, its allocator has given back all it kept
-for later and has tried once more. Nor does an optimiser's step run again: one that breaks off may have changed some weights.
-:func:`adamw` makes that a rare end, for its state is there before the first step.
+Nothing is retried here. Smaller batches make no weight smaller, and before torch raises, its allocator has released its cached blocks
+and retried once. Nor is an optimiser's step retried: an interrupted one may have changed some weights. :func:`adamw` makes that rare,
+because its state is allocated before the first step.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dora_core.training.distributed import Worker
 
 
 def adamw(module: nn.Module, config: OptimizationConfig) -> torch.optim.AdamW:
-    """AdamW over what ``module`` trains, with the state that torch would make in the first step.
+    """AdamW over the trainable weights of ``module``, with the state that torch would make in the first step.
 
-    So what does not fit fails before a weight has changed, and the first micro-batches meet the memory that all later ones do.
+    So a state that does not fit fails before a weight has changed, and the first micro-batches find as much free memory as all later ones.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
@@ -33,10 +33,10 @@ def adamw(module: nn.Module, config: OptimizationConfig) -> torch.optim.AdamW:
 
 @contextlib.contextmanager
 def explain_out_of_memory(phase: str, module: nn.Module, strategy: str, worker: Worker) -> Iterator[None]:
-    """Around work that holds no activations; ``phase`` says which: "the model was moved to the device".
+    """Wrap work that holds no activations; ``phase`` describes it: "the model was moved to the device".
 
     Raises:
-        TrainingError: out of memory: the phase, what the device had, what a worker needs, and the keys to set.
+        TrainingError: out of memory: the phase, the device's memory, the memory a worker needs, and the keys to set.
     """
     try:
         yield
@@ -55,7 +55,7 @@ def explain_out_of_memory(phase: str, module: nn.Module, strategy: str, worker: 
 
 
 def arithmetic(module: nn.Module, shards: int) -> str:
-    """What a worker holds of ``module`` besides activations: a gradient and AdamW's two moments for each weight that is trained."""
+    """Memory of a worker besides activations: weights, and for each trained one a gradient and AdamW's two moments."""
     held = sum(p.numel() * p.element_size() for p in module.parameters()) / shards
     trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad) / shards
     total = held + 3 * trained

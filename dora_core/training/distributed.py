@@ -1,6 +1,6 @@
-"""One process among many: wrapping a module for DDP or FSDP2, and synchronising gradients when told to.
+"""One worker of distributed training: wrapping a module for DDP or FSDP2, synchronising and measuring gradients.
 
-The same code runs in one process without ``torch.distributed``, which is what tests and notebooks use.
+The same code runs in one process without ``torch.distributed``, as in tests and notebooks.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -76,12 +76,13 @@ def wrap(module: nn.Module, strategy: str, worker: Worker, layers: list[nn.Modul
 
 @contextlib.contextmanager
 def gradient_sync(module: nn.Module, enabled: bool) -> Iterator[None]:
-    """Forward and backward inside reduce gradients over ranks only if ``enabled``. FSDP modules always reduce."""
+    """Reduce gradients over ranks in the forward and backward passes inside only if ``enabled``. FSDP modules always reduce."""
     with contextlib.nullcontext() if enabled or not isinstance(module, DistributedDataParallel) else module.no_sync():
         yield
 
 
 def gradients(module: nn.Module) -> list[Tensor]:
+    """Gradients of the parameters that have one."""
     return [p.grad for p in module.parameters() if p.grad is not None]
 
 
@@ -100,4 +101,4 @@ def gradient_norm(module: nn.Module) -> float:
 
 def full_weights(module: nn.Module) -> dict[str, Tensor]:
     """All weights on the CPU of rank 0, names without wrapper prefixes; empty on other ranks. Call on every rank."""
-    return get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return cast("dict[str, Tensor]", get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True)))

@@ -1,9 +1,8 @@
 """The training loop: data order, learning rate, gradient scale and clipping, checkpoints, resume.
 
-What a step computes is a :class:`Task` (``dora_core/training/alignment.py``, ``dora_core/training/sft.py``); this file never looks at a
-loss. A run that is killed and started again ends with the same weights as one that was not: the data order is a function of (seed,
+The gradient of a step comes from a :class:`Task` (``alignment.py``, ``sft.py``, ``reward_model.py``); this file never looks at a loss. A run that is killed and started again ends with the same weights as one that was not: the data order is a function of (seed,
 epoch), the learning rate of the step, and the optimiser's state is restored exactly. A checkpoint that is damaged or of another run is
-left alone and named in the report: an older one, or the start, gives the same weights later.
+ignored and named in the report: an older one, or the start, gives the same weights later.
 
 Left out: evaluation during training (the evaluate stage does it once, on what was saved) and early stopping.
 """
@@ -38,12 +37,12 @@ log = logging.getLogger("dora.training")
 
 
 class Task(Protocol):
-    """What is trained: a module and the gradient of one optimisation step.
+    """Training task: a module and the gradient of one optimisation step.
 
     Attributes:
         module: the trainable module, not yet wrapped for distribution.
         layers: its repeated blocks, the units of sharding.
-        tokens: what each training record costs: the tokens that pass through the model for it.
+        tokens: cost of each training record: the tokens that pass through the model for it.
         exact: a step's gradient is the same however its records are cut into micro-batches.
     """
 
@@ -66,7 +65,7 @@ class Task(Protocol):
 
 
 class Hooks(Protocol):
-    """What surrounds training: where checkpoints live and who listens. ``log`` and ``progress`` are called on rank 0 only.
+    """Callbacks of a training run: checkpoint folders, metrics, progress. ``log`` and ``progress`` are called on rank 0 only.
 
     ``checkpoints`` are folders, newest first; one need only exist until the next is asked for.
     """
@@ -78,13 +77,13 @@ class Hooks(Protocol):
 
 
 class FolderHooks:
-    """Hooks for one process and a local folder: checkpoints in ``<folder>/step-<n>``, the two newest kept, nobody listens."""
+    """Hooks for one process and a local folder: checkpoints in ``<folder>/step-<n>``, the two newest kept; metrics and progress are discarded."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def checkpoints(self) -> list[Path]:
-        """The finished ones, last written first: one of a foreign run may have any number of steps."""
+        """Finished checkpoints, last written first: one of another run may have any number of steps."""
         last = self.folder.glob(f"step-*/{PROGRESS}")
         return [file.parent for file in sorted(last, key=lambda file: file.stat().st_mtime_ns, reverse=True)]
 
@@ -105,7 +104,7 @@ class FolderHooks:
 @dataclass(frozen=True)
 class FitReport:
     """``curve`` maps a metric name to its value at each step; ``steps`` counts all optimisation steps, resumed ones too; ``warnings``
-    say which checkpoints were not used, and why."""
+    name the checkpoints that were not used, with the reason."""
 
     steps: int
     resumed_from: int | None
@@ -114,7 +113,7 @@ class FitReport:
 
 
 class OutOfMemory(TrainingError):
-    """The accelerator's memory did not hold a micro-batch of several records; the same run fits with smaller ones.
+    """Out of accelerator memory with a micro-batch of several records; the same run fits with smaller ones.
 
     Attributes:
         budget: ``micro_batch_tokens`` to go on with, half of what the largest micro-batch had.
@@ -159,18 +158,18 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
     """Train ``task.module`` in place, from the newest checkpoint that is whole and of this run, if there is one.
 
     Args:
-        run: name of everything that decides the weights besides ``config``: a checkpoint with another one is not used.
+        run: identifies everything that decides the weights besides ``config``; a checkpoint of another run is not used.
 
     Raises:
-        OutOfMemory: a smaller ``micro_batch_tokens`` is worth a try; module and optimiser must be made anew.
-        TrainingError: memory for not even one record, or not for the model itself; a gradient that is not finite; nothing to train on.
-        StoreError: a checkpoint holds what could run code.
+        OutOfMemory: retry with its ``budget`` as ``micro_batch_tokens``; module and optimiser must be made anew.
+        TrainingError: one record or the model itself does not fit into memory; a gradient is not finite; there are no records.
+        StoreError: a checkpoint holds pickled data that could run code.
     """
     if len(task.tokens) == 0:
         raise TrainingError("there are no training records", hint="look at the ingest stage: every record was dropped or quarantined")
     schedule = Schedule(len(task.tokens), config)
     bfloat16 = config.precision == "bfloat16"
-    whose = identity(task.module, run, len(task.tokens), config)
+    run_identity = identity(task.module, run, len(task.tokens), config)
     explained = partial(explain_out_of_memory, module=task.module, strategy=execution.strategy, worker=worker)
     with explained("the model was moved to the device"):
         module = wrap(task.module, execution.strategy, worker, task.layers, bfloat16=bfloat16)
@@ -180,7 +179,7 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
 
     start, resumed_from, curve, warnings = 0, None, {}, []
     for checkpoint in hooks.checkpoints():
-        if reason := flaw(checkpoint, whose, worker):
+        if reason := flaw(checkpoint, run_identity, worker):
             warnings.append(f"checkpoint {checkpoint} was not used: {reason}; training went on from an older one or from the start")
             log.warning(warnings[-1])
             continue
@@ -231,12 +230,15 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
         if done % execution.checkpoint_every == 0 and done < schedule.steps:
             state = {"step": done, "curve": curve, "warnings": warnings, "task": task.state()}
             with explained(f"the checkpoint of step {done} was saved"):
-                hooks.save(lambda folder, state=state: save_checkpoint(folder, module, optimizer, state, whose, worker), done)
+                write = partial(
+                    save_checkpoint, module=module, optimizer=optimizer, progress=state, run_identity=run_identity, worker=worker
+                )
+                hooks.save(write, done)
     return FitReport(schedule.steps, resumed_from, curve, warnings)
 
 
 def _out_of_memory(task: Task, micro_batches: list[list[int]], step: int) -> TrainingError:
-    """What to do about it. Which micro-batch it was is not known: the largest needs the most memory."""
+    """The error with its remedy. The failed micro-batch is not known: the largest needs the most memory."""
     largest = max(micro_batches, key=lambda records: sum(int(task.tokens[i]) for i in records))
     tokens = sum(int(task.tokens[i]) for i in largest)
     message = f"out of memory at step {step}, with a micro-batch of {len(largest)} records, {tokens} tokens"

@@ -1,4 +1,4 @@
-"""Micro-batches of one optimisation step: every record once, few tokens wasted, ranks that finish together.
+"""Micro-batches of one optimisation step: every record once, little padding, ranks that finish together.
 
 Best-fit decreasing finds how few token budgets hold the step's records; then the records are spread evenly over that many (rounded up
 to a multiple of the ranks), largest first into the emptiest. Equal micro-batches mean the lowest peak of memory, and
@@ -19,7 +19,7 @@ def split_step(tokens: Sequence[int], ranks: int, budget: int, most: int | None 
         tokens: length of each record, prompt counted once.
         ranks: number of ranks, ≥ 1.
         budget: tokens of a micro-batch; a record longer than that goes alone.
-        most: records of a micro-batch at most.
+        most: largest number of records in a micro-batch.
 
     Returns:
         For each rank its micro-batches, each a list of positions in ``tokens``, ascending. All ranks have the same number of
@@ -35,11 +35,12 @@ def split_step(tokens: Sequence[int], ranks: int, budget: int, most: int | None 
 
 
 def _decreasing(tokens: Sequence[int]) -> list[int]:
+    """Positions from long to short."""
     return sorted(range(len(tokens)), key=lambda i: (-tokens[i], i))
 
 
 def _best_fit(tokens: Sequence[int], budget: int, most: int | None) -> list[list[int]]:
-    """Each record into the fullest bin that still has room for it."""
+    """Put each record into the fullest bin that still has room for it."""
     bins: list[list[int]] = []
     loads: list[int] = []
     for i in _decreasing(tokens):
@@ -55,7 +56,7 @@ def _best_fit(tokens: Sequence[int], budget: int, most: int | None) -> list[list
 
 
 def _spread(tokens: Sequence[int], count: int, budget: int, most: int | None) -> list[list[int]] | None:
-    """Each record into the emptiest of ``count`` bins; None if one does not fit there."""
+    """Put each record into the emptiest of ``count`` bins; None if one does not fit there."""
     bins: list[list[int]] = [[] for _ in range(count)]
     loads = [0] * count
     for i in _decreasing(tokens):

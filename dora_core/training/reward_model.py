@@ -1,11 +1,12 @@
-"""A reward model learned from preferences: the Bradley-Terry loss as a training task, and scoring.
+"""Reward models learned from preferences: the Bradley-Terry loss as a training task, and scoring.
 
 A record's loss is the mean of −log σ(r_w − r_l) over its strict pairs (Bradley & Terry 1952; Ouyang et al. 2022, eq. 1), and a step's
 the mean over its records, over all ranks and micro-batches: a long list does not outweigh a short one, and a response that
 takes part in several pairs is computed once. Rewards are known up to a constant per prompt, so only those of one prompt compare.
 
-Left out: prompts are computed once per response, for encoders are bidirectional and sequence classifiers read one position per row;
-and models that were trained on a pair encoding of their own ([SEP] between prompt and response): rows are those of ``text.Encoder``.
+Left out: sharing a prompt's computation among its responses (encoders are bidirectional, and sequence classifiers read one position per
+row); and models that were trained on a pair encoding of their own ([SEP] between prompt and response): rows are those of
+``data.encoding.Encoder``.
 
 Shape legend: R rows (one per response), P pairs.
 """
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 
-from dora_core.data.encoding import EncodedResponse, Encoder, Message
+from dora_core.data.encoding import EncodedResponse, Encoder
+from dora_core.data.records import Message
 from dora_core.errors import ModelError
 from dora_core.evaluation.metrics import preference_pairs
 from dora_core.models.batching import TokenBudget, in_batches
@@ -59,7 +61,7 @@ class RewardModel(nn.Module):
     """Wraps a sequence classifier with one output so that ``forward`` gives r per row. Wrap *this* in DDP or FSDP: they hook ``forward``.
 
     The model itself knows which position to read: [CLS] of an encoder, the last token that is not padding of a decoder. The latter
-    needs padding on the right with the ``pad_token_id`` of its configuration, which ``models.load_reward_model`` sees to.
+    needs padding on the right with the ``pad_token_id`` of its configuration, which ``load_reward_model`` sets.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -83,7 +85,7 @@ class RewardModel(nn.Module):
 
     def forward(self, rows: ResponseRows) -> Tensor:
         """r(x, y) in nats of log-odds, shape (R,), at least float32."""
-        rewards_R = self.model(input_ids=rows.ids_RS, attention_mask=rows.attention_RS).logits.squeeze(1)
+        rewards_R: Tensor = self.model(input_ids=rows.ids_RS, attention_mask=rows.attention_RS).logits.squeeze(1)
         return rewards_R if rewards_R.dtype == torch.float64 else rewards_R.float()
 
 
@@ -105,13 +107,13 @@ class RewardTask:
                 margin_P, share_P = _margins(module(rows.to(self._worker.device)), records)
                 share_P = share_P * bool(indices)
                 loss = -(share_P * logsigmoid(margin_P)).sum()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 right_P = (margin_P > 0).double() + (margin_P == 0).double() / 2
                 sums = (share_P.sum(), loss, (share_P * right_P).sum(), (share_P * margin_P).sum())
                 totals += torch.stack([*sums, totals.new_tensor(sum(self.tokens[i] for i in indices))])
-        count, *sums, tokens = self._worker.sum(totals).tolist()
-        means = dict(zip(("loss", "accuracy", "margin"), (s / max(count, 1.0) for s in sums), strict=True))
+        count, *over_records, tokens = self._worker.sum(totals).tolist()
+        means = dict(zip(("loss", "accuracy", "margin"), (s / max(count, 1.0) for s in over_records), strict=True))
         # Backward saw Σ loss of this rank, DDP and FSDP averaged it over ranks: this factor makes it the mean per record.
         return self._worker.world_size / max(count, 1.0), means | {"tokens": tokens}
 
@@ -140,7 +142,8 @@ def score(
     rewards = [0.0] * len(responses)
 
     def reward(batch: NDArray[np.int64]) -> list[float]:
-        return model(model.collate([responses[i] for i in batch], pad_id).to(device)).tolist()
+        found: list[float] = model(model.collate([responses[i] for i in batch], pad_id).to(device)).tolist()
+        return found
 
     for batch, found in in_batches(reward, [len(response) for response in responses], TokenBudget.of(budget)):
         for place, value in zip(batch, found, strict=True):

@@ -1,7 +1,7 @@
 """Supervised start: next-token likelihood of trusted responses, as a training task.
 
 The loss is the mean over all response tokens of the optimisation step, over all ranks and micro-batches (a mean of
-micro-batch means would weigh a token by how short its neighbours are).
+micro-batch means would give tokens beside short responses more weight).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dora_core.data.encoding import Encoder, Message
+from dora_core.data.encoding import Encoder
+from dora_core.data.records import Message
 from dora_core.models.logprobs import ResponseLogps
 from dora_core.training.distributed import Worker, gradient_sync
 

@@ -15,6 +15,7 @@ from flows.planning.latest import LatestStage, read_latest
 from flows.planning.planned_stage import Plan, PlannedStage, split_on_demand
 from flows.planning.rounds import add_rounds
 from flows.planning.specs import Chain, pinned
+from infra.settings import Settings
 from infra.store.store import SPEC, Store
 from tasks.runtime.stage import StageRef, StageSpec
 from tasks.stages import drift
@@ -60,9 +61,10 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
 
 
 def _specs(config: RealignConfig, until: Until, previous: Previous | None, champions: list[StageRef]) -> Chain:
+    from dora_core.data.fingerprints import FingerprintMemory
     from dora_core.data.inputs import fingerprint_sources
 
-    chain = Chain(pinned(config), fingerprint_sources(config.data))
+    chain = Chain(pinned(config), fingerprint_sources(config.data, FingerprintMemory(Settings().fingerprints)))
     calibration = chain.calibrate(chain.drift(previous)) if config.needs_calibration or until == "calibrate" else None
     if until == "calibrate":
         return chain
@@ -100,8 +102,8 @@ def _check_inputs(spec: Any) -> None:
     """Open every input and resolve its columns, so that a plan never promises what ingest would refuse at its first row."""
     from dora_core.data.inputs import inputs_of, open_input
 
-    for place, source in inputs_of(spec.data):
-        for _ in open_input(source, place, spec.fingerprints):
+    for item in inputs_of(spec.data):
+        for _ in open_input(item, spec.fingerprints):
             pass
 
 

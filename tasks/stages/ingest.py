@@ -23,12 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dora_core.config.method import DataConfig, DataSource
+from dora_core.data.fingerprints import FingerprintMemory
 from dora_core.data.inputs import InputFile, changed_sources, inputs_of, open_input
+from dora_core.data.problems import Problem
 from dora_core.data.records import (
     GOLDEN_SCHEMA,
     QUARANTINE_SCHEMA,
     RECORDS_SCHEMA,
-    Problem,
     Record,
     Rules,
     golden_table,
@@ -37,6 +38,7 @@ from dora_core.data.records import (
     records_table,
 )
 from dora_core.errors import DataError
+from infra.settings import Settings
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import StageContext, StageOutput, StageSpec
 
@@ -157,16 +159,15 @@ class _Ingestion:
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
-    if changed := changed_sources(spec.data, spec.fingerprints):
+    if changed := changed_sources(spec.data, spec.fingerprints, FingerprintMemory(Settings().fingerprints)):
         names = ", ".join(changed[:5])
         raise DataError(f"input changed between planning and reading: {names}", hint="run the same command again to plan with the new data")
     ingestion = _Ingestion(spec.data, context.path)
     try:
         inputs = inputs_of(spec.data)
-        for done, (place, source) in enumerate(inputs):
-            kind = "golden" if place.startswith("data.golden") else "train"
-            for file in open_input(source, place, spec.fingerprints):
-                for _ in ingestion.read(file, _rules(spec.data, source), kind):
+        for done, item in enumerate(inputs):
+            for file in open_input(item, spec.fingerprints):
+                for _ in ingestion.read(file, _rules(spec.data, item.source), item.content):
                     if ingestion.rows % PROGRESS_ROWS == 0:
                         context.progress(done, len(inputs), "inputs", f"{ingestion.rows} rows")
         context.progress(len(inputs), len(inputs), "inputs", f"{ingestion.rows} rows")

@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dora_core.config.method import Columns, DataSource
-from dora_core.data.inputs import PROMPTS, RESPONSES, fingerprint_inputs, open_input
-from dora_core.data.records import Problem, Record, Rules, parse_row, records_table
+from dora_core.data.inputs import Input, fingerprint_inputs, open_input
+from dora_core.data.problems import Problem
+from dora_core.data.records import Record, Rules, parse_row, records_table
 from dora_core.errors import DataError
 from tasks.runtime.descriptor import Stage
 from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageSpec
@@ -79,16 +80,16 @@ def plan(kind: Literal["prompts", "responses"], source: DataSource, against: Dat
     )
 
 
-def content_of(kind: str, source: DataSource, against: DataSource | None) -> list[str]:
+def content_of(kind: Literal["prompts", "responses"], source: DataSource, against: DataSource | None) -> list[str]:
     """sha256 of every file, in order."""
-    inputs = [(kind, source)] + ([] if against is None else [(RESPONSES, against)])
+    inputs = [Input(source, kind, kind)] + ([] if against is None else [Input(against, "responses", "responses")])
     return [digest for item in inputs for digest in fingerprint_inputs([item]).values()]
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
     if content_of(spec.kind, spec.source, spec.against) != spec.content:
         raise DataError(f"{spec.source.path} changed between planning and reading", hint="run the same command again")
-    rows = list(_rows(spec.source, PROMPTS if spec.kind == "prompts" else RESPONSES))
+    rows = list(_rows(spec.source, spec.kind))
     if not rows:
         raise DataError(f"{spec.source.path} has no rows", hint="give a file with at least one prompt")
     given = None if spec.against is None else _responses_by_prompt(spec.against)
@@ -116,14 +117,14 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     return StageOutput(rows=len(samples) or len(records), metrics={"prompts": prompts, "responses": len(samples)})
 
 
-def _rows(source: DataSource, place: str) -> Iterator[Record]:
+def _rows(source: DataSource, kind: Literal["prompts", "responses"]) -> Iterator[Record]:
     """All rows in order. A row without an id is called by its prompt's hash.
 
     Raises:
         DataError: rows are bad; the first are named.
     """
     bad = list[str]()
-    for file in open_input(source, place, {}):
+    for file in open_input(Input(source, kind, kind), {}):
         for number, value in file.rows():
             parsed = [value] if isinstance(value, Problem) else parse_row(value, file.form, RULES)
             if isinstance(parsed, Record):
@@ -157,7 +158,7 @@ def _grouped(rows: Sequence[Record], source: DataSource) -> dict[str, list[int]]
 def _responses_by_prompt(source: DataSource) -> dict[int, list[str]]:
     """Distinct responses of a file, by the hash of their prompt."""
     found = defaultdict[int, dict[str, None]](dict)
-    for row in _rows(source, RESPONSES):
+    for row in _rows(source, "responses"):
         found[row.prompt_hash] |= dict.fromkeys(row.responses)
     return {prompt: list(responses) for prompt, responses in found.items()}
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from dora_core.config.method import DataConfig
 from dora_core.data.inputs import fingerprint_sources
-from dora_core.data.records import Reason
+from dora_core.data.problems import Reason
 from infra.store.store import Store
 from tasks.runtime.stage import execute
 from tasks.stages.ingest import Spec, run

@@ -117,6 +117,6 @@ def test_a_source_that_cannot_be_told_apart_is_named_with_its_interval():
     examples = Examples(["q"] * n, ["same"] * n, head, hashes, fold_of(hashes, 2))
     table, warnings = diagnose(examples, ["twin"], rng.normal(size=(n, 1)), [PLAIN], np.zeros((n, 1)))
     assert table["twin"]["told_apart"] is False and table["twin"]["auc_family_low"] < 0.5
-    assert any(w.startswith("twin: cannot be told from golden (AUC") for w in warnings)
+    assert any(w.startswith("twin: cannot be distinguished from golden (AUC") for w in warnings)
     table, warnings = diagnose(examples, ["other"], rng.normal(size=(n, 1)) + (head == GOLDEN)[:, None], [PLAIN], np.zeros((n, 1)))
     assert table["other"]["told_apart"] is True and not any("cannot be told" in w for w in warnings)

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dora_core.data.problems import Problem, Reason
 from dora_core.data.records import (
     GOLDEN_SCHEMA,
     RECORDS_SCHEMA,
-    Problem,
-    Reason,
     Record,
     Rules,
     fold_of,

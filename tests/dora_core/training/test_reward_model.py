@@ -207,7 +207,7 @@ def test_training_learns_the_order(policy: PreTrainedModel, tokenizer: PreTraine
 
 def test_what_is_no_reward_model_is_refused(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     save_model(policy, tokenizer, tmp_path / "language")
-    with pytest.raises(ModelError, match=r"is no reward model: its weights lack score\.weight") as error:
+    with pytest.raises(ModelError, match=r"is not a reward model: its weights lack score\.weight") as error:
         load_reward_model(tmp_path / "language")
     assert "the reward stage trains one" in error.value.hint
     save_model(transformers.LlamaForSequenceClassification(policy.config), tokenizer, tmp_path / "classes")

@@ -72,7 +72,7 @@ def test_code_in_a_scalar_is_refused(tmp_path: Path) -> None:
     module, optimizer = trained()
     optimizer.param_groups[0]["lr"] = Planted(tmp_path / "trace")  # type: ignore[assignment]
     save_checkpoint(tmp_path / "checkpoint", module, optimizer, {"step": 7}, {}, Worker())
-    with pytest.raises(StoreError, match=r"optimizer\.param_groups\.0\.lr is no number"):
+    with pytest.raises(StoreError, match=r"optimizer\.param_groups\.0\.lr is not a number"):
         load_checkpoint(tmp_path / "checkpoint", *trained(), Worker())
     assert not (tmp_path / "trace").exists()
     state = {"weights": {}, "optimizer": {"param_groups.0.lr": 0.0}}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from dora_core.data import fingerprints, inputs
 from flows.cli import app
 from flows.config.loading import load_config
 from flows.config.models import RealignConfig
@@ -17,7 +19,8 @@ from flows.planning.latest import write_latest
 from flows.planning.plan import TWIN, build_plan
 from flows.planning.planned_stage import Plan
 from infra.store.store import Store
-from tasks.runtime.stage import write_spec
+from tasks.runtime.stage import execute, write_spec
+from tasks.stages import ingest
 
 JUDGED = ["reward", "generate", "judge", "generate start", "judge start", "judge chosen", "compare"]
 ALL = ["ingest", "drift", "classify", "calibrate", "sft", "reference", "training_data", "align", *JUDGED, "evaluate", "promote"]
@@ -237,3 +240,17 @@ def test_dry_run_shows_the_plan_and_writes_no_run(tmp_path: Path, mixture: Path,
     printed = CliRunner().invoke(app, ["realign", "-c", str(tmp_path / "c.yaml"), "--dry-run", "--json"])
     assert [s["label"] for s in json.loads(printed.stdout)["stages"]] == ALL
     assert not (tmp_path / "home" / "store" / "runs").exists()
+
+
+def test_after_the_first_plan_neither_plan_nor_ingest_hashes_an_unchanged_input(
+    config: RealignConfig, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DORA_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(fingerprints, "SETTLED", 0)
+    plan = build_plan(config, store)
+    assert (tmp_path / "home" / "fingerprints.json").is_file()
+    monkeypatch.setattr(inputs, "hashlib", SimpleNamespace(sha256=lambda: pytest.fail("an input was hashed again")))
+    again = build_plan(config, store)
+    assert again.inputs == plan.inputs and [s.digest for s in again.stages] == [s.digest for s in plan.stages]
+    spec = again.stages[0].spec
+    assert isinstance(spec, ingest.Spec) and execute(spec, ingest.run, store)["rows"] > 0

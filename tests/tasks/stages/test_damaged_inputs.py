@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dora_core.config.method import DataConfig
-from dora_core.data.inputs import fingerprint_sources, open_input
-from dora_core.data.records import Problem, Reason
+from dora_core.data.inputs import Input, fingerprint_sources, open_input
+from dora_core.data.problems import Problem, Reason
 from dora_core.errors import DataError
 from tests.tasks.known_rows import GOOD, ROWS, WHOLE, Outcome, line
 
@@ -77,7 +77,7 @@ def test_a_damaged_file_is_refused_by_name_or_what_is_whole_in_it_arrives(
         left = damaged(content, chance)
         (tmp_path / name).write_bytes(left)
         try:
-            rows = [row for file in open_input(source, "data.train[0]", {}) for _, row in file.rows(5)]
+            rows = [row for file in open_input(Input(source, "train", "data.train[0]"), {}) for _, row in file.rows(5)]
         except DataError as error:
             assert name in error.message and error.hint
             refused += 1
@@ -102,7 +102,7 @@ def test_a_damaged_saved_dataset_is_refused_by_name(tmp_path: Path) -> None:
         content = file.read_bytes()
         file.write_bytes(damaged(content, chance))
         try:
-            for opened in open_input(source, "data.train[0]", {}):
+            for opened in open_input(Input(source, "train", "data.train[0]"), {}):
                 list(opened.rows())
         except DataError as error:
             assert "saved" in error.message and error.hint
@@ -201,7 +201,7 @@ def test_a_column_of_another_type_costs_its_rows_and_is_named(tmp_path: Path, ki
 def test_one_value_that_python_cannot_hold_costs_one_row(tmp_path: Path) -> None:
     pq.write_table(table(prompt=pa.array([10**12] * 6 + [2**62] * (GOOD - 6), pa.timestamp("ms"))), tmp_path / "a.parquet")
     source = DataConfig(train=[{"path": str(tmp_path / "a.parquet")}]).train[0]
-    (file,) = open_input(source, "data.train[0]", {})
+    (file,) = open_input(Input(source, "train", "data.train[0]"), {})
     rows = [row for _, row in file.rows()]
     assert [isinstance(row, Problem) for row in rows] == [False] * 6 + [True] * (GOOD - 6)
     assert rows[-1] == Problem("prompt", Reason.UNPARSABLE, "no Python value: OverflowError")
@@ -244,9 +244,9 @@ def test_a_folder_of_many_forms_and_lengths_is_read_whole(tmp_path: Path) -> Non
     [
         (lambda folder: (folder / "loop").symlink_to(folder), "loop is a link to a folder that contains it"),
         (lambda folder: [(folder / f"loop{i}").symlink_to("..") for i in range(8)], "is a link to a folder that contains it"),
-        (lambda folder: (folder / "b.jsonl").symlink_to("b.jsonl"), "b.jsonl is a link to nothing"),
-        (lambda folder: (folder / "b.parquet").symlink_to("gone.parquet"), "b.parquet is a link to nothing"),
-        (lambda folder: os.mkfifo(folder / "b.jsonl"), "b.jsonl is a link to nothing, or no ordinary file"),
+        (lambda folder: (folder / "b.jsonl").symlink_to("b.jsonl"), "b.jsonl is a broken link"),
+        (lambda folder: (folder / "b.parquet").symlink_to("gone.parquet"), "b.parquet is a broken link"),
+        (lambda folder: os.mkfifo(folder / "b.jsonl"), "b.jsonl is a broken link or not a regular file"),
     ],
     ids=["loop", "many loops", "itself", "nothing", "pipe"],
 )

@@ -153,6 +153,6 @@ def read_bytes(content: bytes, suffix: str) -> Iterator[Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"a.{suffix}"
         path.write_bytes(pack.get(suffix.rpartition(".")[2], bytes)(content))
-        for place, source in inputs_of(DataConfig(train=[{"path": str(path), "source": "m"}])):
-            for file in open_input(source, place, {}):
+        for item in inputs_of(DataConfig(train=[{"path": str(path), "source": "m"}])):
+            for file in open_input(item, {}):
                 yield from (row for _, row in file.rows(3))

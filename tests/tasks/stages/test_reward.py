@@ -129,7 +129,7 @@ def test_a_model_by_name_scores_as_the_stage_that_trained_it(pipeline_start: Sta
     by_stage = scores_of(store, judge_spec(pipeline_start, RewardModelJudge(), model=spec.ref(), split="train"))
     assert np.array_equal(scores_of(store, judge_spec(pipeline_start, named, split="train")), by_stage)
     policy = RewardModelJudge(model=ModelConfig(source=str(store.fetch("sft", pipeline_start[2].digest) / "model")))
-    with pytest.raises(ModelError, match="is no reward model"):
+    with pytest.raises(ModelError, match="is not a reward model"):
         scores_of(store, judge_spec(pipeline_start, policy))
 
 

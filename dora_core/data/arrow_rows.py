@@ -1,0 +1,48 @@
+"""Rows of Arrow batches as Python values. A value without a Python counterpart costs its row, not the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dora_core.data.problems import Problem, Reason
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+UNREADABLE = (ValueError, ArithmeticError, LookupError)
+"""Errors of Arrow for a value without a Python counterpart: text that is not UTF-8 (Parquet does not guarantee it), a time beyond
+year 9999, an unknown time zone, a struct with one name twice."""
+
+
+def numbered_rows(batches: Iterable[pa.RecordBatch | pa.Table], columns: Mapping[str, str]) -> Iterator[tuple[int, Any]]:
+    """(position, row) of every row of ``batches``, counted from 0.
+
+    Args:
+        columns: field → column of the batches; a row is a dict of these fields, or a :class:`~dora_core.data.problems.Problem`.
+    """
+    first = 0
+    for batch in batches:
+        try:
+            rows = _python_rows(batch, columns)
+        except UNREADABLE:
+            rows = [_row_or_problem(batch, i, columns) for i in range(batch.num_rows)]
+        yield from enumerate(rows, first)
+        first += batch.num_rows
+
+
+def _python_rows(batch: pa.RecordBatch | pa.Table, columns: Mapping[str, str]) -> list[Any]:
+    values = zip(*(batch.column(name).to_pylist() for name in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in values]
+
+
+def _row_or_problem(batch: pa.RecordBatch | pa.Table, index: int, columns: Mapping[str, str]) -> Any:
+    row = {}
+    for field, name in columns.items():
+        try:
+            row[field] = batch.column(name)[index].as_py()
+        except UNREADABLE as error:
+            if isinstance(error, UnicodeDecodeError):
+                return Problem(field, Reason.UNPARSABLE, f"a text is not UTF-8 at byte {error.start}")
+            return Problem(field, Reason.UNPARSABLE, f"no Python value: {type(error).__name__}")
+    return row

@@ -1,0 +1,79 @@
+"""JSON lines in UTF-8, plain or compressed: one object per line, blank lines skipped. A line that is not valid is a problem of that row.
+
+The encoding is never guessed: ``json.loads`` would take bytes for UTF-16 where they look like it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from dora_core.data.formats.base import Format, Location
+from dora_core.data.problems import Problem, Reason
+from dora_core.errors import DataError
+
+PROBE_LINES = 1000
+"""Lines read at opening to learn the file's columns."""
+
+
+class JsonLinesReader:
+    """One file of JSON lines. Its positions count lines, blank ones included."""
+
+    ragged = True
+
+    def __init__(self, at: Location):
+        (self._file,) = at.files
+        names: dict[str, None] = {}
+        for i, (_, line) in enumerate(islice(self._lines(), PROBE_LINES)):
+            if i == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise DataError(f"{at.name} is UTF-16; JSON lines are UTF-8", hint="convert it: iconv -f UTF-16 -t UTF-8 FILE > FILE.jsonl")
+            if i == 0 and line.lstrip().startswith(b"["):
+                raise DataError(f"{at.name} is a JSON array, not JSON lines", hint="convert it: jq -c '.[]' FILE > FILE.jsonl")
+            if isinstance(row := _parse_line(line), dict):
+                names |= dict.fromkeys(row)
+        self.columns = list(names)
+        if not names and any(True for _ in self._lines()):
+            hint = 'each line must be an object such as {"prompt": …, "responses": […]}'
+            raise DataError(f"{at.name}: none of its first {PROBE_LINES} lines is a JSON object", hint=hint)
+
+    def rows(self, columns: Mapping[str, str], batch_rows: int) -> Iterator[tuple[int, Any]]:
+        for number, line in self._lines():
+            row = _parse_line(line)
+            yield number, {field: row.get(name) for field, name in columns.items()} if isinstance(row, dict) else row
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        with self._file.filesystem.open_input_stream(self._file.path, compression="detect") as stream:
+            yield from ((number, line) for number, line in enumerate(io.BufferedReader(stream)) if line.strip())
+
+
+def _parse_line(line: bytes) -> Any:
+    try:
+        return _DECODER.decode(line.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        return Problem("", Reason.UNPARSABLE, f"{error.msg}, column {error.colno}")
+    except UnicodeDecodeError as error:
+        return Problem("", Reason.UNPARSABLE, f"not UTF-8 at byte {error.start}")
+    except _DuplicateKey:
+        return Problem("", Reason.UNPARSABLE, "an object has the same key twice")
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, nesting without end
+        return Problem("", Reason.UNPARSABLE, type(error).__name__)
+
+
+class _DuplicateKey(ValueError):
+    """A key occurs twice in an object. Python would silently take the last value."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _DuplicateKey
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+FORMAT = Format("jsonl", JsonLinesReader, suffixes=(".jsonl", ".ndjson", ".json"))
