@@ -5,7 +5,7 @@ The same judges label self-training lists and compare policies on held-out promp
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,14 +27,24 @@ class RewardTrainingConfig(StrictModel):
     )
 
 
-class GoldJudge(StrictModel):
+class JudgeConfig(StrictModel):
+    """Base of the settings of every judge; ``kind`` is its name and that of its file in ``tasks/judges/``.
+
+    Attributes:
+        asks_server: its model is behind ``execution.judge.endpoint``.
+    """
+
+    asks_server: ClassVar[bool] = False
+
+
+class GoldJudge(JudgeConfig):
     """The known mixture's own gold reward: only for its prompts."""
 
     kind: Literal["gold"] = Field("gold", description="gold: the testbed's reward.")
     testbed: TestbedConfig = Field(default_factory=TestbedConfig, description="The mixture whose prompts are judged.")
 
 
-class RewardModelJudge(StrictModel):
+class RewardModelJudge(JudgeConfig):
     """A Hugging Face sequence-classification model with one output, given or trained here."""
 
     kind: Literal["reward_model"] = Field("reward_model", description="reward_model: a scalar for each (prompt, response).")
@@ -44,7 +54,7 @@ class RewardModelJudge(StrictModel):
     training: RewardTrainingConfig = Field(default_factory=RewardTrainingConfig, description="Only where the model is trained here.")
 
 
-class ImplicitJudge(StrictModel):
+class ImplicitJudge(JudgeConfig):
     """The policy's own implicit reward β·(log π − log π_ref) (Rafailov et al. 2023, eq. 5), as in self-labelling methods."""
 
     kind: Literal["implicit"] = Field("implicit", description="implicit: the policy judges itself against its own start.")
@@ -52,8 +62,10 @@ class ImplicitJudge(StrictModel):
     per_token: bool = Field(False, description="Divide by the number of response tokens, so that length is not rewarded.")
 
 
-class LLMJudge(StrictModel):
+class LLMJudge(JudgeConfig):
     """A language model behind an endpoint compares responses of a prompt two by two, each pair in both orders."""
+
+    asks_server: ClassVar[bool] = True
 
     kind: Literal["llm"] = Field("llm", description="llm: asks `execution.judge.endpoint`.")
     model: str = Field(min_length=1, description="Name of the model as the server knows it.")

@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow.fs as pafs
 import ray.train.torch
-import torch
 from ray.exceptions import ActorDiedError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -30,6 +29,7 @@ from infra.store.journal import JournalWriter
 from infra.store.store import Store, full_disk
 from tasks.runtime.cluster import ray_session
 from tasks.runtime.stage import StageContext
+from tasks.runtime.workers import use_threads
 from tasks.training.job import TrainingJob, train, trained_folder, what_fits
 
 RECORD = "checkpoint_manager_snapshot.json"  # Ray Train's, in the folder of a run
@@ -123,7 +123,7 @@ def _run_folder(job: TrainingJob) -> str:
 def _ray_worker(config: dict[str, Any]) -> None:
     """Body of one Ray Train worker."""
     job: TrainingJob = config["job"]
-    torch.set_num_threads(max(1, int(job.execution.cpus_per_worker)))  # Ray sets OMP_NUM_THREADS, which torch reads too late
+    use_threads(job.execution)
     worker = Worker.current(ray.train.torch.get_device())
     folder = Store(job.store_uri).folder(job.stage, job.digest)
     journal = JournalWriter(folder)
