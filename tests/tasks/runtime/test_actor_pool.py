@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -129,16 +130,22 @@ def test_work_that_becomes_ready_later_goes_to_the_actors_that_are_there(pool: P
 def test_idle_actors_give_their_places_back_while_the_last_work_runs(pool: Pool) -> None:
     import ray
 
-    numbers = Numbers([1, 2], seconds=0.0)
-    arguments = (str(pool.folder), [])
-    options = {"size": 2, "execution": EXECUTION, "failures": pool.failures, "journal": pool.journal}
-    finished = run_on_actors(numbers, Squares, arguments, **options)
-    numbers.finish(next(finished).item)
-    deadline = time.monotonic() + 30
-    while ray.available_resources().get("CPU", 0.0) < 1.0 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert ray.available_resources()["CPU"] >= 1.0
-    assert len(list(finished)) == 1
+    def free_cpus() -> float:
+        return ray.available_resources().get("CPU", 0.0)
+
+    def wait_until(cpus: float) -> None:
+        deadline = time.monotonic() + 30
+        while free_cpus() != cpus and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert free_cpus() == cpus
+
+    running = threading.Thread(target=pool.run, args=[Numbers([1], seconds=10.0)])
+    running.start()
+    wait_until(0.0)
+    wait_until(1.0)
+    assert pool.squares == {}, "the last work still runs"
+    running.join()
+    assert pool.squares == {1: 1}
 
 
 @pytest.mark.fault(1)
