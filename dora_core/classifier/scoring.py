@@ -3,8 +3,8 @@
 Rows are scored fold by fold, by the model that never saw their prompt. Tokenisation and the wide part of the next chunk of rows run in
 a thread while the encoder computes the current one. On a GPU that hides the part that releases the interpreter's lock (several actors
 per GPU, ``execution.gpus_per_worker`` < 1, hide the rest); on a CPU there is little to hide, 1 % beside six layers.
-The encoder sees batches of rows of similar length, one forward pass for all heads, in bfloat16 on a GPU and float32 on a CPU; after a batch that
-does not fit into the GPU's memory, smaller ones.
+The encoder sees batches of rows of similar length, one forward pass for all heads, in bfloat16 on a GPU and float32 on a CPU; after a
+batch that does not fit into the GPU's memory, smaller ones.
 
 On a CPU the activations of a batch should stay in the cache: beyond :data:`CPU_BATCH` numbers per layer GELU and the residuals run at
 memory speed (measured, 6 × 384 on one core of an AMD EPYC: 512 tokens 87, 2,048 79, 16,384 55 GFLOP/s of the 105 of a matmul).

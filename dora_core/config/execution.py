@@ -23,6 +23,24 @@ class Endpoint(StrictModel):
     )
 
 
+def endpoint_mistake(setting: str, asks: bool, key: str, endpoint: Endpoint | None, *, may_idle: bool = False) -> str | None:
+    """The one rule for settings that name a model behind a server: they go with the server's address. Returns the error message, or None.
+
+    Args:
+        setting: key and value: ``generate.served_model=null``, ``judge.kind=llm``.
+        asks: whether it names a model behind a server.
+        key: where the address is given: ``execution.generate.endpoint.url``.
+        may_idle: an address that no setting uses is allowed.
+    """
+    if asks == (endpoint is not None) or (may_idle and not asks):
+        return None
+    return (
+        f"{setting} asks a server: give its address in {key}"
+        if asks
+        else f"{setting} asks no server: leave out {key}, or name a served model"
+    )
+
+
 class Execution(StrictModel):
     """Execution settings of one stage; not part of any digest."""
 

@@ -5,7 +5,7 @@ The same judges label self-training lists and compare policies on held-out promp
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,14 +27,24 @@ class RewardTrainingConfig(StrictModel):
     )
 
 
-class GoldJudge(StrictModel):
+class JudgeConfig(StrictModel):
+    """Base of the settings of every judge; ``kind`` is its name and that of its file in ``tasks/judges/``.
+
+    Attributes:
+        asks_server: its model is behind ``execution.judge.endpoint``.
+    """
+
+    asks_server: ClassVar[bool] = False
+
+
+class GoldJudge(JudgeConfig):
     """Gold reward of the known mixture, defined for its prompts only."""
 
     kind: Literal["gold"] = Field("gold", description="gold: the testbed's reward.")
     testbed: TestbedConfig = Field(default_factory=TestbedConfig, description="The mixture whose prompts are judged.")
 
 
-class RewardModelJudge(StrictModel):
+class RewardModelJudge(JudgeConfig):
     """Hugging Face sequence-classification model with one output, given or trained by the pipeline."""
 
     kind: Literal["reward_model"] = Field("reward_model", description="reward_model: a scalar for each (prompt, response).")
@@ -46,7 +56,7 @@ class RewardModelJudge(StrictModel):
     )
 
 
-class ImplicitJudge(StrictModel):
+class ImplicitJudge(JudgeConfig):
     """Implicit reward of the policy, β·(log π − log π_ref) (Rafailov et al. 2023, eq. 5), as in self-labelling methods."""
 
     kind: Literal["implicit"] = Field("implicit", description="implicit: the policy judges itself against its own start.")
@@ -54,8 +64,10 @@ class ImplicitJudge(StrictModel):
     per_token: bool = Field(False, description="Divide by the number of response tokens, so that length is not rewarded.")
 
 
-class LLMJudge(StrictModel):
+class LLMJudge(JudgeConfig):
     """Language model behind an endpoint that compares the responses of a prompt in pairs, each pair in both orders."""
+
+    asks_server: ClassVar[bool] = True
 
     kind: Literal["llm"] = Field("llm", description="llm: requests to `execution.judge.endpoint`.")
     model: str = Field(min_length=1, description="Name of the model on the server.")

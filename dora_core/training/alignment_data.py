@@ -28,8 +28,8 @@ FORMAT = 1
 UNKNOWN = "unknown"
 
 JOINED_COLUMNS = ("row", "prompt", "responses", "rewards", "sources", "logps", "factor")
-"""Columns that :func:`write_alignment_data` reads: position in the records table, messages, lists over all responses (rewards null where not
-measured, sources null where unknown), and the record's h."""
+"""Columns that :func:`write_alignment_data` reads: position in the records table, messages, lists over all responses (rewards null where
+not measured, sources null where unknown), and the record's h."""
 
 
 @dataclass(frozen=True)

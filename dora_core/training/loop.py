@@ -1,6 +1,7 @@
 """The training loop: data order, learning rate, gradient scale and clipping, checkpoints, resume.
 
-The gradient of a step comes from a :class:`Task` (``alignment.py``, ``sft.py``, ``reward_model.py``); this file never looks at a loss. A run that is killed and started again ends with the same weights as one that was not: the data order is a function of (seed,
+The gradient of a step comes from a :class:`Task` (``alignment.py``, ``sft.py``, ``reward_model.py``); this file never looks at a loss. A
+run that is killed and started again ends with the same weights as one that was not: the data order is a function of (seed,
 epoch), the learning rate of the step, and the optimiser's state is restored exactly. A checkpoint that is damaged or of another run is
 ignored and named in the report: an older one, or the start, gives the same weights later.
 
@@ -77,7 +78,8 @@ class Hooks(Protocol):
 
 
 class FolderHooks:
-    """Hooks for one process and a local folder: checkpoints in ``<folder>/step-<n>``, the two newest kept; metrics and progress are discarded."""
+    """Hooks for one process and a local folder: checkpoints in ``<folder>/step-<n>``, the two newest kept; metrics and progress are
+    discarded."""
 
     def __init__(self, folder: Path):
         self.folder = folder

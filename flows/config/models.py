@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from dora_core.config.alignment import AlignConfig, Loss
-from dora_core.config.execution import Execution
+from dora_core.config.execution import Execution, endpoint_mistake
 from dora_core.config.judging import ImplicitJudge, Judge, LLMJudge, RewardModelJudge
 from dora_core.config.method import (
     CalibrationConfig,
@@ -118,6 +118,12 @@ class ExecutionConfig(StrictModel):
         return getattr(self, stage, None) or self.default
 
 
+def _judge_mistake(key: str, judge: Judge, execution: ExecutionConfig) -> str | None:
+    """A server is named for the judge that asks one; others may leave it idle."""
+    endpoint = execution.of("judge").endpoint
+    return endpoint_mistake(f"{key}.kind={judge.kind}", judge.asks_server, "execution.judge.endpoint.url", endpoint, may_idle=True)
+
+
 class MethodConfig(StrictModel):
     """What a realignment and a study share: the method's settings and where they run."""
 
@@ -154,8 +160,8 @@ class RealignConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _check_endpoints(self) -> Self:
-        if self.compare is not None and isinstance(self.compare.judge, LLMJudge) and self.execution.of("judge").endpoint is None:
-            raise ValueError("compare.judge.kind=llm asks a server: give its address in execution.judge.endpoint.url")
+        if self.compare is not None and (mistake := _judge_mistake("compare.judge", self.compare.judge, self.execution)):
+            raise ValueError(mistake)
         return self
 
     @property
@@ -193,11 +199,10 @@ class SelfTrainConfig(RealignConfig):
             mistakes.append(
                 "evaluate.erm_twin compares one alignment; for rounds run self-train again with align.objective.name=erm, or a study"
             )
-        endpoint = self.execution.of("generate").endpoint
-        if (self.generate.served_model is None) != (endpoint is None):
-            mistakes.append("generate.served_model and execution.generate.endpoint name one server together: give both or neither")
-        if isinstance(self.labeller, LLMJudge) and self.execution.of("judge").endpoint is None:
-            mistakes.append("judge.kind=llm asks a server: give its address in execution.judge.endpoint.url")
+        served, endpoint = self.generate.served_model, self.execution.of("generate").endpoint
+        setting = f"generate.served_model={served or 'null'}"
+        found = endpoint_mistake(setting, served is not None, "execution.generate.endpoint.url", endpoint)
+        mistakes += [mistake for mistake in (found, _judge_mistake("judge", self.labeller, self.execution)) if mistake is not None]
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self

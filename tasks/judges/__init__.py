@@ -1,1 +1,1 @@
-"""Judges: one file each."""
+"""Judges: a file per kind, each ending in its descriptor."""

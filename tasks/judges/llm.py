@@ -1,10 +1,9 @@
-"""The LLM judge of stage ``judge``: a served model compares responses two by two, each pair in both orders
-(``dora_core/evaluation/llm_judge.py``).
+"""Judge ``llm``: a served model compares responses two by two, each pair in both orders (``dora_core/evaluation/llm_judge.py``).
 
-Output besides the scores: ``votes.parquet`` (record_id, first, second, verdict, swapped_verdict), a row per pair that was asked: the two
-places, and which of them is preferred ("first", "second", "tie", null = no verdict) in this order and in the other. ``second`` is a
-sample number too, or with ``against: given`` the place of a response in its record.
-Guarantee: which pairs are asked, and in which words, follows from prompt and responses alone; answers are kept
+Output besides the scores: ``votes.parquet`` (record_id, first, second, verdict, swapped_verdict), a row per compared pair: the two places,
+and which of them is preferred ("first", "second", "tie", null = no verdict) in this order and in the other. ``second`` is a sample number
+too, or with ``against: given`` the place of a response in its record.
+Guarantee: the pairs and the words of the requests follow from prompt and responses alone; answers are kept
 (``tasks/runtime/chat_requests.py``).
 Cost: two requests per pair; for K responses of a record K·opponents/2 pairs with each other, K·opponents with the given ones.
 """
@@ -18,15 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from dora_core.config.judging import LLMJudge
 from dora_core.errors import DataError
+from tasks.judges.base import JudgeKind, JudgeSpec, Scored
 from tasks.runtime.stage import StageContext
 from tasks.tables.rows import RECORDS_FILE
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
     from infra.chat_client import Question
-    from tasks.stages.judge import Spec
 
 VOTES = {"record_id": "string", "first": "int32", "second": "int32", "verdict": "string", "swapped_verdict": "string"}
 SWAPPED = {"first": "second", "second": "first", "tie": "tie", None: None}
@@ -34,7 +32,7 @@ SWAPPED = {"first": "second", "second": "first", "tie": "tie", None: None}
 
 @dataclass
 class _Group:
-    """The responses of one record: their rows in the table, sample numbers and texts, whom they meet, and the ``games``: pairs of places
+    """The responses of one record: their rows in the table, sample numbers and texts, their opponents, and the ``games``: pairs of places
     in ``responses`` and ``opponents``."""
 
     record_id: str
@@ -62,16 +60,13 @@ class _Group:
                 yield Question(f"record {self.record_id}, responses {i} and {j}", sampling | {"messages": messages})
 
 
-def llm_scores(spec: Spec, context: StageContext, rows: pa.Table) -> tuple[np.ndarray, dict[str, Any]]:
-    """Mean outcome of each response's comparisons, and how they went; writes ``votes.parquet``.
-
-    Args:
-        rows: record_id, prompt, sample, response; N rows.
+def score(spec: JudgeSpec, context: StageContext, rows: pa.Table) -> Scored:
+    """Mean outcome of each response's comparisons; writes ``votes.parquet``.
 
     Returns:
-        Scores in [0, 1], shape (N,), NaN for a response without any verdict; facts: ``comparisons`` (pairs asked), ``unparsable`` (answers
-        without a verdict), ``position_disagreement`` (share of pairs whose two verdicts differ; such a pair is a tie), ``tie_share``
-        (those included), and those of :func:`tasks.runtime.chat_requests.ask`. Shares are None where no pair has two verdicts.
+        Scores in [0, 1], NaN for a response without any verdict; facts: ``comparisons`` (pairs), ``unparsable`` (answers without a
+        verdict), ``position_disagreement`` (share of pairs whose two verdicts differ; such a pair is a tie), ``tie_share`` (those
+        included), and those of :func:`tasks.runtime.chat_requests.ask`. Shares are None where no pair has two verdicts.
 
     Raises:
         DataError: there is nothing to compare, or no answer has a verdict.
@@ -122,7 +117,7 @@ def llm_scores(spec: Spec, context: StageContext, rows: pa.Table) -> tuple[np.nd
         "position_disagreement": sum(a != b for a, b in judged) / len(judged) if judged else None,
         "tie_share": sum(a != b or a == "tie" for a, b in judged) / len(judged) if judged else None,
     }
-    return scores, facts | asked.facts
+    return Scored(scores, facts | asked.facts)
 
 
 def _groups(rows: pa.Table, judge: LLMJudge, given: dict[str, list[str]] | None) -> list[_Group]:
@@ -142,9 +137,12 @@ def _groups(rows: pa.Table, judge: LLMJudge, given: dict[str, list[str]] | None)
     return groups
 
 
-def _given(spec: Spec, context: StageContext) -> dict[str, list[str]]:
+def _given(spec: JudgeSpec, context: StageContext) -> dict[str, list[str]]:
     """The responses of every record."""
     import pyarrow.parquet as pq
 
     records = pq.read_table(context.fetch(spec.records) / RECORDS_FILE, columns=["record_id", "responses"])
     return dict(zip(records["record_id"].to_pylist(), records["responses"].to_pylist(), strict=True))
+
+
+JUDGE = JudgeKind(LLMJudge, score)

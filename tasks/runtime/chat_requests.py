@@ -1,11 +1,12 @@
-"""Asking an OpenAI-compatible server: many chat requests at once, every answer kept, nothing asked twice.
+"""Chat requests to an OpenAI-compatible server: many at once, every answer kept, none sent twice.
 
 Answers are appended to ``scratch/answers/<time>-<process>.jsonl``, one line each under the sha256 of its request, and synced to disk before
-they count. Every process writes a file of its own, a torn last line is no line, and finished files are committed to a remote store every
-:data:`COMMIT_SECONDS` and at the end, also at a bad one. So a stage that was killed, or whose server went away, asks only for the rest.
+they count. Every process writes a file of its own, a partially written last line is ignored, and finished files are committed to a remote
+store every :data:`COMMIT_SECONDS` and at the end, also after an error. So a stage that was killed, or whose server went away, requests only
+the rest.
 
-Failure policy: what may pass (``infra/chat_client.py``) is tried again, with exponential backoff and jitter and never before
-``Retry-After``, until nothing at all was answered for ``give_up_seconds``; what would come again fails at once.
+Failure policy: transient failures (``infra/chat_client.py``) are retried with exponential backoff and jitter, and never before
+``Retry-After``, until no request at all was answered for ``give_up_seconds``; permanent ones fail at once.
 
 Cost: one thread per request under way, less than a millisecond of processor time per answer. Memory: all answers. Left out: streaming,
 and the server's ``n`` (several answers per request, which many servers ignore).
@@ -37,7 +38,7 @@ from tasks.runtime.stage import StageContext
 T = TypeVar("T")
 
 COMMIT_SECONDS = 30.0
-"""Between two commits to a remote store: what a lost machine costs at most."""
+"""Between two commits to a remote store: a lost machine costs the answers of this time."""
 BACKOFF_SECONDS = (0.5, 30.0)
 """First and longest wait before a request is sent again."""
 PROGRESS_SECONDS = 0.5
@@ -56,15 +57,15 @@ class Asked:
 
 
 def ask(context: StageContext, endpoint: Endpoint, questions: Iterable[Question], total: int, *, unit: str) -> Asked:
-    """Answers to all ``questions``; those of earlier attempts are not asked again.
+    """Answers to all ``questions``; those with an answer of an earlier attempt are not sent again.
 
     Args:
         questions: taken as they can be sent, so they need not all exist at once.
-        total: how many there are, for the progress bar.
-        unit: what an answer is called there.
+        total: number of questions, for the progress bar.
+        unit: name of an answer in the progress bar.
 
     Raises:
-        ServiceError: nothing was answered for ``endpoint.give_up_seconds``.
+        ServiceError: no request was answered for ``endpoint.give_up_seconds``.
         ConfigError: the key is missing, or the server refuses it, the model or a request.
     """
     started, shown = time.monotonic(), float("-inf")
@@ -151,13 +152,13 @@ class AnswerLog:
 
 
 class _Workers:
-    """``count`` threads that ask. The first sees whether the server is there, and then starts the others.
+    """``count`` threads that send requests. The first one checks that the server is there, and then starts the others.
 
-    They are daemons, since nothing calls a thread back from a request: a process that ends does not wait for them, and in one that
-    lives on each ends with its request.
+    They are daemons, since a request cannot be interrupted: a process that ends does not wait for them, and in one that goes on each ends
+    with its request.
 
     Attributes:
-        open: questions that were put in, and whose answers were not taken out. retries: requests that failed and were sent again.
+        open: questions that were put in and whose answers were not taken out. retries: requests that failed and were sent again.
     """
 
     def __init__(self, endpoint: Endpoint, count: int, log: logging.Logger):
@@ -177,10 +178,10 @@ class _Workers:
             self._start(self._open_up)
 
     def wait(self) -> dict[str, Answer]:
-        """The next answers by key; empty when there is other news.
+        """The next answers by key; empty when another event ended the wait.
 
         Raises:
-            ServiceError: no news for ``give_up_seconds``. ConfigError: a request was refused.
+            ServiceError: no event for ``give_up_seconds``. ConfigError: a request was refused.
         """
         if self._fault is not None:
             raise self._fault
@@ -198,7 +199,7 @@ class _Workers:
         return self._taken([first])
 
     def stop(self) -> dict[str, Answer]:
-        """End the threads; returns what was answered and not taken yet."""
+        """End the threads; returns the answers that were not taken yet."""
         self._stopped.set()
         self._todo.put(None)
         return self._taken([])
@@ -260,4 +261,4 @@ class _Workers:
 
 def backoff_seconds(number: int, longest: float) -> float:
     """Wait after the failure ``number`` in a row (from 0): doubled each time up to ``longest``, a random half of it taken off."""
-    return min(longest, BACKOFF_SECONDS[0] * 2 ** min(number, 16)) * random.uniform(0.5, 1.0)
+    return min(longest, BACKOFF_SECONDS[0] * 2.0 ** min(number, 16)) * random.uniform(0.5, 1.0)

@@ -1,4 +1,4 @@
-"""The one place where a stage's process meets Ray."""
+"""Connection of a stage's process to its Ray cluster."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ def ray_session() -> Iterator[None]:
     """Connect this process to the cluster that runs its job, and disconnect at the end.
 
     The Jobs API sets ``RAY_ADDRESS`` for every job; token authentication comes with the environment of the head. A process
-    that is already connected (an outer session, a test's ``ray.init(address="local")``) keeps its connection. Nothing is
-    ever started here: a bare ``ray.init()`` would attach to any head on the machine, or start one nobody ends.
+    that is already connected (an outer session, a test's ``ray.init(address="local")``) keeps its connection. No cluster is
+    ever started here: a bare ``ray.init()`` would attach to any head on the machine, or start one that is never stopped.
 
-    Ray sets OMP_NUM_THREADS from ``num_cpus`` in its workers, which torch may read too late: whoever computes calls
-    ``torch.set_num_threads`` itself.
+    Workers set their threads themselves (:func:`tasks.runtime.workers.use_threads`).
 
     Raises:
-        ServiceError: no cluster was named, or it does not accept us (not reachable, wrong token).
+        ServiceError: no cluster was named, or it refuses the connection (not reachable, wrong token).
     """
     import ray
     from ray.exceptions import RayError
@@ -53,7 +52,7 @@ def check_fits(execution: Execution) -> None:
     """Refuse a worker that fits on no node: Ray would wait for one forever.
 
     Raises:
-        ServiceError: with what the worker needs and what the nodes have.
+        ServiceError: with the needs of the worker and the resources of the nodes.
     """
     import ray
 

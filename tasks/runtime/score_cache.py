@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from dora_core.config.execution import Execution
 from infra.store.store import replacing, sha256_file
 from tasks.runtime.stage import StageContext
+from tasks.runtime.workers import BuildWorker
 from tasks.tables.rows import rebatch
 
 if TYPE_CHECKING:
@@ -107,8 +108,7 @@ def score_rows(
     *,
     summed: Sequence[str] = (),
     name: str,
-    worker: type,
-    arguments: dict[str, Any],
+    worker: BuildWorker,
     execution: Execution,
     unit: str,
 ) -> Scores:
@@ -141,7 +141,6 @@ def score_rows(
                 total=len(new),
                 name=name,
                 worker=worker,
-                arguments=arguments,
                 execution=execution,
                 unit=unit,
             ):

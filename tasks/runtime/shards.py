@@ -1,4 +1,4 @@
-"""Sharded inference over a stream of rows: deterministic shards, a pool of Ray actors, resume.
+"""Sharded inference over a stream of rows: deterministic shards, markers, resume.
 
 Rows are cut into shards by position (``execution.shard_rows``), however the stream was batched. A shard's output depends on its rows
 and the worker's arguments alone, so the number of workers, their deaths and restarts never change a byte of the result. (Where the
@@ -14,10 +14,9 @@ anything else is computed again.
 The folder survives a crash, on a remote store too (each file is committed as soon as it is final), and is bookkeeping:
 never listed in ``result.json``, free to delete once that exists.
 
-Failure policy: a *death* of an actor (kill −9, out of memory, lost node) costs the shard it held, which goes to a replacement; a shard
-that kills one worker after another is set aside, and the step fails for it when the others are finished
-(``tasks/runtime/worker_failures.py``). An
-*exception* of the worker is a fault of code or data and is raised as it is. Finished shards are kept in any case.
+Failure policy: that of ``tasks/runtime/actor_pool.py``: the *death* of an actor costs the shard it held, which another actor takes; a
+poison shard, which kills one worker after another, is set aside, and the step fails for it when the others are finished. An *exception* of
+the worker is a fault of code or data and is raised as it is. Finished shards are kept in any case.
 
 Left out: work stealing and several shards in flight per actor. Shards are minutes, a round trip is milliseconds.
 """
@@ -25,24 +24,24 @@ Left out: work stealing and several shards in flight per actor. Shards are minut
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dora_core.config.execution import Execution
+from dora_core.errors import StageFailed
 from infra.store.store import replacing, sha256_file
-from tasks.runtime.cluster import check_fits, ray_session
+from tasks.runtime.actor_pool import run_on_actors
 from tasks.runtime.stage import StageContext
-from tasks.runtime.worker_failures import Deaths
+from tasks.runtime.worker_failures import WorkerFailures
+from tasks.runtime.workers import BuildWorker, Worker, use_threads
 from tasks.tables.rows import rebatch
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Worker = Callable[["pa.Table"], "pa.Table"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Computed:
-    """One shard's output.
+    """The output of one shard.
 
     Attributes:
         attempt: counts from 1 within this run of the stage.
@@ -78,16 +77,11 @@ class Computed:
     batch_tokens: int | None
 
 
-def run_shards(
-    context: StageContext, rows: pa.Table, *, name: str, worker: type, arguments: dict[str, Any], execution: Execution, unit: str
-) -> pa.Table:
+def run_shards(context: StageContext, rows: pa.Table, *, name: str, worker: BuildWorker, execution: Execution, unit: str) -> pa.Table:
     """:func:`stream_shards` for a table that fits in memory, with a result that does too."""
     import pyarrow as pa
 
-    results = stream_shards(
-        context, [rows], total=rows.num_rows, name=name, worker=worker, arguments=arguments, execution=execution, unit=unit
-    )
-    return pa.concat_tables(results)
+    return pa.concat_tables(stream_shards(context, [rows], total=rows.num_rows, name=name, worker=worker, execution=execution, unit=unit))
 
 
 def stream_shards(
@@ -96,25 +90,23 @@ def stream_shards(
     *,
     total: int,
     name: str,
-    worker: type,
-    arguments: dict[str, Any],
+    worker: BuildWorker,
     execution: Execution,
     unit: str,
 ) -> Iterator[pa.Table]:
-    """Map ``worker(**arguments)`` over ``rows``, shard by shard; yields one table per shard, rows in the order of input rows.
+    """Map a worker over ``rows``, shard by shard; yields one table per shard, rows in the order of input rows.
 
     Args:
         rows: the input as tables of one schema and any size, read while shards are computed; every column goes to the worker.
         total: number of input rows, for the progress bar.
         name: folder of the shards, unique within the stage.
-        worker: an importable class; built once per actor (that is where a model is loaded), then called with tables.
-            Must return as many rows as it got and depend on nothing but its arguments and those rows. If it has a ``budget``
-            (``dora_core.models.batching.TokenBudget``), what that was lowered to becomes a warning of the stage.
+        worker: makes the worker (``tasks/runtime/workers.py``), once per actor. A budget that it had to lower becomes a warning of the
+            stage.
         execution: ``workers`` actors at most, each with ``cpus_per_worker`` and ``gpus_per_worker``; 0 = in this process.
-        unit: what a row is called in the progress bar.
+        unit: name of a row in the progress bar.
 
     Raises:
-        StageFailed: too many actors died.
+        StageFailed: poison shards, or too many deaths of actors.
         ServiceError: no node of the cluster is big enough for a worker.
     """
     ledger, finished, reused = ShardLedger(context, name), 0, 0
@@ -139,8 +131,11 @@ def stream_shards(
             yield ledger.read(shard)
 
     context.progress(0, total, unit, name)
-    compute = _in_process if execution.workers == 0 else _on_actors
-    for computed in compute(incomplete(), worker, arguments, execution, context, -(-total // execution.shard_rows), unit):
+    if execution.workers == 0:
+        results = _in_process(incomplete(), worker)
+    else:
+        results = _on_actors(incomplete(), worker, execution, context, -(-total // execution.shard_rows), unit)
+    for computed in results:
         ledger.mark_done(computed)
         done.add(computed.shard.start)
         finished += computed.table.num_rows
@@ -249,95 +244,82 @@ def float_ranges(table: pa.Table) -> dict[str, dict[str, float | int | None]]:
 # ------------------------------------------------------------------------------------------------------ where it runs
 
 
-def _in_process(
-    todo: Iterator[Shard], worker: type, arguments: dict[str, Any], execution: Execution, _context: StageContext, _most: int, _unit: str
-) -> Iterator[Computed]:
+def _in_process(todo: Iterator[Shard], build: BuildWorker) -> Iterator[Computed]:
     built: Worker | None = None
     for shard in todo:
         started = time.monotonic()
-        built = built or worker(**arguments)
+        built = built or build()
         yield Computed(shard, _apply(built, shard.ipc), time.monotonic() - started, 1, _lowered(built))
 
 
 def _on_actors(
-    todo: Iterator[Shard], worker: type, arguments: dict[str, Any], execution: Execution, context: StageContext, most: int, unit: str
+    todo: Iterator[Shard], build: BuildWorker, execution: Execution, context: StageContext, most: int, unit: str
 ) -> Iterator[Computed]:
-    """One shard per actor in flight, and one cut ahead of need; there are ``most`` shards at most. A shard is only handed to an actor that
-    has started, so that two stages which share a cluster never wait for each other's places."""
-    first = [shard for shard in [next(todo, None)] if shard is not None]
-    if not first:
+    """One shard per actor in flight, and one cut ahead of need; there are ``most`` shards at most."""
+    queue = _ShardQueue(todo, build, unit)
+    if not queue.has_ready():
         return
-    import ray
-    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
-
-    with ray_session():
-        check_fits(execution)
-        actor_class = ray.remote(_Actor).options(num_cpus=execution.cpus_per_worker, num_gpus=execution.gpus_per_worker, max_restarts=0)
-        recipe = ray.put((worker, arguments))
-        pending, attempts, deaths = deque(first), dict[int, int](), Deaths(execution.max_failures, context.folder.stage, context.log)
-        actors: list[Any] = []  # every actor ever started: a traceback would keep a forgotten one, and its place, alive
-        running: dict[Any, tuple[Any, Shard | None]] = {}  # a shard of None: the actor is starting
-
-        def cut_ahead() -> None:
-            if not pending and (shard := next(todo, None)) is not None:
-                pending.append(shard)
-
-        def start_actor() -> None:
-            actor = actor_class.remote(max(1, int(execution.cpus_per_worker)))
-            actors.append(actor)
-            running[actor.ready.remote()] = (actor, None)
-
-        try:
-            for _ in range(max(1, min(execution.workers, most))):
-                start_actor()
-            while pending or any(shard for _, shard in running.values()):
-                (reference, *_), _ = ray.wait(list(running), num_returns=1)
-                actor, shard = running.pop(reference)
-                try:
-                    answer = ray.get(reference)
-                except (RayActorError, OutOfMemoryError) as error:  # the latter where Ray's own memory monitor killed it
-                    if deaths.count(shard and f"{unit} {shard.start} to {shard.stop}", error) and shard is not None:
-                        pending.appendleft(shard)
-                    ray.kill(actor)  # one that only the network has lost lives on, and holds the place of the next
-                    start_actor()
-                    continue
-                except RayTaskError as error:
-                    raise error.cause from error  # the worker's own exception, not Ray's wrapping
-                if pending:
-                    following = pending.popleft()
-                    attempts[following.start] = attempts.get(following.start, 0) + 1
-                    running[actor.compute.remote(recipe, following.ipc)] = (actor, following)
-                    cut_ahead()
-                else:
-                    ray.kill(actor)  # gives its place to other stages while the last shards run
-                if shard is not None:
-                    table, seconds, batch_tokens = answer
-                    yield Computed(shard, _from_ipc(table), seconds, attempts.pop(shard.start), batch_tokens)
-            deaths.raise_those_set_aside()
-        finally:
-            for actor in actors:
-                ray.kill(actor)
+    size = max(1, min(execution.workers, most))
+    failures = WorkerFailures(execution.max_failures, f"execution.{context.folder.stage}", context.log)
+    finished = run_on_actors(queue, _ShardActor, (execution,), size=size, execution=execution, failures=failures, journal=context.journal)
+    with closing(finished):  # an abandoned iterator ends the actors at once
+        for one in finished:
+            table, seconds, batch_tokens = one.answer
+            yield Computed(one.item, _from_ipc(table), seconds, one.attempt, batch_tokens)
+    failures.raise_set_aside()
 
 
-class _Actor:
+class _ShardQueue:
+    """The shards of a stream as a pool's work: one is cut ahead of need; those whose actor died come first."""
+
+    def __init__(self, todo: Iterator[Shard], build: BuildWorker, unit: str):
+        self._todo, self._build, self._unit = todo, build, unit
+        self._pending: deque[Shard] = deque()
+        self._cut_ahead()
+
+    def has_ready(self) -> bool:
+        return bool(self._pending)
+
+    def expects_more(self) -> bool:
+        return False
+
+    def take(self) -> Shard:
+        shard = self._pending.popleft()
+        self._cut_ahead()
+        return shard
+
+    def task(self, item: Shard) -> tuple[BuildWorker, bytes]:
+        return self._build, item.ipc
+
+    def describe(self, item: Shard) -> str:
+        return f"{self._unit} {item.start} to {item.stop}"
+
+    def give_back(self, item: Shard) -> None:
+        self._pending.appendleft(item)
+
+    def set_aside(self, item: Shard, failure: StageFailed) -> None:
+        """The step fails at its end (:meth:`WorkerFailures.raise_set_aside`)."""
+
+    def _cut_ahead(self) -> None:
+        if not self._pending and (shard := next(self._todo, None)) is not None:
+            self._pending.append(shard)
+
+
+class _ShardActor:
     """Holds one worker. It is built at the first shard, so that its errors are task errors with a type of their own."""
 
-    def __init__(self, threads: int):
-        self._threads = threads
+    def __init__(self, execution: Execution):
+        self._execution = execution
         self._worker: Worker | None = None
 
     def ready(self) -> None:
         return None
 
-    def compute(self, recipe: tuple[type, dict[str, Any]], ipc: bytes) -> tuple[bytes, float, int | None]:
+    def work(self, build: BuildWorker, ipc: bytes) -> tuple[bytes, float, int | None]:
         started = time.monotonic()
         if self._worker is None:
-            import torch
-
-            torch.set_num_threads(self._threads)
-            os.environ["RAYON_NUM_THREADS"] = str(self._threads)  # the tokenizers' pool, made at their first use; else one per core
-            worker, arguments = recipe
-            self._worker = worker(**arguments)
+            use_threads(self._execution)
+            self._worker = build()
         return _to_ipc(_apply(self._worker, ipc)), time.monotonic() - started, _lowered(self._worker)
 
 
@@ -349,8 +331,7 @@ def _apply(worker: Worker, ipc: bytes) -> pa.Table:
 
 
 def _lowered(worker: Worker) -> int | None:
-    budget = getattr(worker, "budget", None)
-    return None if budget is None else budget.lowered
+    return None if worker.budget is None else worker.budget.lowered
 
 
 def _to_ipc(table: pa.Table) -> bytes:

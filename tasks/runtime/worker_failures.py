@@ -1,72 +1,89 @@
-"""Deaths of workers (kill −9, out of memory, lost node), and what follows: rows that kill every worker are told apart from a machine on
-which any worker dies.
+"""Policy for worker failures (kill −9, out of memory, a lost node): distinguish poison work from an unhealthy node.
 
-Policy, with n = ``execution.max_failures``. A shard whose worker died is tried again; one that has killed more than n workers is *set
-aside*, and the step fails for it when all others are finished. More than n shards set aside, or deaths at more than n others (those of
-starting workers included), are no shard's fault and end the step at once. So deaths are bounded, by (n + 1)² + n², and nothing hangs.
+*Work* is what one worker takes at a time: a shard of rows, a stage of a batch. With n = ``execution.max_failures``: work whose worker died
+is tried again; work that has killed more than n workers is *set aside*, and the step fails for it when all other work is finished. More
+than n pieces of work set aside, or deaths at more than n others (those of starting workers included), are the fault of no single piece: an
+unhealthy node, and the step ends at once. So at most (n + 1)² + n² workers die, and nothing hangs.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from dora_core.errors import StageFailed
 
+_KILLED = {"rows": "the same rows killed every worker that took them", "stage": "the same stage killed every worker that took it"}
+
 
 @dataclass
-class Deaths:
-    """Counts deaths by place.
+class WorkerFailures:
+    """Counts the deaths of workers by the work that they had.
 
     Args:
         most: n of the module docstring.
-        stage: whose ``execution`` the hints name.
+        section: of the configuration, where the hints point: ``execution.calibrate``.
         log: gets a warning per death.
+        unit: kind of work, for messages.
+        budgets: keys of ``section`` that lower a worker's memory.
     """
 
     most: int
-    stage: str
+    section: str
     log: logging.Logger
-    _by_place: dict[str | None, int] = field(default_factory=dict)
+    unit: Literal["rows", "stage"] = "rows"
+    budgets: Sequence[str] = ("batch_tokens",)
+    _deaths: dict[str | None, int] = field(default_factory=dict)
     _last: BaseException | None = None
 
-    def count(self, place: str | None, error: BaseException) -> bool:
-        """A worker died in ``place`` ("rows 0 to 10"; None: while it started). Whether to try that place again.
+    def record(self, work: str | None, error: BaseException) -> bool:
+        """Count the death of a worker; returns whether to try its work again.
+
+        Args:
+            work: in words ("rows 0 to 10"); None: the worker was starting.
+            error: how Ray reports the death.
 
         Raises:
-            StageFailed: it is no place's fault.
+            StageFailed: the node is unhealthy.
         """
-        n = self._by_place[place] = self._by_place.get(place, 0) + 1
+        n = self._deaths[work] = self._deaths.get(work, 0) + 1
         self._last = error
         aside = self._set_aside()
-        others = sum(deaths if where is None else 1 for where, deaths in self._by_place.items() if where not in aside)
+        others = sum(deaths if place is None else 1 for place, deaths in self._deaths.items() if place not in aside)
         if max(len(aside), others) > self.most:
-            raise self._failure(self._by_place) from error
-        then = "is tried again" if place not in aside else "is set aside, the others go on"
-        self.log.warning("a worker died: %s, %s, %s", place or "starting", _times(n), then)
-        return place not in aside
+            raise self._failure(self._deaths) from error
+        then = "is tried again" if work not in aside else "is set aside, the others go on"
+        self.log.warning("a worker died: %s, %s, %s", work or "starting", _times(n), then)
+        return work not in aside
 
-    def raise_those_set_aside(self) -> None:
+    def failure_of(self, work: str) -> StageFailed:
+        """The error of work that was set aside."""
+        return self._failure({work: self._deaths[work]})
+
+    def raise_set_aside(self) -> None:
         """
         Raises:
-            StageFailed: there are some; all others are finished.
+            StageFailed: work was set aside; all other work is finished.
         """
         if aside := self._set_aside():
-            raise self._failure({place: self._by_place[place] for place in aside}) from self._last
+            raise self._failure({work: self._deaths[work] for work in aside}) from self._last
 
-    def _set_aside(self) -> list[str | None]:
-        return [place for place, n in self._by_place.items() if place is not None and n > self.most]
+    def _set_aside(self) -> list[str]:
+        return [work for work, n in self._deaths.items() if work is not None and n > self.most]
 
-    def _failure(self, deaths: dict[str | None, int]) -> StageFailed:
-        places = ", ".join(f"{place or 'while starting'} {_times(n)}" for place, n in deaths.items())
+    def _failure(self, deaths: Mapping[str | None, int] | Mapping[str, int]) -> StageFailed:
+        places = ", ".join(f"{work or 'while starting'} {_times(n)}" for work, n in deaths.items())
         if len(deaths) == 1 and None not in deaths:
-            what, remedy = f"the same rows killed every worker that took them: {places}", "batch_tokens"
+            found, keys = f"{_KILLED[self.unit]}: {places}", [*self.budgets]
         else:
-            what, remedy = f"{sum(deaths.values())} workers died in different places: {places}", "workers or batch_tokens"
+            found, keys = f"{sum(deaths.values())} workers died in different places: {places}", ["workers", *self.budgets]
+        lower = " or ".join(filter(None, [", ".join(keys[:-1]), keys[-1]]))
         return StageFailed(
-            f"{what} ({str(self._last).strip().splitlines()[0]})",
-            hint=f"usually out of memory: lower {remedy} of execution.{self.stage} and run the same command again: what is finished is "
-            "kept. max_failures there is the number of deaths survived",
+            f"{found} ({str(self._last).strip().splitlines()[0]})",
+            hint=f"usually out of memory: lower {lower} of {self.section} and run the same command again: finished work is kept. "
+            "max_failures there is the number of deaths survived",
         )
 
 

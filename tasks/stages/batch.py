@@ -9,9 +9,10 @@ stages that they read (:meth:`tasks.runtime.stage.StageSpec.preparation`) run wi
 Output: their results, and a count. Guarantee: a stage starts when its inputs are finished, a finished one never runs again, and every
 other one is tried. Cost: that of the stages over the actors, and one start.
 
-Failure policy: an actor's *death* (kill −9, out of memory) costs its stage one attempt, and the stage starts again on a new actor, up
-to ``execution.max_failures`` deaths. A stage that *fails* costs those that depend on it. The rest goes on; at the end the
-first failure is raised, with the others in its hint.
+Failure policy: the *death* of an actor costs its stage one attempt, and the stage starts again on another actor. A poison stage, which
+killed more than ``execution.max_failures`` actors, fails; an unhealthy node, on which different stages kill theirs, ends the batch
+(``tasks/runtime/worker_failures.py``). A stage that *fails* costs those that depend on it. The rest goes on; at the end the first failure
+is raised, with the others in its hint.
 
 Left out: stages with workers of their own. They would wait for places that this batch holds, so they are refused.
 """
@@ -21,6 +22,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -30,10 +32,12 @@ from pydantic import Field
 from dora_core.config.execution import Execution
 from dora_core.errors import ConfigError, StageFailed, StoreError
 from infra.store.store import SPEC, Store
+from tasks.runtime.actor_pool import run_on_actors
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import Run, StageContext, StageOutput, StageRef, StageSpec, describe_error, execute, prepare_process
+from tasks.runtime.worker_failures import WorkerFailures
+from tasks.runtime.workers import use_threads
 
-FLUSH_SECONDS = 2.0
 MAX_LISTED = 20
 
 
@@ -58,7 +62,10 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     todo = with_preparation(named, context.store)
     board = Board(todo, context, cached=len(spec.stages) - len(named))
     if todo:
-        (_in_process if spec.execution.workers == 0 else _on_actors)(board, spec.execution, context)
+        if spec.execution.workers == 0:
+            _in_process(board, context)
+        else:
+            _on_actors(board, spec.execution, context)
     board.raise_failures()
     facts = {"done": len(spec.stages), "cached": board.cached, "seconds": {stage: round(s, 2) for stage, s in board.seconds.items()}}
     return StageOutput(rows=len(spec.stages), metrics={"ran": len(todo), "cached": board.cached}, facts=facts)
@@ -166,29 +173,42 @@ class Board:
         self._order = {ref.digest: (-chain(ref.digest), position) for position, ref in enumerate(self._refs)}
         self._ready = [(*self._order[d], d) for d, waits in self._waits.items() if not waits]
         heapq.heapify(self._ready)
-        self._tell()
+        self._report()
 
-    def __len__(self) -> int:
-        """Stages that could start now."""
-        return len(self._ready)
+    def has_ready(self) -> bool:
+        return bool(self._ready)
+
+    def expects_more(self) -> bool:
+        """Whether a stage waits for one that runs."""
+        return any(self._running.keys() & waits for waits in self._waits.values())
 
     @property
     def unfinished(self) -> int:
         return self._total - self._done
 
     def take(self) -> StageSpec:
-        """The next stage; it counts as running until :meth:`settle` or :meth:`give_back`."""
+        """The next stage; it counts as running until :meth:`settle`, :meth:`set_aside` or :meth:`give_back`."""
         *_, digest = heapq.heappop(self._ready)
         spec = self._specs[digest]
         self._running[digest] = spec.ref()
-        self._tell()
+        self._report()
         return spec
 
-    def give_back(self, spec: StageSpec) -> None:
+    def task(self, item: StageSpec) -> tuple[StageSpec, Run]:
+        return item, _run_of(item)
+
+    def describe(self, item: StageSpec) -> str:
+        return _short(item.ref())
+
+    def give_back(self, item: StageSpec) -> None:
         """Its worker died: it may start again."""
-        digest = spec.digest()
+        digest = item.digest()
         del self._running[digest]
         heapq.heappush(self._ready, (*self._order[digest], digest))
+
+    def set_aside(self, item: StageSpec, failure: StageFailed) -> None:
+        """It fails; the others go on."""
+        self.settle(item, Outcome(0.0, failure.to_json()))
 
     def settle(self, spec: StageSpec, outcome: Outcome) -> None:
         """Record how a stage ended; those that waited for it alone may start."""
@@ -205,7 +225,7 @@ class Board:
             self._waits[waiting].discard(digest)
             if not self._waits[waiting]:
                 heapq.heappush(self._ready, (*self._order[waiting], waiting))
-        self._tell()
+        self._report()
 
     def raise_failures(self) -> None:
         """
@@ -223,7 +243,7 @@ class Board:
         hint.append(f"{self._done} of {self._total} stages are finished and kept: run the same command again")
         raise StageFailed(f"{_short(self._specs[first].ref())}: {error['message']}", hint="\n".join(hint), retryable=error["retryable"])
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         self._context.progress(self._done, self._total, "stages", ", ".join(map(_short, self._running.values())))
 
 
@@ -244,96 +264,39 @@ def _run_of(spec: StageSpec) -> Run:
     return _stage(spec.stage).run
 
 
-def _in_process(board: Board, _: Execution, context: StageContext) -> None:
-    while board:
+def _in_process(board: Board, context: StageContext) -> None:
+    while board.has_ready():
         spec = board.take()
         board.settle(spec, attempt(spec, _run_of(spec), context.store))
 
 
 def _on_actors(board: Board, execution: Execution, context: StageContext) -> None:
-    """One stage per actor in flight; an actor that has died is replaced."""
-    import ray
-    from ray.exceptions import OutOfMemoryError, RayActorError
-
-    from tasks.runtime.cluster import check_fits, ray_session
-
-    with ray_session():
-        check_fits(execution)
-        actor_class = ray.remote(_Actor).options(num_cpus=execution.cpus_per_worker, num_gpus=execution.gpus_per_worker, max_restarts=0)
-        actors: list[Any] = []  # every actor ever started: a traceback would keep a forgotten one, and its place, alive
-        idle: list[Any] = []
-        running: dict[Any, tuple[Any, StageSpec | None]] = {}  # a stage of None: the actor is starting
-        deaths: dict[str | None, int] = {}  # by digest; None: while starting
-
-        def start_actor() -> None:
-            actor = actor_class.remote(max(1, int(execution.cpus_per_worker)), context.store.uri)
-            actors.append(actor)
-            running[actor.ready.remote()] = (actor, None)
-
-        try:
-            for _ in range(min(execution.workers, board.unfinished)):
-                start_actor()
-            while board or any(stage for _, stage in running.values()):
-                while board and idle:
-                    stage = board.take()
-                    actor = idle.pop()
-                    running[actor.attempt.remote(stage, _run_of(stage))] = (actor, stage)
-                finished, _ = ray.wait(list(running), num_returns=1, timeout=FLUSH_SECONDS)
-                context.journal.flush()
-                for reference in finished:
-                    actor, stage = running.pop(reference)
-                    try:
-                        outcome = ray.get(reference)
-                    except (RayActorError, OutOfMemoryError) as error:  # the latter where Ray's own memory monitor killed it
-                        cause = None if stage is None else stage.digest()
-                        deaths[cause] = deaths.get(cause, 0) + 1
-                        ray.kill(actor)  # one that only the network has lost lives on, in the same stage's folder
-                        start_actor()
-                        if deaths[cause] <= execution.max_failures:
-                            context.log.warning("a worker died %s (%d of at most %d)", _while(stage), deaths[cause], execution.max_failures)
-                            if stage is not None:
-                                board.give_back(stage)
-                        elif stage is None:
-                            raise _too_many_deaths(deaths[cause], stage, error) from error
-                        else:
-                            board.settle(stage, Outcome(0.0, _too_many_deaths(deaths[cause], stage, error).to_json()))
-                        continue
-                    idle.append(actor)
-                    if stage is not None:
-                        board.settle(stage, outcome)
-        finally:
-            for actor in actors:
-                ray.kill(actor)
+    """One stage per actor in flight."""
+    budgets = ("batch_tokens", "micro_batch_tokens")
+    failures = WorkerFailures(execution.max_failures, "execution.default", context.log, "stage", budgets)
+    size = min(execution.workers, board.unfinished)
+    arguments = (execution, context.store.uri)
+    finished = run_on_actors(board, _StageActor, arguments, size=size, execution=execution, failures=failures, journal=context.journal)
+    with closing(finished):
+        for one in finished:
+            board.settle(one.item, one.answer)
 
 
-class _Actor:
+class _StageActor:
     """A warm process: torch and transformers are imported before the first stage arrives."""
 
-    def __init__(self, threads: int, store_uri: str):
+    def __init__(self, execution: Execution, store_uri: str):
         prepare_process()
-        import torch
         import transformers  # noqa: F401
 
-        torch.set_num_threads(threads)  # Ray sets OMP_NUM_THREADS, which torch may have read too late
+        use_threads(execution)
         self._store = Store(store_uri)
 
     def ready(self) -> None:
         return None
 
-    def attempt(self, spec: StageSpec, run: Callable[..., StageOutput]) -> Outcome:
+    def work(self, spec: StageSpec, run: Callable[..., StageOutput]) -> Outcome:
         return attempt(spec, run, self._store)
-
-
-def _while(stage: StageSpec | None) -> str:
-    return "while starting" if stage is None else f"in {_short(stage.ref())}"
-
-
-def _too_many_deaths(deaths: int, stage: StageSpec | None, error: BaseException) -> StageFailed:
-    return StageFailed(
-        f"{deaths} workers died {_while(stage)}: {str(error).strip().splitlines()[0]}",
-        hint="usually out of memory: lower workers, batch_tokens or micro_batch_tokens in execution.default; "
-        "max_failures there is the number of deaths survived",
-    )
 
 
 def headline(result: StageResult[Any]) -> str:

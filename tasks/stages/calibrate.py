@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,7 +36,7 @@ from infra.store.store import Store
 from tasks.runtime.descriptor import Event, Stage, StageResult
 from tasks.runtime.score_cache import ROW_GROUP, RowLedger, Scores, score_rows
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
-from tasks.stages.classify import FOLDER, UNLABELLED, LogitScorer, score_arguments
+from tasks.stages.classify import FOLDER, UNLABELLED, LogitArguments, LogitScorer
 from tasks.tables.rows import RECORDS_FILE, RowIndex, read_index, rebatch, record_batches, responses_of, text_rows
 
 if TYPE_CHECKING:
@@ -80,8 +81,7 @@ def score(spec: Spec, context: StageContext, classifier: StageRef, records: Path
         rows,
         summed=["tokens", "padded"],
         name="scores",
-        worker=LogitScorer,
-        arguments=score_arguments(context.store.uri, classifier, spec.execution),
+        worker=partial(LogitScorer, LogitArguments(store_uri=context.store.uri, execution=spec.execution, classifier=classifier)),
         execution=spec.execution,
         unit="responses",
     )

@@ -28,6 +28,7 @@ from dora_core.errors import DataError
 from infra.store.store import StageFolder, Store, sha256_file
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.workers import ModelWorker, WorkerArguments, use_threads
 from tasks.tables.rows import GOLDEN_FILE, RECORDS_FILE, read_index, texts_at
 
 if TYPE_CHECKING:
@@ -142,17 +143,21 @@ def to_examples(rows: pa.Table, sources: list[str], folds: int, records: Path) -
     return Examples(prompts, responses, heads_of(rows, sources), hashes, fold_of(hashes, folds))
 
 
-class LogitScorer:
-    """Worker of a sharded scoring step: rows (prompt, response, fold, key) → (key, logit_<source>…, tokens, padded). It fetches the
-    classifier from the store, on whatever machine it runs."""
+class LogitArguments(WorkerArguments):
+    """Arguments of :class:`LogitScorer`: the stage that fitted the classifiers."""
 
-    def __init__(self, store_uri: str, classifier: StageRef, batch_tokens: int, gpu: bool):
-        import torch
+    classifier: StageRef
 
+
+class LogitScorer(ModelWorker[LogitArguments]):
+    """Scores rows (prompt, response, fold, key) with fitted classifiers: (key, logit_<source>…, tokens, padded)."""
+
+    def load(self) -> None:
         from dora_core.classifier.scoring import FittedClassifiers
 
-        folder = Store(store_uri).fetch(classifier.stage, classifier.digest) / FOLDER
-        self._fitted = FittedClassifiers(folder, batch_tokens=batch_tokens, device=torch.device("cuda" if gpu else "cpu"))
+        classifier = self.arguments.classifier
+        folder = Store(self.arguments.store_uri).fetch(classifier.stage, classifier.digest) / FOLDER
+        self._fitted = FittedClassifiers(folder, batch_tokens=self.arguments.execution.batch_tokens, device=self.device)
         self.budget = self._fitted.budget
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -162,10 +167,6 @@ class LogitScorer:
         columns: dict[str, Any] = {"key": rows["key"]}
         columns |= {f"logit_{name}": pa.array(scored.logits_NS[:, i]) for i, name in enumerate(self._fitted.meta.sources)}
         return pa.table(columns | {"tokens": pa.array(scored.tokens_N), "padded": pa.array(scored.padded_N)})
-
-
-def score_arguments(store_uri: str, classifier: StageRef, execution: Execution) -> dict[str, Any]:
-    return {"store_uri": store_uri, "classifier": classifier, "batch_tokens": execution.batch_tokens, "gpu": execution.gpus_per_worker > 0}
 
 
 # ------------------------------------------------------------------------------------------------------------------ fit
@@ -234,12 +235,8 @@ def _fit_on_ray(job: FoldJob) -> list[FoldFit]:
 
     from tasks.runtime.cluster import check_fits, ray_session
 
-    threads = max(1, int(job.execution.cpus_per_worker))
-
     def with_threads(job: FoldJob, fold: int) -> FoldFit:
-        import torch
-
-        torch.set_num_threads(threads)
+        use_threads(job.execution)
         return fit_one_fold(job, fold)
 
     with ray_session():

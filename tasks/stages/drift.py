@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from dora_core.config.method import CalibrationConfig, ClassifierConfig
@@ -151,12 +152,12 @@ def score(spec: Spec, context: StageContext, fit: Fit, new: pa.Table) -> Scored:
     sources = fit.meta.sources
     sample = classify.at_most(JUDGED_AT_MOST, new, sources)
     examples = classify.to_examples(sample, sources, fit.meta.folds, context.fetch(spec.records))
+    arguments = classify.LogitArguments(store_uri=context.store.uri, execution=spec.execution, classifier=fit.ref)
     logits = run_shards(
         context,
         pa.table({"key": sample["key"], "prompt": examples.prompts, "response": examples.responses, "fold": examples.fold_N}),
         name="judge",
-        worker=classify.LogitScorer,
-        arguments=classify.score_arguments(context.store.uri, fit.ref, spec.execution),
+        worker=partial(classify.LogitScorer, arguments),
         execution=spec.execution,
         unit="responses",
     )

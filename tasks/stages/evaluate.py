@@ -14,6 +14,7 @@ Cost: one forward pass over held-out responses per policy, and ``kl_prompts`` sa
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from dora_core.config.method import EvaluateConfig, GateConfig, GenerateConfig, ModelConfig, TextConfig
@@ -21,7 +22,8 @@ from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as StageFacts
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
+from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.workers import ModelWorker, WorkerArguments
 from tasks.stages import compare
 from tasks.stages._preference_measures import HeldOut, PreferenceMeasures, RewardCorrelation, measure, rank_correlation
 from tasks.stages._promotion_gate import Evidence, GateResult, decide
@@ -63,35 +65,28 @@ class Facts(PreferenceMeasures, StageFacts):
     gate: GateResult
 
 
-class KLSampler:
+class KLArguments(WorkerArguments):
+    """Arguments of :class:`KLSampler`."""
+
+    policy: StageRef
+    start: ModelConfig | StageRef
+    text: TextConfig
+    generate: GenerateConfig
+
+
+class KLSampler(ModelWorker[KLArguments]):
     """Samples one response per prompt from the policy and returns log π − log π_start of it, an unbiased draw of the KL.
 
-    Lives in an actor with both models loaded. The sample is cut at ``max_new_tokens``, so the KL is that of the cut text.
+    The sample is cut at ``max_new_tokens``, so the KL is that of the cut text.
     """
 
-    def __init__(
-        self,
-        policy: StageRef,
-        start: ModelConfig | StageRef,
-        store_uri: str,
-        text: TextConfig,
-        generate: GenerateConfig,
-        batch_tokens: int,
-        gpu: bool,
-    ):
-        import torch
-
+    def load(self) -> None:
         from dora_core.data.encoding import Encoder
-        from dora_core.models.batching import TokenBudget
-        from dora_core.models.loading import load_policy
         from dora_core.models.logprobs import ResponseLogps
 
-        self._device = torch.device("cuda" if gpu else "cpu")
-        dtype = torch.bfloat16 if gpu else torch.float32
-        model, self._tokenizer = load_policy(local_model(policy, store_uri), dtype)
-        self._policy = ResponseLogps(model.eval().to(self._device))
-        self._start = ResponseLogps(load_policy(local_model(start, store_uri), dtype)[0].eval().to(self._device))
-        self._encoder, self._generate, self.budget = Encoder(self._tokenizer, text), generate, TokenBudget(batch_tokens)
+        model, self._tokenizer = self.load_policy(self.arguments.policy)
+        self._policy, self._start = ResponseLogps(model), ResponseLogps(self.load_policy(self.arguments.start)[0])
+        self._encoder = Encoder(self._tokenizer, self.arguments.text)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         import pyarrow as pa
@@ -104,10 +99,10 @@ class KLSampler:
         prompts = [self._encoder.prompt(p)[0] for p in rows["prompt"].to_pylist()]
         keys = rows["prompt_hash"].to_pylist()
         model, budget = self._policy.plain_model, self.budget
-        sampled = sample(model, prompts, keys, self._generate, eos_id=eos, pad_id=pad, batch_tokens=budget)
+        sampled = sample(model, prompts, keys, self.arguments.generate, eos_id=eos, pad_id=pad, batch_tokens=budget)
         responses = [EncodedResponse(prompt, one.ids, 0) for prompt, (one,) in zip(prompts, sampled, strict=True)]
-        ours = score_responses(self._policy, responses, pad, budget, self._device)
-        theirs = score_responses(self._start, responses, pad, budget, self._device)
+        ours = score_responses(self._policy, responses, pad, budget, self.device)
+        theirs = score_responses(self._start, responses, pad, budget, self.device)
         kl = [a - b for a, b in zip(ours, theirs, strict=True)]
         return pa.table({"record_id": rows["record_id"], "kl": pa.array(kl, pa.float64())})
 
@@ -173,22 +168,16 @@ def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tupl
     import pyarrow.parquet as pq
 
     from tasks.runtime.shards import run_shards
-    from tasks.stages.reference import LogpScorer
+    from tasks.stages.reference import LogpArguments, LogpScorer
     from tasks.tables.rows import responses_of
 
     policies = {"policy": spec.policy} | ({"twin": spec.twin} if spec.twin else {})
+    arguments = LogpArguments(store_uri=context.store.uri, execution=spec.execution, models=policies, text=spec.text)
     scored = run_shards(
         context,
         responses_of(records.select(["record_id", "prompt", "responses"])),
         name="logps",
-        worker=LogpScorer,
-        arguments={
-            "models": policies,
-            "store_uri": context.store.uri,
-            "text": spec.text,
-            "batch_tokens": spec.execution.batch_tokens,
-            "gpu": spec.execution.gpus_per_worker > 0,
-        },
+        worker=partial(LogpScorer, arguments),
         execution=spec.execution,
         unit="responses",
     )
@@ -224,20 +213,19 @@ def estimate_kl(spec: Spec, context: StageContext, records: pa.Table) -> Interva
     if count == 0:
         return None
     order = records["prompt_hash"].to_numpy().argsort(kind="stable")[:count]
+    arguments = KLArguments(
+        store_uri=context.store.uri,
+        execution=spec.execution,
+        policy=spec.policy,
+        start=spec.start or spec.model,
+        text=spec.text,
+        generate=GenerateConfig(max_new_tokens=spec.evaluate.kl_max_new_tokens, seed=spec.evaluate.seed),
+    )
     sampled = run_shards(
         context,
         records.select(["record_id", "prompt", "prompt_hash"]).take(order),
         name="kl",
-        worker=KLSampler,
-        arguments={
-            "policy": spec.policy,
-            "start": spec.start or spec.model,
-            "store_uri": context.store.uri,
-            "text": spec.text,
-            "generate": GenerateConfig(max_new_tokens=spec.evaluate.kl_max_new_tokens, seed=spec.evaluate.seed),
-            "batch_tokens": spec.execution.batch_tokens,
-            "gpu": spec.execution.gpus_per_worker > 0,
-        },
+        worker=partial(KLSampler, arguments),
         execution=spec.execution.model_copy(update={"shard_rows": KL_SHARD}),
         unit="samples",
     )

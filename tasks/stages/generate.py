@@ -14,14 +14,17 @@ Cost: one forward pass per token and batch; about 20,000 tokens a second on one 
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
 
+from dora_core.config.execution import endpoint_mistake
 from dora_core.config.method import GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import DataError
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
+from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.workers import ModelWorker, WorkerArguments
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,9 +48,9 @@ class Spec(StageSpec):
 
     @model_validator(mode="after")
     def _check(self) -> Spec:
-        served, endpoint = self.generate.served_model, self.execution.endpoint
-        if (served is None) != (endpoint is None):
-            raise ValueError("generate.served_model and execution.endpoint name one server together: give both or neither")
+        served, setting = self.generate.served_model, f"generate.served_model={self.generate.served_model or 'null'}"
+        if mistake := endpoint_mistake(setting, served is not None, "execution.endpoint.url", self.execution.endpoint):
+            raise ValueError(mistake)
         if served is not None and self.policy is not None:
             raise ValueError(f"either the served model {served!r} responds or the policy: leave one out")
         if served is None and self.policy is None and self.model.is_tiny:
@@ -55,21 +58,22 @@ class Spec(StageSpec):
         return self
 
 
-class Sampler:
-    """Answers (record_id, prompt, prompt_hash) rows with lists of samples; lives in an actor with the policy loaded."""
+class SampleArguments(WorkerArguments):
+    """Arguments of :class:`Sampler`."""
 
-    def __init__(
-        self, policy: ModelConfig | StageRef, store_uri: str, text: TextConfig, generate: GenerateConfig, batch_tokens: int, gpu: bool
-    ):
-        import torch
+    policy: ModelConfig | StageRef
+    text: TextConfig
+    generate: GenerateConfig
 
+
+class Sampler(ModelWorker[SampleArguments]):
+    """Answers (record_id, prompt, prompt_hash) rows with lists of samples."""
+
+    def load(self) -> None:
         from dora_core.data.encoding import Encoder
-        from dora_core.models.batching import TokenBudget
-        from dora_core.models.loading import load_policy
 
-        model, self._tokenizer = load_policy(local_model(policy, store_uri), torch.bfloat16 if gpu else torch.float32)
-        self._model = model.eval().to("cuda" if gpu else "cpu")
-        self._encoder, self._generate, self.budget = Encoder(self._tokenizer, text), generate, TokenBudget(batch_tokens)
+        self._model, self._tokenizer = self.load_policy(self.arguments.policy)
+        self._encoder = Encoder(self._tokenizer, self.arguments.text)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         import pyarrow as pa
@@ -80,7 +84,7 @@ class Sampler:
             self._model,
             [self._encoder.prompt(p)[0] for p in rows["prompt"].to_pylist()],
             rows["prompt_hash"].to_pylist(),
-            self._generate,
+            self.arguments.generate,
             eos_id=self._tokenizer.eos_token_id,
             pad_id=self._tokenizer.pad_token_id,
             batch_tokens=self.budget,
@@ -138,19 +142,18 @@ def _sampled(spec: Spec, context: StageContext, rows: pa.Table) -> pa.Table:
     """The output's table, from the policy."""
     from tasks.runtime.shards import run_shards
 
+    arguments = SampleArguments(
+        store_uri=context.store.uri,
+        execution=spec.execution,
+        policy=spec.policy or spec.model,
+        text=spec.text,
+        generate=spec.generate,
+    )
     sampled = run_shards(
         context,
         rows,
         name="samples",
-        worker=Sampler,
-        arguments={
-            "policy": spec.policy or spec.model,
-            "store_uri": context.store.uri,
-            "text": spec.text,
-            "generate": spec.generate,
-            "batch_tokens": spec.execution.batch_tokens,
-            "gpu": spec.execution.gpus_per_worker > 0,
-        },
+        worker=partial(Sampler, arguments),
         execution=spec.execution.model_copy(update={"shard_rows": SHARD_PROMPTS}),
         unit="prompts",
     )

@@ -12,7 +12,8 @@ Memory: texts are streamed; about 80 bytes of numbers a row.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +21,8 @@ from dora_core.config.method import ModelConfig, TextConfig
 from infra.store.store import sha256_of
 from tasks.runtime.descriptor import Stage
 from tasks.runtime.score_cache import ROW_GROUP, RowLedger, Scores, score_rows
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
+from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.workers import ModelWorker, WorkerArguments
 from tasks.tables.rows import RECORDS_FILE, read_index, rebatch, record_batches, responses_of, text_rows
 
 if TYPE_CHECKING:
@@ -41,30 +43,25 @@ class Spec(StageSpec):
     text: TextConfig
 
 
-class LogpScorer:
-    """Scores (prompt, response) rows with one or several policies; lives in an actor, loads each model once.
+class LogpArguments(WorkerArguments):
+    """Arguments of :class:`LogpScorer`: name → model, or the stage that trained it."""
 
-    Args:
-        models: name → model, or the stage that trained it. The output has the input's other columns, ``logp_<name>``, and ``tokens``,
-            ``prompt_tokens`` and ``truncated`` of the first tokenizer.
-        store_uri: where a stage's model is fetched from, on whatever machine this runs.
-    """
+    models: dict[str, ModelConfig | StageRef]
+    text: TextConfig
 
-    def __init__(self, models: Mapping[str, ModelConfig | StageRef], store_uri: str, text: TextConfig, batch_tokens: int, gpu: bool):
-        import torch
 
+class LogpScorer(ModelWorker[LogpArguments]):
+    """Scores (prompt, response) rows with one or several policies. The output has the input's other columns, ``logp_<name>``, and
+    ``tokens``, ``prompt_tokens`` and ``truncated`` of the first tokenizer."""
+
+    def load(self) -> None:
         from dora_core.data.encoding import Encoder
-        from dora_core.models.batching import TokenBudget
-        from dora_core.models.loading import load_policy
         from dora_core.models.logprobs import ResponseLogps
 
-        self._device = torch.device("cuda" if gpu else "cpu")
-        self.budget = TokenBudget(batch_tokens)
-        dtype = torch.bfloat16 if gpu else torch.float32
         self._policies = {}
-        for name, source in models.items():
-            model, tokenizer = load_policy(local_model(source, store_uri), dtype)
-            self._policies[name] = (ResponseLogps(model.eval().to(self._device)), Encoder(tokenizer, text), tokenizer.pad_token_id)
+        for name, source in self.arguments.models.items():
+            model, tokenizer = self.load_policy(source)
+            self._policies[name] = (ResponseLogps(model), Encoder(tokenizer, self.arguments.text), tokenizer.pad_token_id)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         import pyarrow as pa
@@ -77,7 +74,7 @@ class LogpScorer:
         columns: dict[str, Any] = {name: rows[name] for name in rows.column_names if name not in ("prompt", "response")}
         for name, (logps, encoder, pad_id) in self._policies.items():
             encoded = list(itertools.chain.from_iterable(encoder.encode_lists(prompts, responses)))
-            scores = score_responses(logps, encoded, pad_id, self.budget, self._device)
+            scores = score_responses(logps, encoded, pad_id, self.budget, self.device)
             columns[f"logp_{name}"] = pa.array(scores, pa.float64())
             columns.setdefault("tokens", pa.array([len(e.response_ids) for e in encoded], pa.int32()))
             columns.setdefault("prompt_tokens", pa.array([len(e.prompt_ids) for e in encoded], pa.int32()))
@@ -110,20 +107,15 @@ def score(spec: Spec, context: StageContext, records: Path) -> Scores:
             key = index.key_N[texts["position"].to_numpy()]
             yield pa.table({"key": key, "prompt": texts["prompt"], "response": texts["response"]})
 
+    models = {"reference": spec.start or spec.model}
+    arguments = LogpArguments(store_uri=context.store.uri, execution=spec.execution, models=models, text=spec.text)
     return score_rows(
         context,
         RowLedger(context, f"logps/{ledger_digest(spec)}"),
         index.key_N,
         rows,
         name="logps",
-        worker=LogpScorer,
-        arguments={
-            "models": {"reference": spec.start or spec.model},
-            "store_uri": context.store.uri,
-            "text": spec.text,
-            "batch_tokens": spec.execution.batch_tokens,
-            "gpu": spec.execution.gpus_per_worker > 0,
-        },
+        worker=partial(LogpScorer, arguments),
         execution=spec.execution,
         unit="responses",
     )

@@ -9,6 +9,7 @@ Cost: forward and backward over all responses with a preference, per epoch, and 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -19,7 +20,7 @@ from dora_core.errors import DataError
 from dora_core.evaluation.metrics import Interval, estimate_text
 from dora_core.strict_model import StrictModel
 from infra.store.store import Store
-from tasks.judges.models import RewardScorer
+from tasks.judges.reward_model import RewardArguments, RewardScorer
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.tables.rows import RECORDS_FILE, record_batches, responses_of
@@ -72,13 +73,14 @@ class Facts(TrainingFacts):
 
 
 class TrainedScorer(RewardScorer):
-    """The reward model of a stage that is not finished yet."""
+    """Scores with the reward model of a stage that is not finished yet."""
 
-    def __init__(self, ref: StageRef, store_uri: str, text: TextConfig, batch_tokens: int, gpu: bool):
+    def model(self) -> ModelConfig:
         from tasks.training.job import trained_folder
 
-        folder = trained_folder(Store(store_uri), ref.stage, ref.digest)
-        self._open(ModelConfig(source=str(folder)), text, batch_tokens, gpu)
+        ref = self.arguments.model
+        assert isinstance(ref, StageRef), "the stage that trains it"
+        return ModelConfig(source=str(trained_folder(Store(self.arguments.store_uri), ref.stage, ref.digest)))
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
@@ -170,18 +172,12 @@ def pair_accuracy(spec: Spec, context: StageContext, trusted: list[str] | None) 
     records = pa.concat_tables(record_batches(context.fetch(spec.records) / RECORDS_FILE, columns))
     pairs = preference_pairs(trusted_rewards(records, trusted))
     used, places = np.unique(np.concatenate([pairs.winner_P, pairs.loser_P]), return_inverse=True)
+    arguments = RewardArguments(store_uri=context.store.uri, execution=spec.execution, model=spec.ref(), text=spec.text)
     scored = run_shards(
         context,
         responses_of(records.select(["prompt", "responses"])).select(["prompt", "response"]).take(used),
         name="accuracy",
-        worker=TrainedScorer,
-        arguments={
-            "ref": spec.ref(),
-            "store_uri": context.store.uri,
-            "text": spec.text,
-            "batch_tokens": spec.execution.batch_tokens,
-            "gpu": spec.execution.gpus_per_worker > 0,
-        },
+        worker=partial(TrainedScorer, arguments),
         execution=spec.execution,
         unit="responses",
     )

@@ -1,10 +1,10 @@
-"""What every training worker does, alone or on Ray Train: make the model and the task from plain arguments, train, save.
+"""Work of every training worker, alone or on Ray Train: make the model and the task from plain arguments, train, save.
 
-A :class:`TrainingJob` says what, in paths and specs, never tensors. The trained model ends in ``<stage folder>/model``; what kind of
-model that is, is the job's ``kind``.
+A :class:`TrainingJob` holds paths and specs, never tensors. The trained model ends in ``<stage folder>/model``; the job's ``kind`` says
+which kind of model it is.
 
 Out of memory in a step, training goes on from the last checkpoint with half as many tokens in a micro-batch, which changes the weights
-by rounding only. A file in the stage's scratch folder remembers it, for the other ranks and the next attempt.
+by rounding only. A file in the stage's scratch folder keeps that budget for the other ranks and the next attempt.
 """
 
 from __future__ import annotations
@@ -85,13 +85,13 @@ class ScalarHead:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What a worker needs to train, all of it plain data.
+    """Description of one training, as plain data.
 
     Attributes:
         build: importable function (start, worker, **arguments) → task.
         arguments: keyword arguments of ``build``.
         model: the starting weights, by name or as the stage that trained them.
-        kind: what is made of them.
+        kind: kind of model that is trained from them.
     """
 
     build: Callable[..., Task]
@@ -156,14 +156,14 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> dict[str, Any]:
 
 
 def what_fits(job: TrainingJob) -> dict[str, Any]:
-    """What running out of memory has taught: how many tokens a micro-batch may have, and the warnings that say so."""
+    """Tokens of a micro-batch that fit into memory, as learned by running out of it, and the warnings about it."""
     memory = Store(job.store_uri).read_json(f"{job.stage}/{job.digest}/{MEMORY}") or {"warnings": []}
     configured = job.execution.micro_batch_tokens
     return memory | {"micro_batch_tokens": min(configured, memory.get("micro_batch_tokens", configured))}
 
 
 def _remember(job: TrainingJob, warnings: list[str], error: OutOfMemory) -> None:
-    """Ranks that run out of memory in the same step may all do this; one of them has the last word."""
+    """Keep the smaller budget. Ranks that run out of memory in the same step may all do this; the last write counts."""
     warning = (
         f"{error.message}: training went on from the last checkpoint with at most {error.budget} tokens, which changes the weights by "
         f"rounding only; set execution.{job.stage}.micro_batch_tokens to {error.budget} to save the attempt"
@@ -189,8 +189,8 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     """The repeated blocks: the longest ``ModuleList`` of the model."""
     from torch import nn
 
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
-    return list(max(lists, key=len)) if lists else []
+    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 def trained_model(job: TrainingJob, weights: dict[str, Any]) -> PreTrainedModel:

@@ -1,7 +1,7 @@
-"""Running a training job to its end: ``launch`` is the only door.
+"""Run a training job to its end. Entry point: :func:`launch`.
 
-With ``execution.workers ≥ 1`` it starts a Ray Train run (``ray_train.py``), with 0 it trains in this process. What a worker does is the
-same either way (``training_job.py``).
+With ``execution.workers ≥ 1`` it starts a Ray Train run (``tasks/training/ray_backend.py``), with 0 it trains in this process. The work of
+one worker is the same either way (``tasks/training/job.py``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def launch(context: StageContext, job: TrainingJob) -> dict[str, Any]:
     """Train to the end, through worker deaths, and return the fit report as a dictionary.
 
     Raises:
-        DoraError: what a worker found out, at once: another attempt would find the same.
+        DoraError: a worker's permanent error, at once: another attempt would end with the same.
         TrainingError: more deaths than allowed, or fewer steps than planned.
     """
     if job.execution.workers == 0:

@@ -3,8 +3,8 @@
 The Ray Train run is named after the digest: Ray resumes by (storage path, name), and another configuration under the same
 name would silently resume a foreign checkpoint.
 
-Workers of which one dies, or raises what nobody foresaw, are started again, ``execution.max_failures`` times. An error that every
-attempt would end with (a gradient that is not finite, a refused checkpoint, a full disk) ends the run at once.
+If a worker dies or raises an unexpected exception, all are started again, ``execution.max_failures`` times. A permanent error, with which
+every attempt would end (a gradient that is not finite, a refused checkpoint, a full disk), ends the run at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow.fs as pafs
 import ray.train.torch
-import torch
 from ray.exceptions import ActorDiedError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -30,13 +29,15 @@ from infra.store.journal import JournalWriter
 from infra.store.store import Store, full_disk
 from tasks.runtime.cluster import ray_session
 from tasks.runtime.stage import StageContext
+from tasks.runtime.workers import use_threads
 from tasks.training.job import TrainingJob, train, trained_folder, what_fits
 
 RECORD = "checkpoint_manager_snapshot.json"  # Ray Train's, in the folder of a run
 
 
 def train_on_ray(context: StageContext, job: TrainingJob) -> dict[str, Any]:
-    """Through deaths of workers, as many as ``execution.max_failures``; returns rank 0's report. Errors: see ``trainer.launch``."""
+    """Through deaths of workers, as many as ``execution.max_failures``; returns rank 0's report. Errors: see
+    :func:`tasks.training.launch.launch`."""
     # Read by the Ray Train controller, started from this process: without it every report() costs about two seconds.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     execution, gpu = job.execution, job.execution.gpus_per_worker > 0
@@ -77,31 +78,31 @@ def train_on_ray(context: StageContext, job: TrainingJob) -> dict[str, Any]:
 
 
 class _EndAtOnce(UserCallback):
-    """Where Ray would start the workers again, ends the run instead if they would only raise the same again.
+    """Callback of Ray Train that ends the run after permanent errors, where Ray would start the workers again.
 
-    What a callback raises is an error of the controller: no attempt follows, and the workers are ended, also those that wait in a
-    collective for the one that failed. A finding beside another worker's death may be its consequence, and is tried again.
+    An exception of a callback is an error of the controller: no attempt follows, and the workers are ended, also those that wait in a
+    collective for the one that failed. A permanent error beside another worker's death may be its consequence, and is tried again.
     """
 
     def __init__(self, folder: Path):
         self._folder = folder
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        findings = [_finding(error, self._folder) for error in worker_exceptions.values()]
-        if findings[0] is not None and all(findings):
-            raise findings[0]
+        errors = [_permanent(error, self._folder) for error in worker_exceptions.values()]
+        if errors[0] is not None and all(errors):
+            raise errors[0]
 
 
-def _finding(error: Exception, folder: Path) -> DoraError | None:
-    """What a worker found out, and would find out in every attempt; None where another may help: a death, an exception that nobody
-    foresaw, memory that smaller micro-batches fit into."""
+def _permanent(error: Exception, folder: Path) -> DoraError | None:
+    """The error that every attempt would end with; None where another may help: a death, an unexpected exception, memory that smaller
+    micro-batches fit into."""
     if isinstance(error, DoraError):
         return None if error.retryable or isinstance(error, OutOfMemory) else error
     return full_disk(error, folder)
 
 
 def _last_failure(job: TrainingJob, error: TrainingFailedError) -> DoraError:
-    """Why a run that Ray Train gave up failed the last time: a worker's own words if it had any, else which rank died."""
+    """The last error of a run that Ray Train gave up: a worker's own error if there is one, else the ranks that died."""
     failures = getattr(error, "worker_failures", {}) or {0: getattr(error, "controller_failure", error)}
     for failure in failures.values():
         if isinstance(failure, DoraError):
@@ -110,24 +111,24 @@ def _last_failure(job: TrainingJob, error: TrainingFailedError) -> DoraError:
     lines = [f"rank {rank}: {type(cause).__name__}: {str(cause).strip().splitlines()[0]}" for rank, cause in causes.items()]
     return TrainingError(
         f"{job.stage} failed more than {job.execution.max_failures} times, at last because of {'; '.join(lines)}",
-        hint=f"run again: training goes on from its last checkpoint. A worker that dies without a word was usually out of the machine's "
+        hint=f"run again: training goes on from its last checkpoint. A worker that dies without a message usually ran out of the machine's "
         f"memory (lower execution.{job.stage}.workers) or on a lost node (raise execution.{job.stage}.max_failures)",
     )
 
 
 def _run_folder(job: TrainingJob) -> str:
-    """Path or URI of what Ray Train keeps for this run."""
+    """Path or URI of the folder in which Ray Train keeps this run."""
     return f"{Store(job.store_uri).uri}/{job.stage}/{job.digest}/scratch/{job.stage}-{job.digest}"
 
 
 def _ray_worker(config: dict[str, Any]) -> None:
     """Body of one Ray Train worker."""
     job: TrainingJob = config["job"]
-    torch.set_num_threads(max(1, int(job.execution.cpus_per_worker)))  # Ray sets OMP_NUM_THREADS, which torch reads too late
+    use_threads(job.execution)
     worker = Worker.current(ray.train.torch.get_device())
     folder = Store(job.store_uri).folder(job.stage, job.digest)
     journal = JournalWriter(folder)
-    local = folder.path / "scratch" / f"rank-{worker.rank}"  # not in /tmp, where nobody would look for what a killed rank leaves
+    local = folder.path / "scratch" / f"rank-{worker.rank}"  # not in /tmp, where the files of a killed rank would stay
     try:
         report = train(job, worker, _RayHooks(_run_folder(job), local, journal, worker))
     finally:

@@ -6,6 +6,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,9 +105,7 @@ def meet(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request:
 
     def put(kind: str) -> Fault:
         fault = Fault(kind, random.Random(request.node.name).choice(world.keys[len(world.keys) // 2 :]), tmp_path)
-        arguments = calibrate.score_arguments
-        monkeypatch.setattr(calibrate, "LogitScorer", FaultyScorer)
-        monkeypatch.setattr(calibrate, "score_arguments", lambda *given: arguments(*given) | {"fault": fault})
+        monkeypatch.setattr(calibrate, "LogitScorer", partial(FaultyScorer, fault))
         return fault
 
     return put

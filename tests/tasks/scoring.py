@@ -23,7 +23,7 @@ from dora_core.testbed.mixture import Testbed, TestbedConfig
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages import calibrate, classify, ingest
-from tasks.stages.classify import LogitScorer
+from tasks.stages.classify import LogitArguments, LogitScorer
 from tasks.tables.rows import read_index
 from tests.tasks.conftest import GOLDEN
 
@@ -115,8 +115,8 @@ class Fault:
 class FaultyScorer(LogitScorer):
     """The real scorer; notes the rows of every shard that it finishes."""
 
-    def __init__(self, fault: Fault, **arguments: Any):
-        super().__init__(**arguments)
+    def __init__(self, fault: Fault, arguments: LogitArguments):
+        super().__init__(arguments)
         self._fault = fault
 
     def __call__(self, rows: pa.Table) -> pa.Table:

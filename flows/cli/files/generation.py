@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from dora_core.config.execution import Execution
+from dora_core.config.execution import Execution, endpoint_mistake
 from dora_core.config.method import DataSource, GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import ConfigError
 from dora_core.strict_model import StrictModel
@@ -37,10 +37,11 @@ def generate_file(stages: FileStages, source: DataSource, output: Output, settin
     import pyarrow.parquet as pq
 
     served, endpoint = settings.generate.served_model, settings.execution.endpoint
-    if (settings.model is None) == (endpoint is None) or (served is None) != (endpoint is None):
-        raise ConfigError(
-            "either a model responds or a server does", hint="give --model FOLDER_OR_ID, or --endpoint URL with --served-model NAME"
-        )
+    hint = "give --model FOLDER_OR_ID, or --endpoint URL with --served-model NAME"
+    if (settings.model is None) == (endpoint is None):
+        raise ConfigError("either a model responds or a server does", hint=hint)
+    if mistake := endpoint_mistake(f"generate.served_model={served or 'null'}", served is not None, "--endpoint", endpoint):
+        raise ConfigError(mistake, hint=hint)
     read = prompts.plan("prompts", source)
     spec = generate.Spec(
         records=read.ref(),

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from dora_core.config.execution import Execution
+from dora_core.config.execution import Execution, endpoint_mistake
 from dora_core.config.judging import ImplicitJudge, Judge, LLMJudge, RewardModelJudge
 from dora_core.config.method import DataSource, ModelConfig, TextConfig
 from dora_core.errors import ConfigError
@@ -80,9 +80,8 @@ def _checked_judge(settings: JudgeOptions, against: DataSource | None) -> JudgeO
     if implicit != (settings.model is not None) or implicit != (settings.reference is not None):
         takes = "needs --model POLICY and --reference START" if implicit else "takes no policy and no reference"
         raise ConfigError(f"the {chosen.kind} judge {takes}", hint="--judge implicit --model POLICY --reference START judges by a policy")
-    if isinstance(chosen, LLMJudge) != (settings.execution.endpoint is not None):
-        takes = "needs" if isinstance(chosen, LLMJudge) else "takes no"
-        raise ConfigError(f"the {chosen.kind} judge {takes} --endpoint URL", hint="--judge llm --model NAME --endpoint URL asks a server")
+    if mistake := endpoint_mistake(f"judge.kind={chosen.kind}", chosen.asks_server, "--endpoint", settings.execution.endpoint):
+        raise ConfigError(mistake, hint="--judge llm --model NAME --endpoint URL asks a server")
     if against is not None or (isinstance(chosen, LLMJudge) and chosen.against == "given"):
         if against is None or not isinstance(chosen, LLMJudge):
             raise ConfigError("comparing with given responses needs an llm judge and a file of them", hint="--judge llm --against FILE")

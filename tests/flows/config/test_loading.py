@@ -53,7 +53,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "unknown key of a judge": (DATA + "compare: {judge: {kind: llm, modl: x}}", "compare.judge.modl: unknown key", "'model'?"),
     "a judge without its server": (
         DATA + "compare: {judge: {kind: llm, model: x, against: given}}",
-        "asks a server",
+        "compare.judge.kind=llm asks a server: give its address in execution.judge.endpoint.url",
         "execution.judge.endpoint.url",
     ),
     "scores that do not compare": (DATA + "compare: {judge: {kind: llm, model: x}}", "judge.against must be given", "another policy"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ from infra.store.store import Store
 from tasks.runtime import score_cache as ledger_module
 from tasks.runtime.score_cache import RowLedger, score_rows
 from tasks.runtime.stage import StageContext
+from tasks.runtime.workers import Worker
 
 FOLDER = "scores/model"
 
 
-class Squares:
+class Squares(Worker):
     """key → key² and a weight of 1; notes what it saw and fails once at a given key."""
 
     def __init__(self, calls: str, fail_at: int | None = None):
@@ -58,8 +60,7 @@ def score(context, tmp_path, keys, shard_rows=4, tables=None, **arguments):
         rows,
         summed=["tokens"],
         name="squares",
-        worker=Squares,
-        arguments={"calls": str(tmp_path / "calls.txt")} | arguments,
+        worker=partial(Squares, str(tmp_path / "calls.txt"), **arguments),
         execution=Execution(workers=0, shard_rows=shard_rows),
         unit="rows",
     )

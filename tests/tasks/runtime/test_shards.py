@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -23,13 +24,14 @@ from infra.store.journal import JournalReader, JournalWriter
 from infra.store.store import Store
 from tasks.runtime.shards import cut, float_ranges, run_shards, stream_shards
 from tasks.runtime.stage import StageContext
+from tasks.runtime.workers import Worker
 
 DIGEST = "0" * 64
 ROWS = pa.table({"key": [f"row {i}" for i in range(25)], "value": pa.array([float(i) for i in range(25)])})
 IN_PROCESS = Execution(workers=0, shard_rows=10)
 
 
-class Doubler:
+class Doubler(Worker):
     """Doubles ``value``. Appends the rows it sees to ``calls``; dies or raises once or always at a given row."""
 
     def __init__(self, calls: str, die_at: str | None = None, always: bool = False, fail_at: str | None = None):
@@ -56,8 +58,8 @@ def context(tmp_path):
 
 
 def double(context, tmp_path, execution=IN_PROCESS, rows=ROWS, **arguments):
-    arguments = {"calls": str(tmp_path / "calls.txt")} | arguments
-    return run_shards(context, rows, name="double", worker=Doubler, arguments=arguments, execution=execution, unit="rows")
+    worker = partial(Doubler, str(tmp_path / "calls.txt"), **arguments)
+    return run_shards(context, rows, name="double", worker=worker, execution=execution, unit="rows")
 
 
 def calls(tmp_path) -> list[str]:
@@ -100,10 +102,8 @@ def test_a_stream_is_read_no_further_than_it_is_computed(context, tmp_path):
             read.append(i)
             yield ROWS.slice(i, 1)
 
-    arguments = {"calls": str(tmp_path / "calls.txt")}
-    results = stream_shards(
-        context, rows(), total=25, name="double", worker=Doubler, arguments=arguments, execution=IN_PROCESS, unit="rows"
-    )
+    worker = partial(Doubler, str(tmp_path / "calls.txt"))
+    results = stream_shards(context, rows(), total=25, name="double", worker=worker, execution=IN_PROCESS, unit="rows")
     assert read == []
     assert [(table.num_rows, len(read)) for table in results] == [(10, 10), (10, 20), (5, 25)]
 
@@ -201,10 +201,8 @@ def test_actors_are_fed_from_a_stream_one_shard_ahead(ray_local, context, tmp_pa
             yield ROWS.slice(i, 1)
 
     execution = Execution(workers=2, cpus_per_worker=0.5, shard_rows=2)
-    arguments = {"calls": str(tmp_path / "calls.txt")}
-    for table in stream_shards(
-        context, rows(), total=25, name="double", worker=Doubler, arguments=arguments, execution=execution, unit="rows"
-    ):
+    worker = partial(Doubler, str(tmp_path / "calls.txt"))
+    for table in stream_shards(context, rows(), total=25, name="double", worker=worker, execution=execution, unit="rows"):
         keys += table["key"].to_pylist()
         finished = len(list((context.path / "scratch/double").glob("*.json")))
         ahead.append(-(-len(read) // 2) - finished)
@@ -247,9 +245,9 @@ class CutOff(Doubler):
 @pytest.mark.chaos
 def test_a_worker_that_is_cut_off_gives_its_place_to_another(ray_local, context, tmp_path):
     """It is alive, and has all of the cluster's cores: the next one would wait for them forever."""
-    arguments = {"calls": str(tmp_path / "calls.txt"), "asker": os.getpid()}
+    worker = partial(CutOff, str(tmp_path / "calls.txt"), os.getpid())
     execution = Execution(workers=1, cpus_per_worker=2, shard_rows=10)
-    table = run_shards(context, ROWS, name="double", worker=CutOff, arguments=arguments, execution=execution, unit="rows")
+    table = run_shards(context, ROWS, name="double", worker=worker, execution=execution, unit="rows")
     expect_all_rows_once(table)
     assert int((tmp_path / "calls.cut").read_text()) > 0
     assert sorted(calls(tmp_path)) == sorted(ROWS["key"].to_pylist())

@@ -203,7 +203,49 @@ def test_a_stage_that_always_dies_fails_alone(ray_cluster: None, toys: Toys) -> 
     toys.add("killer", mood="dies")
     toys.add("after", "killer")
     toys.add("good")
-    with pytest.raises(StageFailed, match=r"2 workers died in toy \w{8}") as caught:
+    with pytest.raises(StageFailed, match=r"the same stage killed every worker that took it: toy \w{8} 2 times") as caught:
         toys.run(Execution(workers=2, max_failures=1))
     assert "out of memory" in caught.value.hint and "1 stages that depend on it were not run" in caught.value.hint
     assert toys.is_done("good") and toys.calls().count("killer") == 2
+
+
+@pytest.mark.fault(1, 2)
+@pytest.mark.component
+def test_different_stages_that_kill_their_workers_are_an_unhealthy_node(ray_cluster: None, toys: Toys) -> None:
+    """The batch ends at once: other stages are neither blamed nor sent to their deaths, and finished ones are kept."""
+    toys.add("good")
+    toys.run()
+    for name in ("a", "b", "c", "d", "e", "f"):
+        toys.add(name, mood="dies")
+    with pytest.raises(StageFailed, match=r"2 workers died in different places: toy \w{8} once, toy \w{8} once") as caught:
+        toys.run(Execution(workers=2, max_failures=1))
+    assert "lower workers, batch_tokens or micro_batch_tokens of execution.default" in caught.value.hint
+    assert toys.is_done("good") and len(toys.calls()) <= 1 + 4, "the deaths are bounded, whatever the number of stages"
+
+
+class Prepared(Spec):
+    """A toy that reads another one, which it computes from its own fields."""
+
+    stage: ClassVar[str] = "prepared"
+
+    def preparation(self) -> dict[str, StageSpec]:
+        return {"data": Data(name="data of " + self.name.partition(" ")[0], execution=IN_PROCESS)}
+
+
+class Data(Spec):
+    stage: ClassVar[str] = "data"
+    on_demand: ClassVar[bool] = True
+
+
+def test_on_demand_stages_run_once_before_those_that_read_them(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STAGES, "prepared", Stage(Prepared, run))
+    monkeypatch.setitem(STAGES, "data", Stage(Data, run))
+    first, second, other = (Prepared(name=name, execution=IN_PROCESS) for name in ("x 1", "x 2", "y"))
+    for spec in (first, second, other):
+        write_spec(spec, store)
+    result = execute(batch.Spec(stages=[first.ref(), second.ref(), other.ref()], execution=IN_PROCESS), batch.run, store)
+    calls = (store.local_root / "calls").read_text().splitlines()
+    assert sorted(calls) == ["data of x", "data of y", "x 1", "x 2", "y"]
+    assert calls.index("data of x") < min(calls.index("x 1"), calls.index("x 2")) and calls.index("data of y") < calls.index("y")
+    assert result["facts"]["done"] == 3 and set(result["facts"]["seconds"]) == {"data", "prepared"}
+    assert all(store.is_done("data", spec.preparation()["data"].digest()) for spec in (first, other))

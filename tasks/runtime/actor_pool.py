@@ -1,0 +1,141 @@
+"""A pool of Ray actors: start, assign, replace. Used for shards of rows (``tasks/runtime/shards.py``) and for the stages of a batch
+(``tasks/stages/batch.py``), which say through :class:`Work` what is next.
+
+One piece of work per actor is in flight. It is only assigned to an actor that has started, so that two steps that share a cluster never
+wait for each other's places. Work may become ready while other work finishes.
+
+Failure policy: the *death* of an actor (kill −9, out of memory, a lost node) returns its work, and another actor takes its place
+(``tasks/runtime/worker_failures.py`` has the bounds). An *exception* of the actor's code is raised as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from dora_core.config.execution import Execution
+from dora_core.errors import StageFailed
+from infra.store.journal import JournalWriter
+from tasks.runtime.cluster import check_fits, ray_session
+from tasks.runtime.worker_failures import WorkerFailures
+
+FLUSH_SECONDS = 2.0
+"""Between two flushes of the journal while no actor finishes anything."""
+
+Item = TypeVar("Item")
+
+
+class Work(Protocol[Item]):
+    """Source of a pool's work; called from one thread."""
+
+    def has_ready(self) -> bool:
+        """Whether :meth:`take` gives something now."""
+
+    def expects_more(self) -> bool:
+        """Whether work may become ready later, so that idle actors are kept."""
+
+    def take(self) -> Item:
+        """The next piece of work."""
+
+    def task(self, item: Item) -> tuple[Any, ...]:
+        """Arguments of the actor's method ``work``."""
+
+    def describe(self, item: Item) -> str:
+        """The piece in words, unique: ``rows 0 to 10``."""
+
+    def give_back(self, item: Item) -> None:
+        """Its actor died: it is to be taken again."""
+
+    def set_aside(self, item: Item, failure: StageFailed) -> None:
+        """It killed too many actors, and is not taken again."""
+
+
+@dataclass(frozen=True)
+class Finished(Generic[Item]):
+    """A finished piece of work. ``attempt`` counts from 1; ``answer`` is that of the actor."""
+
+    item: Item
+    answer: Any
+    attempt: int
+
+
+def run_on_actors(
+    work: Work[Item],
+    actor: type,
+    arguments: Sequence[Any],
+    *,
+    size: int,
+    execution: Execution,
+    failures: WorkerFailures,
+    journal: JournalWriter,
+) -> Iterator[Finished[Item]]:
+    """Finished work, as it finishes. All actors are gone when the iterator ends or is closed.
+
+    Args:
+        actor: class with the methods ``ready()`` and ``work(*task)``.
+        arguments: of its constructor.
+        size: actors at a time.
+        execution: ``cpus_per_worker`` and ``gpus_per_worker`` of each.
+        journal: flushed while the pool waits.
+
+    Raises:
+        StageFailed: an unhealthy node. ServiceError: no node is big enough for an actor.
+    """
+    import ray
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+    with ray_session():
+        check_fits(execution)
+        actor_class = ray.remote(actor).options(num_cpus=execution.cpus_per_worker, num_gpus=execution.gpus_per_worker, max_restarts=0)
+        actors: list[Any] = []  # every actor ever started: a traceback would keep a forgotten one, and its place, alive
+        idle: list[Any] = []
+        running: dict[Any, tuple[Any, Item | None]] = {}  # an item of None: the actor is starting
+        attempts: dict[str, int] = {}
+
+        def start() -> None:
+            handle = actor_class.remote(*arguments)
+            actors.append(handle)
+            running[handle.ready.remote()] = (handle, None)
+
+        def assign() -> None:
+            while idle and work.has_ready():
+                item, handle = work.take(), idle.pop()
+                place = work.describe(item)
+                attempts[place] = attempts.get(place, 0) + 1
+                running[handle.work.remote(*work.task(item))] = (handle, item)
+            if not work.expects_more():
+                while idle:
+                    ray.kill(idle.pop())  # gives its place to other stages while the last work runs
+
+        try:
+            for _ in range(size):
+                start()
+            while work.has_ready() or any(item is not None for _, item in running.values()):
+                assign()
+                done, _ = ray.wait(list(running), num_returns=1, timeout=FLUSH_SECONDS)
+                journal.flush()
+                for reference in done:
+                    handle, item = running.pop(reference)
+                    place = None if item is None else work.describe(item)
+                    try:
+                        answer = ray.get(reference)
+                    except (RayActorError, OutOfMemoryError) as error:  # the latter where Ray's own memory monitor killed it
+                        again = failures.record(place, error)
+                        if item is not None and place is not None:
+                            if again:
+                                work.give_back(item)
+                            else:
+                                work.set_aside(item, failures.failure_of(place))
+                        ray.kill(handle)  # one that only the network has lost lives on, and holds the place of the next
+                        start()
+                        continue
+                    except RayTaskError as error:
+                        raise error.cause from error  # the code's own exception, not Ray's wrapping
+                    idle.append(handle)
+                    assign()
+                    if item is not None and place is not None:
+                        yield Finished(item, answer, attempts.pop(place))
+        finally:
+            for handle in actors:
+                ray.kill(handle)
