@@ -1,10 +1,11 @@
 """Stage ``evaluate``: measures of the aligned policy on held-out prompts, and the promotion gate.
 
-Input: records (eval split), the aligned policy, its start (through the reference stage's log-probabilities), optionally an
-ERM-trained twin, and a comparison of the policy's responses with others'. Output: ``evaluation.parquet`` (one row per preference pair),
+Input: records (eval split), the aligned policy, its start (through the reference stage's log-probabilities), optionally an ERM-trained
+twin, and a comparison of the policy's responses with others'. Output: ``evaluation.parquet`` (one row per preference pair),
 ``responses.parquet`` (one row per held-out response: record_id, response_index, implicit, logp_per_token, tokens of the policy), no
-texts, and in the facts the measures (``tasks/stages/_preference_measures.py``) and the result of the gate
-(``tasks/stages/_promotion_gate.py``). Guarantee: every measure carries a bootstrap interval over prompts; comparisons are paired.
+texts; in the facts the measures (``tasks/stages/_preference_measures.py``) and the result of the gate
+(``tasks/stages/_promotion_gate.py``).
+Guarantee: every measure carries a bootstrap interval over prompts; comparisons are paired.
 
 Three readings of a preference pair: *accuracy*, the implicit reward log π − log π_start is larger for the better response
 (chance ½, undefined for the start); *margin*, by how many nats; *ranking*, the likelihood per token is larger for it, which the
