@@ -1,4 +1,4 @@
-"""What the pages share: templates that escape everything, figures as inline SVG, and how numbers and times are written."""
+"""Common parts of the pages: templates that escape everything, figures as inline SVG, and filters for numbers and times."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dora_core.evaluation.metrics import is_defined
 from flows.report.drawing import GRID, INK, PALETTE, STYLE
 from flows.report.figures import figures_for
 from flows.report.numbers import interval, p_value, percent
@@ -20,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def render_template(name: str, **content: Any) -> str:
-    """A template of this folder with the pages' style and filters; a name it uses and does not get is an error."""
+    """A template of this folder with the pages' style and filters; an undefined name in it is an error."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -30,6 +31,7 @@ def render_template(name: str, **content: Any) -> str:
         "count": _count,
         "number": _number,
         "percent": percent,
+        "range": _range,
         "interval": interval,
         "p_value": p_value,
         "when": _when,
@@ -78,7 +80,12 @@ def _count(value: float) -> str:
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return f"{value:.{digits}f}" if is_defined(value) else "–"
+
+
+def _range(low: float | None, high: float | None, digits: int = 3) -> str:
+    """``"0.690 … 0.731"``; empty where a bound is undefined."""
+    return f"{low:.{digits}f} … {high:.{digits}f}" if is_defined(low) and is_defined(high) else ""
 
 
 def _when(seconds: float | None) -> str:

@@ -21,7 +21,7 @@ from dora_core.config.method import EvaluateConfig, GateConfig, GenerateConfig, 
 from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.facts import Facts as StageFacts
+from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
 from tasks.stages import compare
 from tasks.stages._preference_measures import HeldOut, PreferenceMeasures, RewardCorrelation, measure, rank_correlation
@@ -58,7 +58,7 @@ class Spec(StageSpec):
     golden_sources: list[str]
 
 
-class Facts(PreferenceMeasures, StageFacts):
+class Facts(PreferenceMeasures, BaseFacts):
     """Measures of the policy, and the result of the promotion gate."""
 
     gate: GateResult

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from dora_core.evaluation.study_statistics import MEASURES, TABLES, Cell, Estimate, TableName
 from dora_core.strict_model import StrictModel
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.facts import Facts as StageFacts
+from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages._study_factors import Bootstrap, FactorRow, ScatterPoints, calibration_rows
 from tasks.stages._study_inputs import CellRun, Reader, Series, measure
@@ -85,7 +85,7 @@ class Settings(StrictModel):
     optimization: dict[str, dict[str, Any]] = Field(description="Settings by loss.")
 
 
-class Facts(StageFacts):
+class Facts(BaseFacts):
     """Tables of the study, for figures and page."""
 
     tables: dict[str, list[str]] = Field(description="Keys of each table's cells; of the calibration table, labels of its rows.")
@@ -98,6 +98,10 @@ class Facts(StageFacts):
     def cells_of(self, table: str) -> list[CellFacts]:
         """Cells of a table; empty without it."""
         return [self.cells[key] for key in self.tables.get(table, [])]
+
+    def twin_of(self, cell: CellFacts) -> CellFacts | None:
+        """The erm cell that ``cell`` is compared with."""
+        return None if cell.twin is None else self.cells[cell.twin]
 
 
 class Measured(NamedTuple):
