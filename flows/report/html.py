@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from dora_core.evaluation.metrics import is_defined
 from flows.report.drawing import GRID, INK, PALETTE, STYLE
+from flows.report.evaluation_figures import opponent, wins_of
 from flows.report.figures import figures_for
 from flows.report.numbers import interval, p_value, percent
+from flows.run_record import Links
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -33,11 +35,24 @@ def render_template(name: str, **content: Any) -> str:
         "percent": percent,
         "range": _range,
         "interval": interval,
+        "bounded": _bounded,
         "p_value": p_value,
         "when": _when,
         "duration": _duration,
     }
+    environment.globals |= {"opponent": opponent, "wins_of": wins_of}
     return environment.get_template(name).render(css=(HERE / "page.css").read_text(), **content)
+
+
+def web_links(links: Links) -> dict[str, str]:
+    """Pages of the run in other systems that a browser can open."""
+    return {name: url for name, url in links if url and url.startswith(("http://", "https://"))}
+
+
+def yaml_text(value: Any) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
 def inline_figures(label: str, result: dict[str, Any]) -> dict[str, Any]:
@@ -81,6 +96,13 @@ def _count(value: float) -> str:
 
 def _number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if is_defined(value) else "–"
+
+
+def _bounded(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
+    """A number and its bounds, as :func:`interval` writes them."""
+    if not is_defined(value):
+        return "–"
+    return _number(value, digits) + (f" [{_number(low, digits)}, {_number(high, digits)}]" if is_defined(low) else "")
 
 
 def _range(low: float | None, high: float | None, digits: int = 3) -> str:
