@@ -24,7 +24,9 @@ from flows.running.manifest import FlowRun
 from flows.running.session import Session
 from flows.running.supervise import ProgressArtifacts, ended, outcome, publish_summary, recorded, run_plan, stop_what_it_left
 from infra.settings import Settings
-from tasks.runtime.stage import write_spec
+from tasks.runtime.descriptor import read_result
+from tasks.runtime.stage import StageRef, write_spec
+from tasks.stages import study as tables
 
 
 def name_of_study(config: StudyConfig) -> str:
@@ -76,12 +78,12 @@ def track_cells(session: Session) -> None:
     entry = session.manifest.run.stages[-1]
     if entry.state != "ran":
         return
-    result = session.store.read_result(entry.stage, entry.digest)
+    result = read_result(session.store, StageRef(stage=entry.stage, digest=entry.digest), tables.Facts)
     assert result is not None, "the tables have run"
-    for key, facts in result["facts"]["cells"].items():
+    for key, cell in result.facts.cells.items():
         tags = {"dora.run_id": session.manifest.run_id, "dora.cell": key, "dora.digest": entry.digest}
-        run = session.tracker.start_run(facts["method"], parent=session.parent_run, tags=tags, params=facts["params"])
-        session.tracker.log_metrics(run, facts["metrics"])
+        run = session.tracker.start_run(cell.method, parent=session.parent_run, tags=tags, params=cell.params.model_dump(mode="json"))
+        session.tracker.log_metrics(run, cell.metrics)
         session.tracker.finish(run, "FINISHED")
 
 
@@ -94,5 +96,5 @@ def track_page(session: Session) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         page = Path(scratch) / "study.html"
         page.write_text(render_study(session.store, session.manifest.run_id), encoding="utf-8")
-        tables = {f"tables/{path.name}": path for path in sorted((folder / "tables").glob("*.parquet"))}
-        session.tracker.log_files(session.parent_run, {"study.html": page} | tables)
+        files = {f"tables/{path.name}": path for path in sorted((folder / "tables").glob("*.parquet"))}
+        session.tracker.log_files(session.parent_run, {"study.html": page} | files)

@@ -15,6 +15,9 @@ from rich.text import Text
 
 from dora_core.evaluation.metrics import estimate_text
 from flows.running.observer import Observer
+from tasks.runtime.descriptor import read_result
+from tasks.runtime.stage import StageRef
+from tasks.stages import study
 from tasks.stages.registry import STAGES, parse_result
 
 if TYPE_CHECKING:
@@ -86,8 +89,9 @@ class Out:
             table.add_row(stage.label, f"[{_COLOURS[stage.state]}]{stage.state}[/]", seconds, shown)
         self.console.print(table)
         last = run.stages[-1]
-        if last.stage == "study" and (tables := store.read_result("study", last.digest)):
-            for table in main_table(tables["facts"]):
+        tables = read_result(store, StageRef(stage=last.stage, digest=last.digest), study.Facts) if last.stage == "study" else None
+        if tables is not None:
+            for table in main_table(tables.facts):
                 self.say("")
                 self.console.print(table)
             self.say("")
@@ -230,17 +234,16 @@ class Meter:
         return f"{event['done']}/{event['total']} {event['unit']}{rate}{note}"
 
 
-def main_table(facts: Mapping[str, Any]) -> Iterator[Table]:
-    """The first table of policies: what was trained, and how its samples fare against those of the start. None for a study of h alone."""
-    name = next((name for name in facts["tables"] if name != "calibration"), None)
+def main_table(facts: study.Facts) -> Iterator[Table]:
+    """The first table of policies, with their samples' win rate against those of the start; nothing for a study of h alone."""
+    name = next((name for name in facts.tables if name != "calibration"), None)
     if name is None:
         return
     table = _table(name, "win rate against the start", "minus erm", "gold reward", "KL, nats", "tokens")
-    for key in facts["tables"][name]:
-        cell = facts["cells"][key]
-        shown = [estimate_text(cell["estimates"].get(m), form) for m, form in _MAIN.items()]
-        number = f" · round {cell['params']['round']}" if cell["params"].get("round") else ""
-        table.add_row(cell["method"] + number, *shown)
+    for cell in facts.cells_of(name):
+        shown = [estimate_text(cell.estimates.get(m), form) for m, form in _MAIN.items()]
+        number = f" · round {cell.params.round}" if cell.params.round else ""
+        table.add_row(cell.method + number, *shown)
     yield table
 
 

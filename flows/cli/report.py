@@ -23,7 +23,7 @@ def report(
     with explained(as_json):
         from flows.cli.output import Out
         from flows.cli.run import write_report
-        from flows.report.page import find_run
+        from flows.report.find import find_run
         from infra.settings import Settings
         from infra.store.store import Store
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from dora_core.evaluation.metrics import Interval
+    from dora_core.evaluation.study_statistics import Estimate
+
 INK, GRID = "#23272e", "#d9dce1"
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31"]
 OTHER = "#9aa0a8"
@@ -111,9 +114,9 @@ def draw_curve(axes: Axes, steps: list[int], values: list[float], noisy: bool = 
         axes.plot(steps, means, color=PALETTE[0])
 
 
-def draw_interval(axes: Axes, estimate: dict[str, float], y: float, colour: str) -> None:
-    axes.hlines(y, estimate["low"], estimate["high"], color=colour, linewidth=3, alpha=0.5)
-    axes.plot(estimate["value"], y, "o", color=colour, markersize=5)
+def draw_interval(axes: Axes, estimate: Interval | Estimate, y: float, colour: str) -> None:
+    axes.hlines(y, estimate.low, estimate.high, color=colour, linewidth=3, alpha=0.5)
+    axes.plot(estimate.value, y, "o", color=colour, markersize=5)
 
 
 def draw_stack(axes: Axes, edges: list[float], layers: dict[str, list[float]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from flows.report.drawing import (
     INK,
@@ -18,14 +18,14 @@ from flows.report.drawing import (
     row_axes,
     short,
     single_axes,
-    sorted_by,
 )
+from flows.report.numbers import interval
+from tasks.stages import compare, evaluate
+from tasks.stages.compare import Wins
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Facts = dict[str, Any]
 
 OPPONENTS = {"start": "the start", "champion": "the champion", "chosen": "chosen responses"}
 OUTCOMES = {"win": PALETTE[0], "tie": "#c9ced6", "lose": PALETTE[4]}
@@ -34,18 +34,17 @@ OUTCOMES = {"win": PALETTE[0], "tie": "#c9ced6", "lose": PALETTE[4]}
 # ------------------------------------------------------------------------------------------------------------ preferences
 
 
-def _comparison(facts: Facts) -> Figure | None:
+def _comparison(facts: evaluate.Facts) -> Figure | None:
     """Accuracy, ranking and margin: a dot and its interval per model, by part of the held-out pairs."""
     titles = {"accuracy": "preference accuracy", "ranking": "ranking accuracy", "margin": "reward margin (nats)"}
-    parts = facts["parts"]
-    measures = [m for m in titles if any(m in values for values in parts.values())]
-    if not measures:
-        return None
-    figure, panels = panel_grid(len(measures), columns=len(measures), height=0.9 + 0.55 * len(parts), share_y=True)
-    labels = [f"{part} ({_first(values)['n']:,} prompts)" for part, values in parts.items()]
-    for axes, measure in zip(panels, measures, strict=True):
-        for row, values in enumerate(parts.values()):
-            estimates = values.get(measure, {})
+    parts = facts.parts
+    figure, panels = panel_grid(len(titles), columns=len(titles), height=0.9 + 0.55 * len(parts), share_y=True)
+    labels = [f"{name} ({part.accuracy.policy.n:,} prompts)" for name, part in parts.items()]
+    present: set[str] = set()
+    for axes, measure in zip(panels, titles, strict=True):
+        for row, part in enumerate(parts.values()):
+            estimates = getattr(part, measure).measured()
+            present |= estimates.keys()
             for place, name in enumerate(n for n in ROLES if n in estimates):
                 y = row + 0.2 * (place - (len(estimates) - 1) / 2)
                 draw_interval(axes, estimates[name], y, ROLES[name][0])
@@ -54,84 +53,77 @@ def _comparison(facts: Facts) -> Figure | None:
         axes.set_yticks(range(len(parts)), labels)
         axes.set_ylim(len(parts) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
-    present = {name for values in parts.values() for m in measures for name in values.get(m, {})}
     role_legend(figure, present)
     return figure
 
 
-def _margins(facts: Facts) -> Figure | None:
-    histogram = facts["margins"]
-    if len(histogram["edges"]) < 2:
+def _margins(facts: evaluate.Facts) -> Figure | None:
+    histogram = facts.margins
+    if len(histogram.edges) < 2:
         return None
     figure, axes = single_axes(
         "Reward margins of held-out pairs", "log-ratio of the better response minus that of the worse (nats)", "pairs"
     )
-    for name in (n for n in ROLES if n in histogram):
+    for name, counts in (("policy", histogram.policy), ("twin", histogram.twin)):
+        if counts is None:
+            continue
         colour, label = ROLES[name]
-        axes.stairs(histogram[name], histogram["edges"], color=colour, label=label, fill=name == "policy", alpha=0.75)
+        axes.stairs(counts, histogram.edges, color=colour, label=label, fill=name == "policy", alpha=0.75)
     axes.axvline(0.0, color=INK, linewidth=1, linestyle="--")
     axes.legend()
     return figure
 
 
-def _reward_confidence(facts: Facts) -> Figure | None:
-    curve = facts["reward_confidence"]
-    if not curve["bins"]:
+def _reward_confidence(facts: evaluate.Facts) -> Figure | None:
+    curve = facts.reward_confidence
+    if not curve.bins:
         return None
     figure, axes = single_axes("Accuracy by how clear the preference is", "mean reward gap of the pairs in the bin", "preference accuracy")
     axes.axhline(0.5, color=OTHER, linewidth=1, linestyle="--")
-    axes.plot(curve["bins"], curve["accuracy"], "o-", color=PALETTE[0])
-    for x, y, n in zip(curve["bins"], curve["accuracy"], curve["count"], strict=True):
+    axes.plot(curve.bins, curve.accuracy, "o-", color=PALETTE[0])
+    for x, y, n in zip(curve.bins, curve.accuracy, curve.count, strict=True):
         axes.annotate(f"n={n}", (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7)
-    axes.set_ylim(min(0.4, *curve["accuracy"]) - 0.02, 1.06)
+    axes.set_ylim(min(0.4, *curve.accuracy) - 0.02, 1.06)
     return figure
 
 
-def _by_group(facts: Facts, by: str) -> Figure | None:
-    """Ranking accuracy of policy and start, by the source of the better response or by task."""
-    sources = sorted_by(facts[f"by_{by}"], "n")
+def _by_group(facts: evaluate.Facts, by: Literal["source", "task"]) -> Figure | None:
+    """Ranking accuracy of policy and start, by the source of the better response or by task; largest group first."""
+    groups = facts.by_source if by == "source" else facts.by_task
+    sources = dict(sorted(groups.items(), key=lambda item: -item[1].n))
     if not sources:
         return None
     title = {"source": "By source of the better response", "task": "By task"}[by]
-    figure, axes = row_axes(title, "ranking accuracy", sources, notes=[f"n={s['n']:,}" for s in sources.values()])
-    for name in ("start", "policy"):
-        values = [s[f"ranking_{name}"] for s in sources.values()]
+    figure, axes = row_axes(title, "ranking accuracy", sources, notes=[f"n={s.n:,}" for s in sources.values()])
+    start, policy = [s.ranking_start for s in sources.values()], [s.ranking_policy for s in sources.values()]
+    for name, values in (("start", start), ("policy", policy)):
         axes.plot(values, range(len(sources)), "o", color=ROLES[name][0], label=ROLES[name][1])
-    axes.hlines(
-        range(len(sources)),
-        [s["ranking_start"] for s in sources.values()],
-        [s["ranking_policy"] for s in sources.values()],
-        color=OTHER,
-        linewidth=1.2,
-        zorder=1,
-    )
+    axes.hlines(range(len(sources)), start, policy, color=OTHER, linewidth=1.2, zorder=1)
     axes.axvline(0.5, color=OTHER, linewidth=1, linestyle="--")
     legend_below(figure, axes)
     return figure
 
 
-def _reward_calibration(facts: Facts) -> Figure | None:
-    """How sure the implicit reward is of its order of two responses, and how often it is right; an area is a number of pairs."""
-    curve = facts["reward_calibration"]
+def _reward_calibration(facts: evaluate.Facts) -> Figure | None:
+    """Confidence of the implicit reward in its order of two responses against its accuracy; an area is a number of pairs."""
+    curve = facts.reward_calibration
     figure, axes = single_axes("Is the implicit reward a probability?", "confidence σ(β · margin)", "share of pairs ordered rightly")
     axes.plot([0.5, 1], [0.5, 1], color=OTHER, linewidth=1, linestyle="--")
-    axes.vlines(curve["confidence"], curve["low"], curve["high"], color=PALETTE[0], linewidth=2, alpha=0.4)
-    areas = [8 + 70 * n / max(curve["count"]) for n in curve["count"]]
-    axes.plot(curve["confidence"], curve["accuracy"], color=PALETTE[0], linewidth=1.2)
-    axes.scatter(curve["confidence"], curve["accuracy"], s=areas, color=PALETTE[0], zorder=3)
-    axes.set_title(
-        f"ECE {curve['ece']['value']:.3f} [{curve['ece']['low']:.3f}, {curve['ece']['high']:.3f}]", fontsize=8, fontweight="normal"
-    )
-    axes.set(xlim=(0.49, 1.01), ylim=(min(0.45, *curve["low"]) - 0.02, 1.03))
+    axes.vlines(curve.confidence, curve.low, curve.high, color=PALETTE[0], linewidth=2, alpha=0.4)
+    areas = [8 + 70 * n / max(curve.count) for n in curve.count]
+    axes.plot(curve.confidence, curve.accuracy, color=PALETTE[0], linewidth=1.2)
+    axes.scatter(curve.confidence, curve.accuracy, s=areas, color=PALETTE[0], zorder=3)
+    axes.set_title(f"ECE {interval(curve.ece)}", fontsize=8, fontweight="normal")
+    axes.set(xlim=(0.49, 1.01), ylim=(min(0.45, *curve.low) - 0.02, 1.03))
     return figure
 
 
 # -------------------------------------------------------------------------------------------------------- other policies
 
 
-def wins_of(facts: Facts) -> dict[str, Facts]:
-    """The opponents of a comparison, in the order in which they are always shown; those of a file's name last."""
-    return {name: facts["wins"][name] for name in [*OPPONENTS, *facts["wins"]] if name in facts["wins"]}
+def wins_of(facts: compare.Facts) -> dict[str, Wins]:
+    """Opponents of a comparison in the order in which they are always shown; those named after a file last."""
+    return {name: facts.wins[name] for name in [*OPPONENTS, *facts.wins] if name in facts.wins}
 
 
 def opponent(name: str) -> str:
@@ -139,23 +131,23 @@ def opponent(name: str) -> str:
     return OPPONENTS.get(name, name)
 
 
-def _outcomes(facts: Facts) -> Figure | None:
+def _outcomes(facts: compare.Facts) -> Figure | None:
     """One bar per opponent; the win rate (win + ½ tie) and its length-controlled twin as marks with intervals."""
     wins = wins_of(facts)
-    notes = [f"n={w['win_rate']['n']:,}" for w in wins.values()]
+    notes = [f"n={w.win_rate.n:,}" for w in wins.values()]
     figure, axes = row_axes("Win, tie, lose", "share of compared pairs", {opponent(name): w for name, w in wins.items()}, notes)
     figure.set_figheight(1.3 + 0.5 * len(wins))
     left = [0.0] * len(wins)
     for kind, colour in OUTCOMES.items():
-        widths = [w[kind]["value"] for w in wins.values()]
+        widths = [getattr(w, kind).value for w in wins.values()]
         axes.barh(range(len(wins)), widths, left=left, height=0.62, color=colour, alpha=0.75, label=kind)
         left = [a + b for a, b in zip(left, widths, strict=True)]
     for key, marker, shift, label in (("win_rate", "o", -0.14, "win rate"), ("length_controlled", "D", 0.14, "at equal length")):
-        for row, w in enumerate(wins.values()):
-            axes.hlines(row + shift, w[key]["low"], w[key]["high"], color=INK, linewidth=1.4)
-        axes.plot(
-            [w[key]["value"] for w in wins.values()], [r + shift for r in range(len(wins))], marker, color=INK, markersize=4, label=label
-        )
+        estimates = [getattr(w, key) for w in wins.values()]
+        for row, estimate in enumerate(estimates):
+            axes.hlines(row + shift, estimate.low, estimate.high, color=INK, linewidth=1.4)
+        values, rows = [estimate.value for estimate in estimates], [row + shift for row in range(len(wins))]
+        axes.plot(values, rows, marker, color=INK, markersize=4, label=label)
     axes.axvline(0.5, color=INK, linewidth=1, linestyle="--")
     axes.set_xlim(0, 1)
     handles, labels = axes.get_legend_handles_labels()
@@ -163,18 +155,19 @@ def _outcomes(facts: Facts) -> Figure | None:
     return figure
 
 
-def _win_groups(facts: Facts) -> Figure | None:
+def _win_groups(facts: compare.Facts) -> Figure | None:
     """Win rate by source and by task against every opponent; the worst group of enough prompts in the colour of losing."""
     wins = wins_of(facts)
-    groups = [(by, name) for by in ("source", "task") for name in sorted({n for w in wins.values() for n in w[f"by_{by}"]})]
+    tables = {name: {"source": w.by_source, "task": w.by_task} for name, w in wins.items()}
+    groups = [(by, name) for by in ("source", "task") for name in sorted({n for table in tables.values() for n in table[by]})]
     if len(groups) < 2:
         return None
     figure, panels = panel_grid(len(wins), columns=len(wins), height=0.9 + 0.24 * len(groups), share_y=True)
     for axes, (name, w) in zip(panels, wins.items(), strict=True):
         for row, (by, group) in enumerate(groups):
-            if group in w[f"by_{by}"]:
-                worst = w["worst_group"] is not None and (by, group) == (w["worst_group"]["by"], w["worst_group"]["name"])
-                draw_interval(axes, w[f"by_{by}"][group]["win_rate"], row, PALETTE[1] if worst else PALETTE[0])
+            if group in tables[name][by]:
+                worst = w.worst_group is not None and (by, group) == (w.worst_group.by, w.worst_group.name)
+                draw_interval(axes, tables[name][by][group].win_rate, row, PALETTE[1] if worst else PALETTE[0])
         _mark_groups(axes, groups)
         axes.set_title(f"against {short(opponent(name))}", fontsize=9)
     figure.supxlabel("win rate; orange: the worst group of enough prompts", fontsize=9)
@@ -189,11 +182,7 @@ def _mark_groups(axes: Axes, groups: list[tuple[str, str]]) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def _first(values: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
-    return next(iter(next(iter(values.values())).values()))
-
-
-FIGURES: dict[str, dict[str, Callable[[Facts], Any]]] = {
+FIGURES: dict[str, dict[str, Callable[[Any], Figure | None]]] = {
     "evaluate": {
         "comparison": _comparison,
         "margins": _margins,

@@ -1,7 +1,7 @@
 """Figures of a stage, from the facts in its ``result.json``: the same ones in MLflow and in the report.
 
-Those of held-out prompts are in ``evaluation_figures.py``, of the ``study`` stage in ``study_figures.py``, style and pieces in
-``drawing.py``.
+Those of trainings are in ``training_figures.py``, of held-out prompts in ``evaluation_figures.py``, of the ``study`` stage in
+``study_figures.py``, style and pieces in ``drawing.py``.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flows.report import evaluation_figures, study_figures
+from flows.report import evaluation_figures, study_figures, training_figures
 from flows.report.drawing import (
     OTHER,
     PALETTE,
     STYLE,
     bar_chart,
     colours,
-    draw_curve,
     draw_stack,
     legend_below,
     panel_grid,
@@ -25,22 +24,13 @@ from flows.report.drawing import (
     single_axes,
     sorted_by,
 )
+from tasks.runtime.facts import AnyFacts
+from tasks.stages.registry import STAGES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Facts = dict[str, Any]
-
-SHARE = "weight_share_"  # curves of the align stage: a source's share of a step's weights
-CURVES = {
-    "loss": "loss",
-    "objective": "objective",
-    "accuracy": "preference accuracy",
-    "margin": "reward margin (nats)",
-    "grad_norm": "gradient norm",
-    "learning_rate": "learning rate",
-    "tokens_per_second": "tokens per second",
-}
 
 
 def figures_for(stage: str, result: dict[str, Any]) -> dict[str, Figure]:
@@ -51,10 +41,13 @@ def figures_for(stage: str, result: dict[str, Any]) -> dict[str, Figure]:
     """
     from matplotlib import rc_context
 
+    facts: Any = STAGES[stage].facts.model_validate(result["facts"])
+    if isinstance(facts, AnyFacts):
+        facts = result["facts"]
     drawn = {}
     with rc_context(STYLE):
         for name, draw in FIGURES.get(stage, {}).items():
-            figure = draw(result["facts"])
+            figure = draw(facts)
             if figure is not None:
                 drawn[name] = figure
     return drawn
@@ -174,64 +167,11 @@ def _h_histogram(facts: Facts) -> Figure | None:
     return figure
 
 
-def _training(facts: Facts) -> Figure | None:
-    curve = {name: values for name, values in facts["curve"].items() if name in CURVES}
-    if not curve or not facts["curve"]["step"]:
-        return None
-    names = [name for name in CURVES if name in curve]
-    figure, panels = panel_grid(len(names), columns=4, height=1.9)
-    for axes, name in zip(panels, names, strict=True):
-        draw_curve(axes, facts["curve"]["step"], curve[name], noisy=name != "learning_rate")
-        axes.set_title(CURVES[name], fontsize=9)
-    figure.supxlabel("optimisation step", fontsize=9)
-    return figure
-
-
-def _objective_weights(facts: Facts) -> Figure | None:
-    """Who decides a step: 1 means every record weighs the same, 1/batch means one record does."""
-    curve = facts["curve"]
-    if not curve.get("weight_ess"):
-        return None
-    titles = {"weight_ess": "effective share of the batch", "max_weight": "largest weight of one record", "lambda": "λ"}
-    shown = {name: title for name, title in titles.items() if name in curve}
-    figure, panels = panel_grid(len(shown), columns=3, height=2.2)
-    for axes, (name, title) in zip(panels, shown.items(), strict=True):
-        draw_curve(axes, curve["step"], curve[name])
-        axes.set_title(title, fontsize=9)
-        if name == "lambda":
-            axes.set_yscale("log")
-        else:
-            axes.set_ylim(0, 1.02)
-    figure.supxlabel("optimisation step", fontsize=9)
-    return figure
-
-
-def _weight_shares(facts: Facts) -> Figure | None:
-    """Whose records decide: each source's share of a step's weights, as a running mean over a twentieth of the steps."""
-    curve = facts["curve"]
-    names = [name for name in curve if name.startswith(SHARE)]
-    if not names:
-        return None
-    figure, axes = single_axes("Share of the weight by source", "optimisation step", "share")
-    edges, layers = [s - 0.5 for s in (*curve["step"], curve["step"][-1] + 1)], {}
-    window = max(1, len(curve["step"]) // 20)
-    for name in names:
-        values = curve[name]
-        chunks = [values[max(0, i - window) : i + window + 1] for i in range(len(values))]
-        layers[short(name.removeprefix(SHARE))] = [sum(chunk) / len(chunk) for chunk in chunks]
-    draw_stack(axes, edges, layers)
-    axes.set_ylim(0, 1)
-    legend_below(figure, axes)
-    return figure
-
-
-FIGURES: dict[str, dict[str, Callable[[Facts], Any]]] = {
+FIGURES: dict[str, dict[str, Callable[[Any], Figure | None]]] = {
     "ingest": {"responses": _responses, "quarantine": _quarantine},
     "classify": {"auc": _auc, "reliability": _reliability, "classifier_loss": _classifier_loss},
     "calibrate": {"h_by_source": _h_by_source, "h_histogram": _h_histogram},
-    "sft": {"training": _training},
-    "reward": {"training": _training},
-    "align": {"training": _training, "objective_weights": _objective_weights, "weight_shares": _weight_shares},
+    **training_figures.FIGURES,
     **evaluation_figures.FIGURES,
     "study": study_figures.FIGURES,
 }

@@ -1,4 +1,4 @@
-"""What the pages share: templates that escape everything, figures as inline SVG, and how numbers and times are written."""
+"""Common parts of the pages: templates that escape everything, figures as inline SVG, and filters for numbers and times."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dora_core.evaluation.metrics import is_defined
 from flows.report.drawing import GRID, INK, PALETTE, STYLE
+from flows.report.evaluation_figures import opponent, wins_of
 from flows.report.figures import figures_for
 from flows.report.numbers import interval, p_value, percent
+from flows.run_record import Links
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -20,7 +23,7 @@ HERE = Path(__file__).parent
 
 
 def render_template(name: str, **content: Any) -> str:
-    """A template of this folder with the pages' style and filters; a name it uses and does not get is an error."""
+    """A template of this folder with the pages' style and filters; an undefined name in it is an error."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -30,12 +33,26 @@ def render_template(name: str, **content: Any) -> str:
         "count": _count,
         "number": _number,
         "percent": percent,
+        "range": _range,
         "interval": interval,
+        "bounded": _bounded,
         "p_value": p_value,
         "when": _when,
         "duration": _duration,
     }
+    environment.globals |= {"opponent": opponent, "wins_of": wins_of}
     return environment.get_template(name).render(css=(HERE / "page.css").read_text(), **content)
+
+
+def web_links(links: Links) -> dict[str, str]:
+    """Pages of the run in other systems that a browser can open."""
+    return {name: url for name, url in links if url and url.startswith(("http://", "https://"))}
+
+
+def yaml_text(value: Any) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
 def inline_figures(label: str, result: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +95,19 @@ def _count(value: float) -> str:
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return f"{value:.{digits}f}" if is_defined(value) else "–"
+
+
+def _bounded(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
+    """A number and its bounds, as :func:`interval` writes them."""
+    if not is_defined(value):
+        return "–"
+    return _number(value, digits) + (f" [{_number(low, digits)}, {_number(high, digits)}]" if is_defined(low) else "")
+
+
+def _range(low: float | None, high: float | None, digits: int = 3) -> str:
+    """``"0.690 … 0.731"``; empty where a bound is undefined."""
+    return f"{low:.{digits}f} … {high:.{digits}f}" if is_defined(low) and is_defined(high) else ""
 
 
 def _when(seconds: float | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dora_core.evaluation.metrics import Bounded, estimate_text
+
 
 def percent(value: float) -> str:
     return f"{value:.1%}"
@@ -11,9 +13,5 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def interval(estimate: dict[str, float] | None, digits: int = 3) -> str:
-    if estimate is None or estimate["value"] is None:
-        return "–"
-    if estimate["low"] is None:
-        return f"{estimate['value']:.{digits}f}"
-    return f"{estimate['value']:.{digits}f} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
+def interval(estimate: Bounded | None, digits: int = 3) -> str:
+    return estimate_text(estimate, f".{digits}f")

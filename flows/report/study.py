@@ -6,14 +6,45 @@ sentences.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 from dora_core.evaluation.study_statistics import FACTOR_MEASURES, MEASURES, TABLES
-from flows.report.html import inline_figures, render_template
-from flows.report.page import ReportError
-from flows.report.study_findings import cells_of, findings, losses_of, variant
-from flows.run_record import read_record
+from flows.report.find import ReportError, manifest_of
+from flows.report.html import inline_figures, render_template, web_links, yaml_text
+from flows.report.study_findings import findings, losses_of, variant
 from infra.store.store import Store
+from tasks.stages.study import STAGE, CellFacts, Facts
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A field of the cells that varies within a table, and the heading of its column."""
+
+    field: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table of the page.
+
+    Attributes:
+        missing: why it is not there; None where it is.
+        groups: cells and their names, by loss.
+        columns: measures shown.
+        figures: names of its figures.
+    """
+
+    name: str
+    letter: str
+    title: str
+    text: str
+    missing: str | None
+    groups: dict[str, list[tuple[str, CellFacts]]]
+    columns: list[str]
+    setting: Setting | None
+    figures: tuple[str, ...]
+
 
 SECTIONS = {
     "pairwise": ("Pairwise losses", "Each loss on (best, worst) pairs, plain (erm) and under the robust objective."),
@@ -55,7 +86,11 @@ SHOWN = {
     "confidence": ("confidence_implicit", "confidence_likelihood", "accuracy_gold", "win_rate"),
 }
 POLICY = ("win_rate", "win_rate_lift", "gold", "accuracy", "accuracy_gold", "kl", "tokens")
-SETTINGS = {"rounds": ("round", "round"), "noise": ("label_noise", "noise"), "shifted_golden": ("golden_shift", "golden shift")}
+SETTINGS = {
+    "rounds": Setting("round", "round"),
+    "noise": Setting("label_noise", "noise"),
+    "shifted_golden": Setting("golden_shift", "golden shift"),
+}
 DIGITS = {"kl": 2, "tokens": 1, "gold": 2}
 
 
@@ -65,49 +100,39 @@ def render_study(store: Store, run_id: str) -> str:
     Raises:
         ReportError: the run has no manifest, or is no study.
     """
-    run = read_record(store, run_id)
-    if run is None:
-        raise ReportError(f"run {run_id!r} has no manifest in {store.uri}", hint="list the runs with a wrong id: `dora report x`")
-    planned = next((s for s in run.stages if s.stage == "study"), None)
+    run = manifest_of(store, run_id)
+    planned = next((s for s in run.stages if s.stage == STAGE.name), None)
     if planned is None:
-        raise ReportError(f"run {run_id!r} is no study", hint="`dora report` writes the page of a realignment")
+        raise ReportError(f"run {run_id!r} is not a study", hint="`dora report` writes the page of a realignment")
     result = store.read_result(planned.stage, planned.digest) if planned.digest else None
+    facts: Facts | None = STAGE.parse(result).facts if result else None
     return render_template(
         "study.html",
         run=run,
-        links={name: url for name, url in run.links if url and url.startswith(("http://", "https://"))},
-        facts=result["facts"] if result else None,
-        figures=inline_figures("study", result) if result else {},
-        findings=findings(result["facts"]) if result else [],
-        sections=[_section(name, letter, result["facts"]) for name, letter in zip(TABLES, "abcdefghi", strict=True)] if result else [],
+        links=web_links(run.links),
+        facts=facts,
+        figures=inline_figures(STAGE.name, result) if result else {},
+        findings=findings(facts) if facts else [],
+        sections=[_section(name, letter, facts) for name, letter in zip(TABLES, "abcdefghi", strict=True)] if facts else [],
         factor_measures={name: measure.title for name, measure in FACTOR_MEASURES.items()},
         measures=MEASURES,
         digits=DIGITS,
-        config=_yaml(run.config),
-        settings=_yaml(result["facts"]["settings"]) if result else "",
+        config=yaml_text(run.config),
+        settings=yaml_text(facts.settings.model_dump(mode="json")) if facts else "",
     )
 
 
-def _section(name: str, letter: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """One table: its cells by loss, the measures shown, and the setting that varies (a field of the cell and its heading)."""
+def _section(name: str, letter: str, facts: Facts) -> Section:
     title, text = SECTIONS[name]
-    cells = cells_of(facts, name) if name != "calibration" else []
-    columns = [m for m in SHOWN.get(name, POLICY) if any(m in cell["estimates"] for cell in cells)]
-    groups = {loss: [(variant(c), c) for c in cells if c["params"]["loss"] == loss] for loss in losses_of(cells)}
-    return {
-        "name": name,
-        "letter": letter,
-        "title": title,
-        "text": text,
-        "missing": facts["missing"].get(name),
-        "groups": groups,
-        "columns": columns,
-        "setting": SETTINGS.get(name),
-        "figures": FIGURES.get(name, (name,)),
-    }
-
-
-def _yaml(value: Any) -> str:
-    import yaml
-
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    cells = facts.cells_of(name) if name != "calibration" else []
+    return Section(
+        name=name,
+        letter=letter,
+        title=title,
+        text=text,
+        missing=facts.missing.get(name),
+        groups={loss: [(variant(c), c) for c in cells if c.params.loss == loss] for loss in losses_of(cells)},
+        columns=[m for m in SHOWN.get(name, POLICY) if any(m in cell.estimates for cell in cells)],
+        setting=SETTINGS.get(name),
+        figures=FIGURES.get(name, (name,)),
+    )

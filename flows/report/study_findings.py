@@ -9,21 +9,27 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, get_args
 
-Facts = dict[str, Any]
-CellFacts = dict[str, Any]
+from dora_core.evaluation.metrics import estimate_text
+from dora_core.evaluation.study_statistics import Estimate, separated
+from tasks.stages.study import CellFacts, Facts
 
 PAPER_ORDER = ("dora", "reweight", "dro")
 """For LIRE on HH the paper reports 84.0 / 80.8 / 65.0 % wins."""
 TIED = 5e-4  # win rates that print alike
 
 
+Mark = Literal["met", "broken", "open"]
+Place = Literal["above", "ahead of", "level with", "behind", "below"]
+PLACES: tuple[Place, ...] = get_args(Place)
+
+
 @dataclass(frozen=True)
 class Finding:
     """A headline with its details; ``mark``: met, what the method promises; broken, the opposite; open, neither or no promise."""
 
-    mark: Literal["met", "broken", "open"]
+    mark: Mark
     headline: str
     items: tuple[str, ...] = ()
 
@@ -36,77 +42,73 @@ def findings(facts: Facts) -> list[Finding]:
     return [*found, *_rounds(facts), *_calibration(facts), *_confidence(facts)]
 
 
-def cells_of(facts: Facts, table: str) -> list[CellFacts]:
-    return [facts["cells"][key] for key in facts["tables"].get(table, [])]
-
-
 def variant(cell: CellFacts) -> str:
     """The method without its loss: what differs within a group of one loss."""
-    return cell["method"].removeprefix(f"{cell['params']['loss']} · ")
+    return cell.method.removeprefix(f"{cell.params.loss} · ")
 
 
 def losses_of(cells: list[CellFacts]) -> list[str]:
     """Distinct losses in order of appearance."""
-    return list(dict.fromkeys(cell["params"]["loss"] for cell in cells))
+    return list(dict.fromkeys(cell.params.loss for cell in cells))
 
 
-def relation(a: dict[str, float], b: dict[str, float]) -> Literal["above", "ahead of", "level with", "behind", "below"]:
+def relation(a: Estimate, b: Estimate) -> Place:
     """Where estimate a lies relative to b; see the module docstring."""
-    if a["low"] > b["high"]:
-        return "above"
-    if a["high"] < b["low"]:
-        return "below"
-    gap = a["value"] - b["value"]
+    if (where := separated(a, b)) != "overlapping":
+        return where
+    gap = a.value - b.value
     return "level with" if abs(gap) < TIED else "ahead of" if gap > 0 else "behind"
 
 
 def _of_losses(facts: Facts) -> list[CellFacts]:
     """The cells of the two tables of losses, each once."""
-    return [facts["cells"][key] for key in dict.fromkeys(key for name in ("pairwise", "listwise") for key in facts["tables"].get(name, []))]
+    keys = (key for name in ("pairwise", "listwise") for key in facts.tables.get(name, []))
+    return [facts.cells[key] for key in dict.fromkeys(keys)]
 
 
 def _against_start(facts: Facts) -> Iterator[Finding]:
     """Whether training helps at all: the win rate of samples against those of the start, ½ being no change."""
     cells = _of_losses(facts)
-    better = [c for c in cells if _win(c)["low"] > 0.5]
-    worse = [c for c in cells if _win(c)["high"] < 0.5]
+    better = [c for c in cells if _win(c).low > 0.5]
+    worse = [c for c in cells if _win(c).high < 0.5]
     if cells:
-        mark = "met" if len(better) == len(cells) else "broken" if worse else "open"
+        mark: Mark = "met" if len(better) == len(cells) else "broken" if worse else "open"
         count = f"{len(better)} are better than their start and {len(worse)} worse"
         headline = f"Of {len(cells)} policies of different losses, {count}, intervals clear of ½"
-        yield Finding(mark, headline, tuple(f"worse: {c['method']}: {_shown(_win(c))}" for c in worse))
+        yield Finding(mark, headline, tuple(f"worse: {c.method}: {_shown(_win(c))}" for c in worse))
 
 
 def _against_erm(facts: Facts) -> Iterator[Finding]:
     """Every robust cell of the two tables of losses against the erm cell of its loss."""
-    headlines: dict[str, tuple[Literal["met", "broken", "open"], str]] = {
+    headlines: dict[str, tuple[Mark, str]] = {
         "above": ("met", "Above plain training (erm)"),
         "ahead": ("open", "Ahead of erm by the paired difference only"),
         "level": ("open", "Not told apart from erm"),
         "behind": ("open", "Behind erm by the paired difference only"),
         "below": ("broken", "Below erm"),
     }
-    groups: dict[str, list[CellFacts]] = {name: [] for name in headlines}
+    groups: dict[str, list[tuple[CellFacts, CellFacts]]] = {name: [] for name in headlines}
     for cell in _of_losses(facts):
-        if cell["twin"] is not None:
-            where = relation(_win(cell), _win(facts["cells"][cell["twin"]]))
-            lift = cell["estimates"]["win_rate_lift"]
-            paired = "ahead" if lift["low"] > 0 else "behind" if lift["high"] < 0 else "level"
-            groups[where if where in ("above", "below") else paired].append(cell)
+        twin = facts.twin_of(cell)
+        if twin is not None:
+            where = relation(_win(cell), _win(twin))
+            lift = cell.estimates["win_rate_lift"]
+            paired = "ahead" if lift.low > 0 else "behind" if lift.high < 0 else "level"
+            groups[where if where in ("above", "below") else paired].append((cell, twin))
     for name, cells in groups.items():
         if cells:
             mark, words = headlines[name]
-            names = ", ".join(f"{c['params']['loss']} + {c['params']['objective']}" for c in cells)
-            yield Finding(mark, f"{words}: {names}", tuple(f"{c['method']}: {_compared(c, facts)}" for c in cells))
+            names = ", ".join(f"{c.params.loss} + {c.params.objective}" for c, _ in cells)
+            yield Finding(mark, f"{words}: {names}", tuple(f"{c.method}: {_compared(c, twin)}" for c, twin in cells))
 
 
 def _ablation(facts: Facts) -> Iterator[Finding]:
     """The order of the objectives, and whether the paper's holds, among cells with factors of trained classifiers."""
-    cells = [c for c in cells_of(facts, "ablation") if c["params"]["factors"] != "exact"]
+    cells = [c for c in facts.cells_of("ablation") if c.params.factors != "exact"]
     for loss in losses_of(cells):
-        ranked = sorted((c for c in cells if c["params"]["loss"] == loss), key=lambda c: -_win(c)["value"])
+        ranked = sorted((c for c in cells if c.params.loss == loss), key=lambda c: -_win(c).value)
         order = tuple(f"{variant(c)}: {_shown(_win(c))}" for c in ranked)
-        by_name = {c["params"]["objective"]: c for c in reversed(ranked)}
+        by_name = {c.params.objective: c for c in reversed(ranked)}
         if not all(name in by_name for name in PAPER_ORDER):
             yield Finding("open", f"{loss}: order of the objectives", order)
             continue
@@ -119,42 +121,43 @@ def _ablation(facts: Facts) -> Iterator[Finding]:
 
 
 def _strength(facts: Facts) -> Iterator[Finding]:
-    cells = cells_of(facts, "lambda")
+    cells = facts.cells_of("lambda")
     for loss in losses_of(cells):
-        robust = [c for c in cells if c["params"]["loss"] == loss and c["params"]["objective"] != "erm"]
+        robust = [c for c in cells if c.params.loss == loss and c.params.objective != "erm"]
         if not robust:
             continue
-        best = max(robust, key=lambda c: _win(c)["value"])
-        headline = f"{loss}: best λ is {best['params']['lam']}, win rate {_shown(_win(best))}"
-        twin = facts["cells"].get(best["twin"])
+        best = max(robust, key=lambda c: _win(c).value)
+        headline = f"{loss}: best λ is {best.params.lam}, win rate {_shown(_win(best))}"
+        twin = facts.twin_of(best)
         if twin is None:
             yield Finding("open", headline)
             continue
-        where = {name: [] for name in ("above", "ahead of", "level with", "behind", "below")}
+        where: dict[Place, list[str]] = {name: [] for name in PLACES}
         for cell in robust:
-            where[relation(_win(cell), _win(twin))].append(cell["params"]["lam"])
+            where[relation(_win(cell), _win(twin))].append(cell.params.lam)
         items = tuple(f"{name} erm for λ = {', '.join(lams)}" for name, lams in where.items() if lams)
-        mark = "met" if where["above"] else "broken" if len(where["below"]) == len(robust) else "open"
+        mark: Mark = "met" if where["above"] else "broken" if len(where["below"]) == len(robust) else "open"
         yield Finding(mark, f"{headline}; erm has {_shown(_win(twin))}", items)
 
 
 def _turning_points(facts: Facts, table: str, setting: str, title: str, words: str) -> Iterator[Finding]:
     """For every robust method: from which value of ``setting`` on it loses to erm."""
-    cells = cells_of(facts, table)
+    cells = facts.cells_of(table)
     for loss in losses_of(cells):
-        methods: dict[str, list[CellFacts]] = {}
-        for cell in sorted((c for c in cells if c["params"]["loss"] == loss), key=lambda c: c["params"][setting]):
-            if cell["twin"] is not None:
-                methods.setdefault(variant(cell), []).append(cell)
+        methods: dict[str, list[tuple[CellFacts, CellFacts]]] = {}
+        for cell in sorted((c for c in cells if c.params.loss == loss), key=lambda c: getattr(c.params, setting)):
+            twin = facts.twin_of(cell)
+            if twin is not None:
+                methods.setdefault(variant(cell), []).append((cell, twin))
         for name, levels in methods.items():
-            compared = [(c, relation(_win(c), _win(facts["cells"][c["twin"]]))) for c in levels]
-            items = tuple(f"{words.format(c['params'][setting])}: {_compared(c, facts)}" for c, _ in compared)
+            compared = [(c, relation(_win(c), _win(twin))) for c, twin in levels]
+            items = tuple(f"{words.format(getattr(c.params, setting))}: {_compared(c, twin)}" for c, twin in levels)
             lost = [c for c, where in compared if where == "below"]
             behind = [c for c, where in compared if where in ("behind", "below")]
             if lost:
-                yield Finding("broken", f"{title}: {loss} + {name} is below erm at {words.format(lost[0]['params'][setting])}", items)
+                yield Finding("broken", f"{title}: {loss} + {name} is below erm at {words.format(getattr(lost[0].params, setting))}", items)
             elif behind:
-                at = words.format(behind[0]["params"][setting])
+                at = words.format(getattr(behind[0].params, setting))
                 yield Finding("open", f"{title}: {loss} + {name} is never below erm, and behind it first at {at}", items)
             else:
                 yield Finding("met", f"{title}: {loss} + {name} is not behind erm at any level tried", items)
@@ -163,61 +166,62 @@ def _turning_points(facts: Facts, table: str, setting: str, title: str, words: s
 def _rounds(facts: Facts) -> Iterator[Finding]:
     """Per method: does the win rate rise with every round, by the paired difference to the round before?"""
     methods: dict[str, list[CellFacts]] = {}
-    for cell in cells_of(facts, "rounds"):
-        if "win_rate_rise" in cell["estimates"]:
-            methods.setdefault(cell["method"], []).append(cell)
+    for cell in facts.cells_of("rounds"):
+        if "win_rate_rise" in cell.estimates:
+            methods.setdefault(cell.method, []).append(cell)
     for method, rounds in methods.items():
-        rises = [(c["params"]["round"], c["estimates"]["win_rate_rise"]) for c in rounds]
+        rises = [(c.params.round, c.estimates["win_rate_rise"]) for c in rounds]
         items = tuple(
-            f"round {c['params']['round']}: {_shown(_win(c))}; paired {_signed(c['estimates']['win_rate_rise'])}"
-            + (f"; against erm paired {_signed(c['estimates']['win_rate_lift'])}" if "win_rate_lift" in c["estimates"] else "")
+            f"round {c.params.round}: {_shown(_win(c))}; paired {_signed(c.estimates['win_rate_rise'])}"
+            + (f"; against erm paired {_signed(c.estimates['win_rate_lift'])}" if "win_rate_lift" in c.estimates else "")
             + _guarded(c)
             for c in rounds
         )
-        fell = [number for number, rise in rises if rise["high"] < 0]
-        if all(rise["low"] > 0 for _, rise in rises):
+        fell = [number for number, rise in rises if rise.high < 0]
+        if all(rise.low > 0 for _, rise in rises):
             yield Finding("met", f"Rounds: {method} rises in every round", items)
         elif fell:
             yield Finding("broken", f"Rounds: {method} falls in round {', '.join(map(str, fell))}", items)
         else:
-            shown = [str(number) for number, rise in rises if rise["low"] > 0]
+            shown = [str(number) for number, rise in rises if rise.low > 0]
             where = f"round {', '.join(shown)} only" if shown else "no round"
             yield Finding("open", f"Rounds: {method} is shown to rise in {where}", items)
 
 
 def _guarded(cell: CellFacts) -> str:
     """Which guard rails would have stopped the round, and in how many of its seeds."""
-    broken = [name for rules in cell["broken_rules"].values() for name in rules]
+    broken = [name for rules in cell.broken_rules.values() for name in rules]
     counts = ", ".join(f"{name} in {broken.count(name)}" for name in dict.fromkeys(broken))
-    return f"; guard rails would stop it: {counts} of {cell['params']['seeds']} seeds" if broken else ""
+    return f"; guard rails would stop it: {counts} of {cell.params.seeds} seeds" if broken else ""
 
 
 def _calibration(facts: Facts) -> Iterator[Finding]:
     """Which form is closest to the truth, by relative error of the raw h from trained classifiers."""
-    for shift in dict.fromkeys(row["golden_shift"] for row in facts["calibration"]):
-        raw = [r for r in facts["calibration"] if r["densities"] == "classifiers" and r["used"] == "raw" and r["golden_shift"] == shift]
+    for shift in dict.fromkeys(row.golden_shift for row in facts.calibration):
+        raw = [r for r in facts.calibration if r.densities == "classifiers" and r.used == "raw" and r.golden_shift == shift]
         if not raw:
             continue
-        first, *others = sorted(raw, key=lambda r: r["estimates"]["error"]["value"])
-        apart = [r["form"] for r in others if relation(r["estimates"]["error"], first["estimates"]["error"]) == "above"]
+        first, *others = sorted(raw, key=lambda r: r.estimates["error"].value)
+        apart = [r.form for r in others if relation(r.estimates["error"], first.estimates["error"]) == "above"]
         certain = f"; intervals apart from {' and '.join(apart)}" if apart else "; intervals overlap"
         reference = f"With a golden reference shifted by {shift:g}, h" if shift else "h"
         items = tuple(
-            f"{r['form']}: error {_shown(r['estimates']['error'])}, correlation {_shown(r['estimates']['pearson'])}, "
-            f"KL {_shown(r['estimates']['kl'])} nats"
+            f"{r.form}: error {_shown(r.estimates['error'])}, correlation {_shown(r.estimates['pearson'])}, "
+            f"KL {_shown(r.estimates['kl'])} nats"
             for r in (first, *others)
         )
-        mark = "met" if first["form"] == "mixture" and len(apart) == len(others) else "broken" if first["form"] != "mixture" else "open"
-        yield Finding(mark, f"{reference} of form {first['form']} is closest to the truth{certain}", items)
+        mark: Mark = "met" if first.form == "mixture" and len(apart) == len(others) else "broken" if first.form != "mixture" else "open"
+        yield Finding(mark, f"{reference} of form {first.form} is closest to the truth{certain}", items)
 
 
 def _confidence(facts: Facts) -> Iterator[Finding]:
     """Whether robust training makes the implicit reward follow the gold reward more closely."""
     groups: dict[str, list[str]] = {}
-    for cell in cells_of(facts, "confidence"):
-        if cell["twin"] is not None and "confidence_implicit" in cell["estimates"]:
-            ours, theirs = (c["estimates"]["confidence_implicit"] for c in (cell, facts["cells"][cell["twin"]]))
-            groups.setdefault(relation(ours, theirs), []).append(f"{cell['method']}: {_shown(ours)} against {_shown(theirs)}")
+    for cell in facts.cells_of("confidence"):
+        twin = facts.twin_of(cell)
+        if twin is not None and "confidence_implicit" in cell.estimates:
+            ours, theirs = (c.estimates["confidence_implicit"] for c in (cell, twin))
+            groups.setdefault(relation(ours, theirs), []).append(f"{cell.method}: {_shown(ours)} against {_shown(theirs)}")
     if groups:
         total = sum(map(len, groups.values()))
         better = len(groups.get("above", []))
@@ -227,24 +231,22 @@ def _confidence(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _win(cell: CellFacts) -> dict[str, float]:
-    return cell["estimates"]["win_rate"]
+def _win(cell: CellFacts) -> Estimate:
+    return cell.estimates["win_rate"]
 
 
-def _compared(cell: CellFacts, facts: Facts) -> str:
+def _compared(cell: CellFacts, twin: CellFacts) -> str:
     """Both win rates and the paired difference; a doubt where the t-interval over seeds disagrees with the bootstrap."""
-    text = f"{_shown(_win(cell))} against {_shown(_win(facts['cells'][cell['twin']]))}"
-    lift = cell["estimates"]["win_rate_lift"]
-    excludes = lift["low"] > 0 or lift["high"] < 0
-    doubt = excludes and lift["t_low"] is not None and lift["t_low"] <= 0 <= lift["t_high"]
+    text = f"{_shown(_win(cell))} against {_shown(_win(twin))}"
+    lift = cell.estimates["win_rate_lift"]
+    excludes = lift.low > 0 or lift.high < 0
+    doubt = excludes and lift.t_low <= 0 <= lift.t_high
     return f"{text}; paired {_signed(lift)}" + (", but the t-interval over seeds contains 0" if doubt else "")
 
 
-def _signed(estimate: dict[str, float]) -> str:
-    return f"{estimate['value']:+.3f} [{estimate['low']:+.3f}, {estimate['high']:+.3f}]"
+def _signed(estimate: Estimate) -> str:
+    return estimate_text(estimate, "+.3f")
 
 
-def _shown(estimate: dict[str, float]) -> str:
-    if estimate["value"] is None:
-        return "–"
-    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+def _shown(estimate: Estimate) -> str:
+    return estimate_text(estimate, ".3f")

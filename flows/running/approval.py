@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
@@ -46,6 +46,10 @@ from flows.running.states import RESUMING
 from infra.settings import Settings
 from infra.store.store import Store
 from infra.tracking.tracker import UI_PAGES
+from tasks.runtime.descriptor import read_result
+from tasks.runtime.facts import F
+from tasks.runtime.stage import StageRef
+from tasks.stages import compare, evaluate, promote
 from tasks.stages.promote import Answer
 
 
@@ -70,9 +74,9 @@ def settle(session: Session, stage: PlannedStage, run: Callable[[PlannedStage], 
     run(_with(stage, _entered(before) if before else None))
     question = pending(session, stage)
     if question is None:
-        facts = _facts(session.store, stage.stage, stage.digest)
-        if facts["waits"] == "comparison":
-            session.manifest.update(remark=f"not promoted: {facts['reasons'][0]}")
+        facts = _facts(session.store, stage.spec.ref(), promote.Facts)
+        if facts.waits == "comparison":
+            session.manifest.update(remark=f"not promoted: {facts.reasons[0]}")
         return
     answer = session.observer.decide(question)
     if answer is not None:
@@ -94,11 +98,10 @@ def settle(session: Session, stage: PlannedStage, run: Callable[[PlannedStage], 
 
 def pending(session: Session, stage: PlannedStage) -> Question | None:
     """Return the question that the last run of the stage ``promote`` left open; None without one."""
-    result = session.store.read_result(stage.stage, stage.digest)
-    facts = result["facts"] if result else {}
-    if facts.get("waits") != "person":
+    result = read_result(session.store, stage.spec.ref(), promote.Facts)
+    if result is None or result.facts.waits != "person":
         return None
-    name, version, champion = facts["model_name"], facts["version"], facts["champion_before"]
+    name, version, champion = result.facts.model_name, result.facts.version, result.facts.champion_before
     deadline = time.time() + 3600 * session.config.promotion.ask_timeout_hours
     text = "\n\n".join(
         [
@@ -118,7 +121,8 @@ def evidence(store: Store, stage: PlannedStage) -> str:
     result = store.read_result(evaluation.stage, evaluation.digest)
     assert result is not None, "promote has read its evaluation"
     compared = result["spec"]["comparison"]
-    return evidence_table(_facts(store, evaluation.stage, evaluation.digest), _facts(store, **compared) if compared else None)
+    comparison = _facts(store, StageRef(**compared), compare.Facts) if compared else None
+    return evidence_table(_facts(store, evaluation, evaluate.Facts), comparison)
 
 
 def ask(question: Question) -> NoReturn:
@@ -166,10 +170,10 @@ def end_overdue(settings: Settings, now: float | None = None) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- details
 
 
-def _facts(store: Store, stage: str, digest: str) -> dict[str, Any]:
-    result = store.read_result(stage, digest)
-    assert result is not None, f"{stage} is done but has no result"
-    return result["facts"]
+def _facts(store: Store, ref: StageRef, facts: type[F]) -> F:
+    result = read_result(store, ref, facts)
+    assert result is not None, f"{ref.stage} is done but has no result"
+    return result.facts
 
 
 def _utc(seconds: float) -> str:

@@ -16,6 +16,8 @@ from flows.run_record import Links, ProcessRecord, RunRecord, StageRecord, Stage
 from infra.processes import RecordedProcess
 from infra.settings import Places
 from infra.store.store import Store
+from tasks.stages import promote
+from tasks.stages.registry import parse_result
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,10 @@ class Manifest:
 
     def finish(self, label: str, result: dict[str, Any], *, state: StageState, seconds: float) -> None:
         """Record a stage that ended well; ``notes`` are the warnings of its result (a leak in the data, no shift at all, …)."""
-        self.stage(label, state=state, seconds=seconds, notes=result["facts"].get("warnings", []))
-        if result["stage"] == "promote":
-            facts = result["facts"]
-            audit = facts.get("audit") or {}
-            self.update(decision=facts["decision"], decided_by=None if facts.get("waits") else audit.get("who"))
+        facts = parse_result(result).facts
+        self.stage(label, state=state, seconds=seconds, notes=facts.warnings)
+        if isinstance(facts, promote.Facts):
+            self.update(decision=facts.decision, decided_by=None if facts.waits or facts.audit is None else facts.audit.who)
 
     def update(self, **changes: Any) -> None:
         """Change fields of the run's record."""

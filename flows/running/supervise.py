@@ -40,7 +40,9 @@ from flows.running.states import STOPPED
 from flows.running.task_runs import end_task_runs, open_task_runs
 from infra.settings import Places, Settings
 from infra.store.store import Store
-from tasks.stages import promote
+from tasks.runtime.descriptor import read_result
+from tasks.runtime.stage import StageRef
+from tasks.stages import compare, evaluate, promote
 
 ARTIFACT_SECONDS = 5.0
 RECORDED_SECONDS = 0.5
@@ -187,21 +189,21 @@ def _time(seconds: float | None) -> str:
 
 def _decided(session: Session) -> list[str]:
     """Return the decision, the person who made it, and the rules of the gate, as Markdown."""
-    stage = session.plan.stages[-1]
-    result = session.store.read_result("promote", stage.digest) if isinstance(stage.spec, promote.Spec) else None
+    spec = session.plan.stages[-1].spec
+    result = read_result(session.store, spec.ref(), promote.Facts) if isinstance(spec, promote.Spec) else None
     if result is None:
         return []
-    evaluation = session.store.read_result("evaluate", stage.spec.evaluation.digest)
-    gate = evaluation["facts"]["gate"] if evaluation else None
-    lines = "\n".join(f"- {line}" for line in decision_lines(result["facts"], gate))
+    evaluation = read_result(session.store, spec.evaluation, evaluate.Facts)
+    gate = evaluation.facts.gate if evaluation else None
+    lines = "\n".join(f"- {line}" for line in decision_lines(result.facts, gate))
     return [lines, gate_table(gate)] if gate else [lines]
 
 
 def _compared(session: Session) -> list[str]:
     """Return the last comparison with the start, the champion and the chosen responses, as a table."""
     done = [s for s in session.manifest.run.stages if s.stage == "compare" and s.is_finished]
-    result = session.store.read_result("compare", done[-1].digest) if done else None
-    return [comparison_table(result["facts"])] if result else []
+    result = read_result(session.store, StageRef(stage="compare", digest=done[-1].digest), compare.Facts) if done else None
+    return [comparison_table(result.facts)] if result else []
 
 
 class ProgressArtifacts(Observer):

@@ -85,7 +85,9 @@ class Stage:
         headline: the one number people look for first, as a short text.
         tracked: beginnings of the names of its metrics that also go to the MLflow run of the whole run, or of its round.
         event: what it announces when it has run; None = nothing.
-        section: where the report shows it: ``stage`` in a section of its own, ``training`` among the trainings, None nowhere.
+        section: where the report shows it: ``stage`` in a section of its own, with the template ``flows/report/<name>.html``; ``training``
+            among the trainings; None nowhere.
+        unplanned: sentence of the report for a run without this stage; ``{objective}`` stands for the name of its objective.
     """
 
     spec: type[StageSpec]
@@ -95,6 +97,7 @@ class Stage:
     tracked: tuple[str, ...] = ()
     event: Callable[[StageResult[Any], Store], Event | None] = lambda result, store: None
     section: Literal["stage", "training"] | None = None
+    unplanned: str = "Not part of this run."
 
     @property
     def name(self) -> str:

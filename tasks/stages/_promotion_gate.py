@@ -89,6 +89,10 @@ class GateRule:
         return RuleResult(name=self.name, passed=passed, value=value, threshold=threshold, message=message)
 
 
+def _accuracy(evidence: Evidence) -> float:
+    return evidence.measures.parts["all"].accuracy.policy.low
+
+
 def _golden_drop(evidence: Evidence) -> float | None:
     lift = evidence.measures.lift.start_golden
     return None if lift is None else -lift.value
@@ -112,9 +116,7 @@ def _champion_win_rate(evidence: Evidence) -> float | None:
 
 
 RULES: tuple[GateRule, ...] = (
-    GateRule(
-        "accuracy", lambda e: e.measures.parts["all"].accuracy.policy.low, "above", "min_accuracy", "lower bound of held-out accuracy"
-    ),
+    GateRule("accuracy", _accuracy, "above", "min_accuracy", "lower bound of held-out accuracy"),
     GateRule("lift", lambda e: e.measures.lift.start_all.value, "at least", "min_lift", "ranking accuracy minus the start's"),
     GateRule("golden_drop", _golden_drop, "at most", "max_golden_drop", "ranking accuracy lost on golden pairs"),
     GateRule("kl", _kl, "at most", "max_kl", "KL(policy‖start) per response, nats,"),

@@ -11,6 +11,7 @@ from pydantic import Field
 from dora_core.evaluation.study_statistics import Cell, TableName
 from dora_core.strict_model import StrictModel
 from tasks.runtime.stage import StageContext, StageRef
+from tasks.stages import evaluate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,8 +117,8 @@ def measure(one: CellRun, reader: Reader) -> dict[str, Series]:
     found["confidence_implicit"] = Series.of(prompts, spearman_within(columns["implicit"], columns["gold"]))
     found["confidence_likelihood"] = Series.of(prompts, spearman_within(columns["logp_per_token"], columns["gold"]))
 
-    kl = reader.context.result(one.evaluation)["facts"]["kl"]
-    found["kl"] = Series.of(np.array(["all"]), np.array([np.nan if kl is None else kl["value"]], dtype=float))
+    kl = reader.context.facts(one.evaluation, evaluate.Facts).kl
+    found["kl"] = Series.of(np.array(["all"]), np.array([np.nan if kl is None else kl.value], dtype=float))
     return found
 
 

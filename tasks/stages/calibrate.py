@@ -338,4 +338,12 @@ def event(result: StageResult[Any], store: Store) -> Event | None:
     return Event("calibration.ready", f"{result.rows} responses have calibration factors", result.metrics)
 
 
-STAGE = Stage(Spec, run, headline=headline, tracked=("ess",), event=event, section="stage")
+STAGE = Stage(
+    Spec,
+    run,
+    headline=headline,
+    tracked=("ess",),
+    event=event,
+    section="stage",
+    unplanned="Not part of this run: the {objective} objective does not use calibration factors.",
+)

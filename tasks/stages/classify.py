@@ -348,4 +348,10 @@ def headline(result: StageResult[Any]) -> str:
     return f"AUC {', '.join(known[:4])}{' …' if len(known) > 4 else ''}" if known else "no AUC: too few held-out responses"
 
 
-STAGE = Stage(Spec, run, headline=headline, section="stage")
+STAGE = Stage(
+    Spec,
+    run,
+    headline=headline,
+    section="stage",
+    unplanned="Not part of this run: the {objective} objective does not use calibration factors.",
+)

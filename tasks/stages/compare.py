@@ -25,7 +25,7 @@ from dora_core.evaluation.metrics import GroupInterval, Interval, estimate_text
 from dora_core.evaluation.winrate import Outcomes
 from dora_core.strict_model import StrictModel
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.facts import Facts as StageFacts
+from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages.ingest import UNKNOWN
 from tasks.tables.rows import RECORDS_FILE
@@ -92,7 +92,7 @@ class Wins(Outcomes):
     worst_group: GroupInterval | None = Field(description="Lowest win rate among the groups of enough prompts.")
 
 
-class Facts(StageFacts):
+class Facts(BaseFacts):
     """The policy against every opponent that has scores."""
 
     judge: str = Field(description="Kind of the judge; of two files, its name.")

@@ -1,10 +1,11 @@
 """Stage ``evaluate``: measures of the aligned policy on held-out prompts, and the promotion gate.
 
-Input: records (eval split), the aligned policy, its start (through the reference stage's log-probabilities), optionally an
-ERM-trained twin, and a comparison of the policy's responses with others'. Output: ``evaluation.parquet`` (one row per preference pair),
+Input: records (eval split), the aligned policy, its start (through the reference stage's log-probabilities), optionally an ERM-trained
+twin, and a comparison of the policy's responses with others'. Output: ``evaluation.parquet`` (one row per preference pair),
 ``responses.parquet`` (one row per held-out response: record_id, response_index, implicit, logp_per_token, tokens of the policy), no
-texts, and in the facts the measures (``tasks/stages/_preference_measures.py``) and the result of the gate
-(``tasks/stages/_promotion_gate.py``). Guarantee: every measure carries a bootstrap interval over prompts; comparisons are paired.
+texts; in the facts the measures (``tasks/stages/_preference_measures.py``) and the result of the gate
+(``tasks/stages/_promotion_gate.py``).
+Guarantee: every measure carries a bootstrap interval over prompts; comparisons are paired.
 
 Three readings of a preference pair: *accuracy*, the implicit reward log π − log π_start is larger for the better response
 (chance ½, undefined for the start); *margin*, by how many nats; *ranking*, the likelihood per token is larger for it, which the
@@ -21,7 +22,7 @@ from dora_core.config.method import EvaluateConfig, GateConfig, GenerateConfig, 
 from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.facts import Facts as StageFacts
+from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.runtime.workers import ModelWorker, WorkerArguments
 from tasks.stages import compare
@@ -59,7 +60,7 @@ class Spec(StageSpec):
     golden_sources: list[str]
 
 
-class Facts(PreferenceMeasures, StageFacts):
+class Facts(PreferenceMeasures, BaseFacts):
     """Measures of the policy, and the result of the promotion gate."""
 
     gate: GateResult

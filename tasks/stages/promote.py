@@ -33,7 +33,7 @@ from dora_core.strict_model import NAME_PATTERN, StrictModel
 from infra.store.store import Store
 from infra.tracking import model_registry as registry
 from tasks.runtime.descriptor import Event, Stage, StageResult
-from tasks.runtime.facts import Facts as StageFacts
+from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages import evaluate
 from tasks.stages._promotion_gate import GateResult
@@ -115,7 +115,7 @@ class Audit(StrictModel):
         return {name: digest for name, digest in found.items() if digest}
 
 
-class Facts(StageFacts):
+class Facts(BaseFacts):
     """The decision about a model version, and the state of the registry after it."""
 
     decision: Decision

@@ -1,337 +1,21 @@
-"""Figures and page from facts of the shape the stages write (no texts, no models)."""
+"""The page of a realignment, from facts of the shape that the stages write."""
 
-import math
-import random
+from __future__ import annotations
+
 import re
-from html.parser import HTMLParser
-from io import BytesIO
-from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import pytest
-from matplotlib.axis import Axis
-from matplotlib.text import Text
 
-from flows.report.drawing import GRID, INK
-from flows.report.figures import FIGURES, figures_for
-from flows.report.page import ReportError, find_run, render
+from flows.report.figures import FIGURES
+from flows.report.page import render, sections, stages_in
 from infra.store.store import Store
-
-MANY = ["human", *(f"vendor-{n}/instruct-model-{n}b-preview-2026-0{n % 9 + 1}" for n in range(1, 15))]
-EVIL = "<script>alert('x')</script>$&\"quoted\""
-
-
-def estimate(value: float, width: float = 0.03, n: int = 400) -> dict[str, float]:
-    return {"value": value, "low": value - width, "high": value + width, "n": n}
-
-
-def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
-    """Facts of every stage for a mixture of these sources, the first one golden."""
-    draw = random.Random(0)
-    synthetic = sources[1:] or ["model"]
-    steps = list(range(120))
-    curve = {
-        "step": steps,
-        "loss": [0.69 * math.exp(-s / 90) + draw.gauss(0, 0.03) for s in steps],
-        "grad_norm": [abs(draw.gauss(1.2, 0.3)) for _ in steps],
-        "learning_rate": [1e-3 * min(1, s / 12) * (1 - s / 120) for s in steps],
-        "tokens_per_second": [draw.gauss(15_000, 800) for _ in steps],
-    }
-    robust = (
-        curve
-        | {
-            "objective": [0.9 * math.exp(-s / 80) + draw.gauss(0, 0.04) for s in steps],
-            "accuracy": [0.5 + 0.2 * (1 - math.exp(-s / 40)) + draw.gauss(0, 0.05) for s in steps],
-            "margin": [1.5 * (1 - math.exp(-s / 60)) + draw.gauss(0, 0.2) for s in steps],
-            "weight_ess": [0.6 + draw.gauss(0, 0.05) for _ in steps],
-            "max_weight": [0.1 + abs(draw.gauss(0, 0.03)) for _ in steps],
-            "lambda": [1e6 if s == 0 else 0.2 + 0.01 * s for s in steps],
-        }
-        | {f"weight_share_{name}": [1 / len(sources) for _ in steps] for name in sources}
-    )
-    confidence = [0.05 + 0.1 * k for k in range(10)]
-    edges = [k / 10 for k in range(31)]
-    shares = [draw.uniform(0.5, 1.5) for _ in sources]
-    shares = [s / sum(shares) for s in shares]
-
-    def classifier() -> dict[str, Any]:
-        auc = draw.uniform(0.6, 0.95)
-        quality = {"auc": auc, "auc_low": auc - 0.03, "auc_high": auc + 0.03, "log_loss": 0.5, "ece": 0.021, "temperature": 1.3}
-        controls = {"prompt_only_auc": draw.uniform(0.48, 0.53), "length_only_auc": draw.uniform(0.5, 0.6)}
-        reliability = {
-            "confidence": confidence,
-            "accuracy": [min(1.0, max(0.0, c + draw.gauss(0, 0.05))) for c in confidence],
-            "count": [draw.randrange(20, 400) for _ in confidence],
-        }
-        return {"n": draw.randrange(500, 3000), "gamma": 1.0, "reliability": reliability} | quality | controls
-
-    def factor() -> dict[str, Any]:
-        middle = draw.uniform(0.6, 1.4)
-        quantiles = {"0.05": middle * 0.3, "0.25": middle * 0.7, "0.5": middle, "0.75": middle * 1.4, "0.95": middle * 2}
-        return {"n": draw.randrange(500, 3000), "mean": middle * 1.1, "quantiles": quantiles}
-
-    models = {"policy": 0.66, "start": 0.55, "twin": 0.62}
-    parts = {
-        part: {
-            "accuracy": {m: estimate(v + shift) for m, v in models.items() if m != "start"},
-            "margin": {m: estimate(3 * v - 1, 0.2) for m, v in models.items() if m != "start"},
-            "ranking": {m: estimate(v + shift) for m, v in models.items()},
-        }
-        for part, shift in (("all", 0.0), ("golden", 0.04), ("synthetic", -0.03))
-    }
-
-    def drifted() -> dict[str, Any]:
-        spread = {"before": factor()["quantiles"], "new": None, "ks": None}
-        numbers = {"responses": {"before": 900, "now": 1000, "new": 100}, "share": {"before": 0.25, "now": 0.27}}
-        return numbers | {"length": spread, "auc": {"fit": 0.9, "new": 0.85}, "h": spread | {"new": factor()["quantiles"]}}
-
-    def compared(rate: float, groups: list[str], by_task: list[str]) -> dict[str, Any]:
-        def outcome(rate: float, n: int = 150) -> dict[str, Any]:
-            shares = {"win": rate - 0.1, "tie": 0.2, "lose": 0.9 - rate}
-            return {name: estimate(value, 0.04, n) for name, value in shares.items()} | {"win_rate": estimate(rate, 0.05, n)}
-
-        tables = {"source": {g: outcome(draw.uniform(0.4, 0.7), 30) for g in groups}, "task": {t: outcome(0.35, 25) for t in by_task}}
-        return outcome(rate) | {
-            "sign_test_p": 0.0004,
-            "length_controlled": estimate(rate - 0.05, 0.06),
-            "length": {"unit": "tokens", "policy": 31.4, "opponent": 27.9},
-            "records": 150,
-            "records_left_out": 3,
-            "pairs": 600,
-            "pairs_without_score": 12,
-            "by_source": tables["source"],
-            "by_task": tables["task"],
-            "worst_group": {"by": "source", "name": groups[0]} | tables["source"][groups[0]]["win_rate"],
-        }
-
-    rules = [
-        {
-            "name": "accuracy",
-            "passed": True,
-            "value": 0.63,
-            "threshold": 0.5,
-            "message": "lower bound of held-out accuracy above 0.5: 0.63",
-        },
-        {
-            "name": "kl",
-            "passed": False,
-            "value": 61.2,
-            "threshold": 50.0,
-            "message": "KL(policy‖start) per response, nats, at most 50: 61.2",
-        },
-    ]
-    return {
-        "ingest": {
-            "rows_in": 12_345,
-            "rows_bad": 57,
-            "bad_by_reason": {"empty_response": 31, "nan_reward": 20, "duplicate_id": 6},
-            "records": {"train": 11_060, "eval": 1_228},
-            "sources": {
-                name: {"responses": int(40_000 * share), "share": share, "mean_chars": 812.4, "measured_rewards": int(39_000 * share)}
-                for name, share in zip(sources, shares, strict=True)
-            },
-            "golden_rows": 500,
-            "fingerprint": "f" * 64,
-        },
-        "classify": {
-            "classifier": {"stage": "classify", "digest": "b" * 64},
-            "reused": False,
-            "reason": "no earlier classifier",
-            "seconds_fit": 31.0,
-            "sources": {name: classifier() for name in synthetic},
-            "warnings": [f"source {synthetic[0]}: the prompt alone reaches AUC 0.71"],
-            "curve": [{"fold": f, "step": s, "loss": 0.7 * math.exp(-s / 50) + 0.01 * f} for f in range(3) for s in range(0, 100, 10)],
-        },
-        "calibrate": {
-            "form": "mixture",
-            "scored_rows": 20_000,
-            "reused_rows": 4_576,
-            "rows_per_second": 310.0,
-            "h": {name: factor() for name in sources},
-            "histogram": {
-                "edges": edges,
-                "counts": {name: [int(900 * math.exp(-((e - 1) ** 2)) / (k + 1)) for e in edges[1:]] for k, name in enumerate(sources)},
-            },
-            "ess": 0.64,
-            "ess_by_form": {"mixture": 0.64, "paper": 0.97, "released": 0.71},
-            "capped_fraction": 0.01,
-            "nan": 0,
-            "no_shift": False,
-            "alpha": {"value": 0.25, "low": 0.25, "high": 0.25, "estimated": False},
-            "tau": 1.0,
-            "shares": dict(zip(sources, shares, strict=True)),
-            "warnings": [],
-        },
-        "sft": {"steps": 120, "records": 4_000, "resumed_from": None, "loss": None, "objective": None, "curve": curve},
-        "align": {
-            "steps": 120,
-            "records": 11_060,
-            "resumed_from": 50,
-            "loss": {"name": "dpo", "beta": 0.1},
-            "objective": {"name": "dora", "lambda": 1.0},
-            "heaviest": [{"record_id": "r0-00042", "steps": 17, "max_weight": 0.31}],
-            "curve": robust,
-        },
-        "drift": {
-            "decision": "refit",
-            "reason": "characters a response of model moved by 0.41",
-            "keep": None,
-            "stop": None,
-            "previous": {"records": {"stage": "ingest", "digest": "e" * 64}},
-            "sources": {name: drifted() for name in sources} | {"gone": {"auc": {"fit": 0.8, "new": None}}},
-            "rules": [
-                {"name": name, "source": None, "value": 0.4, "chance": 0.05, "refit_at": 0.3, "refuse_at": 0.8}
-                | {"verdict": verdict, "message": f"{name} of {EVIL}: {verdict}"}
-                for name, verdict in (("share_shift", "ok"), ("length_shift", "refit"), ("auc_drop", "refuse"), ("h_shift", "not judged"))
-            ],
-        },
-        "compare": {
-            "judge": "reward_model",
-            "wins": {
-                name: compared(rate, sources, ["math", EVIL]) for name, rate in (("start", 0.62), ("champion", 0.55), ("chosen", 0.31))
-            },
-            "golden": sources[:1],
-            "warnings": [],
-        },
-        "evaluate": {
-            "parts": parts,
-            "kl": estimate(61.2, 4.0, 64),
-            "by_task": {"math": {"accuracy": estimate(0.6), "accuracy_policy": 0.6, "ranking_policy": 0.64, "ranking_start": 0.5, "n": 90}},
-            "worst_group": {"by": "source", "name": sources[-1]} | estimate(0.48, 0.05, 40),
-            "reward_calibration": {
-                "beta": 0.1,
-                "ece": estimate(0.071, 0.02),
-                "confidence": [0.53, 0.58, 0.64, 0.72, 0.83, 0.97],
-                "accuracy": [0.51, 0.55, 0.58, 0.61, 0.66, 0.7],
-                "low": [0.44, 0.5, 0.52, 0.52, 0.5, 0.4],
-                "high": [0.57, 0.6, 0.66, 0.7, 0.8, 0.95],
-                "count": [210, 120, 80, 40, 12, 3],
-            },
-            "reward_correlation": {"implicit": estimate(0.21), "likelihood": estimate(0.3), "likelihood_start": None},
-            "by_source": {
-                name: {
-                    "accuracy_policy": 0.6,
-                    "ranking_policy": draw.uniform(0.55, 0.75),
-                    "ranking_start": 0.55,
-                    "n": draw.randrange(20, 300),
-                }
-                for name in sources
-            },
-            "margins": {"edges": [k - 5 for k in range(13)], "policy": [1, 4, 9, 20, 40, 60, 70, 50, 30, 12, 5, 1], "twin": [30] * 12},
-            "reward_confidence": {"bins": [0.1, 0.4, 0.9, 1.6], "accuracy": [0.52, 0.6, 0.71, 0.8], "count": [80, 80, 80, 79]},
-            "lift": {"start_all": estimate(0.11)},
-            "gate": {"passed": False, "rules": rules},
-        },
-        "promote": {
-            "decision": "refused",
-            "model_name": "demo",
-            "version": "4",
-            "aliases": {"champion": "3", "previous": "2"},
-            "reasons": ["KL(policy‖start) per response, nats, at most 50: 61.2"],
-        },
-    }
-
-
-def make_run(
-    store: Store, sources: list[str], *, without: tuple[str, ...] = (), run_id: str = "demo-20260131-120000-ab12", **manifest: Any
-) -> str:
-    """A finished run in the store; the stages named in ``without`` were not planned."""
-    facts = {stage: f for stage, f in make_facts(sources).items() if stage not in without}
-    stages = []
-    for n, (stage, values) in enumerate(facts.items()):
-        digest = f"{n:x}" * 64
-        inputs = {"records": {"stage": "ingest", "digest": "0" * 64}} if n else {}
-        result = {
-            "stage": stage,
-            "digest": digest,
-            "facts": values,
-            "inputs": inputs,
-            "rows": 10,
-            "seconds": 2.5,
-            "metrics": {},
-            "files": {},
-        }
-        store.write_json(f"{stage}/{digest}/result.json", result)
-        stages.append(
-            {"stage": stage, "label": stage, "digest": digest, "state": "ran" if n else "cached", "reason": "runs: data.train changed"}
-            | {"seconds": 2.5 * n, "mlflow_run_id": f"run{n}", "submission_id": f"dora-{stage}-{digest[:12]}-1" if n else None}
-        )
-    run = {
-        "run_id": run_id,
-        "name": "brave-otter",
-        "project": "demo",
-        "config": {
-            "project": "demo",
-            "align": {"objective": {"name": "dora", "lambda": 1.0}},
-            "data": {"train": [{"path": "data.parquet"}]},
-        },
-        "started": 1_769_860_800.0,
-        "finished": 1_769_861_055.0,
-        "status": "completed",
-        "error": None,
-        "stages": stages,
-        "links": {"prefect": "http://127.0.0.1:4200/runs/flow-run/1", "mlflow": "sqlite:///mlflow.db", "ray": None},
-        "decision": facts.get("promote", {}).get("decision"),
-    }
-    store.write_json(f"runs/{run_id}/run.json", run | manifest)
-    return run_id
-
-
-class Page(HTMLParser):
-    """What a browser would act upon: tags with attributes, ids, and visible text."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+from tests.flows.report.runs import EVIL, MANY, Page, make_facts, make_run
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
-
-
-# -------------------------------------------------------------------------------------------------------------- figures
-
-
-@pytest.mark.parametrize("sources", [["human"], MANY, ["human", EVIL]], ids=["one", "fifteen", "evil"])
-def test_every_figure_of_every_stage_is_drawn_and_its_text_fits(sources: list[str]) -> None:
-    for stage, facts in make_facts(sources).items():
-        figures = figures_for(stage, {"facts": facts})
-        assert set(figures) == set(FIGURES.get(stage, {}))
-        for name, figure in figures.items():
-            figure.savefig(BytesIO(), format="png", dpi=100)
-            inside = figure.get_tightbbox().padded(-0.05)
-            assert inside.x0 >= 0 and inside.y0 >= 0 and inside.x1 <= figure.get_figwidth() and inside.y1 <= figure.get_figheight(), (
-                stage,
-                name,
-            )
-            ticks = {tick.label1 for axis in figure.findobj(Axis) for tick in axis.get_major_ticks()}
-            texts = [t.get_window_extent().padded(-2) for t in figure.findobj(Text) if t not in ticks and t.get_visible() and t.get_text()]
-            overlaps = [(a, b) for a, b in combinations(texts, 2) if a.width > 0 and b.width > 0 and a.overlaps(b)]
-            assert not overlaps, (stage, name, overlaps)
-
-
-def test_facts_without_content_give_no_figure() -> None:
-    facts = make_facts(["human", "model"])
-    clean = facts["ingest"] | {"bad_by_reason": {}}
-    assert set(figures_for("ingest", {"facts": clean})) == {"responses"}
-    erm = facts["align"] | {"curve": {name: v for name, v in facts["align"]["curve"].items() if "weight" not in name}}
-    assert set(figures_for("align", {"facts": erm})) == {"training"}
-    nothing = facts["classify"] | {"sources": {}, "curve": []}
-    assert figures_for("classify", {"facts": nothing}) == {}
-    assert figures_for("promote", {"facts": facts["promote"]}) == {}
-
-
-# ----------------------------------------------------------------------------------------------------------------- page
 
 
 def test_the_page_says_what_happened(store: Store) -> None:
@@ -372,12 +56,6 @@ def test_the_page_stands_alone(store: Store) -> None:
     assert all(url[1:] in ids for url in outside if url.startswith("#"))
     assert set(re.findall(r"url\(#([^)]+)\)", html)) <= set(ids)
     assert "url(http" not in html and "@import" not in html
-
-
-def test_figures_take_the_colours_of_the_page(store: Store) -> None:
-    html = render(store, make_run(store, ["human"], without=("classify", "sft", "align", "compare", "evaluate")))
-    figures = html[html.index("<figure") :]
-    assert INK not in figures and GRID not in figures and "currentColor" in figures and "var(--line)" in figures
 
 
 def test_names_from_data_cannot_become_markup(store: Store) -> None:
@@ -424,26 +102,9 @@ def test_a_running_run_can_be_looked_at(store: Store) -> None:
     assert "The run has not ended" in text and "Took" not in text
 
 
-# -------------------------------------------------------------------------------------------------------------- find_run
-
-
-def test_find_run(store: Store) -> None:
-    make_run(store, ["human"], run_id="demo-20260101-000000-aaaa", started=1.0)
-    make_run(store, ["human"], run_id="demo-20260102-000000-bbbb", started=3.0)
-    make_run(store, ["human"], run_id="other-20260101-000000-cccc", started=2.0)
-    assert find_run(store, "latest") == "demo-20260102-000000-bbbb"
-    assert find_run(store, "other") == "other-20260101-000000-cccc"
-    assert find_run(store, "demo-20260101") == "demo-20260101-000000-aaaa"
-    assert find_run(store, f"{store.uri}/runs/demo-20260101-000000-aaaa/run.json") == "demo-20260101-000000-aaaa"
-    assert find_run(store, f"{store.uri}/runs/demo-20260101-000000-aaaa/") == "demo-20260101-000000-aaaa"
-    with pytest.raises(ReportError, match="beginning of 2 runs") as caught:
-        find_run(store, "demo")
-    assert "demo-20260102-000000-bbbb" in caught.value.hint
-    with pytest.raises(ReportError, match="no run 'demo-20260103-000000-bbbb'") as caught:
-        find_run(store, "demo-20260103-000000-bbbb")
-    assert "did you mean 'demo-20260102-000000-bbbb'" in caught.value.hint
-
-
-def test_find_run_in_an_empty_store(store: Store) -> None:
-    with pytest.raises(ReportError, match="there are no runs"):
-        find_run(store, "latest")
+def test_the_sections_follow_from_the_descriptors() -> None:
+    """One template per stage with a section, in the order of the pipeline; the trainings share one."""
+    assert sections() == [
+        "ingest.html", "drift.html", "classify.html", "calibrate.html", "training.html", "compare.html", "evaluate.html", "promote.html",
+    ]  # fmt: skip
+    assert set(stages_in("stage")) == {name.removesuffix(".html") for name in sections()} - {"training"}

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from flows.report.comparison import comparison_table
 from flows.report.page import render
 from flows.report.rounds import rounds_figure, rounds_view
 from flows.run_record import read_record
 from infra.store.store import Store
-from tests.flows.report.test_page import EVIL, Page, estimate, make_facts
+from tests.flows.report.runs import EVIL, Page, estimate, make_facts
 
 
 def guard(**passed: bool | None) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def make_rounds(store: Store, **manifest: Any) -> str:
         label, digest = f"r{number} {name}" if number else name, f"{len(stages):02x}" * 32
         stage = stage or name.split()[0]
         if facts is not None:
-            result = {"stage": stage, "digest": digest, "facts": facts, "inputs": {}, "rows": 1, "seconds": 1.0, "metrics": {}, "files": {}}
+            result = {"stage": stage, "digest": digest, "spec": {}, "facts": facts, "inputs": {}, "rows": 1, "seconds": 1.0, "metrics": {}}
             store.write_json(f"{stage}/{digest}/result.json", result)
         state = {"state": "pending" if facts is None else "ran", "reason": "runs", "seconds": 1.0}
         ids = {"mlflow_run_id": None, "submission_id": None}
@@ -106,18 +105,3 @@ def test_a_row_for_every_round_and_a_column_for_every_measure_that_is_known(stor
     assert drawn[0].lines[-1].get_xydata().tolist() == [[0.0, 0.5], [1.0, 0.55]]
     without = run.evolve(stages=[entry.evolve(round=None) for entry in run.stages])
     assert rounds_view(without, results) is None
-
-
-def test_the_comparison_as_markdown() -> None:
-    facts = make_facts(["human", "model"])["compare"]
-    facts["wins"]["start"]["worst_group"] = {"by": "task", "name": "a|b `c`"} | estimate(0.4)
-    facts["wins"]["champion"]["worst_group"] = None
-    lines = comparison_table(facts).splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| the start", "| the champion", "| chosen responses"]
-    assert lines[2] == (
-        "| the start | 52.0% | 20.0% | 28.0% | **0.620 [0.570, 0.670]** | 0.570 [0.510, 0.630] | < 0.001 | 150 "
-        r"| task a\|b \`c\`: 0.400 \[0.370, 0.430\] |"
-    )
-    assert lines[3].endswith("| – |") and lines[-1].startswith("Judge: reward_model.")
-    by_file = comparison_table(facts | {"wins": {"other*.parquet": facts["wins"]["chosen"]}})
-    assert r"| other\*.parquet |" in by_file

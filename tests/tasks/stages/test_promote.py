@@ -13,17 +13,13 @@ from infra.tracking import model_registry as registry
 from infra.tracking.mlflow_client import mlflow_client
 from infra.tracking.model_registry import aliases, history, rollback
 from tasks.runtime.stage import StageRef, execute
+from tasks.stages._promotion_gate import GateResult
 from tasks.stages.promote import Answer, Spec, Tracking, Verdict, decide, run
+from tests.tasks.facts import FAILED_GATE as FAILED
+from tests.tasks.facts import PASSED_GATE as PASSED
+from tests.tasks.facts import evaluation
 from tests.tasks.handmade import finished
 
-PASSED = {
-    "passed": True,
-    "rules": [{"name": "accuracy", "passed": True, "value": 0.6, "threshold": 0.5, "message": "accuracy above 0.5: 0.6"}],
-}
-FAILED = {
-    "passed": False,
-    "rules": [*PASSED["rules"], {"name": "kl", "passed": False, "value": 60.0, "threshold": 50.0, "message": "KL at most 50: 60"}],
-}
 MET = "accuracy above 0.5: 0.6"
 YES = Answer(approve=True, who="ann", why="reads well", champion="1")
 NO = YES.model_copy(update={"approve": False, "why": "too long"})
@@ -40,7 +36,7 @@ NO = YES.model_copy(update={"approve": False, "why": "too long"})
         (FAILED, "never", "refused", ["KL at most 50: 60"]),
     ],
 )
-def test_the_gate_and_the_mode(gate: dict, mode: Any, decision: Any, reasons: list[str]) -> None:
+def test_the_gate_and_the_mode(gate: GateResult, mode: Any, decision: Any, reasons: list[str]) -> None:
     assert decide(gate, mode) == Verdict(decision, reasons)
 
 
@@ -53,7 +49,7 @@ class Models:
     def spec(
         self,
         letter: str,
-        gate: dict = PASSED,
+        gate: GateResult = PASSED,
         mode: Any = "ask",
         against: str | None = None,
         answer: Answer | None = None,
@@ -64,9 +60,9 @@ class Models:
         if against is not None:
             theirs = finished(self.store, "generate", against, {}, {"policy": finished(self.store, "align", against, {}).model_dump()})
             compared = finished(self.store, "compare", letter + against, {}, {"champion_samples": theirs.model_dump()}).model_dump()
-        evaluation = finished(self.store, "evaluate", f"{letter}{against}", {}, {"comparison": compared}, {"gate": gate})
+        judged = finished(self.store, "evaluate", f"{letter}{against}", {}, {"comparison": compared}, evaluation(gate))
         named = {"model_name": "policy", "mode": mode, "config": "c" * 64, "tracking": Tracking(uri=self.uri), "answer": answer}
-        return Spec(evaluation=evaluation, policy=policy, compares=compares, **named)
+        return Spec(evaluation=judged, policy=policy, compares=compares, **named)
 
     def promote(self, letter: str, **given: Any) -> dict[str, Any]:
         """The facts of the stage."""

@@ -15,6 +15,7 @@ from dora_core.testbed.mixture import GOLDEN, Testbed
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages.study import CellRun, Spec, run
+from tests.tasks.facts import evaluation, interval
 from tests.tasks.handmade import finished
 
 ERM = Cell(loss="dpo", objective="erm")
@@ -101,7 +102,7 @@ class HandMade:
             }
         )
         files = {"evaluation.parquet": pairs, "responses.parquet": responses}
-        return finished(self.store, "evaluate", name, files, facts={"kl": {"value": kl, "low": kl, "high": kl, "n": 4}})
+        return finished(self.store, "evaluate", name, files, facts=evaluation(kl=interval(kl, 0.0, 4)))
 
     def calibration(self, cell: Cell, config: TestbedConfig, truth: StageRef) -> StageRef | None:
         """The truth itself, or classifiers whose log-ratios are exact but for noise of .3 nats."""

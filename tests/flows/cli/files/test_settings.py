@@ -27,11 +27,15 @@ from tests.flows.cli.files.commands import refused
         (["judge", "data.parquet", "-o", "s.parquet", "--judge", "gold", "--model", "m0"], "the gold judge takes no policy"),
         (["judge", "data.parquet", "-o", "s.parquet", "--judge", "reward_model"], "no trained model is named"),
         (["judge", "data.parquet", "-o", "s.parquet", "--judge", "implicit", "--model", "m0"], "the implicit judge needs --model"),
-        (["judge", "data.parquet", "-o", "s.parquet", "--judge", "gold", "--endpoint", "http://127.0.0.1:9/v1"], "judge.kind=gold asks no
-        server"),
+        (
+            ["judge", "data.parquet", "-o", "s.parquet", "--judge", "gold", "--endpoint", "http://127.0.0.1:9/v1"],
+            "judge.kind=gold asks no server",
+        ),
         (["generate", "prompts.jsonl", "-o", "s.parquet", "--endpoint", "http://127.0.0.1:9/v1"], "served_model=null asks no server"),
-        (["judge", "data.parquet", "-o", "s.parquet", "--judge", "llm", "--model", "x"], "judge.kind=llm asks a server: give its address in
-        --endpoint"),
+        (
+            ["judge", "data.parquet", "-o", "s.parquet", "--judge", "llm", "--model", "x"],
+            "judge.kind=llm asks a server: give its address in --endpoint",
+        ),
         (["judge", "data.parquet", "-o", "s.parquet", "--judge", "gold", "--against", "data.parquet"], "needs an llm judge and a file"),
     ],
 )

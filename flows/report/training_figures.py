@@ -1,0 +1,82 @@
+"""Figures of the training stages, from the curves in their facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flows.report.drawing import draw_curve, draw_stack, legend_below, panel_grid, short, single_axes
+from tasks.training.facts import TrainingFacts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHARE = "weight_share_"  # curves of the align stage: a source's share of a step's weights
+CURVES = {
+    "loss": "loss",
+    "objective": "objective",
+    "accuracy": "preference accuracy",
+    "margin": "reward margin (nats)",
+    "grad_norm": "gradient norm",
+    "learning_rate": "learning rate",
+    "tokens_per_second": "tokens per second",
+}
+
+
+def _training(facts: TrainingFacts) -> Figure | None:
+    steps, curve = facts.curve.step, facts.curve.measures
+    if not steps or not curve.keys() & CURVES.keys():
+        return None
+    names = [name for name in CURVES if name in curve]
+    figure, panels = panel_grid(len(names), columns=4, height=1.9)
+    for axes, name in zip(panels, names, strict=True):
+        draw_curve(axes, steps, curve[name], noisy=name != "learning_rate")
+        axes.set_title(CURVES[name], fontsize=9)
+    figure.supxlabel("optimisation step", fontsize=9)
+    return figure
+
+
+def _objective_weights(facts: TrainingFacts) -> Figure | None:
+    """Effective share of the batch: 1 where every record weighs the same, 1/batch where one record has all the weight."""
+    steps, curve = facts.curve.step, facts.curve.measures
+    if not curve.get("weight_ess"):
+        return None
+    titles = {"weight_ess": "effective share of the batch", "max_weight": "largest weight of one record", "lambda": "λ"}
+    shown = {name: title for name, title in titles.items() if name in curve}
+    figure, panels = panel_grid(len(shown), columns=3, height=2.2)
+    for axes, (name, title) in zip(panels, shown.items(), strict=True):
+        draw_curve(axes, steps, curve[name])
+        axes.set_title(title, fontsize=9)
+        if name == "lambda":
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0, 1.02)
+    figure.supxlabel("optimisation step", fontsize=9)
+    return figure
+
+
+def _weight_shares(facts: TrainingFacts) -> Figure | None:
+    """Each source's share of a step's weights, as a running mean over a twentieth of the steps."""
+    steps, curve = facts.curve.step, facts.curve.measures
+    names = [name for name in curve if name.startswith(SHARE)]
+    if not names:
+        return None
+    figure, axes = single_axes("Share of the weight by source", "optimisation step", "share")
+    layers: dict[str, list[float]]
+    edges, layers = [s - 0.5 for s in (*steps, steps[-1] + 1)], {}
+    window = max(1, len(steps) // 20)
+    for name in names:
+        values = curve[name]
+        chunks = [values[max(0, i - window) : i + window + 1] for i in range(len(values))]
+        layers[short(name.removeprefix(SHARE))] = [sum(chunk) / len(chunk) for chunk in chunks]
+    draw_stack(axes, edges, layers)
+    axes.set_ylim(0, 1)
+    legend_below(figure, axes)
+    return figure
+
+
+FIGURES: dict[str, dict[str, Callable[[Any], Figure | None]]] = {
+    "sft": {"training": _training},
+    "reward": {"training": _training},
+    "align": {"training": _training, "objective_weights": _objective_weights, "weight_shares": _weight_shares},
+}

@@ -1,0 +1,65 @@
+"""Complete facts of finished stages, for tests that need a few of their numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.stages._promotion_gate import GateResult
+
+
+def interval(value: float, half: float = 0.05, n: int = 100) -> dict[str, Any]:
+    return {"value": value, "low": value - half, "high": value + half, "n": n}
+
+
+def outcomes(win_rate: float) -> dict[str, Any]:
+    """Of the ``compare`` stage, without ties."""
+    return {"win": interval(win_rate), "tie": interval(0.0, 0.0), "lose": interval(1 - win_rate), "win_rate": interval(win_rate)}
+
+
+def wins(win_rate: float, **changes: Any) -> dict[str, Any]:
+    """One opponent of the ``compare`` stage."""
+    counts = {"records": 150, "records_left_out": 0, "pairs": 600, "pairs_without_score": 0}
+    tables = {"by_source": {}, "by_task": {}, "worst_group": None}
+    lengths = {"length": {"unit": "tokens", "policy": 30.0, "opponent": 28.0}, "length_controlled": interval(win_rate)}
+    return outcomes(win_rate) | {"sign_test_p": 0.5} | lengths | counts | tables | changes
+
+
+PASSED_GATE = GateResult.model_validate(
+    {
+        "passed": True,
+        "rules": [{"name": "accuracy", "passed": True, "value": 0.6, "threshold": 0.5, "message": "accuracy above 0.5: 0.6"}],
+    }
+)
+FAILED_GATE = GateResult.model_validate(
+    {
+        "passed": False,
+        "rules": [
+            *PASSED_GATE.model_dump()["rules"],
+            {"name": "kl", "passed": False, "value": 60.0, "threshold": 50.0, "message": "KL at most 50: 60"},
+        ],
+    }
+)
+
+
+def measures(**changes: Any) -> dict[str, Any]:
+    """Measures of a policy that is a little better than its start."""
+    by_policy = {"policy": interval(0.6)}
+    part = {"accuracy": by_policy, "margin": by_policy, "ranking": by_policy | {"start": interval(0.58)}}
+    curve = {"confidence": [0.6], "accuracy": [0.6], "low": [0.55], "high": [0.65], "count": [100]}
+    return {
+        "parts": {"all": part},
+        "margins": {"edges": [0.0, 1.0], "policy": [100]},
+        "reward_confidence": {"bins": [0.5], "accuracy": [0.6], "count": [100]},
+        "by_source": {},
+        "by_task": {},
+        "worst_group": None,
+        "reward_calibration": curve | {"beta": 0.1, "ece": interval(0.05)},
+        "reward_correlation": {"implicit": interval(0.2), "likelihood": interval(0.3), "likelihood_start": None},
+        "lift": {"start_all": interval(0.02)},
+        "kl": interval(3.0),
+    } | changes
+
+
+def evaluation(gate: GateResult = PASSED_GATE, **changes: Any) -> dict[str, Any]:
+    """Of the ``evaluate`` stage."""
+    return measures(**changes) | {"gate": gate.model_dump()}
