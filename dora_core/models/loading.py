@@ -176,7 +176,8 @@ def _from_pretrained(auto: Any, config: ModelConfig, **settings: Any) -> Any:
 
 def _scorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Prepare ``model`` for padded rows of ``data.encoding.Encoder``. An encoder's tokenizer has no BOS and EOS: its CLS and SEP take
-    their places.""" tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
+    their places."""
+    tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
     tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     config = model.config.get_text_config()

@@ -8,6 +8,9 @@ import pytest
 
 from tests.flows.cli.files.commands import refused
 
+URL = "http://127.0.0.1:9/v1"
+LLM_WITHOUT_ENDPOINT = "judge.kind=llm asks a server: give its address in --endpoint"
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
