@@ -24,10 +24,11 @@ from tasks.tables.rows import RECORDS_FILE
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from dora_core.evaluation.llm_judge import Verdict
     from infra.chat_client import Question
 
 VOTES = {"record_id": "string", "first": "int32", "second": "int32", "verdict": "string", "swapped_verdict": "string"}
-SWAPPED = {"first": "second", "second": "first", "tie": "tie", None: None}
+SWAPPED: dict[Verdict | None, Verdict | None] = {"first": "second", "second": "first", "tie": "tie", None: None}
 
 
 @dataclass

@@ -10,7 +10,7 @@ Failure policy: the *death* of an actor (kill −9, out of memory, a lost node) 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -69,7 +69,7 @@ def run_on_actors(
     execution: Execution,
     failures: WorkerFailures,
     journal: JournalWriter,
-) -> Iterator[Finished[Item]]:
+) -> Generator[Finished[Item]]:
     """Finished work, as it finishes. All actors are gone when the iterator ends or is closed.
 
     Args:

@@ -21,6 +21,7 @@ from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages import training_data
 from tasks.tables.rows import RECORDS_FILE, record_batches
+from tasks.tables.training_records import Aggregate
 from tasks.training.facts import HeavyRecord, LossSettings, ObjectiveSettings, TrainingFacts
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Spec(StageSpec):
     model: ModelConfig
     text: TextConfig
     align: AlignConfig
-    aggregate: str = "mean"
+    aggregate: Aggregate = "mean"
     plugins: list[str] = Field(default_factory=list)
     """sha256 of the files that define a loss or objective of the user's (:func:`plugin_digests`): edited code is another run."""
 
@@ -100,7 +101,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         digest=spec.digest(),
     )
     report = launch(context, job)
-    curve = report["curve"]
+    curve = report.curve
     metrics = {
         "objective_last": curve["objective"][-1],
         "loss_last": curve["loss"][-1],
@@ -110,12 +111,12 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     } | ({"lambda_last": curve["lambda"][-1]} if "lambda" in curve else {})
     facts = Facts.of(
         report,
-        report["records"],
+        report.records,
         loss=spec.align.loss.model_dump(mode="json"),
         objective=spec.align.objective.model_dump(mode="json", by_alias=True),
         heaviest=heaviest_records(curve, context.fetch(spec.records) / RECORDS_FILE),
     )
-    return StageOutput(rows=report["records"], metrics=metrics, facts=facts)
+    return StageOutput(rows=report.records, metrics=metrics, facts=facts)
 
 
 def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[HeavyRecord]:

@@ -106,13 +106,13 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     accuracy = pair_accuracy(spec, context, trusted)
     metrics = {f"pairs_{split}": float(count) for split, count in pairs}
     metrics |= {f"accuracy_{split}": interval.value for split, interval in accuracy.items()}
-    metrics |= {"records": report["records"], "loss_last": report["curve"]["loss"][-1]}
-    warnings = [*report["warnings"], *doubts(accuracy.get("eval"))]
+    metrics |= {"records": report.records, "loss_last": report.curve["loss"][-1]}
+    warnings = [*report.warnings, *doubts(accuracy.get("eval"))]
     if trusted is None and spec.training.data == "auto":
         few = f"fewer than {GOLDEN_PAIRS} training pairs are of golden sources alone"
         warnings.append(f"{few}: the reward model learned from all pairs, and the bias of their labels with them")
     data = "all" if trusted is None else "golden"
-    facts = Facts.of(report, report["records"], pairs=pairs, accuracy=accuracy, data=data, warnings=warnings)
+    facts = Facts.of(report, report.records, pairs=pairs, accuracy=accuracy, data=data, warnings=warnings)
     return StageOutput(rows=pairs.train, metrics=metrics, facts=facts)
 
 

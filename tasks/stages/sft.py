@@ -64,7 +64,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         digest=spec.digest(),
     )
     report = launch(context, job)
-    metrics = {"loss_first": report["curve"]["loss"][0], "loss_last": report["curve"]["loss"][-1]}
+    metrics = {"loss_first": report.curve["loss"][0], "loss_last": report.curve["loss"][-1]}
     return StageOutput(rows=len(examples), metrics=metrics, facts=Facts.of(report, len(examples), loss=None, objective=None))
 
 

@@ -19,6 +19,7 @@ from dora_core.config.method import ModelConfig, TextConfig
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
 from tasks.tables.rows import RECORDS_FILE, record_batches, responses_of
+from tasks.tables.training_records import Aggregate
 
 FILE = "training_data.arrow"
 
@@ -36,7 +37,7 @@ class Spec(StageSpec):
     start: StageRef | None
     model: ModelConfig
     text: TextConfig
-    aggregate: str
+    aggregate: Aggregate
     max_responses: int = Field(ge=2)
 
 

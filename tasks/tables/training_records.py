@@ -5,9 +5,10 @@ All three are in the order of records, so each is read once, front to back, a ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from dora_core.errors import DataError
 from tasks.tables.rows import record_batches, responses_of
@@ -20,15 +21,18 @@ if TYPE_CHECKING:
 LOGPS, FACTORS = "logps.parquet", "calibration.parquet"
 READ_ROWS = 16_384
 
+Aggregate = Literal["mean", "min", "chosen", "product"]
+"""How a record's h follows from its responses' (``dora_core.calibration.aggregate``)."""
 
-def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: str) -> Iterator[pa.Table]:
+
+def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: Aggregate) -> Iterator[pa.Table]:
     """Training records, in order, as tables of ``dora_core.training.alignment_data.JOINED_COLUMNS``.
 
     Args:
         records: ``records.parquet``.
         logps: ``logps.parquet`` of a ``reference`` stage, both splits.
         factors: ``calibration.parquet`` of a ``calibrate`` or ``truth`` stage, train split; None: h = 1.
-        aggregate: how a record's h follows from its responses' (``dora_core.calibration.aggregate``).
+        aggregate: see :data:`Aggregate`.
 
     Raises:
         DataError: a table does not go with the records; names the first response where it differs.
@@ -118,7 +122,7 @@ def _like_lists(lists: pa.ChunkedArray, values: NDArray[np.float64]) -> pa.ListA
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), pa.array(values))
 
 
-def _record_factors(batch: pa.Table, calibration: _Follower, aggregate: str) -> Any:
+def _record_factors(batch: pa.Table, calibration: _Follower, aggregate: Aggregate) -> NDArray[np.float64]:
     """h per record from the calibration table's h per response."""
     import numpy as np
     import pyarrow as pa
@@ -127,7 +131,12 @@ def _record_factors(batch: pa.Table, calibration: _Follower, aggregate: str) -> 
 
     numbered = batch.select(["record_id", "responses"]).append_column("record", pa.array(np.arange(len(batch))))
     keys = responses_of(numbered)
-    best = [max(range(len(r)), key=lambda i, r=r: -np.inf if r[i] is None else r[i]) for r in batch["rewards"].to_pylist()]
+    best = [_first_best(rewards) for rewards in batch["rewards"].to_pylist()]
     record = keys["record"].to_numpy()
     chosen = keys["response_index"].to_numpy() == np.array(best, dtype=np.int64)[record]
     return aggregate_factors(calibration.take(keys), record, aggregate, chosen)
+
+
+def _first_best(rewards: list[float | None]) -> int:
+    """Place of the largest reward, the first of equal ones; unmeasured ones come last."""
+    return max(range(len(rewards)), key=lambda place: -math.inf if (reward := rewards[place]) is None else reward)

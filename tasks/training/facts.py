@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from dora_core.strict_model import StrictModel
 from tasks.runtime.facts import Facts
+from tasks.training.report import TrainingReport
 
 
 class Curve(StrictModel):
@@ -63,8 +64,8 @@ class TrainingFacts(Facts):
     heaviest: list[HeavyRecord] = Field(default_factory=list, description="Records that most often weighed most in a step.")
 
     @classmethod
-    def of(cls, report: dict[str, Any], records: int, **own: Any) -> Self:
-        """From a fit report; ``own`` are the stage's further fields."""
-        common = {name: report[name] for name in ("steps", "resumed_from")}
-        curve = Curve.model_validate({"step": list(range(report["steps"]))} | report["curve"])
-        return cls(records=records, curve=curve, **{"warnings": report["warnings"]} | common | own)
+    def of(cls, report: TrainingReport, records: int, **own: Any) -> Self:
+        """Facts of a report; ``own`` are the stage's further fields."""
+        curve = Curve.model_validate({"step": list(range(report.steps))} | report.curve)
+        common = {"warnings": report.warnings, "steps": report.steps, "resumed_from": report.resumed_from}
+        return cls(records=records, curve=curve, **common | own)

@@ -16,10 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from dora_core.config.execution import Execution
 from dora_core.config.method import ModelConfig, OptimizationConfig
+from dora_core.strict_model import StrictModel
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef, local_model
+from tasks.training.report import TrainingReport
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,21 +125,21 @@ def trained_folder(store: Store, stage: str, digest: str) -> Path:
     return store.local_root / stage / digest / "model"
 
 
-def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> dict[str, Any]:
-    """From the last checkpoint to the saved model; the fit report as a dictionary. Called on every worker."""
+def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
+    """Train from the last checkpoint to the saved model. Called on every worker."""
     from dora_core.models.loading import save_model
     from dora_core.training.device_memory import explain_out_of_memory
     from dora_core.training.distributed import full_weights
     from dora_core.training.loop import OutOfMemory, Schedule, fit
 
-    memory = what_fits(job)
-    execution = job.execution.model_copy(update={"micro_batch_tokens": memory["micro_batch_tokens"]})
+    memory = Memory.of(job)
+    execution = job.execution.model_copy(update={"micro_batch_tokens": memory.micro_batch_tokens})
     start = load(job, worker)
     task = job.build(start, worker, **job.arguments)
     try:
         report = fit(task, job.optimization, execution, worker, hooks, run=job.digest)
     except OutOfMemory as error:
-        _remember(job, memory["warnings"], error)
+        memory.lower(job, error)
         raise
     with explain_out_of_memory("the trained weights were gathered", task.module, execution.strategy, worker):
         weights = full_weights(task.module)
@@ -145,32 +149,41 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> dict[str, Any]:
         save_model(trained_model(job, weights), start.tokenizer, folder.path / "model")
         for file in (folder.path / "model").iterdir():
             folder.commit(f"model/{file.name}")
-    return {
-        "steps": report.steps,
-        "planned_steps": Schedule(len(task.tokens), job.optimization).steps,
-        "resumed_from": report.resumed_from,
-        "curve": report.curve,
-        "records": len(task.tokens),
-        "warnings": [*memory["warnings"], *report.warnings, *job.kind.warnings(start.module)],
-    }
-
-
-def what_fits(job: TrainingJob) -> dict[str, Any]:
-    """Tokens of a micro-batch that fit into memory, as learned by running out of it, and the warnings about it."""
-    memory = Store(job.store_uri).read_json(f"{job.stage}/{job.digest}/{MEMORY}") or {"warnings": []}
-    configured = job.execution.micro_batch_tokens
-    return memory | {"micro_batch_tokens": min(configured, memory.get("micro_batch_tokens", configured))}
-
-
-def _remember(job: TrainingJob, warnings: list[str], error: OutOfMemory) -> None:
-    """Keep the smaller budget. Ranks that run out of memory in the same step may all do this; the last write counts."""
-    warning = (
-        f"{error.message}: training went on from the last checkpoint with at most {error.budget} tokens, which changes the weights by "
-        f"rounding only; set execution.{job.stage}.micro_batch_tokens to {error.budget} to save the attempt"
+    return TrainingReport(
+        steps=report.steps,
+        planned_steps=Schedule(len(task.tokens), job.optimization).steps,
+        resumed_from=report.resumed_from,
+        curve=report.curve,
+        records=len(task.tokens),
+        warnings=[*memory.warnings, *report.warnings, *job.kind.warnings(start.module)],
     )
-    log.warning(warning)
-    memory = {"micro_batch_tokens": error.budget, "warnings": [*warnings, warning]}
-    Store(job.store_uri).folder(job.stage, job.digest).write_json(MEMORY, memory)
+
+
+class Memory(StrictModel):
+    """Budget of a micro-batch, as learned by running out of memory; kept in the stage's scratch folder."""
+
+    micro_batch_tokens: int
+    warnings: list[str] = Field(default_factory=list)
+
+    @classmethod
+    def of(cls, job: TrainingJob) -> Memory:
+        """The smaller of the configured budget and the learned one."""
+        stored = Store(job.store_uri).read_json(f"{job.stage}/{job.digest}/{MEMORY}")
+        configured = job.execution.micro_batch_tokens
+        if stored is None:
+            return cls(micro_batch_tokens=configured)
+        learned = cls.model_validate(stored)
+        return learned.model_copy(update={"micro_batch_tokens": min(configured, learned.micro_batch_tokens)})
+
+    def lower(self, job: TrainingJob, error: OutOfMemory) -> None:
+        """Store a smaller budget. Ranks that run out of memory in the same step may all do this; the last write counts."""
+        warning = (
+            f"{error.message}: training went on from the last checkpoint with at most {error.budget} tokens, which changes the weights by "
+            f"rounding only; set execution.{job.stage}.micro_batch_tokens to {error.budget} to save the attempt"
+        )
+        log.warning(warning)
+        lowered = Memory(micro_batch_tokens=error.budget, warnings=[*self.warnings, warning])
+        Store(job.store_uri).folder(job.stage, job.digest).write_json(MEMORY, lowered.model_dump())
 
 
 def load(job: TrainingJob, worker: Worker) -> Start:

@@ -7,17 +7,17 @@ one worker is the same either way (``tasks/training/job.py``).
 from __future__ import annotations
 
 import gc
-from typing import Any
 
 from dora_core.errors import TrainingError
 from infra.store.journal import JournalWriter
 from infra.store.store import Store
 from tasks.runtime.stage import StageContext
 from tasks.training.job import TrainingJob, train
+from tasks.training.report import TrainingReport
 
 
-def launch(context: StageContext, job: TrainingJob) -> dict[str, Any]:
-    """Train to the end, through worker deaths, and return the fit report as a dictionary.
+def launch(context: StageContext, job: TrainingJob) -> TrainingReport:
+    """Train to the end, through worker deaths.
 
     Raises:
         DoraError: a worker's permanent error, at once: another attempt would end with the same.
@@ -29,16 +29,16 @@ def launch(context: StageContext, job: TrainingJob) -> dict[str, Any]:
         from tasks.training.ray_backend import train_on_ray
 
         report = train_on_ray(context, job)
-    planned = report["planned_steps"]
-    if report["steps"] != planned or len(report["curve"]["loss"]) != planned:
+    planned, done = report.planned_steps, len(report.curve["loss"])
+    if report.steps != planned or done != planned:
         raise TrainingError(
-            f"{job.stage} did {len(report['curve']['loss'])} of {planned} planned steps",
+            f"{job.stage} did {done} of {planned} planned steps",
             hint=f"delete {context.store.uri}/{job.stage}/{job.digest} and run again; a foreign checkpoint may have been resumed",
         )
     return report
 
 
-def train_on_this_process(job: TrainingJob) -> dict[str, Any]:
+def train_on_this_process(job: TrainingJob) -> TrainingReport:
     """Train in this process without Ray (tests, debugging); resumes from the stage's scratch folder."""
     import torch
 

@@ -30,14 +30,14 @@ from infra.store.store import Store, full_disk
 from tasks.runtime.cluster import ray_session
 from tasks.runtime.stage import StageContext
 from tasks.runtime.workers import use_threads
-from tasks.training.job import TrainingJob, train, trained_folder, what_fits
+from tasks.training.job import Memory, TrainingJob, train, trained_folder
+from tasks.training.report import TrainingReport
 
 RECORD = "checkpoint_manager_snapshot.json"  # Ray Train's, in the folder of a run
 
 
-def train_on_ray(context: StageContext, job: TrainingJob) -> dict[str, Any]:
-    """Through deaths of workers, as many as ``execution.max_failures``; returns rank 0's report. Errors: see
-    :func:`tasks.training.launch.launch`."""
+def train_on_ray(context: StageContext, job: TrainingJob) -> TrainingReport:
+    """Train through ``execution.max_failures`` deaths of workers and return rank 0's report. Errors: see ``tasks/training/launch.py``."""
     # Read by the Ray Train controller, started from this process: without it every report() costs about two seconds.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     execution, gpu = job.execution, job.execution.gpus_per_worker > 0
@@ -58,12 +58,12 @@ def train_on_ray(context: StageContext, job: TrainingJob) -> dict[str, Any]:
             ),
         )
         while True:
-            memory = what_fits(job)
+            memory = Memory.of(job)
             try:
                 trainer.fit()
                 break
             except TrainingFailedError as error:
-                if what_fits(job) == memory:
+                if Memory.of(job) == memory:
                     raise _last_failure(job, error) from error
                 # Ray counted running out of memory as a failure; halving ends by itself, so these come on top of max_failures.
             except ActorDiedError as error:
@@ -74,10 +74,10 @@ def train_on_ray(context: StageContext, job: TrainingJob) -> dict[str, Any]:
                 filesystem, path = pafs.FileSystem.from_uri(f"{storage}/{name}/{RECORD}")
                 filesystem.delete_file(path)  # the checkpoints themselves are found without it
     trained_folder(context.store, job.stage, job.digest)
-    return context.store.read_json(f"{job.stage}/{job.digest}/scratch/report.json")
+    return TrainingReport.model_validate(context.store.read_json(f"{job.stage}/{job.digest}/scratch/report.json"))
 
 
-class _EndAtOnce(UserCallback):
+class _EndAtOnce(UserCallback):  # type: ignore[misc]  # Ray has no types
     """Callback of Ray Train that ends the run after permanent errors, where Ray would start the workers again.
 
     An exception of a callback is an error of the controller: no attempt follows, and the workers are ended, also those that wait in a
@@ -134,7 +134,7 @@ def _ray_worker(config: dict[str, Any]) -> None:
     finally:
         journal.flush()
     if worker.rank == 0:
-        folder.write_json("scratch/report.json", report)
+        folder.write_json("scratch/report.json", report.model_dump())
 
 
 class _RayHooks:

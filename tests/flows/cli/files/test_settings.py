@@ -8,8 +8,7 @@ import pytest
 
 from tests.flows.cli.files.commands import refused
 
-URL = "http://127.0.0.1:9/v1"
-LLM_WITHOUT_ENDPOINT = "judge.kind=llm asks a server: give its address in --endpoint"
+SERVER = "http://127.0.0.1:9/v1"
 
 
 @pytest.mark.parametrize(
@@ -17,7 +16,7 @@ LLM_WITHOUT_ENDPOINT = "judge.kind=llm asks a server: give its address in --endp
     [
         (["generate", "nothing.jsonl", "-o", "s.parquet", "-m", "m0"], "there is no file or folder 'nothing.jsonl'"),
         (["generate", "prompts.jsonl", "-o", "s.parquet"], "either a model responds or a server does"),
-        (["generate", "prompts.jsonl", "-o", "s.parquet", "-m", "m0", "--endpoint", "http://127.0.0.1:9/v1"], "either a model responds"),
+        (["generate", "prompts.jsonl", "-o", "s.parquet", "-m", "m0", "--endpoint", SERVER], "either a model responds"),
         (["generate", "prompts.jsonl", "-o", "s.parquet", "-m", "tiny"], "no trained model is named"),
         (["generate", "prompts.jsonl", "-o", "s.csv", "-m", "m0"], "cannot tell the format of the output s.csv"),
         (["generate", "prompts.jsonl", "-o", "prompts.jsonl/s.parquet", "-m", "m0"], "cannot write prompts.jsonl/s.parquet"),
@@ -30,14 +29,11 @@ LLM_WITHOUT_ENDPOINT = "judge.kind=llm asks a server: give its address in --endp
         (["judge", "data.parquet", "-o", "s.parquet", "--judge", "gold", "--model", "m0"], "the gold judge takes no policy"),
         (["judge", "data.parquet", "-o", "s.parquet", "--judge", "reward_model"], "no trained model is named"),
         (["judge", "data.parquet", "-o", "s.parquet", "--judge", "implicit", "--model", "m0"], "the implicit judge needs --model"),
-        (
-            ["judge", "data.parquet", "-o", "s.parquet", "--judge", "gold", "--endpoint", "http://127.0.0.1:9/v1"],
-            "judge.kind=gold asks no server",
-        ),
-        (["generate", "prompts.jsonl", "-o", "s.parquet", "--endpoint", "http://127.0.0.1:9/v1"], "served_model=null asks no server"),
+        (["judge", "data.parquet", "-o", "s.parquet", "--judge", "gold", "--endpoint", SERVER], "judge.kind=gold asks no server"),
+        (["generate", "prompts.jsonl", "-o", "s.parquet", "--endpoint", SERVER], "served_model=null asks no server"),
         (
             ["judge", "data.parquet", "-o", "s.parquet", "--judge", "llm", "--model", "x"],
-            "judge.kind=llm asks a server: give its address in --endpoint",
+            "llm asks a server: give its address in --endpoint",
         ),
         (["judge", "data.parquet", "-o", "s.parquet", "--judge", "gold", "--against", "data.parquet"], "needs an llm judge and a file"),
     ],
