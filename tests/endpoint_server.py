@@ -3,7 +3,7 @@
     with EndpointServer(lambda body: body["messages"][-1]["content"].upper()) as server:
         Endpoint(url=server.url)
 
-The script gets the request's body and returns a text or a :class:`Reply`; what it raises closes the connection without an answer.
+The script is called with the request's body and returns a text or a :class:`Reply`; an exception closes the connection without an answer.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class EndpointServer:
     """Listens from construction to :meth:`close`.
 
     Attributes:
-        bodies: of the chat requests, in the order of arrival. authorizations: their header, None where there is none.
-        most_at_once: chat requests that were under way together, at most.
+        bodies: bodies of the chat requests, in the order of arrival. authorizations: their header, None if absent.
+        most_at_once: largest number of concurrent chat requests.
     """
 
     def __init__(self, script: Script, *, models: tuple[str, ...] = (MODEL,), port: int = 0):
@@ -66,12 +66,12 @@ class EndpointServer:
         self.close()
 
     def close(self) -> None:
-        """As if its process were killed: open connections break too, and the port is free."""
+        """Stop as if the process were killed: open connections break too, and the port is free."""
         self._http.shutdown()
         self._http.server_close()
         with self._lock:
             for connection in self._connections:
-                with suppress(OSError):  # the client was quicker
+                with suppress(OSError):  # the client has closed it
                     connection.shutdown(socket.SHUT_RDWR)
 
     def answer(self, body: dict[str, Any], authorization: str | None) -> Reply:
@@ -105,7 +105,7 @@ class _Listener(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A script that raises, or a client that has gone, is part of a test."""
+        """Print nothing: a script that raises, or a client that has disconnected, is part of a test."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,6 +1,6 @@
-"""What must hold after any fault, once the run is over or resumed (``tests/FAULTS.md``), for tests with real servers.
+"""Checks of the guarantees after any fault, once the run has ended or resumed (``tests/FAULTS.md``), for tests with real servers.
 
-:func:`same_as_fault_free` is I2, :func:`agreed` I3 and :func:`nothing_left` I4. The latter two wait: I3 promises 60 s.
+:func:`same_as_fault_free` is I2, :func:`agreed` I3 and :func:`nothing_left` I4. The latter two wait: I3 allows 60 s.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.machine import Machine
 
 AGREE_SECONDS = 60.0
 LEFT_SECONDS = 150.0
-"""The slot of a killed run is a lease of 60 s, which the server looks at twice a minute."""
+"""The slot of a killed run is a lease of 60 s, which the server checks twice a minute."""
 
 SAME = {"COMPLETED": ("FINISHED", "completed"), "FAILED": ("FAILED", "failed")} | dict.fromkeys(
     ("CRASHED", "CANCELLED"), ("KILLED", "cancelled")
@@ -36,7 +36,7 @@ RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_A
 
 @dataclass(frozen=True)
 class States:
-    """What the systems say about one run."""
+    """The states of one run in all systems."""
 
     prefect: str
     message: str
@@ -48,7 +48,7 @@ class States:
     manifest: dict[str, Any]
 
     def disagreement(self) -> str | None:
-        """What is not terminal, or does not fit; None where all is well."""
+        """Describe the first state that is not terminal or contradicts another; None if all agree."""
         if self.prefect not in SAME:
             return f"Prefect's flow run is {self.prefect}"
         status, word = SAME[self.prefect]
@@ -68,7 +68,7 @@ class States:
 
 
 def look(machine: Machine, flow_run: str) -> States:
-    """Ask Prefect, Ray, MLflow and the store."""
+    """Read the states from Prefect, Ray, MLflow and the store."""
     run = machine.prefect("GET", f"/flow_runs/{flow_run}")
     tasks = machine.prefect("POST", "/task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run]}}})
     manifest = machine.manifest(flow_run)
@@ -89,10 +89,10 @@ def look(machine: Machine, flow_run: str) -> States:
 
 
 def agreed(machine: Machine, flow_run: str, ended: str) -> States:
-    """I3: within 60 s all systems say that the run is over, and how; where it did not end well, also why.
+    """Assert I3: within 60 s all systems report the end of the run and its kind, and the cause unless it completed.
 
     Args:
-        ended: Prefect's type of state, as it is expected.
+        ended: the expected type of Prefect's state.
     """
     poll(lambda: look(machine, flow_run).disagreement(), AGREE_SECONDS)
     states = look(machine, flow_run)
@@ -101,12 +101,12 @@ def agreed(machine: Machine, flow_run: str, ended: str) -> States:
 
 
 def nothing_left(machine: Machine) -> None:
-    """I4: no process but the servers', no active Ray job, no slot taken, no temporary file."""
+    """Assert I4: no process but the servers', no active Ray job, no slot taken, no temporary file."""
     poll(lambda: "; ".join(leftovers(machine)) or None, LEFT_SECONDS)
 
 
 def leftovers(machine: Machine) -> list[str]:
-    """One line for each thing that should not be there."""
+    """List everything that should not be left, one line each."""
     found = [f"process {line}" for line in strangers(machine)]
     found += [f"Ray job {job} is {state}" for job, state in machine.ray_jobs().items() if state in ACTIVE]
     taken = machine.prefect("GET", f"/v2/concurrency_limits/{LIMIT}")["active_slots"]
@@ -116,7 +116,7 @@ def leftovers(machine: Machine) -> list[str]:
 
 
 def strangers(machine: Machine) -> list[str]:
-    """Command lines of processes of this home that are no server, nor a part of one: flows, hooks, jobs, actors."""
+    """List command lines of processes of this home outside of the servers: flows, hooks, jobs, actors."""
     record = ServicesRecord.model_validate_json((machine.home / "services.json").read_text(encoding="utf-8"))
     servers = {service.process.pid for service in record.services.values()}
     parts = {"prefect", "mlflow", "ray"}  # a worker's children are flows
@@ -136,11 +136,11 @@ def strangers(machine: Machine) -> list[str]:
 
 
 def same_as_fault_free(store: Store, manifest: dict[str, Any], folder: Path) -> None:
-    """I2: every file of every stage has the bytes that the same stages give in one process, one after the other, without a fault."""
+    """Assert I2: every file of every stage has the bytes of the same stages run in one process, one after the other, without a fault."""
     fresh = Store(str(folder / "fault-free"))
     assert [stage["state"] for stage in manifest["stages"]] and manifest["status"] == "completed"
     for stage in manifest["stages"]:
-        if stage["stage"] == "promote":  # registers a model; what it reads is compared
+        if stage["stage"] == "promote":  # registers a model; its inputs are compared
             continue
         result = store.read_result(stage["stage"], stage["digest"])
         assert result is not None, stage
@@ -154,10 +154,10 @@ def same_as_fault_free(store: Store, manifest: dict[str, Any], folder: Path) -> 
 
 
 def poll(problem: Callable[[], str | None], seconds: float) -> None:
-    """Until ``problem`` has none to tell; fails with the last one after ``seconds``."""
+    """Wait until ``problem`` returns None; fail with the last one after ``seconds``."""
     deadline = time.monotonic() + seconds
-    while (told := problem()) is not None:
-        assert time.monotonic() < deadline, f"after {seconds:.0f} s: {told}"
+    while (found := problem()) is not None:
+        assert time.monotonic() < deadline, f"after {seconds:.0f} s: {found}"
         time.sleep(1.0)
 
 

@@ -1,4 +1,4 @@
-"""A home of its own with servers started by ``dora up``, and what tests ask them."""
+"""A separate home with servers started by ``dora up``, and the requests of tests to them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WAIT_SECONDS = 400
 
 
 def processes_of(home: Path) -> list[psutil.Process]:
-    """Everything that belongs to a home, by its environment."""
+    """Find all processes of a home, by their environment."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -44,12 +44,12 @@ class Machine:
         self.urls: dict[str, str] = {}
 
     def dora(self, *arguments: str, code: int = 0) -> dict[str, Any]:
-        """What a command prints as JSON; with ``code``, of one that fails: its error."""
+        """Run a command and return its JSON; with ``code``, it must fail with it, and its error is returned."""
         command = [sys.executable, "-c", "from flows.cli import main; main()", *arguments, "--json"]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
         assert done.returncode == code, done.stderr
-        told = json.loads(done.stdout)
-        return told["error"] if code else told
+        document = json.loads(done.stdout)
+        return document["error"] if code else document
 
     def prefect(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         for _ in range(30):  # a busy SQLite answers 503, and Prefect's own client tries again for a minute
@@ -77,7 +77,7 @@ class Machine:
         return [line for line, _ in self._lines()]
 
     def find(self, text: str) -> list[psutil.Process]:
-        """The Python processes of this home whose command line has ``text``."""
+        """Find the Python processes of this home whose command line contains ``text``."""
         return [process for line, process in self._lines() if text in line and not line.startswith("/bin/sh")]
 
     def _lines(self) -> list[tuple[str, psutil.Process]]:
@@ -92,17 +92,17 @@ class Machine:
         return Store(str(self.home / "store"))
 
     def manifest(self, flow_run: str) -> dict[str, Any]:
-        """The newest manifest of a flow run."""
+        """Return the newest manifest of a flow run."""
         found = (record for record in read_records(self.store) if record.flow_run_id == flow_run)
         return max(found, key=lambda record: record.started).model_dump(mode="json")
 
     def start(self, parameters: dict[str, Any], deployment_name: str = "realign/realign") -> str:
-        """Id of a flow run, started as the form of a deployment starts it."""
+        """Start a flow run as the form of a deployment does; returns its id."""
         deployment = self.prefect("GET", f"/deployments/name/{deployment_name}")
         return self.prefect("POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})["id"]
 
     def wait_for_state(self, run: str, wanted: set[str]) -> dict[str, Any]:
-        """The flow run, once its state is of a wanted type."""
+        """Wait until the state of a flow run has a wanted type; returns the flow run."""
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
             flow_run = self.prefect("GET", f"/flow_runs/{run}")
@@ -113,25 +113,25 @@ class Machine:
         raise AssertionError(f"still {flow_run['state']['type']} after {WAIT_SECONDS} s, wanted {wanted}")
 
     def last_run(self, deployment: str) -> str:
-        """Id of the flow run that was made last from a deployment."""
+        """Return the id of a deployment's last flow run."""
         where = {"deployments": {"name": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_DESC", "limit": 1}
         return self.prefect("POST", "/flow_runs/filter", where)[0]["id"]
 
     def mlflow_runs(self, project: str) -> list[dict[str, Any]]:
-        """Newest first."""
+        """List the runs of a project, newest first."""
         api = f"{self.urls['mlflow']}/api/2.0/mlflow"
         experiment = requests.get(f"{api}/experiments/get-by-name", params={"experiment_name": project}, timeout=30).json()["experiment"]
         return requests.post(f"{api}/runs/search", json={"experiment_ids": [experiment["experiment_id"]]}, timeout=30).json()["runs"]
 
 
 def small_run(machine: Machine, project: str, **sft: Any) -> dict[str, Any]:
-    """What the UI's form sends: a file on the worker's machine, and what is filled in. A small run that needs no classifier.
+    """Parameters of the UI's form for a small run without a classifier: a file on the worker's machine, and the filled-in fields.
 
     Args:
-        sft: of its optimisation.
+        sft: fields of its optimisation.
     """
     (machine.home / project).mkdir(exist_ok=True)
-    testbed = TestbedConfig(prompts=40, responses_per_prompt=3, seed=zlib.crc32(project.encode()))  # of its own: projects share results
+    testbed = TestbedConfig(prompts=40, responses_per_prompt=3, seed=zlib.crc32(project.encode()))  # projects share results
     data = Testbed(testbed).write(machine.home / project / "mixture.parquet")
     small = {
         "text": {"max_prompt_tokens": 32, "max_response_tokens": 64},

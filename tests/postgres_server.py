@@ -1,4 +1,4 @@
-"""A real PostgreSQL from Debian's package (``apt install postgresql``), for one test session: own folder, own port, loopback only."""
+"""A real PostgreSQL from Debian's package (``apt install postgresql``), for one test session: separate folder and port, loopback only."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ USER, PASSWORD = "dora", r"pg-canary\:/@4f1d"  # characters that URLs, files and
 
 
 def binaries() -> Path | None:
-    """The newest installed version's folder; its programs are not on PATH."""
+    """Find the newest installed version's folder; its programs are not on PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: float(p.parent.parent.name))
     return found[-1].parent if found else None
 
 
 @contextmanager
 def postgres_server() -> Iterator[str]:
-    """Yields ``postgresql://user:password@127.0.0.1:port``; the user may create databases. Skips where PostgreSQL is not installed."""
+    """Yield ``postgresql://user:password@127.0.0.1:port``; the user may create databases. Skip if PostgreSQL is not installed."""
     programs = binaries()
     if programs is None:
         pytest.skip("no PostgreSQL server in /usr/lib/postgresql: apt install postgresql")
@@ -61,7 +61,7 @@ def postgres_server() -> Iterator[str]:
 
 
 def dump(url: str, database: str) -> bytes:
-    """Everything in one database, as text."""
+    """Dump one database as text."""
     programs, server = binaries(), url.rpartition("@")[2]
     assert programs is not None
     command = [programs / "pg_dump", "--inserts", f"postgresql://{USER}@{server}/{database}"]

@@ -1,4 +1,4 @@
-"""An S3-compatible server on loopback, in a thread of this process: moto, which also speaks multipart uploads."""
+"""An S3-compatible server on loopback, in a thread of this process: moto, which also supports multipart uploads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BUCKET = "dora-bucket"
 
 @dataclass(frozen=True)
 class S3Server:
-    """``environment``: what every S3 client wants to know, pyarrow's, boto3's and so MLflow's and Ray's."""
+    """A running server. ``environment``: the variables of every S3 client, pyarrow's, boto3's and so MLflow's and Ray's."""
 
     environment: dict[str, str]
 
@@ -30,7 +30,7 @@ class S3Server:
         )
 
     def objects(self, prefix: str = "") -> dict[str, bytes]:
-        """Content by key."""
+        """Return the objects' content by key."""
         client, found = self.client(), dict[str, bytes]()
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix):
             for entry in page.get("Contents", []):
@@ -40,10 +40,10 @@ class S3Server:
 
 @contextmanager
 def s3_server(secret: str = "s3-canary-9be0aa71") -> Iterator[S3Server]:
-    """A server with one empty bucket, :data:`BUCKET`."""
+    """Run a server with one empty bucket, :data:`BUCKET`."""
     from moto.server import ThreadedMotoServer
 
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line per request otherwise
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # otherwise it logs a line per request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

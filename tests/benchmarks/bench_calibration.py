@@ -1,7 +1,7 @@
-"""How close is the learned h to the truth, with and without source labels? The known mixture, fresh seeds, side by side.
+"""Distance of the learned h from the truth, with and without source labels: the known mixture, fresh seeds, side by side.
 
 Per setting and seed: Pearson correlation of the raw ``mixture`` h with the exact p_golden/P on all training responses, and the golden
-share α where it is estimated, beside the true one and the *largest share the data allow*, min P/p_golden: golden and unlabelled
+share α if it is estimated, beside the true one and the *largest share the data allow*, min P/p_golden: golden and unlabelled
 rows alone identify no more than that (Scott, Blanchard and Handy 2013, "irreducibility").
 
     python tests/benchmarks/bench_calibration.py [--seeds 5] [--prompts 800]
@@ -36,7 +36,7 @@ CLASSIFIER = ClassifierConfig(encoder=ENCODER, max_prompt_tokens=24, max_respons
 
 
 def measure(config: TestbedConfig, golden: int, folder: Path) -> dict[str, float]:
-    """Correlation, α and what it is judged against, for one mixture."""
+    """Correlation, α and its reference values, for one mixture."""
     here, store = Execution(workers=0), Store(str(folder / "store"))
     train, reference = materialize(config, golden, folder / "data")
     data = DataConfig(train=[DataSource(path=str(train))], golden=[DataSource(path=str(reference))])

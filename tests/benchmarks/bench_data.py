@@ -1,8 +1,8 @@
-"""The data plane: is its memory flat, its cost per row constant, and does a second realignment pay only for what is new?
+"""The data plane: is its memory flat, its cost per row constant, and does a second realignment compute only the new rows?
 
 (a) N responses (four a record, four sources, about 300 characters each, generated on the fly) go through the stages' own code,
-``calibrate`` → ``reference`` → the join of ``align`` → the trainer's loader (every record once, shuffled), with scorers that compute next
-to nothing: what is left is reading, hashing, sharding, the ledgers, tokenising and writing. Every size runs in a process of its own;
+``calibrate`` → ``reference`` → the join of ``align`` → the trainer's loader (every record once, shuffled), with scorers of negligible
+cost: the rest is reading, hashing, sharding, the ledgers, tokenising and writing. Every size runs in its own process;
 its peak is that of the kernel (VmHWM), mapped files included. Seconds are wall clock; processor seconds are beside them because
 tokenising uses all cores.
 
@@ -109,7 +109,7 @@ def write_records(spec: Records, context: StageContext) -> StageOutput:
 
 
 def write_classifier(spec: Classifier, context: StageContext) -> StageOutput:
-    """What ``calibrate`` reads of a fitted classifier besides its scores."""
+    """The files that ``calibrate`` reads of a fitted classifier besides its scores."""
     from dora_core.classifier.scaling import Scaling
     from dora_core.classifier.scoring import Meta, save_meta
     from dora_core.models.loading import train_tokenizer
@@ -165,7 +165,7 @@ class Clock:
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
-        os.sync()  # or the first fsync of a stage would wait for the disk to take what the stage before it wrote
+        os.sync()  # else the first fsync of a stage would wait for the writes of the stage before it
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         self.wall[stage], self.cpu[stage] = time.perf_counter() - wall, time.process_time() - cpu
@@ -179,7 +179,7 @@ def peak_bytes() -> int:
 
 
 def one_size(responses: int, folder: Path) -> dict[str, Any]:
-    """Through all stages; runs in a process of its own, after a warm-up that imports what is imported."""
+    """Run all stages, in its own process, after a warm-up that imports everything."""
     from dora_core.models.loading import train_tokenizer
     from dora_core.training.alignment_data import AlignmentData
 

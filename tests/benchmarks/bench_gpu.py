@@ -1,7 +1,7 @@
 """The training step on an accelerator: a random model of about 1 B parameters, bfloat16, lists of 4, prompt and response of 256 tokens.
 
-Share of this device's own bfloat16 matmul, with and without prefix sharing, and records a second against TRL on pairs, where TRL is
-installed. Without a CUDA device it says so and measures nothing.
+Share of this device's own bfloat16 matmul, with and without prefix sharing, and records a second against TRL on pairs, if TRL is
+installed. Without a CUDA device it prints that and measures nothing.
 
     python -m tests.benchmarks.bench_gpu [--records 32] [--save FILE]
 """

@@ -1,11 +1,11 @@
-"""Much at once on one machine: queued flow runs, small shards, metrics. A lost or doubled record ends it with exit code 1.
+"""Load on one machine: queued flow runs, small shards, metrics. A lost or doubled record ends it with exit code 1.
 
-flows: a Prefect server, a worker, MLflow and a Ray head of `dora up` in a home of their own; flow runs are created as fast as the server
-takes them, most of them of the light flow `reap`, the others realignments of one project, of which the first computes and the rest find all
-cached. Every one must end, completed. The memory of server and worker (PSS) is looked at every two seconds, and how many runs have a
-process.
+flows: a Prefect server, a worker, MLflow and a Ray head of `dora up` in a separate home; flow runs are created as fast as the server
+accepts them, most of them of the light flow `reap`, the others realignments of one project, of which the first computes and the others
+find everything cached. Every one must end, completed. The memory of server and worker (PSS) and the number of runs with a process are
+sampled every two seconds.
 shards: small shards through `tasks/runtime/shards.py:stream_shards` with two actors; every row exactly once and in order, peak memory.
-metrics: through `infra/tracking/tracker.py:Tracker` into the MLflow server; every point once, what a call costs its caller, memory.
+metrics: through `infra/tracking/tracker.py:Tracker` into the MLflow server; every point once, cost of a call for its caller, memory.
 
     python -m tests.benchmarks.bench_load [--only flows shards metrics] [--runs 200] [--shards 500] [--metrics 50000] [--save FILE]
 """
@@ -43,7 +43,7 @@ from tests.benchmarks.harness import Row, argument_parser, report
 from tests.machine import Machine, small_run
 
 REALIGNMENTS = 20
-"""One run in so many is a realignment, and the others are of the flow `reap`."""
+"""One run in this many is a realignment, the others are of the flow `reap`."""
 SHARD_ROWS, COLUMNS, EVENTS = 64, 10, 50
 PATIENCE = 3600.0
 MB = 1e6
@@ -85,7 +85,7 @@ class Memory:
             self.counts[name] = max(self.counts.get(name, 0), len(processes))
 
     def shown(self, name: str) -> str:
-        """``"210 → 225 → 231 → 230 MB, 240 at most"``, at each third of the time: grows for ever, or levels off."""
+        """``"210 → 225 → 231 → 230 MB, 240 at most"``, at each third of the time: shows whether it grows or levels off."""
         values = self.series[name]
         thirds = " → ".join(f"{values[round(part * (len(values) - 1) / 3)]:.0f}" for part in range(4))
         return f"{thirds} MB, {max(values):.0f} at most"
@@ -95,7 +95,7 @@ class Memory:
 
 
 def insist(machine: Machine, path: str, body: dict[str, Any]) -> Any:
-    """Ask the Prefect server until it answers: how long it takes under load is not what is measured."""
+    """Repeat a request to the Prefect server until it answers: its delay under load is not measured."""
     while True:
         with suppress(requests.Timeout):
             return machine.prefect("POST", path, body)

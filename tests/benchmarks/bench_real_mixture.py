@@ -1,14 +1,14 @@
 """Objectives on real preference data: erm, reweight and dora from the same start, several seeds, on prompts held out from all of it.
 
 Needs ``mixture.parquet`` (and ``golden.parquet`` beside it), by default those in ``../shared/data`` beside the checkout. 90 % of the
-prompts are trained on, 10 % judged, by rewards that were verified or given by people:
+prompts are trained on, 10 % judged, by verified rewards or those of people:
 
 * *accuracy*: the implicit reward orders a pair of responses as the rewards do (chance .5);
-* *win*: of a prompt's responses the policy picks its likeliest per token, and so does the start; whose pick has the higher reward
+* *win*: of a prompt's responses the policy picks its likeliest per token, and so does the start; the side with the higher reward wins
   (win + ½ tie; .5 = no better than the start). Fresh samples have no verified reward, so none are judged here.
 
 Every number is a mean over seeds with a two-level bootstrap interval (seeds, then prompts); differences are paired by seed and prompt.
-The held-out prompts are the same for all seeds, so intervals speak about training and about prompts like these.
+The held-out prompts are the same for all seeds, so the intervals cover training and prompts like these.
 
 Not part of ``make bench``: about an hour of processor time. Resumable: finished stages are kept in ``--home``.
 """
@@ -44,7 +44,7 @@ Measures = dict[str, dict[str, np.ndarray]]  # objective → measure → (K,) by
 
 
 def configuration(data: Path, seed: int) -> RealignConfig:
-    """``infra/configs/listwise.yaml`` on the real mixture, every seed moved, all stages in this process."""
+    """``infra/configs/listwise.yaml`` on the real mixture, with shifted seeds, all stages in this process."""
     paths = [f"data.train.0.path={data / 'mixture.parquet'}", f"data.golden=[{{path: {data / 'golden.parquet'}}}]"]
     settings = ["project=real-mixture", "evaluate.erm_twin=false", "evaluate.kl_prompts=0", "compare=null", "execution.default.workers=0"]
     seeds = [f"{place}.seed={seed}" for place in ("classifier", "sft.optimization", "align.optimization", "evaluate")]
@@ -52,7 +52,7 @@ def configuration(data: Path, seed: int) -> RealignConfig:
 
 
 def run_seed(data: Path, home: Path, seed: int) -> Measures:
-    """All objectives of one seed; stages that are in the store are not computed again."""
+    """Run all objectives of one seed; finished stages in the store are not computed again."""
 
     import torch
 

@@ -2,7 +2,7 @@
 
 All sides run the same randomly initialised encoder of MiniLM-L6's shape (6 layers × 384, 10.6 M weights in its layers) on the same
 responses of the real mixture (``../shared/data`` beside the checkout; without it the known mixture), in float32 with the same number of
-threads. The classifier keeps the last 64 tokens of a prompt and the first 192 of a response; the pipeline gets texts cut there
+threads. The classifier keeps the last 64 tokens of a prompt and the first 192 of a response; the pipeline's texts are cut there
 beforehand. Its batches are 32 rows in the order of the data.
 
     python -m tests.benchmarks.bench_scoring [--rows 480] [--threads 1] [--skip-actors] [--save FILE]
@@ -75,7 +75,7 @@ class Rows:
 
 
 def make_classifier(folder: Path, rows: Rows, tokenizer: Any, sources: Sequence[str], *, deep: bool = True) -> SourceClassifier:
-    """A classifier with random weights, saved as a fit saves it; without ``deep`` as one whose deep part was not kept."""
+    """A classifier with random weights, saved as by a fit; without ``deep`` as one whose deep part was not kept."""
     generator = torch.Generator().manual_seed(0)
     wide = WideModel(len(sources), SurfaceBasis.fit(surface_statistics(rows.prompts, rows.responses)))
     wide.ngram_weight.normal_(generator=generator)
@@ -113,7 +113,7 @@ def hugging_face_pipeline(encoder: Any, tokenizer: Any, device: str) -> Any:
 
 
 def cut_texts(rows: Rows, tokenizer: Any) -> list[dict[str, str]]:
-    """What the classifier sees of each row, as text."""
+    """The part of each row that the classifier reads, as text."""
 
     def ids(texts: list[str]) -> list[list[int]]:
         return tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -224,8 +224,8 @@ def shared_trunk(rows: Rows, folder: Path, work: Path, tokenizer: Any, arguments
 
 
 def rows_per_second(rows: Rows, store: Store, classifier: StageRef, workers: int, shard_rows: int) -> float:
-    """Wall-clock rate while all actors are at work: from when they have had two shards each (the model is loaded at the first) until
-    the first of them finds no more."""
+    """Wall-clock rate while all actors work: from their second shard each (the model is loaded at the first) until the first of them
+    finds no more."""
 
     class Timed(StageContext):
         def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
@@ -258,7 +258,7 @@ def rows_per_second(rows: Rows, store: Store, classifier: StageRef, workers: int
 def one_and_two_actors(
     rows: Rows, store: Store, classifier: StageRef, model: SourceClassifier, tokenizer: Any, arguments: Any
 ) -> list[Row]:
-    """Actors of one thread each, and what two of them do against the pipeline with two threads: each side as it would use two cores."""
+    """Actors of one thread each; two of them against the pipeline with two threads, each side in its own way to use two cores."""
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="WARNING", log_to_driver=False)

@@ -1,14 +1,14 @@
-"""Realignments in a row, each with 2 % new data: does anything grow that should not?
+"""Realignments in a row, each with 2 % new data: growth of time, memory, files and processes.
 
-Every run is `dora realign` in a process of its own, as a schedule starts it on a machine without servers: a Prefect API, a Ray head and
-MLflow's database of its own, which must all be gone afterwards. `dora gc --delete` comes in between, as often as --collect says. Measured
+Every run is `dora realign` in its own process, as a schedule starts it on a machine without servers, with its own Prefect API, Ray head
+and MLflow's database, which must all have ended afterwards. `dora gc --delete` runs in between, every --collect runs. Measured
 after every run: seconds, processor time (which other work on the machine does not change), the most memory that its processes held at a
 time (PSS) and their file descriptors, processes and files left behind, the store. The slope of each over the runs is given with its 95 %
-interval; "flat" means that the interval does not exclude 0, or that all runs together grew by less than 5 %. Nothing is asserted: look at
-the verdicts.
+interval; "flat" means that the interval does not exclude 0, or that all runs together grew by less than 5 %. Nothing is asserted: read the
+verdicts.
 
-The data grows, so a run takes longer. What the *history* costs is seen beside a control: as often as --control says, the same run is made
-in a home that knows nothing but the run before it.
+The data grows, so a run takes longer. The cost of the *history* is measured against a control: every --control runs, the same run is made
+in a home with the run before it alone.
 
     python -m tests.benchmarks.bench_soak [--runs 30] [--minutes M] [--collect 5] [--control 6] [--save FILE]
 """
@@ -56,7 +56,7 @@ MB = 1e6
 
 @dataclass
 class Peak:
-    """The most that a process and its descendants held at a time, and the processor time they took; looked at every half second."""
+    """Peak memory of a process and its descendants, and their processor time; sampled every half second."""
 
     bytes: int = 0
     processes: int = 0
@@ -105,7 +105,7 @@ class Measured:
 
 
 class Soak:
-    """A home of its own, below a folder that is also the temporary folder of everything it starts."""
+    """A separate home, below a folder that is also the temporary folder of all its processes."""
 
     def __init__(self, folder: Path):
         self.home, self.data, self.temporary = folder / "home", folder / "data", folder / "tmp"
@@ -118,7 +118,7 @@ class Soak:
         self.unregistered: list[float] = []
 
     def arrive(self, week: int) -> None:
-        """New data."""
+        """Append new data."""
         testbed = Testbed(TestbedConfig(prompts=NEW if week else PROMPTS, responses_per_prompt=3), round=week)
         testbed.write(self.data / f"{week:03d}.parquet")
 
@@ -159,7 +159,7 @@ class Soak:
         )
 
     def collect(self) -> float:
-        """Seconds that `dora gc` took. What it leaves, without what only registered models need, goes to ``unregistered``, in MB."""
+        """Run `dora gc`; returns its seconds. ``unregistered`` gets the size left, without data that only registered models need, in MB."""
         started, store = time.monotonic(), self.home / "store"
         collected = self.dora("gc", "--delete", "--older-than", "0s", "--keep-runs", "1")
         seconds = time.monotonic() - started
@@ -169,12 +169,12 @@ class Soak:
         return seconds
 
     def processes(self) -> list[psutil.Process]:
-        """Everything that belongs to this home."""
+        """List all processes of this home."""
         return processes_of(self.home)
 
 
 def without_history(folder: Path, weeks: int) -> Measured:
-    """The last of so many weeks' runs, in a home that has seen the one before it alone."""
+    """Make the last of so many weeks' runs in a home with only the run before it."""
     control = Soak(folder)
     for week in range(weeks):
         control.arrive(week)

@@ -1,8 +1,8 @@
-"""What it costs to begin: a command, one Ray job phase by phase, and a chain of small stages as jobs of their own or in one job.
+"""Start-up costs: a command, one Ray job phase by phase, and a chain of small stages as separate jobs or in one job.
 
-Commands run in fresh interpreters. A job's phases are marks that a stage writes about itself: the driver alone; with torch and
+Commands run in fresh interpreters. A job's phases are marks that its stage writes: the driver alone; with torch and
 transformers imported; with two actors; with a Ray Train run of two workers. The chain is a whole realignment of 40 prompts, so
-small that its computing hardly counts: each stage a job with two workers, each a job without workers, all in one shared job.
+small that its computation is negligible: each stage a job with two workers, each a job without workers, all in one shared job.
 
     python -m tests.benchmarks.bench_startup [--repetitions 3] [--only commands job chain] [--save FILE]
 """

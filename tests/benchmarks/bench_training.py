@@ -1,12 +1,12 @@
-"""The training step: against TRL's DPOTrainer, against our own unshared and padded paths, and against this machine's matmul.
+"""The training step: against TRL's DPOTrainer, against this project's unshared and padded paths, and against this machine's matmul.
 
-Every contestant trains the same randomly initialised Llama on the same records (prompt:response 2:1 unless said otherwise) and runs its
+Every contestant trains the same randomly initialised Llama on the same records (prompt:response 2:1 by default) and runs its
 whole step: data, forward, backward, clipping, AdamW. Reference log-probabilities are computed beforehand on all sides; ours has the exact
-``dora`` objective with automatic λ. Tokens per second count prompt and response of every response, whoever computes a prompt how often.
+``dora`` objective with automatic λ. Tokens per second count prompt and response of every response, however often a side computes a prompt.
 
     python -m tests.benchmarks.bench_training [--threads 2] [--only trl lists …] [--save FILE]
 
-TRL is not a dependency: without it (``pip install --no-deps trl==1.16.0``) its line says so. What is counted as the limit: with ρ = P/R
+TRL is not a dependency: without it (``pip install --no-deps trl==1.16.0``) its line is empty with the reason. The limit: with ρ = P/R
 and N responses, unshared ÷ shared tokens are N(ρ + 1)/(ρ + N).
 """
 
@@ -50,11 +50,11 @@ from tests.benchmarks.harness import Row, argument_parser, best_of, report
 
 VOCAB = 2048
 PROMPT, RESPONSE = 192, 96
-STEPS = 2  # measured, after one that is not
+STEPS = 2  # measured, after an unmeasured one
 
 
 def word_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """One token a word, so that TRL, which wants text, sees the lengths meant here."""
+    """One token a word, so that TRL, which takes text, trains on these lengths."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     vocabulary = {"<pad>": 0, "<bos>": 1, "<eos>": 2} | {f"w{i}": i for i in range(3, VOCAB)}
@@ -320,7 +320,7 @@ def objective_cost(model: transformers.PreTrainedModel, repetitions: int) -> Ite
 
 
 def vocabulary(repetitions: int, width: int = 256) -> Iterator[Row]:
-    """One log-prob step over a vocabulary of 128k: a small body, and either all logits, those of response positions, or ours."""
+    """One log-prob step over a vocabulary of 128k: a small body, and either all logits, those of response positions, or blocks."""
     vocab, prompt, response, n = 128_000, 128, 64, 4
     torch.manual_seed(0)
     hidden = torch.randn(n * (prompt + response), width, requires_grad=True)
@@ -359,9 +359,9 @@ def vocabulary(repetitions: int, width: int = 256) -> Iterator[Row]:
 
 
 def peak_memory(run: Callable[[], object]) -> int:
-    """Bytes by which the process grows at most while ``run`` runs (Linux, glibc)."""
+    """Largest growth of the process during ``run``, bytes (Linux, glibc)."""
     run()
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier runs freed and the allocator kept would hide this one's
+    ctypes.CDLL(None).malloc_trim(0)  # memory that the allocator kept from earlier runs would hide this one's
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     run()

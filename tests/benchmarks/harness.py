@@ -1,6 +1,6 @@
-"""What all benchmarks share: alternating repetitions, one table, one command line.
+"""Shared by all benchmarks: alternating repetitions, one table, one command line.
 
-Contestants take turns, so that a machine that slows down slows all of them; each counts by its fastest repetition.
+Contestants alternate, so that a slower machine slows all of them; the fastest repetition of each counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table. ``target`` is empty for a figure without one; ``limit`` is the physical bound and how far we are."""
+    """One line of a table. ``target`` is empty for a figure without one; ``limit`` is the physical bound and the distance from it."""
 
     what: str
     figure: str

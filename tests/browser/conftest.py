@@ -1,4 +1,4 @@
-"""Debian's Chromium, driven by Playwright, and the servers it looks at (the fixture ``machine`` of tests/conftest.py)."""
+"""Debian's Chromium, driven by Playwright, and its servers (the fixture ``machine`` of tests/conftest.py)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page, Request, Response
 
 CHROMIUM = shutil.which("chromium")
-# No sandbox: CI runs as root in a container. The rest keeps a browser quiet that shall talk to loopback alone.
+# No sandbox: CI runs as root in a container. The others stop its own requests: it must connect to loopback only.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 SCREENSHOTS = Path(os.environ.get("DORA_SCREENSHOTS", "build/screenshots"))
@@ -27,7 +27,7 @@ PRESS_AGAIN_SECONDS = 15
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    """One tab. Of a module, not of the session: Playwright keeps an event loop running in this thread, which others could not bear."""
+    """One tab per module, not per session: Playwright keeps an event loop running in this thread, which breaks other modules' tests."""
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed; on Debian: apt install chromium")
     from playwright.sync_api import sync_playwright
@@ -42,7 +42,7 @@ def page() -> Iterator[Page]:
 
 @pytest.fixture
 def shot(page: Page) -> Callable[[str], None]:
-    """``shot("name")`` keeps what is on the screen, for people to look at."""
+    """``shot("name")`` saves a screenshot, for people."""
 
     def take(name: str) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
@@ -72,14 +72,14 @@ class Form:
     def submit(self, leads_to: str) -> None:
         """Press Submit and wait for the page that follows.
 
-        As a person does, it is pressed again where nothing happens, and where the server is too busy (a busy SQLite is answered with 503:
+        As a person would, press it again if nothing happens, and if the server is too busy (a busy SQLite is answered with 503:
         the form says so and stays).
 
         Args:
             leads_to: regular expression that the address of the next page matches.
 
         Raises:
-            AssertionError: it was refused, or nothing came; with what server and page say.
+            AssertionError: it was refused, or no page followed; with the messages of server and page.
         """
         sent: list[Request] = []
         answers: list[Response] = []

@@ -1,4 +1,4 @@
-"""The pages people work with: start a run from Prefect's form, approve its model, see both in MLflow, read the report.
+"""The pages of Prefect and MLflow: start a run from Prefect's form, approve its model, see both in MLflow, read the report.
 
 Screenshots of every step go to build/screenshots (or DORA_SCREENSHOTS).
 """
@@ -65,7 +65,7 @@ def test_a_bad_value_is_refused_in_the_form(page: Page, machine: Machine, form: 
 
 @pytest.mark.fault(22)
 def test_a_run_from_the_form_is_approved_on_its_page(page: Page, asked: str, machine: Machine, form: Form, shot: Shot) -> None:
-    nothing_left(machine)  # while a person thinks: no process, no slot
+    nothing_left(machine)  # while a person decides: no process, no slot
     page.goto(asked)
     page.get_by_text("Suspended").first.wait_for()
     shot("3 suspended run")

@@ -1,4 +1,4 @@
-"""What the tests of infra/'s deployment files share: the files, the lock's versions, and which environment variables anybody reads."""
+"""Shared by the tests of infra/'s deployment files: the files, the lock's versions, and the known environment variables."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ INFRA = ROOT / "infra"
 NOT_YET_RUN = re.compile(r"[Nn]ot yet\s+(# )?run (under Docker|on a cluster)")
 
 OURS = {f"DORA_{name.upper()}" for name in Settings.model_fields} | {"DORA_CACHE", "DORA_LOG_LEVEL", "DORA_HEALTH_URL"}
-"""Variables that our code and image read."""
+"""Variables that this project's code and image read."""
 THEIRS = re.compile(
     r"AWS_(ENDPOINT_URL|DEFAULT_REGION|ACCESS_KEY_ID|SECRET_ACCESS_KEY)|PG(HOST|USER|PASSWORD|SSLMODE)|HF_(HOME|TOKEN)|DO_NOT_TRACK"
 )
-"""Variables of other libraries whose names are documented and not listed by a module of theirs."""
+"""Variables of other libraries that are documented but not listed in one of their modules."""
 
 
 def load(path: str) -> Any:
@@ -43,8 +43,8 @@ def locked() -> dict[str, str]:
 
 
 def unknown_variables(names: Iterable[str]) -> list[str]:
-    """Those that nothing reads: neither our settings nor Prefect, MLflow or Ray of the installed versions. A misspelt one switches
-    authentication off without a word."""
+    """Return the variables that nothing reads: neither this project's settings nor the installed Prefect, MLflow or Ray. A misspelt one
+    silently switches authentication off."""
     import mlflow.environment_variables
     from prefect.settings import Settings as PrefectSettings
     from prefect.settings.legacy import _get_settings_fields
@@ -63,7 +63,7 @@ def unknown_variables(names: Iterable[str]) -> list[str]:
 
 @cache
 def _ray_sources() -> str:
-    """Text of the modules in which Ray names the variables that we set."""
+    """Text of the modules in which Ray defines the variables that are set here."""
     root = Path(importlib.util.find_spec("ray").submodule_search_locations[0])  # type: ignore[union-attr, index]
     modules = [
         "exceptions.py",

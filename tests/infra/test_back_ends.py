@@ -95,7 +95,7 @@ def test_a_store_named_with_credentials_is_refused() -> None:
         assert "secret" not in str(refused.value) and "AWS_SECRET_ACCESS_KEY" in refused.value.hint
 
 
-# ------------------------------------------------------------------------------------------------- what is remembered
+# ------------------------------------------------------------------------------------------------- the recorded choice
 
 
 def test_up_remembers_the_choice_and_its_secrets_in_private_files(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ store.mark_done(folder, {"digest": "a" * 64, "rows": 1})
 
 
 def test_the_store_on_s3_with_nothing_but_the_standard_variables(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two machines, that is two processes with a cache each."""
+    """Two machines: two processes with a cache each."""
     uri = f"s3://{BUCKET}/machines"  # other tests use the same server
     environment = os.environ | s3.environment | {"DORA_CACHE": str(tmp_path / "one")}
     subprocess.run([sys.executable, "-c", STORE_ON_S3, uri], check=True, env=environment, timeout=60)

@@ -1,7 +1,7 @@
-"""compose.yaml, the Dockerfile and the monitoring files: what can be known of them without Docker.
+"""compose.yaml, the Dockerfile and the monitoring files, checked without Docker.
 
-Safe (nothing but loopback, no secret in a file, no capability too many), consistent with one another, and consistent with the code:
-ports, variables, modules, metrics. Whether containers come up is for a machine with Docker to show.
+Safe (loopback only, no secret in a file, no unneeded capability), consistent with one another, and consistent with the code: ports,
+variables, modules, metrics. Not tested: whether the containers come up, which needs Docker.
 """
 
 from __future__ import annotations

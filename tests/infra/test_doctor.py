@@ -1,4 +1,4 @@
-"""The doctor's findings on a real machine and on made-up troubles."""
+"""The checks of `dora doctor` on a real machine and on simulated faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Prometheus exporter: what a scrape of a real store says while a run is under way and afterwards."""
+"""The Prometheus exporter: scrapes of a real store during a run and afterwards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def scrape(store: Store) -> Scrape:
-    """One exporter for the whole test, read as often as it is called."""
+    """One exporter for the whole test; each call is a scrape."""
     registry = CollectorRegistry()
     registry.register(StoreCollector(store))
     return lambda: samples(generate_latest(registry).decode())
@@ -90,7 +90,7 @@ def test_the_end_of_a_run_is_seen_by_the_next_scrape_and_stays(store: Store, scr
     finish(store, "align", ALIGN, {"loss_last": 0.25})
     write_run(store, run_id, [stage("align", ALIGN, "ran", 3.0)], finished=160.0)
 
-    for _ in range(2):  # the second time from memory
+    for _ in range(2):  # the second scrape reads from memory
         seen = scrape()
         assert seen["dora_run_end_timestamp_seconds", "demo", "realign", run_id] == 160
         assert seen["dora_run_decision", "demo", "realign", "promoted"] == 1
@@ -127,7 +127,7 @@ def test_each_project_and_flow_shows_its_newest_run_only(store: Store, scrape: S
 
 def test_a_store_that_cannot_be_read_says_so_and_the_next_scrape_tries_again(store: Store, scrape: Scrape) -> None:
     manifest = store.local_root / "runs" / "demo-20260101-010101-aaaa" / "run.json"
-    manifest.mkdir(parents=True)  # reading it is an OSError, as a store that is away is
+    manifest.mkdir(parents=True)  # reading it raises an OSError, as for an unreachable store
     assert scrape() == {("dora_metrics_up",): 0.0}
     manifest.rmdir()
     assert scrape()["dora_metrics_up",] == 1

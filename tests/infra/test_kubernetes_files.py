@@ -1,7 +1,7 @@
 """Kubernetes manifests and Helm values: valid by schema, confined, consistent with one another and with the code.
 
 Kubernetes' own kinds and every pod template are validated against Kubernetes' schemas (strictly: an unknown field is an error).
-KubeRay's and Kueue's kinds have no schema on PyPI; their structure is checked here. Nothing of this has met a cluster.
+KubeRay's and Kueue's kinds have no schema on PyPI; their structure is checked here. None of this has run on a cluster.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def ray_templates(name: str, spec: dict[str, Any]) -> Iterator[tuple[str, dict[s
 
 
 def flow_run_template() -> dict[str, Any]:
-    """The work pool's pod template as Kubernetes gets it: without Prefect's placeholders and the two fields Prefect's worker insists on."""
+    """The work pool's pod template as sent to Kubernetes: without Prefect's placeholders and the two fields that its worker requires."""
     template = copy.deepcopy(WORK_POOL_TEMPLATE["job_configuration"]["job_manifest"]["spec"]["template"])
     spec, container = template["spec"], template["spec"]["containers"][0]
     del spec["completions"], spec["parallelism"], spec["serviceAccountName"], container["args"], container["resources"]
@@ -195,7 +195,7 @@ def test_a_ray_cluster_wants_its_token_and_computes_on_workers_only(spec: dict[s
 
 
 def test_the_standing_cluster_scales_its_groups_and_the_queued_one_is_of_fixed_size() -> None:
-    """Kueue admits no cluster that scales itself."""
+    """Kueue does not admit a cluster that scales itself."""
     assert CLUSTER["enableInTreeAutoscaling"] and "labels" not in one("RayCluster")["metadata"]
     assert [group["groupName"] for group in CLUSTER["workerGroupSpecs"]] == ["cpu", "gpu"]
     assert "enableInTreeAutoscaling" not in JOB["rayClusterSpec"]

@@ -1,4 +1,4 @@
-"""RayJobs against a real head: real stages as jobs, and every way they can end."""
+"""RayJobs against a real head: real stages as jobs, and every kind of end."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ main({"probe": (Spec, run)})
 
 
 class Probe:
-    """One stage of the test package in a store, with the callables that ``RayJobs.run`` wants."""
+    """One stage of the test package in a store, with the callables that ``RayJobs.run`` takes."""
 
     def __init__(self, jobs: RayJobs, root: Path, act: str):
         from probes.probe import Spec
@@ -175,7 +175,7 @@ def test_second_watcher_attaches_and_stop_all_ends_both(head: RayHead, jobs: Ray
     stage = probe.wait_until_running()
     watchers[1].start()
     deadline = time.monotonic() + 30
-    while probe.log.count("acting: wait for a friend") < 2:  # each watcher tails the one job from its beginning
+    while probe.log.count("acting: wait for a friend") < 2:  # each watcher follows the one job from its beginning
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert list(jobs._submissions(f"dora-probe-{probe.digest[:12]}-").values()) == ["RUNNING"]

@@ -1,4 +1,4 @@
-"""Nothing leads out of the store, and nothing that is loaded can run code of its own."""
+"""No name leads out of the store, and no loaded file can run code."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_no_name_leads_out_of_the_store(tmp_path: Path, outside: Path, name: str
     assert (outside / "secret.json").read_text() == '{"secret": 1}' and list(outside.iterdir()) == [outside / "secret.json"]
 
 
-def test_a_result_of_others_cannot_write_outside_the_cache(tmp_path: Path) -> None:
-    """A shared bucket: whoever may write there must not write on the machines that read from it."""
+def test_a_planted_result_cannot_write_outside_the_cache(tmp_path: Path) -> None:
+    """A shared bucket: its writers must not be able to write on the machines that read from it."""
     bucket = tmp_path / "bucket"
     (bucket / "prefix" / "ingest" / DIGEST).mkdir(parents=True)
     (bucket / "planted").write_text("x")
@@ -64,9 +64,9 @@ def test_a_result_of_others_cannot_write_outside_the_cache(tmp_path: Path) -> No
     assert not list(tmp_path.glob("cache/**/planted"))
 
 
-def test_the_cache_of_a_remote_store_is_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_a_remote_store_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DORA_CACHE", str(tmp_path))
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # named, never asked
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # set, but never requested
     cache = tmp_path / f"dora-cache-{os.getuid()}"
     cache.mkdir(mode=0o755)
     Store("s3://bucket/prefix")
@@ -75,7 +75,7 @@ def test_the_cache_of_a_remote_store_is_ours_alone(tmp_path: Path, monkeypatch: 
         child.rmdir()
     cache.rmdir()
     (tmp_path / "theirs").mkdir()
-    cache.symlink_to(tmp_path / "theirs")  # the temporary folder is everybody's: somebody was there first
+    cache.symlink_to(tmp_path / "theirs")  # the temporary folder is shared: another user was first
     with pytest.raises(StoreError, match="belongs to another user; set DORA_CACHE"):
         Store("s3://bucket/prefix")
     assert list((tmp_path / "theirs").iterdir()) == []
@@ -117,7 +117,7 @@ def test_mlflow_unpickles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def calls() -> list[tuple[str, str, ast.Call]]:
-    """(file:line, called name, call) of everything our packages call."""
+    """List (file:line, called name, call) of every call in the packages."""
     found = []
     for package in PACKAGES:
         for path in Path(package.__path__[0]).rglob("*.py"):
@@ -131,8 +131,8 @@ def keyword(call: ast.Call, name: str) -> str | None:
     return next((ast.unparse(k.value) for k in call.keywords if k.arg == name), None)
 
 
-def test_our_code_calls_no_loader_that_runs_code() -> None:
-    """What reads pickles, or builds objects that a file names; shells; and models without ``use_safetensors``."""
+def test_the_packages_call_no_loader_that_runs_code() -> None:
+    """Loaders of pickles or of objects named in a file; shells; and models without ``use_safetensors``."""
     forbidden = {"pickle.load", "pickle.loads", "cloudpickle.load", "cloudpickle.loads", "joblib.load", "yaml.load", "yaml.unsafe_load"}
     forbidden |= {"eval", "exec", "os.system", "marshal.loads", "shelve.open"}
     seen = calls()

@@ -1,7 +1,7 @@
-"""The smoke realignment on PostgreSQL and S3 with servers that ask for a password, against the one on SQLite and local files.
+"""The smoke realignment on PostgreSQL and S3 with servers that require a password, against the one on SQLite and local files.
 
 One `dora up` for all tests here: PostgreSQL and an S3 service are real ones on loopback, the servers listen on every interface. Every
-secret, and one prompt and one response, hold a canary that is searched for in everything these runs leave behind.
+secret, and one prompt and one response, hold a canary, and no file that these runs leave may contain it where it does not belong.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ FAILING = "{judge: {kind: llm, model: judge, against: given}, generate: {max_new
 
 @dataclass
 class Place:
-    """A home whose servers run on the back ends, and the texts that its commands printed."""
+    """A home whose servers run on the back ends, and the output of its commands."""
 
     dora: Dora
     s3: S3Server
@@ -65,7 +65,7 @@ class Place:
     said: list[str] = field(default_factory=list)
 
     def command(self, *arguments: str, code: int = 0) -> Any:
-        """``dora <arguments> --json``; its JSON document."""
+        """Run ``dora <arguments> --json`` and return its JSON document."""
         line = [*PROGRAM, *arguments, "--json"]
         done = subprocess.run(line, env=self.dora.environment, capture_output=True, text=True, timeout=240, check=False)
         self.said += [done.stdout, done.stderr]
@@ -86,7 +86,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small known mixture; one of its records holds the canary, and one row that is quarantined, too."""
+    """Write a small known mixture; one of its records holds the canary, and so does a quarantined row."""
     path = Testbed(TestbedConfig(prompts=40, responses_per_prompt=3)).write(tmp_path_factory.mktemp("mixture") / "data.parquet")
     table = pq.read_table(path)
     rows = table.to_pylist()
@@ -110,7 +110,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Plac
         place = Place(dora, s3, postgres, data)
         try:
             place.urls = place.command("up", "--artifacts", f"s3://{BUCKET}/mlflow", "--host", "0.0.0.0")["services"]
-            for name in ("DORA_POSTGRES", "DORA_AUTH"):  # from now on it is remembered
+            for name in ("DORA_POSTGRES", "DORA_AUTH"):  # from here on it is recorded
                 del dora.environment[name]
             yield place
         finally:
@@ -121,13 +121,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Plac
 
 @pytest.fixture(scope="module")
 def here(place: Place) -> dict[str, Any]:
-    """The manifest of the run on the back ends, with Ray."""
+    """Manifest of the run on the back ends, with Ray."""
     return place.realign(workers=1)
 
 
 @pytest.fixture
 def settings(place: Place, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The place as a process of its own sees it."""
+    """The settings as a separate process reads them."""
     for name, value in place.dora.environment.items():
         monkeypatch.setenv(name, value)
     settings = Settings()
@@ -136,7 +136,7 @@ def settings(place: Place, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def results(manifest: dict[str, Any], dora: Dora, store: Any) -> dict[str, Any]:
-    """Stage label → digest and the checksums of its files."""
+    """Return {stage label: digest and checksums of its files}."""
     found = {}
     for stage in manifest["stages"]:
         files = store.read_result(stage["stage"], stage["digest"])["files"]
@@ -186,7 +186,7 @@ def test_nobody_is_let_in_without_the_password(place: Place) -> None:
             assert requests.request(method, url, json=body, timeout=30, **wrong).status_code in (401, 403), url
         assert requests.request(method, url, json=body, timeout=30, **allowed).status_code == 200, url
     page = requests.get(place.urls["mlflow"], timeout=30)
-    assert page.status_code == 401 and "Basic" in page.headers["WWW-Authenticate"]  # the browser asks
+    assert page.status_code == 401 and "Basic" in page.headers["WWW-Authenticate"]  # the browser requires it
 
 
 def test_browsers_reach_it_by_the_machines_address_and_other_sites_do_not(place: Place) -> None:

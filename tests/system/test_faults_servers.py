@@ -1,7 +1,7 @@
 """Kill parts of a real installation in the middle of a run: servers by ``dora up``, runs as the form in Prefect's UI starts them.
 
-One installation for all tests, which break it and mend it. The fault comes while ``sft`` trains (its journal grows), so that what follows
-is work in progress, work to come and work that is done.
+One installation for all tests, which break it and mend it. The fault is made while ``sft`` trains (its journal grows), so there is
+finished, unfinished and future work.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ pytestmark = [pytest.mark.system, pytest.mark.chaos]
 CHECKPOINT_EVERY = 10
 Away = Callable[[Machine, str], AbstractContextManager[None]]
 EPOCHS = 200
-"""Of ``sft``: seconds more than its journal and those who kill it take to notice that it has begun."""
+"""Epochs of ``sft``: seconds more than its journal and the test need to notice its start."""
 
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """An installation to be broken. Two runs at a time: the slot of one that was killed is a lease of a minute."""
+    """An installation to be broken. Two runs at a time: the slot of a killed one is a lease of a minute."""
     machine = Machine(tmp_path_factory.mktemp("broken") / "home")
     try:
         mend(machine)
@@ -65,13 +65,13 @@ def stage(machine: Machine, run: str, label: str) -> dict[str, Any]:
 
 
 def events(machine: Machine, run: str, label: str) -> list[dict[str, Any]]:
-    """What a stage has measured, in all its attempts."""
+    """Read the metrics that a stage has journaled, in all its attempts."""
     found = JournalReader(machine.store, label, stage(machine, run, label)["digest"]).new_events()
     return [event for event in found if event["kind"] == "metrics"]
 
 
 def start_training(machine: Machine, project: str) -> str:
-    """Id of a run whose ``sft`` is in the middle of its steps and has a checkpoint."""
+    """Start a run and wait until its ``sft`` is in the middle of its steps and has a checkpoint; returns its id."""
     run = start(machine, project)
     until(lambda: any(m["flow_run_id"] == run for m in _manifests(machine)) and stage(machine, run, "sft")["state"] == "running")
     until(lambda: any(event["step"] > CHECKPOINT_EVERY for event in events(machine, run, "sft")))
@@ -83,12 +83,12 @@ def _manifests(machine: Machine) -> list[dict[str, Any]]:
 
 
 def mend(machine: Machine) -> None:
-    """`dora up`; a server whose port somebody else has taken meanwhile gets another."""
+    """Run `dora up`; a server whose port another process has taken meanwhile gets another."""
     machine.urls = machine.dora("up")["services"]
 
 
 def service(machine: Machine, name: str) -> list[psutil.Process]:
-    """All its processes."""
+    """List all processes of a service."""
     record = ServicesRecord.model_validate_json((machine.home / "services.json").read_text())
     leader = psutil.Process(record.services[name].process.pid)
     return [leader, *leader.children(recursive=True)]
@@ -101,7 +101,7 @@ def kill_service(machine: Machine, name: str) -> None:
 
 @contextmanager
 def hung(machine: Machine, name: str) -> Iterator[None]:
-    """It takes connections, which its kernel does, and does not answer."""
+    """Suspend a service: its kernel accepts connections, and it does not answer."""
     processes = service(machine, name)
     for process in processes:
         process.suspend()
@@ -114,7 +114,7 @@ def hung(machine: Machine, name: str) -> Iterator[None]:
 
 @contextmanager
 def killed(machine: Machine, name: str) -> Iterator[None]:
-    """Gone, until somebody starts it again."""
+    """Kill a service; `dora up` starts it again at the end."""
     kill_service(machine, name)
     yield
     mend(machine)
@@ -127,13 +127,13 @@ def kill_worker_and_flow(machine: Machine, run: str) -> None:
 
 
 def flow_process(machine: Machine, run: str) -> psutil.Process:
-    """That of a flow run; the scheduled `reap` may run beside it."""
+    """Find the process of a flow run; the scheduled `reap` may run at the same time."""
     [process] = [p for p in machine.find("prefect.engine") if p.environ().get("PREFECT__FLOW_RUN_ID") == run]
     return process
 
 
 def mlflow_history(machine: Machine, run: str, label: str, metric: str) -> list[tuple[int, float]]:
-    """(step, value) of a metric as MLflow has it; of a stage that was tracked while MLflow was away, the manifest does not know the id."""
+    """Read (step, value) of a metric from MLflow, by run name: the manifest has no id of a stage that was tracked while MLflow was away."""
     tracked = machine.mlflow_runs(machine.manifest(run)["project"])
     [found] = [t["info"]["run_id"] for t in tracked if t["info"]["run_name"] == label]
     query = {"run_id": found, "metric_key": metric, "max_results": 20000}
@@ -142,7 +142,7 @@ def mlflow_history(machine: Machine, run: str, label: str, metric: str) -> list[
 
 
 def measured(machine: Machine, run: str, label: str, metric: str) -> list[tuple[int, float]]:
-    """(step, value) of a metric as the stage measured it."""
+    """Read (step, value) of a metric from the stage's journal."""
     return sorted((event["step"], event["values"][metric]) for event in events(machine, run, label) if metric in event["values"])
 
 
@@ -207,7 +207,7 @@ def test_what_a_killed_machine_left_is_reaped_although_it_holds_the_last_place(
 
 @pytest.mark.fault(8)
 def test_the_server_itself_notices_that_a_run_has_fallen_silent(machine: Machine, recovery: Recovery) -> None:
-    """With Prefect's shortest time between two heartbeats; nobody but the server is left."""
+    """With Prefect's shortest time between two heartbeats; only the server is left."""
     machine.environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = "30"
     kill_service(machine, "worker")
     mend(machine)
@@ -228,7 +228,7 @@ def test_the_server_itself_notices_that_a_run_has_fallen_silent(machine: Machine
 def test_the_server_itself_ends_upkeep_that_a_worker_took_and_never_began(machine: Machine, recovery: Recovery) -> None:
     kill_service(machine, "worker")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(automations, "PENDING_LIMIT", timedelta(seconds=10))  # the least that Prefect allows
+        patch.setattr(automations, "PENDING_LIMIT", timedelta(seconds=10))  # Prefect's minimum
         automations.install(f"{machine.urls['prefect']}/api", None)
     run = machine.start({}, "reap/reap")
     assert machine.prefect("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "PENDING"}})["status"] == "ACCEPT"
@@ -312,7 +312,7 @@ def test_of_two_equal_runs_one_computes_and_the_other_waits_for_it(machine: Mach
 
 
 def _waits(machine: Machine, run: str, owner: str) -> list[str]:
-    """What the log of a run says about waiting for another one."""
+    """Find the messages in a run's log about waiting for another one."""
     logs = machine.prefect("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}})
     said = [log["message"] for log in logs if log["message"].startswith(f"waits for {owner} (process ")]
     assert all("), which computes the same " in sentence for sentence in said)

@@ -1,4 +1,4 @@
-"""The real preference mixture beside the checkout: ingest takes all of it, and GSM8K's sources can be told from people's."""
+"""The real preference mixture beside the checkout: ingest accepts all of it, and the classifier separates GSM8K's sources from people's."""
 
 from __future__ import annotations
 

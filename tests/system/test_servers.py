@@ -1,4 +1,4 @@
-"""`dora up`, a run triggered as the Prefect UI does it, its cancellation, and `dora down`: nothing may be left."""
+"""`dora up`, a run triggered as the Prefect UI does it, its cancellation, and `dora down`, which leaves nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_two_runs_take_turns_and_show_stages_reasons_and_links(machine: Machine)
 
 
 def test_a_schedule_fires_by_itself_and_finds_nothing_to_do(machine: Machine) -> None:
-    """`realign-nightly`, switched on and hurried, with the file it names: the small run's, whose stages are all there."""
+    """`realign-nightly`, switched on with a short interval, with its configuration file: the small run's, whose stages are all finished."""
     given = small_run(machine, "served", epochs=1)
     config = yaml.safe_load((machine.home / "configs" / given["config_file"]).read_text())
     config |= {"project": "served", "data": {"train": [given["data"]]}}

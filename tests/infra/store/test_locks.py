@@ -1,4 +1,4 @@
-"""One run computes a stage; what the others do meanwhile, and after its death."""
+"""One run computes a stage; the others wait, and go on after its death."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_lock_of_one_that_was_killed_goes_and_that_of_a_live_one_stays(tmp_p
 
 
 def test_of_many_only_one_is_inside(tmp_path: Path) -> None:
-    """The file is deleted by its owner and made anew by the next: nobody may hold the old one and believe it is the lock."""
+    """The owner deletes the file and the next one creates it again: a lock on the old file must not count."""
     store, inside, most = Store(str(tmp_path)), 0, 0
 
     def work() -> None:

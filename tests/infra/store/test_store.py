@@ -1,4 +1,4 @@
-"""The store: atomic, checksummed, resumable; the journal that speaks while a stage runs."""
+"""The store: atomic, checksummed, resumable."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def download(monkeypatch: pytest.MonkeyPatch, uri: str, model_uri: str) -> Path:
-    """As a server that loads the model does: by alias, with the address in the environment."""
+    """Load it as a model server does: by alias, with the address in the environment."""
     from mlflow.artifacts import download_artifacts
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -41,7 +41,7 @@ def the_life_of_a_model(uri: str, name: str) -> None:
     assert aliases(uri, name) == {"champion": "1"}
     promote(uri, name, two)
     promote(uri, name, two)  # again: no change, previous stays 1
-    challenge(uri, name, two)  # the champion is nobody's challenger
+    challenge(uri, name, two)  # the champion is not a challenger any more
     assert aliases(uri, name) == {"champion": "2", "previous": "1"}
     assert rollback(uri, name, why="worse answers") == "1"
     assert aliases(uri, name) == {"champion": "1"}
@@ -109,7 +109,7 @@ def test_a_dead_server_is_a_service_error() -> None:
 
 
 class Gate(ThreadingHTTPServer):
-    """Stands before an MLflow server. ``answers`` are given instead of the server's own, one per request, and None lets it through."""
+    """A proxy of an MLflow server. ``answers`` replace the server's own, one per request; None forwards the request."""
 
     def __init__(self, server: str, path: str, answers: list[int | None], passes_on: bool = False):
         class Handler(BaseHTTPRequestHandler):
@@ -148,7 +148,7 @@ def test_a_server_that_refuses_us_asks_for_credentials(status: int) -> None:
 @pytest.mark.component
 @pytest.mark.parametrize("retries", ["0", "1"])
 def test_a_version_whose_answer_was_lost_is_not_registered_twice(mlflow_server: str, retries: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server has made it, and says 500; MLflow's client may ask again by itself, which would make another."""
+    """The server has created it, and answers 500; MLflow's client may repeat the request, which would create another."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", retries)
     name = f"lost{retries}"
     with Gate(mlflow_server, "model-versions/create", [500], passes_on=True) as gate:

@@ -114,7 +114,7 @@ def test_a_refused_update_is_reported_and_the_rest_arrives(mlflow_sqlite: str, t
 def test_what_waited_goes_in_few_calls_and_a_refusal_costs_the_refused_alone(
     mlflow_sqlite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twenty hours of training are tens of thousands of small batches: one call each would take longer than a run may end."""
+    """Twenty hours of training are tens of thousands of small batches: one call each would take longer than the end of a run may."""
     away = Tracker.open("http://127.0.0.1:9", "demo", tmp_path / "outbox", history="ours")
     run = away.start_run("realign", tags={"first": "yes"}, params={"seed": 1})
     for step in range(1500):
@@ -167,7 +167,7 @@ def test_curves_that_wait_are_read_from_the_journal_and_not_copied(mlflow_sqlite
 
 @pytest.mark.fault(10)
 def test_a_repeated_delivery_changes_nothing(mlflow_sqlite: str, tmp_path: Path) -> None:
-    """A process may die between MLflow's answer and our acknowledgement."""
+    """A process may die between MLflow's answer and its acknowledgement."""
     started = time.time() - 0.001
     tracker = Tracker.open(mlflow_sqlite, "demo", tmp_path / "outbox", artifact_root=tmp_path / "mlartifacts")
     record_a_realignment(tracker, tmp_path)
@@ -208,7 +208,7 @@ def test_the_run_of_a_killed_process_is_closed_by_the_next_tracker(mlflow_sqlite
 @pytest.mark.fault(7, 10)
 @pytest.mark.component
 def test_the_run_of_a_killed_process_is_closed_although_mlflow_was_away_for_the_next_tracker(mlflow_sqlite: str, tmp_path: Path) -> None:
-    """The tracker that says so finds all of the killed one's updates sent; the id that its own need is known to that outbox alone."""
+    """The tracker that ends the run finds all updates of the killed one sent, and needs the id that only the latter's outbox has."""
     process = multiprocessing.get_context("spawn").Process(target=_start_and_die, args=(mlflow_sqlite, tmp_path / "outbox"))
     process.start()
     process.join()
@@ -312,7 +312,7 @@ def test_a_server_that_never_answers_keeps_nothing_from_returning(tmp_path: Path
 
 @pytest.mark.fault(10)
 def test_another_server_that_took_the_port_costs_nothing(mlflow_sqlite: str, empty_mlflow_database: Path, tmp_path: Path) -> None:
-    """It knows none of our runs; their updates are kept for ours."""
+    """It knows none of the runs; their updates are kept for the right server."""
     tracker = Tracker.open(mlflow_sqlite, "demo", tmp_path / "outbox", history="ours")
     run = tracker.start_run("realign")
     mlflow_id = tracker.mlflow_id(run, wait_seconds=60)
@@ -323,7 +323,7 @@ def test_another_server_that_took_the_port_costs_nothing(mlflow_sqlite: str, emp
     [warning] = tracker.close()
     assert "2 MLflow updates" in warning and "not found" in warning
 
-    moved = f"{mlflow_sqlite}?timeout=30"  # ours again, at another address
+    moved = f"{mlflow_sqlite}?timeout=30"  # the right server again, at another address
     assert Tracker.open(moved, "demo", tmp_path / "outbox", history="ours").close() == []
     stored = mlflow_client(mlflow_sqlite).get_run(mlflow_id)
     assert stored.info.status == "FINISHED" and stored.data.metrics == {"loss": 0.5}
@@ -340,7 +340,7 @@ def test_a_server_that_wants_a_password_keeps_what_waits_and_names_the_remedy(st
 
 @pytest.mark.fault(10)
 def test_a_port_that_speaks_no_mlflow_costs_nothing(tmp_path: Path) -> None:
-    """One that wants https answers 400 to everything: that is the address's fault, not that of what is sent."""
+    """A port that wants https answers 400 to everything: the address is wrong, not the updates."""
     with refusing(400) as uri:
         tracker = Tracker.open(uri, "demo", tmp_path / "outbox")
         tracker.finish(tracker.start_run("realign"), "FINISHED")
