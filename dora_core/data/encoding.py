@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dora_core.config.method import TextConfig
 from dora_core.data.records import Message
 from dora_core.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from dora_core.config.method import TextConfig
 
 
 @dataclass(frozen=True)

@@ -240,9 +240,7 @@ def test_quantities_of_a_batch_by_hand() -> None:
     assert batch.log_ratios_BN.tolist() == [[-1.0, -4.0, 0.0], [2.0, 0.0, 0.0]], "padding has a log-ratio of 0"
     assert batch.token_counts_BN.tolist() == [[2.0, 3.0, 1.0], [3.0, 8.0, 1.0]], "padding has one token: safe to divide by"
     assert batch.average_logps_BN.tolist() == [[-1.0, -2.0, -1.0], [-1.0, -0.5, 0.0]]
-    assert batch.beats_BNN.nonzero().tolist() == [[0, 1, 0], [0, 1, 2]], (
-        "response 1 against 0 and 2; a tie and a missing reward are no wins"
-    )
+    assert batch.beats_BNN.nonzero().tolist() == [[0, 1, 0], [0, 1, 2]], "response 1 against 0 and 2; ties and missing rewards do not count"
     assert batch.has_preference_B.tolist() == [True, False]
     assert [index.tolist() for index in batch.best_worst] == [[1, 1], [0, 1]]
     assert batch.of_best(batch.log_ratios_BN).tolist() == [-4.0, 0.0]

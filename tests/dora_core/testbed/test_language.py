@@ -18,7 +18,7 @@ def sentences() -> list[str]:
 def test_sentences_are_distinct_and_end_as_the_parser_expects() -> None:
     texts = sentences() + [text for text, _, _ in (*language.OPENERS, *language.CLOSERS) if text]
     assert len(set(texts)) == len(texts)
-    assert all(re.fullmatch(r"[^.!?]+[.!?]", text) for text in texts)
+    assert all(re.fullmatch(r"[^.!]+[.!]", text) for text in texts)
 
 
 def test_prompts_are_distinct() -> None:
