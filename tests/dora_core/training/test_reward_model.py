@@ -205,21 +205,6 @@ def test_training_learns_the_order(policy: PreTrainedModel, tokenizer: PreTraine
     assert report.curve["accuracy"][-1] == pytest.approx(1.0) and report.curve["loss"][-1] < 0.3
 
 
-def test_what_is_no_reward_model_is_refused(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    save_model(policy, tokenizer, tmp_path / "language")
-    with pytest.raises(ModelError, match=r"is not a reward model: its weights lack score\.weight") as error:
-        load_reward_model(tmp_path / "language")
-    assert "the reward stage trains one" in error.value.hint
-    save_model(transformers.LlamaForSequenceClassification(policy.config), tokenizer, tmp_path / "classes")
-    with pytest.raises(ModelError, match="has 2 outputs, and a reward model has one") as error:
-        load_reward_model(tmp_path / "classes")
-    assert "num_labels = 1" in error.value.hint
-    with pytest.raises(ModelError, match="is a classifier with 2 outputs"):
-        grow_reward_model(tmp_path / "classes")
-    with pytest.raises(ModelError, match="cannot load model"):
-        load_reward_model(tmp_path / "nothing")
-
-
 def test_a_row_longer_than_the_positions_is_refused(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     save_model(policy, tokenizer, tmp_path)
     model, _ = grow_reward_model(tmp_path)
