@@ -1,4 +1,4 @@
-"""The diagnostics of source classifiers against arithmetic and known cases: AUC, reliability, leaks, and who can be told apart."""
+"""The diagnostics of source classifiers against arithmetic and known cases: AUC, reliability, leaks, and indistinguishable sources."""
 
 from __future__ import annotations
 

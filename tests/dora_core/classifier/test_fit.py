@@ -1,4 +1,4 @@
-"""Fitting a fold: what the two parts learn, what the fit must not see, and the classes' shares."""
+"""Fitting a fold: the two parts, held-out prompts, class shares, and determinism."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_padding_and_batch_mates_do_not_change_a_score(fitted):
 
 @pytest.mark.parametrize("kind", [*sorted(LAYERS_AS_BERT), "distilbert"])
 def test_leaving_the_prompt_out_of_the_last_layer_changes_no_score(fitted, kind):
-    """Against the mean over the response of what the encoder alone gives, for each family and one without the shortcut."""
+    """Equals the mean of the plain encoder's states over the response, for each family and one without the shortcut."""
     sizes = {"vocab_size": 500, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     torch.manual_seed(0)
     encoder = AutoModel.from_config(AutoConfig.for_model(kind, **sizes, max_position_embeddings=64, pad_token_id=0)).eval()

@@ -1,4 +1,4 @@
-"""The scoring pass against a plain one, row by row; work done ahead; batches; what is loaded."""
+"""The scoring pass against a plain one, row by row; work done ahead; batches; loading."""
 
 from __future__ import annotations
 

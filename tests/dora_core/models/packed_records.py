@@ -42,7 +42,7 @@ RECORDS = [
 
 
 def in_float64(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
-    """All of it: transformers' RMSNorm computes in float32 whatever its input, which alone moves gradients by 1e-7."""
+    """All layers in float64: RMSNorm of transformers computes in float32 for any input, which alone moves gradients by 1e-7."""
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
             if type(norm).__name__.endswith("RMSNorm"):

@@ -1,4 +1,4 @@
-"""Batches by length, and batches that shrink to what memory holds: every row once, nothing fails twice, one row is the end."""
+"""Batches by length, and batches that shrink until they fit into memory: every row once, and an error where one row does not fit."""
 
 from __future__ import annotations
 

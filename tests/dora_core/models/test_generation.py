@@ -33,7 +33,7 @@ def gpt2() -> transformers.PreTrainedModel:
 
 
 def mistral() -> transformers.PreTrainedModel:
-    """A sliding window shorter than the texts: layers whose cache is not ours."""
+    """A sliding window shorter than the texts: layers that keep the cache of transformers."""
     return transformers.MistralForCausalLM(transformers.MistralConfig(**SIZES, **SHARP, num_key_value_heads=4, sliding_window=6))
 
 

@@ -17,8 +17,8 @@ def test_nothing_is_padded_and_a_prompt_is_there_once() -> None:
     assert [packed_tokens(r) for r in RECORDS] == [11, 15, 11, 3]
 
 
-def test_what_predicts_a_token_is_the_token_before_it_in_its_own_response() -> None:
-    """The first token of every response is predicted by the prompt's last, whatever stands between them."""
+def test_a_token_is_predicted_by_the_one_before_it_in_its_own_response() -> None:
+    """The first token of every response is predicted by the prompt's last, regardless of the tokens between them."""
     rows = pack(RECORDS[:2])
     assert rows.segments == (Segment(5, (2, 2)), Segment(3, (3, 0, 6))) and rows.rows == 5
     assert rows.row_T.tolist() == [0] * 3 + [1] * 3 + [2] * 4 + [3] + [4] * 7

@@ -1,4 +1,4 @@
-"""A short training that can be killed and gone on with."""
+"""A short training that can be killed and resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sft_task(policy, tokenizer, examples=EXAMPLES) -> SftTask:
 
 
 class Killed(BaseException):
-    """Where a process would be killed: nothing in the loop may catch it."""
+    """Stands for the death of a process: nothing in the loop may catch it."""
 
 
 class DiesAtStepTen(FolderHooks):

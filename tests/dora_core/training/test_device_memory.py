@@ -132,7 +132,7 @@ def test_what_no_smaller_batch_mends_ends_training_and_the_next_run_goes_on(
     at: int, phase: str, place: tuple[object, str], fail: Callable, resumed: int | None, run: Run, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """The call number ``at`` of a function fails; it is not called again, and no half-changed weight is gone on with."""
+    """The call number ``at`` of a function fails; it is not called again, and training never continues with half-changed weights."""
     whole = run(FolderHooks(tmp_path / "whole"))
     real, calls = getattr(*place), []
 

@@ -28,7 +28,7 @@ def _layer() -> nn.Module:
 
 
 def _primitives(worker: Worker) -> dict[str, Any]:
-    """What two ranks see of sums, lists and the gradient of two micro-batches, of which only the last is reduced."""
+    """Sums, gathered lists, and the gradient of two micro-batches of which only the last is reduced, as seen by one rank."""
     found: dict[str, Any] = {
         "ranks": (worker.rank, worker.world_size),
         "sum": worker.sum(torch.tensor([1.0 + worker.rank, 10.0], dtype=torch.float32)),
@@ -99,7 +99,7 @@ def _rank_main(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of two processes, and of one process whose checkpoints they went on from."""
+    """Results of one process, and of two that also resume from its checkpoints."""
     folder = tmp_path_factory.mktemp("ranks")
     torch.save(_train(Worker(), "ddp", folder / "alone"), folder / "alone.pt")
     mp.spawn(_rank_main, (str(folder),), nprocs=2)
@@ -108,7 +108,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trainings(folder: Path) -> dict[str, tuple[int | None, dict[str, torch.Tensor]]]:
-    """One process and two, replicated and sharded; and each gone on with from the checkpoint of the other number of processes."""
+    """One process and two, replicated and sharded; and each resumed from the checkpoint of the other number of processes."""
     trainings = {"alone": torch.load(folder / "alone.pt", weights_only=True)}
     for strategy in ("ddp", "fsdp"):
         trainings[strategy], trainings[f"alone, then {strategy}"] = torch.load(folder / f"{strategy}.pt", weights_only=True)

@@ -119,7 +119,7 @@ def tokens_fit(module: torch.nn.Module, most: int) -> None:
 
 @pytest.mark.fault(3)
 def test_out_of_memory_says_which_budget_to_go_on_with_and_the_result_is_the_same(tokenizer, tmp_path: Path) -> None:
-    """Each time half of what the largest micro-batch had, from the last checkpoint; in float64 the weights agree to 1e-9."""
+    """Each time half of the largest micro-batch, from the last checkpoint; in float64 the weights agree to 1e-9."""
     start = gpt2(tokenizer).state_dict()
     config = OptimizationConfig(epochs=4, batch_size=5, learning_rate=1e-3)
 
@@ -166,7 +166,7 @@ def test_halving_ends_where_it_cannot_help(policy, tokenizer, tmp_path: Path) ->
 
 
 def gpt2(tokenizer) -> transformers.PreTrainedModel:
-    """float64 throughout: the Llama of transformers normalises in float32 whatever the dtype."""
+    """float64 throughout: the Llama of transformers normalises in float32 for any dtype."""
     config = transformers.GPT2Config(
         vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=1, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
     )

@@ -1,4 +1,4 @@
-"""The Bradley-Terry gradient against plain arithmetic, whatever the layout; and which position of a row is read."""
+"""The Bradley-Terry gradient against plain arithmetic, in every layout; and the position of a row that is read."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def ragged_records(tokenizer: PreTrainedTokenizerBase) -> list[RewardRecord]:
 
 
 def exact_task(worker: Worker) -> RewardTask:
-    """The same weights and records in every process, in float64 (the Llama of transformers normalises in float32 whatever the dtype)."""
+    """The same weights and records in every process, in float64 (the Llama of transformers normalises in float32 for any dtype)."""
     tokenizer = train_tokenizer(WORDS, 300)
     torch.manual_seed(0)
     no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}

@@ -1,4 +1,4 @@
-"""The supervised task: its loss by hand, any micro-batch, and what training does to the likelihood."""
+"""The supervised task: its loss by hand, any micro-batch, and the likelihood after training."""
 
 from __future__ import annotations
 
