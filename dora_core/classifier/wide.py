@@ -1,6 +1,6 @@
 """The log-linear part of a source classifier: hashed token n-grams and surface statistics, fitted to the optimum.
 
-The log-ratio of two texts' densities adds up over what they contain whenever one source is an exponential tilt of the other, so
+The log-ratio of two texts' densities adds up over their n-grams whenever one source is an exponential tilt of the other, so
 logits here are *sums* over n-grams (no normalisation by length) plus a linear function of the surface statistics
 (``text_statistics.py``). A penalised logistic regression on a few thousand rows is convex and costs a second;
 stochastic steps on it stop far from the optimum.

@@ -7,7 +7,7 @@ four numbers are those of now. It is kept only if they did not move while the fi
 The memory only saves time. Where it is missing, damaged or cannot be written, files are hashed as if there were none. Two processes that
 write at once keep the entries of the later one; the others are hashed again.
 
-Left out: objects of remote stores, whose times say too little; they are hashed every time.
+Left out: objects of remote stores, whose times are too coarse; they are hashed every time.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class FingerprintMemory:
         return digest
 
     def save(self) -> None:
-        """Write what was added since the last call, beside what other processes wrote meanwhile; atomic."""
+        """Write the entries added since the last call, beside the entries that other processes wrote meanwhile; atomic."""
         if self._path is None or not self._new:
             return
         entries = {k: v for k, v in _read(self._path).items() if k not in self._new} | self._new

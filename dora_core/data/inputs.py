@@ -29,7 +29,7 @@ from dora_core.errors import DataError, did_you_mean
 BATCH_ROWS = 1024
 
 Content = Literal["train", "golden", "prompts", "responses"]
-"""What an input holds: preference data, trusted responses, prompts alone, or the responses of a policy."""
+"""Content of an input: preference data, trusted responses, prompts alone, or the responses of a policy."""
 
 _FIELDS: dict[Form, tuple[str, ...]] = {
     "pairwise": ("id", "prompt", "chosen", "rejected", "chosen_source", "rejected_source", "task"),

@@ -1,4 +1,4 @@
-"""Where an input is: the files of a path, of a folder, of a URI, or the dataset name that was meant.
+"""Locating an input: the files of a path, of a folder, of a URI, or a dataset name.
 
 Paths are local, relative to the working directory, or URIs of ``pyarrow.fs`` (``s3://…``). `format: auto` goes by the file's ending, by
 the files that mark a folder as one dataset, and, where there is neither file nor folder, by the look of a dataset name.

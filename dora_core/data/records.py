@@ -39,7 +39,7 @@ RECORDS_SCHEMA = pa.schema(
         ("rewards", pa.list_(pa.float64())),  # null = not measured; never a preference
         ("sources", pa.list_(pa.string())),  # null = unknown; such a response is scored but never fitted on
         ("reward_kind", pa.string()),  # reward | rank | preference | none
-        ("task", pa.string()),  # what kind of prompt, for results per task; null = not given
+        ("task", pa.string()),  # kind of prompt, for results per task; null = not given
         ("split", pa.string()),  # train | eval
         ("prompt_hash", pa.uint64()),
         ("schema_version", pa.int32()),

@@ -1,4 +1,4 @@
-"""Batches of rows of similar length, so that padding to the longest row wastes little, and that shrink to what memory holds.
+"""Batches of rows of similar length, so that padding to the longest row wastes little; they shrink until they fit into memory.
 
 Measured on mixed lengths, length-sorted batches are about three times as fast as batches in the order of the data.
 """

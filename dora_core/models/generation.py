@@ -2,7 +2,7 @@
 
 Every response has its own counter-based stream of uniform numbers (Philox: Salmon et al. 2011), one number per token, turned into a
 token by inverting the cumulative distribution in float64. The texts therefore do not depend on the responses that share a batch, on
-earlier draws, or on the number of workers. What remains is rounding: a batch of another shape may change a logit in
+earlier draws, or on the number of workers. Rounding remains: a batch of another shape may change a logit in
 its last digits, and with it the rare token (about one in a million in float32) whose number lies on the edge between two.
 
 Fast because a prompt is read once for all its samples, beside prompts of its own length; the cache appends in place

@@ -4,7 +4,7 @@ A checkpoint is a folder: weights and optimiser state as ``torch.distributed.che
 ``progress.json``: the run's progress and identity, and the sha256 of every other file. A folder without it belongs to a run that was
 killed while it wrote. Weights are never loaded from a checkpoint that is damaged or of another run (:func:`flaw`).
 
-Cost: every rank reads back what it wrote, once, from the page cache, and at resume its share of the files.
+Cost: every rank reads its files back once, from the page cache, and at resume its share of the files.
 """
 
 from __future__ import annotations

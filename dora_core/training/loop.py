@@ -1,11 +1,11 @@
 """The training loop: data order, learning rate, gradient scale and clipping, checkpoints, resume.
 
 The gradient of a step comes from a :class:`Task` (``alignment.py``, ``sft.py``, ``reward_model.py``); this file never looks at a loss. A
-run that is killed and started again ends with the same weights as one that was not: the data order is a function of (seed,
-epoch), the learning rate of the step, and the optimiser's state is restored exactly. A checkpoint that is damaged or of another run is
-ignored and named in the report: an older one, or the start, gives the same weights later.
+run that is killed and started again ends with the same weights as one that was not: the data order is a function of (seed, epoch), the
+learning rate of the step, and the optimiser's state is restored exactly. A checkpoint that is damaged or of another run is ignored and
+named in the report: an older one, or the start, gives the same weights later.
 
-Left out: evaluation during training (the evaluate stage does it once, on what was saved) and early stopping.
+Left out: evaluation during training (the evaluate stage evaluates the saved model once) and early stopping.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class OutOfMemory(TrainingError):
     """Out of accelerator memory with a micro-batch of several records; the same run fits with smaller ones.
 
     Attributes:
-        budget: ``micro_batch_tokens`` to go on with, half of what the largest micro-batch had.
+        budget: ``micro_batch_tokens`` for the retry, half of the largest micro-batch's tokens.
     """
 
     budget: int

@@ -1,4 +1,4 @@
-"""Alignment data from plain lists, for the tests of what reads it."""
+"""Alignment data from plain lists, for the tests of its readers."""
 
 from __future__ import annotations
 

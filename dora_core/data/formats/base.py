@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 AUTO = "auto"
-"""Value of `format` that chooses a format by what is at the path; no format may have this name."""
+"""Value of `format` that chooses the format by the files at the path; no format may have this name."""
 
 
 class Reader(Protocol):

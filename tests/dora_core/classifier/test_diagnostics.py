@@ -1,4 +1,4 @@
-"""The diagnostics of source classifiers against arithmetic and known cases: AUC, reliability, leaks, and who can be told apart."""
+"""The diagnostics of source classifiers against arithmetic and known cases: AUC, reliability, leaks, and indistinguishable sources."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dora_core.classifier.diagnostics import (
 from dora_core.classifier.model import GOLDEN, Examples, build_tokenizer
 from dora_core.classifier.scaling import Scaling
 from dora_core.data.records import fold_of
-from tests.dora_core.classifier.test_model import CONFIG, make_examples
+from tests.dora_core.classifier.examples import CONFIG, make_examples
 
 PLAIN = Scaling()
 

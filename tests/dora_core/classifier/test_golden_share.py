@@ -26,7 +26,7 @@ def test_irreducible_share_is_found(share):
 
 
 def test_what_looks_golden_counts_as_golden():
-    """a⁺ = a + (1 − a)·overlap: no method can tell, and the docstring says so."""
+    """a⁺ = a + (1 − a)·overlap: not identified by any method, as the docstring states."""
     assert np.mean([best_bin(*draw(0.3, 0.4, 2000, seed)) for seed in range(10)]) == pytest.approx(0.3 + 0.7 * 0.4, abs=0.04)
 
 

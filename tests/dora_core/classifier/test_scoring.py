@@ -1,4 +1,4 @@
-"""The scoring pass against a plain one, row by row; work done ahead; batches; what is loaded."""
+"""The scoring pass against a plain one, row by row; work done ahead; batches; loading."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from transformers import AutoModel
 from dora_core.classifier import scoring as classifier_scoring
 from dora_core.classifier.model import build_classifier, build_tokenizer
 from dora_core.classifier.scaling import Scaling
-from dora_core.classifier.scoring import CPU_BATCH, FittedClassifiers, Meta, inference_budget, one_ahead, save_fold, save_meta
+from dora_core.classifier.scoring import CPU_BATCH, FittedClassifiers, Meta, inference_budget, one_ahead, read_meta, save_fold, save_meta
 from dora_core.classifier.text_statistics import SurfaceBasis, surface_statistics
 from dora_core.classifier.wide import ORDER_WEIGHT, WideModel
 from dora_core.models.batching import token_batches
-from tests.dora_core.classifier.test_model import CONFIG, make_examples
+from tests.dora_core.classifier.examples import CONFIG, make_examples
+from tests.dora_core.classifier.examples import META as FITTED_META
 from tests.dora_core.classifier.test_wide import buckets_of
 
 META = Meta(["a", "b"], ["human"], [1.0, 1.0], [Scaling(temperature=2.0), Scaling(temperature=0.5)], 2, CONFIG.model_dump(mode="json"))
@@ -121,3 +122,16 @@ def test_an_exception_ahead_reaches_the_caller_in_its_turn():
     assert [next(results), next(results)] == [1.0, 0.5]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_loaded_classifier_scores_each_row_with_its_fold_and_scaling(fitted):
+    folder, examples, _, _, logits = fitted
+    scored = FittedClassifiers(folder, batch_tokens=512).score(examples.prompts, examples.responses, examples.fold_N)
+    np.testing.assert_allclose(scored.logits_NS[:, 0] * 2, logits[:, 0], atol=1e-4)
+    np.testing.assert_allclose(scored.logits_NS[:, 1], np.interp(logits[:, 1], [-1.0, 1.0], [-0.5, 3.0]), atol=1e-4)
+    assert read_meta(folder) == FITTED_META
+    assert (scored.padded_N >= scored.tokens_N).all()
+    swapped = FittedClassifiers(folder, batch_tokens=512).score(examples.prompts, examples.responses, 1 - examples.fold_N)
+    assert np.abs(swapped.logits_NS - scored.logits_NS).max() > 0.1
+    files = {p.suffix for p in folder.rglob("*") if p.is_file()}
+    assert files == {".json", ".safetensors"}

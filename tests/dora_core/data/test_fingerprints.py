@@ -1,4 +1,4 @@
-"""The memory of checksums: when it is believed, what it survives, and how large it gets."""
+"""The memory of checksums: when an entry is used, damage, concurrent writers, and its size."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def later(file: Path, after: int = SETTLED) -> FingerprintMemory:
     return FingerprintMemory(file.parent / "home" / "memory.json", lambda: file.stat().st_ctime_ns + after)
 
 
-def test_what_was_hashed_is_not_hashed_again_by_the_next_process(file: Path) -> None:
+def test_the_next_process_does_not_hash_a_file_again(file: Path) -> None:
     compute, first = Hash(), later(file)
     assert first.sha256(str(file), compute) == first.sha256(str(file), compute) == DIGEST
     first.save()
@@ -105,7 +105,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(file: Path) -> N
     assert compute.calls == 1
 
 
-def test_a_missing_file_raises_what_reading_raises(tmp_path: Path) -> None:
+def test_a_missing_file_raises_the_error_of_reading_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         FingerprintMemory().sha256(str(tmp_path / "gone"), lambda: (tmp_path / "gone").read_text())
 

@@ -1,4 +1,4 @@
-"""What is at a path: files, folders, URIs and dataset names, and the messages where nothing usable is."""
+"""Locations of inputs: files, folders, URIs and dataset names, and the messages where nothing usable is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs on disk for the tests of the readers, and what reading them gives."""
+"""Inputs on disk for the tests of the readers, and their rows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""Log-probabilities without logits equal those of a plain forward, values and gradients."""
+"""Log-probabilities of responses equal those of a plain forward, packed or padded, in batches of any size."""
 
 from __future__ import annotations
 
+import logging
+
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -10,8 +13,12 @@ from dora_core.config.method import LoraConfig
 from dora_core.data.encoding import EncodedResponse
 from dora_core.errors import ModelError
 from dora_core.models import linear_logps
+from dora_core.models.batching import TokenBudget
 from dora_core.models.loading import add_lora
-from dora_core.models.logprobs import ResponseLogps, collate, score_responses
+from dora_core.models.logprobs import ResponseLogps, ResponseRows, collate, score_responses
+from dora_core.models.packing import PackedRows, by_prompt
+from tests.dora_core.models.limited_memory import Device
+from tests.dora_core.models.packed_records import MODELS, RECORDS, SMALL, one_at_a_time
 
 RESPONSES = [
     EncodedResponse([1, 5, 6, 7], [8, 9, 2], 0),
@@ -72,3 +79,76 @@ def test_a_model_that_caps_its_logits_is_refused() -> None:
     )
     with pytest.raises(ModelError, match="soft-capping"):
         ResponseLogps(transformers.Gemma2ForCausalLM(config))
+
+
+@pytest.mark.parametrize(
+    "model, reason",
+    [
+        (lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, attention_dropout=0.1)), "attention dropout 0.1"),
+        (
+            lambda: transformers.BloomForCausalLM(transformers.BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=2)),
+            "BloomForCausalLM",
+        ),
+        (
+            lambda: transformers.MambaForCausalLM(
+                transformers.MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4)
+            ),
+            "MambaForCausalLM",
+        ),
+    ],
+    ids=["dropout", "alibi", "no attention"],
+)
+def test_a_model_that_cannot_be_packed_is_padded_and_says_so(model, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    built = model().eval()
+    expected = one_at_a_time(built, RECORDS).detach()
+    with caplog.at_level(logging.WARNING, "dora.logprobs"):
+        logps = ResponseLogps(built)
+    assert reason in logps.unpacked_because and reason in caplog.text
+    rows = logps.collate(RECORDS, 0)
+    assert isinstance(rows, ResponseRows)
+    torch.testing.assert_close(logps(rows).double(), expected, rtol=1e-4, atol=1e-4)
+    assert logps.tokens(RECORDS[0]) == 2 * 8  # the prompt counts once per response
+
+
+def test_longer_than_a_sliding_window_is_padded() -> None:
+    torch.manual_seed(0)
+    config = transformers.MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=8)
+    model = transformers.MistralForCausalLM(config).double()
+    expected = one_at_a_time(model, RECORDS)
+    logps = ResponseLogps(model)
+    assert isinstance(logps.collate(RECORDS[:1], 0), PackedRows)
+    rows = logps.collate(RECORDS, 0)  # 6 + 5 and 3 + 7 tokens
+    assert isinstance(rows, ResponseRows)
+    assert (logps(rows) - expected).abs().max() <= 1e-9
+
+
+def test_scoring_groups_neighbours_with_one_prompt() -> None:
+    torch.manual_seed(0)
+    model = MODELS["qwen2"]().eval()
+    responses = [r for rows in RECORDS for r in rows]
+    assert by_prompt(responses) == RECORDS
+    expected = one_at_a_time(model, RECORDS).tolist()
+    for budget in (1, 20, 10_000):
+        assert score_responses(ResponseLogps(model), responses, 0, budget, torch.device("cpu")) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.fault(3)
+def test_log_probabilities_are_the_same_to_rounding(policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    responses = [EncodedResponse([1, 3 + i], rng.integers(3, 90, 2 + i % 7).tolist(), 0) for i in range(40)]
+    logps, device = ResponseLogps(policy.eval()), Device(40)
+    expected = score_responses(logps, responses, 0, 10_000, torch.device("cpu"))
+    forward = ResponseLogps.forward
+
+    def limited(self: ResponseLogps, rows: PackedRows) -> torch.Tensor:
+        device.check(rows.ids_S.numel())
+        return forward(self, rows)
+
+    monkeypatch.setattr(ResponseLogps, "forward", limited)
+    budget = TokenBudget(10_000)
+    assert score_responses(logps, responses, 0, budget, torch.device("cpu")) == pytest.approx(expected, abs=1e-4)
+    assert 0 < device.failures < 10 and budget.lowered is not None
+    failures = device.failures
+    score_responses(logps, responses, 0, budget, torch.device("cpu"))
+    assert device.failures == failures, "a budget that is kept does not fail again"

@@ -1,4 +1,4 @@
-"""A name of weights becomes those weights: nothing cached survives a change of the files."""
+"""Pinning a model name to its weights: no cached result survives a change of the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of training records: what goes in comes out, by index, from a map."""
+"""The file of training records: records written are read back by index, from a memory map."""
 
 from __future__ import annotations
 

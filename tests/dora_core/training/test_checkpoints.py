@@ -22,7 +22,7 @@ def network(width: int = 4) -> nn.Module:
     return nn.Sequential(nn.Linear(4, width), nn.LayerNorm(width))
 
 
-def whose(module: nn.Module, run: str = "run", records: int = 10, config: OptimizationConfig = CONFIG) -> dict:
+def identity_of(module: nn.Module, run: str = "run", records: int = 10, config: OptimizationConfig = CONFIG) -> dict:
     return identity(module, run, records, config)
 
 
@@ -32,7 +32,7 @@ def checkpoint(tmp_path: Path) -> Path:
     optimizer = torch.optim.AdamW(module.parameters())
     module(torch.ones(2, 4)).square().sum().backward()
     optimizer.step()
-    save_checkpoint(tmp_path / "step-4", module, optimizer, {"step": 4}, whose(module), Worker())
+    save_checkpoint(tmp_path / "step-4", module, optimizer, {"step": 4}, identity_of(module), Worker())
     return tmp_path / "step-4"
 
 
@@ -47,7 +47,7 @@ def flip(path: Path) -> None:
 
 
 def test_one_that_is_whole_and_ours_has_no_flaw(checkpoint: Path) -> None:
-    assert flaw(checkpoint, whose(network()), Worker()) == ""
+    assert flaw(checkpoint, identity_of(network()), Worker()) == ""
 
 
 @pytest.mark.fault(5, 23)
@@ -65,7 +65,7 @@ def test_one_that_is_whole_and_ours_has_no_flaw(checkpoint: Path) -> None:
 )
 def test_damage_is_named(checkpoint: Path, name: str, damage: Callable[[Path], object], reason: str) -> None:
     damage(checkpoint / name)
-    assert reason in flaw(checkpoint, whose(network()), Worker())
+    assert reason in flaw(checkpoint, identity_of(network()), Worker())
 
 
 @pytest.mark.fault(19, 23)
@@ -73,10 +73,10 @@ def test_what_differs_in_a_foreign_one_is_named(checkpoint: Path, monkeypatch: p
     def reason(mine: dict) -> str:
         return flaw(checkpoint, mine, Worker())
 
-    assert reason(whose(network(width=5))) == "it is of another run: other weights"
+    assert reason(identity_of(network(width=5))) == "it is of another run: other weights"
     frozen = network().requires_grad_(False)
-    assert reason(whose(frozen)) == "it is of another run: other weights", "the optimiser holds no state of frozen weights"
-    assert reason(whose(network(), run="other", records=11)) == "it is of another run: other run, records"
-    assert reason(whose(network(), config=OptimizationConfig(learning_rate=0.5))) == "it is of another run: other optimization"
+    assert reason(identity_of(frozen)) == "it is of another run: other weights", "the optimiser holds no state of frozen weights"
+    assert reason(identity_of(network(), run="other", records=11)) == "it is of another run: other run, records"
+    assert reason(identity_of(network(), config=OptimizationConfig(learning_rate=0.5))) == "it is of another run: other optimization"
     monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
-    assert reason(whose(network())) == "it is of another run: other format"
+    assert reason(identity_of(network())) == "it is of another run: other format"

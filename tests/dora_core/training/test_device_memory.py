@@ -17,7 +17,7 @@ from dora_core.training.device_memory import adamw, arithmetic, explain_out_of_m
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import FolderHooks, OutOfMemory
 from dora_core.training.sft import SftTask
-from tests.dora_core.training.test_loop import Run, assert_same
+from tests.dora_core.training.interrupted_runs import Run, assert_same
 
 TORCH_SAYS = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.25 GiB of which 1.02 GiB is free. "
@@ -132,7 +132,7 @@ def test_what_no_smaller_batch_mends_ends_training_and_the_next_run_goes_on(
     at: int, phase: str, place: tuple[object, str], fail: Callable, resumed: int | None, run: Run, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """The call number ``at`` of a function fails; it is not called again, and no half-changed weight is gone on with."""
+    """The call number ``at`` of a function fails; it is not called again, and training never continues with half-changed weights."""
     whole = run(FolderHooks(tmp_path / "whole"))
     real, calls = getattr(*place), []
 

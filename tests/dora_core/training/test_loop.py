@@ -12,20 +12,11 @@ import transformers
 from torch.distributed.checkpoint import FileSystemWriter
 
 from dora_core.config.execution import Execution
-from dora_core.config.method import OptimizationConfig, TextConfig
-from dora_core.data.encoding import Encoder
+from dora_core.config.method import OptimizationConfig
 from dora_core.errors import TrainingError
-from dora_core.models.logprobs import ResponseLogps
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import FolderHooks, OutOfMemory, Schedule, fit
-from dora_core.training.microbatches import split_step
-from dora_core.training.sft import SftTask
-
-EXAMPLES = [([{"role": "user", "content": "the cat"}], f"sat on {w} mat") for w in ("a", "one", "the", "very", "old")]
-
-
-def sft_task(policy, tokenizer, examples=EXAMPLES) -> SftTask:
-    return SftTask(ResponseLogps(policy), [], examples, Encoder(tokenizer, TextConfig()), Worker(), tokenizer.pad_token_id)
+from tests.dora_core.training.interrupted_runs import DiesAtStepTen, Killed, Run, assert_same, sft_task
 
 
 def test_each_epoch_visits_every_record_once_in_a_new_order() -> None:
@@ -42,60 +33,9 @@ def test_learning_rate_by_hand() -> None:
     assert [schedule.learning_rate(s) for s in (0, 1, 2, 6)] == pytest.approx([0.5, 1.0, 1.0, 0.5])
 
 
-def test_sft_loss_is_the_mean_over_tokens_for_any_micro_batch(policy, tokenizer) -> None:
-    examples = [([{"role": "user", "content": "a"}], t) for t in ("dog", "one very old dog run home and sat on the mat", "cat sat")]
-    norms = []
-    for size in (1, 2, 3):
-        task = sft_task(policy, tokenizer, examples)
-        scale, metrics = task.backward(task.module, split_step([1] * 3, 1, size)[0], 0)
-        norms.append((metrics["loss"], scale * float(torch.nn.utils.get_total_norm([p.grad for p in policy.parameters()]))))
-        policy.zero_grad()
-    assert norms[1:] == [pytest.approx(norms[0], rel=1e-5)] * 2
-
-
-class Killed(BaseException):
-    """Where a process would be killed: nothing in the loop may catch it."""
-
-
-class DiesAtStepTen(FolderHooks):
-    def log(self, step: int, metrics: dict[str, float]) -> None:
-        if step == 10:
-            raise Killed
-
-
-class Run:
-    """Twelve steps of the same training, from the same weights every time; a checkpoint after 4 and 8."""
-
-    config = OptimizationConfig(epochs=6, batch_size=3, learning_rate=1e-2)
-
-    def __init__(self, policy, tokenizer):
-        self.policy, self.tokenizer = policy, tokenizer
-        self._start = {k: v.clone() for k, v in policy.state_dict().items()}
-
-    def __call__(self, hooks: FolderHooks, run: str = "mine"):
-        """(report, weights)."""
-        self.policy.load_state_dict(self._start)
-        report = fit(sft_task(self.policy, self.tokenizer), self.config, Execution(checkpoint_every=4), Worker(), hooks, run=run)
-        return report, {k: v.clone() for k, v in self.policy.state_dict().items()}
-
-    def interrupted(self, folder: Path) -> FolderHooks:
-        """Killed in step 10, after the checkpoints of 4 and 8."""
-        with pytest.raises(Killed):
-            self(DiesAtStepTen(folder))
-        return FolderHooks(folder)
-
-
 @pytest.fixture
 def run(policy, tokenizer) -> Run:
     return Run(policy, tokenizer)
-
-
-def assert_same(run: tuple, whole: tuple) -> None:
-    """The same weights to the last bit, the same losses, every planned step."""
-    (report, weights), (expected_report, expected) = run, whole
-    assert report.curve["loss"] == expected_report.curve["loss"]
-    assert len(report.curve["loss"]) == report.steps == 12
-    assert weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
 def test_a_killed_run_resumes_to_the_same_weights(run: Run, tmp_path: Path) -> None:
@@ -179,7 +119,7 @@ def tokens_fit(module: torch.nn.Module, most: int) -> None:
 
 @pytest.mark.fault(3)
 def test_out_of_memory_says_which_budget_to_go_on_with_and_the_result_is_the_same(tokenizer, tmp_path: Path) -> None:
-    """Each time half of what the largest micro-batch had, from the last checkpoint; in float64 the weights agree to 1e-9."""
+    """Each time half of the largest micro-batch, from the last checkpoint; in float64 the weights agree to 1e-9."""
     start = gpt2(tokenizer).state_dict()
     config = OptimizationConfig(epochs=4, batch_size=5, learning_rate=1e-3)
 
@@ -226,7 +166,7 @@ def test_halving_ends_where_it_cannot_help(policy, tokenizer, tmp_path: Path) ->
 
 
 def gpt2(tokenizer) -> transformers.PreTrainedModel:
-    """float64 throughout: the Llama of transformers normalises in float32 whatever the dtype."""
+    """float64 throughout: the Llama of transformers normalises in float32 for any dtype."""
     config = transformers.GPT2Config(
         vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=1, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
     )

@@ -1,4 +1,4 @@
-"""The Bradley-Terry gradient against plain arithmetic, whatever the layout; and which position of a row is read."""
+"""The Bradley-Terry gradient against plain arithmetic, in every layout; and the position of a row that is read."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def ragged_records(tokenizer: PreTrainedTokenizerBase) -> list[RewardRecord]:
 
 
 def exact_task(worker: Worker) -> RewardTask:
-    """The same weights and records in every process, in float64 (the Llama of transformers normalises in float32 whatever the dtype)."""
+    """The same weights and records in every process, in float64 (the Llama of transformers normalises in float32 for any dtype)."""
     tokenizer = train_tokenizer(WORDS, 300)
     torch.manual_seed(0)
     no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -203,21 +203,6 @@ def test_training_learns_the_order(policy: PreTrainedModel, tokenizer: PreTraine
     report = fit(task, OptimizationConfig(epochs=30, batch_size=8, learning_rate=3e-3), Execution(), Worker(), FolderHooks(tmp_path))
     assert report.curve["loss"][0] == pytest.approx(np.log(2), abs=0.1), "a new head says almost the same of every response"
     assert report.curve["accuracy"][-1] == pytest.approx(1.0) and report.curve["loss"][-1] < 0.3
-
-
-def test_what_is_no_reward_model_is_refused(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    save_model(policy, tokenizer, tmp_path / "language")
-    with pytest.raises(ModelError, match=r"is not a reward model: its weights lack score\.weight") as error:
-        load_reward_model(tmp_path / "language")
-    assert "the reward stage trains one" in error.value.hint
-    save_model(transformers.LlamaForSequenceClassification(policy.config), tokenizer, tmp_path / "classes")
-    with pytest.raises(ModelError, match="has 2 outputs, and a reward model has one") as error:
-        load_reward_model(tmp_path / "classes")
-    assert "num_labels = 1" in error.value.hint
-    with pytest.raises(ModelError, match="is a classifier with 2 outputs"):
-        grow_reward_model(tmp_path / "classes")
-    with pytest.raises(ModelError, match="cannot load model"):
-        load_reward_model(tmp_path / "nothing")
 
 
 def test_a_row_longer_than_the_positions_is_refused(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:

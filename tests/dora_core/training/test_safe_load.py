@@ -1,4 +1,4 @@
-"""Checkpoints that training writes are read back; what somebody planted in one is not run."""
+"""Checkpoints that training writes are read back; code planted in one is not run."""
 
 from __future__ import annotations
 
