@@ -61,4 +61,4 @@ def trained(model: ModelConfig, option: str) -> ModelConfig:
     if model.is_tiny:
         raise ConfigError(f"{option}: no trained model is named", hint="give a folder with config.json and *.safetensors, or an id")
     folder = Path(model.source).expanduser()
-    return pin(model.model_copy(update={"source": str(folder.resolve())}) if folder.is_dir() else model)
+    return pin(model.evolve(source=str(folder.resolve())) if folder.is_dir() else model)
