@@ -11,7 +11,7 @@ from dora_core.errors import ConfigError, did_you_mean
 from dora_core.models.pinning import pin
 from dora_core.strict_model import StrictModel
 from flows.config.loading import validate
-from flows.config.yaml_text import apply_override
+from flows.config.yaml_text import apply_override, parse_override
 
 OptionsT = TypeVar("OptionsT", bound=StrictModel)
 
@@ -34,7 +34,7 @@ def options(kind: type[OptionsT], given: Mapping[str, Any], overrides: Sequence[
                 section = section.setdefault(parent, {})
             section[last] = value
     for assignment in overrides:
-        apply_override(raw, assignment)
+        apply_override(raw, parse_override(assignment))
     try:
         return validate(raw, place="the options", folder=Path.cwd(), model=kind)
     except ConfigError as error:
