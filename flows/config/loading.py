@@ -10,6 +10,7 @@ configuration file's folder, also where they come from ``--set``: one rule, and 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib.resources
 import json
@@ -24,7 +25,7 @@ from dora_core.errors import ConfigError, did_you_mean
 from dora_core.losses import LOSSES, PreferenceLoss
 from dora_core.strict_model import NAME_PATTERN, REVISION_PATTERN
 from flows.config.models import MethodConfig, RealignConfig
-from flows.config.yaml_text import KeyPath, apply_override, dotted, read_yaml
+from flows.config.yaml_text import KeyPath, Override, apply_override, dotted, parse_override, read_yaml
 
 Configuration = TypeVar("Configuration", bound=MethodConfig)
 MAX_BYTES = 1_000_000
@@ -42,7 +43,8 @@ def load_config(path: Path, overrides: Sequence[str] = (), model: type[Configura
     Raises:
         ConfigError: with *all* mistakes, one per line: ``align.objective.lambda: must be greater than 0 (got -1)``.
     """
-    return parse_config(read_text(path, model), overrides, model, place=path.name, folder=path.resolve().parent)
+    parsed = [parse_override(assignment) for assignment in overrides]
+    return parse_config(read_text(path, model), parsed, model, place=path.name, folder=path.resolve().parent)
 
 
 def read_text(path: Path, model: type[MethodConfig] = RealignConfig) -> str:
@@ -71,7 +73,7 @@ def load_preset(name: str, overrides: Sequence[str], model: type[Configuration])
     Raises:
         ConfigError: as :func:`load_config`.
     """
-    return parse_config(packaged(name), overrides, model, place=name, folder=Path.cwd())
+    return parse_config(packaged(name), [parse_override(assignment) for assignment in overrides], model, place=name, folder=Path.cwd())
 
 
 def packaged(name: str) -> str:
@@ -79,7 +81,7 @@ def packaged(name: str) -> str:
     return (importlib.resources.files("infra") / "configs" / name).read_text(encoding="utf-8")
 
 
-def parse_config(text: str, overrides: Sequence[str], model: type[Configuration], *, place: str, folder: Path) -> Configuration:
+def parse_config(text: str, overrides: Sequence[Override], model: type[Configuration], *, place: str, folder: Path) -> Configuration:
     """From the text of a configuration; ``folder`` is what relative paths in it are relative to.
 
     Raises:
@@ -90,8 +92,8 @@ def parse_config(text: str, overrides: Sequence[str], model: type[Configuration]
         raise ConfigError(f"{place} is empty", hint=f"start from {model.example}; {_sections(model)}")
     if not isinstance(data, dict):
         raise ConfigError(f"{place} must be a mapping of sections at the top, not a {_kind(data)}", hint=_sections(model))
-    for assignment in overrides:
-        apply_override(data, assignment)
+    for override in overrides:
+        apply_override(data, override)
     return validate(data, place=place, folder=folder, lines=lines, model=model)
 
 
@@ -131,7 +133,7 @@ def validate(
 
 def _resolve_paths(data: dict[str, Any], folder: Path, mistakes: list[tuple[KeyPath, str]]) -> dict[str, Any]:
     """A copy with absolute paths; a path that was clearly meant as one but is not there becomes a mistake."""
-    data = json.loads(json.dumps(data))
+    data = copy.deepcopy(data)
     places: list[tuple[Any, KeyPath]] = []
     for section in ("train", "golden"):
         entries = data.get("data", {}).get(section) if isinstance(data.get("data"), dict) else None

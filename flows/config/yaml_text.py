@@ -14,6 +14,8 @@ import yaml
 from dora_core.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
+Override = tuple[str, Any]
+"""A dotted key path and its new value."""
 
 
 def dotted(path: Iterable[str | int]) -> str:
@@ -132,15 +134,28 @@ def _whole_text(text: str, here: str) -> str:
         raise ConfigError(f"{here}: half a character (U+D800 to U+DFFF) in a text", hint="save the file as UTF-8 text") from None
 
 
-def apply_override(data: dict[str, Any], assignment: str) -> None:
-    """Set one ``a.b=v`` in raw configuration data, in place; ``v`` is YAML, list items go by index.
+def parse_override(assignment: str) -> Override:
+    """Parse one ``a.b=v`` of ``--set``; ``v`` is YAML.
+
+    Raises:
+        ConfigError: it has another form, or ``v`` is not valid YAML.
+    """
+    path, equals, text = _whole_text(assignment, "--set").partition("=")
+    if not equals or not all(path.split(".")):
+        raise ConfigError(f"--set {assignment[:80]}: expected key.path=value", hint="for example: --set align.objective.lambda=2.0")
+    value, _ = read_yaml(text, f"--set {path}")
+    return path, value
+
+
+def apply_override(data: dict[str, Any], override: Override) -> None:
+    """Set one value in raw configuration data, in place; list items go by index.
 
     Unknown keys are left for validation, which names the nearest one.
+
+    Raises:
+        ConfigError: a parent on the path is not a mapping, or a list without that item.
     """
-    dotted_path, equals, text = _whole_text(assignment, "--set").partition("=")
-    if not equals or not all(dotted_path.split(".")):
-        raise ConfigError(f"--set {assignment[:80]}: expected key.path=value", hint="for example: --set align.objective.lambda=2.0")
-    value, _ = read_yaml(text, f"--set {dotted_path}")
+    dotted_path, value = override
     *parents, last = dotted_path.split(".")
     target: Any = data
     for depth, (part, following) in enumerate(zip(parents, [*parents, last][1:], strict=True)):

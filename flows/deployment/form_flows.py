@@ -17,17 +17,17 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run as this_run
 
 from dora_core.errors import DoraError
-from flows.config.models import RealignConfig, SelfTrainConfig, StudyConfig
+from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig, StudyConfig
 from flows.config.run_names import name_of_calibration, name_of_realignment, name_of_rounds
 from flows.deployment.forms import (
     DEMO,
+    Assignment,
     Calibration,
     ConfigFile,
     Configuration,
     Data,
     Grid,
     Method,
-    Override,
     Promotion,
     Rounds,
     Section,
@@ -41,16 +41,33 @@ from flows.study import compare, name_of_study
 served = partial(flow, persist_result=False, on_cancellation=[stop_what_it_left], on_crashed=[stop_what_it_left])
 
 
-def named(model: type[Configuration], describe: Callable[[Configuration], str]) -> Callable[[], str]:
-    """The run's name, from its configuration; a configuration that is wrong is told by the run itself."""
+_CONFIGURED: dict[str, MethodConfig] = {}
+"""Configurations by flow run: made once, for its name and for its work."""
 
-    def name() -> str:
+
+def configured(model: type[Configuration]) -> Configuration:
+    """Return the configuration of this flow run, from the form's values.
+
+    Raises:
+        ConfigError: as :func:`flows.deployment.forms.configure`.
+    """
+    config = _CONFIGURED.get(this_run.id)
+    if config is None:
         given = this_run.parameters
         sections = [value for value in given.values() if isinstance(value, Section)]
+        config = _CONFIGURED[this_run.id] = configure(model, given["config_file"], sections, given.get("overrides", []))
+    assert isinstance(config, model), "a flow run has one configuration"
+    return config
+
+
+def named(model: type[Configuration], describe: Callable[[Configuration], str]) -> Callable[[], str]:
+    """Return Prefect's callback for the run's name; the name of the form's file where the run itself is about to report a mistake."""
+
+    def name() -> str:
         try:
-            return describe(configure(model, given["config_file"], sections, given.get("overrides", [])))
+            return describe(configured(model))
         except DoraError:
-            return f"{this_run.flow_name} · {given['config_file']}"
+            return f"{this_run.flow_name} · {this_run.parameters['config_file']}"
 
     return name
 
@@ -63,7 +80,7 @@ def realign(
     training: Training = Training(),
     promotion: Promotion = Promotion(),
     until: Literal["align", "evaluate", "promote"] = "promote",
-    overrides: list[Override] = [],
+    overrides: list[Assignment] = [],
 ) -> State[EndedRun]:
     """Align, evaluate and promote a model on preference data; only what changed is computed.
 
@@ -76,12 +93,12 @@ def realign(
         until: The last stage wanted.
         overrides: Any other key of the configuration, as --set takes them: align.objective.ess_target=0.8
     """
-    return supervise(configure(RealignConfig, config_file, (data, method, training, promotion), overrides), until, "realign")
+    return supervise(configured(RealignConfig), until, "realign")
 
 
 @served(name="calibrate", flow_run_name=named(RealignConfig, name_of_calibration))
 def calibrate(
-    config_file: ConfigFile = DEMO, data: Data = Data(), calibration: Calibration = Calibration(), overrides: list[Override] = []
+    config_file: ConfigFile = DEMO, data: Data = Data(), calibration: Calibration = Calibration(), overrides: list[Assignment] = []
 ) -> State[EndedRun]:
     """Fit the source classifiers and write the calibration factors; no model is trained.
 
@@ -91,7 +108,7 @@ def calibrate(
         calibration: From classifiers to factors.
         overrides: Any other key of the configuration, as --set takes them: classifier.folds=5
     """
-    return supervise(configure(RealignConfig, config_file, (data, calibration), overrides), "calibrate", "calibrate")
+    return supervise(configured(RealignConfig), "calibrate", "calibrate")
 
 
 @served(name="self-train", flow_run_name=named(SelfTrainConfig, name_of_rounds))
@@ -102,7 +119,7 @@ def self_train(
     training: Training = Training(),
     rounds: Rounds = Rounds(),
     promotion: Promotion = Promotion(),
-    overrides: list[Override] = [],
+    overrides: list[Assignment] = [],
 ) -> State[EndedRun]:
     """Realign a model, then let it learn from its own judged samples, round by round, until done or stopped by a guard rail.
 
@@ -115,13 +132,12 @@ def self_train(
         promotion: What becomes of the model.
         overrides: Any other key of the configuration, as --set takes them: rounds.guard.max_kl=10
     """
-    sections = (data, method, training, rounds, promotion)
-    return supervise(configure(SelfTrainConfig, config_file, sections, overrides), "promote", "self-train")
+    return supervise(configured(SelfTrainConfig), "promote", "self-train")
 
 
 @served(name="study", flow_run_name=named(StudyConfig, name_of_study))
 def study(
-    config_file: ConfigFile = "study-quick", grid: Grid = Grid(), training: Training = Training(), overrides: list[Override] = []
+    config_file: ConfigFile = "study-quick", grid: Grid = Grid(), training: Training = Training(), overrides: list[Assignment] = []
 ) -> State[EndedRun]:
     """Compare losses and robust objectives on generated data whose true densities and rewards are known.
 
@@ -131,4 +147,4 @@ def study(
         training: How every policy is aligned.
         overrides: Any other key of the configuration, as --set takes them: golden_responses=1000
     """
-    return compare(configure(StudyConfig, config_file, (grid, training), overrides))
+    return compare(configured(StudyConfig))

@@ -12,7 +12,6 @@ schema: a blank is a field that is left out.
 from __future__ import annotations
 
 import importlib.resources
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -30,9 +29,9 @@ from pydantic import (
 from dora_core.config.rounds import Strategy
 from dora_core.errors import ConfigError, did_you_mean
 from dora_core.evaluation.study_statistics import TableName
-from flows.config.loading import load_config, packaged, parse_config, read_text, validate
+from flows.config.loading import packaged, parse_config, read_text, validate
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig, StudyConfig
-from flows.config.yaml_text import apply_override, read_yaml
+from flows.config.yaml_text import Override, apply_override, parse_override, read_yaml
 from infra.settings import Settings
 
 Configuration = TypeVar("Configuration", bound=MethodConfig)
@@ -58,18 +57,19 @@ def configure(
         ConfigError: as :func:`flows.config.loading.load_config`.
     """
     settings = Settings()
-    assignments = [*(assignment for section in sections for assignment in section.assignments()), *overrides]
+    changes = [*(override for section in sections for override in section.overrides()), *map(parse_override, overrides)]
     if config_file == DEMO and issubclass(model, RealignConfig):
         from flows.config.demo import demo_config
 
         demo = demo_config(settings.root / "demo", DEMO_ROUNDS if issubclass(model, SelfTrainConfig) else 0)
         raw = demo.model_dump(mode="json", by_alias=True, exclude_unset=True)
-        for assignment in assignments:
-            apply_override(raw, assignment)
+        for override in changes:
+            apply_override(raw, override)
         return validate(raw, place=DEMO, folder=_folder(), model=model)
     if config_file in examples():
-        return parse_config(packaged(f"{config_file}.yaml"), assignments, model, place=config_file, folder=_folder())
-    return load_config(_path(config_file, model), assignments, model)
+        return parse_config(packaged(f"{config_file}.yaml"), changes, model, place=config_file, folder=_folder())
+    path = _path(config_file, model)
+    return parse_config(read_text(path, model), changes, model, place=path.name, folder=path.resolve().parent)
 
 
 def project_of(model: type[MethodConfig], config_file: str, overrides: Sequence[str] = ()) -> str:
@@ -81,7 +81,7 @@ def project_of(model: type[MethodConfig], config_file: str, overrides: Sequence[
     text = packaged(f"{config_file}.yaml") if config_file in examples() else read_text(_path(config_file, model), model)
     raw, _ = read_yaml(text, config_file)
     for assignment in overrides:
-        apply_override(raw, assignment)
+        apply_override(raw, parse_override(assignment))
     return raw.get("project", model.model_fields["project"].default)
 
 
@@ -133,12 +133,12 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True, json_schema_extra=_without_nulls)
 
-    def assignments(self) -> Iterator[str]:
-        """What is filled in, as ``a.b=v``."""
+    def overrides(self) -> Iterator[Override]:
+        """Yield the fields that are filled in, by the keys they set."""
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if value is not None:
-                yield f"{key_of(field.description)}={json.dumps(value)}"
+                yield key_of(field.description), value
 
     @model_serializer(mode="wrap")
     def _filled_in(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def _losses() -> Iterable[str]:
 
 LossName = Annotated[str, _Registered(_losses)]
 Auto = Annotated[Literal["auto"], Field(title="auto")]
-Override = Annotated[str, Field(pattern=r"^[^\s=.]+(\.[^\s=.]+)*=", title="KEY=VALUE")]
+Assignment = Annotated[str, Field(pattern=r"^[^\s=.]+(\.[^\s=.]+)*=", title="KEY=VALUE")]
 ConfigFile = Annotated[str, Field(min_length=1)]
 
 
@@ -216,10 +216,10 @@ class Method(Section):
     )
     form: Literal["mixture", "paper", "released"] | None = _key("calibration.form")
 
-    def assignments(self) -> Iterator[str]:
+    def overrides(self) -> Iterator[Override]:
         if self.loss is not None:
-            yield "align.loss={}"  # another loss knows other parameters
-        yield from super().assignments()
+            yield "align.loss", {}  # another loss knows other parameters
+        yield from super().overrides()
 
 
 class Training(Section):

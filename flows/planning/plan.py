@@ -79,7 +79,7 @@ def _specs(config: RealignConfig, until: Until, previous: Previous | None, champ
     else:
         twin: StageRef | None = None
         if config.evaluate.erm_twin and config.align.objective.name != "erm":
-            twin = chain.align(start, reference, None, TWIN, config.align.model_copy(update={"objective": ObjectiveConfig(name="erm")}))
+            twin = chain.align(start, reference, None, TWIN, config.align.evolve(objective=ObjectiveConfig(name="erm")))
         evaluation = chain.evaluate(start, reference, policy, twin, chain.compare(policy, start, champions))
     if until == "promote":
         chain.promote(evaluation, policy)

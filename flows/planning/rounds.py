@@ -63,7 +63,7 @@ def sample(chain: Chain, start: StageRef | None, policy: StageRef, done: Samples
     """Samples of the train prompts, looked at by the guard, and their scores."""
     config, number = chain.config, chain.round
     assert isinstance(config, SelfTrainConfig) and number
-    drawn: GenerateConfig = config.generate.model_copy(update={"seed": config.generate.seed + number, "prompts": config.rounds.prompts})
+    drawn: GenerateConfig = config.generate.evolve(seed=config.generate.seed + number, prompts=config.rounds.prompts)
     samples = chain.generate("generate", policy, "train", drawn)
     chain.guard("guard samples", samples=samples, first_samples=done.samples[0] if done.samples else None)
     judge = config.labeller
@@ -93,5 +93,5 @@ def learn(chain: Chain, policy: StageRef, done: Samples) -> StageRef:
         return chain.raft(policy, optimization)
     calibration = chain.calibrate() if config.needs_calibration else None
     chain.guard("guard mixture", mix=chain.records, calibration=calibration)
-    align = config.align.model_copy(update={"optimization": optimization})
+    align = config.align.evolve(optimization=optimization)
     return chain.align(policy, chain.reference(policy), calibration, align=align)

@@ -219,7 +219,7 @@ class Chain:
             text=config.text,
             generate=generate,
             split=split,
-            execution=execution if served else execution.model_copy(update={"endpoint": None}),
+            execution=execution if served else execution.evolve(endpoint=None),
         )
         return self.add(label, spec)
 
@@ -277,7 +277,7 @@ class Chain:
         champion = next((ref for ref in champions if ref != policy), None) if config.champion else None
 
         def judged(name: str, of: StageRef | None, stream: int) -> tuple[StageRef, StageRef]:
-            drawn = config.generate.model_copy(update={"seed": config.generate.seed + stream})
+            drawn = config.generate.evolve(seed=config.generate.seed + stream)
             samples = self.generate(f"generate{name}", of, "eval", drawn)
             return samples, self.judge(f"judge{name}", config.judge, samples, model)
 
@@ -293,7 +293,7 @@ class Chain:
             champion_samples=champion_samples,
             champion_scores=champion_scores,
             chosen_scores=self.judge("judge chosen", config.judge, None, model),
-            evaluate=self.config.evaluate.model_copy(update={"erm_twin": False}),  # nothing here depends on it
+            evaluate=self.config.evaluate.evolve(erm_twin=False),  # nothing here depends on it
             golden_sources=self._golden,
             execution=self._run("compare"),
         )
@@ -320,14 +320,14 @@ def pinned(config: Configuration) -> Configuration:
     from dora_core.models.pinning import pin
 
     def pinned_judge(judge: Judge) -> Judge:
-        return judge.model_copy(update={"model": pin(judge.model)}) if isinstance(judge, RewardModelJudge) else judge
+        return judge.evolve(model=pin(judge.model)) if isinstance(judge, RewardModelJudge) else judge
 
     changes: dict[str, Any] = {
         "policy": pin(config.policy),
-        "classifier": config.classifier.model_copy(update={"encoder": pin(config.classifier.encoder)}),
+        "classifier": config.classifier.evolve(encoder=pin(config.classifier.encoder)),
     }
     if isinstance(config, RealignConfig) and config.compare is not None:
-        changes["compare"] = config.compare.model_copy(update={"judge": pinned_judge(config.compare.judge)})
+        changes["compare"] = config.compare.evolve(judge=pinned_judge(config.compare.judge))
     if isinstance(config, SelfTrainConfig):
         changes["judge"] = pinned_judge(config.judge)
-    return config.model_copy(update=changes)
+    return config.evolve(**changes)

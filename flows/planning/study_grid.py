@@ -128,13 +128,13 @@ def _rows(config: StudyConfig, table: TableName) -> Iterator[Variant]:
         for contender in map(config.contenders.__getitem__, config.focus):
             yield variant(contender, "erm")
             for lam in config.lambdas:
-                yield variant(contender, config.robust.model_copy(update={"name": "dora", "lam": lam}))
+                yield variant(contender, config.robust.evolve(name="dora", lam=lam))
     elif table == "noise":
         plain = ObjectiveConfig(name="dora")
-        untempered = config.calibration.model_copy(update={"temper": 1.0})
+        untempered = config.calibration.evolve(temper=1.0)
         for noise in config.noise_levels:
             yield from (variant(first, name, label_noise=noise) for name in ("erm", "dro"))
-            yield variant(first, plain.model_copy(update={"lam": 1.0}), calibration=untempered, label_noise=noise)
+            yield variant(first, plain.evolve(lam=1.0), calibration=untempered, label_noise=noise)
             yield from (variant(first, name, label_noise=noise) for name in (ROBUST, "dora_tilted"))
     elif table == "shifted_golden":
         for shift in config.golden_shifts:
@@ -158,7 +158,7 @@ def objective_of(config: StudyConfig, name: str) -> ObjectiveConfig:
         return config.robust
     if name == "dr_dpo":
         return ObjectiveConfig(name=name, lam=1.0)  # β′ of its paper
-    return config.robust.model_copy(update={"name": name}) if find_objective(name).uses_lambda else ObjectiveConfig(name=name)
+    return config.robust.evolve(name=name) if find_objective(name).uses_lambda else ObjectiveConfig(name=name)
 
 
 # -------------------------------------------------------------------------------------------------------------- stages
@@ -203,8 +203,8 @@ def build_grid(config: StudyConfig, folder: Path) -> Grid:
         unique: dict[str, StageSpec] = {}
         mixtures: dict[TestbedConfig, _Data] = {}
         for variant, tables in wanted.values():
-            own = config.testbed.model_copy(update={"seed": config.testbed.seed + seed})
-            varied = own.model_copy(update={"label_noise": variant.label_noise, "golden_shift": variant.golden_shift})
+            own = config.testbed.evolve(seed=config.testbed.seed + seed)
+            varied = own.evolve(label_noise=variant.label_noise, golden_shift=variant.golden_shift)
             for testbed in (own, varied):
                 if testbed not in mixtures:
                     mixtures[testbed] = _materialized(testbed, config, folder)
@@ -240,7 +240,7 @@ def _realignment(
     from tasks.stages import generate, judge
 
     if isinstance(config.judge, GoldJudge):
-        config = config.model_copy(update={"judge": GoldJudge(testbed=testbed)})
+        config = config.evolve(judge=GoldJudge(testbed=testbed))
     base = Chain(_settings(config, variant, seed, own.config), own.fingerprints)
     chain = Chain(_settings(config, variant, seed, varied.config), varied.fingerprints)
     run = chain.config.execution.of
@@ -269,7 +269,7 @@ def _realignment(
             policy=model,
             model=base.config.policy,
             text=base.config.text,
-            generate=config.generate.model_copy(update={"seed": config.generate.seed + seed + stream}),
+            generate=config.generate.evolve(seed=config.generate.seed + seed + stream),
             execution=run("generate"),
         )
         samples = chain.add(f"generate {name}", drawn)
@@ -299,7 +299,7 @@ def _settings(config: StudyConfig, variant: Variant, seed: int, data: DataConfig
     """The realignment of one cell and seed: every stage in one process, every seed moved."""
 
     def moved(section: Any, **changes: Any) -> Any:
-        return section.model_copy(update={"seed": section.seed + seed} | changes)
+        return section.evolve(**{"seed": section.seed + seed} | changes)
 
     rate = variant.contender.learning_rate or config.align.optimization.learning_rate
     align = {
@@ -307,7 +307,7 @@ def _settings(config: StudyConfig, variant: Variant, seed: int, data: DataConfig
         "objective": variant.objective,
         "optimization": moved(config.align.optimization, learning_rate=rate),
     }
-    rounds = config.rounds.model_copy(update={"strategy": variant.strategy})
+    rounds = config.rounds.evolve(strategy=variant.strategy)
     execution = {name: getattr(config.execution, name) for name in ExecutionConfig.model_fields}
     return SelfTrainConfig(
         project=config.project,
@@ -316,14 +316,14 @@ def _settings(config: StudyConfig, variant: Variant, seed: int, data: DataConfig
         policy=config.policy,
         classifier=moved(config.classifier),
         calibration=variant.calibration,
-        sft=config.sft.model_copy(update={"optimization": moved(config.sft.optimization)}),
-        align=config.align.model_copy(update=align),
+        sft=config.sft.evolve(optimization=moved(config.sft.optimization)),
+        align=config.align.evolve(**align),
         evaluate=moved(config.evaluate),
         compare=None,
         rounds=rounds,
         generate=moved(config.rounds_generate),
         judge=config.judge,
-        execution=ExecutionConfig(**{n: e.model_copy(update={"workers": 0}) for n, e in execution.items() if e is not None}),
+        execution=ExecutionConfig(**{n: e.evolve(workers=0) for n, e in execution.items() if e is not None}),
     )
 
 

@@ -85,13 +85,13 @@ def _checked_judge(settings: JudgeOptions, against: DataSource | None) -> JudgeO
     if against is not None or (isinstance(chosen, LLMJudge) and chosen.against == "given"):
         if against is None or not isinstance(chosen, LLMJudge):
             raise ConfigError("comparing with given responses needs an llm judge and a file of them", hint="--judge llm --against FILE")
-        changes["judge"] = chosen.model_copy(update={"against": "given"})
+        changes["judge"] = chosen.evolve(against="given")
     if isinstance(chosen, RewardModelJudge):
-        changes["judge"] = chosen.model_copy(update={"model": trained(chosen.model, "--model")})
+        changes["judge"] = chosen.evolve(model=trained(chosen.model, "--model"))
     for role in ("model", "reference"):
         if (model := getattr(settings, role)) is not None:
             changes[role] = trained(model, f"--{role}")
-    return settings.model_copy(update=changes)
+    return settings.evolve(**changes)
 
 
 def _judge_name(spec: judge.Spec, read: prompts.Spec) -> str:

@@ -11,7 +11,7 @@ from dora_core.errors import ConfigError, did_you_mean
 from dora_core.models.pinning import pin
 from dora_core.strict_model import StrictModel
 from flows.config.loading import validate
-from flows.config.yaml_text import apply_override
+from flows.config.yaml_text import apply_override, parse_override
 
 OptionsT = TypeVar("OptionsT", bound=StrictModel)
 
@@ -34,7 +34,7 @@ def options(kind: type[OptionsT], given: Mapping[str, Any], overrides: Sequence[
                 section = section.setdefault(parent, {})
             section[last] = value
     for assignment in overrides:
-        apply_override(raw, assignment)
+        apply_override(raw, parse_override(assignment))
     try:
         return validate(raw, place="the options", folder=Path.cwd(), model=kind)
     except ConfigError as error:
@@ -61,4 +61,4 @@ def trained(model: ModelConfig, option: str) -> ModelConfig:
     if model.is_tiny:
         raise ConfigError(f"{option}: no trained model is named", hint="give a folder with config.json and *.safetensors, or an id")
     folder = Path(model.source).expanduser()
-    return pin(model.model_copy(update={"source": str(folder.resolve())}) if folder.is_dir() else model)
+    return pin(model.evolve(source=str(folder.resolve())) if folder.is_dir() else model)

@@ -21,7 +21,7 @@ from dora_core.errors import ConfigError
 from flows.cli import app
 from flows.config.loading import MAX_BYTES, packaged, parse_config
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig, StudyConfig
-from flows.config.yaml_text import MAX_DEPTH, read_yaml
+from flows.config.yaml_text import MAX_DEPTH, parse_override, read_yaml
 from flows.deployment.forms import Data, Grid, Method, Promotion, Rounds, Section, Training, configure
 
 LONG = pytest.param(500, marks=pytest.mark.chaos, id="long")
@@ -37,7 +37,7 @@ TECHNICAL = re.compile(r"Input should|validation error|\[type=|pydantic|Tracebac
 
 def check(text: str, overrides: list[str], model: type[MethodConfig]) -> None:
     try:
-        config = parse_config(text, overrides, model, place="my.yaml", folder=NOWHERE)
+        config = parse_config(text, [parse_override(each) for each in overrides], model, place="my.yaml", folder=NOWHERE)
     except ConfigError as error:
         readable(error, ("my.yaml", "--set"))
     else:
@@ -81,7 +81,9 @@ KEYS = st.sampled_from(["x", "", "name", "kind", "lambda", "0", "path", "source"
 
 def whole(name: str) -> dict[str, Any]:
     """An example with every key that its model has."""
-    config = parse_config(packaged(f"{name}.yaml"), PATHS.get(name, []), EXAMPLES[name], place=name, folder=NOWHERE)
+    config = parse_config(
+        packaged(f"{name}.yaml"), [parse_override(each) for each in PATHS.get(name, [])], EXAMPLES[name], place=name, folder=NOWHERE
+    )
     return json.loads(config.model_dump_json(by_alias=True))
 
 

@@ -55,7 +55,7 @@ def sections_of(entry: Deployment) -> dict[str, type]:
     import inspect
 
     parameters = inspect.signature(entry.flow().fn, eval_str=True).parameters
-    return {name: parameter.annotation for name, parameter in parameters.items() if hasattr(parameter.annotation, "assignments")}
+    return {name: parameter.annotation for name, parameter in parameters.items() if hasattr(parameter.annotation, "overrides")}
 
 
 def test_a_change_of_an_entry_changes_its_digest_and_its_pool_does_not() -> None:
