@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dora_core.config.judging import LLMJudge
 from dora_core.errors import DataError
 from tasks.runtime.stage import StageContext
-from tasks.tables.rows import RECORDS_FILE
+from tasks.tables.artifacts import RECORDS_FILE
 
 if TYPE_CHECKING:
     import numpy as np

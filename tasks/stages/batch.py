@@ -31,6 +31,7 @@ from dora_core.config.execution import Execution
 from dora_core.errors import ConfigError, StageFailed, StoreError
 from infra.store.store import SPEC, Store
 from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import Run, StageContext, StageOutput, StageRef, StageSpec, describe_error, execute, prepare_process
 
 FLUSH_SECONDS = 2.0
@@ -53,6 +54,14 @@ class Spec(StageSpec):
         return super().is_done(store) and all(store.is_done(ref.stage, ref.digest) for ref in self.stages)
 
 
+class Facts(BaseFacts):
+    """Stages of the batch."""
+
+    done: int
+    cached: int = Field(description="Of them finished before.")
+    seconds: dict[str, float] = Field(description="Time in stages, by stage name.")
+
+
 def run(spec: Spec, context: StageContext) -> StageOutput:
     named = [load_spec(ref, context.store) for ref in spec.stages if not context.store.is_done(ref.stage, ref.digest)]
     todo = with_preparation(named, context.store)
@@ -60,7 +69,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     if todo:
         (_in_process if spec.execution.workers == 0 else _on_actors)(board, spec.execution, context)
     board.raise_failures()
-    facts = {"done": len(spec.stages), "cached": board.cached, "seconds": {stage: round(s, 2) for stage, s in board.seconds.items()}}
+    seconds = {stage: round(s, 2) for stage, s in board.seconds.items()}
+    facts = Facts(done=len(spec.stages), cached=board.cached, seconds=seconds)
     return StageOutput(rows=len(spec.stages), metrics={"ran": len(todo), "cached": board.cached}, facts=facts)
 
 
@@ -228,7 +238,8 @@ class Board:
 
 
 def _headline(error: dict[str, Any]) -> str:
-    return (error["message"].splitlines() or [""])[0]
+    message: str = error["message"]
+    return (message.splitlines() or [""])[0]
 
 
 # ------------------------------------------------------------------------------------------------------ where it runs
@@ -275,9 +286,9 @@ def _on_actors(board: Board, execution: Execution, context: StageContext) -> Non
                 start_actor()
             while board or any(stage for _, stage in running.values()):
                 while board and idle:
-                    stage = board.take()
+                    spec = board.take()
                     actor = idle.pop()
-                    running[actor.attempt.remote(stage, _run_of(stage))] = (actor, stage)
+                    running[actor.attempt.remote(spec, _run_of(spec))] = (actor, spec)
                 finished, _ = ray.wait(list(running), num_returns=1, timeout=FLUSH_SECONDS)
                 context.journal.flush()
                 for reference in finished:
@@ -336,8 +347,8 @@ def _too_many_deaths(deaths: int, stage: StageSpec | None, error: BaseException)
     )
 
 
-def headline(result: StageResult[Any]) -> str:
+def headline(result: StageResult[Facts]) -> str:
     return f"{result.facts.done} stages, {result.facts.cached} cached"
 
 
-STAGE = Stage(Spec, run, headline=headline)
+STAGE = Stage(Spec, run, Facts, headline=headline)

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from dora_core.config.judging import GoldJudge, ImplicitJudge, Judge, LLMJudge, RewardModelJudge
 from dora_core.config.method import ModelConfig, TextConfig
 from tasks.runtime.descriptor import Stage
+from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
-from tasks.tables.rows import RECORDS_FILE, responses_of
+from tasks.tables.artifacts import RECORDS_FILE, SAMPLES_FILE, SCORES_FILE
+from tasks.tables.rows import responses_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +59,19 @@ class Spec(StageSpec):
         return self
 
 
+class Facts(BaseFacts):
+    """How an LLM's comparisons and the requests for them went; empty for other judges."""
+
+    comparisons: int = Field(0, description="Pairs of responses that were compared.")
+    unparsable: int = Field(0, description="Answers without a verdict.")
+    position_disagreement: float | None = Field(None, description="Share of pairs whose two verdicts differ, which makes them ties.")
+    tie_share: float | None = Field(None, description="Share of pairs that are ties, those included.")
+    requests: int = Field(0, description="Sent in this attempt, retries included.")
+    retries: int = 0
+    reused: int = Field(0, description="Answers of earlier attempts.")
+    answers_per_second: float | None = Field(None, description="Null where no request was sent.")
+
+
 def run(spec: Spec, context: StageContext) -> StageOutput:
     import numpy as np
     import pyarrow as pa
@@ -65,18 +80,19 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     rows = judged_rows(spec, context)
     if isinstance(spec.judge, GoldJudge):
-        scores, facts = gold_scores(spec.judge, rows), {}
+        scores, facts = gold_scores(spec.judge, rows), Facts()
     elif isinstance(spec.judge, LLMJudge):
         from tasks.judges.llm import llm_scores
 
-        scores, facts = llm_scores(spec, context, rows)
+        scores, found = llm_scores(spec, context, rows)
+        facts = Facts(**found)
     else:
         from tasks.judges.models import model_scores
 
-        scores, facts = model_scores(spec, context, rows), {}
+        scores, facts = model_scores(spec, context, rows), Facts()
     scores = np.where(np.isfinite(scores), scores, np.nan)  # a model that overflows has no opinion either
     table = rows.select(["record_id", "sample"]).append_column("score", pa.array(scores, pa.float64(), from_pandas=True))
-    pq.write_table(table, context.path / "scores.parquet", compression="zstd")
+    pq.write_table(table, context.path / SCORES_FILE, compression="zstd")
     low, high = pc.min_max(table["score"]).as_py().values()
     mean = pc.mean(table["score"]).as_py()
     metrics = {} if mean is None else {"mean_score": mean, "min_score": low, "max_score": high}
@@ -93,7 +109,7 @@ def judged_rows(spec: Spec, context: StageContext) -> pa.Table:
         columns = ["record_id", "prompt", "prompt_hash", "responses"]
         rows = responses_of(pq.read_table(file, columns=columns, filters=[("split", "=", spec.split)]))
         return rows.rename_columns({"response_index": "sample"})
-    samples = pq.read_table(context.fetch(spec.samples) / "samples.parquet", columns=["record_id", "prompt_hash", "sample", "response"])
+    samples = pq.read_table(context.fetch(spec.samples) / SAMPLES_FILE, columns=["record_id", "prompt_hash", "sample", "response"])
     records = pq.read_table(file, columns=["record_id", "prompt"])
     place_of = {record: place for place, record in enumerate(records["record_id"].to_pylist())}
     places = pa.array([place_of[record] for record in samples["record_id"].to_pylist()])
@@ -117,4 +133,4 @@ def gold_scores(judge: GoldJudge, rows: pa.Table) -> np.ndarray:
     return np.array([testbed.gold_reward(p, r) for p, r in zip(prompts, rows["response"].to_pylist(), strict=True)])
 
 
-STAGE = Stage(Spec, run)
+STAGE = Stage(Spec, run, Facts)

@@ -15,7 +15,8 @@ from dora_core.config.method import GenerateConfig
 from dora_core.config.rounds import GuardConfig
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef, execute
-from tasks.stages import generate, guard
+from tasks.stages import calibrate, generate, guard, mix
+from tasks.stages._guard_rules import GUARD_RAILS, Evidence, Policy
 from tests.tasks.conftest import IN_PROCESS, TEXT, TINY
 from tests.tasks.handmade import finished
 
@@ -115,19 +116,39 @@ def test_samples_of_a_policy_at_temperature_0_are_stopped(pipeline_start, tmp_pa
 # ---------------------------------------------------------------------------------------------------- mixture and policy
 
 
-def calibration(ess: float, tau: float = 1.0) -> dict[str, Any]:
-    return {"ess": ess, "tau": tau, "form": "mixture", "ess_by_form": {"mixture": 0.11}}
+def mixture(golden_share: float) -> mix.Facts:
+    return mix.Facts(round=2, given=1, lists=1, no_list={}, golden_share=golden_share, sources={})
+
+
+def calibration(ess: float, tau: float = 1.0) -> calibrate.Facts:
+    return calibrate.Facts(
+        scored_rows=0,
+        reused_rows=0,
+        rows_per_second=None,
+        padding_waste=None,
+        form="mixture",
+        h={},
+        histogram=calibrate.Histogram(edges=[], counts={}),
+        ess=ess,
+        ess_by_form={"mixture": 0.11},
+        capped_fraction=0.0,
+        nan=0,
+        tau=tau,
+        shares={},
+        alpha=calibrate.GoldenFraction(value=0.5, low=0.5, high=0.5, estimated=False),
+        no_shift=False,
+    )
 
 
 @pytest.mark.parametrize(("share", "stops"), [(0.05, False), (0.049, True)])
 def test_golden_share_at_its_floor(store, share, stops):
-    facts = guarded(store, mix=finished(store, "mix", "m", {}, facts={"golden_share": share}))
+    facts = guarded(store, mix=finished(store, "mix", "m", {}, facts=mixture(share).dump()))
     assert (broken(facts) == ["golden_share"]) is stops and facts["diversity"] is None
 
 
 @pytest.mark.parametrize(("ess", "stops"), [(0.2, False), (0.19, True)])
 def test_ess_at_its_floor(store, ess, stops):
-    facts = guarded(store, calibration=finished(store, "calibrate", "c", {}, facts=calibration(ess, 0.5)))
+    facts = guarded(store, calibration=finished(store, "calibrate", "c", {}, facts=calibration(ess, 0.5).dump()))
     assert (broken(facts) == ["ess"]) is stops
     assert "tempered with τ = 0.50 from 11.0%" in facts["rules"][0]["message"]
 
@@ -171,8 +192,10 @@ def test_chance_alone_seldom_stops_a_round():
     stops = 0
     for _ in range(1000):
         now, before = ({f"s{i}": (float(rng.binomial(60, 0.65) / 60), 60) for i in range(5)} for _ in range(2))
-        rule = guard.source_regression(GuardConfig(), evaluation(now)["by_source"], evaluation(before)["by_source"])
-        stops += rule["passed"] is False
+        evidence = Evidence(policy=Policy(evaluation(now), evaluation(before)))
+        rule = GUARD_RAILS["source_regression"].judge(GuardConfig(), evidence)
+        assert rule is not None
+        stops += rule.passed is False
     assert stops / 1000 < 0.02
 
 
@@ -198,5 +221,6 @@ def test_a_guard_of_nothing_is_refused():
 
 
 def test_rules_have_remedies():
-    keys = {key for _, key in guard.NEXT.values()}
+    assert all(rail.remedy for rail in GUARD_RAILS.values())
+    keys = {rail.key for rail in GUARD_RAILS.values()}
     assert keys == set(GuardConfig.model_fields) - {"min_source_prompts"}
