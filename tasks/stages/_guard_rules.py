@@ -15,7 +15,7 @@ from typing import Any
 from dora_core.config.rounds import GuardConfig
 from dora_core.evaluation.diversity import Diversity
 from dora_core.strict_model import StrictModel
-from tasks.stages import calibrate, mix
+from tasks.stages import calibrate, evaluate, mix
 
 NORMAL_95 = 1.645  # one-sided
 
@@ -42,8 +42,8 @@ class Samples:
 class Policy:
     """Evaluation of the round's policy, and of the policy before (None: there is none)."""
 
-    now: dict[str, Any]
-    before: dict[str, Any] | None
+    now: evaluate.Facts
+    before: evaluate.Facts | None
 
 
 @dataclass(frozen=True)
@@ -203,9 +203,9 @@ def ess(config: GuardConfig, calibration: calibrate.Facts) -> Found:
     remedy="train less per round: rounds.optimization with fewer epochs or a lower learning rate, or a larger align.loss.beta",
 )
 def kl(config: GuardConfig, policy: Policy) -> Found | None:
-    if policy.now["kl"] is None:
+    if policy.now.kl is None:
         return None
-    return Found(policy.now["kl"]["value"], f"KL(policy‖start) is {policy.now['kl']['value']:.2f} nats per response")
+    return Found(policy.now.kl.value, f"KL(policy‖start) is {policy.now.kl.value:.2f} nats per response")
 
 
 @guard_rail(
@@ -217,10 +217,10 @@ def source_regression(config: GuardConfig, policy: Policy) -> Found | None:
     """The largest lower bound of a fall in ranking accuracy, over sources with enough held-out prompts in both rounds."""
     if policy.before is None:
         return None
-    now, before = policy.now["by_source"], policy.before["by_source"]
+    now, before = policy.now.by_source, policy.before.by_source
     falls = {}
     for name in now.keys() & before.keys():
-        sides = [(side[name]["ranking_policy"], side[name]["accuracy"]["n"]) for side in (before, now)]
+        sides = [(side[name].ranking_policy, side[name].accuracy.n) for side in (before, now)]
         if min(n for _, n in sides) >= config.min_source_prompts:
             smoothed = [((p * n + 1) / (n + 2), n) for p, n in sides]  # no error of 0 at accuracies of 0 and 1
             error = math.sqrt(sum(p * (1 - p) / n for p, n in smoothed))
@@ -228,7 +228,7 @@ def source_regression(config: GuardConfig, policy: Policy) -> Found | None:
     if not falls:
         return Found(None, f"no source has {config.min_source_prompts} held-out prompts in both rounds")
     worst = min(falls, key=lambda name: (-falls[name], name))
-    then, new = before[worst]["ranking_policy"], now[worst]["ranking_policy"]
-    message = f"ranking accuracy of {worst} went from {then:.3f} to {new:.3f} on {now[worst]['accuracy']['n']} prompts"
+    then, new = before[worst].ranking_policy, now[worst].ranking_policy
+    message = f"ranking accuracy of {worst} went from {then:.3f} to {new:.3f} on {now[worst].accuracy.n} prompts"
     message += f", a fall of {falls[worst]:.3f} or more" if falls[worst] > 0 else ", no fall beyond chance"
     return Found(falls[worst], message)

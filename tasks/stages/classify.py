@@ -414,6 +414,7 @@ STAGE = Stage(
     run,
     Facts,
     headline=headline,
+    keeps=("classifier",),
     section="stage",
     unplanned="Not part of this run: the {objective} objective does not use calibration factors.",
 )

@@ -29,7 +29,7 @@ from tasks.runtime.descriptor import Event, Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.facts import Stop
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
-from tasks.stages import calibrate, mix
+from tasks.stages import calibrate, evaluate, mix
 from tasks.stages._guard_rules import GUARD_RAILS, Evidence, Policy, Rule, Samples
 from tasks.tables.artifacts import SAMPLES_FILE
 from tasks.tables.rows import record_batches
@@ -115,8 +115,8 @@ def gather(spec: Spec, context: StageContext) -> Evidence:
         now, *first = measure(context, [ref for ref in (spec.samples, spec.first_samples) if ref is not None])
         samples = Samples(now, first[0] if first else None)
     if spec.evaluation is not None:
-        before = None if spec.before is None else context.result(spec.before)["facts"]
-        policy = Policy(context.result(spec.evaluation)["facts"], before)
+        before = None if spec.before is None else context.facts(spec.before, evaluate.Facts)
+        policy = Policy(context.facts(spec.evaluation, evaluate.Facts), before)
     return Evidence(
         samples=samples,
         mix=None if spec.mix is None else context.facts(spec.mix, mix.Facts),
