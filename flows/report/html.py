@@ -13,7 +13,11 @@ from flows.report.drawing import GRID, INK, PALETTE, STYLE
 from flows.report.evaluation_figures import opponent, wins_of
 from flows.report.figures import figures_for
 from flows.report.numbers import interval, p_value, percent
+<<<<<<< HEAD
 from flows.run_record import Links
+=======
+from tasks.stages.registry import parse_result
+>>>>>>> 048f81a (A figure is one decorated function in a *_figures.py file)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -57,7 +61,7 @@ def yaml_text(value: Any) -> str:
 
 def inline_figures(label: str, result: dict[str, Any]) -> dict[str, Any]:
     """Every figure of a stage's result as markup, by name."""
-    return {name: markup(figure, f"{label}-{name}") for name, figure in figures_for(result["stage"], result).items()}
+    return {name: markup(figure, f"{label}-{name}") for name, figure in figures_for(parse_result(result)).items()}
 
 
 def markup(figure: Figure, name: str) -> Markup:
