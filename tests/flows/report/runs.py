@@ -294,9 +294,9 @@ class Page(HTMLParser):
         self.text += data
 
 
-def assert_text_fits(figure: Figure, name: Iterable[str], *, draw: int = 100) -> None:
+def assert_text_fits(figure: Figure, name: Iterable[str]) -> None:
     """Nothing leaves the figure, and no two texts overlap."""
-    figure.savefig(BytesIO(), format="png", dpi=draw)
+    figure.savefig(BytesIO(), format="png", dpi=100)
     inside = figure.get_tightbbox().padded(-0.05)
     assert inside.x0 >= 0 and inside.y0 >= 0 and inside.x1 <= figure.get_figwidth() and inside.y1 <= figure.get_figheight(), name
     ticks = {tick.label1 for axis in figure.findobj(Axis) for tick in axis.get_major_ticks()}

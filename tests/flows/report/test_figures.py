@@ -21,8 +21,6 @@ def test_facts_without_content_give_no_figure() -> None:
     facts = make_facts(["human", "model"])
     clean = facts["ingest"] | {"bad_by_reason": {}}
     assert set(figures_for("ingest", {"facts": clean})) == {"responses"}
-    erm = facts["align"] | {"curve": {name: v for name, v in facts["align"]["curve"].items() if "weight" not in name}}
-    assert set(figures_for("align", {"facts": erm})) == {"training"}
     nothing = facts["classify"] | {"sources": {}, "curve": []}
     assert figures_for("classify", {"facts": nothing}) == {}
     assert figures_for("promote", {"facts": facts["promote"]}) == {}

@@ -35,7 +35,8 @@ def make_rounds(store: Store, **manifest: Any) -> str:
         label, digest = f"r{number} {name}" if number else name, f"{len(stages):02x}" * 32
         stage = stage or name.split()[0]
         if facts is not None:
-            result = {"stage": stage, "digest": digest, "spec": {}, "facts": facts, "inputs": {}, "rows": 1, "seconds": 1.0, "metrics": {}}
+            empty = {"spec": {}, "inputs": {}, "rows": 1, "seconds": 1.0, "metrics": {}, "files": {}}
+            result = {"stage": stage, "digest": digest, "facts": facts} | empty
             store.write_json(f"{stage}/{digest}/result.json", result)
         state = {"state": "pending" if facts is None else "ran", "reason": "runs", "seconds": 1.0}
         ids = {"mlflow_run_id": None, "submission_id": None}
