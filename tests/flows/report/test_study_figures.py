@@ -10,11 +10,12 @@ from matplotlib.text import Text
 
 from dora_core.evaluation.study_statistics import TABLES
 from flows.report.figures import figures_for
+from tests.flows.report.runs import result_of
 from tests.flows.report.studies import make_facts
 
 
 def test_every_table_has_a_figure_and_no_label_leaves_it() -> None:
-    drawn = figures_for("study", {"facts": make_facts()})
+    drawn = figures_for(result_of("study", make_facts()))
     assert set(drawn) == {*TABLES, "against_truth"}
     for name, figure in drawn.items():
         figure.savefig(BytesIO(), format="png", dpi=80)
@@ -29,4 +30,4 @@ def test_every_table_has_a_figure_and_no_label_leaves_it() -> None:
 def test_a_study_of_one_table_has_its_figures_only() -> None:
     facts = make_facts()
     facts |= {"tables": {"pairwise": facts["tables"]["pairwise"]}, "calibration": [], "scatter": {}}
-    assert set(figures_for("study", {"facts": facts})) == {"pairwise"}
+    assert set(figures_for(result_of("study", facts))) == {"pairwise"}
