@@ -17,8 +17,9 @@ from flows.planning.rounds import add_rounds
 from flows.planning.specs import Chain, pinned
 from infra.settings import Settings
 from infra.store.store import SPEC, Store
+from tasks.runtime.descriptor import read_result
 from tasks.runtime.stage import StageRef, StageSpec
-from tasks.stages import drift
+from tasks.stages import drift, ingest
 from tasks.stages.drift import Previous
 
 Champions = Callable[[Callable[[str], None]], list[StageRef]]
@@ -53,10 +54,10 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     specs, labels = chain.specs, {spec.digest(): label for label, spec in chain.specs.items()}
     compared = [_compare(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items()]
     stages, not_needed = split_on_demand(compared)
-    ingest = store.read_result("ingest", stages[0].digest) if stages[0].cached else None
-    if ingest is None:
+    read = read_result(store, specs["ingest"].ref(), ingest.Facts) if stages[0].cached else None
+    if read is None:
         _check_inputs(specs["ingest"])
-    records = None if ingest is None else sum(ingest["facts"]["records"].values())
+    records = None if read is None else read.facts.records.train + read.facts.records.eval
     return Plan(config.project, stages, specs["ingest"].fingerprints, records, tuple(notes), not_needed)
 
 

@@ -8,8 +8,8 @@ Matplotlib is imported when the first figure is drawn.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from dora_core.evaluation.metrics import Interval
     from dora_core.evaluation.study_statistics import Estimate
+
+Value = TypeVar("Value")
 
 INK, GRID = "#23272e", "#d9dce1"
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31"]
@@ -152,6 +154,6 @@ def short(name: str, limit: int = LABEL_CHARACTERS) -> str:
     return (name if len(name) <= limit else f"{name[:half]}…{name[-half:]}").replace("$", r"\$")
 
 
-def sorted_by(sources: dict[str, dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
-    """Largest first."""
-    return dict(sorted(sources.items(), key=lambda item: -item[1][key]))
+def sorted_by(values: Mapping[str, Value], key: Callable[[Value], float]) -> dict[str, Value]:
+    """By name, in ascending order of ``key``."""
+    return dict(sorted(values.items(), key=lambda item: key(item[1])))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from flows.report.drawing import (
     INK,
@@ -18,9 +16,12 @@ from flows.report.drawing import (
     row_axes,
     short,
     single_axes,
+    sorted_by,
 )
+from flows.report.figure_registry import stage_figure
 from flows.report.numbers import interval
 from tasks.stages import compare, evaluate
+from tasks.stages._preference_measures import Group
 from tasks.stages.compare import Wins
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ OUTCOMES = {"win": PALETTE[0], "tie": "#c9ced6", "lose": PALETTE[4]}
 # ------------------------------------------------------------------------------------------------------------ preferences
 
 
-def _comparison(facts: evaluate.Facts) -> Figure | None:
+@stage_figure("evaluate", wide=True)
+def comparison(facts: evaluate.Facts) -> Figure | None:
     """Accuracy, ranking and margin: a dot and its interval per model, by part of the held-out pairs."""
     titles = {"accuracy": "preference accuracy", "ranking": "ranking accuracy", "margin": "reward margin (nats)"}
     parts = facts.parts
@@ -57,7 +59,8 @@ def _comparison(facts: evaluate.Facts) -> Figure | None:
     return figure
 
 
-def _margins(facts: evaluate.Facts) -> Figure | None:
+@stage_figure("evaluate")
+def margins(facts: evaluate.Facts) -> Figure | None:
     histogram = facts.margins
     if len(histogram.edges) < 2:
         return None
@@ -74,7 +77,8 @@ def _margins(facts: evaluate.Facts) -> Figure | None:
     return figure
 
 
-def _reward_confidence(facts: evaluate.Facts) -> Figure | None:
+@stage_figure("evaluate")
+def reward_confidence(facts: evaluate.Facts) -> Figure | None:
     curve = facts.reward_confidence
     if not curve.bins:
         return None
@@ -87,24 +91,8 @@ def _reward_confidence(facts: evaluate.Facts) -> Figure | None:
     return figure
 
 
-def _by_group(facts: evaluate.Facts, by: Literal["source", "task"]) -> Figure | None:
-    """Ranking accuracy of policy and start, by the source of the better response or by task; largest group first."""
-    groups = facts.by_source if by == "source" else facts.by_task
-    sources = dict(sorted(groups.items(), key=lambda item: -item[1].n))
-    if not sources:
-        return None
-    title = {"source": "By source of the better response", "task": "By task"}[by]
-    figure, axes = row_axes(title, "ranking accuracy", sources, notes=[f"n={s.n:,}" for s in sources.values()])
-    start, policy = [s.ranking_start for s in sources.values()], [s.ranking_policy for s in sources.values()]
-    for name, values in (("start", start), ("policy", policy)):
-        axes.plot(values, range(len(sources)), "o", color=ROLES[name][0], label=ROLES[name][1])
-    axes.hlines(range(len(sources)), start, policy, color=OTHER, linewidth=1.2, zorder=1)
-    axes.axvline(0.5, color=OTHER, linewidth=1, linestyle="--")
-    legend_below(figure, axes)
-    return figure
-
-
-def _reward_calibration(facts: evaluate.Facts) -> Figure | None:
+@stage_figure("evaluate")
+def reward_calibration(facts: evaluate.Facts) -> Figure | None:
     """Confidence of the implicit reward in its order of two responses against its accuracy; an area is a number of pairs."""
     curve = facts.reward_calibration
     figure, axes = single_axes("Is the implicit reward a probability?", "confidence σ(β · margin)", "share of pairs ordered rightly")
@@ -115,6 +103,31 @@ def _reward_calibration(facts: evaluate.Facts) -> Figure | None:
     axes.scatter(curve.confidence, curve.accuracy, s=areas, color=PALETTE[0], zorder=3)
     axes.set_title(f"ECE {interval(curve.ece)}", fontsize=8, fontweight="normal")
     axes.set(xlim=(0.49, 1.01), ylim=(min(0.45, *curve.low) - 0.02, 1.03))
+    return figure
+
+
+@stage_figure("evaluate")
+def by_source(facts: evaluate.Facts) -> Figure | None:
+    return _by_group("By source of the better response", facts.by_source)
+
+
+@stage_figure("evaluate")
+def by_task(facts: evaluate.Facts) -> Figure | None:
+    return _by_group("By task", facts.by_task)
+
+
+def _by_group(title: str, groups: dict[str, Group]) -> Figure | None:
+    """Ranking accuracy of policy and start, by the source of the better response or by task; largest group first."""
+    sources = sorted_by(groups, lambda group: -group.n)
+    if not sources:
+        return None
+    figure, axes = row_axes(title, "ranking accuracy", sources, notes=[f"n={s.n:,}" for s in sources.values()])
+    start, policy = [s.ranking_start for s in sources.values()], [s.ranking_policy for s in sources.values()]
+    for name, values in (("start", start), ("policy", policy)):
+        axes.plot(values, range(len(sources)), "o", color=ROLES[name][0], label=ROLES[name][1])
+    axes.hlines(range(len(sources)), start, policy, color=OTHER, linewidth=1.2, zorder=1)
+    axes.axvline(0.5, color=OTHER, linewidth=1, linestyle="--")
+    legend_below(figure, axes)
     return figure
 
 
@@ -131,7 +144,8 @@ def opponent(name: str) -> str:
     return OPPONENTS.get(name, name)
 
 
-def _outcomes(facts: compare.Facts) -> Figure | None:
+@stage_figure("compare")
+def outcomes(facts: compare.Facts) -> Figure | None:
     """One bar per opponent; the win rate (win + ½ tie) and its length-controlled twin as marks with intervals."""
     wins = wins_of(facts)
     notes = [f"n={w.win_rate.n:,}" for w in wins.values()]
@@ -155,7 +169,8 @@ def _outcomes(facts: compare.Facts) -> Figure | None:
     return figure
 
 
-def _win_groups(facts: compare.Facts) -> Figure | None:
+@stage_figure("compare", wide=True)
+def win_groups(facts: compare.Facts) -> Figure | None:
     """Win rate by source and by task against every opponent; the worst group of enough prompts in the colour of losing."""
     wins = wins_of(facts)
     tables = {name: {"source": w.by_source, "task": w.by_task} for name, w in wins.items()}
@@ -180,16 +195,3 @@ def _mark_groups(axes: Axes, groups: list[tuple[str, str]]) -> None:
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.set_xlim(-0.03, 1.03)
     axes.grid(axis="y", visible=False)
-
-
-FIGURES: dict[str, dict[str, Callable[[Any], Figure | None]]] = {
-    "evaluate": {
-        "comparison": _comparison,
-        "margins": _margins,
-        "by_source": partial(_by_group, by="source"),
-        "by_task": partial(_by_group, by="task"),
-        "reward_confidence": _reward_confidence,
-        "reward_calibration": _reward_calibration,
-    },
-    "compare": {"outcomes": _outcomes, "win_groups": _win_groups},
-}

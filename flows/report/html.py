@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from dora_core.evaluation.metrics import is_defined
 from flows.report.drawing import GRID, INK, PALETTE, STYLE
 from flows.report.evaluation_figures import opponent, wins_of
+from flows.report.figure_registry import FIGURES
 from flows.report.figures import figures_for
 from flows.report.numbers import interval, p_value, percent
 from flows.run_record import Links
+from tasks.runtime.descriptor import StageResult
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -55,9 +58,20 @@ def yaml_text(value: Any) -> str:
     return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
-def inline_figures(label: str, result: dict[str, Any]) -> dict[str, Any]:
-    """Every figure of a stage's result as markup, by name."""
-    return {name: markup(figure, f"{label}-{name}") for name, figure in figures_for(result["stage"], result).items()}
+@dataclass(frozen=True)
+class InlineFigure:
+    """A figure as part of a page; ``part`` and ``wide`` as in ``figure_registry.py``."""
+
+    markup: Markup
+    part: str
+    wide: bool
+
+
+def inline_figures(label: str, result: StageResult[Any]) -> list[InlineFigure]:
+    """Every figure of a stage's result as markup, in the order of registration; ``label`` is unique on the page."""
+    registered = FIGURES.get(result.stage, {})
+    drawn = figures_for(result)
+    return [InlineFigure(markup(figure, f"{label}-{name}"), registered[name].part, registered[name].wide) for name, figure in drawn.items()]
 
 
 def markup(figure: Figure, name: str) -> Markup:

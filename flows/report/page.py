@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from flows.report.find import manifest_of
-from flows.report.html import inline_figures, render_template, web_links, yaml_text
+from flows.report.html import InlineFigure, inline_figures, render_template, web_links, yaml_text
 from flows.report.rounds import rounds_view
 from flows.run_record import RunRecord, StageRecord
 from infra.store.store import Store
@@ -84,10 +84,10 @@ class Page:
         return found | {entry.label: self.results[entry.label].facts for entry in self.trainings}
 
     @property
-    def figures(self) -> dict[str, dict[str, Any]]:
-        """Markup by stage, and by label of the trainings."""
-        drawn = {name: inline_figures(name, self.stored[entry.label]) for name, entry in self.shown.items()}
-        return drawn | {entry.label: inline_figures(entry.label, self.stored[entry.label]) for entry in self.trainings}
+    def figures(self) -> dict[str, list[InlineFigure]]:
+        """By stage, and by label of the trainings."""
+        drawn = {name: inline_figures(name, self.results[entry.label]) for name, entry in self.shown.items()}
+        return drawn | {entry.label: inline_figures(entry.label, self.results[entry.label]) for entry in self.trainings}
 
     @property
     def decision(self) -> tuple[str, str]:
@@ -146,6 +146,6 @@ def render(store: Store, run_id: str) -> str:
         missing={name: page.why_missing(name) for name in stages_in("stage")},
         missing_policy=None if page.has_policy else page.why_missing(align.STAGE.name),
         training=[entry.label for entry in page.trainings],
-        rounds=rounds_view(run, page.stored),
+        rounds=rounds_view(run, page.results),
         decision=page.decision,
     )

@@ -1,68 +1,146 @@
-"""How self-training rounds differ: the figures of every round side by side, as a drawing and as rows, and what its guard rails found."""
+"""Comparison of self-training rounds: measures of every round side by side, as a drawing and as rows, and its guard rails."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dora_core.evaluation.metrics import Interval, is_defined
 from flows.report.drawing import OTHER, PALETTE, STYLE, headline, panel_grid
 from flows.report.html import markup
 from flows.run_record import RunRecord
+from tasks.runtime.descriptor import StageResult
+from tasks.stages import calibrate, compare, evaluate, guard, mix
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.figure import Figure
 
-Facts = dict[str, Any]
-Read = Callable[[Facts], Any]
 
-MEASURES: dict[str, tuple[str, str, Read]] = {
-    "win_rate": ("win rate against the start", "compare", lambda f: f["wins"].get("start", {}).get("win_rate")),
-    "at_equal_length": ("win rate at equal length", "compare", lambda f: f["wins"].get("start", {}).get("length_controlled")),
-    "accuracy": ("held-out accuracy", "evaluate", lambda f: f["parts"]["all"]["accuracy"]["policy"]),
-    "kl": ("KL to the start (nats)", "evaluate", lambda f: f["kl"]),
-    "ess": ("effective sample size", "calibrate", lambda f: f["ess"]),
-    "golden_share": ("golden share", "mix", lambda f: f["golden_share"]),
-    "distinct": ("distinct bigrams", "guard", lambda f: _rule_value(f, "distinct")),
-    "self_bleu": ("self-BLEU", "guard", lambda f: _rule_value(f, "self_bleu")),
+@dataclass(frozen=True)
+class Point:
+    """A measure of one round; no bounds: it has no interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure that rounds are compared by.
+
+    Attributes:
+        stage: its source.
+        read: the measure in that stage's facts; None where they do not have it.
+        chance: its value for two equal policies.
+    """
+
+    title: str
+    stage: str
+    read: Callable[[Any], Interval | float | None]
+    chance: float | None = None
+
+    def of(self, results: list[StageResult[Any]]) -> Point | None:
+        """From the first of a round's results that has it."""
+        values = (self.read(result.facts) for result in results if result.stage == self.stage)
+        value = next((v for v in values if v is not None), None)
+        return Point(value.value, value.low, value.high) if isinstance(value, Interval) else None if value is None else Point(value)
+
+
+def _win_rate(facts: compare.Facts) -> Interval | None:
+    return facts.wins["start"].win_rate if "start" in facts.wins else None
+
+
+def _at_equal_length(facts: compare.Facts) -> Interval | None:
+    return facts.wins["start"].length_controlled if "start" in facts.wins else None
+
+
+def _accuracy(facts: evaluate.Facts) -> Interval:
+    return facts.parts["all"].accuracy.policy
+
+
+def _kl(facts: evaluate.Facts) -> Interval | None:
+    return facts.kl
+
+
+def _ess(facts: calibrate.Facts) -> float:
+    return facts.ess
+
+
+def _golden_share(facts: mix.Facts) -> float:
+    return facts.golden_share
+
+
+def _rule(name: str) -> Callable[[guard.Facts], float | None]:
+    return lambda facts: next((rule.value for rule in facts.rules if rule.name == name), None)
+
+
+MEASURES = {
+    "win_rate": Measure("win rate against the start", "compare", _win_rate, chance=0.5),
+    "at_equal_length": Measure("win rate at equal length", "compare", _at_equal_length, chance=0.5),
+    "accuracy": Measure("held-out accuracy", "evaluate", _accuracy, chance=0.5),
+    "kl": Measure("KL to the start (nats)", "evaluate", _kl),
+    "ess": Measure("effective sample size", "calibrate", _ess),
+    "golden_share": Measure("golden share", "mix", _golden_share),
+    "distinct": Measure("distinct bigrams", "guard", _rule("distinct")),
+    "self_bleu": Measure("self-BLEU", "guard", _rule("self_bleu")),
 }
-"""Title, the stage it is read from, and how: an interval, a number, or None where that stage does not say."""
-CHANCE = {"win_rate": 0.5, "at_equal_length": 0.5, "accuracy": 0.5}
 
 
-def rounds_view(run: RunRecord, results: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """What ``rounds.html`` shows; None for a run without rounds.
+@dataclass(frozen=True)
+class Guard:
+    """Rules of one guard stage of a round."""
+
+    label: str
+    facts: guard.Facts
+
+
+@dataclass(frozen=True)
+class Row:
+    """One round; ``state`` is the worst of its stages'."""
+
+    round: int
+    state: str
+    measures: dict[str, Point | None]
+    guards: list[Guard]
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Content of ``rounds.html``; ``measures``: titles, by name, of the measures that a round has."""
+
+    rows: list[Row]
+    measures: dict[str, str]
+    figure: Markup | None
+
+
+def rounds_view(run: RunRecord, results: dict[str, StageResult[Any]]) -> Rounds | None:
+    """Content of ``rounds.html``; None for a run without rounds.
 
     Args:
         run: the manifest; ``round`` of a stage's entry is its round, 0 for the realignment before the first.
-        results: ``result.json`` by label, of the stages that have one.
+        results: by label, of the stages that have one.
     """
     numbers = sorted({entry.round for entry in run.stages if entry.round is not None})
     if not numbers:
         return None
-    rows = [{"round": number} | _row(run, results, number) for number in numbers]
-    measures = {name: title for name, (title, _, _) in MEASURES.items() if any(row["measures"][name] is not None for row in rows)}
-    return {"rows": rows, "measures": measures, "figure": _drawn(rows, measures)}
+    rows = [_row(run, results, number) for number in numbers]
+    measures = {name: measure.title for name, measure in MEASURES.items() if any(row.measures[name] is not None for row in rows)}
+    return Rounds(rows, measures, _drawn(rows, measures))
 
 
-def _row(run: RunRecord, results: dict[str, dict[str, Any]], number: int) -> dict[str, Any]:
+def _row(run: RunRecord, results: dict[str, StageResult[Any]], number: int) -> Row:
     entries = [entry for entry in run.stages if entry.round == number]
-    found = [(entry, results[entry.label]["facts"]) for entry in entries if entry.label in results]
-    measures = {}
-    for name, (_, stage, read) in MEASURES.items():
-        values = (read(facts) for entry, facts in found if entry.stage == stage)
-        value = next((v for v in values if v is not None), None)
-        measures[name] = value if value is None or isinstance(value, dict) else {"value": value, "low": None, "high": None}
-    guards = [{"label": entry.label, "facts": facts} for entry, facts in found if entry.stage == "guard"]
+    found = {entry.label: results[entry.label] for entry in entries if entry.label in results}
+    guards = [Guard(label, result.facts) for label, result in found.items() if result.stage == guard.STAGE.name]
     states = {entry.state for entry in entries}
     state = next((s for s in ("failed", "running", "pending") if s in states), "ran" if "ran" in states else "cached")
-    return {"state": state, "measures": measures, "guards": guards}
+    return Row(number, state, {name: measure.of(list(found.values())) for name, measure in MEASURES.items()}, guards)
 
 
-def _rule_value(facts: Facts, name: str) -> float | None:
-    return next((rule["value"] for rule in facts["rules"] if rule["name"] == name), None)
-
-
-def _drawn(rows: list[dict[str, Any]], measures: dict[str, str]) -> Any:
+def _drawn(rows: list[Row], measures: dict[str, str]) -> Markup | None:
     from matplotlib import rc_context
 
     if not measures:
@@ -71,19 +149,20 @@ def _drawn(rows: list[dict[str, Any]], measures: dict[str, str]) -> Any:
         return markup(rounds_figure(rows, measures), "rounds")
 
 
-def rounds_figure(rows: list[dict[str, Any]], measures: dict[str, str]) -> Figure:
+def rounds_figure(rows: list[Row], measures: dict[str, str]) -> Figure:
     """Small multiples over rounds: a dot per round, whiskers where the measure has an interval, a dashed line at chance."""
     figure, panels = panel_grid(len(measures), columns=4, height=1.9)
     headline(figure, "From round to round")
-    numbers = [row["round"] for row in rows]
+    numbers = [row.round for row in rows]
     for axes, (name, title) in zip(panels, measures.items(), strict=True):
-        points = [(row["round"], row["measures"][name]) for row in rows if row["measures"][name] is not None]
-        if name in CHANCE:
-            axes.axhline(CHANCE[name], color=OTHER, linewidth=1, linestyle="--")
-        ranges = [(number, e["low"], e["high"]) for number, e in points if e["low"] is not None]
+        points = [(row.round, point) for row in rows if (point := row.measures[name]) is not None]
+        chance = MEASURES[name].chance
+        if chance is not None:
+            axes.axhline(chance, color=OTHER, linewidth=1, linestyle="--")
+        ranges = [(number, point.low, point.high) for number, point in points if is_defined(point.low)]
         if ranges:
             axes.vlines(*zip(*ranges, strict=True), color=PALETTE[0], linewidth=3, alpha=0.4)
-        axes.plot([number for number, _ in points], [e["value"] for _, e in points], "o-", color=PALETTE[0], markersize=5)
+        axes.plot([number for number, _ in points], [point.value for _, point in points], "o-", color=PALETTE[0], markersize=5)
         axes.set_title(title, fontsize=9)
         axes.set_xticks(numbers)
         axes.set_xlim(numbers[0] - 0.4, numbers[-1] + 0.4)

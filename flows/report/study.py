@@ -13,6 +13,7 @@ from flows.report.find import ReportError, manifest_of
 from flows.report.html import inline_figures, render_template, web_links, yaml_text
 from flows.report.study_findings import findings, losses_of, variant
 from infra.store.store import Store
+from tasks.runtime.descriptor import StageResult
 from tasks.stages.study import STAGE, CellFacts, Facts
 
 
@@ -32,7 +33,6 @@ class Section:
         missing: why it is not there; None where it is.
         groups: cells and their names, by loss.
         columns: measures shown.
-        figures: names of its figures.
     """
 
     name: str
@@ -43,7 +43,6 @@ class Section:
     groups: dict[str, list[tuple[str, CellFacts]]]
     columns: list[str]
     setting: Setting | None
-    figures: tuple[str, ...]
 
 
 SECTIONS = {
@@ -80,7 +79,6 @@ SECTIONS = {
         "The separate golden reference leans towards the first synthetic source, so the classifiers learn a wrong target.",
     ),
 }
-FIGURES = {"calibration": ("calibration", "against_truth")}
 SHOWN = {
     "rounds": ("win_rate", "win_rate_rise", "win_rate_lift", "gold", "accuracy_gold", "kl", "tokens"),
     "confidence": ("confidence_implicit", "confidence_likelihood", "accuracy_gold", "win_rate"),
@@ -105,13 +103,14 @@ def render_study(store: Store, run_id: str) -> str:
     if planned is None:
         raise ReportError(f"run {run_id!r} is not a study", hint="`dora report` writes the page of a realignment")
     result = store.read_result(planned.stage, planned.digest) if planned.digest else None
-    facts: Facts | None = STAGE.parse(result).facts if result else None
+    parsed: StageResult[Facts] | None = STAGE.parse(result) if result else None
+    facts = parsed.facts if parsed else None
     return render_template(
         "study.html",
         run=run,
         links=web_links(run.links),
         facts=facts,
-        figures=inline_figures(STAGE.name, result) if result else {},
+        figures=inline_figures(STAGE.name, parsed) if parsed else [],
         findings=findings(facts) if facts else [],
         sections=[_section(name, letter, facts) for name, letter in zip(TABLES, "abcdefghi", strict=True)] if facts else [],
         factor_measures={name: measure.title for name, measure in FACTOR_MEASURES.items()},
@@ -134,5 +133,4 @@ def _section(name: str, letter: str, facts: Facts) -> Section:
         groups={loss: [(variant(c), c) for c in cells if c.params.loss == loss] for loss in losses_of(cells)},
         columns=[m for m in SHOWN.get(name, POLICY) if any(m in cell.estimates for cell in cells)],
         setting=SETTINGS.get(name),
-        figures=FIGURES.get(name, (name,)),
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dora_core.evaluation.metrics import is_defined
 from dora_core.evaluation.study_statistics import Estimate
 from flows.report.drawing import FULL, INK, OTHER, PALETTE, ROLES, draw_interval, new_figure, panel_grid, short
+from flows.report.figure_registry import stage_figure
 from flows.report.study_findings import losses_of, variant
 from tasks.stages.study import CellFacts, Facts
 
@@ -69,6 +70,7 @@ def forest(facts: Facts, table: str) -> Figure | None:
     return figure
 
 
+@stage_figure("study", name="lambda")
 def strength(facts: Facts) -> Figure | None:
     """Win rate over λ, one panel per loss; erm, which has none, as a band. λ that is no number stands to the right."""
     cells = [c for c in facts.cells_of("lambda") if c.params.objective != "erm"]
@@ -124,6 +126,7 @@ def curves(facts: Facts, table: str, setting: str, xlabel: str) -> Figure | None
     return figure
 
 
+@stage_figure("study", name="calibration")
 def factors(facts: Facts) -> Figure | None:
     """Every h of the calibration table: correlation with the truth, relative error, effective sample size, divergence."""
     rows = facts.calibration
@@ -149,6 +152,7 @@ def factors(facts: Facts) -> Figure | None:
     return figure
 
 
+@stage_figure("study", part="calibration")
 def against_truth(facts: Facts) -> Figure | None:
     """Raw h of every form from trained classifiers against the truth, each divided by its mean; a thinned sample of one seed."""
     shown = {row.form: facts.scatter.get(row.label) for row in facts.calibration if row.densities == "classifiers" and row.used == "raw"}
@@ -168,6 +172,7 @@ def against_truth(facts: Facts) -> Figure | None:
     return figure
 
 
+@stage_figure("study")
 def confidence(facts: Facts) -> Figure | None:
     """Within-prompt rank correlation with the gold reward: of the implicit reward, and of the likelihood per token."""
     cells = facts.cells_of("confidence")
@@ -192,18 +197,34 @@ def confidence(facts: Facts) -> Figure | None:
     return figure
 
 
-FIGURES: dict[str, Any] = {
-    "pairwise": lambda facts: forest(facts, "pairwise"),
-    "listwise": lambda facts: forest(facts, "listwise"),
-    "ablation": lambda facts: forest(facts, "ablation"),
-    "lambda": strength,
-    "noise": lambda facts: curves(facts, "noise", "label_noise", "share of records with reversed labels"),
-    "rounds": lambda facts: curves(facts, "rounds", "round", "round"),
-    "calibration": factors,
-    "against_truth": against_truth,
-    "confidence": confidence,
-    "shifted_golden": lambda facts: curves(facts, "shifted_golden", "golden_shift", "shift of the golden reference"),
-}
+@stage_figure("study")
+def pairwise(facts: Facts) -> Figure | None:
+    return forest(facts, "pairwise")
+
+
+@stage_figure("study")
+def listwise(facts: Facts) -> Figure | None:
+    return forest(facts, "listwise")
+
+
+@stage_figure("study")
+def ablation(facts: Facts) -> Figure | None:
+    return forest(facts, "ablation")
+
+
+@stage_figure("study")
+def noise(facts: Facts) -> Figure | None:
+    return curves(facts, "noise", "label_noise", "share of records with reversed labels")
+
+
+@stage_figure("study")
+def rounds(facts: Facts) -> Figure | None:
+    return curves(facts, "rounds", "round", "round")
+
+
+@stage_figure("study")
+def shifted_golden(facts: Facts) -> Figure | None:
+    return curves(facts, "shifted_golden", "golden_shift", "shift of the golden reference")
 
 
 # ------------------------------------------------------------------------------------------------------------- pieces

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flows.report.drawing import draw_curve, draw_stack, legend_below, panel_grid, short, single_axes
+from flows.report.figure_registry import stage_figure
 from tasks.training.facts import TrainingFacts
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ CURVES = {
 }
 
 
-def _training(facts: TrainingFacts) -> Figure | None:
+@stage_figure("sft", "reward", "align", wide=True)
+def training(facts: TrainingFacts) -> Figure | None:
     steps, curve = facts.curve.step, facts.curve.measures
     if not steps or not curve.keys() & CURVES.keys():
         return None
@@ -36,7 +37,8 @@ def _training(facts: TrainingFacts) -> Figure | None:
     return figure
 
 
-def _objective_weights(facts: TrainingFacts) -> Figure | None:
+@stage_figure("align", wide=True)
+def objective_weights(facts: TrainingFacts) -> Figure | None:
     """Effective share of the batch: 1 where every record weighs the same, 1/batch where one record has all the weight."""
     steps, curve = facts.curve.step, facts.curve.measures
     if not curve.get("weight_ess"):
@@ -55,7 +57,8 @@ def _objective_weights(facts: TrainingFacts) -> Figure | None:
     return figure
 
 
-def _weight_shares(facts: TrainingFacts) -> Figure | None:
+@stage_figure("align")
+def weight_shares(facts: TrainingFacts) -> Figure | None:
     """Each source's share of a step's weights, as a running mean over a twentieth of the steps."""
     steps, curve = facts.curve.step, facts.curve.measures
     names = [name for name in curve if name.startswith(SHARE)]
@@ -73,10 +76,3 @@ def _weight_shares(facts: TrainingFacts) -> Figure | None:
     axes.set_ylim(0, 1)
     legend_below(figure, axes)
     return figure
-
-
-FIGURES: dict[str, dict[str, Callable[[Any], Figure | None]]] = {
-    "sft": {"training": _training},
-    "reward": {"training": _training},
-    "align": {"training": _training, "objective_weights": _objective_weights, "weight_shares": _weight_shares},
-}

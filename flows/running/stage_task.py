@@ -33,6 +33,7 @@ from flows.running.stage_runner import StageRunner
 from flows.running.states import CACHED
 from tasks.runtime.stage import StageSpec
 from tasks.stages import ingest, promote
+from tasks.stages.registry import parse_result
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _run(session: Session, stage: PlannedStage, shared: SharedJob | None) -> Sta
                 on_log=get_run_logger().info,
                 on_submitted=lambda submission_id: session.manifest.stage(stage.label, submission_id=submission_id),
             )
-            session.tracker.log_result(run, result, figures_for(stage.stage, result))
+            session.tracker.log_result(run, result, figures_for(parse_result(result)))
             session.tracker.log_input(run, stage.label, uri, stage.digest, "output")
         # In a shared job a stage may have run while an earlier task was waited for.
         seconds = result["seconds"] if shared else time.monotonic() - started

@@ -43,6 +43,7 @@ from infra.store.store import Store
 from tasks.runtime.descriptor import read_result
 from tasks.runtime.stage import StageRef
 from tasks.stages import compare, evaluate, promote
+from tasks.stages.registry import parse_result
 
 ARTIFACT_SECONDS = 5.0
 RECORDED_SECONDS = 0.5
@@ -79,15 +80,15 @@ def run_plan(session: Session) -> None:
 
 
 def stop_if_guarded(session: Session, stage: PlannedStage) -> None:
-    """End the run where a guard rail has found a reason to (``facts["stop"]``); finished stages stay finished.
+    """End the run where a guard rail has found a reason to (``facts.stop``); finished stages stay finished.
 
     Raises:
         RunStopped: with the stage's reason.
     """
     result = session.store.read_result(stage.stage, stage.digest)
-    stop = result["facts"].get("stop") if result else None
+    stop = parse_result(result).facts.stop if result else None
     if stop:
-        raise RunStopped(f"{stage.label}: {stop['message']}", hint=stop["hint"])
+        raise RunStopped(f"{stage.label}: {stop.message}", hint=stop.hint)
 
 
 def supervise(config: RealignConfig, until: Until, flow: str) -> State[EndedRun]:

@@ -27,6 +27,7 @@ from infra.back_ends import without_credentials
 from infra.store.store import RESULT, SPEC, Store
 from infra.tracking import model_registry as registry
 from infra.tracking.outbox import waiting_places
+from tasks.stages.registry import STAGES
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -292,8 +293,9 @@ def references(store: Store, place: str) -> list[str]:
     if result is None:
         return list(_references(store.read_json(f"{place}/{SPEC}")))
     found = [*_references(result.get("spec")), *_references(result.get("inputs"))]
-    if result["stage"] == "classify":  # the classifier that was kept
-        found += _references(result["facts"].get("classifier"))
+    stage = STAGES.get(result["stage"])
+    if stage is not None:
+        found += _references([result["facts"].get(name) for name in stage.keeps])
     return found
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
 
 from dora_core.config.judging import Judge, JudgeConfig
 from dora_core.config.method import ModelConfig, TextConfig
+from tasks.runtime.facts import Facts
 from tasks.runtime.stage import StageContext, StageRef, StageSpec
 
 if TYPE_CHECKING:
@@ -41,12 +44,25 @@ class JudgeSpec(StageSpec):
     text: TextConfig = TextConfig()
 
 
+class JudgeFacts(Facts):
+    """How an LLM's comparisons and the requests for them went; empty for other judges."""
+
+    comparisons: int = Field(0, description="Pairs of responses that were compared.")
+    unparsable: int = Field(0, description="Answers without a verdict.")
+    position_disagreement: float | None = Field(None, description="Share of pairs whose two verdicts differ, which makes them ties.")
+    tie_share: float | None = Field(None, description="Share of pairs that are ties, those included.")
+    requests: int = Field(0, description="Sent in this attempt, retries included.")
+    retries: int = 0
+    reused: int = Field(0, description="Answers of earlier attempts.")
+    answers_per_second: float | None = Field(None, description="Null where no request was sent.")
+
+
 @dataclass(frozen=True)
 class Scored:
     """Scores of N responses, shape (N,), larger is better, not finite where there is no verdict; ``facts`` of the stage."""
 
     scores: np.ndarray
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: JudgeFacts = field(default_factory=JudgeFacts)
 
 
 @dataclass(frozen=True)

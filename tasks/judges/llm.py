@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from dora_core.config.judging import LLMJudge
 from dora_core.errors import DataError
-from tasks.judges.base import JudgeKind, JudgeSpec, Scored
+from tasks.judges.base import JudgeFacts, JudgeKind, JudgeSpec, Scored
 from tasks.runtime.stage import StageContext
-from tasks.tables.rows import RECORDS_FILE
+from tasks.tables.artifacts import RECORDS_FILE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -118,7 +118,7 @@ def score(spec: JudgeSpec, context: StageContext, rows: pa.Table) -> Scored:
         "position_disagreement": sum(a != b for a, b in judged) / len(judged) if judged else None,
         "tie_share": sum(a != b or a == "tie" for a, b in judged) / len(judged) if judged else None,
     }
-    return Scored(scores, facts | asked.facts)
+    return Scored(scores, JudgeFacts(**facts, **asked.facts))
 
 
 def _groups(rows: pa.Table, judge: LLMJudge, given: dict[str, list[str]] | None) -> list[_Group]:

@@ -85,6 +85,8 @@ class Stage:
         headline: the one number people look for first, as a short text.
         tracked: beginnings of the names of its metrics that also go to the MLflow run of the whole run, or of its round.
         event: what it announces when it has run; None = nothing.
+        keeps: names of the facts that refer to stages which the output needs although its spec does not name them: garbage collection
+            reads them, as JSON, for results of any release.
         section: where the report shows it: ``stage`` in a section of its own, with the template ``flows/report/<name>.html``; ``training``
             among the trainings; None nowhere.
         unplanned: sentence of the report for a run without this stage; ``{objective}`` stands for the name of its objective.
@@ -96,6 +98,7 @@ class Stage:
     headline: Callable[[StageResult[Any]], str] = _rows
     tracked: tuple[str, ...] = ()
     event: Callable[[StageResult[Any], Store], Event | None] = lambda result, store: None
+    keeps: tuple[str, ...] = ()
     section: Literal["stage", "training"] | None = None
     unplanned: str = "Not part of this run."
 

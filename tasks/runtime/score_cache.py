@@ -19,8 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from dora_core.config.execution import Execution
 from infra.store.store import replacing, sha256_file
+from tasks.runtime.facts import Facts
 from tasks.runtime.stage import StageContext
 from tasks.runtime.workers import BuildWorker
 from tasks.tables.rows import rebatch
@@ -81,16 +84,23 @@ def _is_whole(part: Path) -> bool:
     return part.exists() and sha256_file(part) == part.stem
 
 
+class ScoringFacts(Facts):
+    """How many rows were scored now, how many values came from the ledger, and the throughput."""
+
+    scored_rows: int
+    reused_rows: int
+    rows_per_second: float | None = Field(description="Of new rows; null where there are none.")
+
+
 @dataclass(frozen=True)
 class Scores:
     """Values of N rows, stored once per distinct key.
 
     Attributes:
-        facts: ``scored_rows``, ``reused_rows``, ``rows_per_second`` (of new rows; None where there are none).
         totals: sums over new rows of the columns that are not kept.
     """
 
-    facts: dict[str, Any]
+    facts: ScoringFacts
     totals: dict[str, float]
     columns: dict[str, NDArray[Any]]
     place_N: NDArray[np.int64]
@@ -130,7 +140,7 @@ def score_rows(
     for table in ledger.tables():
         values.put(table)
     new, totals = values.missing(), dict.fromkeys(summed, 0.0)
-    facts: dict[str, Any] = {"scored_rows": len(new), "reused_rows": len(key_N) - len(new), "rows_per_second": None}
+    rows_per_second: float | None = None
     if len(new):
         started = time.monotonic()
 
@@ -152,8 +162,9 @@ def score_rows(
 
         with closing(scored()) as tables:  # whatever stops the writing also ends the actors
             ledger.add(tables)
-        facts["rows_per_second"] = len(new) / (time.monotonic() - started)
+        rows_per_second = len(new) / (time.monotonic() - started)
     assert values.found_K.all(), "every row was in the ledger or has been scored"
+    facts = ScoringFacts(scored_rows=len(new), reused_rows=len(key_N) - len(new), rows_per_second=rows_per_second)
     return Scores(facts, totals, values.columns, values.place_N)
 
 

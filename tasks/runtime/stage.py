@@ -143,7 +143,7 @@ class StageOutput:
     """
 
     rows: int
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dora_core.config.rounds import DriftConfig
+from dora_core.strict_model import StrictModel
 from tasks.runtime.stage import StageContext, StageRef
+from tasks.stages import classify
+from tasks.stages._drift_facts import AucChange, Counts, Rule, Shares, Shift, SourceDrift
+from tasks.stages.calibrate import Facts as CalibrateFacts
 from tasks.stages.calibrate import Heads, undefined
 from tasks.stages.classify import FOLDER, KEYS, UNLABELLED
-from tasks.tables.rows import RECORDS_FILE, read_index, record_batches
+from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE
+from tasks.tables.rows import read_index, record_batches
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,27 +26,31 @@ if TYPE_CHECKING:
 
     from dora_core.classifier.scoring import Meta
 
+Verdict = Literal["ok", "refit", "refuse"]
+
 JUDGEABLE = 50  # rows on either side before a figure of them says anything
 
 
 # ---------------------------------------------------------------------------------------------------------------- rules
 
 
-def rule(config: DriftConfig, name: str, source: str | None, value: float, chance: float, message: str) -> dict[str, Any]:
+def rule(config: DriftConfig, name: str, source: str | None, value: float, chance: float, message: str) -> Rule:
     """A figure against ``refit_<name>`` and ``refuse_<name>``; what exceeds them is ``value − chance``."""
     refit_at, refuse_at = getattr(config, f"refit_{name}", None), getattr(config, f"refuse_{name}", None)
-    verdict, note = "ok", ""
-    for stricter, limit in (("refit", refit_at), ("refuse", refuse_at)):
+    verdict: Verdict = "ok"
+    note = ""
+    limits: list[tuple[Verdict, float | None]] = [("refit", refit_at), ("refuse", refuse_at)]
+    for stricter, limit in limits:
         if limit is not None and value - chance > limit:
             verdict, note = stricter, f": beyond drift.{stricter}_{name} = {limit:g}"
     figures = {"value": value, "chance": chance, "refit_at": refit_at, "refuse_at": refuse_at}
-    return {"name": name, "source": source, **figures, "verdict": verdict, "message": message + note}
+    return Rule(name=name, source=source, **figures, verdict=verdict, message=message + note)
 
 
-def not_judged(config: DriftConfig, name: str, source: str | None, why: str) -> dict[str, Any]:
+def not_judged(config: DriftConfig, name: str, source: str | None, why: str) -> Rule:
     limits = {f"{verdict}_at": getattr(config, f"{verdict}_{name}", None) for verdict in ("refit", "refuse")}
-    figures = {"value": None, "chance": None, **limits}
-    return {"name": name, "source": source, **figures, "verdict": "not judged", "message": f"{name} not judged: {why}"}
+    message = f"{name} not judged: {why}"
+    return Rule(name=name, source=source, value=None, chance=None, **limits, verdict="not judged", message=message)
 
 
 # ----------------------------------------------------------------------------------------------------------------- data
@@ -92,11 +101,11 @@ class Fit:
 
     ref: StageRef
     folder: Path
-    facts: dict[str, Any]
+    facts: classify.Facts
 
     @classmethod
     def of(cls, ref: StageRef, context: StageContext) -> Fit:
-        return cls(ref, context.fetch(ref) / FOLDER, context.result(ref)["facts"])
+        return cls(ref, context.fetch(ref) / FOLDER, context.facts(ref, classify.Facts))
 
     @cached_property
     def meta(self) -> Meta:
@@ -109,7 +118,8 @@ class Fit:
         """Keys of the rows there were at the fit."""
         import pyarrow.parquet as pq
 
-        return pq.read_table(self.folder / KEYS)["key"].to_numpy()
+        keys: NDArray[np.uint64] = pq.read_table(self.folder / KEYS)["key"].to_numpy()
+        return keys
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,6 @@ class Comparison:
 
     Attributes:
         names: sources that have responses before or now, sorted.
-        sources: the facts of each.
         new_N: which responses are new since the last run.
     """
 
@@ -140,8 +149,24 @@ class Comparison:
         self.config, self.before, self.now = config, before, now
         self.new_N = ~np.isin(now.key_N, before.key_N)
         self.names = [n for n in sorted({*before.names, *now.names}) if before.of(n).any() or now.of(n).any()]
-        self.sources: dict[str, dict[str, Any]] = {name: {} for name in self.names}
-        self.rules: list[dict[str, Any]] = []
+        self.rules: list[Rule] = []
+        self._responses: dict[str, Counts] = {}
+        self._shares: dict[str, Shares] = {}
+        self._lengths: dict[str, Shift] = {}
+        self._aucs: dict[str, AucChange] = {}
+        self._factors: dict[str, Shift] = {}
+
+    @property
+    def sources(self) -> dict[str, SourceDrift]:
+        """Facts of every source, of the parts that were compared."""
+        parts: dict[str, Mapping[str, StrictModel]] = {
+            "responses": self._responses,
+            "share": self._shares,
+            "length": self._lengths,
+            "auc": self._aucs,
+            "h": self._factors,
+        }
+        return {name: SourceDrift(**{part: found[name] for part, found in parts.items() if name in found}) for name in self.names}
 
     def judge(self, name: str, source: str | None, value: float, chance: float, message: str) -> None:
         self.rules.append(rule(self.config, name, source, value, chance, message))
@@ -157,37 +182,38 @@ class Comparison:
         counts = self.before.counts(self.names), self.now.counts(self.names)
         new = [int((self.now.of(name) & self.new_N).sum()) for name in self.names]
         p, q = (count / count.sum() for count in counts)
-        for i, facts in enumerate(self.sources.values()):
-            facts["responses"] = {"before": int(counts[0][i]), "now": int(counts[1][i]), "new": new[i]}
-            facts["share"] = {"before": float(p[i]), "now": float(q[i])}
+        for i, name in enumerate(self.names):
+            self._responses[name] = Counts(before=int(counts[0][i]), now=int(counts[1][i]), new=new[i])
+            self._shares[name] = Shares(before=float(p[i]), now=float(q[i]))
         value, chance = total_variation(p, q), total_variation_chance(p, q, self.before.prompts(), self.now.prompts())
         most = int(np.abs(q - p).argmax())
         moved = f"{self.names[most]} from {p[most]:.0%} to {q[most]:.0%}"
         self.judge("share_shift", None, value, chance, f"mixture shares moved by {value:.2f} (chance {chance:.2f}), most of all {moved}")
 
     def lengths(self) -> None:
-        for name, facts in self.sources.items():
+        for name in self.names:
             old, new = self.before.of(name), self.now.of(name) & self.new_N
             prompts = self.before.prompts(old), self.now.prompts(new)
             lengths = self.before.length_N[old], self.now.length_N[new]
-            facts["length"] = self.distance("length_shift", name, *lengths, prompts, "lengths", " characters")
+            self._lengths[name] = self.distance("length_shift", name, *lengths, prompts, "lengths", " characters")
 
     def distance(
         self, rule: str, name: str, old_N: NDArray[Any], new_N: NDArray[Any], prompts: tuple[int, int], what: str, unit: str = ""
-    ) -> dict[str, Any]:
-        """Judge the Kolmogorov-Smirnov distance of two samples; what is shown of them."""
+    ) -> Shift:
+        """Judge the Kolmogorov-Smirnov distance of two samples."""
         from dora_core.calibration import quantiles
         from dora_core.evaluation.distances import ks_chance, ks_distance
 
-        shown = {"before": quantiles(old_N) if len(old_N) else None, "new": quantiles(new_N) if len(new_N) else None, "ks": None}
+        before, new = (quantiles(sample) if len(sample) else None for sample in (old_N, new_N))
         if min(len(old_N), len(new_N)) < JUDGEABLE:
             why = f"{len(old_N)} earlier and {len(new_N)} new responses of {name}, {JUDGEABLE} of each are needed"
             self.skip(rule, name, why)
-            return shown
+            return Shift(before=before, new=new, ks=None)
+        assert before is not None and new is not None
         value, chance = ks_distance(old_N, new_N), ks_chance(*prompts)
-        medians = f"median {shown['before']['0.5']:.3g}, now {shown['new']['0.5']:.3g}{unit}"
+        medians = f"median {before['0.5']:.3g}, now {new['0.5']:.3g}{unit}"
         self.judge(rule, name, value, chance, f"{what} of {name} moved by {value:.2f} (chance {chance:.2f}), {medians}")
-        return shown | {"ks": value}
+        return Shift(before=before, new=new, ks=value)
 
     def growth(self, fit: Fit, new: int) -> None:
         """``new``: number of rows, golden ones included, that are new since the fit."""
@@ -205,19 +231,21 @@ class Comparison:
         for head, name in enumerate(fit.meta.sources):
             if name not in self.names:
                 continue
-            at_fit, of_source = fit.facts["sources"][name], scored.head_N == head
-            shown = self.sources[name]["auc"] = {"fit": at_fit["auc"], "new": None}
-            if min(golden.sum(), of_source.sum()) < JUDGEABLE or at_fit["auc"] is None:
+            at_fit, of_source = fit.facts.sources[name], scored.head_N == head
+            then, low, high = at_fit.auc, at_fit.auc_low, at_fit.auc_high
+            if min(golden.sum(), of_source.sum()) < JUDGEABLE or then is None or low is None or high is None:
+                self._aucs[name] = AucChange(fit=then, new=None)
                 counts = f"{of_source.sum()} responses of {name} and {golden.sum()} golden ones are new"
                 self.skip("auc_drop", name, f"{counts} since the fit, {JUDGEABLE} of each are needed")
                 continue
             own = golden | of_source
             logits, prompts = scored.logits[f"logit_{name}"].to_numpy()[own], scored.rows["prompt_hash"].to_numpy()[own]
-            shown["new"] = now = float(auc(logits, golden[own])[0])
-            error_at_fit = (at_fit["auc_high"] - at_fit["auc_low"]) / (2 * 1.96)
+            now = float(auc(logits, golden[own])[0])
+            self._aucs[name] = AucChange(fit=then, new=now)
+            error_at_fit = (high - low) / (2 * 1.96)
             chance = NORMAL_99 * float(np.hypot(auc_resamples(logits, golden[own], prompts).std(), error_at_fit))
-            drop = at_fit["auc"] - now
-            figures = f"AUC of {name} {at_fit['auc']:.3f} at the fit, {now:.3f} on {own.sum()} responses new since"
+            drop = then - now
+            figures = f"AUC of {name} {then:.3f} at the fit, {now:.3f} on {own.sum()} responses new since"
             self.judge("auc_drop", name, drop, chance, f"{figures}, a fall of {drop:.3f} (chance {chance:.3f})")
 
     def factors(self, context: StageContext, calibrate: StageRef | None, form: str, fit: Fit, scored: Scored) -> None:
@@ -229,7 +257,7 @@ class Comparison:
 
         if calibrate is None:
             return self.skip("h_shift", None, "the last run has no calibration")
-        shares_of = dict(context.result(calibrate)["facts"]["shares"])
+        shares_of = dict(context.facts(calibrate, CalibrateFacts).shares)
         alpha, names = shares_of.pop("golden"), list(shares_of)
         shares, heads = np.array([alpha, *shares_of.values()]), Heads.of(names, fit.meta, fit.facts)
         if undefined(form, shares, names):
@@ -238,7 +266,7 @@ class Comparison:
         place = {name: 1 + i for i, name in enumerate(names)}  # 0 is golden
         own_of = np.array([place.get(name, 0) for name in self.before.names])
         old_h, start = np.empty(len(self.before.key_N)), 0
-        for batch in _calibrated(context.fetch(calibrate) / "calibration.parquet", names):
+        for batch in _calibrated(context.fetch(calibrate) / CALIBRATION_FILE, names):
             part = slice(start, start := start + batch.num_rows)
             c = np.column_stack([batch[f"c_{name}"] for name in names])
             old_h[part] = factor(form, c, heads.gamma, shares, own_of[self.before.source_N[part]])
@@ -251,7 +279,7 @@ class Comparison:
         for name in self.names:
             old, new = self.before.of(name), known & (source_N == name)
             prompts = self.before.prompts(old), len(np.unique(prompt_N[new]))
-            self.sources[name]["h"] = self.distance("h_shift", name, old_h[old], new_h[new], prompts, "h")
+            self._factors[name] = self.distance("h_shift", name, old_h[old], new_h[new], prompts, "h")
         return None
 
 

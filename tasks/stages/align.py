@@ -20,7 +20,8 @@ from infra.store.store import Store
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages import training_data
-from tasks.tables.rows import RECORDS_FILE, record_batches
+from tasks.tables.artifacts import RECORDS_FILE
+from tasks.tables.rows import record_batches
 from tasks.tables.training_records import Aggregate
 from tasks.training.facts import HeavyRecord, LossSettings, ObjectiveSettings, TrainingFacts
 

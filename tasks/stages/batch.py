@@ -34,6 +34,7 @@ from dora_core.errors import ConfigError, StageFailed, StoreError
 from infra.store.store import SPEC, Store
 from tasks.runtime.actor_pool import run_on_actors
 from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import Run, StageContext, StageOutput, StageRef, StageSpec, describe_error, execute, prepare_process
 from tasks.runtime.worker_failures import WorkerFailures
 from tasks.runtime.workers import use_threads
@@ -57,6 +58,14 @@ class Spec(StageSpec):
         return super().is_done(store) and all(store.is_done(ref.stage, ref.digest) for ref in self.stages)
 
 
+class Facts(BaseFacts):
+    """Stages of the batch."""
+
+    done: int
+    cached: int = Field(description="Of them finished before.")
+    seconds: dict[str, float] = Field(description="Time in stages, by stage name.")
+
+
 def run(spec: Spec, context: StageContext) -> StageOutput:
     named = [load_spec(ref, context.store) for ref in spec.stages if not context.store.is_done(ref.stage, ref.digest)]
     todo = with_preparation(named, context.store)
@@ -67,7 +76,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         else:
             _on_actors(board, spec.execution, context)
     board.raise_failures()
-    facts = {"done": len(spec.stages), "cached": board.cached, "seconds": {stage: round(s, 2) for stage, s in board.seconds.items()}}
+    seconds = {stage: round(s, 2) for stage, s in board.seconds.items()}
+    facts = Facts(done=len(spec.stages), cached=board.cached, seconds=seconds)
     return StageOutput(rows=len(spec.stages), metrics={"ran": len(todo), "cached": board.cached}, facts=facts)
 
 
@@ -248,7 +258,8 @@ class Board:
 
 
 def _headline(error: dict[str, Any]) -> str:
-    return (error["message"].splitlines() or [""])[0]
+    message: str = error["message"]
+    return (message.splitlines() or [""])[0]
 
 
 # ------------------------------------------------------------------------------------------------------ where it runs
@@ -299,8 +310,8 @@ class _StageActor:
         return attempt(spec, run, self._store)
 
 
-def headline(result: StageResult[Any]) -> str:
+def headline(result: StageResult[Facts]) -> str:
     return f"{result.facts.done} stages, {result.facts.cached} cached"
 
 
-STAGE = Stage(Spec, run, headline=headline)
+STAGE = Stage(Spec, run, Facts, headline=headline)

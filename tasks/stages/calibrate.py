@@ -30,20 +30,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import ConfigDict, Field
+
 from dora_core.config.method import CalibrationConfig
 from dora_core.errors import DataError, ModelError
+from dora_core.strict_model import StrictModel
 from infra.store.store import Store
 from tasks.runtime.descriptor import Event, Stage, StageResult
-from tasks.runtime.score_cache import ROW_GROUP, RowLedger, Scores, score_rows
+from tasks.runtime.facts import Quantiles
+from tasks.runtime.score_cache import ROW_GROUP, RowLedger, Scores, ScoringFacts, score_rows
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.stages import classify
 from tasks.stages.classify import FOLDER, UNLABELLED, LogitArguments, LogitScorer
-from tasks.tables.rows import RECORDS_FILE, RowIndex, read_index, rebatch, record_batches, responses_of, text_rows
+from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE
+from tasks.tables.rows import RowIndex, read_index, rebatch, record_batches, responses_of, text_rows
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from dora_core.classifier.golden_share import GoldenShare
     from dora_core.classifier.scoring import Meta
 
 SCHEMA_VERSION = 1
@@ -64,9 +71,62 @@ class Spec(StageSpec):
     golden_sources: list[str]
 
 
+class FactorFacts(StrictModel):
+    """h of one source's responses."""
+
+    n: int
+    mean: float
+    quantiles: Quantiles
+
+
+class Histogram(StrictModel):
+    """Counts by source over common bins; there is one edge more than bins."""
+
+    edges: list[float]
+    counts: dict[str, list[int]]
+
+
+class ScoredRows(StrictModel):
+    """What happened to the responses: in = scored + unscored."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+
+    in_: int = Field(alias="in")
+    scored: int
+    unscored: int = Field(description="No number from the classifier: w = 1.")
+    clipped: int = Field(description="Of the scored: a logit beyond its limit.")
+    capped: int = Field(description="Factors that were lowered to the cap.")
+
+
+class GoldenFraction(StrictModel):
+    """Golden share α of the mixture, with its interval where it is estimated."""
+
+    value: float
+    low: float
+    high: float
+    estimated: bool
+
+
+class Facts(ScoringFacts):
+    """See the module docstring."""
+
+    padding_waste: float | None = Field(description="Share of the new rows' padded tokens that are padding; null where nothing is new.")
+    form: str
+    h: dict[str, FactorFacts] = Field(description="By source.")
+    histogram: Histogram
+    ess: float = Field(description="Effective sample size as a share of the responses.")
+    ess_by_form: dict[str, float] = Field(description="Of the raw factors.")
+    capped_fraction: float
+    rows: ScoredRows | None = Field(None, description="Absent before that was counted.")
+    nan: int = Field(description="0.")
+    tau: float = Field(description="Temper; 1 where the factors are as they came.")
+    shares: dict[str, float] = Field(description="Shares of the mixture: `golden`, then every head.")
+    alpha: GoldenFraction
+    no_shift: bool = Field(description="No source can be told from golden: h = 1.")
+
+
 def score(spec: Spec, context: StageContext, classifier: StageRef, records: Path, index: RowIndex, fold_N: NDArray[np.int32]) -> Scores:
-    """Logits (``logit_<source>``) of every training row. ``facts`` say what was done: ``padding_waste`` is the share of the new rows'
-    padded tokens that are padding; None where nothing is new."""
+    """Logits (``logit_<source>``) of every training row."""
     import pyarrow as pa
 
     def rows(positions: NDArray[np.int64]) -> Iterator[pa.Table]:
@@ -74,7 +134,7 @@ def score(spec: Spec, context: StageContext, classifier: StageRef, records: Path
             at = texts["position"].to_numpy()
             yield pa.table({"key": index.key_N[at], "prompt": texts["prompt"], "response": texts["response"], "fold": fold_N[at]})
 
-    scores = score_rows(
+    return score_rows(
         context,
         RowLedger(context, f"scores/{classifier.digest}"),
         index.key_N,
@@ -85,9 +145,6 @@ def score(spec: Spec, context: StageContext, classifier: StageRef, records: Path
         execution=spec.execution,
         unit="responses",
     )
-    padded = scores.totals["padded"]
-    scores.facts["padding_waste"] = 1.0 - scores.totals["tokens"] / padded if padded else None
-    return scores
 
 
 @dataclass(frozen=True)
@@ -106,13 +163,13 @@ class Heads:
     highest: NDArray[np.float64]
 
     @classmethod
-    def of(cls, names: list[str], meta: Meta, fit: dict[str, Any]) -> Heads:
+    def of(cls, names: list[str], meta: Meta, fit: classify.Facts) -> Heads:
         """Of the sources ``names``; ``fit``: facts of the classify stage that fitted the heads."""
         import numpy as np
 
         gamma = np.array([meta.gamma[meta.sources.index(name)] for name in names])
-        prior = np.array([not fit["sources"][name]["told_apart"] for name in names], dtype=bool)
-        a = np.array([fit["unlabelled"]["value"] if name == UNLABELLED else 0.0 for name in names])
+        prior = np.array([not fit.sources[name].told_apart for name in names], dtype=bool)
+        a = np.array([fit.unlabelled.value if fit.unlabelled and name == UNLABELLED else 0.0 for name in names])
         return cls(names, gamma, prior, 1.0 / (1.0 + gamma * a))  # c of w = 1/a⁺
 
     def probabilities(self, logits: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -181,8 +238,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     from dora_core.classifier.scoring import read_meta
     from dora_core.data.records import fold_of, is_golden_source
 
-    classifier = StageRef(**context.result(spec.classifier)["facts"]["classifier"])
-    fit = context.result(classifier)["facts"]
+    classifier = context.facts(spec.classifier, classify.Facts).classifier
+    fit = context.facts(classifier, classify.Facts)
     meta = read_meta(context.fetch(classifier) / FOLDER)
     records = context.fetch(spec.records) / RECORDS_FILE
     index = read_index(records, "train")
@@ -213,32 +270,34 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     result = calibrate(np.ones(len(index)) if no_shift else forms[spec.calibration.form], spec.calibration)
     bad = int((~np.isfinite(result.h)).sum())
     assert bad == 0, f"{bad} factors are not finite: clipped logits and shares > 0 exclude it"
-    _write(context.path / "calibration.parquet", records, ratios, fold_N, result.h)
+    _write(context.path / CALIBRATION_FILE, records, ratios, fold_N, result.h)
 
-    ess = {form: effective_sample_size(h) for form, h in forms.items()}
+    padded, ess = scores.totals["padded"], {form: effective_sample_size(h) for form, h in forms.items()}
     by_source = _grouped(result.h, index)
-    facts = scores.facts | {
-        "form": spec.calibration.form,
-        "h": {name: {"n": len(v), "mean": float(v.mean()), "quantiles": quantiles(v)} for name, v in by_source.items()},
-        "histogram": _histogram(result.h, by_source),
-        "ess": result.ess,
-        "ess_by_form": ess,
-        "capped_fraction": result.capped_fraction,
-        "rows": rows | {"capped": round(result.capped_fraction * len(index))},
-        "nan": bad,
-        "tau": result.tau,
-        "shares": {"golden": float(shares[0])} | {name: float(m) for name, m in zip(heads, shares[1:], strict=True)},
-        "alpha": _alpha(shares, heads, fit["unlabelled"]),
-        "no_shift": no_shift,
-        "warnings": _no_shift_warnings(same, no_shift, fit["sources"]) + _warnings(spec.calibration, result.ess, result.tau),
-    }
+    warnings = _no_shift_warnings(same, no_shift, fit) + _warnings(spec.calibration, result.ess, result.tau)
     if rows["unscored"]:
-        facts["warnings"].append(f"{rows['unscored']} of {rows['in']} responses got no number from the classifier: their ratio is set to 1")
-    for warning in facts["warnings"]:
+        warnings.append(f"{rows['unscored']} of {rows['in']} responses got no number from the classifier: their ratio is set to 1")
+    for warning in warnings:
         context.log.warning("%s", warning)
-    metrics = {
-        name: facts[name] for name in ("scored_rows", "reused_rows", "rows_per_second", "padding_waste", "ess", "capped_fraction", "tau")
-    }
+    facts = Facts(
+        **scores.facts.dump(),
+        padding_waste=1.0 - scores.totals["tokens"] / padded if padded else None,
+        form=spec.calibration.form,
+        h={name: FactorFacts(n=len(v), mean=float(v.mean()), quantiles=quantiles(v)) for name, v in by_source.items()},
+        histogram=_histogram(result.h, by_source),
+        ess=result.ess,
+        ess_by_form=ess,
+        capped_fraction=result.capped_fraction,
+        rows=ScoredRows(**rows, capped=round(result.capped_fraction * len(index))),
+        nan=bad,
+        tau=result.tau,
+        shares={"golden": float(shares[0])} | {name: float(m) for name, m in zip(heads, shares[1:], strict=True)},
+        alpha=_alpha(shares, heads, fit.unlabelled),
+        no_shift=no_shift,
+        warnings=warnings,
+    )
+    names = ("scored_rows", "reused_rows", "rows_per_second", "padding_waste", "ess", "capped_fraction", "tau")
+    metrics = {name: getattr(facts, name) for name in names}
     metrics |= {f"ess_{form}": value for form, value in ess.items()} | {"h_max": float(result.h.max()), "nan": bad}
     return StageOutput(rows=len(index), metrics={k: v for k, v in metrics.items() if v is not None}, facts=facts)
 
@@ -262,19 +321,20 @@ def _check_sources(spec: Spec, golden: list[str], unlabelled: bool) -> None:
         )
 
 
-def _alpha(shares: np.ndarray, heads: list[str], unlabelled: dict[str, float] | None) -> dict[str, Any]:
+def _alpha(shares: np.ndarray, heads: list[str], unlabelled: GoldenShare | None) -> GoldenFraction:
     """Golden share of the mixture, α_lab + m_u·a⁺ with its interval; without unlabelled rows it is known."""
+    known = float(shares[0])
     if unlabelled is None or UNLABELLED not in heads:
-        return {"value": float(shares[0]), "low": float(shares[0]), "high": float(shares[0]), "estimated": False}
-    share = float(shares[1 + heads.index(UNLABELLED)])
-    return {key: float(shares[0]) + share * unlabelled[key] for key in ("value", "low", "high")} | {"estimated": True}
+        return GoldenFraction(value=known, low=known, high=known, estimated=False)
+    value, low, high = (known + float(shares[1 + heads.index(UNLABELLED)]) * a for a in (unlabelled.value, unlabelled.low, unlabelled.high))
+    return GoldenFraction(value=value, low=low, high=high, estimated=True)
 
 
-def _no_shift_warnings(same: list[str], no_shift: bool, sources: dict[str, Any]) -> list[str]:
+def _no_shift_warnings(same: list[str], no_shift: bool, fit: classify.Facts) -> list[str]:
     warnings = []
     for name in same:
-        low, high = sources[name]["auc_family_low"], sources[name]["auc_family_high"]
-        interval = "AUC undefined" if low is None else f"AUC interval [{low:.2f}, {high:.2f}] contains or lies below 0.5"
+        low, high = fit.sources[name].auc_family_low, fit.sources[name].auc_family_high
+        interval = "AUC undefined" if low is None or high is None else f"AUC interval [{low:.2f}, {high:.2f}] contains or lies below 0.5"
         warnings.append(f"{name} cannot be told from golden ({interval}): its ratio is set to 1")
     if no_shift:
         warnings.append("no source can be told from golden: this data needs no calibration")
@@ -321,19 +381,19 @@ def _grouped(h_N: NDArray[np.float64], index: RowIndex) -> dict[str, NDArray[np.
     return {name: groups[name] for name in sorted(groups) if len(groups[name])}
 
 
-def _histogram(h_N: NDArray[np.float64], by_source: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
+def _histogram(h_N: NDArray[np.float64], by_source: dict[str, NDArray[np.float64]]) -> Histogram:
     """Counts per source over common equal-width bins from 0 to the largest h."""
     import numpy as np
 
     edges = np.linspace(0.0, float(h_N.max()), HISTOGRAM_BINS + 1)
-    return {"edges": edges.tolist(), "counts": {name: np.histogram(v, edges)[0].tolist() for name, v in by_source.items()}}
+    return Histogram(edges=edges.tolist(), counts={name: np.histogram(v, edges)[0].tolist() for name, v in by_source.items()})
 
 
-def headline(result: StageResult[Any]) -> str:
+def headline(result: StageResult[Facts]) -> str:
     return f"effective sample size {result.facts.ess:.0%}"
 
 
-def event(result: StageResult[Any], store: Store) -> Event | None:
+def event(result: StageResult[Facts], store: Store) -> Event | None:
     """The calibration factors are there."""
     return Event("calibration.ready", f"{result.rows} responses have calibration factors", result.metrics)
 
@@ -341,6 +401,7 @@ def event(result: StageResult[Any], store: Store) -> Event | None:
 STAGE = Stage(
     Spec,
     run,
+    Facts,
     headline=headline,
     tracked=("ess",),
     event=event,

@@ -22,14 +22,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from pydantic import Field
+
+from dora_core.classifier.golden_share import GoldenShare
 from dora_core.config.execution import Execution
 from dora_core.config.method import ClassifierConfig
 from dora_core.errors import DataError
+from dora_core.strict_model import StrictModel
 from infra.store.store import StageFolder, Store, sha256_file
 from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
 from tasks.runtime.workers import ModelWorker, WorkerArguments, use_threads
-from tasks.tables.rows import GOLDEN_FILE, RECORDS_FILE, read_index, texts_at
+from tasks.stages import _drift_facts
+from tasks.tables.artifacts import CLASSIFIER_FOLDER, FITTED_KEYS_FILE, GOLDEN_FILE, RECORDS_FILE
+from tasks.tables.rows import read_index, texts_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +45,7 @@ if TYPE_CHECKING:
     from dora_core.classifier.fit import FoldFit
     from dora_core.classifier.model import Examples
 
-FOLDER, KEYS, LOGITS = "classifier", "rows.parquet", "out_of_fold.safetensors"
+FOLDER, KEYS, LOGITS = CLASSIFIER_FOLDER, FITTED_KEYS_FILE, "out_of_fold.safetensors"
 UNLABELLED = "unlabelled"
 
 
@@ -52,6 +59,56 @@ class Spec(StageSpec):
     classifier: ClassifierConfig
     golden_sources: list[str]
     drift: Annotated[StageRef | None, NotInDigest] = None
+
+
+class Reliability(StrictModel):
+    """Reliability curve: one entry per non-empty bin of the predicted probability."""
+
+    confidence: list[float] = Field(description="Mean prediction.")
+    accuracy: list[float] = Field(description="Share of golden responses.")
+    count: list[int]
+
+
+class HeadFacts(StrictModel):
+    """How well one head tells its source from golden, on held-out prompts (``dora_core/classifier/diagnostics.py``). Null: undefined."""
+
+    n: int = Field(description="Responses of the source in the fit.")
+    gamma: float = Field(description="Responses of the source per golden response.")
+    auc: float | None
+    auc_low: float | None = Field(description="95 % bootstrap interval over prompts.")
+    auc_high: float | None
+    auc_family_low: float | None = Field(description="Interval at the level of all heads together.")
+    auc_family_high: float | None
+    told_apart: bool = Field(description="The family-wise interval lies above ½.")
+    within_prompt_auc: float | None = Field(description="Against golden responses to the same prompt.")
+    log_loss: float | None
+    ece: float | None = Field(description="Expected calibration error.")
+    temperature: float | None
+    prompt_only_auc: float | None = Field(description="Of a model that reads the prompt alone.")
+    length_only_auc: float | None = Field(description="Of the response's length.")
+    reliability: Reliability
+
+
+class CurvePoint(StrictModel):
+    """Losses of a fold at an optimisation step."""
+
+    fold: int
+    step: int
+    loss: float
+    validation_loss: float
+
+
+class Facts(BaseFacts):
+    """See the module docstring."""
+
+    classifier: StageRef = Field(description="The stage output to score with: this one, or the one that is kept.")
+    reused: bool
+    reason: str = Field(description="Why the classifiers were fitted or kept.")
+    seconds_fit: float
+    sources: dict[str, HeadFacts]
+    unlabelled: GoldenShare | None = Field(description="Golden share among unlabelled responses, at most; null without such responses.")
+    deep_folds: int = Field(description="Folds whose encoder is used.")
+    curve: list[CurvePoint]
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
@@ -247,7 +304,8 @@ def _fit_on_ray(job: FoldJob) -> list[FoldFit]:
         )
         shared = ray.put(job)
         try:
-            return ray.get([remote.remote(shared, fold) for fold in range(job.config.folds)])
+            fits: list[FoldFit] = ray.get([remote.remote(shared, fold) for fold in range(job.config.folds)])
+            return fits
         except RayTaskError as error:
             raise error.cause from error
 
@@ -256,13 +314,13 @@ def to_keep(spec: Spec, context: StageContext) -> tuple[StageRef | None, str]:
     """The stage whose classifiers are kept (None: fit), by the drift stage, and why."""
     if spec.drift is None:
         return None, "fitted for this data"
-    facts = context.result(spec.drift)["facts"]
-    if facts["keep"] is None:
-        return None, facts["reason"]
-    keep = StageRef(**facts["keep"])
+    facts = context.facts(spec.drift, _drift_facts.Facts)
+    keep = facts.keep
+    if keep is None:
+        return None, facts.reason
     if not context.store.is_done(keep.stage, keep.digest):
         return None, f"the classifier to keep, {keep.digest[:12]}, is no longer in the store"
-    return keep, facts["reason"]
+    return keep, facts.reason
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
@@ -270,9 +328,9 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     context.log.info("%s: %s", "fit" if keep is None else "keep", reason)
     if keep is None:
         return _fit(spec, context, reason)
-    kept = context.result(keep)
-    facts = kept["facts"] | {"reused": True, "reason": reason, "seconds_fit": 0.0}
-    return StageOutput(rows=kept["rows"], metrics=kept["metrics"] | {"reused": 1.0, "seconds_fit": 0.0}, facts=facts)
+    kept = StageResult.parse(context.result(keep), Facts)
+    facts = Facts(**kept.facts.dump() | {"reused": True, "reason": reason, "seconds_fit": 0.0})
+    return StageOutput(rows=kept.rows, metrics=kept.metrics | {"reused": 1.0, "seconds_fit": 0.0}, facts=facts)
 
 
 def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
@@ -307,13 +365,13 @@ def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
     unlabelled = None
     if UNLABELLED in sources:
         own = golden | (examples.head_N == sources.index(UNLABELLED))
-        share = golden_share(logits[own, sources.index(UNLABELLED)], golden[own], examples.prompt_hash_N[own])
-        unlabelled = share.model_dump()
+        unlabelled = golden_share(logits[own, sources.index(UNLABELLED)], golden[own], examples.prompt_hash_N[own])
     for warning in warnings:
         context.log.warning("%s", warning)
 
     folder = context.path / FOLDER
-    gamma = [table[name]["gamma"] for name in sources]
+    heads = {name: HeadFacts.model_validate(table[name]) for name in sources}
+    gamma = [head.gamma for head in heads.values()]
     save_meta(folder, tokenizer, Meta(sources, spec.golden_sources, gamma, scaling, config.folds, config.model_dump(mode="json")))
     pq.write_table(pa.table({"key": rows["key"]}), folder / KEYS, compression="zstd")
     for fold in range(config.folds):  # fitted on another machine: its files are in the store already
@@ -321,37 +379,39 @@ def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
             context.store.download(f"{spec.stage}/{spec.digest()}/{FOLDER}/fold-{fold}/{name}")
 
     seconds = time.monotonic() - started
-    known = {name: s for name, s in table.items() if s["auc"] is not None}
+    known = {name: head.auc for name, head in heads.items() if head.auc is not None}
     metrics = {"responses": len(examples), "reused": 0.0, "seconds_fit": seconds, "warnings": len(warnings)}
-    metrics |= {f"auc_{name}": s["auc"] for name, s in known.items()}
+    metrics |= {f"auc_{name}": auc for name, auc in known.items()}
     if known:
-        metrics |= {f"{key}_mean": float(np.mean([s[key] for s in known.values()])) for key in ("auc", "log_loss", "ece")}
-    facts = {
-        "classifier": spec.ref().model_dump(),
-        "reused": False,
-        "reason": reason,
-        "seconds_fit": seconds,
-        "sources": table,
-        "unlabelled": unlabelled,  # golden share among the unlabelled: value, low, high
-        "deep_folds": sum(fit.deep for fit in fits),  # folds whose encoder is used
-        "warnings": warnings,
-        "curve": [point for fit in fits for point in fit.curve],
-    }
+        metrics |= {f"{key}_mean": float(np.mean([getattr(heads[name], key) for name in known])) for key in ("auc", "log_loss", "ece")}
+    facts = Facts(
+        classifier=spec.ref(),
+        reused=False,
+        reason=reason,
+        seconds_fit=seconds,
+        sources=heads,
+        unlabelled=unlabelled,
+        deep_folds=sum(fit.deep for fit in fits),
+        warnings=warnings,
+        curve=[CurvePoint.model_validate(point) for fit in fits for point in fit.curve],
+    )
     return StageOutput(rows=len(examples), metrics=metrics, facts=facts)
 
 
-def headline(result: StageResult[Any]) -> str:
+def headline(result: StageResult[Facts]) -> str:
     facts = result.facts
     if facts.reused:
         return "previous classifier still fits"
-    known = [f"{name} {s['auc']:.2f}" for name, s in facts.sources.items() if s["auc"] is not None]
+    known = [f"{name} {head.auc:.2f}" for name, head in facts.sources.items() if head.auc is not None]
     return f"AUC {', '.join(known[:4])}{' …' if len(known) > 4 else ''}" if known else "no AUC: too few held-out responses"
 
 
 STAGE = Stage(
     Spec,
     run,
+    Facts,
     headline=headline,
+    keeps=("classifier",),
     section="stage",
     unplanned="Not part of this run: the {objective} objective does not use calibration factors.",
 )

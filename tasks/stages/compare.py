@@ -28,7 +28,7 @@ from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages.ingest import UNKNOWN
-from tasks.tables.rows import RECORDS_FILE
+from tasks.tables.artifacts import RECORDS_FILE
 
 if TYPE_CHECKING:
     import numpy as np

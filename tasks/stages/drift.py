@@ -25,30 +25,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from dora_core.config.method import CalibrationConfig, ClassifierConfig
 from dora_core.config.rounds import DriftConfig
 from dora_core.errors import DataError
-from dora_core.strict_model import StrictModel
 from infra.store.store import Store
 from tasks.runtime.descriptor import Event, Stage, StageResult
+from tasks.runtime.facts import Stop
 from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages import classify
+from tasks.stages._drift_facts import Facts, Previous, Rule
 from tasks.stages._drift_measures import Comparison, Fit, Responses, Scored
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 JUDGED_AT_MOST = 2000  # new rows of a source, and of golden, that are scored
-
-
-class Previous(StrictModel):
-    """Stages of the project's last run; ``calibrate`` None: h is not compared."""
-
-    records: StageRef
-    classify: StageRef
-    calibrate: StageRef | None
 
 
 class Spec(StageSpec):
@@ -93,7 +86,7 @@ def cannot_serve(spec: Spec, context: StageContext, ref: StageRef, rows: pa.Tabl
     return ""
 
 
-def decide(refit: Literal["auto", "always", "never"], rules: list[dict[str, Any]], ref: StageRef, obstacle: str, new: int) -> Decision:
+def decide(refit: Literal["auto", "always", "never"], rules: list[Rule], ref: StageRef, obstacle: str, new: int) -> Decision:
     """Rules and policy to a decision; ``obstacle``: why ``ref`` cannot serve, ``new``: rows new since its fit.
 
     Raises:
@@ -113,34 +106,35 @@ def decide(refit: Literal["auto", "always", "never"], rules: list[dict[str, Any]
         return Decision("refit", reasons(rules, "refit"))
     if new == 0:
         return Decision("reuse", "no training response is new since the fit", ref)
-    falls = [r for r in rules if r["name"] == "auc_drop" and r["value"] is not None]
-    growth = next(r["message"] for r in rules if r["name"] == "growth")
+    falls = [(r.value, r.message) for r in rules if r.name == "auc_drop" and r.value is not None]
+    growth = next(r.message for r in rules if r.name == "growth")
     if not falls:
         return Decision("reuse", f"{growth}, too few of any source to judge its AUC", ref)
-    return Decision("reuse", f"{growth}; {max(falls, key=lambda r: r['value'])['message']}", ref)
+    return Decision("reuse", f"{growth}; {max(falls, key=lambda fall: fall[0])[1]}", ref)
 
 
-def broken(rules: list[dict[str, Any]], verdict: str) -> dict[str, list[dict[str, Any]]]:
+def broken(rules: list[Rule], verdict: str) -> dict[str, list[Rule]]:
     """Rules with a verdict, by name, the worst source first."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for one in sorted((r for r in rules if r["verdict"] == verdict), key=lambda r: r["chance"] - r["value"]):
-        found.setdefault(one["name"], []).append(one)
+    found: dict[str, list[Rule]] = {}
+    for one in sorted((r for r in rules if r.verdict == verdict), key=lambda r: -r.excess):
+        found.setdefault(one.name, []).append(one)
     return found
 
 
-def reasons(rules: list[dict[str, Any]], verdict: str) -> str:
-    more = [(worst["message"], len(others)) for worst, *others in broken(rules, verdict).values()]
+def reasons(rules: list[Rule], verdict: str) -> str:
+    more = [(worst.message, len(others)) for worst, *others in broken(rules, verdict).values()]
     return "; ".join(f"{message} (and {others} more of its kind)" if others else message for message, others in more)
 
 
-def stop(rules: list[dict[str, Any]]) -> dict[str, str]:
+def stop(rules: list[Rule]) -> Stop:
+    """The end of the run for the sake of refused rules: the worst of each, where to look, and the thresholds that would let them pass."""
     worst = [of_name[0] for of_name in broken(rules, "refuse").values()]
-    rows = " and ".join(sorted({f"of {r['source']}" if r["source"] else "of all sources" for r in worst}))
-    keys = ", ".join(f"drift.refuse_{r['name']} to {math.ceil(100 * (r['value'] - r['chance'])) / 100:g}" for r in worst)
-    return {
-        "message": f"the data has moved too far from the last run's: {reasons(rules, 'refuse')}",
-        "hint": f"look at the new rows {rows}; if the change is meant, raise {keys} or more, or set it to null",
-    }
+    rows = " and ".join(sorted({f"of {r.source}" if r.source else "of all sources" for r in worst}))
+    keys = ", ".join(f"drift.refuse_{r.name} to {math.ceil(100 * r.excess) / 100:g}" for r in worst)
+    return Stop(
+        message=f"the data has moved too far from the last run's: {reasons(rules, 'refuse')}",
+        hint=f"look at the new rows {rows}; if the change is meant, raise {keys} or more, or set it to null",
+    )
 
 
 def score(spec: Spec, context: StageContext, fit: Fit, new: pa.Table) -> Scored:
@@ -179,7 +173,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     compared = Comparison(spec.drift, Responses.read(context.fetch(previous.records)), Responses.read(records))
     compared.shares()
     compared.lengths()
-    ref = StageRef(**context.result(previous.classify)["facts"]["classifier"])
+    ref = context.facts(previous.classify, classify.Facts).classifier
     obstacle, new = cannot_serve(spec, context, ref, rows), 0
     if obstacle:
         for name in ("growth", "auc_drop", "h_shift"):
@@ -203,30 +197,30 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 def _output(decision: Decision, compared: Comparison | None, rows: int, previous: Previous | None = None) -> StageOutput:
     rules = compared.rules if compared else []
-    facts = {
-        "decision": decision.decision,
-        "reason": decision.reason,
-        "keep": decision.keep.model_dump() if decision.keep else None,
-        "stop": stop(rules) if decision.decision == "refuse" else None,
-        "previous": previous.model_dump(mode="json") if previous else None,  # not in the digest, so it is said here
-        "sources": compared.sources if compared else {},
-        "rules": rules,
-    }
+    facts = Facts(
+        decision=decision.decision,
+        reason=decision.reason,
+        keep=decision.keep,
+        stop=stop(rules) if decision.decision == "refuse" else None,
+        previous=previous,
+        sources=compared.sources if compared else {},
+        rules=rules,
+    )
     metrics = {"reused": float(decision.keep is not None)}
     for one in rules:  # of several sources the worst
-        if one["value"] is not None:
-            metrics[one["name"]] = max(one["value"], metrics.get(one["name"], one["value"]))
+        if one.value is not None:
+            metrics[one.name] = max(one.value, metrics.get(one.name, one.value))
     return StageOutput(rows=rows, metrics=metrics, facts=facts)
 
 
-def headline(result: StageResult[Any]) -> str:
+def headline(result: StageResult[Facts]) -> str:
     return f"{result.facts.decision}: {result.facts.reason}"
 
 
-def event(result: StageResult[Any], store: Store) -> Event | None:
+def event(result: StageResult[Facts], store: Store) -> Event | None:
     """The data was refused."""
     stop = result.facts.stop
-    return Event("drift.refused", stop["message"], result.metrics, stops=True) if stop else None
+    return Event("drift.refused", stop.message, result.metrics, stops=True) if stop else None
 
 
-STAGE = Stage(Spec, run, headline=headline, event=event, section="stage")
+STAGE = Stage(Spec, run, Facts, headline=headline, event=event, section="stage")

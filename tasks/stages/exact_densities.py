@@ -14,7 +14,9 @@ from typing import Any, ClassVar
 from dora_core.config.method import CalibrationConfig, TestbedConfig
 from dora_core.errors import DataError
 from tasks.runtime.descriptor import Stage
+from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE, TRUTH_FILE
 
 
 class Spec(StageSpec):
@@ -27,6 +29,13 @@ class Spec(StageSpec):
     calibration: CalibrationConfig
 
 
+class Facts(BaseFacts):
+    """Sources of the mixture, the golden one first, and the share of each."""
+
+    sources: list[str]
+    shares: dict[str, float]
+
+
 def run(spec: Spec, context: StageContext) -> StageOutput:
     import numpy as np
     import pyarrow as pa
@@ -37,7 +46,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     from dora_core.testbed.mixture import GOLDEN, Testbed
 
     columns = ["record_id", "prompt", "responses", "sources", "split"]
-    records = pq.read_table(context.fetch(spec.records) / "records.parquet", columns=columns).to_pylist()
+    records = pq.read_table(context.fetch(spec.records) / RECORDS_FILE, columns=columns).to_pylist()
     testbed = Testbed(spec.testbed)
     prompts = [plain_prompt(record["prompt"]) for record in records]
     testbed.require_prompts(prompts)
@@ -62,8 +71,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     train = table.filter(pa.array(table["split"].to_numpy() == "train"))
     factors = calibrate(train["ratio"].to_numpy(), spec.calibration)
     factor_table = train.select(["record_id", "response_index", "source"]).append_column("h", pa.array(factors.h))
-    pq.write_table(table, context.path / "truth.parquet", compression="zstd")
-    pq.write_table(factor_table, context.path / "calibration.parquet", compression="zstd")
+    pq.write_table(table, context.path / TRUTH_FILE, compression="zstd")
+    pq.write_table(factor_table, context.path / CALIBRATION_FILE, compression="zstd")
     metrics = {
         "mean_ratio": ratio.mean(),
         "mean_gold": table["gold"].to_numpy().mean(),
@@ -72,7 +81,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         "tau": factors.tau,
         "capped_fraction": factors.capped_fraction,
     }
-    return StageOutput(rows=len(table), metrics=metrics, facts={"sources": list(testbed.sources), "shares": testbed.shares})
+    return StageOutput(rows=len(table), metrics=metrics, facts=Facts(sources=list(testbed.sources), shares=testbed.shares))
 
 
-STAGE = Stage(Spec, run)
+STAGE = Stage(Spec, run, Facts)

@@ -15,16 +15,18 @@ from __future__ import annotations
 
 import hashlib
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from dora_core.config.execution import endpoint_mistake
 from dora_core.config.method import GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import DataError
 from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.runtime.workers import ModelWorker, WorkerArguments
+from tasks.tables.artifacts import RECORDS_FILE, SAMPLES_FILE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,6 +58,15 @@ class Spec(StageSpec):
         if served is None and self.policy is None and self.model.is_tiny:
             raise ValueError("the tiny model exists only once it is trained: give the sft or align stage that trained it as `policy`")
         return self
+
+
+class Facts(BaseFacts):
+    """How the requests to a served model went; empty for a policy."""
+
+    requests: int = Field(0, description="Sent in this attempt, retries included.")
+    retries: int = 0
+    reused: int = Field(0, description="Answers of earlier attempts.")
+    answers_per_second: float | None = Field(None, description="Null where no request was sent.")
 
 
 class SampleArguments(WorkerArguments):
@@ -118,7 +129,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     import pyarrow.parquet as pq
 
     columns = ["record_id", "prompt", "prompt_hash"]
-    records = pq.read_table(context.fetch(spec.records) / "records.parquet", columns=columns, filters=[("split", "=", spec.split)])
+    records = pq.read_table(context.fetch(spec.records) / RECORDS_FILE, columns=columns, filters=[("split", "=", spec.split)])
     if len(records) == 0:
         raise DataError(
             f"the {spec.split} split has no records, so there is nothing to respond to",
@@ -126,8 +137,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         )
     # Held-out prompts do not depend on the seed: policies that are sampled with different ones are compared on the same prompts.
     rows = prompt_rows(records, spec.generate.prompts, spec.generate.seed if spec.split == "train" else 0)
-    table, facts = (_sampled(spec, context, rows), {}) if spec.generate.served_model is None else _asked(spec, context, rows)
-    pq.write_table(table, context.path / "samples.parquet", compression="zstd")
+    table, facts = (_sampled(spec, context, rows), Facts()) if spec.generate.served_model is None else _requested(spec, context, rows)
+    pq.write_table(table, context.path / SAMPLES_FILE, compression="zstd")
     metrics = {
         "prompts": len(pc.unique(table["prompt_hash"])),
         "samples": len(table),
@@ -161,8 +172,8 @@ def _sampled(spec: Spec, context: StageContext, rows: pa.Table) -> pa.Table:
     return _samples_table(rows, spec.generate.samples, columns)
 
 
-def _asked(spec: Spec, context: StageContext, rows: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
-    """The output's table, from the endpoint, and how asking went."""
+def _requested(spec: Spec, context: StageContext, rows: pa.Table) -> tuple[pa.Table, Facts]:
+    """The output's table, from the endpoint, and statistics of the requests."""
     import pyarrow as pa
 
     from infra.chat_client import Question
@@ -190,7 +201,7 @@ def _asked(spec: Spec, context: StageContext, rows: pa.Table) -> tuple[pa.Table,
         "tokens": pa.array([answer.tokens for answer in asked.answers], pa.int32()),
         "finished": pa.array([answer.finished for answer in asked.answers], pa.bool_()),
     }
-    return _samples_table(rows, generate.samples, columns), asked.facts
+    return _samples_table(rows, generate.samples, columns), Facts(**asked.facts)
 
 
 def sample_seed(seed: int, prompt_hash: int, sample: int) -> int:
@@ -212,8 +223,8 @@ def _samples_table(rows: pa.Table, samples: int, columns: dict[str, pa.Array]) -
     return table
 
 
-def headline(result: StageResult[Any]) -> str:
+def headline(result: StageResult[Facts]) -> str:
     return f"{result.metrics['samples']:.0f} responses to {result.metrics['prompts']:.0f} prompts"
 
 
-STAGE = Stage(Spec, run, headline=headline)
+STAGE = Stage(Spec, run, Facts, headline=headline)

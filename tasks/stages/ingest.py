@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from dora_core.config.method import DataConfig, DataSource
 from dora_core.data.fingerprints import FingerprintMemory
@@ -38,9 +39,12 @@ from dora_core.data.records import (
     records_table,
 )
 from dora_core.errors import DataError
+from dora_core.strict_model import StrictModel
 from infra.settings import Settings
 from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageSpec
+from tasks.tables.artifacts import GOLDEN_FILE, QUARANTINE_FILE, RECORDS_FILE
 
 UNKNOWN = "(unknown)"  # how a null source is called in facts; the parentheses keep it apart from real names
 GROUP_ROWS = 8192
@@ -56,6 +60,35 @@ class Spec(StageSpec):
 
     data: DataConfig
     fingerprints: dict[str, str]
+
+
+class Splits(StrictModel):
+    """Records by split."""
+
+    train: int
+    eval: int
+
+
+class SourceFacts(StrictModel):
+    """Responses of one source."""
+
+    responses: int
+    share: float = Field(description="Of all responses.")
+    mean_chars: float
+    measured_rewards: int = Field(description="Responses with a reward.")
+
+
+class Facts(BaseFacts):
+    """See the module docstring."""
+
+    rows_in: int
+    rows_bad: int
+    golden_rows: int = Field(description="Good rows of data.golden.")
+    bad_by_reason: dict[str, int]
+    repeated_responses: int | None = Field(None, description="Responses that their list has twice; absent before that was counted.")
+    records: Splits
+    sources: dict[str, SourceFacts]
+    fingerprint: str = Field(description="sha256 over kind, id and content of every good row, in order.")
 
 
 class _Writer(Generic[Row]):
@@ -99,7 +132,7 @@ class _Tally:
 
 
 @dataclass
-class _SourceFacts:
+class _SourceTally:
     responses: int = 0
     chars: int = 0
     measured: int = 0
@@ -111,15 +144,15 @@ class _Ingestion:
     def __init__(self, data: DataConfig, folder: Path):
         self.data, self.folder = data, folder
         self.tallies = {"train": _Tally(), "golden": _Tally()}
-        self.sources: dict[str, _SourceFacts] = {}
+        self.sources: dict[str, _SourceTally] = {}
         self.fingerprint = hashlib.sha256()  # of kind, id and content of every good row, in order
         share = data.holdout_fraction
         self._good = {
-            "train": _Writer[Record](folder / "records.parquet", RECORDS_SCHEMA, lambda rows: records_table(rows, share)),
-            "golden": _Writer[Record](folder / "golden.parquet", GOLDEN_SCHEMA, lambda rows: golden_table(rows, share)),
+            "train": _Writer[Record](folder / RECORDS_FILE, RECORDS_SCHEMA, lambda rows: records_table(rows, share)),
+            "golden": _Writer[Record](folder / GOLDEN_FILE, GOLDEN_SCHEMA, lambda rows: golden_table(rows, share)),
         }
         to_table = partial(pa.Table.from_pylist, schema=QUARANTINE_SCHEMA)
-        self._bad = _Writer[dict[str, Any]](folder / "quarantine.parquet", QUARANTINE_SCHEMA, to_table)
+        self._bad = _Writer[dict[str, Any]](folder / QUARANTINE_FILE, QUARANTINE_SCHEMA, to_table)
 
     @property
     def rows(self) -> int:
@@ -142,8 +175,9 @@ class _Ingestion:
             yield
 
     def close(self) -> None:
-        for writer in (*self._good.values(), self._bad):
+        for writer in self._good.values():
             writer.close()
+        self._bad.close()
 
     def _accept(self, record: Record, kind: str) -> None:
         self.tallies[kind].ids.add(record.record_id)
@@ -152,10 +186,10 @@ class _Ingestion:
         self.fingerprint.update(f"{kind} {record.record_id} {record.content}\n".encode())
         if kind == "train":
             for response, reward, source in zip(record.responses, record.rewards, record.sources, strict=True):
-                facts = self.sources.setdefault(source or UNKNOWN, _SourceFacts())
-                facts.responses += 1
-                facts.chars += len(response)
-                facts.measured += reward is not None
+                tally = self.sources.setdefault(source or UNKNOWN, _SourceTally())
+                tally.responses += 1
+                tally.chars += len(response)
+                tally.measured += reward is not None
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
@@ -173,10 +207,10 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         context.progress(len(inputs), len(inputs), "inputs", f"{ingestion.rows} rows")
     finally:  # the quarantine is what explains a failure, so it is kept whatever happens
         ingestion.close()
-        context.folder.commit("quarantine.parquet")
+        context.folder.commit(QUARANTINE_FILE)
     _check_quality(ingestion)
     _check_sources(ingestion)
-    splits = Counter(pq.read_table(context.path / "records.parquet", columns=["split"])["split"].to_pylist())
+    splits = Counter(pq.read_table(context.path / RECORDS_FILE, columns=["split"])["split"].to_pylist())
     _check_splits(splits, spec.data)
     return _output(ingestion, splits)
 
@@ -191,7 +225,7 @@ def _rules(data: DataConfig, source: DataSource) -> Rules:
 
 
 def _check_quality(ingestion: _Ingestion) -> None:
-    limit, quarantine = ingestion.data.max_bad_fraction, ingestion.folder / "quarantine.parquet"
+    limit, quarantine = ingestion.data.max_bad_fraction, ingestion.folder / QUARANTINE_FILE
     for kind, tally in ingestion.tallies.items():
         reasons = ", ".join(f"{reason} {n}" for reason, n in tally.reasons.most_common())
         counts = f"{tally.bad} of {tally.rows} rows in data.{kind} are bad ({reasons})"
@@ -229,34 +263,31 @@ def _output(ingestion: _Ingestion, splits: Counter[str]) -> StageOutput:
     train, golden = ingestion.tallies["train"], ingestion.tallies["golden"]
     responses = sum(f.responses for f in ingestion.sources.values())
     sources = {
-        name: {
-            "responses": f.responses,
-            "share": f.responses / responses,
-            "mean_chars": f.chars / f.responses,
-            "measured_rewards": f.measured,
-        }
+        name: SourceFacts(
+            responses=f.responses, share=f.responses / responses, mean_chars=f.chars / f.responses, measured_rewards=f.measured
+        )
         for name, f in sorted(ingestion.sources.items())
     }
     counts = {"rows_in": ingestion.rows, "rows_bad": train.bad + golden.bad, "golden_rows": golden.good}
     return StageOutput(
         rows=train.good,
         metrics=counts | {"records": train.good, "responses": responses, "sources": len(sources)},
-        facts=counts
-        | {
-            "bad_by_reason": dict(sorted((train.reasons + golden.reasons).items())),
-            "repeated_responses": train.repeated,
-            "records": {"train": splits["train"], "eval": splits["eval"]},
-            "sources": sources,
-            "fingerprint": ingestion.fingerprint.hexdigest(),
-        },
+        facts=Facts(
+            **counts,
+            bad_by_reason=dict(sorted((train.reasons + golden.reasons).items())),
+            repeated_responses=train.repeated,
+            records=Splits(train=splits["train"], eval=splits["eval"]),
+            sources=sources,
+            fingerprint=ingestion.fingerprint.hexdigest(),
+        ),
     )
 
 
-def headline(result: StageResult[Any]) -> str:
+def headline(result: StageResult[Facts]) -> str:
     facts = result.facts
     reasons = ", ".join(f"{reason} {n}" for reason, n in Counter(facts.bad_by_reason).most_common(3))
     bad = f", {facts.rows_bad} bad ({reasons})" if facts.rows_bad else ""
-    return f"{sum(facts.records.values())} records{bad}"
+    return f"{facts.records.train + facts.records.eval} records{bad}"
 
 
-STAGE = Stage(Spec, run, headline=headline, section="stage")
+STAGE = Stage(Spec, run, Facts, headline=headline, section="stage")

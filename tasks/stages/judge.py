@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from pydantic import model_validator
 
 from dora_core.config.execution import endpoint_mistake
-from tasks.judges.base import JudgeSpec
+from tasks.judges.base import JudgeFacts, JudgeSpec
 from tasks.judges.registry import JUDGES
 from tasks.runtime.descriptor import Stage
 from tasks.runtime.stage import StageContext, StageOutput
-from tasks.tables.rows import RECORDS_FILE, responses_of
+from tasks.tables.artifacts import RECORDS_FILE, SAMPLES_FILE, SCORES_FILE
+from tasks.tables.rows import responses_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,7 +48,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     scored = JUDGES[spec.judge.kind].score(spec, context, rows)
     scores = np.where(np.isfinite(scored.scores), scored.scores, np.nan)  # the score of a model that overflows is no verdict either
     table = rows.select(["record_id", "sample"]).append_column("score", pa.array(scores, pa.float64(), from_pandas=True))
-    pq.write_table(table, context.path / "scores.parquet", compression="zstd")
+    pq.write_table(table, context.path / SCORES_FILE, compression="zstd")
     low, high = pc.min_max(table["score"]).as_py().values()
     mean = pc.mean(table["score"]).as_py()
     metrics = {} if mean is None else {"mean_score": mean, "min_score": low, "max_score": high}
@@ -64,11 +65,11 @@ def judged_rows(spec: Spec, context: StageContext) -> pa.Table:
         columns = ["record_id", "prompt", "prompt_hash", "responses"]
         rows = responses_of(pq.read_table(file, columns=columns, filters=[("split", "=", spec.split)]))
         return rows.rename_columns({"response_index": "sample"})
-    samples = pq.read_table(context.fetch(spec.samples) / "samples.parquet", columns=["record_id", "prompt_hash", "sample", "response"])
+    samples = pq.read_table(context.fetch(spec.samples) / SAMPLES_FILE, columns=["record_id", "prompt_hash", "sample", "response"])
     records = pq.read_table(file, columns=["record_id", "prompt"])
     place_of = {record: place for place, record in enumerate(records["record_id"].to_pylist())}
     places = pa.array([place_of[record] for record in samples["record_id"].to_pylist()])
     return samples.append_column("prompt", records["prompt"].take(places))
 
 
-STAGE = Stage(Spec, run)
+STAGE = Stage(Spec, run, JudgeFacts)

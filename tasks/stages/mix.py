@@ -26,14 +26,14 @@ from pydantic import Field, model_validator
 from dora_core.config.rounds import MixConfig
 from dora_core.errors import DataError
 from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
-from tasks.tables.rows import GOLDEN_FILE, RECORDS_FILE, rebatch, record_batches
+from tasks.tables.artifacts import GOLDEN_FILE, LINEAGE_FILE, RECORDS_FILE, SAMPLES_FILE, SCORES_FILE, lineage_schema
+from tasks.tables.rows import rebatch, record_batches
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa
 
-LINEAGE_FILE = "lineage.parquet"
 READ_PROMPTS = 2048
 
 
@@ -62,6 +62,17 @@ class Spec(StageSpec):
         return range(self.round - len(self.samples) + 1, self.round + 1)
 
 
+class Facts(BaseFacts):
+    """What the round's records are made of."""
+
+    round: int
+    given: int = Field(description="Given records that stayed.")
+    lists: int = Field(description="Lists of samples.")
+    no_list: dict[str, int] = Field(description="Prompts without a list, by reason.")
+    golden_share: float = Field(description="Of the responses.")
+    sources: dict[str, int] = Field(description="Responses by source.")
+
+
 @dataclass(frozen=True)
 class SampledList:
     """What one prompt's samples become: texts and scores, best first, and their sample numbers."""
@@ -80,14 +91,15 @@ def rank(responses: list[str], scores: list[float | None], config: MixConfig, rn
     """
     best_first: list[int] = []
     seen: set[str] = set()
-    for index in sorted((i for i, s in enumerate(scores) if s is not None), key=lambda i: (-scores[i], i)):
+    known = {i: score for i, score in enumerate(scores) if score is not None}
+    for index in sorted(known, key=lambda i: (-known[i], i)):
         if responses[index].strip() and responses[index] not in seen:
             best_first.append(index)
             seen.add(responses[index])
     if len(best_first) < 2:
         return "fewer than two different scored responses"
     best, worst = best_first[0], best_first[-1]
-    if scores[best] - scores[worst] <= config.min_score_gap:
+    if known[best] - known[worst] <= config.min_score_gap:
         return "scores too close"
     if config.lists == "full":
         return best_first
@@ -99,8 +111,8 @@ def sampled_lists(spec: Spec, context: StageContext, place: int, reasons: Counte
     import numpy as np
     import pyarrow.parquet as pq
 
-    samples = context.fetch(spec.samples[place]) / "samples.parquet"
-    score_S = pq.read_table(context.fetch(spec.scores[place]) / "scores.parquet", columns=["score"])["score"].combine_chunks()
+    samples = context.fetch(spec.samples[place]) / SAMPLES_FILE
+    score_S = pq.read_table(context.fetch(spec.scores[place]) / SCORES_FILE, columns=["score"])["score"].combine_chunks()
     per_prompt = context.result(spec.samples[place])["spec"]["generate"]["samples"]
     seen: set[int] = set()
     start = 0
@@ -155,15 +167,15 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     responses = sources.total()
     golden = sum(count for name, count in sources.items() if is_golden_source(name, spec.golden_sources))
-    facts = {
-        "round": spec.round,
-        "given": given,
-        "lists": lists,
-        "no_list": dict(sorted(reasons.items())),
-        "golden_share": golden / responses if responses else 0.0,
-        "sources": {name or "(unknown)": count for name, count in sorted(sources.items(), key=lambda item: item[0] or "")},
-    }
-    metrics = {"records": given + lists, "given": given, "lists": lists, "no_list": reasons.total(), "golden_share": facts["golden_share"]}
+    facts = Facts(
+        round=spec.round,
+        given=given,
+        lists=lists,
+        no_list=dict(sorted(reasons.items())),
+        golden_share=golden / responses if responses else 0.0,
+        sources={name or "(unknown)": count for name, count in sorted(sources.items(), key=lambda item: item[0] or "")},
+    )
+    metrics = {"records": given + lists, "given": given, "lists": lists, "no_list": reasons.total(), "golden_share": facts.golden_share}
     return StageOutput(rows=given + lists, metrics=metrics, facts=facts)
 
 
@@ -234,16 +246,6 @@ def to_record(record: dict[str, Any], sampled: SampledList, number: int, source:
     }
 
 
-def lineage_schema() -> pa.Schema:
-    """Where each sampled response of the mixture comes from; ``policy`` (null: an endpoint's model), ``samples`` and ``judge``
-    are stage digests."""
-    import pyarrow as pa
-
-    texts = [(name, pa.string()) for name in ("policy", "samples", "judge")]
-    numbers = [("prompt_hash", pa.uint64()), ("sample", pa.int32()), ("score", pa.float64())]
-    return pa.schema([("record_id", pa.string()), ("response_index", pa.int32()), ("round", pa.int32()), *texts, *numbers])
-
-
 def to_lineage(record_id: str, sampled: SampledList, number: int, spec: Spec, place: int) -> list[dict[str, Any]]:
     origin = {"record_id": record_id, "round": number, "prompt_hash": sampled.prompt_hash}
     policy = spec.policies[place]
@@ -252,8 +254,8 @@ def to_lineage(record_id: str, sampled: SampledList, number: int, spec: Spec, pl
     return [origin | {"response_index": index, "sample": sample, "score": score} for index, (sample, score) in drawn]
 
 
-def headline(result: StageResult[Any]) -> str:
+def headline(result: StageResult[Facts]) -> str:
     return f"{result.facts.lists} sampled lists, {result.facts.given} given records"
 
 
-STAGE = Stage(Spec, run, headline=headline, tracked=("golden_share", "lists"))
+STAGE = Stage(Spec, run, Facts, headline=headline, tracked=("golden_share", "lists"))

@@ -27,22 +27,15 @@ from dora_core.data.problems import Problem
 from dora_core.data.records import Record, Rules, parse_row, records_table
 from dora_core.errors import DataError
 from tasks.runtime.descriptor import Stage
+from tasks.runtime.facts import Facts
 from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageSpec
-from tasks.tables.rows import RECORDS_FILE
+from tasks.tables.artifacts import RECORDS_FILE, SAMPLES_FILE, given_samples_schema
 
 SHOWN = 5
 """Bad rows named in an error."""
 RULES = Rules(max_text_bytes=50_000_000, max_responses=1_000_000)
 """No limits but absurd ones: what is too long is cut by the stages that read it, as everywhere."""
-SAMPLES_SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("record_id", pa.string()),
-        ("prompt_hash", pa.uint64()),
-        ("sample", pa.int32()),
-        ("response", pa.string()),
-    ]
-)
+SAMPLES_SCHEMA = given_samples_schema()
 
 
 class Spec(StageSpec):
@@ -98,8 +91,9 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         first = rows[members[0]]
         own = [] if spec.kind == "prompts" else [(row, response) for row in members for response in rows[row].responses]
         responses = [response for _, response in own] if given is None else given.get(first.prompt_hash, [])
-        nothing = [None] * len(responses)
-        records.append(replace(first, responses=responses, rewards=nothing, sources=nothing, reward_kind="none"))
+        rewards: list[float | None] = [None] * len(responses)
+        sources: list[str | None] = [None] * len(responses)
+        records.append(replace(first, responses=responses, rewards=rewards, sources=sources, reward_kind="none"))
         for sample, (row, response) in enumerate(own):
             values = (row, first.record_id, first.prompt_hash, sample, response)
             samples.append(dict(zip(SAMPLES_SCHEMA.names, values, strict=True)))
@@ -112,7 +106,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     split = pa.array(["eval"] * len(records), pa.string())
     pq.write_table(table.set_column(table.column_names.index("split"), "split", split), context.path / RECORDS_FILE, compression="zstd")
     if spec.kind == "responses":
-        pq.write_table(pa.Table.from_pylist(samples, SAMPLES_SCHEMA), context.path / "samples.parquet", compression="zstd")
+        pq.write_table(pa.Table.from_pylist(samples, SAMPLES_SCHEMA), context.path / SAMPLES_FILE, compression="zstd")
     prompts = len({record.prompt_hash for record in records})
     return StageOutput(rows=len(samples) or len(records), metrics={"prompts": prompts, "responses": len(samples)})
 
@@ -163,4 +157,4 @@ def _responses_by_prompt(source: DataSource) -> dict[int, list[str]]:
     return {prompt: list(responses) for prompt, responses in found.items()}
 
 
-STAGE = Stage(Spec, run)
+STAGE = Stage(Spec, run, Facts)

@@ -17,13 +17,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import Field
+
 from dora_core.config.method import ModelConfig, TextConfig
 from infra.store.store import sha256_of
 from tasks.runtime.descriptor import Stage
-from tasks.runtime.score_cache import ROW_GROUP, RowLedger, Scores, score_rows
+from tasks.runtime.score_cache import ROW_GROUP, RowLedger, Scores, ScoringFacts, score_rows
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.runtime.workers import ModelWorker, WorkerArguments
-from tasks.tables.rows import RECORDS_FILE, read_index, rebatch, record_batches, responses_of, text_rows
+from tasks.tables.artifacts import LOGPS_FILE, RECORDS_FILE, logps_schema
+from tasks.tables.rows import read_index, rebatch, record_batches, responses_of, text_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +44,12 @@ class Spec(StageSpec):
     start: StageRef | None
     model: ModelConfig
     text: TextConfig
+
+
+class Facts(ScoringFacts):
+    """How the rows were scored."""
+
+    truncated: int = Field(description="Responses that did not fit.")
 
 
 class LogpArguments(WorkerArguments):
@@ -127,12 +136,9 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     records = context.fetch(spec.records) / RECORDS_FILE
     scores = score(spec, context, records)
-    schema = pa.schema(
-        [("record_id", pa.string()), ("response_index", pa.int32()), ("logp", pa.float64())]
-        + [(name, pa.int32()) for name in ("tokens", "prompt_tokens", "truncated")]
-    )
+    schema = logps_schema()
     stop, logp, tokens, truncated = 0, 0.0, 0, 0
-    with pq.ParquetWriter(context.path / "logps.parquet", schema, compression="zstd") as file:
+    with pq.ParquetWriter(context.path / LOGPS_FILE, schema, compression="zstd") as file:
         rows = (responses_of(batch) for batch in record_batches(records, ["record_id", "sources"]))
         for part in rebatch(rows, ROW_GROUP):
             start, stop = stop, stop + part.num_rows
@@ -148,8 +154,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         "logp_per_token": logp / tokens,
         "truncated_fraction": truncated / stop,
     }
-    metrics |= {name: value for name, value in scores.facts.items() if value is not None}
-    return StageOutput(rows=stop, metrics=metrics, facts=scores.facts | {"truncated": truncated})
+    metrics |= {name: value for name, value in scores.facts.dump().items() if value is not None}
+    return StageOutput(rows=stop, metrics=metrics, facts=Facts(**scores.facts.dump(), truncated=truncated))
 
 
-STAGE = Stage(Spec, run)
+STAGE = Stage(Spec, run, Facts)

@@ -23,7 +23,8 @@ from infra.store.store import Store
 from tasks.judges.reward_model import RewardArguments, RewardScorer
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
-from tasks.tables.rows import RECORDS_FILE, record_batches, responses_of
+from tasks.tables.artifacts import RECORDS_FILE
+from tasks.tables.rows import record_batches, responses_of
 from tasks.training.facts import TrainingFacts
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from pydantic import Field
 from dora_core.config.method import ModelConfig, TextConfig
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
-from tasks.tables.rows import RECORDS_FILE, record_batches, responses_of
+from tasks.tables.artifacts import RECORDS_FILE
+from tasks.tables.rows import record_batches, responses_of
 from tasks.tables.training_records import Aggregate
 
 FILE = "training_data.arrow"

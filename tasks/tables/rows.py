@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.tables.artifacts import GOLDEN_FILE
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
 BATCH_RECORDS = 1024
-RECORDS_FILE, GOLDEN_FILE = "records.parquet", "golden.parquet"
 
 
 def record_batches(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tasks.stages import calibrate, guard, mix
 from tasks.stages._promotion_gate import GateResult
 
 
@@ -63,3 +64,42 @@ def measures(**changes: Any) -> dict[str, Any]:
 def evaluation(gate: GateResult = PASSED_GATE, **changes: Any) -> dict[str, Any]:
     """Of the ``evaluate`` stage."""
     return measures(**changes) | {"gate": gate.model_dump()}
+
+
+def mixture(**changes: Any) -> dict[str, Any]:
+    """Of the ``mix`` stage."""
+    facts = {"round": 2, "given": 1, "lists": 1, "no_list": {}, "golden_share": 0.5, "sources": {"human": 2, "policy-r1": 2}}
+    return mix.Facts.model_validate(facts | changes).dump()
+
+
+def calibration(**changes: Any) -> dict[str, Any]:
+    """Of the ``calibrate`` stage."""
+    facts = {
+        "scored_rows": 400,
+        "reused_rows": 0,
+        "rows_per_second": 900.0,
+        "padding_waste": 0.1,
+        "form": "mixture",
+        "h": {},
+        "histogram": {"edges": [0.0, 1.0, 2.0], "counts": {"human": [100, 100], "bot": [150, 50]}},
+        "ess": 0.6,
+        "ess_by_form": {"mixture": 0.6, "paper": 0.5, "released": 0.4},
+        "capped_fraction": 0.01,
+        "rows": {"in": 400, "scored": 400, "unscored": 0, "clipped": 0, "capped": 4},
+        "nan": 0,
+        "tau": 1.0,
+        "shares": {"golden": 0.5, "bot": 0.5},
+        "alpha": {"value": 0.5, "low": 0.5, "high": 0.5, "estimated": False},
+        "no_shift": False,
+        "warnings": [],
+    }
+    return calibrate.Facts.model_validate(facts | changes).dump()
+
+
+def guarded(rules: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    """Of the ``guard`` stage; stopped by the broken ones among ``rules``."""
+    broken = "; ".join(rule["message"] for rule in rules if rule["passed"] is False)
+    stop = {"message": f"stopped: {broken}", "hint": "raise the temperature"} if broken else None
+    shown = [{"value": None, "threshold": None} | rule for rule in rules]
+    facts = {"round": 1, "passed": not broken, "rules": shown, "stop": stop, "diversity": None}
+    return guard.Facts.model_validate(facts | changes).dump()

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from infra.store.store import Store
+from tasks.runtime.descriptor import StageResult
+from tasks.stages.registry import parse_result
 
 MANY = ["human", *(f"vendor-{n}/instruct-model-{n}b-preview-2026-0{n % 9 + 1}" for n in range(1, 15))]
 EVIL = "<script>alert('x')</script>$&\"quoted\""
@@ -56,13 +58,14 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
     def classifier() -> dict[str, Any]:
         auc = draw.uniform(0.6, 0.95)
         quality = {"auc": auc, "auc_low": auc - 0.03, "auc_high": auc + 0.03, "log_loss": 0.5, "ece": 0.021, "temperature": 1.3}
-        controls = {"prompt_only_auc": draw.uniform(0.48, 0.53), "length_only_auc": draw.uniform(0.5, 0.6)}
+        controls = {"prompt_only_auc": draw.uniform(0.48, 0.53), "length_only_auc": draw.uniform(0.5, 0.6), "within_prompt_auc": auc}
+        family = {"auc_family_low": auc - 0.04, "auc_family_high": auc + 0.04, "told_apart": True}
         reliability = {
             "confidence": confidence,
             "accuracy": [min(1.0, max(0.0, c + draw.gauss(0, 0.05))) for c in confidence],
             "count": [draw.randrange(20, 400) for _ in confidence],
         }
-        return {"n": draw.randrange(500, 3000), "gamma": 1.0, "reliability": reliability} | quality | controls
+        return {"n": draw.randrange(500, 3000), "gamma": 1.0, "reliability": reliability} | quality | controls | family
 
     def factor() -> dict[str, Any]:
         middle = draw.uniform(0.6, 1.4)
@@ -130,6 +133,7 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
                 for name, share in zip(sources, shares, strict=True)
             },
             "golden_rows": 500,
+            "repeated_responses": 12,
             "fingerprint": "f" * 64,
         },
         "classify": {
@@ -138,14 +142,22 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
             "reason": "no earlier classifier",
             "seconds_fit": 31.0,
             "sources": {name: classifier() for name in synthetic},
+            "unlabelled": None,
+            "deep_folds": 3,
             "warnings": [f"source {synthetic[0]}: the prompt alone reaches AUC 0.71"],
-            "curve": [{"fold": f, "step": s, "loss": 0.7 * math.exp(-s / 50) + 0.01 * f} for f in range(3) for s in range(0, 100, 10)],
+            "curve": [
+                {"fold": f, "step": s, "loss": 0.7 * math.exp(-s / 50) + 0.01 * f, "validation_loss": 0.6}
+                for f in range(3)
+                for s in range(0, 100, 10)
+            ],
         },
         "calibrate": {
             "form": "mixture",
             "scored_rows": 20_000,
             "reused_rows": 4_576,
             "rows_per_second": 310.0,
+            "padding_waste": 0.04,
+            "rows": {"in": 24_576, "scored": 24_576, "unscored": 0, "clipped": 3, "capped": 246},
             "h": {name: factor() for name in sources},
             "histogram": {
                 "edges": edges,
@@ -176,7 +188,11 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
             "reason": "characters a response of model moved by 0.41",
             "keep": None,
             "stop": None,
-            "previous": {"records": {"stage": "ingest", "digest": "e" * 64}},
+            "previous": {
+                "records": {"stage": "ingest", "digest": "e" * 64},
+                "classify": {"stage": "classify", "digest": "d" * 64},
+                "calibrate": None,
+            },
             "sources": {name: drifted() for name in sources} | {"gone": {"auc": {"fit": 0.8, "new": None}}},
             "rules": [
                 {"name": name, "source": None, "value": 0.4, "chance": 0.05, "refit_at": 0.3, "refuse_at": 0.8}
@@ -230,6 +246,12 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
             "reasons": ["KL(policy‖start) per response, nats, at most 50: 61.2"],
         },
     }
+
+
+def result_of(stage: str, facts: dict[str, Any]) -> StageResult[Any]:
+    """A stage's result with these facts."""
+    content = {"stage": stage, "digest": "0" * 64, "spec": {}, "inputs": {}, "rows": 10, "metrics": {}, "facts": facts, "seconds": 2.5}
+    return parse_result(content)
 
 
 def make_run(
@@ -294,9 +316,9 @@ class Page(HTMLParser):
         self.text += data
 
 
-def assert_text_fits(figure: Figure, name: Iterable[str], *, draw: int = 100) -> None:
+def assert_text_fits(figure: Figure, name: Iterable[str]) -> None:
     """Nothing leaves the figure, and no two texts overlap."""
-    figure.savefig(BytesIO(), format="png", dpi=draw)
+    figure.savefig(BytesIO(), format="png", dpi=100)
     inside = figure.get_tightbbox().padded(-0.05)
     assert inside.x0 >= 0 and inside.y0 >= 0 and inside.x1 <= figure.get_figwidth() and inside.y1 <= figure.get_figheight(), name
     ticks = {tick.label1 for axis in figure.findobj(Axis) for tick in axis.get_major_ticks()}

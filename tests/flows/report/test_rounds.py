@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from flows.report.page import render
-from flows.report.rounds import rounds_figure, rounds_view
+from flows.report.rounds import Point, Rounds, rounds_figure, rounds_view
 from flows.run_record import read_record
 from infra.store.store import Store
+from tasks.stages.registry import parse_result
 from tests.flows.report.runs import EVIL, Page, estimate, make_facts
+from tests.tasks.facts import mixture
 
 
 def guard(**passed: bool | None) -> dict[str, Any]:
@@ -35,7 +37,8 @@ def make_rounds(store: Store, **manifest: Any) -> str:
         label, digest = f"r{number} {name}" if number else name, f"{len(stages):02x}" * 32
         stage = stage or name.split()[0]
         if facts is not None:
-            result = {"stage": stage, "digest": digest, "spec": {}, "facts": facts, "inputs": {}, "rows": 1, "seconds": 1.0, "metrics": {}}
+            empty = {"spec": {}, "inputs": {}, "rows": 1, "seconds": 1.0, "metrics": {}, "files": {}}
+            result = {"stage": stage, "digest": digest, "facts": facts} | empty
             store.write_json(f"{stage}/{digest}/result.json", result)
         state = {"state": "pending" if facts is None else "ran", "reason": "runs", "seconds": 1.0}
         ids = {"mlflow_run_id": None, "submission_id": None}
@@ -51,7 +54,7 @@ def make_rounds(store: Store, **manifest: Any) -> str:
         else:
             add(number, "generate", {})
             add(number, "guard samples", guard(distinct=number == 1, self_bleu=True))
-            add(number, "mix", {"golden_share": 0.2} if number == 1 else None)
+            add(number, "mix", mixture(golden_share=0.2) if number == 1 else None)
         for name in ("calibrate", "align", "compare", "evaluate"):
             add(number, name, facts[name] if number < 2 else None)
         if number:
@@ -87,21 +90,24 @@ def test_rounds_guard_rails_and_the_last_round_of_every_section(store: Store) ->
     assert len(ids) == len(set(ids))
 
 
+def values_of(view: Rounds, name: str) -> list[float | None]:
+    return [point and point.value for point in (row.measures[name] for row in view.rows)]
+
+
 def test_a_row_for_every_round_and_a_column_for_every_measure_that_is_known(store: Store) -> None:
     make_rounds(store)
     run = read_record(store, "r")
     assert run is not None
-    results = {s.label: result for s in run.stages if (result := store.read_result(s.stage, s.digest))}
+    results = {s.label: parse_result(result) for s in run.stages if (result := store.read_result(s.stage, s.digest))}
     view = rounds_view(run, results)
     assert view is not None
-    assert [row["round"] for row in view["rows"]] == [0, 1, 2]
-    assert [row["state"] for row in view["rows"]] == ["ran", "ran", "pending"]
-    assert [row["measures"]["win_rate"] and row["measures"]["win_rate"]["value"] for row in view["rows"]] == [0.5, 0.55, None]
-    assert [row["measures"]["golden_share"] for row in view["rows"]] == [None, {"value": 0.2, "low": None, "high": None}, None]
-    assert [row["measures"]["distinct"] and row["measures"]["distinct"]["value"] for row in view["rows"]] == [None, 0.31, 0.31]
-    assert [len(row["guards"]) for row in view["rows"]] == [0, 2, 1]
-    drawn = rounds_figure(view["rows"], view["measures"]).axes
-    assert [axes.get_title(loc="left") or axes.get_title() for axes in drawn if axes.axison] == list(view["measures"].values())
+    assert [row.round for row in view.rows] == [0, 1, 2]
+    assert [row.state for row in view.rows] == ["ran", "ran", "pending"]
+    assert [values_of(view, name) for name in ("win_rate", "distinct")] == [[0.5, 0.55, None], [None, 0.31, 0.31]]
+    assert [row.measures["golden_share"] for row in view.rows] == [None, Point(0.2, None, None), None]
+    assert [len(row.guards) for row in view.rows] == [0, 2, 1]
+    drawn = rounds_figure(view.rows, view.measures).axes
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in drawn if axes.axison] == list(view.measures.values())
     assert drawn[0].lines[-1].get_xydata().tolist() == [[0.0, 0.5], [1.0, 0.55]]
     without = run.evolve(stages=[entry.evolve(round=None) for entry in run.stages])
     assert rounds_view(without, results) is None

@@ -84,7 +84,7 @@ def test_rows_are_scored_once_and_come_back_in_their_order(context, tmp_path):
     assert scores.rows()["square"].tolist() == [float(k) ** 2 for k in keys]
     assert scores.rows(2, 4)["square"].tolist() == [81.0, 25.0]
     assert list(scores.columns) == ["square"] and scores.totals == {"tokens": 5.0}
-    assert (scores.facts["scored_rows"], scores.facts["reused_rows"]) == (5, 2) and scores.facts["rows_per_second"] > 0
+    assert (scores.facts.scored_rows, scores.facts.reused_rows) == (5, 2) and scores.facts.rows_per_second > 0
 
 
 def test_only_new_rows_are_computed_and_old_values_stay(context, tmp_path):
@@ -93,9 +93,9 @@ def test_only_new_rows_are_computed_and_old_values_stay(context, tmp_path):
     scores = score(context, tmp_path, [*range(5, 13), 5])
     assert calls(tmp_path) == [10, 11, 12]
     assert scores.rows()["square"].tolist() == [float(k) ** 2 for k in [*range(5, 13), 5]]
-    assert (scores.facts["scored_rows"], scores.facts["reused_rows"]) == (3, 6)
+    assert (scores.facts.scored_rows, scores.facts.reused_rows) == (3, 6)
     again = score(context, tmp_path, range(13))
-    assert calls(tmp_path) == [] and again.facts["rows_per_second"] is None and len(parts(context)) == 2
+    assert calls(tmp_path) == [] and again.facts.rows_per_second is None and len(parts(context)) == 2
 
 
 def test_after_a_crash_finished_shards_are_not_computed_again(context, tmp_path):

@@ -94,14 +94,14 @@ def rules_of(facts: dict[str, Any], name: str) -> dict[str | None, dict[str, Any
 )
 def test_thresholds_apply_to_what_chance_does_not_explain(value, verdict, key):
     found = rule(DriftConfig(), "share_shift", None, value, 0.1, "the shares moved")
-    assert found["verdict"] == verdict and key in found["message"] and (found["refit_at"], found["refuse_at"]) == (0.15, 0.6)
+    assert found.verdict == verdict and key in found.message and (found.refit_at, found.refuse_at) == (0.15, 0.6)
 
 
 def test_a_rule_without_thresholds_is_shown_and_a_figure_of_few_rows_says_so():
     config = DriftConfig(refit_growth=None)
-    assert rule(config, "growth", None, 9.0, 0.0, "grew")["verdict"] == "ok"
+    assert rule(config, "growth", None, 9.0, 0.0, "grew").verdict == "ok"
     few = not_judged(config, "h_shift", "bot", "3 rows")
-    assert few["verdict"] == "not judged" and few["value"] is None and few["refit_at"] == 0.2 and "3 rows" in few["message"]
+    assert few.verdict == "not judged" and few.value is None and few.refit_at == 0.2 and "3 rows" in few.message
 
 
 def test_the_worst_source_speaks_for_its_kind_and_every_key_is_named():
@@ -114,7 +114,7 @@ def test_the_worst_source_speaks_for_its_kind_and_every_key_is_named():
     assert found.decision == "refuse" and found.reason == (
         "lengths of b: beyond drift.refuse_length_shift = 0.8 (and 1 more of its kind); shares: beyond drift.refuse_share_shift = 0.6"
     )
-    assert drift.stop(rules)["hint"] == (
+    assert drift.stop(rules).hint == (
         "look at the new rows of all sources and of b; if the change is meant, raise drift.refuse_length_shift to 0.94, "
         "drift.refuse_share_shift to 0.65 or more, or set it to null"
     )

@@ -15,8 +15,10 @@ from dora_core.config.method import GenerateConfig
 from dora_core.config.rounds import GuardConfig
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef, execute
-from tasks.stages import generate, guard
+from tasks.stages import evaluate, generate, guard
+from tasks.stages._guard_rules import GUARD_RAILS, Evidence, Policy
 from tests.tasks.conftest import IN_PROCESS, TEXT, TINY
+from tests.tasks.facts import calibration, evaluation, interval, mixture
 from tests.tasks.handmade import finished
 
 WORDS = [f"word{i}" for i in range(200)]
@@ -115,39 +117,40 @@ def test_samples_of_a_policy_at_temperature_0_are_stopped(pipeline_start, tmp_pa
 # ---------------------------------------------------------------------------------------------------- mixture and policy
 
 
-def calibration(ess: float, tau: float = 1.0) -> dict[str, Any]:
-    return {"ess": ess, "tau": tau, "form": "mixture", "ess_by_form": {"mixture": 0.11}}
-
-
 @pytest.mark.parametrize(("share", "stops"), [(0.05, False), (0.049, True)])
 def test_golden_share_at_its_floor(store, share, stops):
-    facts = guarded(store, mix=finished(store, "mix", "m", {}, facts={"golden_share": share}))
+    facts = guarded(store, mix=finished(store, "mix", "m", {}, facts=mixture(golden_share=share)))
     assert (broken(facts) == ["golden_share"]) is stops and facts["diversity"] is None
 
 
 @pytest.mark.parametrize(("ess", "stops"), [(0.2, False), (0.19, True)])
 def test_ess_at_its_floor(store, ess, stops):
-    facts = guarded(store, calibration=finished(store, "calibrate", "c", {}, facts=calibration(ess, 0.5)))
+    facts = guarded(
+        store, calibration=finished(store, "calibrate", "c", {}, facts=calibration(ess=ess, tau=0.5, ess_by_form={"mixture": 0.11}))
+    )
     assert (broken(facts) == ["ess"]) is stops
     assert "tempered with τ = 0.50 from 11.0%" in facts["rules"][0]["message"]
 
 
-def evaluation(ranking: dict[str, tuple[float, int]], kl: float | None = 1.0) -> dict[str, Any]:
-    by_source = {name: {"ranking_policy": value, "accuracy": {"n": n}} for name, (value, n) in ranking.items()}
-    return {"kl": None if kl is None else {"value": kl, "low": kl - 1, "high": kl + 1, "n": 64}, "by_source": by_source}
+def evaluated(ranking: dict[str, tuple[float, int]], kl: float | None = 1.0) -> dict[str, Any]:
+    by_source = {
+        name: {"accuracy": interval(0.5, n=n), "accuracy_policy": 0.5, "ranking_policy": value, "ranking_start": 0.5, "n": n}
+        for name, (value, n) in ranking.items()
+    }
+    return evaluation(kl=None if kl is None else interval(kl, 1.0, 64), by_source=by_source)
 
 
 @pytest.mark.parametrize(("kl", "stops"), [(15.0, False), (15.5, True)])
 def test_kl_budget(store, kl, stops):
-    facts = guarded(store, evaluation=finished(store, "evaluate", "e", {}, facts=evaluation({}, kl)))
+    facts = guarded(store, evaluation=finished(store, "evaluate", "e", {}, facts=evaluated({}, kl)))
     assert (broken(facts) == ["kl"]) is stops
     assert f"KL(policy‖start) is {kl:.2f} nats per response; at most 15" in facts["rules"][0]["message"]
 
 
 def regression(store: Store, before: dict[str, tuple[float, int]], now: dict[str, tuple[float, int]], **config: Any) -> dict[str, Any]:
     stages = {
-        "before": finished(store, "evaluate", "before", {}, facts=evaluation(before)),
-        "evaluation": finished(store, "evaluate", "now", {}, facts=evaluation(now)),
+        "before": finished(store, "evaluate", "before", {}, facts=evaluated(before)),
+        "evaluation": finished(store, "evaluate", "now", {}, facts=evaluated(now)),
     }
     facts = guarded(store, GuardConfig(**config), **stages)
     return next(rule for rule in facts["rules"] if rule["name"] == "source_regression") | {"broken": broken(facts)}
@@ -171,8 +174,10 @@ def test_chance_alone_seldom_stops_a_round():
     stops = 0
     for _ in range(1000):
         now, before = ({f"s{i}": (float(rng.binomial(60, 0.65) / 60), 60) for i in range(5)} for _ in range(2))
-        rule = guard.source_regression(GuardConfig(), evaluation(now)["by_source"], evaluation(before)["by_source"])
-        stops += rule["passed"] is False
+        evidence = Evidence(policy=Policy(*(evaluate.Facts.model_validate(evaluated(side)) for side in (now, before))))
+        rule = GUARD_RAILS["source_regression"].judge(GuardConfig(), evidence)
+        assert rule is not None
+        stops += rule.passed is False
     assert stops / 1000 < 0.02
 
 
@@ -198,5 +203,6 @@ def test_a_guard_of_nothing_is_refused():
 
 
 def test_rules_have_remedies():
-    keys = {key for _, key in guard.NEXT.values()}
+    assert all(rail.remedy for rail in GUARD_RAILS.values())
+    keys = {rail.key for rail in GUARD_RAILS.values()}
     assert keys == set(GuardConfig.model_fields) - {"min_source_prompts"}

@@ -15,7 +15,7 @@ from dora_core.testbed.mixture import GOLDEN, Testbed
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages.study import CellRun, Spec, run
-from tests.tasks.facts import evaluation, interval
+from tests.tasks.facts import calibration, evaluation, guarded, interval
 from tests.tasks.handmade import finished
 
 ERM = Cell(loss="dpo", objective="erm")
@@ -57,7 +57,7 @@ class HandMade:
             evaluation=self.evaluation(name, truth, kl=1.0 + seed),
             truth=truth,
             calibration=self.calibration(cell, config, truth),
-            guards=[finished(self.store, "guard", name, {}, facts={"rules": self.rules(kl_passed=seed != 1)})],
+            guards=[finished(self.store, "guard", name, {}, facts=guarded(self.rules(kl_passed=seed != 1)))],
         )
 
     def rules(self, *, kl_passed: bool) -> list[dict[str, Any]]:
@@ -126,7 +126,7 @@ class HandMade:
             f"{config.seed}",
             {"calibration.parquet": pa.table(columns | {"h": np.sqrt(h)})},
             spec,
-            {"shares": shares},
+            calibration(shares=shares),
         )
 
 

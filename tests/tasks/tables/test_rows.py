@@ -13,7 +13,8 @@ import pytest
 from dora_core.data.encoding import plain_prompt
 from dora_core.data.records import GOLDEN_SCHEMA, RECORDS_SCHEMA
 from tasks.tables import rows as rows_module
-from tasks.tables.rows import GOLDEN_FILE, RECORDS_FILE, read_index, rebatch, record_batches, responses_of, text_rows, texts_at
+from tasks.tables.artifacts import GOLDEN_FILE, RECORDS_FILE
+from tasks.tables.rows import read_index, rebatch, record_batches, responses_of, text_rows, texts_at
 
 
 def message(text: str) -> dict[str, str]:

@@ -1,0 +1,127 @@
+"""The stage ``evaluate`` in one process and on two actors."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dora_core.config.alignment import AlignConfig
+from dora_core.config.execution import Execution
+from dora_core.config.method import EvaluateConfig, GateConfig, OptimizationConfig, SftConfig
+from infra.store.store import Store, sha256_file
+from tasks.runtime.stage import StageRef, StageSpec, execute
+from tasks.stages import align, evaluate, sft
+from tests.tasks.conftest import GOLDEN, IN_PROCESS, TEXT, TINY, align_spec
+from tests.tasks.facts import wins
+from tests.tasks.handmade import finished
+
+Start = tuple[Path, StageRef, StageRef, StageRef]
+
+
+@pytest.fixture
+def store(pipeline_start: Start, tmp_path: Path) -> Store:
+    return Store(str(shutil.copytree(pipeline_start[0], tmp_path / "store")))
+
+
+def output(store: Store, spec: StageSpec, name: str) -> pa.Table:
+    return pq.read_table(store.fetch(spec.stage, spec.digest()) / name)
+
+
+def records_of(store: Store, ref: StageRef, split: str) -> list[dict]:
+    return pq.read_table(store.fetch(ref.stage, ref.digest) / "records.parquet", filters=[("split", "=", split)]).to_pylist()
+
+
+def evaluate_spec(start: Start, policy: StageRef, execution: Execution = IN_PROCESS, **other) -> evaluate.Spec:
+    _, records, first, reference = start
+    stages = {"records": records, "policy": policy, "reference": reference, "start": first, "twin": None}
+    config = {"model": TINY, "text": TEXT, "gate": GateConfig(), "golden_sources": GOLDEN, "execution": execution}
+    return evaluate.Spec(**{"evaluate": EvaluateConfig(kl_prompts=20, kl_max_new_tokens=12)} | stages | config | other)
+
+
+def test_accuracy_lift_and_gate_of_an_aligned_policy(pipeline_start: Start, store: Store) -> None:
+    optimization = OptimizationConfig(epochs=2.0, batch_size=8, learning_rate=1e-3)
+    config = AlignConfig(loss={"name": "dpo_pl"}, objective={"name": "dro"}, optimization=optimization)
+    aligned = align_spec(pipeline_start, config)
+    execute(aligned, align.run, store)
+    options = EvaluateConfig(kl_prompts=20, kl_max_new_tokens=16)
+    evaluation = evaluate_spec(pipeline_start, aligned.ref(), twin=aligned.ref(), evaluate=options)
+    facts = execute(evaluation, evaluate.run, store)["facts"]
+    overall = facts["parts"]["all"]["accuracy"]["policy"]
+    assert overall["low"] <= overall["value"] <= overall["high"]
+    assert facts["lift"]["twin_all"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": overall["n"]}, "a policy against itself"
+    assert {rule["name"] for rule in facts["gate"]["rules"]} == {"accuracy", "lift", "golden_drop", "kl"}
+    pairs = pq.read_table(store.fetch("evaluate", evaluation.digest()) / "evaluation.parquet")
+    hits = pairs.group_by("prompt_hash").aggregate([("margin_policy", "mean")]).num_rows
+    assert hits == overall["n"]
+
+
+def test_evaluate_writes_one_row_per_held_out_response(pipeline_start: Start, store: Store) -> None:
+    """The start against itself: its KL and implicit rewards are 0 whatever is sampled."""
+    rate = {"value": 0.42, "low": 0.36, "high": 0.48, "n": 24}
+    against = {"start": wins(0.42) | {"win_rate": rate}, "champion": wins(0.46) | {"win_rate": rate | {"value": 0.46}}}
+    comparison = finished(store, "compare", "one", {}, facts={"judge": "gold", "wins": against})
+    spec = evaluate_spec(pipeline_start, policy=pipeline_start[2], comparison=comparison)
+    result = execute(spec, evaluate.run, store)
+    table = output(store, spec, "responses.parquet")
+    assert table.schema.names == ["record_id", "response_index", "implicit", "logp_per_token", "tokens"]
+    records = records_of(store, pipeline_start[1], "eval")
+    assert list(zip(table["record_id"].to_pylist(), table["response_index"].to_pylist(), strict=True)) == [
+        (record["record_id"], i) for record in records for i in range(len(record["responses"]))
+    ]
+    assert np.abs(table["implicit"].to_numpy()).max() < 1e-3
+    assert result["facts"]["kl"]["value"] == pytest.approx(0.0, abs=1e-3)
+    _, _, _, reference = pipeline_start
+    logps = pq.read_table(store.fetch(reference.stage, reference.digest) / "logps.parquet").to_pylist()
+    per_token = {(r["record_id"], r["response_index"]): r["logp"] / r["tokens"] for r in logps}
+    for row in table.to_pylist():
+        assert row["logp_per_token"] == pytest.approx(per_token[row["record_id"], row["response_index"]], abs=1e-4)
+
+    facts = result["facts"]
+    rules = {rule["name"]: rule for rule in facts["gate"]["rules"]}
+    assert (rules["win_rate"]["passed"], rules["win_rate"]["value"]) == (False, 0.48)
+    assert (rules["champion_win_rate"]["passed"], rules["champion_win_rate"]["value"]) == (True, 0.46)
+    assert facts["reward_calibration"]["beta"] == 1.0, "a supervised policy has no loss with a β"
+    assert facts["reward_calibration"]["confidence"] == pytest.approx([0.5], abs=1e-3)
+    assert facts["by_task"] == {}
+    assert all(source["accuracy"]["n"] >= 1 for source in facts["by_source"].values())
+    frame = table.to_pandas()
+    frame["reward"] = [reward for record in records for reward in record["rewards"]]
+    rho = [f["logp_per_token"].rank().corr(f["reward"].rank()) for _, f in frame.groupby("record_id")]
+    assert facts["reward_correlation"]["likelihood"]["value"] == pytest.approx(np.nanmean(rho))
+    assert facts["reward_correlation"]["likelihood"] == pytest.approx(facts["reward_correlation"]["likelihood_start"], abs=0.2)
+
+
+@pytest.mark.component
+def test_two_actors_write_the_bytes_that_one_process_writes(
+    pipeline_start: Start, store: Store, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "KL_SHARD", 6)  # several shards, each on whichever actor is free
+    policy = other_start(pipeline_start)
+    execute(policy, sft.run, store)
+    shutil.copytree(tmp_path / "store", tmp_path / "other")
+    other, results = Store(str(tmp_path / "other")), []
+    for place, execution in ((store, IN_PROCESS), (other, Execution(workers=2))):
+        results.append(execute(evaluate_spec(pipeline_start, policy.ref(), execution), evaluate.run, place))
+    spec = evaluate_spec(pipeline_start, policy.ref())
+    one, two = (place.fetch(spec.stage, spec.digest()) / "responses.parquet" for place in (store, other))
+    assert sha256_file(one) == sha256_file(two)
+    assert results[0]["facts"]["kl"] == results[1]["facts"]["kl"]
+    assert results[0]["facts"]["kl"]["value"] > 0.01, "two different policies"
+
+
+def other_start(start: Start) -> sft.Spec:
+    """Another policy than the start, trained half as long."""
+    optimization = OptimizationConfig(epochs=1, batch_size=16, learning_rate=3e-3)
+    return sft.Spec(
+        records=start[1],
+        model=TINY,
+        text=TEXT,
+        sft=SftConfig(optimization=optimization),
+        golden_sources=GOLDEN,
+        execution=IN_PROCESS,
+    )
