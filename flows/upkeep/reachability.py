@@ -230,7 +230,7 @@ def _project(flow: str, parameters: dict[str, Any]) -> str:
     models: dict[str, type[MethodConfig]] = {"self-train": SelfTrainConfig, "study": StudyConfig}
     model = models.get(flow, RealignConfig)
     if "config" in parameters:
-        return parameters["config"].get("project", model.model_fields["project"].default)
+        return str(parameters["config"].get("project", model.model_fields["project"].default))
     default = "study-quick" if flow == "study" else DEMO
     return project_of(model, parameters.get("config_file", default), parameters.get("overrides", []))
 
