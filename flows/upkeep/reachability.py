@@ -27,6 +27,7 @@ from infra.back_ends import without_credentials
 from infra.store.store import RESULT, SPEC, Store
 from infra.tracking import model_registry as registry
 from infra.tracking.outbox import waiting_places
+from tasks.stages.registry import STAGES
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -310,22 +311,19 @@ def _references(value: Any) -> Iterator[str]:
             yield from _references(inner)
 
 
-def ledgers_of(store: Store, kept: Iterable[str]) -> set[str] | None:
-    """The row ledgers (``tasks/runtime/score_cache.py``) that kept stages would read; None where that cannot be told."""
-    from tasks.stages import reference
-
+def row_caches_of(store: Store, kept: Iterable[str]) -> set[str] | None:
+    """Return the places of the row caches that kept stages would read; None where one cannot be known."""
     found = set()
     for place in kept:
         stage, digest = place.split("/")
-        if stage == "classify":
-            found.add(f"scores/{digest}")
-        elif stage == "reference":
-            spec = (store.read_json(f"{place}/{RESULT}") or {}).get("spec") or store.read_json(f"{place}/{SPEC}")
-            if spec is None:
-                continue
-            try:
-                planned = reference.Spec.model_validate({k: v for k, v in spec.items() if k not in ("stage", "version")})
-            except ValueError:  # of another version of the code, whose ledgers this one does not read
-                return None
-            found.add(f"logps/{reference.ledger_digest(planned, as_planned=True)}")
+        cache = STAGES[stage].row_cache if stage in STAGES else None
+        if cache is None:
+            continue
+        spec = (store.read_json(f"{place}/{RESULT}") or {}).get("spec") or store.read_json(f"{place}/{SPEC}")
+        if spec is None:
+            continue
+        try:
+            found.add(f"{cache.folder}/{cache.name(spec, digest)}")
+        except ValueError:  # of another version of the code, whose caches this one does not read
+            return None
     return found

@@ -26,7 +26,7 @@ from dora_core.config.execution import Execution
 from dora_core.config.method import ClassifierConfig
 from dora_core.errors import DataError
 from infra.store.store import StageFolder, Store, sha256_file
-from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.descriptor import RowCache, Stage, StageResult
 from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
 from tasks.runtime.workers import ModelWorker, WorkerArguments, use_threads
 from tasks.tables.rows import GOLDEN_FILE, RECORDS_FILE, read_index, texts_at
@@ -352,6 +352,7 @@ STAGE = Stage(
     Spec,
     run,
     headline=headline,
+    row_cache=RowCache("scores", lambda spec, digest: digest),
     section="stage",
     unplanned="Not part of this run: the {objective} objective does not use calibration factors.",
 )
