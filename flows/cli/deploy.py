@@ -46,7 +46,7 @@ def deploy(
                 hint="start one with `dora up`, or name one in DORA_PREFECT_API_URL",
                 retryable=False,
             )
-        kind = pool_type.value if pool_type else None
+        kind: deployment.PoolType | None = pool_type.value if pool_type else None
         done = deployment.deploy(api_url, pool=pool, pool_type=kind, image=image, limit=limit, webhook=webhook, dry_run=dry_run)
         out = Out(as_json)
         rows = [(f"work pool {done.pool[0]}", done.pool[2], done.pool[1]), ("work queue upkeep", done.upkeep, "")]

@@ -105,7 +105,8 @@ def _result(state: Any) -> EndedRun:
     Raises:
         DoraError: what made it fail.
     """
-    return state.result()
+    ended: EndedRun = state.result()
+    return ended
 
 
 def _run(start: Callable[[], EndedRun], *, as_json: bool, verbose: bool, report: Path | None = None) -> None:

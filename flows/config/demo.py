@@ -17,7 +17,8 @@ def demo_config(folder: Path, rounds: int = 0) -> RealignConfig:
     Args:
         rounds: self-training rounds after the realignment; 0 = a realignment alone.
     """
-    from dora_core.testbed.mixture import TestbedConfig, materialize
+    from dora_core.config.method import TestbedConfig
+    from dora_core.testbed.mixture import materialize
 
     data, golden = materialize(TestbedConfig(), GOLDEN_RESPONSES, folder)
     raw, lines = read_yaml(packaged("demo.yaml"), "demo.yaml")

@@ -28,13 +28,18 @@ from flows.config.models import MethodConfig, RealignConfig
 from flows.config.yaml_text import KeyPath, Override, apply_override, dotted, parse_override, read_yaml
 
 Configuration = TypeVar("Configuration", bound=MethodConfig)
+Model = TypeVar("Model", bound=BaseModel)
 MAX_BYTES = 1_000_000
 
 
 # ---------------------------------------------------------------------------------------------------------- validation
 
 
-def load_config(path: Path, overrides: Sequence[str] = (), model: type[Configuration] = RealignConfig) -> Configuration:
+def load_config(
+    path: Path,
+    overrides: Sequence[str] = (),
+    model: type[Configuration] = RealignConfig,  # type: ignore[assignment]  # the default decides the type variable
+) -> Configuration:
     """Read, override, resolve paths, validate.
 
     Args:
@@ -107,8 +112,8 @@ def validate(
     place: str,
     folder: Path,
     lines: dict[KeyPath, int] | None = None,
-    model: type[Configuration] = RealignConfig,
-) -> Configuration:
+    model: type[Model] = RealignConfig,  # type: ignore[assignment]  # the default decides the type variable
+) -> Model:
     """Validate raw data; relative paths in it are resolved against ``folder``.
 
     Raises:
@@ -138,11 +143,11 @@ def _resolve_paths(data: dict[str, Any], folder: Path, mistakes: list[tuple[KeyP
     for section in ("train", "golden"):
         entries = data.get("data", {}).get(section) if isinstance(data.get("data"), dict) else None
         places += [(entry, ("data", section, i, "path")) for i, entry in enumerate(entries if isinstance(entries, list) else [])]
-    for section in (("policy",), ("classifier", "encoder"), ("judge", "model"), ("compare", "judge", "model")):
+    for path_of_model in (("policy",), ("classifier", "encoder"), ("judge", "model"), ("compare", "judge", "model")):
         entry: Any = data
-        for name in section:
+        for name in path_of_model:
             entry = entry.get(name) if isinstance(entry, dict) else None
-        places.append((entry, (*section, "source")))
+        places.append((entry, (*path_of_model, "source")))
     for entry, key in places:
         name = str(key[-1])
         value = entry.get(name) if isinstance(entry, dict) else None
@@ -190,7 +195,8 @@ _BOUNDS = {
 def _explain(error: ValidationError, data: dict[str, Any], root: type[BaseModel]) -> Iterator[tuple[KeyPath, str]]:
     """One (key path, text) per mistake; the alternatives of a union are joined into one sentence."""
     grouped: dict[KeyPath, list[tuple[str, Any]]] = {}
-    for fault in error.errors(include_url=False):
+    for details in error.errors(include_url=False):
+        fault: dict[str, Any] = {**details}
         path, model = _locate(fault["loc"], root)
         if fault["type"].startswith("union_tag"):
             path = (*path, fault["ctx"]["discriminator"].strip("'"))

@@ -103,7 +103,8 @@ class ExecutionConfig(StrictModel):
         try:
             Execution.model_validate(default)
         except ValidationError:
-            return given  # told once, of `default`
+            return given  # the mistake is reported once, at `default`
+        assert isinstance(default, dict), "validated above"
         return {name: default | section if isinstance(section, dict) else section for name, section in said.items()}
 
     @model_validator(mode="after")
@@ -233,6 +234,10 @@ class Contender(StrictModel):
         return " ".join([self.loss.name, *(f"{name}={value}" for name, value in shown.items())])
 
 
+def _contenders(*given: dict[str, Any]) -> list[Contender]:
+    return [Contender.model_validate(each) for each in given]
+
+
 class StudyConfig(MethodConfig):
     """The paper's comparisons on the known mixture: a grid of realignments over seeds. Every key has a default."""
 
@@ -247,17 +252,18 @@ class StudyConfig(MethodConfig):
     golden_responses: int = Field(1000, ge=1, le=100_000, description="Size of the golden reference apart from the mixture.")
     holdout_fraction: float = Field(0.25, ge=0.01, le=0.5, description="Share of prompts kept for judging.")
     pairwise: list[Contender] = Field(
-        default=[
+        default_factory=lambda: _contenders(
             {"loss": "dpo", "objectives": ["erm", ROBUST, "dr_dpo"]},
             {"loss": "r_dpo"},
             {"loss": "exo"},
             {"loss": "simpo"},
             {"loss": "robust_dpo", "objectives": ["erm"]},
-        ],
+        ),
         description="Losses of the pairwise table.",
     )
     listwise: list[Contender] = Field(
-        default=[{"loss": "dpo_pl"}, {"loss": "rrhf"}, {"loss": "lire"}], description="Losses of the listwise table."
+        default_factory=lambda: _contenders({"loss": "dpo_pl"}, {"loss": "rrhf"}, {"loss": "lire"}),
+        description="Losses of the listwise table.",
     )
     focus: list[str] = Field(
         default=["dpo", "lire"],

@@ -38,7 +38,7 @@ class _Yaml12(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise yaml.composer.ComposerError(None, None, f"it is nested more than {MAX_DEPTH} deep", self.peek_event().start_mark)
+            raise yaml.composer.ComposerError(None, None, f"it is nested more than {MAX_DEPTH} deep", self.peek_event().start_mark)  # type: ignore[no-untyped-call]
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node

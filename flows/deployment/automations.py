@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from flows.running.states import STOPPED
@@ -182,7 +182,8 @@ def _webhook_block(client: SyncPrefectClient, webhook: str | None) -> UUID | Non
     from pydantic import SecretStr
 
     if webhook is not None:
-        return Webhook(url=SecretStr(webhook), headers=SecretDict({"Content-Type": "application/json"})).save(BLOCK, overwrite=True)
+        block = Webhook(url=SecretStr(webhook), headers=SecretDict({"Content-Type": "application/json"}))
+        return cast(UUID, block.save(BLOCK, overwrite=True))
     try:
         return client.read_block_document_by_name(BLOCK, Webhook.get_block_type_slug(), include_secrets=False).id
     except ObjectNotFound:

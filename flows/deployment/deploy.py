@@ -88,7 +88,8 @@ class Deployment(StrictModel):
 
     def flow(self) -> Flow[..., Any]:
         module, _, name = self.entrypoint.rpartition(".")
-        return getattr(importlib.import_module(module), name)
+        flow: Flow[..., Any] = getattr(importlib.import_module(module), name)
+        return flow
 
 
 def declared() -> list[Deployment]:
@@ -339,6 +340,7 @@ def base_template(kind: PoolType, image: str | None, prefects_own: Callable[[], 
     Raises:
         ConfigError: an image for a process, or none for a cluster that has to pull one.
     """
+    template: dict[str, Any]
     if kind == "process":
         from prefect.workers.process import ProcessWorker
 

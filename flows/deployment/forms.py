@@ -82,7 +82,7 @@ def project_of(model: type[MethodConfig], config_file: str, overrides: Sequence[
     raw, _ = read_yaml(text, config_file)
     for assignment in overrides:
         apply_override(raw, parse_override(assignment))
-    return raw.get("project", model.model_fields["project"].default)
+    return str(raw.get("project", model.model_fields["project"].default))
 
 
 def _folder() -> Path:
@@ -166,7 +166,7 @@ def _find(model: type[BaseModel], path: list[str]) -> Any:
     field, rest = fields[path[0]], path[1:]
     if not rest:
         return field
-    annotation = field.annotation
+    annotation: Any = field.annotation
     if rest[0].isdigit():
         annotation, rest = get_args(annotation)[0], rest[1:]
     return _find(annotation, rest)

@@ -26,6 +26,7 @@ Champions = Callable[[Callable[[str], None]], list[StageRef]]
 Until = Literal["calibrate", "align", "evaluate", "promote"]
 TWIN = "align (erm twin)"
 MAX_CHANGES = 3
+_COMPUTED_BEFORE = "cached: computed before from the same inputs and settings"
 
 # Where a spec's field has another name than the configuration's key.
 _CONFIG_KEYS = {
@@ -54,11 +55,13 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     specs, labels = chain.specs, {spec.digest(): label for label, spec in chain.specs.items()}
     compared = [_compare(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items()]
     stages, not_needed = split_on_demand(compared)
-    read = read_result(store, specs["ingest"].ref(), ingest.Facts) if stages[0].cached else None
+    first = stages[0]
+    assert isinstance(first.spec, ingest.Spec), "a chain begins with its data"
+    read = read_result(store, first.spec.ref(), ingest.Facts) if first.cached else None
     if read is None:
-        _check_inputs(specs["ingest"])
+        _check_inputs(first.spec)
     records = None if read is None else read.facts.records.train + read.facts.records.eval
-    return Plan(config.project, stages, specs["ingest"].fingerprints, records, tuple(notes), not_needed)
+    return Plan(config.project, stages, first.spec.fingerprints, records, tuple(notes), not_needed)
 
 
 def _specs(config: RealignConfig, until: Until, previous: Previous | None, champions: list[StageRef]) -> Chain:
@@ -99,7 +102,7 @@ def _previous(latest: dict[str, LatestStage], store: Store) -> Previous | None:
     return Previous(records=refs["ingest"], classify=refs["classify"], calibrate=refs.get("calibrate"))
 
 
-def _check_inputs(spec: Any) -> None:
+def _check_inputs(spec: ingest.Spec) -> None:
     """Open every input and resolve its columns, so that a plan never promises what ingest would refuse at its first row."""
     from dora_core.data.inputs import inputs_of, open_input
 
@@ -119,10 +122,8 @@ def _compare(
     result = store.read_result(spec.stage, before.digest if before else digest)
     seconds = result["seconds"] if result else None
     if cached:
-        known = before is not None and before.digest == digest
-        reason = (
-            f"cached: same inputs and settings as {before.run_id}" if known else "cached: computed before from the same inputs and settings"
-        )
+        known = before if before is not None and before.digest == digest else None
+        reason = f"cached: same inputs and settings as {known.run_id}" if known else _COMPUTED_BEFORE
     elif store.is_done(spec.stage, digest):
         reason = "runs: its result waits for a decision"
     elif before is not None and before.digest == digest:

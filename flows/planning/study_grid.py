@@ -39,7 +39,7 @@ from infra.store.store import Store, sha256_of
 from tasks.runtime.stage import StageRef, StageSpec
 from tasks.stages import batch
 from tasks.stages import study as tables_stage
-from tasks.stages.study import CellRun
+from tasks.stages._study_inputs import CellRun
 
 EXACT = ("reweight", "dora", "dora_tilted")
 """Objectives of the ablation that are also trained with factors from exact densities."""
@@ -114,7 +114,7 @@ def _rows(config: StudyConfig, table: TableName) -> Iterator[Variant]:
 
     def variant(contender: Contender, objective: str | ObjectiveConfig, **settings: Any) -> Variant:
         chosen = objective_of(config, objective) if isinstance(objective, str) else objective
-        defaults = {"calibration": config.calibration, "label_noise": base.label_noise, "golden_shift": base.golden_shift}
+        defaults: dict[str, Any] = {"calibration": config.calibration, "label_noise": base.label_noise, "golden_shift": base.golden_shift}
         return Variant(contender, chosen, **(defaults | settings))
 
     if table in ("pairwise", "listwise"):
@@ -347,19 +347,19 @@ def plan_study(config: StudyConfig, grid: Grid, store: Store) -> Plan:
         else:
             reason = f"runs: {len(todo)} of {len(specs)} stages, {len(specs) - len(todo)} cached"
         stages.append(PlannedStage(label, spec, cached, reason, estimate, nothing_heavy=not todo))
-    spec = tables_stage.Spec(
+    tables = tables_stage.Spec(
         cells=grid.runs,
         batches=[s.spec.ref() for s in stages],
         bootstrap_samples=config.bootstrap_samples,
         confidence=config.confidence,
     )
     before = latest.get("tables")
-    result = store.read_result(spec.stage, before.digest if before else spec.digest())
-    if cached := spec.is_done(store):
+    result = store.read_result(tables.stage, before.digest if before else tables.digest())
+    if cached := tables.is_done(store):
         reason = "cached: same grid, same results"
     else:
         reason = "runs: first time" if before is None else "runs: the grid or its settings changed"
-    stages.append(PlannedStage("tables", spec, cached, reason, result["seconds"] if result else None))
+    stages.append(PlannedStage("tables", tables, cached, reason, result["seconds"] if result else None))
     return Plan(config.project, tuple(stages), grid.inputs)
 
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact
@@ -35,6 +35,7 @@ from prefect.runtime import deployment as this_deployment
 from prefect.states import Scheduled
 from pydantic import Field
 
+from flows.config.models import RealignConfig
 from flows.planning.planned_stage import PlannedStage
 from flows.report.approval import evidence_table
 from flows.run_record import RunRecord, write_record
@@ -84,12 +85,12 @@ def settle(session: Session, stage: PlannedStage, run: Callable[[PlannedStage], 
     elif not (session.on_server and this_deployment.id):
         session.manifest.stage(stage.label, notes=[f"waits for a decision: {question.commands()}"])
     elif read_flow_run_input(question.inputs["schema"]) is not None:  # it has been asked
-        hours = session.config.promotion.ask_timeout_hours
+        hours = _timeout_hours(session)
         session.manifest.update(remark=f"not promoted: no answer within {hours:g} h")
         session.manifest.stage(stage.label, notes=[f"no answer; decide with: {question.commands()}"])
     else:
         session.manifest.update(deadline=question.deadline)
-        evaluation = session.store.read_result("evaluate", stage.spec.evaluation.digest)
+        evaluation = session.store.read_result("evaluate", _evaluation(stage).digest)
         assert evaluation is not None, "a question is about an evaluation"
         message = f"version {question.version} of {question.model} waits for approval until {_utc(question.deadline)}"
         emit(session, "dora.approval.asked", message, evaluation["metrics"], stage)
@@ -102,7 +103,7 @@ def pending(session: Session, stage: PlannedStage) -> Question | None:
     if result is None or result.facts.waits != "person":
         return None
     name, version, champion = result.facts.model_name, result.facts.version, result.facts.champion_before
-    deadline = time.time() + 3600 * session.config.promotion.ask_timeout_hours
+    deadline = time.time() + 3600 * _timeout_hours(session)
     text = "\n\n".join(
         [
             f"### Promote version {version} of `{name}`?",
@@ -117,7 +118,7 @@ def pending(session: Session, stage: PlannedStage) -> Question | None:
 
 def evidence(store: Store, stage: PlannedStage) -> str:
     """Return the evaluation that a ``promote`` stage decides by, as Markdown."""
-    evaluation = stage.spec.evaluation
+    evaluation = _evaluation(stage)
     result = store.read_result(evaluation.stage, evaluation.digest)
     assert result is not None, "promote has read its evaluation"
     compared = result["spec"]["comparison"]
@@ -161,7 +162,7 @@ def end_overdue(settings: Settings, now: float | None = None) -> list[str]:
                 write_record(store, run.evolve(status="cancelled"))
             elif state.is_paused() and run.deadline is not None and run.deadline < (now or time.time()):
                 assert run.flow_run_id is not None, "a run with a deadline is a flow run's"
-                again = Scheduled(name=RESUMING, message="no answer in time")
+                again: State[Any] = Scheduled(name=RESUMING, message="no answer in time")
                 client.set_flow_run_state(UUID(run.flow_run_id), again)
                 overdue.append(run.run_id)
     return overdue
@@ -174,6 +175,16 @@ def _facts(store: Store, ref: StageRef, facts: type[F]) -> F:
     result = read_result(store, ref, facts)
     assert result is not None, f"{ref.stage} is done but has no result"
     return result.facts
+
+
+def _timeout_hours(session: Session) -> float:
+    assert isinstance(session.config, RealignConfig), "a plan with promote has promotion settings"
+    return session.config.promotion.ask_timeout_hours
+
+
+def _evaluation(stage: PlannedStage) -> StageRef:
+    assert isinstance(stage.spec, promote.Spec), "only promote decides"
+    return stage.spec.evaluation
 
 
 def _utc(seconds: float) -> str:

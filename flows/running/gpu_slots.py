@@ -100,11 +100,19 @@ def _held(slots: int, tell: Callable[[str], None]) -> Iterator[bool]:
     away: float | None = None  # since when the server has been silent
     with get_client(sync_client=True) as client, ExitStack() as held:
         slots = min(slots, _size(client))
-        lease = {"occupy": slots, "lease_duration": LEASE_SECONDS, "holder": ConcurrencyLeaseHolder(type="flow_run", id=run_id)}
+        holder = ConcurrencyLeaseHolder(type="flow_run", id=run_id)
         while True:
             try:
                 # A server that hiccups is not worth hours of training: a lease that cannot be renewed does not end the run.
-                slot = concurrency(LIMIT, strict=True, max_retries=0, raise_on_lease_renewal_failure=False, **lease)
+                slot = concurrency(
+                    LIMIT,
+                    occupy=slots,
+                    strict=True,
+                    max_retries=0,
+                    lease_duration=LEASE_SECONDS,
+                    raise_on_lease_renewal_failure=False,
+                    holder=holder,
+                )
                 slot.__enter__()
                 held.callback(_give_back, slot)
                 break

@@ -33,7 +33,7 @@ class Question:
     @property
     def inputs(self) -> dict[str, str]:
         """Names of the flow run's inputs in which Prefect keeps form and answer."""
-        return dict(keyset_from_base_key(f"suspended-{self.key}"))
+        return {str(kind): name for kind, name in keyset_from_base_key(f"suspended-{self.key}").items()}
 
     def commands(self) -> str:
         """The commands that decide it from a command line."""

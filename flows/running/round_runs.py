@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from flows.planning.planned_stage import PlannedStage
-from infra.tracking.tracker import Status, Tracker
+from infra.tracking.outbox import Status
+from infra.tracking.tracker import Tracker
 from tasks.stages.registry import STAGES
 
 

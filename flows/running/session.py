@@ -138,7 +138,7 @@ class Session:
         described = None if error is None or status == "waiting" else describe(error)
         tags = {
             "dora.status": status,
-            "dora.error": described and described.message,
+            "dora.error": described.message if described else None,
             "dora.decision": self.manifest.run.decision,
             "dora.decided_by": self.manifest.run.decided_by,
         }

@@ -31,6 +31,7 @@ from flows.running.session import Session
 from flows.running.shared_job import SharedJob
 from flows.running.stage_runner import StageRunner
 from flows.running.states import CACHED
+from infra.tracking.outbox import Status
 from tasks.runtime.stage import StageSpec
 from tasks.stages import ingest, promote
 from tasks.stages.registry import parse_result
@@ -139,7 +140,7 @@ def _tracked(session: Session, stage: PlannedStage) -> Iterator[str]:
         yield run
     except BaseException as error:
         session.manifest.stage(stage.label, state="failed", mlflow_run_id=session.tracker.mlflow_id(run))
-        ended = "FAILED" if isinstance(error, Exception) else "KILLED"
+        ended: Status = "FAILED" if isinstance(error, Exception) else "KILLED"
         session.tracker.finish(run, ended, _job_tags(session, stage) | {"dora.error": str(error)})
         raise
     session.manifest.stage(stage.label, mlflow_run_id=session.tracker.mlflow_id(run))

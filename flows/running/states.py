@@ -6,7 +6,7 @@ from dora_core.errors import DoraError, RunStopped
 from flows.run_record import ErrorRecord, RunStatus
 from flows.running.question import Suspends
 from infra.ray_jobs import RESUME
-from infra.tracking.tracker import Status
+from infra.tracking.outbox import Status
 
 STOPPED = "Stopped"
 """Failed state of a flow run that a guard rail ended: nothing broke, and the guard rail has an event of its own."""

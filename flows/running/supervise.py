@@ -61,7 +61,7 @@ def stop_what_it_left(flow: Flow[..., Any], flow_run: PrefectRun, state: State) 
 def run_plan(session: Session) -> None:
     """Run every stage of the plan as a task, one after the other in this thread, so that Ctrl-C and Prefect's cancellation reach the loop
     that watches a Ray job and can stop it."""
-    states: dict[str, State] = {}
+    states: dict[str, Any] = {}  # Prefect passes the results of the states that a task is called with
 
     def run(stage: PlannedStage) -> None:
         upstream = [states[label] for label in session.plan.upstream(stage) if label in states]
@@ -191,8 +191,7 @@ def _time(seconds: float | None) -> str:
 def _decided(session: Session) -> list[str]:
     """Return the decision, the person who made it, and the rules of the gate, as Markdown."""
     spec = session.plan.stages[-1].spec
-    result = read_result(session.store, spec.ref(), promote.Facts) if isinstance(spec, promote.Spec) else None
-    if result is None:
+    if not isinstance(spec, promote.Spec) or (result := read_result(session.store, spec.ref(), promote.Facts)) is None:
         return []
     evaluation = read_result(session.store, spec.evaluation, evaluate.Facts)
     gate = evaluation.facts.gate if evaluation else None

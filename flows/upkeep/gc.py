@@ -37,7 +37,7 @@ from infra.store.store import Store
 from tasks.runtime.stage import DIGEST_PATTERN
 from tasks.stages.registry import STAGES
 
-LEDGERS = ("scores", "logps")
+ROW_CACHES = tuple(stage.row_cache.folder for stage in STAGES.values() if stage.row_cache)
 OLDER_THAN, KEEP_RUNS = "7d", 3
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
@@ -197,7 +197,7 @@ def collect(
     under_way = list(runs.roots([*runs.live, *(run_id for run_id in queued if run_id not in runs.live)]))
 
     progress("looking what is needed", 0, None)
-    stages = {place: folder for place, folder in folders.items() if place.split("/")[0] not in LEDGERS}
+    stages = {place: folder for place, folder in folders.items() if place.split("/")[0] not in ROW_CACHES}
     roots: list[Root] = [
         *under_way,
         *(root for root in versions if root.inputs),
@@ -209,7 +209,7 @@ def collect(
         *needed.of_decisions(stages),
     ]
     kept = needed.reach(store, stages, roots)
-    kept |= kept_ledgers(store, folders, kept, rules, GRACE_SECONDS if under_way else 0.0)
+    kept |= kept_row_caches(store, folders, kept, rules, GRACE_SECONDS if under_way else 0.0)
     models = {root.place for root in versions}
     gone = [run_id for run_id, run in runs.records.items() if run_id not in runs.kept and models.isdisjoint(run.places)]
 
@@ -229,10 +229,10 @@ def collect(
 
 
 def survey(store: Store, progress: Progress) -> tuple[dict[str, Folder], list[str]]:
-    """``{place: what lies there}`` of all stages and ledgers, and what a killed collection was about to delete. Other folders of a store
+    """``{place: what lies there}`` of all stages and row caches, and what a killed collection was about to delete. Other folders of a store
     are somebody else's."""
     folders, trash = dict[str, Folder](), set[str]()
-    for stage in sorted({*STAGES, *LEDGERS, "runs"}):
+    for stage in sorted({*STAGES, *ROW_CACHES, "runs"}):
         for file in files_below(store, stage):
             digest, _, name = file.name.partition("/")
             if out := re.match(f"(.*?{re.escape(TRASH)})/", file.name):  # a stage, its scratch folder, or a manifest
@@ -243,12 +243,12 @@ def survey(store: Store, progress: Progress) -> tuple[dict[str, Folder], list[st
     return folders, sorted(trash)
 
 
-def kept_ledgers(store: Store, folders: dict[str, Folder], kept: dict[str, str], rules: Rules, grace: float) -> dict[str, str]:
-    """Row ledgers that later runs read, and those that a run under way may be writing."""
-    wanted = needed.ledgers_of(store, kept)
+def kept_row_caches(store: Store, folders: dict[str, Folder], kept: dict[str, str], rules: Rules, grace: float) -> dict[str, str]:
+    """Row caches that later runs read, and those that a run under way may be writing."""
+    wanted = needed.row_caches_of(store, kept)
     found = {}
     for place, folder in folders.items():
-        if place.split("/")[0] not in LEDGERS:
+        if place.split("/")[0] not in ROW_CACHES:
             continue
         if wanted is None or place in wanted:
             found[place] = "values that are not computed again"
@@ -285,9 +285,9 @@ class Watch:
         return self._places
 
     def is_unwanted(self, place: str) -> bool:
-        """A ledger is left alone as soon as any run has begun: which one it reads depends on models it has yet to train."""
+        """A row cache is spared as soon as any run has begun: which one it reads depends on models that it has yet to train."""
         begun = self.begun()
-        return place not in begun and not (begun and place.split("/")[0] in LEDGERS)
+        return place not in begun and not (begun and place.split("/")[0] in ROW_CACHES)
 
 
 @dataclass

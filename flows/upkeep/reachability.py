@@ -231,7 +231,7 @@ def _project(flow: str, parameters: dict[str, Any]) -> str:
     models: dict[str, type[MethodConfig]] = {"self-train": SelfTrainConfig, "study": StudyConfig}
     model = models.get(flow, RealignConfig)
     if "config" in parameters:
-        return parameters["config"].get("project", model.model_fields["project"].default)
+        return str(parameters["config"].get("project", model.model_fields["project"].default))
     default = "study-quick" if flow == "study" else DEMO
     return project_of(model, parameters.get("config_file", default), parameters.get("overrides", []))
 
@@ -312,22 +312,19 @@ def _references(value: Any) -> Iterator[str]:
             yield from _references(inner)
 
 
-def ledgers_of(store: Store, kept: Iterable[str]) -> set[str] | None:
-    """The row ledgers (``tasks/runtime/score_cache.py``) that kept stages would read; None where that cannot be told."""
-    from tasks.stages import reference
-
+def row_caches_of(store: Store, kept: Iterable[str]) -> set[str] | None:
+    """Return the places of the row caches that kept stages would read; None where one cannot be known."""
     found = set()
     for place in kept:
         stage, digest = place.split("/")
-        if stage == "classify":
-            found.add(f"scores/{digest}")
-        elif stage == "reference":
-            spec = (store.read_json(f"{place}/{RESULT}") or {}).get("spec") or store.read_json(f"{place}/{SPEC}")
-            if spec is None:
-                continue
-            try:
-                planned = reference.Spec.model_validate({k: v for k, v in spec.items() if k not in ("stage", "version")})
-            except ValueError:  # of another version of the code, whose ledgers this one does not read
-                return None
-            found.add(f"logps/{reference.ledger_digest(planned, as_planned=True)}")
+        cache = STAGES[stage].row_cache if stage in STAGES else None
+        if cache is None:
+            continue
+        spec = (store.read_json(f"{place}/{RESULT}") or {}).get("spec") or store.read_json(f"{place}/{SPEC}")
+        if spec is None:
+            continue
+        try:
+            found.add(f"{cache.folder}/{cache.name(spec, digest)}")
+        except ValueError:  # of another version of the code, whose caches this one does not read
+            return None
     return found

@@ -71,6 +71,19 @@ class Event:
     stops: bool = False
 
 
+@dataclass(frozen=True)
+class RowCache:
+    """Values per row that later runs with the same model read instead of computing them (``tasks/runtime/score_cache.py``).
+
+    Attributes:
+        folder: of the store; each cache is a folder in it.
+        name: the cache's name, from the stage's spec as JSON and the stage's digest. Raises ValueError for a spec of another version.
+    """
+
+    folder: str
+    name: Callable[[dict[str, Any], str], str]
+
+
 def _rows(result: StageResult[Any]) -> str:
     return f"{result.rows} rows"
 
@@ -87,6 +100,7 @@ class Stage:
         event: what it announces when it has run; None = nothing.
         keeps: names of the facts that refer to stages which the output needs although its spec does not name them: garbage collection
             reads them, as JSON, for results of any release.
+        row_cache: kept by garbage collection as long as the stage is; None: there is none.
         section: where the report shows it: ``stage`` in a section of its own, with the template ``flows/report/<name>.html``; ``training``
             among the trainings; None nowhere.
         unplanned: sentence of the report for a run without this stage; ``{objective}`` stands for the name of its objective.
@@ -99,6 +113,7 @@ class Stage:
     tracked: tuple[str, ...] = ()
     event: Callable[[StageResult[Any], Store], Event | None] = lambda result, store: None
     keeps: tuple[str, ...] = ()
+    row_cache: RowCache | None = None
     section: Literal["stage", "training"] | None = None
     unplanned: str = "Not part of this run."
 

@@ -30,7 +30,7 @@ from dora_core.config.method import ClassifierConfig
 from dora_core.errors import DataError
 from dora_core.strict_model import StrictModel
 from infra.store.store import StageFolder, Store, sha256_file
-from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.descriptor import RowCache, Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
 from tasks.runtime.workers import ModelWorker, WorkerArguments, use_threads
@@ -412,6 +412,7 @@ STAGE = Stage(
     Facts,
     headline=headline,
     keeps=("classifier",),
+    row_cache=RowCache("scores", lambda spec, digest: digest),
     section="stage",
     unplanned="Not part of this run: the {objective} objective does not use calibration factors.",
 )

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from dora_core.config.method import ModelConfig, TextConfig
 from infra.store.store import sha256_of
-from tasks.runtime.descriptor import Stage
+from tasks.runtime.descriptor import RowCache, Stage
 from tasks.runtime.score_cache import ROW_GROUP, RowLedger, Scores, ScoringFacts, score_rows
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.runtime.workers import ModelWorker, WorkerArguments
@@ -158,4 +158,9 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     return StageOutput(rows=stop, metrics=metrics, facts=Facts(**scores.facts.dump(), truncated=truncated))
 
 
-STAGE = Stage(Spec, run, Facts)
+def _cache_name(spec: dict[str, Any], digest: str) -> str:
+    planned = Spec.model_validate({name: value for name, value in spec.items() if name not in ("stage", "version")})
+    return ledger_digest(planned, as_planned=True)
+
+
+STAGE = Stage(Spec, run, Facts, row_cache=RowCache("logps", _cache_name))

@@ -31,15 +31,12 @@ from infra.settings import Settings
 from infra.store.store import Store
 from infra.tracking import model_registry as registry
 from infra.tracking.mlflow_client import mlflow_client
+from tests.flows.report.runs import make_facts
 
 pytestmark = pytest.mark.component
 
 INTERVAL = {"value": 0.62, "low": 0.58, "high": 0.66, "n": 128}
-EVALUATION = {
-    "parts": {"all": {"accuracy": {"policy": INTERVAL}}},
-    "kl": INTERVAL,
-    "gate": {"passed": True, "rules": [{"name": "kl", "passed": True, "message": "KL at most 50: 0.62"}]},
-}
+GATE = {"passed": True, "rules": [{"name": "kl", "passed": True, "value": 0.62, "threshold": 50.0, "message": "KL at most 50: 0.62"}]}
 ANSWER = {"decision": "approve", "reason": "reads well", "who": "ann"}
 WAIT_SECONDS = 60.0
 
@@ -85,9 +82,9 @@ class Place:
         self.store, self.client = Store(str(folder / "home" / "store")), get_client(sync_client=True)
 
     def config(self, project: str, stop: dict[str, str] | None = None, compare: str = "null", **promotion: Any) -> RealignConfig:
-        """One whose stages before ``promote`` are finished; ``stop`` is what a guard rail found in the evaluation."""
+        """One whose stages before ``promote`` are finished; ``stop``: drift found that the data has moved too far."""
         file, data = self.folder / f"{project}.yaml", self.folder / "data.parquet"
-        objective = "{objective: {name: erm}}"
+        objective = "{objective: {name: dora}}" if stop else "{objective: {name: erm}}"  # for erm nothing is scored, so there is no drift
         asks = json.dumps({"mode": "ask"} | promotion)
         file.write_text(
             f"project: {project}\ndata: {{train: [{{path: {data}}}]}}\nalign: {objective}\ncompare: {compare}\npromotion: {asks}\n"
@@ -97,13 +94,16 @@ class Place:
             folder = self.store.folder(stage.stage, stage.digest)
             (folder.path / "model").mkdir(exist_ok=True)
             (folder.path / "model" / "config.json").write_text("{}")
-            evaluation = EVALUATION | ({"stop": stop} if stop else {})
-            known = {"ingest": {"records": {"train": 36, "eval": 4}}, "evaluate": evaluation, "compare": {"wins": {}, "judge": "gold"}}
+            known = make_facts(["human", "model"])
+            known["evaluate"] |= {"kl": INTERVAL, "gate": GATE}
+            known["evaluate"]["parts"]["all"]["accuracy"]["policy"] = INTERVAL
+            known["compare"]["wins"] = {}
+            known["drift"] |= {"stop": stop}
             facts: dict[str, Any] = known.get(stage.stage, {})
             self.store.mark_done(
                 folder,
                 {"stage": stage.stage, "digest": stage.digest, "spec": stage.spec.payload(), "seconds": 2.0, "facts": facts}
-                | {"rows": 4, "metrics": {"kl": 0.62}},
+                | {"rows": 4, "metrics": {"kl": 0.62}, "inputs": {name: ref.model_dump() for name, ref in stage.spec.inputs().items()}},
             )
         return config
 
