@@ -1,4 +1,4 @@
-"""The three forms of h against exact densities and hand arithmetic; what normalise, cap and temper promise."""
+"""The three forms of h against exact densities and arithmetic by hand; guarantees of normalise, cap and temper."""
 
 from __future__ import annotations
 

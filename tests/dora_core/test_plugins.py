@@ -1,4 +1,4 @@
-"""A user's own loss in one file: found by name, pickled, digested, and told apart from ours when it is broken."""
+"""A user's own loss in one file: found by name, pickled, digested; mistakes in it are reported with their line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dora_core.plugins import VARIABLE, code_digest, load_plugins
 from tests.dora_core.batches import batch_of
 
 HINGE = '''
-"""The README's example: everything that a loss of one's own takes."""
+"""The README's example: a complete loss in one file."""
 
 from typing import ClassVar, Literal
 
@@ -43,7 +43,7 @@ class Hinge(MarginLoss):
 
 @pytest.fixture(autouse=True)
 def clean_registry() -> Iterator[None]:
-    """What a test's plug-ins registered and imported is forgotten again."""
+    """Remove the registrations and imports of a test's plug-ins."""
     losses, modules = dict(LOSSES), set(sys.modules)
     yield
     LOSSES.clear()
@@ -165,7 +165,7 @@ def test_a_missing_plugin_is_named_with_a_remedy(entry: str, cause: str, remedy:
 
 @pytest.mark.component
 def test_another_process_finds_the_plugin_behind_a_pickle_and_a_spec(plugin: Path, tmp_path: Path) -> None:
-    """What Ray does with a training function's arguments: the worker has never heard of the file's module."""
+    """As Ray pickles the arguments of a training function: the worker has not imported the file's module."""
     config = AlignConfig.model_validate({"loss": {"name": "hinge", "beta": 0.25}})
     (tmp_path / "pickled").write_bytes(pickle.dumps(config))
     program = (

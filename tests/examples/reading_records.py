@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from dora_core.config.method import Columns, DataConfig, DataSource
-from dora_core.data.inputs import fingerprint_sources, open_input
+from dora_core.data.inputs import fingerprint_sources, inputs_of, open_input
 from dora_core.data.records import Problem, Record, Rules, parse_row
 
 ROWS = [
@@ -28,7 +28,7 @@ def main() -> tuple[list[Record], list[Problem]]:
         data = DataConfig(train=[DataSource(path=str(path), columns=Columns(prompt="question"), source="some-lm")])
         fingerprints = fingerprint_sources(data)  # {uri: sha256}: the identity of the input
         records, problems = [], []
-        for file in open_input(data.train[0], "data.train[0]", fingerprints):
+        for file in open_input(inputs_of(data)[0], fingerprints):
             for _, row in file.rows():
                 parsed = parse_row(row, file.form, Rules(default_source="some-lm"))
                 if isinstance(parsed, Record):

@@ -1,4 +1,4 @@
-"""Which pairs a language model compares, in which words, and what its answers mean."""
+"""Pairs to compare, the wording of requests, parsing of verdicts, scores."""
 
 from __future__ import annotations
 

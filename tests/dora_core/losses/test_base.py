@@ -104,7 +104,7 @@ def test_the_batch_is_left_as_it_was(variant: str) -> None:
 
 
 @each_loss
-def test_what_a_loss_says_it_reads_is_all_it_reads(variant: str) -> None:
+def test_reads_pairs_only_is_true_exactly_for_losses_that_ignore_the_middle(variant: str) -> None:
     """``reads_pairs_only`` lets the trainer drop the middle of a list: the loss must not depend on it, and otherwise must."""
     loss = VARIANTS[variant]
     values = [loss(batch_of([[-0.2, middle, -1.0]], [[2.0, 1.0, 0.0]])).item() for middle in (-0.5, -3.0)]

@@ -74,7 +74,7 @@ def test_minimum_is_at_its_finite_margin(parameters: dict[str, Any], margin: flo
 
 @for_all(margin=st.floats(50, 500))
 def test_robust_dpo_has_no_floor(margin: float) -> None:
-    """As its offset says: ≈ −ε·m/(1−2ε)."""
+    """The offset it states: ≈ −ε·m/(1−2ε)."""
     loss = parse_loss({"name": "robust_dpo", "beta": 1.0, "epsilon": 0.2})
     assert loss(batch_of([[margin, 0.0]], [[1.0, 0.0]])).item() == pytest.approx(-0.2 * margin / 0.6)
 

@@ -34,7 +34,7 @@ def test_plackett_luce() -> None:
 
 
 def test_plackett_luce_with_a_tie() -> None:
-    # β·lr = (log 2, 0, 0), rewards (2, 1, 1): the best against both: log(2 + 1 + 1) − log 2 = log 2; the tied two beat nobody: 0
+    # β·lr = (log 2, 0, 0), rewards (2, 1, 1): the best against both: log(2 + 1 + 1) − log 2 = log 2; the tied two beat no other: 0
     assert value({"name": "dpo_pl", "beta": 1.0}, [[LOG2, 0.0, 0.0]], [[2.0, 1.0, 1.0]]) == pytest.approx(LOG2)
 
 

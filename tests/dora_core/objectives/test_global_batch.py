@@ -26,6 +26,7 @@ from dora_core.data.encoding import Encoder
 from dora_core.models.loading import train_tokenizer
 from dora_core.models.logprobs import ResponseLogps
 from dora_core.objectives import find_objective
+from dora_core.objectives.global_batch import GlobalBatch
 from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.training.alignment import AlignmentTask
 from dora_core.training.distributed import Worker, scale_gradients, wrap
@@ -158,7 +159,7 @@ def test_every_layout_reports_the_same_diagnostics(name: str, lam: Lam, two_proc
 
 @pytest.mark.parametrize("name", ["dro", "dora", "dora_outer", "dora_tilted", "dr_dpo"])
 def test_a_micro_batch_mean_fails_the_same_comparison(name: str) -> None:
-    """What other code bases compute: with micro-batches of one, log-mean-exp silently becomes a plain (weighted) mean."""
+    """The behaviour of other code bases: with micro-batches of one, log-mean-exp silently becomes a plain (weighted) mean."""
     expected, _ = full_batch_gradient(ObjectiveConfig(name=name, lam=0.2))
     naive, _ = step_gradient(ObjectiveConfig(name=name, lam=0.2, scope="micro"), Worker(), 1)
     assert distance(naive, expected) > 1e-2
@@ -174,8 +175,6 @@ def test_an_unequal_last_micro_batch_breaks_the_naive_mean_even_for_erm() -> Non
 
 def test_step_report_matches_arithmetic() -> None:
     """h = 1, λ = 1, ℓ = (0, log 3): weights 1:3, so p = (1/4, 3/4), value = log((1 + 3)/2) = log 2, ESS = 1/(2·(1/16 + 9/16)) = 0.8."""
-    from dora_core.objectives.global_batch import GlobalBatch
-
     batch = GlobalBatch(ObjectiveConfig(name="dora"), groups=2, keep_records=True)
     batch.begin(2, 1.0)
     sources = torch.tensor([[1.0, 0.0], [0.5, 0.5]], dtype=torch.float64)  # the second record has responses of both sources
@@ -199,8 +198,6 @@ def test_step_report_matches_arithmetic() -> None:
 
 def test_scores_far_beyond_float_range_stay_exact() -> None:
     """exp(2000) overflows every float; the moving offset does not: the last record simply takes all the weight."""
-    from dora_core.objectives.global_batch import GlobalBatch
-
     losses = torch.tensor([1.0, 50.0, 2000.0, 1990.0], dtype=torch.float32)
     batch = GlobalBatch(ObjectiveConfig(name="dro"))
     batch.begin(4, 1.0)
@@ -218,8 +215,6 @@ def test_scores_far_beyond_float_range_stay_exact() -> None:
 
 
 def test_records_without_a_preference_count_for_nothing() -> None:
-    from dora_core.objectives.global_batch import GlobalBatch
-
     def run(losses: list[float], valid: list[bool]) -> float:
         batch = GlobalBatch(ObjectiveConfig(name="dora"))
         batch.begin(1, 1.0)

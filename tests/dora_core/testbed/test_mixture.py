@@ -1,4 +1,4 @@
-"""The known mixture is what it says: exact densities, finite ratios, a gold reward that people follow and labels that do not."""
+"""The known mixture: exact densities, finite ratios, sources with their biases, honest human labels and biased model labels."""
 
 from __future__ import annotations
 
