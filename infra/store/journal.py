@@ -1,9 +1,9 @@
 """The stage journal: progress and metrics as small JSON-lines parts in the stage's folder.
 
-A stage never calls MLflow or Prefect. It writes events here; the supervisor reads new parts while the stage runs, shows them, and
-names them to MLflow's outbox (``infra/tracking/outbox.py``), which reads them again when it sends them: the journal is the one durable copy
-of a curve. So a dead tracking server cannot slow or kill training, nothing is lost, and the same code works on a local folder and on S3
-(parts are immutable, there is no append).
+A stage never calls MLflow or Prefect. It writes events here; the supervisor reads new parts while the stage runs, shows their progress,
+and adds references to them to MLflow's outbox (``infra/tracking/outbox.py``), which reads the parts again when it sends them: the journal
+is the one durable copy of a curve. So a dead tracking server cannot slow or kill training, nothing is lost, and the same code works on a
+local folder and on S3 (parts are immutable, there is no append).
 
 Event kinds: ``{"kind": "metrics", "step": int, "values": {name: float}, "time": float}`` and
 ``{"kind": "progress", "done": int, "total": int, "unit": str, "note": str, "time": float}``.

@@ -4,8 +4,8 @@ Delivery is at least once, so every operation is idempotent. One outbox is two t
 ``{"seq", "op"}`` and ``{"ack", …facts}``) and a folder ``<name>/`` with the files that operations refer to. Its process holds an exclusive
 lock for as long as it lives; a later process adopts only the outboxes of finished or killed ones.
 
-Why there is an outbox beside the journal, ``result.json`` and the run's manifest, from which MLflow's content could be
-derived when it is sent:
+MLflow's content could instead be derived, at the time of sending, from the run's manifest, the journal and ``result.json``. Reasons for an
+outbox:
 
 - A failed or cancelled attempt has no result, and the manifest keeps a stage's last state only. Start, end and error of the attempts
   before it are recorded nowhere else.
@@ -18,8 +18,9 @@ derived when it is sent:
 Metrics are not copied: a :class:`Curves` names one part of a stage's journal, which is immutable, and the part is read when it is sent.
 ``dora gc`` keeps the stages whose journals wait here (:func:`waiting_places`).
 
-Left out: fsync. An outbox survives the death of its process, but not the loss of its machine; and a stage folder that is deleted by hand
-while its journal waits takes the rest of its curves with it, with a warning.
+Left out: fsync. An outbox survives the death of its process, but not the loss of its machine. A stage folder that is deleted by hand, or
+by ``dora gc`` on another machine that shares the store, takes curves that still wait with it; each lost part is a warning. (``dora gc``
+keeps all runs of the last week by default.)
 """
 
 from __future__ import annotations

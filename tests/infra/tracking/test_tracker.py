@@ -186,39 +186,54 @@ def test_a_repeated_delivery_changes_nothing(mlflow_sqlite: str, tmp_path: Path)
 
 
 def _start_and_die(uri: str, outbox: Path) -> None:
-    tracker = Tracker.open(uri, "demo", outbox)
+    tracker = Tracker.open(uri, "demo", outbox, history="ours")
     assert tracker.mlflow_id(tracker.start_run("realign"), wait_seconds=60)
     os._exit(9)
 
 
-@pytest.mark.fault(7)
-@pytest.mark.component
-def test_the_run_of_a_killed_process_is_closed_by_the_next_tracker(mlflow_sqlite: str, tmp_path: Path) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=_start_and_die, args=(mlflow_sqlite, tmp_path / "outbox"))
+@pytest.fixture(scope="module")
+def killed_once(empty_mlflow_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the MLflow database and the outbox of a process that was killed after it had started a run."""
+    folder = tmp_path_factory.mktemp("killed")
+    uri = f"sqlite:///{shutil.copy(empty_mlflow_database, folder / 'mlflow.db')}"
+    process = multiprocessing.get_context("spawn").Process(target=_start_and_die, args=(uri, folder / "outbox"))
     process.start()
     process.join()
-    client = mlflow_client(mlflow_sqlite)
+    assert process.exitcode == 9
+    return folder
+
+
+@pytest.fixture
+def killed(killed_once: Path, tmp_path: Path) -> tuple[str, Path]:
+    """A copy of it: address of MLflow, outbox."""
+    folder = shutil.copytree(killed_once, tmp_path / "killed")
+    return f"sqlite:///{folder / 'mlflow.db'}", folder / "outbox"
+
+
+@pytest.mark.fault(7)
+@pytest.mark.component
+def test_the_run_of_a_killed_process_is_closed_by_the_next_tracker(killed: tuple[str, Path]) -> None:
+    uri, outbox = killed
+    client = mlflow_client(uri)
     experiment = client.get_experiment_by_name("demo").experiment_id
     assert [r.info.status for r in client.search_runs([experiment])] == ["RUNNING"]
-    assert Tracker.open(mlflow_sqlite, "demo", tmp_path / "outbox").close() == []
+    assert Tracker.open(uri, "demo", outbox, history="ours").close() == []
     [run] = client.search_runs([experiment])
     assert run.info.status == "KILLED" and run.data.tags["dora.error"] == "its process is gone"
 
 
 @pytest.mark.fault(7, 10)
 @pytest.mark.component
-def test_the_run_of_a_killed_process_is_closed_although_mlflow_was_away_for_the_next_tracker(mlflow_sqlite: str, tmp_path: Path) -> None:
+def test_the_run_of_a_killed_process_is_closed_although_mlflow_was_away_for_the_next_tracker(killed: tuple[str, Path]) -> None:
     """The tracker that ends the run finds all updates of the killed one sent, and needs the id that only the latter's outbox has."""
-    process = multiprocessing.get_context("spawn").Process(target=_start_and_die, args=(mlflow_sqlite, tmp_path / "outbox"))
-    process.start()
-    process.join()
-    [warning] = Tracker.open("http://127.0.0.1:9", "demo", tmp_path / "outbox", history=mlflow_sqlite).close(patience_seconds=0.1)
+    uri, outbox = killed
+    [warning] = Tracker.open("http://127.0.0.1:9", "demo", outbox, history="ours").close(patience_seconds=0.1)
     assert warning.startswith("2 MLflow updates for http://127.0.0.1:9 wait")
-    assert Tracker.open(mlflow_sqlite, "demo", tmp_path / "outbox").close() == []
-    client = mlflow_client(mlflow_sqlite)
+    assert Tracker.open(uri, "demo", outbox, history="ours").close() == []
+    client = mlflow_client(uri)
     [run] = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
     assert run.info.status == "KILLED" and run.data.tags["dora.error"] == "its process is gone"
-    assert list((tmp_path / "outbox").iterdir()) == []
+    assert list(outbox.iterdir()) == []
 
 
 @pytest.mark.component
