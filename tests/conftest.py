@@ -51,6 +51,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByModule(config, log)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def home_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests that choose no home of their own leave nothing in the working directory."""
+    os.environ.setdefault("DORA_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
 @pytest.fixture(autouse=True)
 def restored_environment() -> Iterator[None]:
     """Commands run in this process set PREFECT_*, MLFLOW_* and RAY_* variables; the next test must not inherit them."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     FormatName = str
 else:
     FormatName = Literal[AUTO, *FORMATS]
-_SUFFIXES = ", ".join(suffix for format in FORMATS.values() for suffix in format.suffixes)
+_PLACES = ", ".join(format.noun + (f" ({', '.join(format.suffixes)})" if format.suffixes else "") for format in FORMATS.values())
 
 
 class Columns(StrictModel):
@@ -46,7 +46,7 @@ class Columns(StrictModel):
 class DataSource(StrictModel):
     """One input: a file, a folder of files, a saved ``datasets`` directory, or a dataset name."""
 
-    path: str = Field(min_length=1, description=f"File or folder of files ({_SUFFIXES}), saved `datasets` directory, or dataset name.")
+    path: str = Field(min_length=1, description=f"A {_PLACES}, folder of files, or dataset name.")
     format: FormatName = Field(AUTO, description="auto: by the content of the path.")
     split: str = Field("train", description="Split, for a `datasets` name or a DatasetDict directory.")
     revision: str | None = Field(None, pattern=REVISION_PATTERN, description="Pinned commit (40 hex digits) of a dataset name.")

@@ -62,7 +62,8 @@ class FingerprintMemory:
         kept = dict(list(entries.items())[-MOST:])
         with contextlib.suppress(OSError):  # a full or read-only disk: the files are hashed again next time
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(self._path, json.dumps({name: [*state, digest] for name, (state, digest) in kept.items()}, indent=0))
+            lines = (f"{json.dumps(name)}: {json.dumps([*state, digest])}" for name, (state, digest) in kept.items())
+            _replace(self._path, "{\n" + ",\n".join(lines) + "\n}\n")
             self._new = {}
 
     def _is_settled(self, state: State | None, now: int | None = None) -> bool:

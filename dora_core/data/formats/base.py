@@ -92,18 +92,18 @@ class Format:
 
     Attributes:
         name: value of `format` in the configuration.
+        noun: a file or folder of this format, in messages.
         reader: opens a location of this format; raises ``DataError`` or an error of pyarrow or the system.
         suffixes: endings of its files, lower case, with the dot; compression (.gz, .bz2, .zst) comes after them.
         marks: names of files, one of which every folder of this format has directly below it.
-        noun: a folder of this format, in messages.
         remote: where the format also has datasets on a hub.
     """
 
     name: str
+    noun: str
     reader: Callable[[Location], Reader]
     suffixes: tuple[str, ...] = ()
     marks: frozenset[str] = frozenset()
-    noun: str = ""
     remote: Remote | None = None
 
 

@@ -73,8 +73,8 @@ def _commit(at: Location) -> str:
 
 FORMAT = Format(
     "datasets",
+    "saved `datasets` directory",
     DatasetReader,
     marks=frozenset({"state.json", "dataset_dict.json"}),
-    noun="saved `datasets` directory",
     remote=Remote(_is_name, "hf://datasets/", _commit),
 )

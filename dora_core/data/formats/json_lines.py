@@ -76,4 +76,4 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
-FORMAT = Format("jsonl", JsonLinesReader, suffixes=(".jsonl", ".ndjson", ".json"))
+FORMAT = Format("jsonl", "JSONL file", JsonLinesReader, suffixes=(".jsonl", ".ndjson", ".json"))

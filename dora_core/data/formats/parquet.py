@@ -26,4 +26,4 @@ class ParquetReader:
         yield from numbered_rows(batches, columns)
 
 
-FORMAT = Format("parquet", ParquetReader, suffixes=(".parquet", ".pq"))
+FORMAT = Format("parquet", "Parquet file", ParquetReader, suffixes=(".parquet", ".pq"))

@@ -67,7 +67,11 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "missing golden file": (DATA[:-2] + ", golden: [{path: g.jsonl}]}", "data.golden.0.path: no such file or folder", "in that folder:"),
     "no data": ("project: x", "data: is required", "Preference data"),
     "no train data": ("data: {train: []}", "data.train: must have at least 1 item", "(got [])"),
-    "no path": ("data: {train: [{}]}", "data.train.0.path: is required", ".jsonl, .ndjson, .json, .parquet"),
+    "no path": (
+        "data: {train: [{}]}",
+        "data.train.0.path: is required",
+        "JSONL file (.jsonl, .ndjson, .json), Parquet file (.parquet, .pq), folder of files, or dataset name",
+    ),
     "lambda not positive": (DATA + "align: {objective: {lambda: -1}}", "align.objective.lambda: must be greater than 0", "one of: auto"),
     "lambda zero": (DATA + "align: {objective: {lambda: 0}}", "align.objective.lambda: must be greater than 0", "one of: auto"),
     "schedule": (DATA + "align: {objective: {lambda: {start: 1, ende: 2}}}", "lambda.ende: unknown key", "did you mean 'end'?"),

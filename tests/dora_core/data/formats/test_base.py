@@ -26,7 +26,7 @@ class Reader:
         for i, line in enumerate(self._text.splitlines()):
             yield i, {"prompt": line, "responses": [line, line[::-1]]}
 
-FORMAT = Format("palindromes", Reader, suffixes=(".pal",))
+FORMAT = Format("palindromes", "palindrome file", Reader, suffixes=(".pal",))
 """
 
 USE = """
@@ -37,7 +37,9 @@ for options in ({"path": "in"}, {"path": "in/a.pal"}, {"path": "in/a.txt", "form
     assert len(fingerprint_inputs([item])) == 1
     (file,) = open_input(item, {})
     print(file.form, list(file.rows()))
-print(DataSource.model_json_schema()["properties"]["format"]["enum"])
+schema = DataSource.model_json_schema()["properties"]
+assert "palindrome file (.pal)" in schema["path"]["description"]
+print(schema["format"]["enum"])
 DataSource(path="in", format="wrong")
 """
 
@@ -69,10 +71,10 @@ def test_the_configuration_accepts_the_registered_names_and_auto() -> None:
     ("text", "error", "message"),
     [
         ("x = 1", TypeError, "does not define FORMAT"),
-        ("FORMAT = Format('auto', None, suffixes=('.a',))", ValueError, "'auto' belongs to dora_core.data.formats.base already"),
-        ("FORMAT = Format('other', None)", ValueError, "give either suffixes .* or marks"),
-        ("FORMAT = Format('other', None, suffixes=('.a',), marks=frozenset({'m'}))", ValueError, "give either suffixes"),
-        ("FORMAT = Format('other', None, suffixes=('.a', '.a'))", ValueError, r"'\.a' belongs to .*\.mistaken already"),
+        ("FORMAT = Format('auto', 'file', None, suffixes=('.a',))", ValueError, "'auto' belongs to dora_core.data.formats.base already"),
+        ("FORMAT = Format('other', 'file', None)", ValueError, "give either suffixes .* or marks"),
+        ("FORMAT = Format('other', 'file', None, suffixes=('.a',), marks=frozenset({'m'}))", ValueError, "give either suffixes"),
+        ("FORMAT = Format('other', 'file', None, suffixes=('.a', '.a'))", ValueError, r"'\.a' belongs to .*\.mistaken already"),
     ],
 )
 def test_a_mistaken_descriptor_is_refused(
