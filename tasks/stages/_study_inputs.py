@@ -57,7 +57,8 @@ class Series:
         import numpy as np
 
         _, ours, theirs = np.intersect1d(self.ids, other.ids, assume_unique=True, return_indices=True)
-        return np.subtract(self.values[ours], other.values[theirs])
+        difference: np.ndarray = self.values[ours] - other.values[theirs]
+        return difference
 
 
 class Reader:

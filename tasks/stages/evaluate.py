@@ -200,7 +200,8 @@ def golden_pairs(sources: list[str | None], pairs: Pairs, golden_sources: list[s
     from dora_core.data.records import is_golden_source
 
     golden = np.array([s is not None and is_golden_source(s, golden_sources) for s in sources], dtype=bool)
-    return np.logical_or(golden[pairs.winner_P], golden[pairs.loser_P])
+    either: np.ndarray = golden[pairs.winner_P] | golden[pairs.loser_P]
+    return either
 
 
 def estimate_kl(spec: Spec, context: StageContext, records: pa.Table) -> Interval | None:
