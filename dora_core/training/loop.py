@@ -38,19 +38,23 @@ log = logging.getLogger("dora.training")
 
 
 class Task(Protocol):
-    """Training task: a module and the gradient of one optimisation step.
+    """Training task: a module and the gradient of one optimisation step."""
 
-    Attributes:
-        module: the trainable module, not yet wrapped for distribution.
-        layers: its repeated blocks, the units of sharding.
-        tokens: cost of each training record: the tokens that pass through the model for it.
-        exact: a step's gradient is the same however its records are cut into micro-batches.
-    """
+    @property
+    def module(self) -> nn.Module:
+        """The trainable module, not yet wrapped for distribution."""
 
-    module: nn.Module
-    layers: list[nn.Module]
-    tokens: Sequence[int] | NDArray[np.integer]
-    exact: bool
+    @property
+    def layers(self) -> list[nn.Module]:
+        """Its repeated blocks, the units of sharding."""
+
+    @property
+    def tokens(self) -> Sequence[int] | NDArray[np.integer]:
+        """Cost of each training record: the tokens that pass through the model for it."""
+
+    @property
+    def exact(self) -> bool:
+        """A step's gradient is the same however its records are cut into micro-batches."""
 
     def backward(self, module: nn.Module, micro_batches: list[list[int]], step: int) -> tuple[float, dict[str, float]]:
         """Leave the step's gradient in ``.grad`` up to a factor; return that factor and the step's metrics.

@@ -1,4 +1,4 @@
-"""The page of one study: what was found, then every table with its figures, then the settings. Self-contained, like ``page.py``.
+"""The page of one study: findings, then every table with its figures, then the settings. Self-contained, like ``page.py``.
 
 Nothing is estimated here: numbers and intervals are those of the ``study`` stage's facts, and ``study_findings.py`` puts them into
 sentences.
@@ -30,7 +30,7 @@ class Section:
     """One table of the page.
 
     Attributes:
-        missing: why it is not there; None where it is.
+        missing: why the table is missing; None where it is there.
         groups: cells and their names, by loss.
         columns: measures shown.
     """
@@ -49,7 +49,7 @@ SECTIONS = {
     "pairwise": ("Pairwise losses", "Each loss on (best, worst) pairs, plain (erm) and under the robust objective."),
     "listwise": ("Listwise losses", "Each loss on whole lists of responses, plain (erm) and under the robust objective."),
     "ablation": (
-        "What the parts contribute",
+        "Contribution of the parts",
         "The same loss under each objective. Factors <i>exact</i> come from the known densities in place of classifiers.",
     ),
     "lambda": (
@@ -63,7 +63,7 @@ SECTIONS = {
     "rounds": (
         "Self-training rounds",
         "Round 0 is the alignment on the given data; every round after it learns from judged samples of the last policy. Each is compared "
-        "with the start of round 0 by the gold reward, whoever labelled the samples; differences are paired by seed and prompt.",
+        "with the start of round 0 by the gold reward, whichever judge labelled the samples; differences are paired by seed and prompt.",
     ),
     "calibration": (
         "Calibration factors against the truth",
@@ -96,7 +96,7 @@ def render_study(store: Store, run_id: str) -> str:
     """The whole page as text.
 
     Raises:
-        ReportError: the run has no manifest, or is no study.
+        ReportError: the run has no manifest, or is not a study.
     """
     run = manifest_of(store, run_id)
     planned = next((s for s in run.stages if s.stage == STAGE.name), None)

@@ -1,7 +1,7 @@
-"""What a study found, as sentences computed from its facts: no sentence says more than the intervals do.
+"""Findings of a study: sentences computed from its facts; none claims more than the intervals show.
 
-*Above* and *below* are said of two cells whose bootstrap intervals do not overlap, which is stricter than a paired difference that
-excludes 0; *ahead of* and *behind* are said of point estimates whose intervals overlap.
+*Above* and *below*: the bootstrap intervals of two cells do not overlap, which is stricter than a paired difference that excludes 0;
+*ahead of* and *behind*: the intervals overlap, and only the point estimates differ.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PLACES: tuple[Place, ...] = get_args(Place)
 
 @dataclass(frozen=True)
 class Finding:
-    """A headline with its details; ``mark``: met, what the method promises; broken, the opposite; open, neither or no promise."""
+    """A headline with its details; ``mark``: met = as the method promises, broken = the opposite, open = neither, or no promise."""
 
     mark: Mark
     headline: str
@@ -43,7 +43,7 @@ def findings(facts: Facts) -> list[Finding]:
 
 
 def variant(cell: CellFacts) -> str:
-    """The method without its loss: what differs within a group of one loss."""
+    """The method without its loss: the name of a cell within a group of one loss."""
     return cell.method.removeprefix(f"{cell.params.loss} · ")
 
 
@@ -67,7 +67,7 @@ def _of_losses(facts: Facts) -> list[CellFacts]:
 
 
 def _against_start(facts: Facts) -> Iterator[Finding]:
-    """Whether training helps at all: the win rate of samples against those of the start, ½ being no change."""
+    """Whether training helps at all: the win rate against samples of the start; ½ means no change."""
     cells = _of_losses(facts)
     better = [c for c in cells if _win(c).low > 0.5]
     worse = [c for c in cells if _win(c).high < 0.5]
@@ -83,7 +83,7 @@ def _against_erm(facts: Facts) -> Iterator[Finding]:
     headlines: dict[str, tuple[Mark, str]] = {
         "above": ("met", "Above plain training (erm)"),
         "ahead": ("open", "Ahead of erm by the paired difference only"),
-        "level": ("open", "Not told apart from erm"),
+        "level": ("open", "Not distinguishable from erm"),
         "behind": ("open", "Behind erm by the paired difference only"),
         "below": ("broken", "Below erm"),
     }
@@ -141,7 +141,7 @@ def _strength(facts: Facts) -> Iterator[Finding]:
 
 
 def _turning_points(facts: Facts, table: str, setting: str, title: str, words: str) -> Iterator[Finding]:
-    """For every robust method: from which value of ``setting`` on it loses to erm."""
+    """For every robust method, the first value of ``setting`` at which it loses to erm."""
     cells = facts.cells_of(table)
     for loss in losses_of(cells):
         methods: dict[str, list[tuple[CellFacts, CellFacts]]] = {}
@@ -164,7 +164,7 @@ def _turning_points(facts: Facts, table: str, setting: str, title: str, words: s
 
 
 def _rounds(facts: Facts) -> Iterator[Finding]:
-    """Per method: does the win rate rise with every round, by the paired difference to the round before?"""
+    """Per method: whether the win rate rises in every round, by the paired difference to the round before."""
     methods: dict[str, list[CellFacts]] = {}
     for cell in facts.cells_of("rounds"):
         if "win_rate_rise" in cell.estimates:
@@ -189,14 +189,14 @@ def _rounds(facts: Facts) -> Iterator[Finding]:
 
 
 def _guarded(cell: CellFacts) -> str:
-    """Which guard rails would have stopped the round, and in how many of its seeds."""
+    """The guard rails that would have stopped the round, and in how many of its seeds."""
     broken = [name for rules in cell.broken_rules.values() for name in rules]
     counts = ", ".join(f"{name} in {broken.count(name)}" for name in dict.fromkeys(broken))
     return f"; guard rails would stop it: {counts} of {cell.params.seeds} seeds" if broken else ""
 
 
 def _calibration(facts: Facts) -> Iterator[Finding]:
-    """Which form is closest to the truth, by relative error of the raw h from trained classifiers."""
+    """The form closest to the truth, by relative error of the raw h from trained classifiers."""
     for shift in dict.fromkeys(row.golden_shift for row in facts.calibration):
         raw = [r for r in facts.calibration if r.densities == "classifiers" and r.used == "raw" and r.golden_shift == shift]
         if not raw:

@@ -1,4 +1,4 @@
-"""The runs of a study: where the outputs of one seed of a cell are, and what is measured from them, per held-out prompt."""
+"""The runs of a study: references to the outputs of one seed of a cell, and their measures per held-out prompt."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class CellRun(StrictModel):
-    """One seed of a cell: where its outputs are.
+    """One seed of a cell: references to its outputs.
 
-    ``calibration`` is a ``calibrate`` or ``truth`` stage, None where h is not used; ``guards`` are those of the cell's own round.
+    ``calibration`` is a ``calibrate`` or ``truth`` stage, None where h is not used; ``guards``: the guard stages of the cell's own round.
     """
 
     cell: Cell
@@ -47,17 +47,18 @@ class Series:
 
     @classmethod
     def of(cls, ids: np.ndarray, values: np.ndarray) -> Series:
-        """Without the prompts where the measure is undefined."""
+        """Leave out the prompts where the measure is undefined."""
         import numpy as np
 
         return cls(ids[np.isfinite(values)], values[np.isfinite(values)])
 
     def minus(self, other: Series) -> np.ndarray:
-        """Differences on the prompts that both have."""
+        """Differences on the shared prompts."""
         import numpy as np
 
         _, ours, theirs = np.intersect1d(self.ids, other.ids, assume_unique=True, return_indices=True)
-        return self.values[ours] - other.values[theirs]
+        difference: np.ndarray = self.values[ours] - other.values[theirs]
+        return difference
 
 
 class Reader:

@@ -1,14 +1,14 @@
 """Stage ``compare``: the policy's responses to held-out prompts against the start's, the champion's and the chosen ones.
 
-Input: records, and per contestant the samples and their scores, all from one judge; for *chosen*, scores of the records' own responses:
-the opponent is then each record's best response by its measured reward (a record without measured rewards, or with two best ones, is
-left out and counted). Output: ``comparison.parquet`` (one row per held-out record of the policy: record_id, prompt_hash, task, source, and
-per opponent win, tie, lose, outcome = win + ½ tie, and mean lengths), no texts; every figure of it with its interval in the facts.
+Input: records, and per contestant the samples and their scores, all from one judge. The opponent *chosen* is each record's best response
+by its measured reward, with its score (a record without measured rewards, or with two best responses, is left out and counted). Output:
+``comparison.parquet`` (one row per held-out record of the policy: record_id, prompt_hash, task, source, and per opponent win, tie, lose,
+outcome = win + ½ tie, and mean lengths), no texts; in the facts every measure with its interval.
 
 All pairs of a policy's and an opponent's response are compared (``dora_core/evaluation/winrate.py``); a pair without both scores is left
-out and
-counted. A record counts for the source of its best response, of all its responses where none has a measured reward; for ``(several)``
-where those have several sources. Lengths are tokens where every response has a count, else characters, so always against *chosen*.
+out and counted. A record counts for the source of its best response (of all its responses where no reward is measured), and for
+``(several)`` where these have several sources. Lengths are tokens where every response has a token count, else characters; against
+*chosen* always characters.
 Guarantee: the same inputs give the same bytes. Cost: seconds; no model is loaded.
 """
 
@@ -118,7 +118,7 @@ class Side:
 
     @classmethod
     def of(cls, record_P: np.ndarray, score_P: np.ndarray, characters_P: np.ndarray, tokens_P: np.ndarray | None) -> Side:
-        """From one row per response, responses of a record in ascending order of records."""
+        """From one row per response, in ascending order of records."""
         import numpy as np
 
         from dora_core.evaluation.metrics import padded
@@ -169,7 +169,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     if not wins:
         raise DataError(
             f"no response could be compared: the {judge} judge gave no pair of scores for the {len(table)} held-out records",
-            hint="see the judge stages' count of unscored responses; for an llm judge, read its log for answers that are no verdict",
+            hint="see the judge stages' count of unscored responses; for an llm judge, read its log for answers without a verdict",
         )
     pq.write_table(table, context.path / "comparison.parquet", compression="zstd")
 
@@ -183,10 +183,10 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 
 def judge_of_all(spec: Spec, context: StageContext) -> str:
-    """The kind of the one judge.
+    """Return the kind of the judge behind all scores.
 
     Raises:
-        DataError: scores that cannot be compared: of several judges, or of one that ranks the responses it sees together.
+        DataError: scores that cannot be compared: of several judges, or of a judge that ranks the responses of one policy.
     """
     judges = []
     for ref in spec.all_scores():
@@ -231,7 +231,7 @@ def source_of(sources: list[str | None], places: list[int]) -> str:
 
 
 def chosen(context: StageContext, scores: StageRef, responses: list[list[str]], best: list[list[int]]) -> Side:
-    """Each record's best response and its score; records without a single best one are missing."""
+    """Each record's best response and its score; a record with several best responses is missing."""
     import numpy as np
     import pyarrow.parquet as pq
 
@@ -252,10 +252,10 @@ class Comparison:
     """The policy and one opponent on the R records in which a pair of theirs is judged.
 
     Attributes:
-        row_R: which of the policy's records, ascending.
+        row_R: positions among the policy's records, ascending.
         shares_R3: win, tie, lose.
         records: the policy's records, of which ``len(row_R)`` are compared.
-        pairs, pairs_without_score: on the records that both responded to.
+        pairs, pairs_without_score: on the records with responses of both.
     """
 
     policy: Side
@@ -282,14 +282,14 @@ class Comparison:
 
     @property
     def lengths(self) -> tuple[Literal["tokens", "characters"], np.ndarray, np.ndarray]:
-        """Their unit, the policy's, the opponent's."""
+        """Unit of the lengths, lengths of the policy, lengths of the opponent."""
         ours, theirs = self.policy.tokens_RN, self.opponent.tokens_RN
         if ours is not None and theirs is not None:
             return "tokens", ours, theirs
         return "characters", self.policy.characters_RN, self.opponent.characters_RN
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Of ``comparison.parquet``: one value per record of the policy, NaN where it is not compared."""
+        """Columns of ``comparison.parquet``: one value per record of the policy, NaN where it is not compared."""
         import numpy as np
 
         from dora_core.evaluation.winrate import win_rate
@@ -339,7 +339,7 @@ class Comparison:
 
 
 def _pairs(a_RN: np.ndarray, b_RM: np.ndarray) -> int:
-    """Pairs of which both sides are there."""
+    """Number of pairs with a value on both sides."""
     import numpy as np
 
     return int(((~np.isnan(a_RN)).sum(axis=1) * (~np.isnan(b_RM)).sum(axis=1)).sum())

@@ -76,9 +76,9 @@ class KLArguments(WorkerArguments):
 
 
 class KLSampler(ModelWorker[KLArguments]):
-    """Samples one response per prompt from the policy and returns log π − log π_start of it, an unbiased draw of the KL.
+    """Samples one response per prompt from the policy; log π − log π_start of it is an unbiased draw of the KL.
 
-    The sample is cut at ``max_new_tokens``, so the KL is that of the cut text.
+    Samples are cut at ``max_new_tokens``, so the KL is that of the cut text.
     """
 
     def load(self) -> None:
@@ -148,7 +148,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 
 def metrics_of(facts: Facts) -> dict[str, float]:
-    """The few numbers that people compare over runs."""
+    """The metrics to compare runs by."""
     whole = facts.parts["all"]
     metrics = {f"accuracy_{part}": measures.accuracy.policy.value for part, measures in facts.parts.items()}
     metrics |= {f"ranking_{name}": interval.value for name, interval in whole.ranking.measured().items()}
@@ -159,8 +159,8 @@ def metrics_of(facts: Facts) -> dict[str, float]:
 
 
 def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tuple[Scores, Scores, pa.Table]:
-    """Flat scores per response: implicit rewards log π − log π_start, and likelihoods per token log π / |y|; and whose they are
-    (record_id, response_index, tokens).
+    """Scores of every held-out response: implicit rewards log π − log π_start by policy, likelihoods per token log π / |y| by model, and
+    the table of the responses (record_id, response_index, tokens).
 
     The start has no implicit reward (its ratio is identically 0), so policies and start are compared by likelihood.
     """
@@ -194,13 +194,14 @@ def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tupl
 
 
 def golden_pairs(sources: list[str | None], pairs: Pairs, golden_sources: list[str]) -> np.ndarray:
-    """True for pairs in which a trusted response takes part; the others compare model outputs among themselves."""
+    """True for pairs with a trusted response; the other pairs compare model outputs with each other."""
     import numpy as np
 
     from dora_core.data.records import is_golden_source
 
     golden = np.array([s is not None and is_golden_source(s, golden_sources) for s in sources], dtype=bool)
-    return golden[pairs.winner_P] | golden[pairs.loser_P]
+    either: np.ndarray = golden[pairs.winner_P] | golden[pairs.loser_P]
+    return either
 
 
 def estimate_kl(spec: Spec, context: StageContext, records: pa.Table) -> Interval | None:

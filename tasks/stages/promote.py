@@ -1,23 +1,22 @@
-"""Stage ``promote``: the aligned policy enters the model registry, and becomes its champion if the gate and, where one is asked, a person
-let it through.
+"""Stage ``promote``: registers the aligned policy, and makes it the champion if the gate passes and, in mode ``ask``, a person approves.
 
-Input: the verdict of an ``evaluate`` stage's gate, and the policy it judged. Output: no file; a version of the registered model
-and its aliases. Decision:
+Input: the gate's result in an ``evaluate`` stage, and the policy it is about. Output: no file; a version of the registered model and its
+aliases. Decision:
 
-- gate failed → *refused*: registered without an alias, so that the registry shows what was refused and why, and a person may still
+- gate failed → *refused*: registered without an alias, so that the registry shows the model and the reasons, and a person may still
   promote it by hand;
-- gate passed and mode auto → *promoted* (alias ``champion``; the old one becomes ``previous``);
+- gate passed and mode auto → *promoted* (alias ``champion``; the old champion becomes ``previous``);
 - mode never → *challenger*;
-- mode ask → a person decides, in the answer that the flow got (``flows/running/approval.py``) or by hand (`dora promote`, `dora reject`):
+- mode ask → a person decides, in the form of the run (``flows/running/approval.py``) or by hand (`dora promote`, `dora reject`):
   approved → *promoted*, rejected → *refused*; until then *challenger*.
 
-An evaluation counts against the champion it saw. If another one is champion now, or one is and it saw none, the policy stays
-*challenger*; the next run, whose plan compares with that champion, evaluates anew. (Where ``compare`` is off, the gate alone decides.) So
-does an answer: one given for another champion than today's is not used. While nobody has decided or the comparison is outdated, the
-stage *waits*: it is not done, and the next run runs it again.
+An evaluation counts against the champion that it compared the policy with. If another version is champion now, or the evaluation compared
+with none, the policy stays *challenger*; the next run plans a comparison with today's champion and evaluates anew. (Where ``compare`` is
+off, the gate alone decides.) An answer counts in the same way: given for another champion than today's, it is not used. Until a person has
+decided, and while the comparison is outdated, the stage *waits*: it is not done, and the next run runs it again.
 
-Guarantee: the same policy is registered once, however often this runs and wherever it was killed. A finished decision is not repeated:
-after ``dora rollback`` the same data does not bring the model back, and what was rejected stays rejected.
+Guarantee: the same policy is registered once, however often this runs and wherever it was killed. A final decision is not repeated:
+after ``dora rollback`` the same data does not bring the model back, and a rejected model stays rejected.
 Cost: well under a second; a copy of the model's files where the registry is a server (``infra/tracking/model_registry.py``).
 """
 
@@ -58,12 +57,12 @@ class Tracking(StrictModel):
 
 
 class Answer(StrictModel):
-    """What a person decided, and what they were shown."""
+    """A person's decision, and the champion it was made against."""
 
     approve: bool
     who: str = Field(min_length=1)
     why: str
-    champion: str | None = Field(description="Version that was champion when they were asked; null = none.")
+    champion: str | None = Field(description="Version that was champion when the question was put; null = none.")
 
 
 class Spec(StageSpec):
@@ -71,7 +70,7 @@ class Spec(StageSpec):
 
     Attributes:
         config: digest of the whole configuration, for the audit.
-        compares: a champion is to be compared with before it is replaced without being asked.
+        compares: in mode auto, replace a champion only after a comparison with it.
     """
 
     stage: ClassVar[str] = "promote"
@@ -87,7 +86,7 @@ class Spec(StageSpec):
     answer: Annotated[Answer | None, NotInDigest] = None
 
     def is_done(self, store: Store) -> bool:
-        """A decision is there; what still waits for one is no result."""
+        """Whether the decision is final; a waiting result does not count."""
         result = store.read_result(self.stage, self.digest())
         return result is not None and not Facts.model_validate(result["facts"]).waits and super().is_done(store)
 
@@ -110,7 +109,7 @@ class Audit(StrictModel):
 
     @property
     def digests(self) -> dict[str, str]:
-        """Digests by the name of what they identify."""
+        """The digests that are known, by name."""
         found = {"policy": self.policy, "evaluation": self.evaluation, "config": self.config}
         return {name: digest for name, digest in found.items() if digest}
 
@@ -153,7 +152,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     """Decide, register, set aliases.
 
     Raises:
-        ServiceError: MLflow is away (retryable). RegistryError: it refuses. RegistryMoved: the champion changed in this very moment
+        ServiceError: MLflow cannot be reached (retryable). RegistryError: it refuses. RegistryMoved: the champion changed meanwhile
             (retryable).
     """
     assert spec.tracking is not None, "promote was started without the address of a registry"
@@ -170,7 +169,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         if champion == version:  # since an attempt that ended halfway, or an earlier evaluation
             if spec.answer is not None and spec.answer.approve:
                 verdict = by_answer(spec.answer, spec.answer.champion, verdict)
-        elif unseen := _unseen(spec, context, version, champion):
+        elif unseen := _unseen(spec, uri, context, version, champion):
             verdict = verdict.but(unseen, decision="challenger", waits="comparison")
         elif spec.mode == "ask":
             verdict = by_answer(spec.answer, champion, verdict)
@@ -223,26 +222,25 @@ def by_hand(spec: Spec, history: list[Audit], verdict: Verdict) -> Verdict:
 
 
 def by_answer(answer: Answer | None, champion: str | None, verdict: Verdict) -> Verdict:
-    """A passed gate's ``verdict`` as a person answered, who was shown the champion of their time."""
+    """``verdict`` of a passed gate after a person's answer; an answer for another champion than ``champion`` does not count."""
     if answer is None:
-        return verdict.but("nobody has decided yet", decision="challenger", waits="person")
+        return verdict.but("no decision yet", decision="challenger", waits="person")
     if answer.champion != champion:
-        moved = f"{answer.who} answered while another version was champion than {champion or 'none'}: to be asked again"
+        moved = f"{answer.who} answered while another version was champion than {champion or 'none'}: the question is open again"
         return verdict.but(moved, decision="challenger", waits="person")
-    said = {"who": answer.who, "words": answer.why}
     if answer.approve:
-        return verdict.but(f"approved by {answer.who}: {answer.why}", **said)
-    return verdict.but(f"rejected by {answer.who}: {answer.why}", decision="refused", **said)
+        return verdict.but(f"approved by {answer.who}: {answer.why}", who=answer.who, words=answer.why)
+    return verdict.but(f"rejected by {answer.who}: {answer.why}", decision="refused", who=answer.who, words=answer.why)
 
 
-def _unseen(spec: Spec, context: StageContext, version: str, champion: str | None) -> str | None:
-    """Why ``version`` may not replace today's champion on the strength of its evaluation; None where it may."""
+def _unseen(spec: Spec, uri: str, context: StageContext, version: str, champion: str | None) -> str | None:
+    """Reason why ``version`` may not replace today's champion by its evaluation; None where it may."""
     if champion is None:
         return None
-    tags, seen = registry.alias_tags(spec.tracking.uri, spec.model_name)["champion"], champion_seen(spec, context)
+    tags, seen = registry.alias_tags(uri, spec.model_name)["champion"], champion_seen(spec, context)
     stage, now = tags.get("dora.stage"), tags.get("dora.digest")
     is_fine = (spec.mode == "ask" or not spec.compares) if seen is None else seen == now
-    if is_fine:  # whoever is asked is shown the champion of that moment
+    if is_fine:  # the form of mode ask shows the champion of the moment
         return None
     if stage and now and context.store.is_done(stage, now):
         return f"version {champion} became champion after the comparison; run again to be compared with it"
@@ -251,7 +249,7 @@ def _unseen(spec: Spec, context: StageContext, version: str, champion: str | Non
 
 
 def champion_seen(spec: Spec, context: StageContext) -> str | None:
-    """Digest of the champion that the evaluation compared the policy with; None where it compared with none."""
+    """Digest of the champion in the evaluation's comparison; None without one."""
     comparison = context.result(spec.evaluation)["spec"]["comparison"]
     samples = context.result(StageRef(**comparison))["spec"]["champion_samples"] if comparison else None
     return context.result(StageRef(**samples))["spec"]["policy"]["digest"] if samples else None
@@ -262,13 +260,14 @@ def headline(result: StageResult[Facts]) -> str:
 
 
 def event(result: StageResult[Facts], store: Store) -> Event | None:
-    """A model became champion or was refused."""
+    """Announce a promotion or a refusal, with the metrics of the evaluation."""
     facts = result.facts
     if facts.decision not in ("promoted", "refused"):
         return None
-    what = f"version {facts.version} of {facts.model_name} {'is champion' if facts.decision == 'promoted' else 'was refused'}"
+    outcome = "is champion" if facts.decision == "promoted" else "was refused"
     evaluation = store.read_result("evaluate", result.inputs["evaluation"].digest)
-    return Event(facts.decision, f"{what}: {'; '.join(facts.reasons)}", evaluation["metrics"] if evaluation else {})
+    message = f"version {facts.version} of {facts.model_name} {outcome}: {'; '.join(facts.reasons)}"
+    return Event(facts.decision, message, evaluation["metrics"] if evaluation else {})
 
 
 STAGE = Stage(Spec, run, facts=Facts, headline=headline, event=event, section="stage")

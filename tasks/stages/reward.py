@@ -3,14 +3,14 @@
 Input: records, and a trunk to grow on: a ``sft`` stage's model or one by name. Output: ``model/``, a Hugging Face sequence classifier with
 one output. Guarantee: only pairs of the train split are learned, each optimisation step is the exact mean over its global batch,
 and a killed worker resumes from the last checkpoint and ends with the same weights. Its accuracy is reported on the training pairs
-and on those of held-out prompts, chosen alike.
+and on held-out pairs, selected in the same way.
 Cost: forward and backward over all responses with a preference, per epoch, and once more forward over both splits.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from tasks.training.job import Start
 
 GOLDEN_PAIRS = 200
-"""Pairs that ``auto`` wants from golden sources: with about 100 of the known mixture a tiny reward model was no better than chance."""
-BOOTSTRAP = {"samples": 1000, "confidence": 0.95, "seed": 0}
+"""Least number of golden pairs for ``auto``: with about 100 of the known mixture a tiny reward model was no better than chance."""
+BOOTSTRAP: dict[str, Any] = {"samples": 1000, "confidence": 0.95, "seed": 0}
 
 
 class Spec(StageSpec):
@@ -74,7 +74,7 @@ class Facts(TrainingFacts):
 
 
 class TrainedScorer(RewardScorer):
-    """Scores with the reward model of a stage that is not finished yet."""
+    """Scores with the reward model of a stage that is still running."""
 
     def model(self) -> ModelConfig:
         from tasks.training.job import trained_folder
@@ -118,10 +118,10 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 
 def trusted_rewards(batch: pa.Table, trusted: list[str] | None) -> list[list[float | None]]:
-    """Rewards as training may see them: those of sources that are not ``trusted`` count as not measured."""
+    """Rewards for training: a reward of a source outside ``trusted`` counts as not measured."""
     from dora_core.data.records import is_golden_source
 
-    rewards = batch["rewards"].to_pylist()
+    rewards: list[list[float | None]] = batch["rewards"].to_pylist()
     if trusted is None:
         return rewards
     return [
@@ -131,7 +131,7 @@ def trusted_rewards(batch: pa.Table, trusted: list[str] | None) -> list[list[flo
 
 
 def trusted_sources(spec: Spec, context: StageContext) -> list[str] | None:
-    """Sources whose preferences count; None: all. What ``training.data`` means for this data."""
+    """Resolve ``training.data`` for this data: the sources whose preferences count; None = all."""
     wanted = spec.training.data
     if wanted == "auto":
         wanted = "golden" if count_pairs(spec, context, "train", spec.golden_sources) >= GOLDEN_PAIRS else "all"
@@ -139,7 +139,7 @@ def trusted_sources(spec: Spec, context: StageContext) -> list[str] | None:
 
 
 def count_pairs(spec: Spec, context: StageContext, split: str, trusted: list[str] | None) -> int:
-    """Strict preferences of a split that training, or its evaluation, may use."""
+    """Number of a split's strict preferences that training, or its evaluation, may use."""
     from dora_core.evaluation.metrics import preference_pairs
 
     batches = record_batches(context.fetch(spec.records) / RECORDS_FILE, ["rewards", "sources"], split)
@@ -149,7 +149,7 @@ def count_pairs(spec: Spec, context: StageContext, split: str, trusted: list[str
 def build_task(
     start: Start, worker: Worker, *, store_uri: str, records: StageRef, text: TextConfig, trusted: list[str] | None
 ) -> RewardTask:
-    """Runs on every training worker."""
+    """Build the task; called on every training worker."""
     from dora_core.data.encoding import Encoder
     from dora_core.training.reward_model import RewardTask, preference_records
 
@@ -162,7 +162,7 @@ def build_task(
 
 
 def pair_accuracy(spec: Spec, context: StageContext, trusted: list[str] | None) -> dict[str, Interval]:
-    """Share of a split's pairs that the trained model puts in the right order, every prompt weighing the same; no split without pairs."""
+    """Share of pairs that the trained model orders rightly, by split, prompts weighing the same; a split without pairs is missing."""
     import numpy as np
     import pyarrow as pa
 
@@ -189,7 +189,7 @@ def pair_accuracy(spec: Spec, context: StageContext, trusted: list[str] | None) 
 
 
 def doubts(held_out: Interval | None) -> list[str]:
-    """What people should know before they let this model judge."""
+    """Warnings about using this model as a judge."""
     if held_out is None:
         return ["no held-out record has a pair to check the reward model on: its accuracy on new prompts is not known"]
     if held_out.low > 0.5:

@@ -1,7 +1,7 @@
 """Stage ``sft``: the supervised start.
 
-Input: records (and the golden reference beside them), a model. Output: ``model/``, a Hugging Face folder. Guarantee: only
-responses of the train split are learned, so held-out prompts stay unseen. Cost: one pass over the trusted responses per epoch.
+Input: records (and the golden reference beside them), a model. Output: ``model/``, a Hugging Face folder. Guarantee: training reads
+the train split alone, so held-out prompts stay unseen. Cost: one pass over the trusted responses per epoch.
 With ``model.source: tiny`` and no ``start`` a tokenizer and a small Llama are made from the training texts first. A self-training round
 of reward-ranked fine-tuning (RAFT, Dong et al. 2023) is this stage with ``sft.data: best`` from the last policy.
 """
@@ -94,7 +94,7 @@ def sft_examples(records: Path, sft: SftConfig, golden_sources: list[str]) -> li
 
 
 def build_task(start: Start, worker: Worker, *, records: str, sft: SftConfig, golden_sources: list[str], text: TextConfig) -> SftTask:
-    """Runs on every training worker."""
+    """Build the task; called on every training worker."""
     from pathlib import Path
 
     from dora_core.data.encoding import Encoder

@@ -1,8 +1,8 @@
-"""Stage ``study``: the tables of a grid of realignments, from what its stages left in the store. Runs in the flow's own process.
+"""Stage ``study``: the tables of a grid of realignments, from the outputs of its stages. Runs in the flow's own process.
 
 Input: for every cell of the grid and every seed, the samples of the policy and of its start on the same held-out prompts with their
 gold rewards, the evaluation, the truth and the calibration. Output: ``tables/<name>.parquet``, tidy, one row per cell (of the
-calibration table: per form of h) and measure, with value, low, high, t_low, t_high, seeds, prompts; and facts for figures and page.
+calibration table: per form of h) and measure, with value, low, high, t_low, t_high, seeds, prompts; and facts for figures and the page.
 
 Measures are computed per held-out prompt first (titles in ``dora_core.evaluation.study_statistics.MEASURES``); intervals resample seeds,
 then prompts. The KL comes from the evaluation as one number per seed, so its intervals resample seeds only. ``win_rate_lift`` is the paired
@@ -35,7 +35,7 @@ MISSING: dict[TableName, str] = {
 
 
 class Spec(StageSpec):
-    """See the module docstring. ``batches`` made the outputs that ``cells`` names."""
+    """See the module docstring. ``batches``: the stages that computed the outputs in ``cells``."""
 
     stage: ClassVar[str] = "study"
     placement: ClassVar[Literal["job", "local"]] = "local"
@@ -50,7 +50,7 @@ class Spec(StageSpec):
         names = [(run.cell.key(), run.seed) for run in self.cells]
         if len(set(names)) < len(names):
             key, seed = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"seed {seed} of {key!r} is there twice: a cell has one run per seed, in all its tables")
+            raise ValueError(f"seed {seed} of {key!r} is given twice: a cell has one run per seed, in all its tables")
         return self
 
     def bootstrap(self) -> Bootstrap:
@@ -70,7 +70,7 @@ class CellFacts(StrictModel):
     metrics: dict[str, float]
     method: str = Field(description="Loss and objective, e.g. ``dpo · dora λ=auto``.")
     twin: str | None = Field(description="Key of the erm cell it is compared with; null for erm itself and where the grid has none.")
-    estimates: dict[str, Estimate] = Field(description="By measure (``MEASURES``); without those that no seed has.")
+    estimates: dict[str, Estimate] = Field(description="By measure (``MEASURES``); measures that no seed has are missing.")
     broken_rules: dict[str, dict[str, str]] = Field(description="``{seed: {rule: message}}`` of the guard rails that would stop the round.")
 
 
@@ -164,7 +164,7 @@ def twin_of(key: str, cells: Cells) -> str | None:
 
 
 def round_before(key: str, cells: Cells) -> str | None:
-    """The cell whose policy this one goes on from; None in round 0 and where the grid has none."""
+    """The cell whose policy this one continues; None in round 0 and where the grid has none."""
     cell = _cell(cells, key)
     return next((other for other in cells if cell.follows(_cell(cells, other))), None)
 
@@ -174,7 +174,7 @@ def _cell(cells: Cells, key: str) -> Cell:
 
 
 def estimate(key: str, cells: Cells, spec: Spec) -> dict[str, Estimate]:
-    """Every measure of a cell with its intervals, in the order of MEASURES; without those that no seed has."""
+    """Every measure of a cell with its intervals, in the order of MEASURES; measures that no seed has are missing."""
     from dora_core.evaluation.study_statistics import mean_over
 
     runs = {seed: one.series for seed, one in cells[key].items()}
@@ -228,7 +228,7 @@ def calibration_table(rows: list[FactorRow]) -> pa.Table:
 
 
 def _tidy(rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows as a table whose undefined bounds are null numbers, also where all of them are (t with one seed)."""
+    """Rows as a table; an undefined bound is a null number, even in a column of nulls (t with one seed)."""
     import pyarrow as pa
 
     table = pa.Table.from_pylist(rows)

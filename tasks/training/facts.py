@@ -12,8 +12,8 @@ from tasks.training.report import TrainingReport
 
 
 class Curve(StrictModel):
-    """Numbers per optimisation step. Besides ``step`` every key is a measure: loss, gradient norm, learning rate, throughput, and those
-    of the task (accuracy, weights of an objective, …).
+    """Numbers per optimisation step. Besides ``step`` every key is a measure: loss, gradient norm, learning rate, throughput, and the
+    task's own (accuracy, weights of an objective, …).
     """
 
     model_config = ConfigDict(extra="allow")
