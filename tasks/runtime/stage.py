@@ -36,7 +36,7 @@ from dora_core.errors import DoraError
 from dora_core.strict_model import StrictModel
 from infra.store.journal import JournalWriter
 from infra.store.store import ERROR, SPEC, StageFolder, Store, full_disk, sha256_of, split_uri
-from tasks.runtime.facts import AnyFacts, F, Facts
+from tasks.runtime.facts import F, Facts
 
 DIGEST_PATTERN = r"^[0-9a-f]{64}$"
 
@@ -217,8 +217,7 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
     try:
         output = run(spec, context)
         context.journal.flush()
-        facts = output.facts if isinstance(output.facts, Facts) else AnyFacts(**output.facts)
-        extra = {"warnings": [*facts.warnings, *context.warnings]} if context.warnings else {}
+        extra = {"warnings": [*output.facts.warnings, *context.warnings]} if context.warnings else {}
         result = {
             "stage": spec.stage,
             "digest": digest,
@@ -226,7 +225,7 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
             "inputs": {name: ref.model_dump() for name, ref in spec.inputs().items()},
             "rows": output.rows,
             "metrics": {k: float(v) for k, v in output.metrics.items()},
-            "facts": facts.dump() | extra,
+            "facts": output.facts.dump() | extra,
             "started": started,
             "seconds": time.monotonic() - clock,
             "python": platform.python_version(),

@@ -329,7 +329,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     if keep is None:
         return _fit(spec, context, reason)
     kept = StageResult.parse(context.result(keep), Facts)
-    facts = Facts(**kept.facts.dump() | {"reused": True, "reason": reason, "seconds_fit": 0.0})
+    facts = kept.facts.evolve(reused=True, reason=reason, seconds_fit=0.0)
     return StageOutput(rows=kept.rows, metrics=kept.metrics | {"reused": 1.0, "seconds_fit": 0.0}, facts=facts)
 
 

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from dora_core.config.method import ModelConfig, TextConfig
 from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.facts import Facts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
 from tasks.tables.artifacts import RECORDS_FILE
 from tasks.tables.rows import record_batches, responses_of
@@ -69,4 +70,4 @@ def headline(result: StageResult[Any]) -> str:
     return f"{result.rows} records, {result.metrics['tokens']:,.0f} tokens"
 
 
-STAGE = Stage(Spec, run, headline=headline)
+STAGE = Stage(Spec, run, Facts, headline=headline)

@@ -49,6 +49,7 @@ from infra.store.store import Store
 from tasks.runtime.stage import StageContext, StageOutput, StageSpec, execute
 from tasks.stages import align, calibrate, classify, drift, ingest, reference
 from tests.benchmarks.harness import Row, argument_parser, report
+from tests.tasks.facts import classifier
 
 SOURCES = ["human", "alpha-lm", "beta-lm", "gamma-lm"]
 N_LIST, WORDS, LETTERS, VOCABULARY = 4, 36, 7, 2000  # responses a record, words a response (287 characters), letters a word, words
@@ -118,8 +119,7 @@ def write_classifier(spec: Classifier, context: StageContext) -> StageOutput:
     folder = context.path / classify.FOLDER
     folder.mkdir()
     save_meta(folder, train_tokenizer(["a"], 300), Meta(heads, SOURCES[:1], [1.0] * 3, [Scaling()] * 3, 3, {}))
-    facts = {"classifier": spec.ref().model_dump(), "sources": {name: {"told_apart": True} for name in heads}, "unlabelled": None}
-    return StageOutput(rows=0, facts=facts)
+    return StageOutput(rows=0, facts=classify.Facts.model_validate(classifier(spec.ref(), heads)))
 
 
 class InstantLogits:

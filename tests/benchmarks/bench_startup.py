@@ -54,7 +54,7 @@ def run(spec, context):
             mark(marks, "Ray connected")
             (actors if spec.does == "actors" else train)(context, marks)
         mark(marks, "Ray disconnected")
-    return StageOutput(rows=1, facts={"marks": marks})
+    return StageOutput(rows=1, facts=AnyFacts(marks=marks))
 
 def mark(marks, name):
     marks.append((name, time.time()))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
-from tasks.stages import calibrate, guard, mix
+from tasks.runtime.stage import StageRef
+from tasks.stages import calibrate, classify, guard, mix
 from tasks.stages._promotion_gate import GateResult
+from tasks.stages.registry import parse_result
 
 
 def interval(value: float, half: float = 0.05, n: int = 100) -> dict[str, Any]:
@@ -66,6 +70,34 @@ def evaluation(gate: GateResult = PASSED_GATE, **changes: Any) -> dict[str, Any]
     return measures(**changes) | {"gate": gate.model_dump()}
 
 
+def evaluated(ranking: dict[str, tuple[float, int]], kl: float | None = 1.0) -> dict[str, Any]:
+    """Of the ``evaluate`` stage, with ``{source: (ranking accuracy, held-out prompts)}``."""
+    by_source = {
+        name: {"accuracy": interval(0.5, n=n), "accuracy_policy": 0.5, "ranking_policy": value, "ranking_start": 0.5, "n": n}
+        for name, (value, n) in ranking.items()
+    }
+    return evaluation(kl=None if kl is None else interval(kl, 1.0, 64), by_source=by_source)
+
+
+def classifier(ref: StageRef, sources: Sequence[str], **changes: Any) -> dict[str, Any]:
+    """Of the ``classify`` stage ``ref``, which tells all ``sources`` apart from golden."""
+    aucs = {"auc": 0.8, "auc_low": 0.75, "auc_high": 0.85, "auc_family_low": 0.74, "auc_family_high": 0.86, "told_apart": True}
+    cues = {"within_prompt_auc": 0.8, "prompt_only_auc": 0.5, "length_only_auc": 0.55}
+    quality = {"log_loss": 0.5, "ece": 0.02, "temperature": 1.0, "reliability": {"confidence": [0.5], "accuracy": [0.5], "count": [100]}}
+    facts = {
+        "classifier": ref,
+        "reused": False,
+        "reason": "no earlier run to compare with",
+        "seconds_fit": 30.0,
+        "sources": {name: {"n": 100, "gamma": 1.0} | aucs | cues | quality for name in sources},
+        "unlabelled": None,
+        "deep_folds": 3,
+        "curve": [],
+        "warnings": [],
+    }
+    return classify.Facts.model_validate(facts | changes).dump()
+
+
 def mixture(**changes: Any) -> dict[str, Any]:
     """Of the ``mix`` stage."""
     facts = {"round": 2, "given": 1, "lists": 1, "no_list": {}, "golden_share": 0.5, "sources": {"human": 2, "policy-r1": 2}}
@@ -103,3 +135,9 @@ def guarded(rules: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     shown = [{"value": None, "threshold": None} | rule for rule in rules]
     facts = {"round": 1, "passed": not broken, "rules": shown, "stop": stop, "diversity": None}
     return guard.Facts.model_validate(facts | changes).dump()
+
+
+def assert_round_trip(result: dict[str, Any]) -> None:
+    """Parsing and dumping the facts of a ``result.json`` gives the same JSON, to the byte."""
+    dumped = parse_result(result).facts.dump()
+    assert json.dumps(dumped, sort_keys=True) == json.dumps(result["facts"], sort_keys=True), result["stage"]

@@ -14,6 +14,7 @@ import pytest
 
 from dora_core.errors import DataError, StoreError
 from infra.store.store import ERROR, Store
+from tasks.runtime.facts import Facts
 from tasks.runtime.stage import StageContext, StageOutput, StageSpec, describe_error, execute
 
 
@@ -110,7 +111,7 @@ def test_a_digest_that_was_computed_is_no_part_of_the_spec() -> None:
 def test_warnings_of_how_it_ran_join_those_of_the_stage(store: Store, caplog) -> None:
     def run(spec: Spec, context: StageContext) -> StageOutput:
         context.warn("batches were cut")
-        return StageOutput(rows=1, facts={"warnings": ["few rows"]})
+        return StageOutput(rows=1, facts=Facts(warnings=["few rows"]))
 
     with caplog.at_level(logging.WARNING):
         assert execute(Spec(), run, store)["facts"]["warnings"] == ["few rows", "batches were cut"]

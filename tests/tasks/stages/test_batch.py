@@ -16,6 +16,7 @@ from dora_core.errors import ConfigError, DataError, StageFailed, StoreError
 from infra.store.journal import JournalReader
 from infra.store.store import Store
 from tasks.runtime.descriptor import Stage
+from tasks.runtime.facts import AnyFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, execute, write_spec
 from tasks.stages import batch
 from tasks.stages.registry import STAGES
@@ -44,7 +45,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         os.kill(os.getpid(), signal.SIGKILL)
     value = 1 + max((context.result(ref)["metrics"]["value"] for ref in spec.reads), default=0.0)
     (context.path / "value.txt").write_text(str(value))
-    return StageOutput(rows=1, metrics={"value": value}, facts={"pid": os.getpid()})
+    return StageOutput(rows=1, metrics={"value": value}, facts=AnyFacts(pid=os.getpid()))
 
 
 @pytest.fixture

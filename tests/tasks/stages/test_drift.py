@@ -18,9 +18,9 @@ from dora_core.testbed.mixture import Testbed, TestbedConfig
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages import calibrate, classify, drift
-from tasks.stages._drift_measures import JUDGEABLE, not_judged, rule
+from tasks.stages._drift_measures import JUDGEABLE, rule
+from tests.tasks.classified import ingested
 from tests.tasks.conftest import GOLDEN, IN_PROCESS
-from tests.tasks.stages.test_classify_calibrate import ingested
 
 WORLD = TestbedConfig(prompts=300, responses_per_prompt=4, sources=2, alpha=0.3)
 CONFIG = ClassifierConfig(
@@ -86,22 +86,6 @@ def rules_of(facts: dict[str, Any], name: str) -> dict[str | None, dict[str, Any
 
 
 # ------------------------------------------------------------------------------------------------------------------ rules
-
-
-@pytest.mark.parametrize(
-    ("value", "verdict", "key"),
-    [(0.25, "ok", ""), (0.26, "refit", "refit_share_shift = 0.15"), (0.71, "refuse", "refuse_share_shift = 0.6")],
-)
-def test_thresholds_apply_to_what_chance_does_not_explain(value, verdict, key):
-    found = rule(DriftConfig(), "share_shift", None, value, 0.1, "the shares moved")
-    assert found.verdict == verdict and key in found.message and (found.refit_at, found.refuse_at) == (0.15, 0.6)
-
-
-def test_a_rule_without_thresholds_is_shown_and_a_figure_of_few_rows_says_so():
-    config = DriftConfig(refit_growth=None)
-    assert rule(config, "growth", None, 9.0, 0.0, "grew").verdict == "ok"
-    few = not_judged(config, "h_shift", "bot", "3 rows")
-    assert few.verdict == "not judged" and few.value is None and few.refit_at == 0.2 and "3 rows" in few.message
 
 
 def test_the_worst_source_speaks_for_its_kind_and_every_key_is_named():

@@ -17,7 +17,7 @@ from tasks.stages._promotion_gate import GateResult
 from tasks.stages.promote import Answer, Spec, Tracking, Verdict, decide, run
 from tests.tasks.facts import FAILED_GATE as FAILED
 from tests.tasks.facts import PASSED_GATE as PASSED
-from tests.tasks.facts import evaluation
+from tests.tasks.facts import assert_round_trip, evaluation
 from tests.tasks.handmade import finished
 
 MET = "accuracy above 0.5: 0.6"
@@ -66,7 +66,9 @@ class Models:
 
     def promote(self, letter: str, **given: Any) -> dict[str, Any]:
         """The facts of the stage."""
-        return execute(self.spec(letter, **given), run, self.store)["facts"]
+        result = execute(self.spec(letter, **given), run, self.store)
+        assert_round_trip(result)
+        return result["facts"]
 
     def is_done(self, letter: str, **given: Any) -> bool:
         return self.spec(letter, **given).is_done(self.store)

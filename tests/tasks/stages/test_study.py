@@ -15,7 +15,7 @@ from dora_core.testbed.mixture import GOLDEN, Testbed
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages.study import CellRun, Spec, run
-from tests.tasks.facts import calibration, evaluation, guarded, interval
+from tests.tasks.facts import assert_round_trip, calibration, evaluation, guarded, interval
 from tests.tasks.handmade import finished
 
 ERM = Cell(loss="dpo", objective="erm")
@@ -167,6 +167,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Spec, dict[str, Any
     spec = Spec(cells=cells, bootstrap_samples=200)
     result = execute(spec, run, made.store)
     return spec, result, made.store.fetch("study", spec.digest())
+
+
+def test_facts_are_unchanged_by_parsing_and_dumping(study: tuple[Spec, dict[str, Any], Path]) -> None:
+    assert_round_trip(study[1])
 
 
 def test_measures_of_cells_by_hand(study: tuple[Spec, dict[str, Any], Path]) -> None:

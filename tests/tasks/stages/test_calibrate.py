@@ -1,113 +1,36 @@
-"""classify → calibrate on the known mixture: quality against exact ratios, reuse, resume, and real actors."""
+"""Stage calibrate: h against exact ratios, what is scored, edge cases, and real actors."""
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dora_core.config.execution import Execution
-from dora_core.config.method import CalibrationConfig, ClassifierConfig, DataConfig, DataSource, ModelConfig
-from dora_core.config.rounds import DriftConfig
-from dora_core.data.inputs import fingerprint_sources
 from dora_core.data.records import fold_of
 from dora_core.errors import DataError
 from dora_core.testbed.mixture import Testbed, TestbedConfig
 from infra.store.store import Store
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, execute
-from tasks.stages import calibrate, classify, drift, ingest
-from tests.tasks.conftest import GOLDEN, IN_PROCESS
-
-WORLD = TestbedConfig(prompts=300, responses_per_prompt=4, sources=2, alpha=0.3)
-CONFIG = ClassifierConfig(
-    encoder=ModelConfig(hidden_size=16, layers=1, heads=2, vocab_size=600),
-    folds=2,
-    epochs=6,
-    batch_tokens=2048,
-    max_prompt_tokens=16,
-    max_response_tokens=96,
-)
-
-
-def ingested(store: Store, folder: Path, rows: list[dict], golden: list[dict] | None = None) -> StageRef:
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), folder / "data.parquet")
-    extra = []
-    if golden:
-        pq.write_table(pa.Table.from_pylist(golden), folder / "golden.parquet")
-        extra = [DataSource(path=str(folder / "golden.parquet"))]
-    config = DataConfig(train=[DataSource(path=str(folder / "data.parquet"))], golden=extra, golden_sources=GOLDEN)
-    spec = ingest.Spec(data=config, fingerprints=fingerprint_sources(config))
-    execute(spec, ingest.run, store)
-    return spec.ref()
-
-
-def classify_spec(records: StageRef, drift: StageRef | None = None, execution: Execution = IN_PROCESS, **changes) -> classify.Spec:
-    config = CONFIG.model_copy(update=changes)
-    return classify.Spec(records=records, classifier=config, golden_sources=GOLDEN, drift=drift, execution=execution)
-
-
-def drift_spec(records: StageRef, previous: drift.Previous) -> drift.Spec:
-    settings = {"classifier": CONFIG, "calibration": CalibrationConfig(), "drift": DriftConfig()}
-    return drift.Spec(records=records, golden_sources=GOLDEN, previous=previous, execution=IN_PROCESS, **settings)
-
-
-def calibrate_spec(records: StageRef, classifier: StageRef, execution: Execution = IN_PROCESS, **settings) -> calibrate.Spec:
-    config = CalibrationConfig(**settings)
-    return calibrate.Spec(records=records, classifier=classifier, calibration=config, golden_sources=GOLDEN, execution=execution)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict], StageRef, StageRef]:
-    """(store, rows, records, classifier): ingested and fitted once; copy the store before writing to it."""
-    folder = tmp_path_factory.mktemp("world")
-    store, rows = Store(str(folder / "store")), Testbed(WORLD).generate()
-    records = ingested(store, folder / "data", rows[:280])
-    fit = classify_spec(records)
-    execute(fit, classify.run, store)
-    return store.local_root, rows, records, fit.ref()
+from tasks.runtime.stage import execute
+from tasks.stages import calibrate, classify, drift
+from tests.tasks.classified import CONFIG, WORLD, calibrate_spec, classify_spec, drift_spec, ingested, table_of, true_ratios
+from tests.tasks.conftest import GOLDEN
+from tests.tasks.stages.conftest import Fitted
 
 
 @pytest.fixture
-def store(world, tmp_path) -> Store:
-    shutil.copytree(world[0], tmp_path / "store")
-    return Store(str(tmp_path / "store"))
+def store(fitted: Fitted, tmp_path: Path) -> Store:
+    """A copy of ``fitted``'s."""
+    return Store(str(shutil.copytree(fitted.root, tmp_path / "store")))
 
 
-def table_of(store: Store, spec: calibrate.Spec) -> pa.Table:
-    return pq.read_table(store.fetch("calibrate", spec.digest()) / "calibration.parquet")
-
-
-# ------------------------------------------------------------------------------------------------------------- quality
-
-
-def test_classifiers_tell_sources_apart_and_say_how_well(store, world):
-    facts = store.read_result("classify", world[3].digest)["facts"]
-    assert facts["reused"] is False and facts["classifier"] == world[3].model_dump()
-    assert set(facts["sources"]) == {s for s in Testbed(WORLD).sources if s not in GOLDEN}
-    for source in facts["sources"].values():
-        assert source["auc"] > 0.65 and source["auc_low"] < source["auc"] < source["auc_high"]
-        assert source["prompt_only_auc"] == pytest.approx(0.5, abs=0.12)  # prompts are independent of sources here
-        assert source["ece"] < 0.15
-    assert {point["fold"] for point in facts["curve"]} == {0, 1}
-    assert "How" not in json.dumps(facts["sources"])
-
-
-def true_ratios(testbed: Testbed, rows: list[dict], table: pa.Table) -> np.ndarray:
-    texts = {row["id"]: row for row in rows}
-    pairs = zip(table["record_id"].to_pylist(), table["response_index"].to_pylist(), strict=True)
-    return np.array([testbed.true_ratio(texts[r]["prompt"], texts[r]["responses"][i]) for r, i in pairs])
-
-
-def test_h_follows_the_exact_ratio(store, world):
+def test_h_follows_the_exact_ratio(store, fitted):
     """1,000 responses, no golden reference beside the mixture."""
-    _, rows, records, classifier = world
+    rows, records, classifier = fitted.rows, fitted.records, fitted.classifier
     spec = calibrate_spec(records, classifier, cap_quantile=None)
     facts = execute(spec, calibrate.run, store)["facts"]
     table = table_of(store, spec)
@@ -137,11 +60,11 @@ def test_trained_classifiers_order_the_forms_as_exact_densities_do(store, tmp_pa
     assert error["mixture"] < 0.5 * min(error["paper"], error["released"])
 
 
-def test_table_has_every_training_response_once_in_order(store, world):
-    spec = calibrate_spec(world[2], world[3])
+def test_table_has_every_training_response_once_in_order(store, fitted):
+    spec = calibrate_spec(fitted.records, fitted.classifier)
     execute(spec, calibrate.run, store)
     table = table_of(store, spec)
-    records = pq.read_table(store.fetch("ingest", world[2].digest) / "records.parquet", filters=[("split", "=", "train")]).to_pylist()
+    records = pq.read_table(store.fetch("ingest", fitted.records.digest) / "records.parquet", filters=[("split", "=", "train")]).to_pylist()
     expected = [(r["record_id"], i, s) for r in records for i, s in enumerate(r["sources"])]
     assert list(zip(*(table[c].to_pylist() for c in ("record_id", "response_index", "source")), strict=True)) == expected
     folds = fold_of(np.array([r["prompt_hash"] for r in records for _ in r["sources"]], dtype=np.uint64), CONFIG.folds)
@@ -151,24 +74,23 @@ def test_table_has_every_training_response_once_in_order(store, world):
     assert table.column_names == names
     facts = store.read_result("calibrate", spec.digest())["facts"]
     for name in heads:
-        c, gamma = table[f"c_{name}"].to_numpy(), store.read_result("classify", world[3].digest)["facts"]["sources"][name]["gamma"]
+        c, gamma = table[f"c_{name}"].to_numpy(), store.read_result("classify", fitted.classifier.digest)["facts"]["sources"][name]["gamma"]
         np.testing.assert_allclose(table[f"w_{name}"].to_numpy(), gamma * c / (1 - c), rtol=1e-12)
         assert facts["shares"][name] == sum(s == name for _, _, s in expected) / len(expected)
     assert facts["ess_by_form"].keys() == {"mixture", "paper", "released"}
 
 
-# --------------------------------------------------------------------------------------------------------------- reuse
-
-
-def test_other_settings_of_h_score_nothing(store, world):
-    first = execute(calibrate_spec(world[2], world[3]), calibrate.run, store)["facts"]
-    again = execute(calibrate_spec(world[2], world[3], form="paper", temper="auto", ess_floor=0.9), calibrate.run, store)["facts"]
+def test_other_settings_of_h_score_nothing(store, fitted):
+    first = execute(calibrate_spec(fitted.records, fitted.classifier), calibrate.run, store)["facts"]
+    again = execute(calibrate_spec(fitted.records, fitted.classifier, form="paper", temper="auto", ess_floor=0.9), calibrate.run, store)[
+        "facts"
+    ]
     assert first["scored_rows"] > 0 and (again["scored_rows"], again["reused_rows"]) == (0, first["scored_rows"] + first["reused_rows"])
     assert again["ess"] >= 0.9 - 1e-6
 
 
-def test_more_data_keeps_the_classifier_and_scores_only_what_is_new(store, world, tmp_path):
-    _, rows, records, classifier = world
+def test_more_data_keeps_the_classifier_and_scores_only_what_is_new(store, fitted, tmp_path):
+    rows, records, classifier = fitted.rows, fitted.records, fitted.classifier
     before = calibrate_spec(records, classifier, normalize=False, cap_quantile=None)
     execute(before, calibrate.run, store)
     more = ingested(store, tmp_path / "more", rows)
@@ -190,49 +112,13 @@ def test_more_data_keeps_the_classifier_and_scores_only_what_is_new(store, world
     assert len(shared) == len(old) and all(a[name] == b[name] for a, b in shared for name in heads)
 
 
-def test_a_damaged_score_part_is_scored_again(store, world, caplog):
-    execute(calibrate_spec(world[2], world[3]), calibrate.run, store)
-    (part,) = (store.local_root / "scores" / world[3].digest).glob("*.parquet")
+def test_a_damaged_score_part_is_scored_again(store, fitted, caplog):
+    execute(calibrate_spec(fitted.records, fitted.classifier), calibrate.run, store)
+    (part,) = (store.local_root / "scores" / fitted.classifier.digest).glob("*.parquet")
     part.write_bytes(part.read_bytes()[:-100] + b"x" * 100)
     with caplog.at_level(logging.WARNING):
-        facts = execute(calibrate_spec(world[2], world[3], form="paper"), calibrate.run, store)["facts"]
+        facts = execute(calibrate_spec(fitted.records, fitted.classifier, form="paper"), calibrate.run, store)["facts"]
     assert facts["reused_rows"] == 0 and "damaged" in caplog.text
-
-
-def test_after_a_crash_only_unfinished_folds_are_fitted(store, world):
-    """Fold 0 is whole, fold 1's weights were torn by the crash; both end as they were."""
-    stage = store.local_root / "classify" / world[3].digest
-    shutil.rmtree(stage)
-
-    def fits_and_dies(spec: classify.Spec, context: StageContext) -> StageOutput:
-        classify.run(spec, context)
-        raise ConnectionError("the node is gone before the result is written")
-
-    with pytest.raises(ConnectionError):
-        execute(classify_spec(world[2]), fits_and_dies, store)
-    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in stage.glob("classifier/fold-*/*")}
-    heads = stage / "classifier/fold-1/heads.safetensors"
-    heads.write_bytes(heads.read_bytes()[:-8])
-    execute(classify_spec(world[2]), classify.run, store)
-    assert {p: p.read_bytes() for p in before} == {p: content for p, (content, _) in before.items()}
-    rewritten = {p.parent.name for p, (_, written) in before.items() if p.stat().st_mtime_ns != written}
-    assert rewritten == {"fold-1"}
-
-
-# ------------------------------------------------------------------------------------------------------------ edge cases
-
-
-def test_extra_golden_rows_are_positives(store, world, tmp_path):
-    rows = world[1][:100]
-    extra = [{"prompt": f"Another prompt {i}?", "response": f"A trusted answer number {i}."} for i in range(50)]
-    records = ingested(store, tmp_path / "extra", rows, extra)
-    folder = store.fetch("ingest", records.digest)
-    table = classify.labelled_rows(folder, GOLDEN)
-    train_extra = sum(s == "train" for s in pq.read_table(folder / "golden.parquet")["split"].to_pylist())
-    train = pq.read_table(folder / "records.parquet", filters=[("split", "=", "train")])
-    in_mixture = sum(s in GOLDEN for sources in train["sources"].to_pylist() for s in sources)
-    assert table["golden"].to_pylist().count(True) == in_mixture + train_extra
-    assert not set(classify.head_names(table)) & set(GOLDEN)
 
 
 def test_a_source_without_shift_gets_ratio_one_and_data_without_shift_needs_no_calibration(store, tmp_path):
@@ -309,38 +195,15 @@ def test_half_of_the_records_without_labels(store, tmp_path):
     assert set(facts["ess_by_form"]) == {"mixture", "paper"}
 
 
-def test_labelled_responses_alone_know_their_golden_share(store, world):
-    facts = execute(calibrate_spec(world[2], world[3]), calibrate.run, store)["facts"]
+def test_labelled_responses_alone_know_their_golden_share(store, fitted):
+    facts = execute(calibrate_spec(fitted.records, fitted.classifier), calibrate.run, store)["facts"]
     alpha = facts["shares"]["golden"]
     assert facts["alpha"] == {"value": alpha, "low": alpha, "high": alpha, "estimated": False} and facts["no_shift"] is False
 
 
-def test_without_golden_or_without_synthetic_the_remedy_is_named(store, world, tmp_path):
-    _, _, records, _ = world
-    nobody = classify.Spec(records=records, classifier=CONFIG, golden_sources=["nobody"], execution=IN_PROCESS)
-    with pytest.raises(DataError, match="golden source") as error:
-        execute(nobody, classify.run, store)
-    assert "human" in error.value.hint
-    everybody = classify.Spec(records=records, classifier=CONFIG, golden_sources=["*"], execution=IN_PROCESS)
-    with pytest.raises(DataError, match="nothing to tell apart"):
-        execute(everybody, classify.run, store)
-
-
-def test_planning_imports_no_heavy_library():
-    import subprocess
-    import sys
-
-    heavy = "{'torch', 'ray', 'transformers', 'mlflow', 'matplotlib'}"
-    code = f"import sys, tasks.stages.classify, tasks.stages.calibrate; print(sorted({heavy} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-
-
-# ----------------------------------------------------------------------------------------------------------- real actors
-
-
 @pytest.mark.component
-def test_on_ray_the_table_is_the_same(ray_cluster, store, world, tmp_path):
-    _, rows, _, _ = world
+def test_on_ray_the_table_is_the_same(ray_cluster, store, fitted, tmp_path):
+    rows = fitted.rows
     execution = Execution(workers=2, cpus_per_worker=1, shard_rows=100)
     records = ingested(store, tmp_path / "few", rows[:120])
     fit = classify_spec(records, execution=execution, epochs=1.0)
