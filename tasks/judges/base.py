@@ -1,4 +1,4 @@
-"""What a judge is: a descriptor at the end of its file, and the spec that it reads.
+"""Descriptor of a judge, at the end of its file, and the spec that it reads.
 
 **A new judge** is its settings in ``dora_core/config/judging.py`` and a file here, named after its kind, that ends with its descriptor
 ``JUDGE``. The registry (``tasks/judges/registry.py``) finds it by that name.
@@ -71,8 +71,8 @@ class JudgeKind:
 
     Attributes:
         config: its settings; ``config.asks_server`` says whether it needs ``execution.endpoint``.
-        score: scores rows (record_id, prompt, prompt_hash, sample, response; those of a prompt are neighbours) as ``spec.judge`` says.
-        lacks: what a spec lacks for it, as an error message; None if nothing.
+        score: scores rows (record_id, prompt, prompt_hash, sample, response; responses of one prompt are neighbours) by the settings ``spec.judge``.
+        lacks: error message for a spec that is incomplete for this judge; None if it is complete.
     """
 
     config: type[JudgeConfig]

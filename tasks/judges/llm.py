@@ -49,7 +49,7 @@ class _Group:
         return ((i, j) for i, j in self.games if self.responses[i] != self.opponents[j])
 
     def questions(self, judge: LLMJudge) -> Iterator[Question]:
-        """Two per asked game: in this order, and swapped."""
+        """Two per compared game: in this order, and swapped."""
         from dora_core.evaluation.llm_judge import judging_messages
         from infra.chat_client import Question
 
@@ -67,7 +67,7 @@ def score(spec: JudgeSpec, context: StageContext, rows: pa.Table) -> Scored:
     Returns:
         Scores in [0, 1], NaN for a response without any verdict; facts: ``comparisons`` (pairs), ``unparsable`` (answers without a
         verdict), ``position_disagreement`` (share of pairs whose two verdicts differ; such a pair is a tie), ``tie_share`` (those
-        included), and those of :func:`tasks.runtime.chat_requests.ask`. Shares are None where no pair has two verdicts.
+        included), and the facts of :func:`tasks.runtime.chat_requests.ask`. Shares are None where no pair has two verdicts.
 
     Raises:
         DataError: there is nothing to compare, or no answer has a verdict.

@@ -50,7 +50,7 @@ UNANSWERED = "requests are under way, and none is answered"
 @dataclass(frozen=True)
 class Asked:
     """Answers in the order of the questions. ``facts``: ``requests`` sent now, ``retries`` among them, answers ``reused`` from earlier
-    attempts, ``answers_per_second`` (None where nothing was asked)."""
+    attempts, ``answers_per_second`` (None where no request was sent)."""
 
     answers: list[Answer]
     facts: dict[str, Any]
@@ -191,7 +191,7 @@ class _Workers:
         except queue.Empty:
             raise ServiceError(
                 f"the endpoint {self._endpoint.url} has answered nothing for {patience:g} s: {self._trouble}",
-                hint="start the server or correct endpoint.url, and run the same command again: it asks only for the rest. "
+                hint="start the server or correct endpoint.url, and run the same command again: it requests only the rest. "
                 "endpoint.give_up_seconds is how long a silent server is waited for",
                 retryable=False,  # that was the retrying
             ) from None

@@ -1,11 +1,11 @@
-"""The row ledger: values that were computed once for a row, by the row's key, for good.
+"""The row ledger: values that are computed once for a row, and found by the row's key from then on.
 
 A ledger is a folder of the store with immutable Parquet parts (``key`` and columns of numbers), each named by the sha256 of its content:
 a part that is torn or altered does not have its name and is not read, concurrent writers never touch one file, and it works through any
-store. The folder's name says what computed the values (``scores/<classifier digest>``, ``logps/<digest of weights, tokenizer and
+store. The folder's name identifies the model that computed the values (``scores/<classifier digest>``, ``logps/<digest of weights, tokenizer and
 truncation>``), so values of another model are never found in it.
 
-:func:`score_rows` computes what a ledger does not have yet. A finished shard survives a crash in the stage's scratch folder
+:func:`score_rows` computes the values that a ledger lacks. A finished shard survives a crash in the stage's scratch folder
 (``tasks/runtime/shards.py``); when all are finished they become one new part.
 """
 
@@ -128,7 +128,7 @@ def score_rows(
     Memory: 16 bytes a row, and 17 bytes and the values per distinct key; texts are streamed.
 
     Args:
-        rows: streams the rows at the given positions (ascending): ``key`` and what the worker reads.
+        rows: streams the rows at the given positions (ascending): ``key`` and the worker's columns.
         summed: columns of the worker's output that are not kept, only summed.
     """
     import numpy as np
@@ -160,7 +160,7 @@ def score_rows(
                 values.put(kept)
                 yield kept
 
-        with closing(scored()) as tables:  # whatever stops the writing also ends the actors
+        with closing(scored()) as tables:  # an error while writing also ends the actors
             ledger.add(tables)
         rows_per_second = len(new) / (time.monotonic() - started)
     assert values.found_K.all(), "every row was in the ledger or has been scored"
@@ -183,7 +183,7 @@ class _Values:
         self.found_K = np.zeros(len(self.key_K), dtype=bool)
 
     def put(self, table: pa.Table) -> None:
-        """Take what is asked for; of two values of one key the first counts."""
+        """Take the values of wanted keys; of two values of one key the first counts."""
         import numpy as np
 
         keys = table["key"].to_numpy()

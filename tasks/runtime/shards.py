@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows [start, stop) of the input, as an Arrow IPC stream: what an actor receives and what the marker's checksum covers."""
+    """Rows [start, stop) of the input, as an Arrow IPC stream, which actors receive and the marker's checksum covers."""
 
     start: int
     stop: int
@@ -67,7 +67,7 @@ class Computed:
 
     Attributes:
         attempt: counts from 1 within this run of the stage.
-        batch_tokens: what the worker's budget was lowered to, None where all batches fitted into memory.
+        batch_tokens: the worker's lowered budget; None where all batches fitted into memory.
     """
 
     shard: Shard
@@ -163,10 +163,10 @@ def cut(tables: Iterable[pa.Table], shard_rows: int) -> Iterator[Shard]:
 
 
 class ShardLedger:
-    """Which shards of one sharded step are finished, by checksums; see the module docstring.
+    """Finished shards of one sharded step, verified by checksums; see the module docstring.
 
     Attributes:
-        batch_tokens: the fewest of any shard asked for or marked; None where memory lowered none.
+        batch_tokens: the smallest lowered budget of any shard; None where memory lowered none.
     """
 
     def __init__(self, context: StageContext, name: str):

@@ -1,12 +1,12 @@
-"""What a stage is: a frozen spec, a digest, a ``run`` function, a folder, a result.
+"""Stages: a frozen spec, a digest, a ``run`` function, a folder, a result.
 
 A stage module defines ``class Spec(StageSpec)`` and ``def run(spec, context) -> StageOutput`` and ends with its descriptor,
 ``STAGE = Stage(Spec, run, …)`` (``tasks/runtime/descriptor.py``). The same pair is called in three ways, all through :func:`execute`:
 as a Ray job (``python -m tasks.stages align --spec <store>/align/<digest>/spec.json``), in the flow's own process (stages with
 ``placement = "local"``), and directly in tests.
 
-Guarantee: same digest ⇒ same output, so a finished digest is never computed again. Fields marked ``NotInDigest`` say how
-to run, not what to compute.
+Guarantee: same digest ⇒ same output, so a finished digest is never computed again. Fields marked ``NotInDigest``
+change how a stage runs and not its output.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ DIGEST_PATTERN = r"^[0-9a-f]{64}$"
 
 
 class _NotInDigest:
-    """Marker: this field changes how a stage runs, not what it computes."""
+    """Marker: this field changes how a stage runs, not its output."""
 
 
 NotInDigest = _NotInDigest()
@@ -57,7 +57,7 @@ class StageRef(StrictModel):
 
 
 def local_model(source: ModelConfig | StageRef, store_uri: str) -> ModelConfig | Path:
-    """What a worker loads, wherever it runs: the model by name, or the folder of a stage's model, fetched to this machine."""
+    """The model as a worker loads it: by name, or the folder of a stage's model, fetched to this machine."""
     return Store(store_uri).fetch(source.stage, source.digest) / "model" if isinstance(source, StageRef) else source
 
 
@@ -83,7 +83,7 @@ class StageSpec(StrictModel):
         return {name for name, f in cls.model_fields.items() if any(isinstance(m, _NotInDigest) for m in f.metadata)}
 
     def payload(self) -> dict[str, Any]:
-        """What the digest covers: every field that is not ``NotInDigest``, plus stage name and version."""
+        """The values that the digest covers: every field that is not ``NotInDigest``, plus stage name and version."""
         return {"stage": self.stage, "version": self.version} | self.model_dump(mode="json", by_alias=True, exclude=self.outside_digest())
 
     def digest(self) -> str:
@@ -137,7 +137,7 @@ class StageOutput:
     """What ``run`` returns; :func:`execute` adds checksums, seconds, versions and writes ``result.json``.
 
     Attributes:
-        rows: rows written, the figure people look for first.
+        rows: rows written, the first number users look for.
         metrics: few, named, finite numbers; they go to MLflow as they are.
         facts: details for figures and the report (tables, histograms, decisions).
     """
@@ -149,7 +149,7 @@ class StageOutput:
 
 @dataclass
 class StageContext:
-    """Everything a running stage may touch besides its spec.
+    """Environment of a running stage: everything it may use besides its spec.
 
     Attributes:
         warnings: added to the warnings of the stage's own facts; see :meth:`warn`.
@@ -168,7 +168,7 @@ class StageContext:
 
     @property
     def scratch(self) -> Path:
-        """Local folder for what is not output (kept for resume, never published)."""
+        """Local folder for files that are not output (kept for resume, never published)."""
         (self.path / "scratch").mkdir(exist_ok=True)
         return self.path / "scratch"
 
@@ -190,7 +190,7 @@ class StageContext:
         self.journal.progress(done, total, unit, note)
 
     def warn(self, message: str) -> None:
-        """Something people should know of how this stage ran: into the log, and with the result to all who show it."""
+        """Warn users about how this stage ran: in the log, and in the result, for pages and tables."""
         self.log.warning("%s", message)
         self.warnings.append(message)
 
@@ -231,11 +231,11 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
             "python": platform.python_version(),
         }
         store.mark_done(folder, result)
-    except (SystemExit, KeyboardInterrupt):  # a stop is no error of the stage
+    except (SystemExit, KeyboardInterrupt):  # a stop is not an error of the stage
         raise
-    except BaseException as error:  # that of torch.distributed.checkpoint is no Exception
+    except BaseException as error:  # torch.distributed.checkpoint raises a BaseException
         named = _full_disk(error, folder)
-        with suppress(OSError, DoraError):  # a full disk takes no word of it either: the cause is raised all the same
+        with suppress(OSError, DoraError):  # a full disk has no room for it either: the cause is raised all the same
             folder.write_json(ERROR, describe_error(named or error))
         if named is not None:
             raise named from error
@@ -266,7 +266,7 @@ def describe_error(error: BaseException) -> dict[str, Any]:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """``error``, what it was raised from, and so on; each once, for what Ray wraps is raised from its wrapping."""
+    """``error``, its cause, and so on; each once, since an exception that Ray wraps is raised from its wrapping."""
     cause: BaseException | None = error
     seen = set[int]()
     while cause is not None and id(cause) not in seen:
@@ -279,7 +279,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _full_disk(error: BaseException, folder: StageFolder) -> DoraError | None:
-    """What to raise instead of ``error`` if a full disk is behind it and nobody has said so yet."""
+    """The error to raise instead of ``error`` if its cause is a full disk and no error in the chain says so yet."""
     for cause in _causes(error):
         if isinstance(cause, DoraError):
             return None
@@ -318,7 +318,7 @@ def main(stages: Mapping[str, tuple[type[StageSpec], Run]], argv: list[str] | No
     spec = spec_class.model_validate(data)
     if spec.digest() != digest:
         raise SystemExit(f"spec at {uri} has digest {spec.digest()[:12]}: the submitting flow runs another version of dora")
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # a stopped job still unwinds and says so
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # a stopped job still unwinds and exits with its own code
     try:
         result = execute(spec, run, store)
     except DoraError as error:

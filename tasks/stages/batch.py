@@ -4,7 +4,7 @@ A job costs seconds before it computes anything (a process, imports, Ray, worker
 stages of a batch share one job and ``execution.workers`` actors that import torch once. Each stage still has its own
 digest, folder, journal and result, as if it had run alone.
 
-Input: specs that are in the store already, as ``<stage>/<digest>/spec.json``; what they read is in the batch or finished, and on-demand
+Input: specs that are in the store already, as ``<stage>/<digest>/spec.json``; their inputs are in the batch or finished, and on-demand
 stages that they read (:meth:`tasks.runtime.stage.StageSpec.preparation`) run with them.
 Output: their results, and a count. Guarantee: a stage starts when its inputs are finished, a finished one never runs again, and every
 other one is tried. Cost: that of the stages over the actors, and one start.
@@ -50,7 +50,7 @@ class Spec(StageSpec):
     stages: list[StageRef] = Field(min_length=1)
 
     def inputs(self) -> dict[str, StageRef]:
-        """None: the stages are what a batch makes, not what it reads."""
+        """None: the stages are the output of a batch, not its input."""
         return {}
 
     def is_done(self, store: Store) -> bool:
@@ -98,7 +98,7 @@ def load_spec(ref: StageRef, store: Store) -> StageSpec:
         )
     if spec.execution.workers != 0:
         raise ConfigError(
-            f"{_short(ref)} asks for {spec.execution.workers} workers inside a batch",
+            f"{_short(ref)} has execution.workers={spec.execution.workers} inside a batch",
             hint="a batch gives each stage one of its own processes: set the stage's execution.workers to 0",
         )
     return spec
@@ -144,11 +144,11 @@ def attempt(spec: StageSpec, run: Run, store: Store) -> Outcome:
 
 
 class Board:
-    """Which stages may start, which run, and how those ended. Starts the one with the longest chain of dependants first, so that
+    """Schedule and state of the stages of a batch. Starts the one with the longest chain of dependants first, so that
     no chain is left over for a single worker at the end; ties go by the order of the batch.
 
     Args:
-        todo: unfinished stages; what they read is among them or in the store.
+        todo: unfinished stages; their inputs are among them or in the store.
         cached: finished stages of the batch, for the progress bar.
 
     Raises:
@@ -221,7 +221,7 @@ class Board:
         self.settle(item, Outcome(0.0, failure.to_json()))
 
     def settle(self, spec: StageSpec, outcome: Outcome) -> None:
-        """Record how a stage ended; those that waited for it alone may start."""
+        """Record the outcome of a stage; stages that waited for it alone may start."""
         digest = spec.digest()
         ref = self._running.pop(digest)
         self.seconds[ref.stage] = self.seconds.get(ref.stage, 0.0) + outcome.seconds

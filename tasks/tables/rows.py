@@ -1,4 +1,4 @@
-"""Responses as rows, streamed: what the sharded stages read of ``records.parquet`` and ``golden.parquet``.
+"""Responses of ``records.parquet`` and ``golden.parquet`` as rows, streamed, for the sharded stages.
 
 A *row* is one response; rows are in the order of the records, and a row's *position* among those of its split is its number. Numbers of
 all rows (:func:`read_index`, 20 bytes each) fit in memory where texts do not: stages decide on numbers which rows they need, then

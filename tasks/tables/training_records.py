@@ -78,7 +78,7 @@ class _Follower:
                 yield pa.Table.from_batches([batch])
 
     def take(self, keys: pa.Table) -> NDArray[np.float64]:
-        """The column at the next ``len(keys)`` rows, which must be those of ``keys`` (record_id, response_index)."""
+        """The column at the next ``len(keys)`` rows, which must have the ids ``keys`` (record_id, response_index)."""
         import numpy as np
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -105,9 +105,9 @@ class _Follower:
         if (self._held is not None and len(self._held)) or next(self._tables, None) is not None:
             self._refuse("more rows than the records have responses", self._row)
 
-    def _refuse(self, what: str, row: int) -> None:
+    def _refuse(self, difference: str, row: int) -> None:
         raise DataError(
-            f"{self._path.name} row {row} does not go with the records: {what}",
+            f"{self._path.name} row {row} does not go with the records: {difference}",
             hint=f"it was computed for other records; delete {self._path.parent} and run again",
         )
 

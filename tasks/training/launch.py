@@ -61,7 +61,7 @@ def train_on_this_process(job: TrainingJob) -> TrainingReport:
             try:
                 return train(job, Worker(device=device), hooks)
             except OutOfMemory:
-                pass  # the error holds on to what did not fit, until here
+                pass  # until here the error keeps the tensors alive that did not fit
             gc.collect()
             torch.cuda.empty_cache()
     finally:

@@ -140,14 +140,14 @@ def _ray_worker(config: dict[str, Any]) -> None:
 class _RayHooks:
     """Checkpoints through ``ray.train.report``, which uploads them and deletes old ones.
 
-    Which there are is read from the storage: Ray's own record of them is not written atomically, and once torn would hide them all.
+    They are listed from the storage: Ray's own record of them is not written atomically, and a torn record would hide them all.
     """
 
     def __init__(self, run: str, local: Path, journal: JournalWriter, worker: Worker):
         self._run, self._local, self._journal, self._worker = run, local, journal, worker
 
     def checkpoints(self) -> Iterator[Path]:
-        """Those whose last file is there; Ray names them by the time. Every rank sees what rank 0 sees."""
+        """Complete checkpoints, which have their last file, by the time in their names. Every rank uses the list of rank 0."""
         filesystem, root = pafs.FileSystem.from_uri(self._run)
         files = filesystem.get_file_info(pafs.FileSelector(root, allow_not_found=True, recursive=True))
         found = sorted((str(Path(file.path).parent) for file in files if file.base_name == PROGRESS), reverse=True)

@@ -1,4 +1,4 @@
-"""The LLM judge, asked through a real server on loopback whose taste is known."""
+"""The LLM judge through a real server on loopback whose preferences are known."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def longer(body: dict[str, Any]) -> str:
 
 
 def test_scores_follow_a_judge_that_likes_length(store: Store) -> None:
-    """r0: all six meetings, 1 > ¾ …; r1: two are as long as each other; r2: equal texts, which nobody is asked about."""
+    """r0: all six meetings, 1 > ¾ …; r1: two are as long as each other; r2: equal texts, for which no request is sent."""
     given = stages(store, {"r0": ["xx", "xxxx", "x", "xxx"], "r1": ["aa", "bb", "a"], "r2": ["same", "same"]})
     with EndpointServer(longer) as server:
         of = spec(server, *given)

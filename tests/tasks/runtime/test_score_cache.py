@@ -1,4 +1,4 @@
-"""The row ledger: only what is new is computed, a crash loses no finished shard, damage is noticed, memory is bounded."""
+"""The row ledger: only new rows are computed, a crash loses no finished shard, damage is noticed, memory is bounded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FOLDER = "scores/model"
 
 
 class Squares(Worker):
-    """key → key² and a weight of 1; notes what it saw and fails once at a given key."""
+    """key → key² and a weight of 1; notes its keys and fails once at a given one."""
 
     def __init__(self, calls: str, fail_at: int | None = None):
         self.calls, self.fail_at = Path(calls), fail_at
@@ -121,7 +121,7 @@ def test_parts_are_named_by_their_content_and_a_damaged_one_is_not_read(context,
 
 
 def test_a_ledger_larger_than_what_is_asked_is_read_in_pieces(context, tmp_path, monkeypatch):
-    """Rows of a part that nobody asks for are never all in memory, nor are the new ones while they are written."""
+    """Unwanted rows of a part are never all in memory, nor are the new ones while they are written."""
     monkeypatch.setattr(ledger_module, "ROW_GROUP", 5)
     score(context, tmp_path, range(23))
     assert [len(table) for table in RowLedger(context, FOLDER).tables()] == [5, 5, 5, 5, 3]

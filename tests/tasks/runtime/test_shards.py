@@ -222,7 +222,7 @@ def test_killed_actor_loses_no_row_and_repeats_none(ray_local, context, tmp_path
 
 
 class CutOff(Doubler):
-    """Once, loses its connections to the process that asks it, and lives on."""
+    """Once, loses its connections to the process that uses it, and lives on."""
 
     def __init__(self, calls: str, asker: int):
         super().__init__(calls)

@@ -1,4 +1,4 @@
-"""Many stages in one job: order, resume, what a failure costs, and deaths of real actors."""
+"""Many stages in one job: order, resume, the cost of a failure, and deaths of real actors."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_an_input_from_outside_must_be_finished(toys: Toys) -> None:
 
 def test_a_stage_with_workers_of_its_own_is_refused(toys: Toys) -> None:
     toys.add("a", workers=2)
-    with pytest.raises(ConfigError, match=r"toy \w{8} asks for 2 workers inside a batch") as caught:
+    with pytest.raises(ConfigError, match=r"toy \w{8} has execution\.workers=2 inside a batch") as caught:
         toys.run()
     assert "execution.workers to 0" in caught.value.hint
 

@@ -1,4 +1,4 @@
-"""Responses as rows: the same as reading everything, whatever the row groups, and no more than is asked for."""
+"""Responses as rows: the same as reading everything, whatever the row groups, and no more than the wanted ones."""
 
 from __future__ import annotations
 

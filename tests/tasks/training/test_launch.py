@@ -1,5 +1,5 @@
-"""Training through faults in one process: what dies, overflows or is torn costs steps since the last checkpoint, and the weights stay
-the same. The same on Ray Train: ``test_ray_train.py``.
+"""Training through faults in one process: a death, an overflow or a torn file costs steps since the last checkpoint, and the weights stay
+the same. The same on Ray Train: ``test_ray_backend.py``.
 
 "The same" is to the last bit where every step is cut up as before, and to float32 rounding where another number of workers or smaller
 micro-batches cut it up differently: 1e-4 of the largest weight (in float64 it is 1e-9, ``tests/dora_core/training/test_loop.py``).
@@ -108,7 +108,7 @@ def test_another_configuration_in_the_same_store_starts_afresh(
 def test_a_checkpoint_of_another_configuration_is_refused_by_name(
     pipeline_start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same shapes, another loss, under the digest of this run: only the run's name tells them apart."""
+    """The same shapes, another loss, under the digest of this run: only the run's name distinguishes them."""
     store = own_store(pipeline_start, tmp_path)
     execution = IN_PROCESS.model_copy(update={"checkpoint_every": 4})
     mine = align_spec(pipeline_start, execution)

@@ -1,6 +1,6 @@
 """Training on Ray Train through faults: ranks that die, run out of memory, or find their checkpoints torn; other numbers of workers.
 
-Weights are the same to the last bit where every step is cut up as before, else to rounding, as in ``test_trainer.py``.
+Weights are the same to the last bit where every step is cut up as before, else to rounding, as in ``test_launch.py``.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def test_an_exception_that_nobody_foresaw_is_tried_again(
 
 
 def interrupt(store: Store, spec: align.Spec, rank: int, step: int, recovery: Recovery) -> None:
-    """Run until a rank dies, which this run does not survive; the error says who, and what to do."""
+    """Run until a rank dies, which this run does not survive; the error names the rank and the next step."""
     spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"max_failures": 0})})
     with killing(rank, step, spec, store, recovery), pytest.raises(TrainingError, match=f"rank {rank}: .*died") as error:
         execute(spec, align.run, store)
@@ -323,7 +323,7 @@ def lose_newest(run: Path) -> None:
 def test_damaged_checkpoints_of_ray_train_cost_steps_and_nothing_else(
     damages: list[Callable[[Path], None]], reasons: list[str], torn: tuple[Path, align.Spec], tmp_path: Path, whole: Path
 ) -> None:
-    """What is whole is found, whatever Ray Train's record says; the run is named after the digest, and its folder with it."""
+    """Complete checkpoints are found, whatever Ray Train's record says; the run is named after the digest, and its folder with it."""
     spec, store = torn[1], Store(str(shutil.copytree(torn[0], tmp_path / "store")))
     for damage in damages:
         damage(store.local_root / "align" / spec.digest() / "scratch" / f"align-{spec.digest()}")
