@@ -71,8 +71,8 @@ class JudgeKind:
 
     Attributes:
         config: its settings; ``config.asks_server`` says whether it needs ``execution.endpoint``.
-        score: scores rows (record_id, prompt, prompt_hash, sample, response; responses of one prompt are neighbours) by the settings ``spec.judge``.
-        lacks: error message for a spec that is incomplete for this judge; None if it is complete.
+        score: scores rows (record_id, prompt, prompt_hash, sample, response; responses of one prompt are neighbours) by the settings
+        ``spec.judge``. lacks: error message for a spec that is incomplete for this judge; None if it is complete.
     """
 
     config: type[JudgeConfig]

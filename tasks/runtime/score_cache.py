@@ -2,8 +2,8 @@
 
 A ledger is a folder of the store with immutable Parquet parts (``key`` and columns of numbers), each named by the sha256 of its content:
 a part that is torn or altered does not have its name and is not read, concurrent writers never touch one file, and it works through any
-store. The folder's name identifies the model that computed the values (``scores/<classifier digest>``, ``logps/<digest of weights, tokenizer and
-truncation>``), so values of another model are never found in it.
+store. The folder's name identifies the model that computed the values (``scores/<classifier digest>``, ``logps/<digest of weights,
+tokenizer and truncation>``), so values of another model are never found in it.
 
 :func:`score_rows` computes the values that a ledger lacks. A finished shard survives a crash in the stage's scratch folder
 (``tasks/runtime/shards.py``); when all are finished they become one new part.

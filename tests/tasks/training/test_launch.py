@@ -30,7 +30,7 @@ from tasks.runtime.stage import StageSpec, execute, write_spec
 from tasks.stages import align, reward, sft
 from tests.faults import Recovery
 from tests.tasks.conftest import GOLDEN, IN_PROCESS, TEXT, TINY, prepare
-from tests.tasks.stages.test_training_stages import Start, align_spec, own_store
+from tests.tasks.training.alignments import Start, align_spec, own_store
 
 build_align_task = align.build_task
 

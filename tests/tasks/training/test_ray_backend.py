@@ -31,7 +31,7 @@ from infra.store.store import ERROR, Store, sha256_file
 from tasks.runtime.stage import execute
 from tasks.stages import align
 from tests.faults import Recovery
-from tests.tasks.stages.test_training_stages import Start, align_spec, own_store
+from tests.tasks.training.alignments import Start, align_spec, own_store
 from tests.tasks.training.test_launch import all_steps, assert_close, assert_nothing_left, build_align_task, cramped, model_file
 
 TWO = Execution(workers=2, checkpoint_every=4, micro_batch_size=4)
