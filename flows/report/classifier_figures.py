@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @stage_figure("classify")
 def auc(facts: classify.Facts) -> Figure | None:
-    """AUC with its interval, beside what the prompt alone and the length alone achieve (high: the classifier may read those)."""
+    """AUC with its interval, beside the AUC of the prompt alone and of the length alone; where one is high, the classifier may read it."""
     known = {name: (head, head.auc) for name, head in facts.sources.items() if head.auc is not None}
     sources = sorted_by(known, lambda head: -head[1])
     if not sources:
@@ -22,8 +22,9 @@ def auc(facts: classify.Facts) -> Figure | None:
     figure, axes = row_axes("How well golden and source are told apart", "AUC on held-out prompts", sources)
     rows, heads = range(len(sources)), [head for head, _ in sources.values()]
     axes.axvline(0.5, color=OTHER, linewidth=1, linestyle="--")
-    ranges = [(row, head.auc_low, head.auc_high) for row, head in zip(rows, heads, strict=True) if head.auc_low is not None]
-    axes.hlines([r[0] for r in ranges], [r[1] for r in ranges], [r[2] for r in ranges], color=PALETTE[0], linewidth=3, alpha=0.45)
+    for row, head in zip(rows, heads, strict=True):
+        if head.auc_low is not None and head.auc_high is not None:
+            axes.hlines(row, head.auc_low, head.auc_high, color=PALETTE[0], linewidth=3, alpha=0.45)
     axes.plot([value for _, value in sources.values()], rows, "o", color=PALETTE[0], label="classifier")
     for key, marker, colour, label in (
         ("prompt_only_auc", "x", PALETTE[1], "prompt only"),

@@ -1,4 +1,4 @@
-"""The house style of figures, and the pieces that they are made of.
+"""House style of figures, and their common parts.
 
 Matplotlib's object interface only (no pyplot, no global figure list), a colour-blind-safe palette (Okabe and Ito, 2008) in which
 policy, start and twin keep their colours, and :data:`INK` for all text and lines, which the report recolours with the page.
@@ -8,7 +8,7 @@ Matplotlib is imported when the first figure is drawn.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def draw_interval(axes: Axes, estimate: Interval | Estimate, y: float, colour: s
     axes.plot(estimate.value, y, "o", color=colour, markersize=5)
 
 
-def draw_stack(axes: Axes, edges: list[float], layers: dict[str, list[float]]) -> None:
+def draw_stack(axes: Axes, edges: Sequence[float], layers: Mapping[str, Sequence[float]]) -> None:
     base = [0.0] * (len(edges) - 1)
     for colour, (label, counts) in zip(colours(len(layers)), layers.items(), strict=True):
         top = [b + c for b, c in zip(base, counts, strict=True)]
@@ -149,7 +149,8 @@ def colours(count: int) -> list[str]:
 
 
 def short(name: str, limit: int = LABEL_CHARACTERS) -> str:
-    """Long names lose their middle: beginnings and endings (a size, a version) tell them apart. ``$`` would start mathematics."""
+    """Shorten a long name in its middle, because beginnings and endings (a size, a version) distinguish names; escape ``$``, which starts
+    mathematics."""
     half = (limit - 1) // 2
     return (name if len(name) <= limit else f"{name[:half]}…{name[-half:]}").replace("$", r"\$")
 

@@ -1,7 +1,7 @@
-"""What a stage is to everything outside it: one descriptor at the end of its file.
+"""Descriptor of a stage: the end of its file, and all that other modules need to know of it.
 
 The registry (``tasks/stages/registry.py``) lists the descriptors; the command line's headlines, the parent run's metrics, events,
-garbage collection, report sections and the entry point iterate over it and know no stage by name.
+garbage collection, report sections and the entry point iterate over it and name no stage.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ class StageResult(Generic[F]):
 
 
 def read_result(store: Store, ref: StageRef, facts: type[F]) -> StageResult[F] | None:
-    """A stage's result with typed facts; None where it has none."""
+    """Read a stage's result with typed facts; None without a result."""
     content = store.read_result(ref.stage, ref.digest)
     return None if content is None else StageResult.parse(content, facts)
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a finished stage announces, as a Prefect event ``dora.<name>``: for automations and webhooks.
+    """Event of a finished stage, sent to Prefect as ``dora.<name>``, for automations and webhooks.
 
     Attributes:
-        message: one sentence; the beginning of a notice.
+        message: one sentence, with which a notice begins.
         metrics: numbers that go with it.
-        stops: it ends the run; the message then starts with the stage's label.
+        stops: it ends the run; the message then begins with the stage's label.
     """
 
     name: str
@@ -93,11 +93,11 @@ class Stage:
     """A stage's descriptor.
 
     Attributes:
-        run: computes it.
+        run: computes the output.
         facts: model of its facts.
-        headline: the one number people look for first, as a short text.
+        headline: the most wanted number, as a short text.
         tracked: beginnings of the names of its metrics that also go to the MLflow run of the whole run, or of its round.
-        event: what it announces when it has run; None = nothing.
+        event: the event of a stage that has run; None: no event.
         keeps: names of the facts that refer to stages which the output needs although its spec does not name them: garbage collection
             reads them, as JSON, for results of any release.
         row_cache: kept by garbage collection as long as the stage is; None: there is none.
@@ -122,5 +122,5 @@ class Stage:
         return self.spec.stage
 
     def parse(self, content: dict[str, Any]) -> StageResult[Any]:
-        """The content of a ``result.json`` of this stage, with typed facts."""
+        """Parse the content of a ``result.json`` of this stage."""
         return StageResult.parse(content, self.facts)

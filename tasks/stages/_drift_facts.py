@@ -1,4 +1,4 @@
-"""Facts of the ``drift`` stage; apart from ``drift.py``, which imports ``classify``, which reads them."""
+"""Facts of the ``drift`` stage. Not in ``drift.py``, because that imports ``classify``, which reads these facts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Rule(StrictModel):
 
 
 class Counts(StrictModel):
-    """Responses of a source: of the last run, of this one, and those that are new in this one."""
+    """Responses of a source: of the last run, of this one, and new in this one."""
 
     before: int
     now: int

@@ -1,4 +1,4 @@
-"""The figures of the ``drift`` stage: what moved between two runs' responses, and its rules (``tasks/stages/drift.py`` decides)."""
+"""Measures of the ``drift`` stage: the differences between two runs' responses, and a rule for each (``drift.py`` decides)."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 Verdict = Literal["ok", "refit", "refuse"]
 
-JUDGEABLE = 50  # rows on either side before a figure of them says anything
+JUDGEABLE = 50  # rows on either side; measures of fewer are not judged
 
 
 # ---------------------------------------------------------------------------------------------------------------- rules
 
 
 def rule(config: DriftConfig, name: str, source: str | None, value: float, chance: float, message: str) -> Rule:
-    """A figure against ``refit_<name>`` and ``refuse_<name>``; what exceeds them is ``value − chance``."""
+    """Judge a measure by ``refit_<name>`` and ``refuse_<name>``, which apply to ``value − chance``."""
     refit_at, refuse_at = getattr(config, f"refit_{name}", None), getattr(config, f"refuse_{name}", None)
     verdict: Verdict = "ok"
     note = ""
@@ -43,8 +43,16 @@ def rule(config: DriftConfig, name: str, source: str | None, value: float, chanc
     for stricter, limit in limits:
         if limit is not None and value - chance > limit:
             verdict, note = stricter, f": beyond drift.{stricter}_{name} = {limit:g}"
-    figures = {"value": value, "chance": chance, "refit_at": refit_at, "refuse_at": refuse_at}
-    return Rule(name=name, source=source, **figures, verdict=verdict, message=message + note)
+    return Rule(
+        name=name,
+        source=source,
+        value=value,
+        chance=chance,
+        refit_at=refit_at,
+        refuse_at=refuse_at,
+        verdict=verdict,
+        message=message + note,
+    )
 
 
 def not_judged(config: DriftConfig, name: str, source: str | None, why: str) -> Rule:
@@ -58,7 +66,7 @@ def not_judged(config: DriftConfig, name: str, source: str | None, why: str) -> 
 
 @dataclass(frozen=True)
 class Responses:
-    """Train responses of one run as numbers, (N,) each; ``source_N`` are positions in ``names``."""
+    """Train responses of one run as numbers, shape (N,) each; ``source_N`` are positions in ``names``."""
 
     key_N: NDArray[np.uint64]
     prompt_N: NDArray[np.uint64]
@@ -97,7 +105,7 @@ class Responses:
 
 @dataclass(frozen=True)
 class Fit:
-    """The classifiers of the last run: the stage that fitted them (which may be an earlier run's), its facts."""
+    """The classifiers of the last run: the stage that fitted them (perhaps in an earlier run) and its facts."""
 
     ref: StageRef
     folder: Path
@@ -115,7 +123,7 @@ class Fit:
 
     @cached_property
     def keys(self) -> NDArray[np.uint64]:
-        """Keys of the rows there were at the fit."""
+        """Keys of the rows that existed at the fit."""
         import pyarrow.parquet as pq
 
         keys: NDArray[np.uint64] = pq.read_table(self.folder / KEYS)["key"].to_numpy()
@@ -136,7 +144,7 @@ class Scored:
 
 
 class Comparison:
-    """Collects the figures per source and the rules.
+    """Collects measures per source, and the rules.
 
     Attributes:
         names: sources that have responses before or now, sorted.
@@ -198,7 +206,7 @@ class Comparison:
             self._lengths[name] = self.distance("length_shift", name, *lengths, prompts, "lengths", " characters")
 
     def distance(
-        self, rule: str, name: str, old_N: NDArray[Any], new_N: NDArray[Any], prompts: tuple[int, int], what: str, unit: str = ""
+        self, rule: str, name: str, old_N: NDArray[Any], new_N: NDArray[Any], prompts: tuple[int, int], quantity: str, unit: str = ""
     ) -> Shift:
         """Judge the Kolmogorov-Smirnov distance of two samples."""
         from dora_core.calibration import quantiles
@@ -212,7 +220,7 @@ class Comparison:
         assert before is not None and new is not None
         value, chance = ks_distance(old_N, new_N), ks_chance(*prompts)
         medians = f"median {before['0.5']:.3g}, now {new['0.5']:.3g}{unit}"
-        self.judge(rule, name, value, chance, f"{what} of {name} moved by {value:.2f} (chance {chance:.2f}), {medians}")
+        self.judge(rule, name, value, chance, f"{quantity} of {name} moved by {value:.2f} (chance {chance:.2f}), {medians}")
         return Shift(before=before, new=new, ks=value)
 
     def growth(self, fit: Fit, new: int) -> None:
@@ -245,11 +253,11 @@ class Comparison:
             error_at_fit = (high - low) / (2 * 1.96)
             chance = NORMAL_99 * float(np.hypot(auc_resamples(logits, golden[own], prompts).std(), error_at_fit))
             drop = then - now
-            figures = f"AUC of {name} {then:.3f} at the fit, {now:.3f} on {own.sum()} responses new since"
-            self.judge("auc_drop", name, drop, chance, f"{figures}, a fall of {drop:.3f} (chance {chance:.3f})")
+            aucs = f"AUC of {name} {then:.3f} at the fit, {now:.3f} on {own.sum()} responses new since"
+            self.judge("auc_drop", name, drop, chance, f"{aucs}, a fall of {drop:.3f} (chance {chance:.3f})")
 
     def factors(self, context: StageContext, calibrate: StageRef | None, form: str, fit: Fit, scored: Scored) -> None:
-        """h of the last run's rows and of the scored rows that are new since, both raw, with the last run's shares."""
+        """Compare h of the last run's rows with h of the scored rows that are new since: both raw, with the last run's shares."""
         import numpy as np
 
         from dora_core.calibration import factor
@@ -284,7 +292,7 @@ class Comparison:
 
 
 def _calibrated(table: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
-    """c of a calibration table, in batches; its rows are in the order of the train responses."""
+    """c of a calibration table in batches, in the order of the train responses."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(table) as parquet:

@@ -1,8 +1,8 @@
 """The guard rails of a self-training round. **A new one** is a decorated function here, and its threshold in ``GuardConfig``
 (``dora_core/config/rounds.py``).
 
-A function reads one piece of :class:`Evidence` and returns what it found, or None where the evidence has nothing to say about it. Rules
-are judged and shown in the order of this file.
+A function reads one piece of :class:`Evidence` and returns a :class:`Found`, or None where the evidence does not cover the rule. Rules are
+judged and shown in the order of this file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NORMAL_95 = 1.645  # one-sided
 
 
 class Rule(StrictModel):
-    """A rule as it was judged; ``passed`` null: no threshold, or no value."""
+    """A judged rule; ``passed`` is null without a threshold or a value."""
 
     name: str
     value: float | None
@@ -40,7 +40,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Policy:
-    """Evaluation of the round's policy, and of the policy before (None: there is none)."""
+    """Evaluation of the round's policy, and of the policy before it (None in the first round)."""
 
     now: evaluate.Facts
     before: evaluate.Facts | None
@@ -48,7 +48,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of the round so far; None: not given."""
+    """Results of the round so far; None: not given."""
 
     samples: Samples | None = None
     mix: mix.Facts | None = None
@@ -58,7 +58,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Found:
-    """What a rule found: the number to judge (None: too little to judge by) and a sentence with it."""
+    """Finding of a rule: the number to judge (None: too little evidence) and a sentence about it."""
 
     value: float | None
     message: str
@@ -89,7 +89,7 @@ class GuardRail:
     limit: Limit | None = None
 
     def judge(self, config: GuardConfig, evidence: Evidence) -> Rule | None:
-        """The rule as it stands; None: nothing to look at."""
+        """Judge the rule; None without evidence for it."""
         own = getattr(evidence, self.needs)
         found = None if own is None else self.look(config, own)
         if found is None:

@@ -43,7 +43,7 @@ MAX_LISTED = 20
 
 
 class Spec(StageSpec):
-    """See the module docstring. ``execution`` is that of the actors; the stages' own say how each computes within its actor."""
+    """See the module docstring. ``execution`` applies to the actors; each stage's own ``execution`` applies within its actor."""
 
     stage: ClassVar[str] = "batch"
 
@@ -54,7 +54,7 @@ class Spec(StageSpec):
         return {}
 
     def is_done(self, store: Store) -> bool:
-        """Also when it has run before, a stage of it may have been deleted since."""
+        """Whether all stages are finished: one may have been deleted since the batch ran."""
         return super().is_done(store) and all(store.is_done(ref.stage, ref.digest) for ref in self.stages)
 
 
@@ -85,7 +85,7 @@ def load_spec(ref: StageRef, store: Store) -> StageSpec:
     """A stage's spec as it was written to the store.
 
     Raises:
-        StoreError: there is none, or this version of the code gives it another digest. ConfigError: it wants workers of its own.
+        StoreError: the store has no spec, or this version of the code gives it another digest. ConfigError: it needs workers of its own.
     """
     data = store.read_json(f"{ref.stage}/{ref.digest}/{SPEC}")
     if data is None:
@@ -211,7 +211,7 @@ class Board:
         return _short(item.ref())
 
     def give_back(self, item: StageSpec) -> None:
-        """Its worker died: it may start again."""
+        """Put back a stage whose worker died: it may start again."""
         digest = item.digest()
         del self._running[digest]
         heapq.heappush(self._ready, (*self._order[digest], digest))

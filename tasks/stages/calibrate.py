@@ -3,7 +3,7 @@
 Input: records and a ``classify`` stage. Output: ``calibration.parquet`` (zstd, rows in the order of records, train split only):
 record_id, response_index, source, fold, c_<source>…, w_<source>…, h, schema_version; one c and w per head, golden has none (w = 1).
 Guarantee: every response was scored by the fold model that never saw its prompt; no NaN. Cost: one forward pass over responses
-that *this classifier* never scored; logits of others are taken from the row ledger ``scores/<classifier digest>/``
+that *this classifier* never scored; logits of other rows come from the row ledger ``scores/<classifier digest>/``
 (``tasks/runtime/score_cache.py``), so other settings of h cost no forward pass.
 
 Memory: texts are streamed. Quantiles and the effective sample size of h are statistics of all rows, so numbers are held: about
@@ -12,13 +12,14 @@ Memory: texts are streamed. Quantiles and the effective sample size of h are sta
 Responses that do not name their source are the pseudo-source ``unlabelled`` of ``classify``: with shares α_lab of labelled golden
 responses and m_u of unlabelled ones, P = α_lab·Q_0 + Σ m_i·Q_i + m_u·U and h = 1/(α_lab + Σ m_i/w_i + m_u/w_u) is as exact as
 ever, α_lab = 0 included. w_u is capped at 1/a⁺, its largest possible value (``dora_core/classifier/golden_share.py``), and a⁺·w_u bounds a
-row's posterior of being golden from above. Forms ``paper`` and ``released`` need what such data lack and are refused.
+row's posterior of being golden from above. Forms ``paper`` and ``released`` need labelled golden responses or every source's name, and
+are refused without them.
 
 No shift: a head that cannot be told from golden (``classifier_report.family_interval``) has no ratio but noise; its c is replaced by
 the prior 1/(1 + γ), so w = 1. If that holds of every head, h = 1 for all.
 
-Poisoned rows, counted in ``facts["rows"]``: a response without a number (a logit is NaN) keeps its place as one of which nothing is
-known, w = 1 for that head; more than :data:`MOST_UNSCORED` of them are refused. A logit beyond ±30 (infinite: zero probability) is
+Poisoned rows, counted in ``facts.rows``: a response without a number (a logit is NaN) keeps its place with w = 1 for that head, as for
+an unknown ratio; more than :data:`MOST_UNSCORED` of them are refused. A logit beyond ±30 (infinite: zero probability) is
 clipped. Factors above ``cap_quantile`` are lowered to it. No row is dropped.
 """
 
@@ -80,14 +81,14 @@ class FactorFacts(StrictModel):
 
 
 class Histogram(StrictModel):
-    """Counts by source over common bins; there is one edge more than bins."""
+    """Counts by source over common bins; one edge more than bins."""
 
     edges: list[float]
     counts: dict[str, list[int]]
 
 
 class ScoredRows(StrictModel):
-    """What happened to the responses: in = scored + unscored."""
+    """Outcome of scoring: in = scored + unscored."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
@@ -149,7 +150,7 @@ def score(spec: Spec, context: StageContext, classifier: StageRef, records: Path
 
 @dataclass(frozen=True)
 class Heads:
-    """Heads of a classifier whose sources have a share in the mixture, and what their logits mean.
+    """Heads of a classifier whose sources have a share in the mixture, and the meaning of their logits.
 
     Attributes:
         gamma: (S,).
@@ -164,7 +165,7 @@ class Heads:
 
     @classmethod
     def of(cls, names: list[str], meta: Meta, fit: classify.Facts) -> Heads:
-        """Of the sources ``names``; ``fit``: facts of the classify stage that fitted the heads."""
+        """The heads of the sources ``names``; ``fit``: facts of the classify stage that fitted them."""
         import numpy as np
 
         gamma = np.array([meta.gamma[meta.sources.index(name)] for name in names])
@@ -184,7 +185,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class Ratios:
-    """c and w of rows, as far as they are known row by row."""
+    """c and w of rows, before any step that needs all rows."""
 
     scores: Scores
     heads: Heads
@@ -198,8 +199,8 @@ class Ratios:
 
 
 def poisoned(scores: Scores, heads: Heads, rows: int) -> dict[str, int]:
-    """``{"in", "scored", "unscored", "clipped"}`` of ``rows`` responses: in = scored + unscored; of the scored, how many have a logit
-    beyond its limit.
+    """Count ``{"in", "scored", "unscored", "clipped"}`` of ``rows`` responses: in = scored + unscored; clipped are scored responses with a
+    logit beyond its limit.
 
     Raises:
         ModelError: too many are unscored.
@@ -224,7 +225,7 @@ def poisoned(scores: Scores, heads: Heads, rows: int) -> dict[str, int]:
 
 
 def undefined(form: str, shares: NDArray[np.float64], heads: list[str]) -> bool:
-    """Whether a form of h has no meaning for a mixture: without labelled golden responses, or with unlabelled ones."""
+    """Whether a form of h is undefined for a mixture: without labelled golden responses, or with unlabelled ones."""
     return {"paper": bool(shares[0] == 0), "released": UNLABELLED in heads}.get(form, False)
 
 
@@ -351,7 +352,7 @@ def _warnings(config: CalibrationConfig, ess: float, tau: float) -> list[str]:
 
 
 def _write(path: Path, records: Path, ratios: Ratios, fold_N: NDArray[np.int32], h_N: NDArray[np.float64]) -> None:
-    """The output, one row group at a time."""
+    """Write the output, one row group at a time."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -368,7 +369,7 @@ def _write(path: Path, records: Path, ratios: Ratios, fold_N: NDArray[np.int32],
         table = pa.table(columns)
         writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
         writer.write_table(table)
-    assert writer is not None, "there is at least one row"
+    assert writer is not None, "a mixture has at least one row"
     writer.close()
 
 
@@ -394,7 +395,7 @@ def headline(result: StageResult[Facts]) -> str:
 
 
 def event(result: StageResult[Facts], store: Store) -> Event | None:
-    """The calibration factors are there."""
+    """Announce the calibration factors."""
     return Event("calibration.ready", f"{result.rows} responses have calibration factors", result.metrics)
 
 

@@ -1,9 +1,9 @@
 """Stage ``classify``: fit the source classifiers, or keep earlier ones where the ``drift`` stage found that they still fit.
 
 Input: the records and extra golden rows of ``ingest``. Output: ``classifier/`` (a folder per fold, tokenizer, ``meta.json``, the
-keys of fitted rows), all safetensors, JSON and Parquet; nothing but facts if an earlier classifier is kept.
-``facts["classifier"]`` names the stage output to score with, whichever it is. Guarantee: fold k's model never saw a prompt of
-fold k, none saw an evaluation prompt. Cost: K fits, in parallel as Ray tasks; a finished fold is not fitted again after a crash.
+keys of fitted rows), all safetensors, JSON and Parquet; facts alone if an earlier classifier is kept.
+``facts.classifier`` names the stage output to score with in either case. Guarantee: fold k's model never saw a prompt of
+fold k, and no model saw an evaluation prompt. Cost: K fits, in parallel as Ray tasks; a finished fold is not fitted again after a crash.
 Memory: about 50 bytes per training response to choose the rows to fit on; texts of the chosen ones only, at most
 ``max_responses_per_source`` of each source.
 
@@ -12,7 +12,7 @@ distribution. Golden sources get no head, their ratio is 1 by definition.
 
 Responses that do not name their source are one more pseudo-source, :data:`UNLABELLED` (rows that name a source of just this name join
 them). Its head tells golden from unlabelled, which is positive-unlabelled learning with the golden pool as positives; the golden share a
-among the unlabelled is estimated from the out-of-fold logits (``dora_core/classifier/golden_share.py``) and is in ``facts["unlabelled"]``.
+among the unlabelled is estimated from the out-of-fold logits (``dora_core/classifier/golden_share.py``) and is ``facts.unlabelled``.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def head_names(rows: pa.Table) -> list[str]:
 
 
 def heads_of(rows: pa.Table, sources: list[str]) -> np.ndarray:
-    """Of each row, the position of its source in ``sources``; GOLDEN of a golden row, something else of any other. Shape (N,), int64."""
+    """Position in ``sources`` of each row's source, int64, (N,); GOLDEN for golden rows, another negative number for other sources."""
     import numpy as np
 
     from dora_core.classifier.model import GOLDEN
@@ -174,7 +174,7 @@ def heads_of(rows: pa.Table, sources: list[str]) -> np.ndarray:
 
 
 def at_most(limit: int, rows: pa.Table, sources: list[str]) -> pa.Table:
-    """Golden rows and those of ``sources``, of each at most ``limit``, the smallest keys (they are hashes: a fair sample)."""
+    """At most ``limit`` golden rows and ``limit`` of each source: the smallest keys, which are hashes, so the sample is fair."""
     import numpy as np
 
     from dora_core.classifier.model import GOLDEN
@@ -184,7 +184,7 @@ def at_most(limit: int, rows: pa.Table, sources: list[str]) -> pa.Table:
 
 
 def to_examples(rows: pa.Table, sources: list[str], folds: int, records: Path) -> Examples:
-    """Rows of :func:`at_most` with their texts, which are read here."""
+    """Read the texts of the rows of :func:`at_most`."""
     import numpy as np
 
     from dora_core.classifier.model import Examples
@@ -231,7 +231,7 @@ class LogitScorer(ModelWorker[LogitArguments]):
 
 @dataclass(frozen=True)
 class FoldJob:
-    """Everything one fold's fit needs, plain data; see ``dora_core.classifier.fit.fit_fold``."""
+    """Input of one fold's fit, as plain data; see ``dora_core.classifier.fit.fit_fold``."""
 
     examples: Examples
     heads: int
@@ -298,7 +298,7 @@ def _fit_on_ray(job: FoldJob) -> list[FoldFit]:
 
     with ray_session():
         check_fits(job.execution)
-        # max_retries is about deaths of the process; an exception is not retried.
+        # max_retries applies to worker failures; an exception is not retried.
         remote = ray.remote(with_threads).options(
             num_cpus=job.execution.cpus_per_worker, num_gpus=job.execution.gpus_per_worker, max_retries=job.execution.max_failures
         )
@@ -311,7 +311,7 @@ def _fit_on_ray(job: FoldJob) -> list[FoldFit]:
 
 
 def to_keep(spec: Spec, context: StageContext) -> tuple[StageRef | None, str]:
-    """The stage whose classifiers are kept (None: fit), by the drift stage, and why."""
+    """The stage whose classifiers the drift stage keeps (None: fit), and the reason."""
     if spec.drift is None:
         return None, "fitted for this data"
     facts = context.facts(spec.drift, _drift_facts.Facts)

@@ -1,23 +1,22 @@
-"""Stage ``drift``: how far the data has moved from the last run's, and what follows for its classifiers.
+"""Stage ``drift``: the distance of new data from the last run's, and the decision about its classifiers.
 
 Input: the records, and of the last run its records, classifiers and calibration. Output: facts alone. Per source: responses and share of
-the mixture before and now; of the rows that are new since the last run length in characters (quantiles, Kolmogorov-Smirnov distance to
+the mixture before and now; of the rows that are new since the last run, length in characters (quantiles, Kolmogorov-Smirnov distance to
 the earlier rows) and h under the earlier classifiers (likewise); and the classifiers' AUC at their fit and on rows new since it.
-``facts["rules"]`` holds each figure with its thresholds (``DriftConfig``) and a verdict, ``facts["decision"]`` what follows:
+``facts.rules`` holds each measure with its thresholds (``DriftConfig``) and a verdict, ``facts.decision`` the consequence:
 
-- ``fit``: there is nothing to keep, or it cannot serve this data;
-- ``reuse``: ``facts["keep"]`` names the ``classify`` stage to go on with;
-- ``refit``: it could serve, but a figure is beyond its ``refit_…`` threshold, or ``classifier.refit`` is ``always``;
-- ``refuse``: one is beyond its ``refuse_…`` threshold, whatever ``classifier.refit`` is; ``facts["stop"]`` ends the run.
+- ``fit``: no earlier classifier exists, or it cannot serve this data;
+- ``reuse``: ``facts.keep`` names the ``classify`` stage to go on with;
+- ``refit``: it could serve, but a measure is beyond its ``refit_…`` threshold, or ``classifier.refit`` is ``always``;
+- ``refuse``: a measure is beyond its ``refuse_…`` threshold, whatever ``classifier.refit`` is; ``facts.stop`` ends the run.
 
-Guarantee: thresholds apply to what is left of a figure without its chance part (``dora_core/evaluation/distances.py``), so that more data
-of the same kind
-is not called drift; a figure of fewer than ``JUDGEABLE`` rows is not judged and says so. h is of the form that is configured now,
-with the shares of the last run: what moves is the rows, not the formula.
+Guarantee: thresholds apply to a measure minus its chance part (``dora_core/evaluation/distances.py``), so that more data of the same kind
+does not count as drift; a measure of fewer than ``JUDGEABLE`` rows is not judged and is listed as such. h is of the form that is
+configured now, with the shares of the last run: the rows change, not the formula.
 Cost: one pass over both runs' records, one forward pass over at most :data:`JUDGED_AT_MOST` new rows of each source. A first run costs
 nothing. Memory: about 30 bytes a training response of both runs.
 
-The golden rows of ``golden.parquet`` count for AUC only: they are no part of the mixture.
+The golden rows of ``golden.parquet`` count for AUC only: they are not part of the mixture.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ JUDGED_AT_MOST = 2000  # new rows of a source, and of golden, that are scored
 
 
 class Spec(StageSpec):
-    """See the module docstring. ``previous`` None: a first run."""
+    """See the module docstring. ``previous`` is None in a first run."""
 
     stage: ClassVar[str] = "drift"
 
@@ -68,7 +67,7 @@ class Decision:
 
 
 def cannot_serve(spec: Spec, context: StageContext, ref: StageRef, rows: pa.Table) -> str:
-    """Why earlier classifiers are no estimate of what is wanted now; empty if they are."""
+    """The reason why earlier classifiers cannot estimate the ratios of this run; empty if they can."""
     from dora_core.classifier.scoring import read_meta
 
     if not context.store.is_done(ref.stage, ref.digest):
@@ -87,7 +86,7 @@ def cannot_serve(spec: Spec, context: StageContext, ref: StageRef, rows: pa.Tabl
 
 
 def decide(refit: Literal["auto", "always", "never"], rules: list[Rule], ref: StageRef, obstacle: str, new: int) -> Decision:
-    """Rules and policy to a decision; ``obstacle``: why ``ref`` cannot serve, ``new``: rows new since its fit.
+    """Derive the decision from rules and policy; ``obstacle``: the reason why ``ref`` cannot serve; ``new``: rows new since its fit.
 
     Raises:
         DataError: ``refit`` is never and there is an obstacle.
@@ -114,7 +113,7 @@ def decide(refit: Literal["auto", "always", "never"], rules: list[Rule], ref: St
 
 
 def broken(rules: list[Rule], verdict: str) -> dict[str, list[Rule]]:
-    """Rules with a verdict, by name, the worst source first."""
+    """Rules with this verdict, by name, the worst source first."""
     found: dict[str, list[Rule]] = {}
     for one in sorted((r for r in rules if r.verdict == verdict), key=lambda r: -r.excess):
         found.setdefault(one.name, []).append(one)
@@ -127,7 +126,7 @@ def reasons(rules: list[Rule], verdict: str) -> str:
 
 
 def stop(rules: list[Rule]) -> Stop:
-    """The end of the run for the sake of refused rules: the worst of each, where to look, and the thresholds that would let them pass."""
+    """Stop the run because of refused rules: the worst of each, the rows to look at, and thresholds that would let them pass."""
     worst = [of_name[0] for of_name in broken(rules, "refuse").values()]
     rows = " and ".join(sorted({f"of {r.source}" if r.source else "of all sources" for r in worst}))
     keys = ", ".join(f"drift.refuse_{r.name} to {math.ceil(100 * r.excess) / 100:g}" for r in worst)
@@ -138,7 +137,7 @@ def stop(rules: list[Rule]) -> Stop:
 
 
 def score(spec: Spec, context: StageContext, fit: Fit, new: pa.Table) -> Scored:
-    """A sample of the rows ``new`` since the fit, of ``classify.labelled_rows``."""
+    """Score a sample of the rows ``new`` since the fit, which come from ``classify.labelled_rows``."""
     import pyarrow as pa
 
     from tasks.runtime.shards import run_shards
@@ -207,7 +206,7 @@ def _output(decision: Decision, compared: Comparison | None, rows: int, previous
         rules=rules,
     )
     metrics = {"reused": float(decision.keep is not None)}
-    for one in rules:  # of several sources the worst
+    for one in rules:  # the worst of several sources
         if one.value is not None:
             metrics[one.name] = max(one.value, metrics.get(one.name, one.value))
     return StageOutput(rows=rows, metrics=metrics, facts=facts)
@@ -218,7 +217,7 @@ def headline(result: StageResult[Facts]) -> str:
 
 
 def event(result: StageResult[Facts], store: Store) -> Event | None:
-    """The data was refused."""
+    """Announce that the data was refused."""
     stop = result.facts.stop
     return Event("drift.refused", stop.message, result.metrics, stops=True) if stop else None
 

@@ -1,9 +1,9 @@
-"""Stage ``truth``: what is true of every response of the known mixture, and the calibration factor that follows from it.
+"""Stage ``truth``: exact densities of every response of the known mixture, and the calibration factor that follows from them.
 
 Input: records written by ``dora_core/testbed/mixture.py``, and its configuration. Output: ``truth.parquet`` (record_id, response_index,
 split, source, ratio, gold, log_q_<source>…) of both splits: the exact p_golden/P, the gold reward and the exact log-densities in nats;
-and ``calibration.parquet`` (record_id, response_index, source, h) of the train split, readable wherever a ``calibrate`` stage's is: the
-factor that perfect classifiers would give.
+and ``calibration.parquet`` (record_id, response_index, source, h) of the train split, with the factor of perfect classifiers; every reader
+of a ``calibrate`` stage's table reads it too.
 Guarantee: no classifier and no sampling is involved; other data is refused. Cost: about 0.2 ms per response.
 """
 
@@ -20,7 +20,7 @@ from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE, TRUTH_FILE
 
 
 class Spec(StageSpec):
-    """See the module docstring. Of ``calibration`` only what is done to a raw factor is read: the form is the exact ratio."""
+    """See the module docstring. ``calibration`` gives the treatment of raw factors; its form is not used: the form is the exact ratio."""
 
     stage: ClassVar[str] = "truth"
 

@@ -1,12 +1,12 @@
 """Stage ``generate``: responses of a policy, or of a served model, to the prompts of one split.
 
-Input: records, and what answers: a ``sft`` or ``align`` stage, the configured model as it is, or ``generate.served_model`` behind
+Input: records, and a source of responses: a ``sft`` or ``align`` stage, the configured model as it is, or ``generate.served_model`` behind
 ``execution.endpoint``. Output: ``samples.parquet`` (record_id, prompt_hash, sample, response, tokens, finished), ordered as the records
 are and by sample number; ``tokens`` counts the end-of-sequence token (null where a server reports no usage), and ``finished`` is false
 where ``max_new_tokens`` cut the response.
 Guarantee: a response depends on (seed, prompt, sample number) alone, so neither workers, resume nor further prompts change it
 (``dora_core/models/generation.py`` has the exception: rounding, when ``execution.batch_tokens`` changes). A server gets the prompt's
-messages as they are and a seed of that triple; whether it honours it is its own affair, but a stage never asks twice
+messages unchanged and a seed of that triple. It may ignore the seed, but a stage never sends one request twice after an answer
 (``tasks/runtime/chat_requests.py``).
 Cost: one forward pass per token and batch; about 20,000 tokens a second on one core for the tiny policy. A server: one request a sample.
 """
@@ -36,7 +36,7 @@ SHARD_PROMPTS = 64
 
 
 class Spec(StageSpec):
-    """See the module docstring. ``policy: None`` samples from ``model``, or from what the endpoint serves."""
+    """See the module docstring. ``policy: None`` samples from ``model``, or from the endpoint's served model."""
 
     stage: ClassVar[str] = "generate"
     version: ClassVar[int] = 2  # fewer prompts: drawn by seed; tokens may be null
@@ -78,7 +78,7 @@ class SampleArguments(WorkerArguments):
 
 
 class Sampler(ModelWorker[SampleArguments]):
-    """Answers (record_id, prompt, prompt_hash) rows with lists of samples."""
+    """Samples lists of responses to (record_id, prompt, prompt_hash) rows."""
 
     def load(self) -> None:
         from dora_core.data.encoding import Encoder
@@ -110,7 +110,7 @@ class Sampler(ModelWorker[SampleArguments]):
 
 
 def prompt_rows(records: pa.Table, count: int | None, seed: int) -> pa.Table:
-    """The records of up to ``count`` distinct prompts, in their order: a random draw, another one for another ``seed``."""
+    """Records of up to ``count`` distinct prompts, in their order; ``seed`` selects the random draw."""
     import numpy as np
     import pyarrow as pa
 
@@ -150,7 +150,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 
 def _sampled(spec: Spec, context: StageContext, rows: pa.Table) -> pa.Table:
-    """The output's table, from the policy."""
+    """Sample the output's table from the policy."""
     from tasks.runtime.shards import run_shards
 
     arguments = SampleArguments(
@@ -173,7 +173,7 @@ def _sampled(spec: Spec, context: StageContext, rows: pa.Table) -> pa.Table:
 
 
 def _requested(spec: Spec, context: StageContext, rows: pa.Table) -> tuple[pa.Table, Facts]:
-    """The output's table, from the endpoint, and statistics of the requests."""
+    """Request the output's table from the endpoint; with statistics of the requests."""
     import pyarrow as pa
 
     from infra.chat_client import Question
@@ -205,13 +205,13 @@ def _requested(spec: Spec, context: StageContext, rows: pa.Table) -> tuple[pa.Ta
 
 
 def sample_seed(seed: int, prompt_hash: int, sample: int) -> int:
-    """The seed that is sent for one response: 31 bits, since servers differ in what they take."""
+    """Seed sent for one response: 31 bits, because servers accept different ranges."""
     digest = hashlib.blake2b(f"{seed}/{prompt_hash}/{sample}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def _samples_table(rows: pa.Table, samples: int, columns: dict[str, pa.Array]) -> pa.Table:
-    """``columns`` with the prompts' rows, ``samples`` times each, and sample numbers before them."""
+    """Prepend to ``columns`` the prompts' rows, ``samples`` times each, and sample numbers."""
     import numpy as np
     import pyarrow as pa
 

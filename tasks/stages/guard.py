@@ -1,18 +1,18 @@
-"""Stage ``guard``: may a self-training round go on?
+"""Stage ``guard``: decides whether a self-training round may go on.
 
-Looks at whatever stages of the round it is given: its samples (before they cost a judgement), its mixture and their calibration (before
-they are trained on), its evaluation. Output: facts alone. ``facts["rules"]`` holds every rule that could be looked at, with figure,
-threshold and a sentence; ``passed`` is null where it was not judged (switched off, or too little to judge by). If one is broken,
-``facts["stop"]`` names all that are and ends the run; the rounds before are kept.
+Reads whatever stages of the round it is given: its samples (before they cost a judgement), its mixture and their calibration (before
+training on them), its evaluation. Output: facts alone. ``facts.rules`` holds every rule with evidence: value, threshold and a sentence;
+``passed`` is null where it was not judged (switched off, or too little evidence). If a rule is broken, ``facts.stop`` names all broken
+rules and ends the run; the rounds before are kept. The rules are in ``_guard_rules.py``.
 
 - *samples*: the generator has collapsed, to one phrase (distinct bigrams, against round 1), one text per prompt (self-BLEU), or one answer
   to every prompt. Measured on at most :data:`MOST_PROMPTS` prompts drawn by hash, as many in both rounds: distinct-n falls with the sample.
-- *mixture*: too little golden data is left to hold on to, or few responses carry all of h's weight.
-- *policy*: it has gone too far from the start, or got worse on a source. Held-out sources are small, so that what counts of a fall
-  against the round before is its lower 95 % bound (normal, from the two accuracies and numbers of prompts as if they were independent,
-  which they are not: the same prompts make the true error smaller, and the rule cautious).
+- *mixture*: too little golden data is left, or few responses carry all of h's weight.
+- *policy*: it has gone too far from the start, or got worse on a source. Held-out sources are small, so a fall against the round before
+  counts by its lower 95 % bound (normal, from the two accuracies and numbers of prompts as if they were independent, which they are not:
+  the same prompts make the true error smaller, and the rule cautious).
 
-Left out: a slow decline over many rounds. Every evaluation is against the same start, so the gate of the last one sees it.
+Left out: a slow decline over many rounds. Every evaluation is against the same start, so the gate of the last one covers it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MOST_PROMPTS = 256
 
 
 class Spec(StageSpec):
-    """See the module docstring. ``first_samples``: those of round 1; ``before``: the evaluation of the round before."""
+    """See the module docstring. ``first_samples``: samples of round 1; ``before``: the evaluation of the round before."""
 
     stage: ClassVar[str] = "guard"
     placement: ClassVar[Literal["job", "local"]] = "local"
@@ -72,7 +72,7 @@ class Facts(BaseFacts):
 
 
 def measure(context: StageContext, stages: list[StageRef]) -> list[Diversity]:
-    """Diversity of each stage's samples, for equally many prompts, those of the smallest hashes."""
+    """Diversity of each stage's samples, for equally many prompts: the ones with the smallest hashes."""
     import numpy as np
 
     from dora_core.data.records import shuffle_key
@@ -101,7 +101,7 @@ def measure(context: StageContext, stages: list[StageRef]) -> list[Diversity]:
 
 
 def stop(number: int, broken: list[Rule]) -> Stop:
-    """The end of the run: every broken rule, and per rule the remedy and the key that loosens it."""
+    """Stop the run: every broken rule, and per rule the remedy and the key that loosens it."""
     rails = [GUARD_RAILS[rule.name] for rule in broken]
     remedies = "; ".join(f"{rail.remedy} (or loosen rounds.guard.{rail.key})" for rail in rails)
     reasons = "; ".join(rule.message for rule in broken)
@@ -109,7 +109,7 @@ def stop(number: int, broken: list[Rule]) -> Stop:
 
 
 def gather(spec: Spec, context: StageContext) -> Evidence:
-    """The evidence that the spec names."""
+    """Read the evidence that the spec names."""
     samples = policy = None
     if spec.samples is not None:
         now, *first = measure(context, [ref for ref in (spec.samples, spec.first_samples) if ref is not None])
@@ -148,7 +148,7 @@ def headline(result: StageResult[Facts]) -> str:
 
 
 def event(result: StageResult[Facts], store: Store) -> Event | None:
-    """A guard rail ends the run."""
+    """Announce that a guard rail ends the run."""
     stop = result.facts.stop
     return Event("guard.stopped", stop.message, result.metrics, stops=True) if stop else None
 

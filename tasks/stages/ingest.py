@@ -1,12 +1,12 @@
-"""Ingest: read every input, validate each row, and write the canonical tables. Runs in the flow's own process.
+"""Stage ``ingest``: read every input, validate each row, write the canonical tables. Runs in the flow's own process.
 
 Input: the files and dataset names of ``data``, unchanged since they were fingerprinted at plan time.
 Output: ``records.parquet``, ``golden.parquet``, ``quarantine.parquet`` (schemas in ``dora_core/data/records.py``).
 Guarantee: rows keep the order of the inputs, bad rows are all in quarantine with all their reasons, and the bytes depend
-only on the spec. ``rows_in`` = records + golden rows + the sum of ``bad_by_reason``, where a row counts once, by the first thing wrong
-with it. A row is kept as it is or dropped whole, never clipped. Kept are control characters in a text, and a response that a list has
-twice: two draws of the mixture, which facts count (a judge may even reward them differently).
-Cost: inputs are read twice (checksum, rows), one row group is in memory, plus all record ids.
+only on the spec. ``rows_in`` = records + golden rows + the sum of ``bad_by_reason``, where a row counts once, by its first error. A row is
+kept unchanged or dropped whole, never clipped. Control characters in a text are kept, and so is a response that a list has twice: two
+draws of the mixture, which the facts count (a judge may even reward them differently).
+Cost: inputs are read twice (checksum, rows); memory holds one row group and all record ids.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageSpec
 from tasks.tables.artifacts import GOLDEN_FILE, QUARANTINE_FILE, RECORDS_FILE
 
-UNKNOWN = "(unknown)"  # how a null source is called in facts; the parentheses keep it apart from real names
+UNKNOWN = "(unknown)"  # name of a null source in facts; the parentheses distinguish it from real names
 GROUP_ROWS = 8192
 GROUP_CHARS = 64_000_000
 PROGRESS_ROWS = 2000
@@ -92,7 +92,7 @@ class Facts(BaseFacts):
 
 
 class _Writer(Generic[Row]):
-    """Parquet in row groups cut by rows and characters, so the bytes do not depend on how the input was batched."""
+    """Parquet writer with row groups cut by rows and characters, so that the bytes do not depend on the batches of the input."""
 
     def __init__(self, path: Path, schema: pa.Schema, to_table: Callable[[list[Row]], pa.Table]):
         self._file = pq.ParquetWriter(path, schema, compression="zstd")
@@ -118,7 +118,7 @@ class _Writer(Generic[Row]):
 
 @dataclass
 class _Tally:
-    """What was read from one kind of input (train, golden)."""
+    """Counts of one kind of input (train, golden)."""
 
     rows: int = 0
     bad: int = 0
@@ -139,7 +139,7 @@ class _SourceTally:
 
 
 class _Ingestion:
-    """The three output files while they are written, and the counts taken on the way."""
+    """The three output files while they are written, and counts of their rows."""
 
     def __init__(self, data: DataConfig, folder: Path):
         self.data, self.folder = data, folder
@@ -159,7 +159,7 @@ class _Ingestion:
         return sum(t.rows for t in self.tallies.values())
 
     def read(self, file: InputFile, rules: Rules, kind: str) -> Iterator[None]:
-        """Consume a file row by row; yields after each so that the caller can report progress."""
+        """Consume a file row by row; yield after each, so that the caller can report progress."""
         tally = self.tallies[kind]
         for position, row in file.rows():
             parsed = [row] if isinstance(row, Problem) else parse_row(row, file.form, rules, tally.ids)
@@ -205,7 +205,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
                     if ingestion.rows % PROGRESS_ROWS == 0:
                         context.progress(done, len(inputs), "inputs", f"{ingestion.rows} rows")
         context.progress(len(inputs), len(inputs), "inputs", f"{ingestion.rows} rows")
-    finally:  # the quarantine is what explains a failure, so it is kept whatever happens
+    finally:  # the quarantine explains a failure, so it is kept in any case
         ingestion.close()
         context.folder.commit(QUARANTINE_FILE)
     _check_quality(ingestion)

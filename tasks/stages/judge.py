@@ -1,7 +1,7 @@
 """Stage ``judge``: a score for every response.
 
 Input: records, and either a ``generate`` stage's samples or, without one, the records' own responses. Output: ``scores.parquet``
-(record_id, sample, score), in the order of the responses; larger is better, null where a judge reached no verdict. ``sample`` is the
+(record_id, sample, score), in the order of the responses; larger is better, null without a verdict. ``sample`` is the
 sample's number, or the place of the response in its record. Guarantee: a score depends on the responses of its own prompt alone; resume
 and other numbers of workers do not change it.
 Cost: that of the judge (``tasks/judges/``, a file per kind).
@@ -46,7 +46,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     rows = judged_rows(spec, context)
     scored = JUDGES[spec.judge.kind].score(spec, context, rows)
-    scores = np.where(np.isfinite(scored.scores), scored.scores, np.nan)  # the score of a model that overflows is no verdict either
+    scores = np.where(np.isfinite(scored.scores), scored.scores, np.nan)  # a model that overflows gives no score
     table = rows.select(["record_id", "sample"]).append_column("score", pa.array(scores, pa.float64(), from_pandas=True))
     pq.write_table(table, context.path / SCORES_FILE, compression="zstd")
     low, high = pc.min_max(table["score"]).as_py().values()
@@ -56,7 +56,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 
 def judged_rows(spec: Spec, context: StageContext) -> pa.Table:
-    """One row per response: record_id, prompt (messages), prompt_hash, sample (int32), response; those of a prompt are neighbours."""
+    """One row per response: record_id, prompt (messages), prompt_hash, sample (int32), response; responses to one prompt are neighbours."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,15 +1,14 @@
 """Stage ``mix``: the training records of a self-training round, from the policy's judged samples and the given data.
 
-Input: the given records (``ingest``), and per round that is kept: samples, scores, the policy that wrote them. Output: ``records.parquet``
+Input: the given records (``ingest``), and of each round that is kept its samples, scores and policy. Output: ``records.parquet``
 and ``golden.parquet`` with the schemas of ``ingest`` (train split only: held-out prompts are judged apart), so every later stage reads
 them as it reads given data; ``lineage.parquet``: of every sampled response its round, policy, prompt, sample number and score.
 
 A sampled response has the source ``policy-r<round>`` (``<model>-r<round>`` where an endpoint served another model), its list the record
-id ``r<round>-<record>`` and the scores as rewards. Equal responses of a prompt count once; empty ones, ones without a score, and
-prompts with fewer than two left or a gap of scores too small
-make no list and are counted. Which given records stay is a hash of the prompt: at most those, at most as many lists, that keep
-``given_fraction``. Guarantee: the same inputs give the same bytes. Cost: two passes over records and samples, streamed: what is drawn
-depends on how many lists there are.
+id ``r<round>-<record>`` and the scores as rewards. Equal responses of a prompt count once; empty responses and responses without a score
+are dropped. Prompts with fewer than two responses left, or with too small a gap of scores, make no list and are counted. A hash of the
+prompt selects the given records and the lists that stay: as many of each as ``given_fraction`` allows. Guarantee: the same inputs give the
+same bytes. Cost: two passes over records and samples, streamed, because the draw depends on the number of lists.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class Spec(StageSpec):
 
 
 class Facts(BaseFacts):
-    """What the round's records are made of."""
+    """Composition of the round's records."""
 
     round: int
     given: int = Field(description="Given records that stayed.")
@@ -75,7 +74,7 @@ class Facts(BaseFacts):
 
 @dataclass(frozen=True)
 class SampledList:
-    """What one prompt's samples become: texts and scores, best first, and their sample numbers."""
+    """The list made of one prompt's samples: texts and scores, best first, and their sample numbers."""
 
     record_id: str
     prompt_hash: int
@@ -85,7 +84,7 @@ class SampledList:
 
 
 def rank(responses: list[str], scores: list[float | None], config: MixConfig, rng: np.random.Generator) -> list[int] | str:
-    """Which samples of a prompt make its list, best first; or why they make none.
+    """Positions of the samples that make a prompt's list, best first; or the reason why they make none.
 
     ``best_of_k`` takes the best and one of the others at random: the winner of K draws against an ordinary one.
     """
@@ -107,7 +106,7 @@ def rank(responses: list[str], scores: list[float | None], config: MixConfig, rn
 
 
 def sampled_lists(spec: Spec, context: StageContext, place: int, reasons: Counter[str]) -> Iterator[SampledList]:
-    """The lists of one round, in the order of the samples, which is that of the records; records with the same prompt share the first's."""
+    """Lists of one round, in the order of the samples, which is the order of the records; records with the same prompt share one list."""
     import numpy as np
     import pyarrow.parquet as pq
 
@@ -181,7 +180,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 @dataclass(frozen=True)
 class Quotas:
-    """What goes into the mixture: positions of given train records, (round, prompt_hash) of lists; and how many train records there are."""
+    """Content of the mixture: positions of given train records, (round, prompt_hash) of lists; and the number of all train records."""
 
     given: set[int]
     lists: set[tuple[int, int]]
@@ -189,7 +188,7 @@ class Quotas:
 
 
 def draw(spec: Spec, context: StageContext, records: Path, reasons: Counter[str]) -> Quotas:
-    """As many given records and lists as keep ``given_fraction``, drawn by hash of the prompt.
+    """Draw as many given records and lists as ``given_fraction`` allows, by hash of the prompt.
 
     Raises:
         DataError: neither a list nor a given record would be left.
@@ -221,7 +220,7 @@ def draw(spec: Spec, context: StageContext, records: Path, reasons: Counter[str]
 
 
 class _Lookahead:
-    """A stream of lists, read along with the records."""
+    """Stream of lists, read in step with the records."""
 
     def __init__(self, lists: Iterator[SampledList]):
         self._lists = lists

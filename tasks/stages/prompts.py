@@ -1,11 +1,11 @@
 """Stage ``prompts``: a file of prompts, or of responses to be judged, as the tables that ``generate`` and ``judge`` read.
 
-Input: one Parquet or JSON-lines file (or what else ``ingest`` reads) with a column ``prompt`` (strings or messages); for responses also
-``response``, one row each, or lists as in preference data. Nothing is split, and no source is needed. Output: ``records.parquet`` of
+Input: one Parquet or JSON-lines file (or another format of ``ingest``) with a column ``prompt`` (strings or messages); for responses also
+``response``, one row each, or lists as in preference data. The data is not split and needs no source. Output: ``records.parquet`` of
 ingest's schema, one row per record, all in the split ``eval``; for responses also ``samples.parquet`` (row, record_id, prompt_hash,
 sample, response), grouped by record: ``row`` is the place in the file. Rows belong to one record when they have the same id, without
-ids when they have the same prompt. With ``against``, a record's own responses are those of that file to its prompt: what an LLM
-judge compares the samples with.
+ids when they have the same prompt. With ``against``, a record's own responses come from that file: an LLM judge compares the samples with
+them.
 Guarantee: every row of the file is in the output, or the stage fails and names the first bad ones. The digest is that of the
 content, not of the path.
 Cost: the file is read twice (checksum, rows) and held in memory.
@@ -34,7 +34,7 @@ from tasks.tables.artifacts import RECORDS_FILE, SAMPLES_FILE, given_samples_sch
 SHOWN = 5
 """Bad rows named in an error."""
 RULES = Rules(max_text_bytes=50_000_000, max_responses=1_000_000)
-"""No limits but absurd ones: what is too long is cut by the stages that read it, as everywhere."""
+"""Practically no limits: stages that read these records truncate long texts themselves."""
 SAMPLES_SCHEMA = given_samples_schema()
 
 
@@ -43,7 +43,7 @@ class Spec(StageSpec):
 
     Attributes:
         columns: of ``source``; ``against`` has its own.
-        content: checksums of the files of ``source``, then of ``against``, of :func:`content_of`. Where they lie changes nothing.
+        content: checksums of the files of ``source``, then of ``against``, from :func:`content_of`. Paths are not part of the digest.
     """
 
     stage: ClassVar[str] = "prompts"
@@ -112,7 +112,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 
 def _rows(source: DataSource, kind: Literal["prompts", "responses"]) -> Iterator[Record]:
-    """All rows in order. A row without an id is called by its prompt's hash.
+    """All rows in order. A row without an id gets its prompt's hash as one.
 
     Raises:
         DataError: rows are bad; the first are named.
@@ -124,8 +124,8 @@ def _rows(source: DataSource, kind: Literal["prompts", "responses"]) -> Iterator
             if isinstance(parsed, Record):
                 yield parsed if value.get("id") not in (None, "") else replace(parsed, record_id=f"{parsed.prompt_hash:016x}")
             else:
-                said = "; ".join(f"{file.column_of(p.field) or 'row'}: {p.reason.value}, {p.detail}" for p in parsed)
-                bad.append(f"{file.name}, row {number + 1}: {said}")
+                problems = "; ".join(f"{file.column_of(p.field) or 'row'}: {p.reason.value}, {p.detail}" for p in parsed)
+                bad.append(f"{file.name}, row {number + 1}: {problems}")
     if bad:
         hint = "correct or remove them; rows count from 1"
         raise DataError(f"{len(bad)} rows are bad, the first:\n  " + "\n  ".join(bad[:SHOWN]), hint=hint)

@@ -4,7 +4,7 @@ Input: records and the model alignment will start from. Output: ``logps.parquet`
 prompt_tokens after truncation, truncated), rows in the order of records, both splits. Guarantee: the key covers weights, tokenizer,
 template, truncation and rows, so a stale cache cannot be read; training asserts policy ≈ reference at its first step.
 
-Cost: one forward pass, sharded over actors, over responses that *these weights* never scored. Others are taken from the row ledger
+Cost: one forward pass, sharded over actors, over responses that *these weights* never scored. Other values come from the row ledger
 ``logps/<digest>/`` (``tasks/runtime/score_cache.py``), the digest being that of weights, tokenizer and truncation (:func:`ledger_digest`).
 Memory: texts are streamed; about 80 bytes of numbers a row.
 """
@@ -92,11 +92,11 @@ class LogpScorer(ModelWorker[LogpArguments]):
 
 
 def ledger_digest(spec: Spec, *, as_planned: bool = False) -> str:
-    """What log-probabilities depend on besides the row. A trained start is its stage's digest; a model by name is its commit or the
-    digest of its files *as they are now*, whatever the plan saw, so values of other weights are never found.
+    """Digest of everything besides the row that log-probabilities depend on. A trained start enters by its stage's digest; a model by
+    name by its commit or the digest of its files *as they are now*, not as planned, so values of other weights are never found.
 
     Args:
-        as_planned: the files as the plan saw them: where the values of an earlier run are.
+        as_planned: use the files as the plan saw them, which gives the ledger of an earlier run.
     """
     from dora_core.models.pinning import pin
 

@@ -1,4 +1,4 @@
-"""``STAGES``: every stage, by name, in the order of the pipeline. The one list of them.
+"""``STAGES``: every stage, by name, in the order of the pipeline.
 
 **A new stage** is a file here that ends with its descriptor, a line in :data:`STAGES`, and the method of
 ``flows/planning/specs.py:Chain`` that gives it its place in a run.
@@ -60,5 +60,5 @@ STAGES: dict[str, Stage] = {
 
 
 def parse_result(content: dict[str, Any]) -> StageResult[Any]:
-    """The content of any stage's ``result.json``, with the facts' own model."""
+    """Parse the content of any stage's ``result.json``, with the facts model of that stage."""
     return STAGES[content["stage"]].parse(content)
