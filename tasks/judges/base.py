@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
-
 from dora_core.config.judging import Judge, JudgeConfig
 from dora_core.config.method import ModelConfig, TextConfig
 from tasks.runtime.facts import Facts
@@ -44,25 +42,12 @@ class JudgeSpec(StageSpec):
     text: TextConfig = TextConfig()
 
 
-class JudgeFacts(Facts):
-    """How an LLM's comparisons and the requests for them went; empty for other judges."""
-
-    comparisons: int = Field(0, description="Pairs of responses that were compared.")
-    unparsable: int = Field(0, description="Answers without a verdict.")
-    position_disagreement: float | None = Field(None, description="Share of pairs whose two verdicts differ, which makes them ties.")
-    tie_share: float | None = Field(None, description="Share of pairs that are ties, those included.")
-    requests: int = Field(0, description="Sent in this attempt, retries included.")
-    retries: int = 0
-    reused: int = Field(0, description="Answers of earlier attempts.")
-    answers_per_second: float | None = Field(None, description="Null where no request was sent.")
-
-
 @dataclass(frozen=True)
 class Scored:
-    """Scores of N responses, shape (N,), larger is better, not finite where there is no verdict; ``facts`` of the stage."""
+    """Scores of N responses, shape (N,), larger is better, not finite where there is no verdict; and the judge's facts."""
 
     scores: np.ndarray
-    facts: JudgeFacts = field(default_factory=JudgeFacts)
+    facts: Facts = field(default_factory=Facts)
 
 
 @dataclass(frozen=True)
@@ -71,13 +56,15 @@ class JudgeKind:
 
     Attributes:
         config: its settings; ``config.asks_server`` says whether it needs ``execution.endpoint``.
-        score: scores rows (record_id, prompt, prompt_hash, sample, response; responses of one prompt are neighbours) by the settings
-        ``spec.judge``. lacks: error message for a spec that is incomplete for this judge; None if it is complete.
+        score: scores rows (record_id, prompt, prompt_hash, sample, response; responses of one prompt are neighbours) by ``spec.judge``.
+        lacks: error message for a spec that is incomplete for this judge; None if it is complete.
+        facts: model of its facts; every field has a default.
     """
 
     config: type[JudgeConfig]
     score: Callable[[JudgeSpec, StageContext, pa.Table], Scored]
     lacks: Callable[[JudgeSpec], str | None] = lambda spec: None
+    facts: type[Facts] = Facts
 
     @property
     def kind(self) -> str:

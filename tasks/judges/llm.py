@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from dora_core.config.judging import LLMJudge
 from dora_core.errors import DataError
-from tasks.judges.base import JudgeFacts, JudgeKind, JudgeSpec, Scored
+from tasks.judges.base import JudgeKind, JudgeSpec, Scored
+from tasks.runtime.facts import RequestFacts
 from tasks.runtime.stage import StageContext
 from tasks.tables.artifacts import RECORDS_FILE
 
@@ -29,6 +32,15 @@ if TYPE_CHECKING:
 
 VOTES = {"record_id": "string", "first": "int32", "second": "int32", "verdict": "string", "swapped_verdict": "string"}
 SWAPPED: dict[Verdict | None, Verdict | None] = {"first": "second", "second": "first", "tie": "tie", None: None}
+
+
+class LLMFacts(RequestFacts):
+    """How the comparisons and the requests for them went. Shares are null where no pair has two verdicts."""
+
+    comparisons: int = Field(0, description="Pairs of responses that were compared.")
+    unparsable: int = Field(0, description="Answers without a verdict.")
+    position_disagreement: float | None = Field(None, description="Share of pairs whose two verdicts differ, which makes them ties.")
+    tie_share: float | None = Field(None, description="Share of pairs that are ties, those included.")
 
 
 @dataclass
@@ -65,9 +77,7 @@ def score(spec: JudgeSpec, context: StageContext, rows: pa.Table) -> Scored:
     """Mean outcome of each response's comparisons; writes ``votes.parquet``.
 
     Returns:
-        Scores in [0, 1], NaN for a response without any verdict; facts: ``comparisons`` (pairs), ``unparsable`` (answers without a
-        verdict), ``position_disagreement`` (share of pairs whose two verdicts differ; such a pair is a tie), ``tie_share`` (those
-        included), and the facts of :func:`tasks.runtime.chat_requests.ask`. Shares are None where no pair has two verdicts.
+        Scores in [0, 1], NaN for a response without any verdict; and :class:`LLMFacts`.
 
     Raises:
         DataError: there is nothing to compare, or no answer has a verdict.
@@ -112,13 +122,14 @@ def score(spec: JudgeSpec, context: StageContext, rows: pa.Table) -> Scored:
     schema = pa.schema([(name, getattr(pa, type_)()) for name, type_ in VOTES.items()])
     pq.write_table(pa.Table.from_pylist(votes, schema), context.path / "votes.parquet", compression="zstd")
     judged = [(vote["verdict"], vote["swapped_verdict"]) for vote in votes if vote["verdict"] and vote["swapped_verdict"]]
-    facts = {
-        "comparisons": len(votes),
-        "unparsable": said.count(None),
-        "position_disagreement": sum(a != b for a, b in judged) / len(judged) if judged else None,
-        "tie_share": sum(a != b or a == "tie" for a, b in judged) / len(judged) if judged else None,
-    }
-    return Scored(scores, JudgeFacts(**facts, **asked.facts))
+    facts = LLMFacts(
+        comparisons=len(votes),
+        unparsable=said.count(None),
+        position_disagreement=sum(a != b for a, b in judged) / len(judged) if judged else None,
+        tie_share=sum(a != b or a == "tie" for a, b in judged) / len(judged) if judged else None,
+        **asked.facts.model_dump(exclude_unset=True),
+    )
+    return Scored(scores, facts)
 
 
 def _groups(rows: pa.Table, judge: LLMJudge, given: dict[str, list[str]] | None) -> list[_Group]:
@@ -146,4 +157,4 @@ def _given(spec: JudgeSpec, context: StageContext) -> dict[str, list[str]]:
     return dict(zip(records["record_id"].to_pylist(), records["responses"].to_pylist(), strict=True))
 
 
-JUDGE = JudgeKind(LLMJudge, score)
+JUDGE = JudgeKind(LLMJudge, score, facts=LLMFacts)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pkgutil
 from importlib import import_module
 
+from pydantic import create_model
+
 import tasks.judges
 from tasks.judges.base import JudgeKind
+from tasks.runtime.facts import Facts
 
 _NO_JUDGES = {"base", "registry"}
 
@@ -22,3 +25,9 @@ def _find() -> dict[str, JudgeKind]:
 
 
 JUDGES = _find()
+
+
+def facts_of_all() -> type[Facts]:
+    """One model for the facts of every judge: a result holds those of the judge that ran, and the defaults of the others."""
+    models = dict.fromkeys(judge.facts for judge in JUDGES.values() if judge.facts is not Facts)
+    return create_model("JudgeFacts", __base__=tuple(models), __doc__="Facts of the judge that ran.")

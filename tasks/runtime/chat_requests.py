@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 import requests
 
@@ -33,6 +33,7 @@ from dora_core.config.execution import Endpoint
 from dora_core.errors import DoraError, ServiceError
 from infra.chat_client import Answer, ChatServer, Question, Trouble
 from infra.store.store import sha256_of
+from tasks.runtime.facts import RequestFacts
 from tasks.runtime.stage import StageContext
 
 T = TypeVar("T")
@@ -49,11 +50,10 @@ UNANSWERED = "requests are under way, and none is answered"
 
 @dataclass(frozen=True)
 class Asked:
-    """Answers in the order of the questions. ``facts``: ``requests`` sent now, ``retries`` among them, answers ``reused`` from earlier
-    attempts, ``answers_per_second`` (None where no request was sent)."""
+    """Answers in the order of the questions."""
 
     answers: list[Answer]
-    facts: dict[str, Any]
+    facts: RequestFacts
 
 
 def ask(context: StageContext, endpoint: Endpoint, questions: Iterable[Question], total: int, *, unit: str) -> Asked:
@@ -97,12 +97,12 @@ def ask(context: StageContext, endpoint: Endpoint, questions: Iterable[Question]
         log.append(workers.stop())
         log.close()
     context.progress(total, total, unit)
-    facts = {
-        "requests": len(sent) + workers.retries,
-        "retries": workers.retries,
-        "reused": len(set(keys) - sent),
-        "answers_per_second": len(sent) / (time.monotonic() - started) if sent else None,
-    }
+    facts = RequestFacts(
+        requests=len(sent) + workers.retries,
+        retries=workers.retries,
+        reused=len(set(keys) - sent),
+        answers_per_second=len(sent) / (time.monotonic() - started) if sent else None,
+    )
     return Asked([answers[key] for key in keys], facts)
 
 

@@ -44,3 +44,12 @@ class AnyFacts(Facts):
     """Facts without a model of their own (toy stages of tests)."""
 
     model_config = ConfigDict(extra="allow")
+
+
+class RequestFacts(Facts):
+    """How the requests to a served model went (``tasks/runtime/chat_requests.py``); empty where no server is used."""
+
+    requests: int = Field(0, description="Sent in this attempt, retries included.")
+    retries: int = 0
+    reused: int = Field(0, description="Answers of earlier attempts.")
+    answers_per_second: float | None = Field(None, description="Null where no request was sent.")

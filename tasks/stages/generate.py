@@ -17,13 +17,13 @@ import hashlib
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from dora_core.config.execution import endpoint_mistake
 from dora_core.config.method import GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import DataError
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.facts import Facts as BaseFacts
+from tasks.runtime.facts import RequestFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.runtime.workers import ModelWorker, WorkerArguments
 from tasks.tables.artifacts import RECORDS_FILE, SAMPLES_FILE
@@ -58,15 +58,6 @@ class Spec(StageSpec):
         if served is None and self.policy is None and self.model.is_tiny:
             raise ValueError("the tiny model exists only once it is trained: give the sft or align stage that trained it as `policy`")
         return self
-
-
-class Facts(BaseFacts):
-    """How the requests to a served model went; empty for a policy."""
-
-    requests: int = Field(0, description="Sent in this attempt, retries included.")
-    retries: int = 0
-    reused: int = Field(0, description="Answers of earlier attempts.")
-    answers_per_second: float | None = Field(None, description="Null where no request was sent.")
 
 
 class SampleArguments(WorkerArguments):
@@ -137,7 +128,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         )
     # Held-out prompts do not depend on the seed: policies that are sampled with different ones are compared on the same prompts.
     rows = prompt_rows(records, spec.generate.prompts, spec.generate.seed if spec.split == "train" else 0)
-    table, facts = (_sampled(spec, context, rows), Facts()) if spec.generate.served_model is None else _requested(spec, context, rows)
+    served = spec.generate.served_model is not None
+    table, facts = _requested(spec, context, rows) if served else (_sampled(spec, context, rows), RequestFacts())
     pq.write_table(table, context.path / SAMPLES_FILE, compression="zstd")
     metrics = {
         "prompts": len(pc.unique(table["prompt_hash"])),
@@ -172,7 +164,7 @@ def _sampled(spec: Spec, context: StageContext, rows: pa.Table) -> pa.Table:
     return _samples_table(rows, spec.generate.samples, columns)
 
 
-def _requested(spec: Spec, context: StageContext, rows: pa.Table) -> tuple[pa.Table, Facts]:
+def _requested(spec: Spec, context: StageContext, rows: pa.Table) -> tuple[pa.Table, RequestFacts]:
     """Request the output's table from the endpoint; with statistics of the requests."""
     import pyarrow as pa
 
@@ -201,7 +193,7 @@ def _requested(spec: Spec, context: StageContext, rows: pa.Table) -> tuple[pa.Ta
         "tokens": pa.array([answer.tokens for answer in asked.answers], pa.int32()),
         "finished": pa.array([answer.finished for answer in asked.answers], pa.bool_()),
     }
-    return _samples_table(rows, generate.samples, columns), Facts(**asked.facts)
+    return _samples_table(rows, generate.samples, columns), asked.facts
 
 
 def sample_seed(seed: int, prompt_hash: int, sample: int) -> int:
@@ -223,8 +215,8 @@ def _samples_table(rows: pa.Table, samples: int, columns: dict[str, pa.Array]) -
     return table
 
 
-def headline(result: StageResult[Facts]) -> str:
+def headline(result: StageResult[RequestFacts]) -> str:
     return f"{result.metrics['samples']:.0f} responses to {result.metrics['prompts']:.0f} prompts"
 
 
-STAGE = Stage(Spec, run, Facts, headline=headline)
+STAGE = Stage(Spec, run, RequestFacts, headline=headline)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from pydantic import model_validator
 
 from dora_core.config.execution import endpoint_mistake
-from tasks.judges.base import JudgeFacts, JudgeSpec
-from tasks.judges.registry import JUDGES
+from tasks.judges.base import JudgeSpec
+from tasks.judges.registry import JUDGES, facts_of_all
 from tasks.runtime.descriptor import Stage
 from tasks.runtime.stage import StageContext, StageOutput
 from tasks.tables.artifacts import RECORDS_FILE, SAMPLES_FILE, SCORES_FILE
@@ -72,4 +72,4 @@ def judged_rows(spec: Spec, context: StageContext) -> pa.Table:
     return samples.append_column("prompt", records["prompt"].take(places))
 
 
-STAGE = Stage(Spec, run, JudgeFacts)
+STAGE = Stage(Spec, run, facts_of_all())

@@ -44,7 +44,15 @@ def load(folder: Path, data: Path, *overrides: str) -> RealignConfig:
 
 
 FACTS: dict[str, dict[str, Any]] = {
-    "ingest": {"records": {"train": 36, "eval": 4}},
+    "ingest": {
+        "records": {"train": 36, "eval": 4},
+        "rows_in": 40,
+        "rows_bad": 0,
+        "golden_rows": 0,
+        "bad_by_reason": {},
+        "sources": {},
+        "fingerprint": "0" * 64,
+    },
     "promote": {"decision": "promoted", "model_name": "demo", "version": "1", "reasons": [], "aliases": {}},
 }
 """What a plan reads of the facts of finished stages."""
@@ -56,7 +64,8 @@ def finish(store: Store, plan: Plan, *, run_id: str = "demo-1", labels: list[str
         if labels is None or stage.label in labels:
             folder = store.folder(stage.stage, stage.digest)
             (folder.path / "output.bin").write_bytes(b"x")
-            store.mark_done(folder, {"stage": stage.stage, "digest": stage.digest, "seconds": 2.0, "facts": FACTS.get(stage.stage, {})})
+            result = {"stage": stage.stage, "digest": stage.digest, "seconds": 2.0, "facts": FACTS.get(stage.stage, {})}
+            store.mark_done(folder, result | {"spec": stage.spec.payload(), "inputs": {}, "rows": 1, "metrics": {}})
     if labels is None:
         write_latest(store, plan, run_id)
 

@@ -27,6 +27,14 @@ def test_every_kind_of_the_configuration_has_a_judge_and_every_file_is_one() -> 
     assert {path.stem for path in folder.glob("*.py")} == {*JUDGES, "__init__", "base", "registry"}
 
 
+def test_the_stage_reads_the_facts_of_every_judge() -> None:
+    names = {name for one in JUDGES.values() for name in one.facts.model_fields}
+    assert set(judge.STAGE.facts.model_fields) == names >= {"comparisons", "requests", "warnings"}
+    written = {"comparisons": 3, "unparsable": 0, "position_disagreement": None, "tie_share": 0.5, "requests": 6, "reused": 0}
+    for facts in ({}, written):
+        assert judge.STAGE.facts.model_validate(facts).dump() == facts
+
+
 @pytest.mark.parametrize(
     ("given", "fields", "message"),
     [

@@ -81,8 +81,8 @@ def test_answers_come_in_the_order_of_the_questions(store: Store) -> None:
         result = ask_in(store, server.url + "/", 3)
         assert server.authorizations == [None] * 3
     assert [(a.text, a.tokens, a.finished) for a in result.answers] == [("héllo ?", 7, True), ("cut", None, False), ("", 0, True)]
-    assert (result.facts["requests"], result.facts["retries"], result.facts["reused"]) == (3, 0, 0)
-    assert result.facts["answers_per_second"] > 0
+    assert (result.facts.requests, result.facts.retries, result.facts.reused) == (3, 0, 0)
+    assert result.facts.answers_per_second > 0
     events = list(JournalReader(store, "generate", DIGEST).new_events())
     assert (events[-1]["done"], events[-1]["total"], events[-1]["unit"]) == (3, 3, "answers")
 
@@ -129,7 +129,7 @@ def test_what_may_pass_is_tried_again(store: Store) -> None:
         result = ask_in(store, server.url, 3, concurrency=2)
     assert [a.text for a in result.answers] == [f"answer to question {i}" for i in range(3)]
     assert set(seen.values()) == {6}
-    assert (result.facts["requests"], result.facts["retries"]) == (18, 15)
+    assert (result.facts.requests, result.facts.retries) == (18, 15)
 
 
 def test_the_wait_grows_and_respects_what_the_server_asks() -> None:
@@ -144,7 +144,11 @@ def test_the_wait_grows_and_respects_what_the_server_asks() -> None:
     [
         (Reply("bad key", 401), "refuses record r0: 401 bad key", "endpoint.api_key_env"),
         (Reply("no such model", 404), "refuses record r0: 404 no such model", "did you mean 'served'? allowed: other, served"),
-        (Reply("context is 2048 tokens", 400), "refuses record r0: 400 context is 2048 tokens", "longer than the served model reads"),
+        (
+            Reply("context is 2048 tokens", 400),
+            "refuses record r0: 400 context is 2048 tokens",
+            "do prompt and new tokens exceed the context of the served model",
+        ),
         (Reply("", 301, headers={"Location": "https://new/v1"}), "refuses record r0: 301", "redirects to https://new/v1"),
     ],
 )
@@ -212,7 +216,7 @@ def test_a_server_that_dies_is_asked_for_the_rest_when_it_is_back(store: Store) 
         result = ask_in(store, back.url, 30)
         assert len(set(asked_of(back))) == len(back.bodies) == 30 - kept
     assert [a.text for a in result.answers] == [f"answer to question {i}" for i in range(30)]
-    assert result.facts["reused"] == kept
+    assert result.facts.reused == kept
 
 
 def test_a_torn_last_line_is_asked_again(store: Store) -> None:
@@ -241,7 +245,7 @@ def test_another_machine_finds_the_answers_in_a_remote_store(tmp_path: Path) -> 
     with EndpointServer(echo) as server:
         result = ask_in(on_machine("two"), server.url, 8)
         assert sorted(asked_of(server)) == [f"question {i}" for i in range(4, 8)]
-    assert result.facts["reused"] == 4
+    assert result.facts.reused == 4
 
 
 # ---------------------------------------------------------------------------------------------------------------------- key
