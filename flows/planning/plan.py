@@ -20,7 +20,7 @@ from infra.store.store import SPEC, Store
 from tasks.runtime.descriptor import read_result
 from tasks.runtime.stage import StageRef, StageSpec
 from tasks.stages import drift, ingest
-from tasks.stages.drift import Previous
+from tasks.stages._drift_facts import Previous
 
 Champions = Callable[[Callable[[str], None]], list[StageRef]]
 Until = Literal["calibrate", "align", "evaluate", "promote"]

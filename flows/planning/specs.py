@@ -15,7 +15,7 @@ from dora_core.config.method import GenerateConfig, ModelConfig, OptimizationCon
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
 from infra.store.store import sha256_of
 from tasks.runtime.stage import StageRef, StageSpec
-from tasks.stages.drift import Previous
+from tasks.stages._drift_facts import Previous
 
 Configuration = TypeVar("Configuration", bound=MethodConfig)
 Split = Literal["train", "eval"]

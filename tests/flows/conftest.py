@@ -7,6 +7,7 @@ import pytest
 
 from dora_core.testbed.mixture import Testbed, TestbedConfig
 from tests.flows.dora import Dora
+from tests.flows.prefect_server import api, client, entries  # noqa: F401  # fixtures
 
 
 @pytest.fixture(scope="session")

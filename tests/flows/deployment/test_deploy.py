@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentUpdate, GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.states import Pending, Running, Scheduled, Suspended
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 from typer.testing import CliRunner
@@ -15,8 +23,12 @@ from typer.testing import CliRunner
 from dora_core.errors import ConfigError
 from flows.cli import app
 from flows.config.models import RealignConfig
+from flows.deployment import automations, deploy
 from flows.deployment.deploy import PLACES, TAG, Deployment, base_template, declared
 from flows.deployment.forms import configure, examples
+from flows.running import gpu_slots as limits
+from infra.services import runs_at_a_time
+from tests.flows.prefect_server import PATIENCE
 
 ENTRIES = {entry.name: entry for entry in declared()}
 
@@ -108,3 +120,118 @@ def test_without_a_server_deploy_says_how_to_get_one(
     result = CliRunner().invoke(app, ["deploy"])
     assert result.exit_code == 1
     assert words in result.output and "dora up" in result.output
+
+
+# ----------------------------------------------------------------------------------------- on a real Prefect API
+
+
+@pytest.mark.component
+def test_deploying_again_changes_nothing_that_a_person_has_changed(api: str, client: SyncPrefectClient, entries: list[Deployment]) -> None:
+    looked = deploy.deploy(api, pool="people", dry_run=True)
+    assert looked.pool == ("people", "process", "created")
+    with pytest.raises(ObjectNotFound):
+        client.read_work_pool("people")
+
+    done = deploy.deploy(api, pool="people")
+    assert done.deployments == {"realign/realign": "created", "realign/realign-nightly": "created"}
+    nightly = client.read_deployment_by_name("realign/realign-nightly")
+    assert (nightly.parameters, nightly.work_pool_name) == ({"config_file": "nightly.yaml"}, "people")
+    (schedule,) = nightly.schedules
+    assert not schedule.active
+
+    client.update_deployment_schedule(nightly.id, schedule.id, active=True)
+    client.update_global_concurrency_limit(limits.LIMIT, GlobalConcurrencyLimitUpdate(limit=5))
+    again = deploy.deploy(api, pool="people")
+    assert (again.pool[2], again.limit) == ("unchanged", (limits.LIMIT, 5, "unchanged"))
+    assert set(again.deployments.values()) == {"unchanged"}
+    assert again.schedules["realign/realign-nightly"].endswith(", on")
+
+    entries[1] = entries[1].model_copy(update={"schedules": [entries[1].schedules[0].model_copy(update={"cron": "0 4 * * *"})]})
+    moved = deploy.deploy(api, pool="people", limit=1)
+    assert moved.deployments == {"realign/realign": "unchanged", "realign/realign-nightly": "updated"}
+    assert moved.limit == (limits.LIMIT, 1, "updated")
+    (schedule,) = client.read_deployment_by_name("realign/realign-nightly").schedules
+    assert (schedule.schedule.cron, schedule.active) == ("0 4 * * *", True)
+
+    del entries[1]
+    assert deploy.deploy(api, pool="people").deployments == {"realign/realign": "unchanged", "realign/realign-nightly": "removed"}
+    with pytest.raises(ObjectNotFound):
+        client.read_deployment_by_name("realign/realign-nightly")
+
+
+@pytest.mark.component
+def test_the_api_refuses_a_bad_form(api: str, client: SyncPrefectClient, entries: list[Deployment]) -> None:
+    deploy.deploy(api, pool="people")
+    realign = client.read_deployment_by_name("realign/realign")
+    with pytest.raises(PrefectHTTPStatusError, match="409") as refused:
+        client.create_flow_run_from_deployment(realign.id, parameters={"training": {"learning_rate": -1}})
+    assert "training.learning_rate" in refused.value.response.text
+    accepted = client.create_flow_run_from_deployment(realign.id, parameters={"training": {"learning_rate": 1e-6}, "method": {}})
+    assert accepted.parameters["training"] == {"learning_rate": 1e-6}
+
+
+@pytest.mark.component
+def test_a_pool_keeps_its_type(api: str, client: SyncPrefectClient, entries: list[Deployment]) -> None:
+    made = deploy.deploy(api, pool="ships", pool_type="docker", image="dora-realign:1")
+    assert made.pool == ("ships", "docker", "created")
+    assert "prefect worker start --pool ships --type docker" in made.notes[0]
+    template = client.read_work_pool("ships").base_job_template["variables"]["properties"]
+    assert template["image"]["default"] == "dora-realign:1"
+    assert deploy.deploy(api, pool="ships", image="dora-realign:2").pool == ("ships", "docker", "updated")
+    with pytest.raises(ConfigError, match="of type docker, not process"):
+        deploy.deploy(api, pool="ships", pool_type="process")
+    with pytest.raises(ConfigError, match="without an image"):
+        deploy.deploy(api, pool="fresh", image="dora-realign:2")
+
+
+@pytest.mark.component
+def test_prefects_own_command_accepts_the_file(api: str, client: SyncPrefectClient) -> None:
+    deploy.deploy(api)  # creates the pool that the file names
+    file = Path(deploy.__file__).parents[2] / "infra" / "prefect.yaml"
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("successfully created") == len(deploy.declared())
+
+
+@pytest.mark.component
+@pytest.mark.fault(8)
+def test_upkeep_starts_while_every_other_place_is_taken(api: str, client: SyncPrefectClient) -> None:
+    """A worker asks which runs it may start: as one that was here before `upkeep` does, after `dora deploy` has mended that."""
+    deploy.deploy(api, pool="busy")
+    reaper, realign = (client.read_deployment_by_name(name).id for name in ("reap/reap", "realign/realign"))
+    client.delete_work_queue_by_id(client.read_work_queue_by_name("upkeep", "busy").id)
+    client.update_deployment(reaper, DeploymentUpdate(work_pool_name="busy"))
+    places = client.read_work_queue_by_name("default", "busy")
+    assert places.concurrency_limit == runs_at_a_time(), "a pool that is new"
+    client.update_work_queue(places.id, concurrency_limit=1)
+    runs = [client.create_flow_run_from_deployment(deployment, state=Scheduled()) for deployment in (realign, realign, reaper)]
+
+    def startable() -> set[UUID]:
+        return {found.flow_run.id for found in client.get_scheduled_flow_runs_for_work_pool("busy")} & {run.id for run in runs}
+
+    assert startable() == {runs[0].id}
+    client.set_flow_run_state(runs[0].id, Pending())
+    client.set_flow_run_state(runs[0].id, Running(name=limits.WAITING))
+    assert startable() == set(), "it waits behind what waits for it"
+
+    mended = deploy.deploy(api, pool="busy")
+    assert (mended.upkeep, mended.deployments["reap/reap"], mended.deployments["realign/realign"]) == ("created", "updated", "unchanged")
+    runs.append(client.create_flow_run_from_deployment(reaper, state=Scheduled()))
+    assert startable() == {runs[3].id}
+    client.set_flow_run_state(runs[0].id, Suspended())
+    assert startable() == {runs[1].id, runs[3].id}, "a suspended run has no process"
+    assert deploy.deploy(api, pool="busy").upkeep == "unchanged"
+    assert client.read_work_queue(places.id).concurrency_limit == 1, "chosen by a person"
+
+
+@pytest.mark.component
+def test_automations_are_made_once_and_stay_switched_off(api: str, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    automations.install(api, "http://127.0.0.1:9/first")
+    ours = [found for found in client.read_automations() if found.name.startswith(automations.PREFIX)]
+    client.pause_automation(ours[0].id)
+    again = automations.install(api, None)
+    assert sorted(again) == sorted(f"{found.name}: unchanged" for found in ours) and len(ours) == 4
+    monkeypatch.setattr(automations, "MISSED_HEARTBEATS", 4)
+    assert [line.endswith(": updated") for line in automations.install(api, None)] == [False, True, False, False]
+    assert [found.enabled for found in client.read_automations() if found.id == ours[0].id] == [False]

@@ -99,6 +99,8 @@ class Place:
             known["evaluate"]["parts"]["all"]["accuracy"]["policy"] = INTERVAL
             known["compare"]["wins"] = {}
             known["drift"] |= {"stop": stop}
+            known["reward"] = known["sft"] | {"pairs": {"train": 9, "eval": 3}, "accuracy": {}, "data": "all"}
+            known["reference"] = {"scored_rows": 36, "reused_rows": 0, "rows_per_second": 9.0, "truncated": 0}
             facts: dict[str, Any] = known.get(stage.stage, {})
             self.store.mark_done(
                 folder,

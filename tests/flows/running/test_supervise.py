@@ -43,3 +43,8 @@ def test_a_server_that_is_busy_at_the_end_does_not_fail_a_run_that_is_done(monke
             pass
         server.shutdown()
     assert Busy.asked == 2
+
+
+def test_a_reason_with_braces_is_a_name_for_prefect() -> None:
+    reason = "align · runs: align.optimization.lora none → {'rank': 4}"
+    assert running.literally(reason).format(stage=None) == reason

@@ -10,16 +10,24 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
+import psutil
 import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Completed, Crashed, Paused, Pending, Running, State
 
+from flows.deployment import deploy
+from flows.deployment.deploy import Deployment
 from flows.run_record import ProcessRecord, read_record
+from flows.running import gpu_slots as limits
 from flows.running.abandoned import close_manifest, end_abandoned
 from flows.upkeep import reap
 from infra.processes import RecordedProcess
@@ -218,3 +226,102 @@ def test_ending_what_was_abandoned_twice_changes_nothing(settings: Settings, ray
     close_manifest(store, again, GONE)
     assert ray.jobs["dora-align-a-1"] == "STOPPED" and store.read_json("runs/dead/run.json") | {"finished": None} == once
     assert once["error"] == {"message": GONE, "hint": RESUME} and once["stages"][0]["state"] == "failed"
+
+
+# ----------------------------------------------------------------------------------------- on a real Prefect API
+
+
+def manifest_of(
+    client: SyncPrefectClient, settings: Settings, run_id: str, state: Any, child: subprocess.Popen[bytes] | None = None
+) -> Any:
+    """A run of ``child``, or of a process that has ended; returns its flow run."""
+
+    @flow(name="realign")
+    def realign() -> None: ...
+
+    flow_run = client.create_flow_run(realign, name=run_id)
+    client.set_flow_run_state(flow_run.id, state, force=True)
+    process = {"host": socket.gethostname(), "created": time.time()}
+    if child is None:
+        child = subprocess.Popen([sys.executable, "-c", ""])
+        child.wait()
+        process |= {"pid": child.pid}
+    else:
+        process |= RecordedProcess.of(psutil.Process(child.pid), "flow").model_dump(exclude={"name", "log"})
+    content = {
+        "run_id": run_id,
+        "project": "reaped",
+        "flow_run_id": str(flow_run.id),
+        "started": time.time(),
+        "status": "running",
+        "stages": [],
+        "process": process,
+    }
+    Store(settings.store_uri).write_json(f"runs/{run_id}/run.json", content)
+    return flow_run
+
+
+def taken(client: SyncPrefectClient) -> int:
+    return client.read_global_concurrency_limit_by_name(limits.LIMIT).active_slots
+
+
+@pytest.mark.component
+@pytest.mark.fault(8)
+def test_a_sweep_tells_prefect_and_frees_what_nobody_holds(
+    api: str, client: SyncPrefectClient, entries: list[Deployment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy.deploy(api, pool="people", limit=1)
+    settings = Settings()
+    killed = manifest_of(client, settings, "killed", Running())
+    cancelled = manifest_of(client, settings, "cancelled", Cancelling())
+    client.update_global_concurrency_limit(limits.LIMIT, GlobalConcurrencyLimitUpdate(active_slots=1))
+
+    swept = reap.sweep(settings, settings.effective())
+    assert swept.runs == {"killed": "its process is gone", "cancelled": "its process is gone"}
+    assert client.read_flow_run(killed.id).state_name == "Crashed"
+    assert client.read_flow_run(cancelled.id).state_name == "Cancelled"
+    assert swept.slots == 0 and taken(client) == 1, "a run that has just ended may still hold a lease"
+
+    monkeypatch.setattr(reap, "LEASE_SECONDS", 0.0)
+    assert reap.sweep(settings, settings.effective()).lines() == ["freed 1 slots of dora-gpus that nobody held"]
+    assert taken(client) == 0
+
+
+@pytest.mark.component
+@pytest.mark.fault(9, 11)
+def test_a_run_that_does_not_hear_that_it_is_cancelled_is_stopped(
+    api: str, client: SyncPrefectClient, entries: list[Deployment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker's watch for cancellations has ended with a server that was away."""
+    deploy.deploy(api, pool="people", limit=1)
+    settings = Settings()
+    with subprocess.Popen(["sleep", "60"]) as child:
+        deaf = manifest_of(client, settings, "deaf", Cancelling(), child)
+        assert reap.sweep(settings, settings.effective()).unheard == [] and child.poll() is None, "it may be about to stop"
+        monkeypatch.setattr(reap, "UNHEARD_SECONDS", 0.0)
+        swept = reap.sweep(settings, settings.effective())
+        assert child.poll() is not None
+    assert (swept.unheard, swept.runs) == (["deaf"], {"deaf": "its flow run is Cancelled"})
+    assert client.read_flow_run(deaf.id).state_name == "Cancelled"
+
+
+@pytest.mark.component
+@pytest.mark.fault(8)
+def test_a_run_that_its_worker_took_and_never_began_is_ended(
+    api: str, client: SyncPrefectClient, entries: list[Deployment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, taken = Settings(), {}
+    for pool, kind in (("people", "process"), ("ships", "docker")):  # a container may have to wait for its image
+        deploy.deploy(api, pool=pool, pool_type=kind)
+        realign = client.read_deployment_by_name("realign/realign").id
+        taken[pool] = client.create_flow_run_from_deployment(realign, name=f"taken by {pool}", state=Pending()).id
+    assert reap.sweep(settings, settings.effective()).never_began == [], "its process may be about to start"
+    monkeypatch.setattr(reap, "PENDING_LIMIT", timedelta())
+    assert reap.sweep(settings, settings.effective()).never_began == ["taken by people"]
+    assert {pool: client.read_flow_run(run).state_name for pool, run in taken.items()} == {"people": "Crashed", "ships": "Pending"}
+
+
+@pytest.mark.component
+def test_the_flow_says_what_it_did(api: str, client: SyncPrefectClient) -> None:
+    state = reap.reap(return_state=True)
+    assert state.is_completed() and state.message == "nothing is left over"

@@ -1,0 +1,13 @@
+"""What commands print."""
+
+from __future__ import annotations
+
+from flows.cli.output import Meter
+
+
+def test_the_rate_counts_this_attempt_only() -> None:
+    meter = Meter()
+    event = {"kind": "progress", "total": 100, "unit": "rows", "note": ""}
+    assert meter.read("a", event | {"done": 50, "time": 10.0}) == "50/100 rows"
+    assert meter.read("a", event | {"done": 70, "time": 14.0}) == "70/100 rows, 5/s"
+    assert meter.read("a", {"kind": "metrics"}) == ""
