@@ -1,1 +1,1 @@
-"""What people look at: figures of one stage (``figures.py``) and the page of one realignment (``page.py``)."""
+"""Reports for people: figures of one stage (``figures.py``), the page of one run (``page.py``), the page of a study (``study.py``)."""

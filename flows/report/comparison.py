@@ -1,4 +1,4 @@
-"""The ``compare`` stage as a table in Markdown, for Prefect's artifacts and approval forms; the page has a template, ``compare.html``."""
+"""Table of the ``compare`` stage as Markdown, for Prefect's artifacts and approval forms; the page has a template, ``compare.html``."""
 
 from __future__ import annotations
 
