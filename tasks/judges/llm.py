@@ -22,7 +22,7 @@ from dora_core.errors import DataError
 from tasks.judges.base import JudgeKind, JudgeSpec, Scored
 from tasks.runtime.facts import RequestFacts
 from tasks.runtime.stage import StageContext
-from tasks.tables.artifacts import RECORDS_FILE
+from tasks.tables.artifacts import RECORDS_FILE, VOTES_FILE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -120,7 +120,7 @@ def score(spec: JudgeSpec, context: StageContext, rows: pa.Table) -> Scored:
             row = (group.record_id, group.samples[i], second, verdict, swapped)
             votes.append(dict(zip(VOTES, row, strict=True)))
     schema = pa.schema([(name, getattr(pa, type_)()) for name, type_ in VOTES.items()])
-    pq.write_table(pa.Table.from_pylist(votes, schema), context.path / "votes.parquet", compression="zstd")
+    pq.write_table(pa.Table.from_pylist(votes, schema), context.path / VOTES_FILE, compression="zstd")
     judged = [(vote["verdict"], vote["swapped_verdict"]) for vote in votes if vote["verdict"] and vote["swapped_verdict"]]
     facts = LLMFacts(
         comparisons=len(votes),

@@ -20,7 +20,7 @@ from infra.store.store import Store
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages import training_data
-from tasks.tables.artifacts import RECORDS_FILE
+from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE
 from tasks.tables.rows import record_batches
 from tasks.tables.training_records import Aggregate
 from tasks.training.facts import HeavyRecord, LossSettings, ObjectiveSettings, TrainingFacts
@@ -141,7 +141,7 @@ def build_task(start: Start, worker: Worker, *, store_uri: str, data: StageRef, 
     from dora_core.training.alignment import AlignmentTask
     from dora_core.training.alignment_data import AlignmentData
 
-    records = AlignmentData(Store(store_uri).fetch(data.stage, data.digest) / training_data.FILE)
+    records = AlignmentData(Store(store_uri).fetch(data.stage, data.digest) / TRAINING_DATA_FILE)
     return AlignmentTask(start.module, start.layers, records, align, execution, worker, start.tokenizer.pad_token_id)
 
 

@@ -1,8 +1,8 @@
 """Stage ``training_data``: the records of alignment, joined, chosen and tokenised once.
 
 Input: records, reference log-probabilities, calibration factors (where the objective uses them), the tokenizer of the starting model.
-Output: :data:`FILE` (``dora_core/training/alignment_data.py``), which every training worker maps into memory. Guarantee: it depends on
-nothing that only training reads, so another λ, learning rate or loss of as many responses does not tokenise again.
+Output: ``training_data.arrow`` (``dora_core/training/alignment_data.py``), which every training worker maps into memory. Guarantee: it
+does not depend on settings of training alone, so another λ, learning rate or loss of as many responses does not tokenise again.
 Cost: one pass over the three tables, streamed; no model is loaded.
 
 On demand: ``align`` computes this spec from its own (:meth:`tasks.stages.align.Spec.preparation`). A finished ``align`` never reads it
@@ -19,11 +19,9 @@ from dora_core.config.method import ModelConfig, TextConfig
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
-from tasks.tables.artifacts import RECORDS_FILE
+from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE
 from tasks.tables.rows import record_batches, responses_of
 from tasks.tables.training_records import Aggregate
-
-FILE = "training_data.arrow"
 
 
 class Spec(StageSpec):
@@ -58,10 +56,10 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         sources.update(responses_of(batch)["source"].unique().to_pylist())
         count += len(batch)
     tokenizer = load_tokenizer(local_model(spec.start or spec.model, context.store.uri))
-    temporary = context.scratch / FILE
+    temporary = context.scratch / TRAINING_DATA_FILE
     write_alignment_data(temporary, batches, Encoder(tokenizer, spec.text), spec.max_responses, sources=sources, records=count)
-    temporary.replace(context.path / FILE)
-    data = AlignmentData(context.path / FILE)
+    temporary.replace(context.path / TRAINING_DATA_FILE)
+    data = AlignmentData(context.path / TRAINING_DATA_FILE)
     metrics = {"records": float(len(data)), "dropped": float(data.dropped), "tokens": float(data.tokens.sum())}
     return StageOutput(rows=len(data), metrics=metrics)
 

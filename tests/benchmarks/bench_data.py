@@ -47,7 +47,9 @@ from dora_core.config.method import (
 from dora_core.config.rounds import DriftConfig
 from infra.store.store import Store
 from tasks.runtime.stage import StageContext, StageOutput, StageSpec, execute
-from tasks.stages import align, calibrate, classify, drift, ingest, reference
+from tasks.runtime.workers import Worker, WorkerArguments
+from tasks.stages import align, calibrate, classify, drift, ingest, reference, training_data
+from tasks.tables.artifacts import TRAINING_DATA_FILE
 from tests.benchmarks.harness import Row, argument_parser, report
 from tests.tasks.facts import classifier
 
@@ -122,10 +124,10 @@ def write_classifier(spec: Classifier, context: StageContext) -> StageOutput:
     return StageOutput(rows=0, facts=classify.Facts.model_validate(classifier(spec.ref(), heads)))
 
 
-class InstantLogits:
+class InstantLogits(Worker):
     """Stands in for ``LogitScorer``: three logits from the bits of the key."""
 
-    def __init__(self, **_: Any):
+    def __init__(self, _: WorkerArguments):
         pass
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -138,10 +140,10 @@ class InstantLogits:
         )
 
 
-class InstantLogps:
+class InstantLogps(Worker):
     """Stands in for ``LogpScorer``: minus the characters of the response."""
 
-    def __init__(self, **_: Any):
+    def __init__(self, _: WorkerArguments):
         pass
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -206,11 +208,10 @@ def one_size(responses: int, folder: Path) -> dict[str, Any]:
     )
     loaded: list[int] = []
 
-    def join_and_load(spec: align.Spec, context: StageContext) -> StageOutput:
-        with clock.of("join"):
-            place = align.training_data(spec, context)
+    def load(spec: align.Spec, context: StageContext) -> StageOutput:
+        ref = spec.predecessors()["data"]
         with clock.of("loader"):
-            data = AlignmentData(context.store.local_root / place)
+            data = AlignmentData(context.fetch(ref) / TRAINING_DATA_FILE)
             for i in np.random.default_rng(2).permutation(len(data)):
                 loaded.append(len(data[i].responses))
         assert len(loaded) == responses // N_LIST and sum(loaded) == responses
@@ -221,11 +222,12 @@ def one_size(responses: int, folder: Path) -> dict[str, Any]:
         ("generate", records, write_records),
         ("calibrate", factors, calibrate.run),
         ("reference", logps, reference.run),
+        ("join", training.preparation()["data"], training_data.run),
     ]
     for stage, spec, run in stages:
         with clock.of(stage):
             execute(spec, run, store)
-    execute(training, join_and_load, store)
+    execute(training, load, store)
     return {"wall": clock.wall, "cpu": clock.cpu, "peak": clock.peak}
 
 

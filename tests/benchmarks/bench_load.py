@@ -39,6 +39,7 @@ from infra.tracking.mlflow_client import mlflow_client
 from infra.tracking.tracker import Tracker
 from tasks.runtime.shards import stream_shards
 from tasks.runtime.stage import StageContext
+from tasks.runtime.workers import Worker
 from tests.benchmarks.harness import Row, argument_parser, report
 from tests.machine import Machine, small_run
 
@@ -167,7 +168,7 @@ def flow_runs(machine: Machine, count: int) -> tuple[list[Row], int]:
 # --------------------------------------------------------------------------------------------------------------- shards
 
 
-class Square:
+class Square(Worker):
     """A worker whose work takes no time."""
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -178,7 +179,7 @@ def shards(count: int) -> tuple[list[Row], int]:
     import ray
 
     rows = count * SHARD_ROWS
-    arguments: dict[str, Any] = {"name": "square", "worker": Square, "arguments": {}, "unit": "rows"}
+    arguments: dict[str, Any] = {"name": "square", "worker": Square, "unit": "rows"}
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.WARNING)
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from infra.store.journal import JournalWriter
 from infra.store.store import Store
 from tasks.runtime.shards import run_shards
 from tasks.runtime.stage import StageContext, StageRef
-from tasks.stages.classify import FOLDER, LogitScorer, score_arguments
+from tasks.stages.classify import FOLDER, LogitArguments, LogitScorer
 from tests.benchmarks.harness import Row, argument_parser, best_of, report
 
 MIXTURE = Path(__file__).parents[3] / "shared" / "data" / "mixture.parquet"
@@ -246,8 +247,7 @@ def rows_per_second(rows: Rows, store: Store, classifier: StageRef, workers: int
         Timed(store, folder, JournalWriter(folder), logging.getLogger("bench")),
         table,
         name="scores",
-        worker=LogitScorer,
-        arguments=score_arguments(store.uri, classifier, execution),
+        worker=partial(LogitScorer, LogitArguments(store_uri=store.uri, execution=execution, classifier=classifier)),
         execution=execution,
         unit="responses",
     )

@@ -1,4 +1,4 @@
-"""The reward stage and the judges that are models: on a tiny realignment, in one process and on Ray."""
+"""The reward stage on a tiny realignment, in one process and on Ray, there with the judge that it trains."""
 
 from __future__ import annotations
 
@@ -7,47 +7,23 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
 from dora_core.config.execution import Execution
-from dora_core.config.judging import ImplicitJudge, RewardModelJudge, RewardTrainingConfig
-from dora_core.config.method import LoraConfig, ModelConfig, OptimizationConfig, SftConfig
-from dora_core.errors import DataError, ModelError
+from dora_core.config.judging import RewardModelJudge, RewardTrainingConfig
+from dora_core.config.method import LoraConfig, ModelConfig, OptimizationConfig
+from dora_core.errors import DataError
 from infra.store.store import Store, sha256_file
-from tasks.runtime.stage import StageRef, execute
-from tasks.stages import judge, reference, reward, sft
-from tests.tasks.conftest import GOLDEN, IN_PROCESS, TEXT, TINY
-
-Start = tuple[Path, StageRef, StageRef, StageRef]
-OPTIMIZATION = OptimizationConfig(epochs=8, batch_size=8, learning_rate=2e-3)
+from tasks.runtime.stage import execute
+from tasks.stages import reward
+from tests.tasks.judged import Start, judge_spec, records_of, reward_spec, scores_of
 
 
 @pytest.fixture
 def store(pipeline_start: Start, tmp_path: Path) -> Store:
     shutil.copytree(pipeline_start[0], tmp_path / "store")
     return Store(str(tmp_path / "store"))
-
-
-def reward_spec(pipeline: Start, execution: Execution = IN_PROCESS, data: str = "all", **other) -> reward.Spec:
-    _, records, policy, _ = pipeline
-    training = RewardTrainingConfig(data=data, optimization=OPTIMIZATION)
-    fields = {"start": policy, "model": TINY, "training": training, "golden_sources": GOLDEN} | other
-    return reward.Spec(records=records, text=TEXT, execution=execution, **fields)
-
-
-def judge_spec(pipeline: Start, kind: RewardModelJudge | ImplicitJudge, execution: Execution = IN_PROCESS, **other) -> judge.Spec:
-    return judge.Spec(records=pipeline[1], judge=kind, text=TEXT, execution=execution, **other)
-
-
-def scores_of(store: Store, spec: judge.Spec) -> np.ndarray:
-    execute(spec, judge.run, store)
-    return pq.read_table(store.fetch("judge", spec.digest()) / "scores.parquet")["score"].to_numpy()
-
-
-def records_of(store: Store, start: Start, split: str) -> list[dict]:
-    return pq.read_table(store.fetch("ingest", start[1].digest) / "records.parquet", filters=[("split", "=", split)]).to_pylist()
 
 
 def golden_pairs(records: list[dict]) -> int:
@@ -117,39 +93,6 @@ def test_adapters_are_merged_and_the_head_is_trained_whole(pipeline_start: Start
     changed = {name for name in before if name != "score.weight" and not np.allclose(before[name], after[name])}
     assert changed and all("_proj" in name for name in changed), "the trunk changes where adapters were, and nowhere else"
     assert after["score.weight"].norm() > before["score.weight"].norm()
-
-
-# ----------------------------------------------------------------------------------------------------------------- judges
-
-
-def test_a_model_by_name_scores_as_the_stage_that_trained_it(pipeline_start: Start, store: Store) -> None:
-    spec = reward_spec(pipeline_start)
-    execute(spec, reward.run, store)
-    named = RewardModelJudge(model=ModelConfig(source=str(store.fetch("reward", spec.digest()) / "model")))
-    by_stage = scores_of(store, judge_spec(pipeline_start, RewardModelJudge(), model=spec.ref(), split="train"))
-    assert np.array_equal(scores_of(store, judge_spec(pipeline_start, named, split="train")), by_stage)
-    policy = RewardModelJudge(model=ModelConfig(source=str(store.fetch("sft", pipeline_start[2].digest) / "model")))
-    with pytest.raises(ModelError, match="is not a reward model"):
-        scores_of(store, judge_spec(pipeline_start, policy))
-
-
-def test_the_implicit_reward_is_the_log_ratio_of_two_policies(pipeline_start: Start, store: Store) -> None:
-    """Against the log-probabilities that the reference stage writes for either policy."""
-    optimization = OptimizationConfig(epochs=1, batch_size=16, learning_rate=3e-3)
-    fields = {"records": pipeline_start[1], "model": TINY, "text": TEXT, "execution": IN_PROCESS}
-    policy = sft.Spec(**fields, sft=SftConfig(data="best", optimization=optimization), golden_sources=GOLDEN, start=pipeline_start[2])
-    logps = reference.Spec(**fields, start=policy.ref())
-    execute(policy, sft.run, store)
-    execute(logps, reference.run, store)
-    tables = [pq.read_table(store.fetch("reference", ref.digest) / "logps.parquet") for ref in (logps.ref(), pipeline_start[3])]
-    held_out = {r["record_id"] for r in records_of(store, pipeline_start, "eval")}
-    policy_logp, start_logp = ([r["logp"] for r in table.to_pylist() if r["record_id"] in held_out] for table in tables)
-    tokens = np.array([r["tokens"] for r in tables[0].to_pylist() if r["record_id"] in held_out])
-    expected = 0.2 * (np.array(policy_logp) - np.array(start_logp))
-    assert np.ptp(expected) > 0.1, "two different policies"
-    for per_token, divisor in ((False, 1), (True, tokens)):
-        spec = judge_spec(pipeline_start, ImplicitJudge(beta=0.2, per_token=per_token), model=policy.ref(), reference=pipeline_start[2])
-        assert scores_of(store, spec) == pytest.approx(expected / divisor, abs=1e-4)
 
 
 @pytest.mark.component

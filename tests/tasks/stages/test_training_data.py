@@ -14,6 +14,7 @@ from dora_core.training.alignment_data import FORMAT, AlignmentData
 from infra.store.store import Store, sha256_file
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages import align, training_data
+from tasks.tables.artifacts import TRAINING_DATA_FILE
 from tests.tasks.conftest import align_spec, prepare
 
 Start = tuple[Path, StageRef, StageRef, StageRef]
@@ -82,7 +83,7 @@ def test_it_is_computed_once_and_align_says_where_it_is_missing(pipeline_start: 
     with pytest.raises(StoreError, match=f"training_data/{data.digest()[:12]} has no result.json"):
         execute(spec, align.run, store)
     prepare(spec, store)
-    file = store.local_root / "training_data" / data.digest() / training_data.FILE
+    file = store.local_root / "training_data" / data.digest() / TRAINING_DATA_FILE
     whole, written = file.read_bytes(), file.stat().st_mtime_ns
     prepare(spec, store)
     assert file.stat().st_mtime_ns == written
@@ -96,7 +97,7 @@ def test_its_metrics_are_those_of_the_file(pipeline_start: Start, store: Store) 
     data = prepare(align_spec(pipeline_start, LISTWISE), store)
     result = store.read_result("training_data", data.digest())
     assert result is not None
-    records = AlignmentData(store.fetch("training_data", data.digest()) / training_data.FILE)
+    records = AlignmentData(store.fetch("training_data", data.digest()) / TRAINING_DATA_FILE)
     assert result["rows"] == result["metrics"]["records"] == len(records) > 10
     assert result["metrics"]["tokens"] == records.tokens.sum()
     assert training_data.headline(training_data.STAGE.parse(result)) == f"{len(records)} records, {records.tokens.sum():,} tokens"
@@ -107,9 +108,9 @@ def test_a_worker_on_another_machine_fetches_the_file(pipeline_start: Start, sto
     data = prepare(align_spec(pipeline_start, LISTWISE), store)
     elsewhere = Store(str(tmp_path / "elsewhere"))
     elsewhere.remote = (pafs.SubTreeFileSystem(str(tmp_path / "store"), pafs.LocalFileSystem()), "")
-    path = elsewhere.fetch("training_data", data.digest()) / training_data.FILE
+    path = elsewhere.fetch("training_data", data.digest()) / TRAINING_DATA_FILE
     assert path.is_relative_to(tmp_path / "elsewhere")
-    ours, theirs = (AlignmentData(store.fetch("training_data", data.digest()) / training_data.FILE), AlignmentData(path))
+    ours, theirs = (AlignmentData(store.fetch("training_data", data.digest()) / TRAINING_DATA_FILE), AlignmentData(path))
     assert [ours[i] for i in range(len(ours))] == [theirs[i] for i in range(len(theirs))]
 
 
