@@ -263,7 +263,7 @@ class Chain:
         return self.add("reward", spec)
 
     def compare(self, policy: StageRef, start: StageRef | None, champions: list[StageRef]) -> StageRef | None:
-        """Add the comparison of the policy's held-out samples with the start's, the champion's and the chosen responses; None where ``compare`` is off.
+        """Add the comparison of the policy's held-out samples with the start's, the champion's and the chosen responses; None if it is off.
 
         Args:
             champions: the registry's champion and the one before: a policy that is champion itself is compared with its predecessor.

@@ -152,8 +152,11 @@ def _rows(config: StudyConfig, table: TableName) -> Iterator[Variant]:
 
 
 def objective_of(config: StudyConfig, name: str) -> ObjectiveConfig:
-    """Return a named objective with the λ, target and scope of ``robust``; ``erm`` and ``reweight``, which have none, with the defaults, so that
-    their digest does not depend on settings that they ignore; ``dr_dpo`` with its own paper's λ."""
+    """Return a named objective with the λ, target and scope of ``robust``.
+
+    ``erm`` and ``reweight``, which have none, keep the defaults, so that their digest does not depend on settings that they ignore;
+    ``dr_dpo`` has its own paper's λ.
+    """
     if name == ROBUST:
         return config.robust
     if name == "dr_dpo":
