@@ -1,8 +1,8 @@
 """Automations of a Prefect server for our runs: they end zombies, and send failures and decisions to a webhook.
 
 *Zombies.* A flow run whose process is gone stays Running for ever. Prefect's remedy: runs send heartbeats
-(``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``, 180 s by default), and an automation sets those to Crashed that missed three. `dora reap` ends what they left on
-Ray and in MLflow. A run whose worker died between taking it and starting its process sends none, stays Pending, and holds
+(``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``, 180 s by default), and an automation sets runs that missed three to Crashed. `dora reap` ends what
+they left on Ray and in MLflow. A run whose worker died between taking it and starting its process sends none, stays Pending, and holds
 a place of its queue (``flows/deployment/deploy.py``): `dora reap` ends those, and an automation the runs of `reap` itself. Not all runs:
 each event of each run would be written to the database once more, and two hundred queued runs lock SQLite often enough.
 Left out: a run that suspends within the fraction of a second after a heartbeat was sent and before it arrived is crashed, too; its model
