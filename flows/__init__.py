@@ -1,1 +1,1 @@
-"""What Prefect schedules, and the ``dora`` command line."""
+"""Flows that Prefect schedules, and the ``dora`` command line."""

@@ -1,4 +1,4 @@
-"""The manifest of a run, ``runs/<run_id>/run.json``: what the run does and has done, for every reader outside of its process.
+"""The manifest of a run, ``runs/<run_id>/run.json``: its stages and their states, for every reader outside of its process.
 
 Read by the command line, reports, ``dora reap`` and ``dora gc``; written by ``flows/running/manifest.py``. A field that is added needs a
 default: manifests of earlier releases stay readable, and keys that only a later release knows are kept when this one rewrites its file.
@@ -22,7 +22,7 @@ StageState = Literal["pending", "running", "ran", "cached", "failed"]
 
 
 class Record(StrictModel):
-    """Base of what a manifest holds: frozen; unknown keys are kept."""
+    """Base of the parts of a manifest: frozen; unknown keys are kept."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -166,7 +166,7 @@ class EndedRun:
     warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """The document that ``--json`` prints."""
+        """Return the document that ``--json`` prints."""
         return self.record.model_dump(mode="json", exclude={"version"}) | {"warnings": self.warnings}
 
 

@@ -49,7 +49,7 @@ def study(config: StudyConfig) -> State[EndedRun]:
 
 
 def compare(config: StudyConfig) -> State[EndedRun]:
-    """The body of the flow: plan, run every seed, write the tables."""
+    """Body of the flow: plan, run every seed, write the tables."""
     grid = build_grid(config, Settings().root / "study")
     flow_run = FlowRun("study", this_run.id, this_run.name)
     planned = gpu_slot(lambda store, _: plan_study(config, grid, store))
@@ -63,7 +63,7 @@ def compare(config: StudyConfig) -> State[EndedRun]:
 
 
 def write_specs(session: Session, grid: Grid) -> None:
-    """What a batch runs, it reads from the store. All batches' own, too: `dora gc` reads there what this study needs later."""
+    """Store the specs of all stages: a batch reads its stages' from there, and `dora gc` those that later batches need."""
     for stage in session.plan.to_run:
         if not stage.is_local:
             write_spec(stage.spec, session.store)
@@ -74,7 +74,7 @@ def write_specs(session: Session, grid: Grid) -> None:
 
 
 def track_cells(session: Session) -> None:
-    """One MLflow run per cell, so that its runs table sorts and plots the grid; only when the tables are new."""
+    """Track one MLflow run per cell, so that its runs table sorts and plots the grid; only when the tables are new."""
     entry = session.manifest.run.stages[-1]
     if entry.state != "ran":
         return
@@ -88,7 +88,7 @@ def track_cells(session: Session) -> None:
 
 
 def track_page(session: Session) -> None:
-    """The page and the tables as artifacts of the study's own MLflow run: what people open first."""
+    """Log the page and the tables as artifacts of the study's own MLflow run."""
     from flows.report.study import render_study
 
     entry = session.manifest.run.stages[-1]

@@ -1,6 +1,6 @@
 """The Prefect API of a command without servers: one process, this command's own, without a user interface.
 
-Prefect would start such a process itself. Ours differs in three ways: it boots while this process still imports and plans
+Prefect would start such a process itself. This one differs in three ways: it boots while this process still imports and plans
 (6 s of the 8 s an idle realignment takes), it lives in a session of its own, so that Ctrl-C reaches the flow first and the flow
 can still report its state, and it is recorded, so that the next command ends it if this one was killed.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 STARTUP_SECONDS = 120.0
 """The first start on a machine creates the database: 20 s on a busy laptop."""
 SILENT_SECONDS = 30.0
-"""How long a server may think about a command's first question. Of one that hangs Prefect's own client would ask six times: 7 minutes."""
+"""Time-out of a command's first request; with the retries of Prefect's own client, a server that hangs would take 7 minutes."""
 
 
 class _Record(StrictModel):
@@ -110,7 +110,7 @@ def _end_orphans(records: Path) -> None:
 
 
 def check_answers(api_url: str) -> None:
-    """Ask a server one question.
+    """Send a server one request.
 
     Raises:
         ServiceError: it does not answer, or refuses us.
@@ -121,7 +121,7 @@ def check_answers(api_url: str) -> None:
 
 @contextmanager
 def connected(api_url: str) -> Iterator[SyncPrefectClient]:
-    """A client of a server that answers; its failures are ours.
+    """Give a client of a server that answers; its failures become :class:`ServiceError`.
 
     Raises:
         ServiceError: it does not answer, or refuses us.

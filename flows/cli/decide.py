@@ -1,4 +1,4 @@
-"""A promotion that waits for a person, asked on the terminal of the command that runs it."""
+"""Asks about a promotion on the terminal of the command that runs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def ask_here(console: Console, question: Question) -> Answer | None:
-    """Show the evaluation and ask; None where nobody can type, or for "later".
+    """Show the evaluation and ask; None without a terminal to type on, or for "later".
 
     Args:
         console: a terminal.

@@ -28,7 +28,7 @@ def deploy(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Slots of dora-gpus. Default for a new limit: this machine's GPUs, or 1.")
     ] = None,
-    webhook: Annotated[str | None, typer.Option("--webhook", help="Address that gets notices of failures and decisions.")] = None,
+    webhook: Annotated[str | None, typer.Option("--webhook", help="Address that receives notices of failures and decisions.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change; write nothing.")] = False,
     as_json: Json = False,
 ) -> None:

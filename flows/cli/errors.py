@@ -1,4 +1,4 @@
-"""How a command ends: the one place that turns exceptions into a panel and an exit code."""
+"""Ends a command: turns exceptions into a panel and an exit code."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import typer
 from dora_core.errors import DoraError, RunStopped, ServiceError, StageFailed, StoreError, TrainingError
 
 FAILURES = (StageFailed, RunStopped, ServiceError, StoreError, TrainingError)
-"""Something broke: exit code 1. Every other DoraError is for the user to correct: 2."""
-STOPPED = "nothing is running; run the same command to resume"
+"""Failures of a stage or server: exit code 1. Every other DoraError is a mistake of the user: 2."""
+INTERRUPTED = "nothing is running; run the same command to resume"
 
 
 @contextmanager
 def explained(as_json: bool = False) -> Iterator[None]:
-    """Run a command's body. A :class:`DoraError` becomes a panel; anything else is a bug of ours and keeps its traceback."""
+    """Run a command's body. A :class:`DoraError` becomes a panel; any other exception is a bug and keeps its traceback."""
     with _one_interrupt():
         try:
             yield
@@ -29,8 +29,8 @@ def explained(as_json: bool = False) -> Iterator[None]:
             _json(as_json, error.to_json())
             raise typer.Exit(1 if isinstance(error, FAILURES) else 2) from None
         except KeyboardInterrupt:
-            _panel(STOPPED, "", style="yellow", title="stopped")
-            _json(as_json, {"type": "Interrupted", "message": STOPPED, "hint": "", "retryable": True})
+            _panel(INTERRUPTED, "", style="yellow", title="stopped")
+            _json(as_json, {"type": "Interrupted", "message": INTERRUPTED, "hint": "", "retryable": True})
             raise typer.Exit(130) from None
 
 

@@ -31,7 +31,7 @@ def generate(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write responses to a file of prompts, from a model or a server. Repeated: at once; interrupted: goes on where it was."""
+    """Write responses to a file of prompts, from a model or a server. Repeated: at once; interrupted: continues where it was."""
     with explained(as_json):
         from flows.cli.files.generation import GenerateOptions, generate_file
         from flows.cli.files.settings import data_source, options

@@ -1,4 +1,4 @@
-"""What commands print: for people on a terminal, for logs (plain lines), or one JSON document on stdout."""
+"""Output of commands: for a terminal, for logs (plain lines), or one JSON document on stdout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _COLOURS = {"cached": "dim", "ran": "green", "failed": "red", "cancelled": "yell
 
 
 class Out:
-    """Where output goes: people's text to stdout, or to stderr when stdout carries the JSON document."""
+    """Prints: text to stdout, or to stderr when stdout carries the JSON document."""
 
     def __init__(self, as_json: bool):
         self._as_json = as_json
@@ -112,22 +112,22 @@ class Out:
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[str, int, int | None], None]]:
-        """What is told how far one long work is: a line that changes on a terminal, one now and then elsewhere."""
-        told, pause = time.monotonic(), 0.1 if self.console.is_terminal else LINE_SECONDS
+        """Progress callback for one long operation: a line that changes on a terminal, an occasional line elsewhere."""
+        shown, pause = time.monotonic(), 0.1 if self.console.is_terminal else LINE_SECONDS
         with self.console.status("") as status:  # shows nothing where there is no terminal
 
-            def tell(what: str, done: int, total: int | None) -> None:
-                nonlocal told
-                if time.monotonic() - told > pause:
-                    told = time.monotonic()
+            def progress(what: str, done: int, total: int | None) -> None:
+                nonlocal shown
+                if time.monotonic() - shown > pause:
+                    shown = time.monotonic()
                     text = f"{what}: {done}{f' of {total}' if total else ''}" if done else what
                     (status.update if self.console.is_terminal else self.say)(text)
 
-            yield tell
+            yield progress
 
     @contextmanager
     def watching(self, verbose: bool) -> Iterator[Observer]:
-        """An observer for the time of a run: live bars on a terminal, lines elsewhere."""
+        """Give an observer for the time of a run: live bars on a terminal, lines elsewhere."""
         if not self.console.is_terminal:
             yield Lines(self, verbose)
             return
@@ -143,7 +143,7 @@ class Out:
 
 
 class Lines(Observer):
-    """For logs and pipes: a line when a stage starts and ends, and now and then between."""
+    """Progress for logs and pipes: a line when a stage starts and ends, and occasional ones between."""
 
     def __init__(self, out: Out, verbose: bool):
         self._out, self._verbose = out, verbose
@@ -174,7 +174,7 @@ class Lines(Observer):
 
 
 class Bars(Observer):
-    """For a terminal: one bar for the stage that runs; finished stages stay above it as lines."""
+    """Progress for a terminal: one bar for the stage that runs; finished stages stay above it as lines."""
 
     def __init__(self, out: Out, progress: Progress, verbose: bool):
         self._out, self._progress, self._verbose = out, progress, verbose
@@ -251,7 +251,7 @@ _MAIN = {"win_rate": ".3f", "win_rate_lift": "+.3f", "gold": ".2f", "kl": ".1f",
 
 
 def headline(result: dict[str, Any]) -> str:
-    """The one number of a stage that people look for first, from its ``result.json``."""
+    """Return the main number of a stage as text, from its ``result.json``."""
     return STAGES[result["stage"]].headline(parse_result(result))
 
 

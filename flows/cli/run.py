@@ -1,4 +1,4 @@
-"""Plan, run, watch, summarise: what the commands that run a flow share."""
+"""Plans, runs, watches and summarises: shared by the commands that run a flow."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _run(start: Callable[[], EndedRun], *, as_json: bool, verbose: bool, report:
 
 
 def write_report(store: Store, run_id: str, path: Path) -> Path:
-    """The page of a run: that of a study has tables, that of a realignment has stages."""
+    """Write the page of a run; a study has a page of its own kind."""
     run = read_record(store, run_id)
     if run is not None and run.flow == "study":
         from flows.report.study import render_study as render

@@ -43,7 +43,7 @@ def load_config(
     """Read, override, resolve paths, validate.
 
     Args:
-        model: what the file configures.
+        model: model of the configuration.
 
     Raises:
         ConfigError: with *all* mistakes, one per line: ``align.objective.lambda: must be greater than 0 (got -1)``.
@@ -73,7 +73,7 @@ def read_text(path: Path, model: type[MethodConfig] = RealignConfig) -> str:
 
 
 def load_preset(name: str, overrides: Sequence[str], model: type[Configuration]) -> Configuration:
-    """A configuration that comes with the package; relative paths in ``overrides`` are relative to the working folder.
+    """Load a configuration that comes with the package; relative paths in ``overrides`` are relative to the working folder.
 
     Raises:
         ConfigError: as :func:`load_config`.
@@ -82,12 +82,12 @@ def load_preset(name: str, overrides: Sequence[str], model: type[Configuration])
 
 
 def packaged(name: str) -> str:
-    """The text of ``infra/configs/<name>``."""
+    """Return the text of ``infra/configs/<name>``."""
     return (importlib.resources.files("infra") / "configs" / name).read_text(encoding="utf-8")
 
 
 def parse_config(text: str, overrides: Sequence[Override], model: type[Configuration], *, place: str, folder: Path) -> Configuration:
-    """From the text of a configuration; ``folder`` is what relative paths in it are relative to.
+    """Parse the text of a configuration; relative paths in it are relative to ``folder``.
 
     Raises:
         ConfigError: as :func:`load_config`.
@@ -137,7 +137,7 @@ def validate(
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path, mistakes: list[tuple[KeyPath, str]]) -> dict[str, Any]:
-    """A copy with absolute paths; a path that was clearly meant as one but is not there becomes a mistake."""
+    """Return a copy with absolute paths; a text that is clearly a path but does not exist becomes a mistake."""
     data = copy.deepcopy(data)
     places: list[tuple[Any, KeyPath]] = []
     for section in ("train", "golden"):
@@ -156,7 +156,7 @@ def _resolve_paths(data: dict[str, Any], folder: Path, mistakes: list[tuple[KeyP
         try:
             path = folder / Path(value).expanduser()
             there = path.exists()
-        except (OSError, RuntimeError) as error:  # a name too long, a folder that is closed, a home of nobody
+        except (OSError, RuntimeError) as error:  # a name too long, a folder without access, a home folder of an unknown user
             mistakes.append((key, f"cannot be looked up: {_reason(error)}"))
             continue
         if there:
@@ -193,7 +193,7 @@ _BOUNDS = {
 
 
 def _explain(error: ValidationError, data: dict[str, Any], root: type[BaseModel]) -> Iterator[tuple[KeyPath, str]]:
-    """One (key path, text) per mistake; the alternatives of a union are joined into one sentence."""
+    """Yield (key path, text) per mistake; the alternatives of a union are joined into one sentence."""
     grouped: dict[KeyPath, list[tuple[str, Any]]] = {}
     for details in error.errors(include_url=False):
         fault: dict[str, Any] = {**details}
@@ -208,7 +208,7 @@ def _explain(error: ValidationError, data: dict[str, Any], root: type[BaseModel]
             grouped[path].append((text, fault["input"]))
     for path, alternatives in grouped.items():
         if isinstance(alternatives[0][1], dict) and any(other[: len(path)] == path and other != path for other in grouped):
-            continue  # a mapping was meant, and what is wrong inside it is told
+            continue  # a mapping was meant, and the mistake inside it is reported
         text = " or ".join(text for text, _ in alternatives)
         parts = text.split(" or must be ")
         found = alternatives[0][1]
@@ -287,7 +287,7 @@ def _keys(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _tag(model: type[BaseModel]) -> Any:
-    """What its ``kind`` must be, for a member of a tagged union."""
+    """Return the ``kind`` that a member of a tagged union must have."""
     field = model.model_fields.get("kind")
     return field.default if field else None
 
@@ -319,7 +319,7 @@ def _short(value: Any) -> str:
 
 
 def _line(key: KeyPath, lines: dict[KeyPath, int]) -> str:
-    """The line of the key, or of the nearest section above it that is in the file."""
+    """Return the line of the key, or of the nearest section above it that is in the file."""
     while key and key not in lines:
         key = key[:-1]
     return f" [line {lines[key]}]" if key else ""
@@ -332,7 +332,7 @@ def _reason(error: Exception) -> str:
 
 
 def _neighbours(path: Path) -> str:
-    """A hint from what is really in the folder: the nearest name, or what is there."""
+    """Return a hint from the folder's content: the nearest name, or the names there."""
     try:
         if not path.parent.is_dir():
             return f"the folder {path.parent} does not exist"

@@ -33,7 +33,7 @@ from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.strict_model import NAME_PATTERN, StrictModel
 
 ROBUST = "robust"
-"""In a study's lists of objectives: the configured robust one."""
+"""Stands for the configured robust objective in a study's lists of objectives."""
 
 
 class PromotionConfig(StrictModel):
@@ -63,7 +63,7 @@ class ListGenerateConfig(GenerateConfig):
 class CompareConfig(StrictModel):
     """Responses to held-out prompts against those of the start and of the champion, and against the chosen ones of the data."""
 
-    judge: Judge = Field(default_factory=RewardModelJudge, description="Who scores them.")
+    judge: Judge = Field(default_factory=RewardModelJudge, description="The judge that scores them.")
     generate: HeldOutGenerateConfig = Field(default_factory=HeldOutGenerateConfig, description="How they are sampled, whatever the policy.")
     champion: bool = Field(True, description="Also compare with the registry's champion.")
 
@@ -79,7 +79,7 @@ class CompareConfig(StrictModel):
 
 
 class ExecutionConfig(StrictModel):
-    """Where and how wide each stage runs: as its own section says, and as `default` where that says nothing. Never part of a digest."""
+    """Resources per stage: of its own section, and of `default` for keys that it leaves out. Never part of a digest."""
 
     default: Execution = Field(default_factory=Execution, description="For all stages, where their own section does not say otherwise.")
     classify: Execution | None = Field(None, description="Fitting the source classifiers.")
@@ -126,7 +126,7 @@ def _judge_mistake(key: str, judge: Judge, execution: ExecutionConfig) -> str | 
 
 
 class MethodConfig(StrictModel):
-    """What a realignment and a study share: the method's settings and where they run."""
+    """Settings that a realignment and a study share: of the method, and of the place where stages run."""
 
     example: ClassVar[str]
     """A documented configuration to start from."""
@@ -182,11 +182,11 @@ class SelfTrainConfig(RealignConfig):
 
     rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="Rounds: how many, what they learn from, when they stop.")
     generate: ListGenerateConfig = Field(default_factory=ListGenerateConfig, description="Samples of the train prompts, in every round.")
-    judge: Judge = Field(default_factory=RewardModelJudge, description="Who labels them; unused by strategy selfie.")
+    judge: Judge = Field(default_factory=RewardModelJudge, description="The judge that labels them; unused by strategy selfie.")
 
     @property
     def labeller(self) -> Judge:
-        """Who labels the samples."""
+        """The judge that labels the samples."""
         if self.rounds.strategy != "selfie" or isinstance(self.judge, ImplicitJudge):
             return self.judge
         return ImplicitJudge()

@@ -25,7 +25,7 @@ def dotted(path: Iterable[str | int]) -> str:
 
 MAX_DEPTH = 40
 MAX_VALUES = 100_000
-"""Bounds on what a configuration may be; aliases count as often as they are used."""
+"""Bounds on the size of a configuration; aliases count as often as they are used."""
 _TAG = "tag:yaml.org,2002:"
 _KINDS = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "null": "null", "seq": "list", "map": "mapping"}
 
@@ -47,7 +47,7 @@ class _Yaml12(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError):  # of Python's own int, float and so on
-            problem = f"{str(node.value)[:40]!r} is no {_KINDS[node.tag.removeprefix(_TAG)]}"
+            problem = f"{str(node.value)[:40]!r} is not a {_KINDS[node.tag.removeprefix(_TAG)]}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
     def construct_undefined(self, node: yaml.Node) -> Any:
@@ -169,7 +169,7 @@ def apply_override(data: dict[str, Any], override: Override) -> None:
 
 
 def _item(target: Any, part: str, dotted_path: str, parent: str) -> Any:
-    """The child ``part`` of ``target``; ``None`` where it does not exist yet."""
+    """Return the child ``part`` of ``target``; ``None`` where it does not exist yet."""
     if isinstance(target, dict):
         return target.get(part)
     if isinstance(target, list):

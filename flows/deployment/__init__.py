@@ -1,1 +1,1 @@
-"""What Prefect offers to start."""
+"""Deployments of the flows on a Prefect server, with their forms."""

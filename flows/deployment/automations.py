@@ -1,8 +1,8 @@
-"""What a Prefect server does by itself for our runs: ends zombies, and tells a webhook about failures and decisions.
+"""Automations of a Prefect server for our runs: they end zombies, and send failures and decisions to a webhook.
 
 *Zombies.* A flow run whose process is gone stays Running for ever. Prefect's remedy: runs send heartbeats
-(``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``, 180 s by default), and an automation sets those to Crashed that missed three. What they left on
-Ray and in MLflow is `dora reap`'s. A run whose worker died between taking it and starting its process sends none, stays Pending, and holds
+(``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``, 180 s by default), and an automation sets runs that missed three to Crashed. `dora reap` ends what
+they left on Ray and in MLflow. A run whose worker died between taking it and starting its process sends none, stays Pending, and holds
 a place of its queue (``flows/deployment/deploy.py``): `dora reap` ends those, and an automation the runs of `reap` itself. Not all runs:
 each event of each run would be written to the database once more, and two hundred queued runs lock SQLite often enough.
 Left out: a run that suspends within the fraction of a second after a heartbeat was sent and before it arrived is crashed, too; its model
@@ -13,7 +13,7 @@ run that a guard rail stops is one::
 
     {"text": "<one sentence>", "event": …, "project": …, "run": …, "cause": …, "link": …, "figures": {…}}
 
-``text`` is what chat services show. The address is a secret: it lives in a Prefect block, encrypted, and nowhere in logs.
+Chat services show ``text``. The address is a secret: it lives in a Prefect block, encrypted, and nowhere in logs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PREFIX = "dora: "
 TAG = "dora"
 """Tag of our deployments, and so of their runs."""
 UPKEEP = "upkeep"
-"""The work queue of what frees what runs wait for."""
+"""Work queue of maintenance flows, which free what other runs wait for."""
 BLOCK = "dora-webhook"
 MISSED_HEARTBEATS = 3
 PENDING_LIMIT = timedelta(minutes=10)
@@ -47,10 +47,10 @@ FAILURE = """\
 "link": {{ ("UI/runs/flow-run/" ~ flow_run.id) | tojson }}, "figures": {}}"""
 
 HAPPENING = """\
-{% set told = event.payload %}\
-{"text": {{ (told.run ~ ": " ~ told.message) | tojson }}, "event": {{ event.event | tojson }}, "project": {{ told.project | tojson }}, \
-"run": {{ told.run | tojson }}, "cause": {{ told.message | tojson }}, "link": {{ told.link | tojson }}, \
-"figures": {{ told.figures | tojson }}}"""
+{% set sent = event.payload %}\
+{"text": {{ (sent.run ~ ": " ~ sent.message) | tojson }}, "event": {{ event.event | tojson }}, "project": {{ sent.project | tojson }}, \
+"run": {{ sent.run | tojson }}, "cause": {{ sent.message | tojson }}, "link": {{ sent.link | tojson }}, \
+"figures": {{ sent.figures | tojson }}}"""
 """Jinja, rendered by the Prefect server; ``tojson`` also closes what a message might open."""
 
 
@@ -77,12 +77,12 @@ def install(api_url: str, webhook: str | None) -> list[str]:
     if seconds is None:
         lines.append("PREFECT_FLOWS_HEARTBEAT_FREQUENCY is off: runs whose process is gone stay Running")
     if block is None:
-        lines.append("no webhook is known: nobody is told about failures and decisions; `dora deploy --webhook URL` tells them")
+        lines.append("no webhook is known: failures and decisions are sent nowhere; `dora deploy --webhook URL` sets one")
     return lines
 
 
 def _ensure(client: SyncPrefectClient, automation: AutomationCore, before: Automation | None) -> str:
-    """One that is as it should be stays untouched: an update makes the server forget whose silence it is timing."""
+    """Create or update an automation; an unchanged one is left alone, since an update resets the server's timers of silent runs."""
     if before is None:
         client.create_automation(automation)
         return "created"
@@ -94,7 +94,7 @@ def _ensure(client: SyncPrefectClient, automation: AutomationCore, before: Autom
 
 
 def automations(ui: str, block: UUID | None, heartbeat_seconds: int | None) -> Iterator[AutomationCore]:
-    """What the server is to do.
+    """Yield the automations that the server should have.
 
     Args:
         ui: address of Prefect's pages.
@@ -111,7 +111,7 @@ def automations(ui: str, block: UUID | None, heartbeat_seconds: int | None) -> I
     ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", STOPPED, "Crashed", "Cancelled", "Suspended", "Paused")}
 
     def silence(of: Any, after: str, expect: set[str], within: timedelta) -> EventTrigger:
-        """For each run of which, some time after an event, neither another that is expected nor the run's end has been heard."""
+        """Return a trigger for each run that, within a time after an event, has sent neither an expected one nor its end."""
         return EventTrigger(
             match=runs,
             match_related=of,
@@ -167,7 +167,7 @@ def automations(ui: str, block: UUID | None, heartbeat_seconds: int | None) -> I
     ):
         yield AutomationCore(
             name=f"{PREFIX}{name}",
-            description=f"Tells the webhook of block {BLOCK} about {what}.",
+            description=f"Sends {what} to the webhook of block {BLOCK}.",
             enabled=True,
             trigger=trigger,
             actions=[CallWebhook(block_document_id=block, payload=payload)],
@@ -175,7 +175,7 @@ def automations(ui: str, block: UUID | None, heartbeat_seconds: int | None) -> I
 
 
 def _webhook_block(client: SyncPrefectClient, webhook: str | None) -> UUID | None:
-    """The block with the address: written, or as it is there."""
+    """Return the id of the block with the address: written now, or before; None without one."""
     from prefect.blocks.webhook import Webhook
     from prefect.exceptions import ObjectNotFound
     from prefect.types import SecretDict

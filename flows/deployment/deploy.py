@@ -5,7 +5,7 @@ automations of
 ``flows/deployment/automations.py``. The worker imports a flow from the installed package: nothing is uploaded, and the code that runs is
 the code that is installed there.
 
-What a person has changed in Prefect's UI stays: the sizes of limits unless one is given, whether a schedule is on, and parameters and times
+Changes made in Prefect's UI stay: the sizes of limits unless one is given, whether a schedule is on, and parameters and times
 of a deployment until its entry in the file changes. The server remembers the digest of the entry it was given, as the deployment's
 version. A deployment tagged ``dora`` that the file no longer declares is removed.
 """
@@ -43,15 +43,17 @@ PoolType = Literal["process", "docker", "kubernetes"]
 Change = Literal["created", "updated", "unchanged", "removed"]
 
 DEFAULT = "default"
-"""The queue that Prefect makes with a pool."""
+"""Queue that Prefect makes with a pool."""
 UPKEEP_AT_A_TIME = 2
-UPKEEP_ABOUT = "What frees what runs wait for: it does not wait behind them."
-"""Its description, by which a queue of that name is known as made here."""
+UPKEEP_ABOUT = "Maintenance queue (reap, gc); never blocked by training runs."
+"""Description by which a queue of that name is recognised as made here."""
+UPKEEP_BEFORE = "What frees what runs wait for: it does not wait behind them."
+"""Description that earlier releases gave it."""
 
 PACKAGES = {"docker": "prefect-docker", "kubernetes": "prefect-kubernetes"}
 CONTAINER_HOME = "/var/lib/dora"
 PLACES = ("DORA_STORE", "DORA_MLFLOW_URI", "DORA_RAY_ADDRESS", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
-"""What a container must be told, from this environment; passwords are for the worker's own."""
+"""Variables of this environment that a container needs; passwords belong in the worker's own environment."""
 
 
 # --------------------------------------------------------------------------------------------------------- the file
@@ -93,7 +95,7 @@ class Deployment(StrictModel):
 
 
 def declared() -> list[Deployment]:
-    """The deployments of ``infra/prefect.yaml``.
+    """Return the deployments of ``infra/prefect.yaml``.
 
     Raises:
         ConfigError: the file was edited into something it may not be.
@@ -110,7 +112,7 @@ def declared() -> list[Deployment]:
 
 @dataclass
 class Deployed:
-    """What was done, or would be (``--dry-run``)."""
+    """Changes that were made, or would be (``--dry-run``)."""
 
     server: str
     pool: tuple[str, str, Change]
@@ -137,7 +139,7 @@ class Deployed:
 
 
 def register(api_url: str, pool: str) -> None:
-    """What ``dora up`` calls when its server and worker are up."""
+    """Callback of ``dora up`` when its server and worker are up."""
     deploy(api_url, pool=pool)
 
 
@@ -160,7 +162,7 @@ def deploy(
         image: container image of runs, for docker and kubernetes. Default: the one this release builds.
         limit: slots of ``dora-gpus``. Default for a new limit: the number of GPUs of this machine, or 1.
         webhook: address that gets notices of failures and decisions; None: as it was.
-        dry_run: look and tell; write nothing.
+        dry_run: report; write nothing.
 
     Raises:
         ServiceError: the server is away or refuses us. ConfigError: the pool is of another type, or needs no image.
@@ -301,7 +303,7 @@ def _ensure_pool(client: SyncPrefectClient, name: str, kind: PoolType | None, im
 
 
 def _ensure_upkeep(client: SyncPrefectClient, pool: str, kind: str, dry_run: bool) -> Change:
-    """A queue of its own for what frees what runs wait for: behind them it would wait for ever.
+    """Ensure the maintenance queue: behind the runs that wait for it, maintenance would wait for ever.
 
     In a process pool, where each run is a process of the worker's machine, both queues get a limit; containers and pods have their own
     schedulers. The server counts the pending and the running runs of a queue, and gives a worker no more than are left: a worker's own
@@ -314,7 +316,7 @@ def _ensure_upkeep(client: SyncPrefectClient, pool: str, kind: str, dry_run: boo
     found = None
     with suppress(ObjectNotFound):
         found = client.read_work_queue_by_name(UPKEEP, pool)
-        if found.description == UPKEEP_ABOUT:
+        if found.description in (UPKEEP_ABOUT, UPKEEP_BEFORE):
             return "unchanged"
     change: Change = "updated" if found else "created"
     if dry_run:
@@ -332,7 +334,7 @@ def _ensure_upkeep(client: SyncPrefectClient, pool: str, kind: str, dry_run: boo
 
 
 def base_template(kind: PoolType, image: str | None, prefects_own: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a new pool's runs are started with.
+    """Return the base job template of a new pool.
 
     Args:
         prefects_own: gives the templates that the server knows, so that a worker's package is needed on its own machine only.
@@ -374,7 +376,7 @@ def _refuse_image(image: str | None) -> None:
 
 
 def _worker_notes(pool: str, kind: str) -> list[str]:
-    """What is still to do by hand for runs to start."""
+    """Return the steps that are still to be done by hand for runs to start."""
     if kind == "process":
         return []
     package = PACKAGES[kind]
@@ -382,6 +384,6 @@ def _worker_notes(pool: str, kind: str) -> list[str]:
     notes = [f"on the worker's machine: {install}prefect worker start --pool {pool} --type {kind}"]
     away = [name for name in PLACES[:3] if name not in os.environ]
     if kind == "docker" and away:
-        told = f"{', '.join(away)} {'is' if len(away) == 1 else 'are'} not set here"
-        notes.append(f"{told}: each container would use a place of its own; set them, and deploy into a new --pool")
+        unset = f"{', '.join(away)} {'is' if len(away) == 1 else 'are'} not set here"
+        notes.append(f"{unset}: each container would use a place of its own; set them, and deploy into a new --pool")
     return notes

@@ -4,7 +4,7 @@ Each has the name of the flow that the command of that name runs, so that Prefec
 function. ``infra/prefect.yaml`` says under which names and schedules they are offered.
 """
 
-# ruff: noqa: B006, B008  # Prefect reads a form's defaults from the signature; sections are frozen, and nobody writes to the lists.
+# ruff: noqa: B006, B008  # Prefect reads a form's defaults from the signature; sections are frozen, and the lists are never changed.
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def realign(
 
     Args:
         config_file: A YAML file on the machine that runs this (absolute, or in `<home>/configs`), or an example: demo, listwise.
-        data: What is learned from. Blank fields stay as the file has them, here and below.
+        data: Training data. Blank fields stay as the file has them, here and below.
         method: Loss, robust objective and calibration factors.
-        training: How the policy is aligned.
-        promotion: What becomes of the model.
+        training: Settings of the alignment.
+        promotion: Promotion of the model.
         until: The last stage wanted.
         overrides: Any other key of the configuration, as --set takes them: align.objective.ess_target=0.8
     """
@@ -104,7 +104,7 @@ def calibrate(
 
     Args:
         config_file: A YAML file on the machine that runs this (absolute, or in `<home>/configs`), or an example: demo, listwise.
-        data: What is scored. Blank fields stay as the file has them, here and below.
+        data: Data to score. Blank fields stay as the file has them, here and below.
         calibration: From classifiers to factors.
         overrides: Any other key of the configuration, as --set takes them: classifier.folds=5
     """
@@ -125,11 +125,11 @@ def self_train(
 
     Args:
         config_file: A YAML file on the machine that runs this (absolute, or in `<home>/configs`), or an example: demo, self-train.
-        data: What is learned from. Blank fields stay as the file has them, here and below.
+        data: Training data. Blank fields stay as the file has them, here and below.
         method: Loss, robust objective and calibration factors.
-        training: How the policy is aligned.
-        rounds: How many rounds, and what they learn from.
-        promotion: What becomes of the model.
+        training: Settings of the alignment.
+        rounds: Number of rounds, and their data.
+        promotion: Promotion of the model.
         overrides: Any other key of the configuration, as --set takes them: rounds.guard.max_kl=10
     """
     return supervise(configured(SelfTrainConfig), "promote", "self-train")
@@ -143,8 +143,8 @@ def study(
 
     Args:
         config_file: A YAML file on the machine that runs this (absolute, or in `<home>/configs`), or an example: study-quick, study-full.
-        grid: What is compared, and how often. Blank fields stay as the file has them, here and below.
-        training: How every policy is aligned.
+        grid: Comparisons and their repetitions. Blank fields stay as the file has them, here and below.
+        training: Settings of every alignment.
         overrides: Any other key of the configuration, as --set takes them: golden_responses=1000
     """
     return compare(configured(StudyConfig))

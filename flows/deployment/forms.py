@@ -37,7 +37,7 @@ from infra.settings import Settings
 Configuration = TypeVar("Configuration", bound=MethodConfig)
 
 DEMO = "demo"
-"""The example whose data is generated."""
+"""Example whose data is generated."""
 DEMO_ROUNDS = 2
 
 
@@ -47,7 +47,7 @@ DEMO_ROUNDS = 2
 def configure(
     model: type[Configuration], config_file: str, sections: Iterable[Section] = (), overrides: Sequence[str] = ()
 ) -> Configuration:
-    """The configuration of a run: a file, then what the form's sections say, then ``overrides`` (``a.b=v``).
+    """Return the configuration of a run: a file, then the values of the form's sections, then ``overrides`` (``a.b=v``).
 
     Args:
         config_file: an example of ``infra/configs`` by name, else a path; relative ones are relative to ``<home>/configs``, and so are
@@ -100,7 +100,7 @@ def _path(config_file: str, model: type[MethodConfig]) -> Path:
     try:
         path = folder / Path(config_file).expanduser()
         there = path.exists()
-    except (OSError, RuntimeError) as error:  # a name too long, a home of nobody
+    except (OSError, RuntimeError) as error:  # a name too long, a home folder of an unknown user
         raise ConfigError(f"config_file cannot be looked up: {error}", hint=f"it is one of {', '.join(examples())}, or a path") from None
     if not there:
         known = [*examples(), *(file.name for file in folder.glob("*.yaml"))]
@@ -146,13 +146,13 @@ class Section(BaseModel):
 
 
 def key_of(description: str | None) -> str:
-    """The key that a field sets: the end of its description, where people see it."""
+    """Return the key that a field sets: the end of its description, which the form shows."""
     assert description is not None
     return description.rsplit("[", 1)[1].removesuffix("]")
 
 
 def _key(path: str, description: str = "", *, root: type[BaseModel] = SelfTrainConfig, **more: Any) -> Any:
-    """A field that sets one key, blank at first, with that key's own bounds; and description, unless another is given."""
+    """Return a field that sets one key, blank at first, with that key's own bounds; and description, unless another is given."""
     source = _find(root, path.split("."))
     field = Field(None, description=f"{description or source.description} [{path}]", **more)
     # Bounds and choices; validators that would look at a blank are left to the configuration.
@@ -161,7 +161,7 @@ def _key(path: str, description: str = "", *, root: type[BaseModel] = SelfTrainC
 
 
 def _find(model: type[BaseModel], path: list[str]) -> Any:
-    """The field at a key path; list items go by index."""
+    """Return the field at a key path; list items go by index."""
     fields = {field.alias or name: field for name, field in model.model_fields.items()}
     field, rest = fields[path[0]], path[1:]
     if not rest:
@@ -198,7 +198,7 @@ ConfigFile = Annotated[str, Field(min_length=1)]
 
 
 class Data(Section):
-    """What is learned from."""
+    """Training data."""
 
     path: str | None = _key("data.train.0.path", "Parquet or JSONL file, folder, or dataset name, in place of the file's first input.")
     golden_path: str | None = _key("data.golden.0.path", "Trusted (prompt, response) pairs, in place of the file's first golden input.")
@@ -223,7 +223,7 @@ class Method(Section):
 
 
 class Training(Section):
-    """How the policy is aligned."""
+    """Settings of the alignment."""
 
     epochs: float | None = _key("align.optimization.epochs")
     max_steps: int | None = _key("align.optimization.max_steps")
@@ -233,7 +233,7 @@ class Training(Section):
 
 
 class Promotion(Section):
-    """What becomes of the model."""
+    """Promotion of the model."""
 
     mode: Literal["auto", "ask", "never"] | None = _key("promotion.mode")
     model_name: str | None = _key("promotion.model_name")
@@ -250,7 +250,7 @@ class Calibration(Section):
 
 
 class Rounds(Section):
-    """What the policy's own samples are for."""
+    """Use of the policy's own samples."""
 
     rounds: int | None = _key("rounds.rounds")
     strategy: Strategy | None = _key("rounds.strategy")
@@ -261,7 +261,7 @@ class Rounds(Section):
 
 
 class Grid(Section):
-    """What is compared, and how often."""
+    """Comparisons and their repetitions."""
 
     seeds: list[Annotated[int, Field(ge=0)]] | None = _key("seeds", root=StudyConfig)
     tables: list[TableName] | None = _key("tables", root=StudyConfig)

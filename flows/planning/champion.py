@@ -1,4 +1,4 @@
-"""Whom a new policy must beat: the registry's champion, as a stage of this store."""
+"""The registered model that a new policy is compared with: the registry's champion, as a stage of this store."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tasks.runtime.stage import StageRef
 
 
 def champions(places: Places, config: RealignConfig, store: Store, note: Callable[[str], None]) -> list[StageRef]:
-    """The policies behind the aliases ``champion`` and ``previous``, without those that are not in this store.
+    """Return the policies behind the aliases ``champion`` and ``previous``, without those that are not in this store.
 
-    A registry that does not answer costs the comparison, not the run.
+    If the registry does not answer, the run continues without the comparison.
 
     Args:
-        note: told why somebody is missing.
+        note: receives the reason for each policy that is missing.
     """
     try:
         tags = registry.alias_tags(places.mlflow_uri, config.model_name)

@@ -28,7 +28,7 @@ TWIN = "align (erm twin)"
 MAX_CHANGES = 3
 _COMPUTED_BEFORE = "cached: computed before from the same inputs and settings"
 
-# Where a spec's field has another name than the configuration's key.
+# Fields of specs whose key in the configuration has another name.
 _CONFIG_KEYS = {
     "model": "policy",
     "aggregate": "calibration.aggregate",
@@ -91,7 +91,7 @@ def _specs(config: RealignConfig, until: Until, previous: Previous | None, champ
 
 
 def _previous(latest: dict[str, LatestStage], store: Store) -> Previous | None:
-    """What the last run knew about its data; None where its classifiers are gone."""
+    """Return the last run's results on its data; None where its classifiers are gone."""
     refs = {
         stage: latest[stage].ref
         for stage in ("ingest", "classify", "calibrate")
@@ -158,7 +158,7 @@ def _why(old: dict[str, Any], spec: StageSpec, labels: dict[str, str]) -> str:
 
 
 def _refs(value: Any) -> list[dict[str, str]]:
-    """The stages that a field of a payload names: one, or a list of them."""
+    """Return the stages that a field of a payload names: one, or a list of them."""
     return [ref for ref in (value if isinstance(value, list) else [value]) if isinstance(ref, dict) and set(ref) == {"stage", "digest"}]
 
 

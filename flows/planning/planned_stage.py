@@ -1,4 +1,4 @@
-"""A plan as it is handed from planning to running: its stages in order, each with its digest, whether it runs, and why."""
+"""A plan, the result of planning and the input of running: its stages in order, each with its digest, whether it runs, and why."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PlannedStage:
 
     @property
     def is_small(self) -> bool:
-        """A job without workers of its own and on CPU, so that it may share one with others."""
+        """Whether it is a job without workers of its own and on CPU, so that it may share one with others."""
         return not self.is_local and self.spec.execution.workers == 0 and self.spec.execution.gpus_per_worker == 0
 
     @cached_property
@@ -68,7 +68,7 @@ class Plan:
     Attributes:
         inputs: ``{URI: digest}`` of the files that are read.
         records: number of records, None while it is not known.
-        notes: what could not be planned as configured.
+        notes: parts of the configuration that could not be planned.
         not_needed: on-demand stages without a result, left out because every stage that reads them is cached.
     """
 
@@ -88,7 +88,7 @@ class Plan:
         return any(not stage.is_local for stage in self.to_run)
 
     def neighbours(self, stage: PlannedStage) -> list[PlannedStage]:
-        """The small stages that run directly before and after a small ``stage``, and itself: they may share one job."""
+        """Return the small stages that run directly before and after a small ``stage``, and itself: they may share one job."""
         to_run = self.to_run
         first = last = to_run.index(stage)
         while first > 0 and to_run[first - 1].is_small:
@@ -111,7 +111,7 @@ class Plan:
         return replace(self, stages=tuple(order), not_needed=not_needed)
 
     def upstream(self, stage: PlannedStage) -> list[str]:
-        """Labels of the stages whose output ``stage`` reads."""
+        """Return the labels of the stages whose output ``stage`` reads."""
         return [other.label for other in self.stages if other.digest in _reads(stage)]
 
     def to_json(self) -> dict[str, Any]:

@@ -21,14 +21,14 @@ from tasks.runtime.stage import StageRef
 
 @dataclass
 class Samples:
-    """What the rounds so far have sampled, one of each per round; ``policies`` wrote them (None: an endpoint's model)."""
+    """Samples and scores of the rounds so far, one of each per round; ``policies`` wrote them (None: an endpoint's model)."""
 
     samples: list[StageRef] = field(default_factory=list)
     scores: list[StageRef] = field(default_factory=list)
     policies: list[StageRef | None] = field(default_factory=list)
 
     def last(self, count: int | None) -> dict[str, list[Any]]:
-        """The fields of ``tasks/stages/mix.py``; ``count`` None: all rounds."""
+        """Return the fields of ``tasks/stages/mix.py`` for the last ``count`` rounds; None: all rounds."""
         return {name: refs[-count:] if count else refs for name, refs in vars(self).items()}
 
 
@@ -60,7 +60,7 @@ def add_rounds(
 
 
 def sample(chain: Chain, start: StageRef | None, policy: StageRef, done: Samples) -> None:
-    """Samples of the train prompts, looked at by the guard, and their scores."""
+    """Add the stages that sample the train prompts, check the samples by the guard rails, and score them."""
     config, number = chain.config, chain.round
     assert isinstance(config, SelfTrainConfig) and number
     drawn: GenerateConfig = config.generate.evolve(seed=config.generate.seed + number, prompts=config.rounds.prompts)
@@ -77,7 +77,7 @@ def sample(chain: Chain, start: StageRef | None, policy: StageRef, done: Samples
 
 
 def learn(chain: Chain, policy: StageRef, done: Samples) -> StageRef:
-    """The next policy, from the round's mixture."""
+    """Add the stages that train the next policy on the round's mixture; returns the policy."""
     from tasks.stages import mix
 
     config, number = chain.config, chain.round

@@ -1,6 +1,6 @@
 """Specs of a realignment and its rounds, built stage by stage from a configuration.
 
-Every stage has one method here: its place among the others. Specs point at their inputs by digest, so a whole chain is known before
+Every stage has one method here, which gives it its inputs. Specs point at their inputs by digest, so a whole chain is known before
 anything runs. ``flows/planning/plan.py`` compares it with the store, ``flows/planning/rounds.py`` and ``flows/planning/study_grid.py``
 build longer ones.
 """
@@ -32,7 +32,7 @@ class Chain:
         fingerprints: of the input files.
 
     Attributes:
-        records: what the next stages read: the given records, or a round's mixture.
+        records: input of the next stages: the given records, or a round's mixture.
         round: the self-training round that stages belong to; in labels from round 1 on. None outside self-training.
         rounds: label → round.
     """
@@ -63,7 +63,7 @@ class Chain:
     # ------------------------------------------------------------------------------------------------------ realignment
 
     def drift(self, previous: Previous | None) -> StageRef:
-        """How far the data has moved since the last run."""
+        """Add ``drift``: how far the data has moved since the last run."""
         from tasks.stages import drift
 
         config = self.config
@@ -79,7 +79,7 @@ class Chain:
         return self.add("drift", spec)
 
     def calibrate(self, drift: StageRef | None = None) -> StageRef:
-        """classify → calibrate: the trained factors h.
+        """Add classify → calibrate: the trained factors h.
 
         Args:
             drift: decides whether an earlier classifier is kept; None fits anew.
@@ -108,11 +108,11 @@ class Chain:
         )
 
     def start(self) -> StageRef | None:
-        """The supervised start; None where alignment starts from the model as it is."""
+        """Add the supervised start; None where alignment starts from the model as it is."""
         return self._fine_tune(None, self.config.sft) if self.config.sft.enabled else None
 
     def raft(self, policy: StageRef, optimization: OptimizationConfig) -> StageRef:
-        """``policy`` fine-tuned on each record's best response."""
+        """Add ``policy`` fine-tuned on each record's best response."""
         return self._fine_tune(policy, SftConfig(data="best", optimization=optimization))
 
     def _fine_tune(self, policy: StageRef | None, settings: SftConfig) -> StageRef:
@@ -130,7 +130,7 @@ class Chain:
         return self.add("sft", spec)
 
     def reference(self, start: StageRef | None) -> StageRef:
-        """Log-probabilities of every response under the start."""
+        """Add the log-probabilities of every response under the start."""
         from tasks.stages import reference
 
         return self.add("reference", reference.Spec(**self._policy(start), execution=self._run("reference")))
@@ -143,7 +143,7 @@ class Chain:
         label: str = "align",
         align: AlignConfig | None = None,
     ) -> StageRef:
-        """The policy."""
+        """Add the alignment; returns the policy."""
         from tasks.stages import align as stage
 
         config, align = self.config, align or self.config.align
@@ -169,7 +169,7 @@ class Chain:
         comparison: StageRef | None = None,
         label: str = "evaluate",
     ) -> StageRef:
-        """Held-out preferences, and the gate."""
+        """Add the evaluation on held-out preferences, with the gate."""
         from tasks.stages import evaluate
 
         return self.add(
@@ -188,7 +188,7 @@ class Chain:
         )
 
     def promote(self, evaluation: StageRef, policy: StageRef) -> StageRef:
-        """The registry, by the gate's verdict."""
+        """Add the registration and, by the gate's verdict, the promotion."""
         from tasks.stages import promote
 
         config = self.config
@@ -207,7 +207,7 @@ class Chain:
     # --------------------------------------------------------------------------------------------- samples and their judge
 
     def generate(self, label: str, policy: StageRef | None, split: Split, generate: GenerateConfig) -> StageRef:
-        """Samples of a policy (None: of the model as it is), or of what an endpoint serves."""
+        """Add samples of a policy (None: of the model as it is), or of the model that an endpoint serves."""
         from tasks.stages import generate as stage
 
         config, execution = self.config, self._run("generate")
@@ -231,7 +231,7 @@ class Chain:
         model: StageRef | None = None,
         reference: StageRef | ModelConfig | None = None,
     ) -> StageRef:
-        """Scores of samples; without samples, of the held-out responses of the given records."""
+        """Add scores of samples; without samples, of the held-out responses of the given records."""
         from tasks.stages import judge as stage
 
         spec = stage.Spec(
@@ -246,7 +246,7 @@ class Chain:
         return self.add(label, spec)
 
     def reward_model(self, judge: Judge, start: StageRef | None) -> StageRef | None:
-        """The reward model that ``judge`` wants trained on the given preferences; None where it wants none."""
+        """Add the reward model that ``judge`` needs, trained on the given preferences; None where it needs none."""
         from tasks.stages import reward
 
         if not isinstance(judge, RewardModelJudge) or not judge.model.is_tiny:
@@ -263,7 +263,7 @@ class Chain:
         return self.add("reward", spec)
 
     def compare(self, policy: StageRef, start: StageRef | None, champions: list[StageRef]) -> StageRef | None:
-        """The policy's held-out samples against the start's, the champion's and the chosen responses; None where ``compare`` is off.
+        """Add the comparison of the policy's held-out samples with the start's, the champion's and the chosen responses; None if it is off.
 
         Args:
             champions: the registry's champion and the one before: a policy that is champion itself is compared with its predecessor.
@@ -300,19 +300,19 @@ class Chain:
         return self.add("compare", spec)
 
     def guard(self, label: str, **evidence: StageRef | None) -> StageRef:
-        """Guard rails of the current round; ``evidence``: the stages they look at, by the names of ``tasks/stages/guard.py``."""
+        """Add the guard rails of the current round; ``evidence``: the stages they look at, by the names of ``tasks/stages/guard.py``."""
         from tasks.stages import guard
 
         assert isinstance(self.config, SelfTrainConfig) and self.round is not None, "guard rails are of self-training rounds"
         return self.add(label, guard.Spec(round=self.round, guard=self.config.rounds.guard, **evidence, execution=self._run("guard")))
 
     def _policy(self, start: StageRef | None) -> dict[str, Any]:
-        """What every stage that works with the policy reads."""
+        """Return the inputs of every stage that works with the policy."""
         return {"records": self.records, "start": start, "model": self.config.policy, "text": self.config.text}
 
 
 def pinned(config: Configuration) -> Configuration:
-    """``config`` with the weights its models mean now (``dora_core/models/pinning.py``).
+    """Return ``config`` with the weights that its models name now (``dora_core/models/pinning.py``).
 
     Raises:
         ModelError: a model is neither a folder nor a known id.

@@ -51,7 +51,7 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 @dataclass(frozen=True)
 class Variant:
-    """All settings of a cell; :attr:`cell` is what the tables show of them."""
+    """All settings of a cell; :attr:`cell` has those that the tables show."""
 
     contender: Contender
     objective: ObjectiveConfig
@@ -108,7 +108,7 @@ def _order(config: StudyConfig, variant: Variant) -> tuple[float, ...]:
 
 
 def _rows(config: StudyConfig, table: TableName) -> Iterator[Variant]:
-    """The cells of one table."""
+    """Yield the cells of one table."""
     first = config.contenders[config.focus[0]]
     base = config.testbed
 
@@ -152,8 +152,11 @@ def _rows(config: StudyConfig, table: TableName) -> Iterator[Variant]:
 
 
 def objective_of(config: StudyConfig, name: str) -> ObjectiveConfig:
-    """A named objective with the λ, target and scope of ``robust``; ``erm`` and ``reweight``, which have none, with the defaults, so that
-    their digest does not depend on what they ignore; ``dr_dpo`` with its own paper's λ."""
+    """Return a named objective with the λ, target and scope of ``robust``.
+
+    ``erm`` and ``reweight``, which have none, keep the defaults, so that their digest does not depend on settings that they ignore;
+    ``dr_dpo`` has its own paper's λ.
+    """
     if name == ROBUST:
         return config.robust
     if name == "dr_dpo":
@@ -189,7 +192,7 @@ class _Data(StrictModel):
 
 
 def build_grid(config: StudyConfig, folder: Path) -> Grid:
-    """The grid of a study. Its data is generated below ``folder`` unless it is there: digests cover the content of files.
+    """Return the grid of a study. Its data is generated below ``folder`` unless it is there: digests cover the content of files.
 
     Raises:
         ModelError: a model is unknown. ConfigError: the testbed cannot give as many prompts.
@@ -230,7 +233,7 @@ def _materialized(testbed: TestbedConfig, config: StudyConfig, folder: Path) -> 
 def _realignment(
     config: StudyConfig, variant: Variant, tables: list[TableName], seed: int, testbed: TestbedConfig, own: _Data, varied: _Data
 ) -> tuple[list[StageSpec], CellRun]:
-    """One seed of a cell: all its stages, and where its outputs will be.
+    """Return one seed of a cell: all its stages, and the places of its outputs.
 
     Args:
         own: the seed's mixture.
@@ -296,7 +299,7 @@ def _realignment(
 
 
 def _settings(config: StudyConfig, variant: Variant, seed: int, data: DataConfig) -> SelfTrainConfig:
-    """The realignment of one cell and seed: every stage in one process, every seed moved."""
+    """Return the configuration of one cell and seed: every stage in one process, every seed moved."""
 
     def moved(section: Any, **changes: Any) -> Any:
         return section.evolve(**{"seed": section.seed + seed} | changes)
@@ -331,7 +334,7 @@ def _settings(config: StudyConfig, variant: Variant, seed: int, data: DataConfig
 
 
 def plan_study(config: StudyConfig, grid: Grid, store: Store) -> Plan:
-    """One ``batch`` per seed, then the tables; see :func:`flows.planning.plan.build_plan`."""
+    """Return the plan: one ``batch`` per seed, then the tables; see :func:`flows.planning.plan.build_plan`."""
     latest = read_latest(store, config.project)
     known = _mean_seconds(grid, latest, store)
     stages: list[PlannedStage] = []

@@ -1,1 +1,1 @@
-"""A run while it runs."""
+"""Runs a plan: tasks, jobs, the manifest, and the end of a run."""

@@ -1,12 +1,12 @@
 """Runs that compete for the same machines take turns: the global concurrency limit ``dora-gpus`` of the Prefect server.
 
 A run on a server that has heavy stages to run holds slots of it around all its stages: as many as its widest stage has GPUs, one where it
-has none. ``dora deploy`` creates the limit, with the number of GPUs. A run that must wait says so in its state and its log, and plans anew
-when its turn comes: the run before may have done its work. A slot is a lease that the run renews: one whose process is gone is free
-again after a minute. A suspended run (``promotion.mode: ask``) holds none.
+has none. ``dora deploy`` creates the limit, with the number of GPUs. A run that must wait shows this in its state and its log, and plans
+anew when its turn comes: the run before may have computed its stages. A slot is a lease that the run renews: the slot of a run whose
+process is gone is free again after a minute. A suspended run (``promotion.mode: ask``) holds none.
 
-A server that is away for two minutes costs nobody a run: who waits goes on waiting, and who holds slots goes on working. If it is away for
-longer than a lease, another run may get the slots meanwhile.
+A server that is away for two minutes fails no run: waiting runs keep waiting; holders keep their slots. If it is away for longer than a
+lease, another run may get the slots meanwhile.
 
 A command without servers has a machine of its own and takes no slot.
 """
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 
 LIMIT = "dora-gpus"
 LEASE_SECONDS = 60.0
-"""After so long the slot of a dead run is free. Prefect's least; a living run renews it every 45 s."""
+"""Until the slot of a dead run is free: Prefect's minimum; a live run renews it every 45 s."""
 POLL_SECONDS = 3.0
 AWAY_SECONDS = 120.0
-"""How long a silent server keeps a run waiting that wants a slot."""
+"""Longest outage of the server that a run waits for while it acquires slots."""
 LOCKED = 423
 """HTTP: all slots are taken."""
 FLOWS = ["realign", "calibrate", "self-train", "study"]
-"""Those whose runs hold slots."""
+"""Flows whose runs hold slots."""
 
 Build = Callable[[Store, Places], "Plan"]
 
@@ -66,7 +66,7 @@ def gpu_slot(build: Build) -> Iterator[Build]:
         build: makes the plan.
 
     Yields:
-        What makes the plan from now on: the one made here, or a new one if there was a wait.
+        A function that makes the plan: it returns the one made here, or a new one if there was a wait.
 
     Raises:
         ServiceError: the server has no such limit, or one of 0.
@@ -92,9 +92,9 @@ def gpus_of(plan: Plan) -> int:
 
 @contextmanager
 def _held(slots: int, tell: Callable[[str], None]) -> Iterator[bool]:
-    """Hold ``slots``, or all there are if that is less. Yields whether there was a wait, of which ``tell`` is told why.
+    """Hold ``slots``, or all there are if that is less. Yields whether there was a wait; ``tell`` receives its reason.
 
-    The wait is ours, not Prefect's: it ends at once when the run is cancelled, and asks every few seconds rather than twice a minute.
+    Waiting here, not in Prefect's client, ends at once when the run is cancelled, and polls every few seconds instead of twice a minute.
     """
     run_id, log, waited = UUID(this_run.id), get_run_logger(), False
     away: float | None = None  # since when the server has been silent
@@ -103,7 +103,7 @@ def _held(slots: int, tell: Callable[[str], None]) -> Iterator[bool]:
         holder = ConcurrencyLeaseHolder(type="flow_run", id=run_id)
         while True:
             try:
-                # A server that hiccups is not worth hours of training: a lease that cannot be renewed does not end the run.
+                # A short outage of the server must not end hours of training: a lease that cannot be renewed does not end the run.
                 slot = concurrency(
                     LIMIT,
                     occupy=slots,
@@ -139,12 +139,12 @@ def _held(slots: int, tell: Callable[[str], None]) -> Iterator[bool]:
 def _give_back(slot: AbstractContextManager[None]) -> None:
     try:
         slot.__exit__(None, None, None)
-    except RequestError as error:  # what was computed under it is done
+    except RequestError as error:  # the run itself has succeeded
         get_run_logger().warning(f"the slot of {LIMIT} will be free in a minute: {type(error).__name__}: {error}")
 
 
 def _size(client: SyncPrefectClient) -> int:
-    """Slots there are.
+    """Return the size of the limit.
 
     Raises:
         ServiceError: no such limit, or one of 0.
@@ -162,7 +162,7 @@ def _size(client: SyncPrefectClient) -> int:
 
 
 def read_runs(client: SyncPrefectClient, *, active: bool) -> list[FlowRun]:
-    """The server's flow runs that may hold slots now, or the last ones that did.
+    """Return the server's flow runs that may hold slots now, or the last ones that did.
 
     Args:
         active: those that run or are being cancelled; else the 20 that ended last.

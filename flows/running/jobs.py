@@ -1,4 +1,4 @@
-"""A stage as a Ray job: its spec into the store, then submitted, or attached to where another run has submitted it."""
+"""Runs a stage as a Ray job: stores its spec, then submits the job, or attaches to it where another run has submitted it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def run_as_job(
     on_log: Callable[[str], None],
     on_submitted: Callable[[str], None] = lambda submission_id: None,
 ) -> str:
-    """Bring the stage's result into the store; returns the submission id. See :meth:`infra.ray_jobs.RayJobs.run` for what it raises.
+    """Bring the stage's result into the store; returns the submission id. See :meth:`infra.ray_jobs.RayJobs.run` for its exceptions.
 
     Args:
-        on_log: gets each new line of the job's log.
-        on_submitted: gets the submission id as soon as it is known.
+        on_log: receives each new line of the job's log.
+        on_submitted: receives the submission id as soon as it is known.
     """
     digest = spec.digest()
     return jobs.run(

@@ -108,7 +108,7 @@ def waiting(store: Store) -> Iterator[RunRecord]:
 
 
 def _this_process() -> ProcessRecord:
-    """By which ``flows/upkeep/reap.py`` finds out whether a run is still being closed by its own process."""
+    """Return this process, by which ``flows/upkeep/reap.py`` recognises a run that is still closed by its own process."""
     return ProcessRecord.of(RecordedProcess.current(), socket.gethostname())
 
 

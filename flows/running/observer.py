@@ -44,7 +44,7 @@ class Observer:
 
 @dataclass(frozen=True)
 class Command:
-    """What a command passes to the flow that it runs in its own process; unset in a flow run started by a worker."""
+    """Values that a command passes to the flow that it runs in its own process; unset in a flow run started by a worker."""
 
     places: Places
     observer: Observer

@@ -36,7 +36,7 @@ class Question:
         return {str(kind): name for kind, name in keyset_from_base_key(f"suspended-{self.key}").items()}
 
     def commands(self) -> str:
-        """The commands that decide it from a command line."""
+        """Return the commands that decide it from a command line."""
         return f"dora promote {self.model} {self.version} --why …, or: dora reject {self.model} {self.version} --why …"
 
 

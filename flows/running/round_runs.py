@@ -1,6 +1,7 @@
-"""The figures of a run that people compare, on its own MLflow run; and one run per self-training round, between it and its stages.
+"""Tracks the metrics by which runs are compared, on the MLflow run of the whole run; and one MLflow run per self-training round, between it
+and its stages.
 
-In self-training these figures are metrics of the round's run, and of the parent's with the round as step: its page then draws curves.
+In self-training these are metrics of the round's run, and of the parent's with the round as step: its page then draws curves.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class RoundRuns:
         self._runs: dict[int, str] = {}
 
     def parent_of(self, stage: PlannedStage) -> str:
-        """The run that a stage's own is nested under."""
+        """Return the run that a stage's own is nested under."""
         if stage.round is None:
             return self._parent
         if stage.round not in self._runs:
@@ -34,7 +35,7 @@ class RoundRuns:
         return self._runs[stage.round]
 
     def log(self, stage: PlannedStage, result: dict[str, Any]) -> None:
-        """The figures of a finished stage, cached or not."""
+        """Log the tracked metrics of a finished stage, cached or not."""
         tracked = STAGES[stage.stage].tracked
         if not tracked:
             return
@@ -44,7 +45,7 @@ class RoundRuns:
             self._tracker.log_metrics(self._parent, {f"round/{name}": value for name, value in shown.items()}, step=stage.round)
 
     def finish(self, status: Status) -> None:
-        """All that ended before the last one ended well; the last one ends as the run does."""
+        """Finish the rounds: the last one with the run's status, those before it as finished."""
         last = max(self._runs, default=None)
         for number, run in self._runs.items():
             self._tracker.finish(run, status if number == last else "FINISHED")

@@ -36,7 +36,7 @@ class SharedJob:
     """One job for ``stages``. Its watcher is a thread; waiting and stopping belong to the thread that runs the tasks.
 
     Args:
-        stages: what they read is among them or finished.
+        stages: their inputs are among them or finished.
         connect: gives the Jobs API, once the head is there.
         own: makes this run the only one that computes a stage, and gives whether it is done.
     """
@@ -55,7 +55,7 @@ class SharedJob:
         self._failed: set[str] = set()
 
     def prepare(self, stage: PlannedStage, tell: Callable[[str], None]) -> bool:
-        """Own what is to be computed, the first time and after a failure of ``stage``; returns whether another run has done ``stage``.
+        """Take ownership of the stages to compute, first and after a failure of ``stage``; returns whether another run has done it.
 
         Args:
             tell: gets a sentence for each run that is waited for.
@@ -80,7 +80,7 @@ class SharedJob:
         Raises:
             StageFailed: the stage's own error, or how the job ended. ServiceError: Ray is away.
         """
-        if not self._todo:  # it was done before its job was killed
+        if not self._todo:  # it was finished before its job was killed
             return
         self._on_log = on_log
         if self._watcher is None:
@@ -92,12 +92,12 @@ class SharedJob:
             raise
 
     def _wait(self, watcher: Future[str], stage: PlannedStage, on_submitted: Callable[[str], None]) -> None:
-        told = False
+        reported = False
         while True:
             ended = watcher.done()  # before the look for the result: a job that ended leaves nothing more
-            if self._submission_id is not None and not told:
+            if self._submission_id is not None and not reported:
                 on_submitted(self._submission_id)
-                told = True
+                reported = True
             if stage.spec.is_done(self._store):
                 return
             error = self._error(stage)
@@ -111,8 +111,8 @@ class SharedJob:
             wait([watcher], timeout=LOOK_SECONDS)
 
     def close(self) -> None:
-        """Stop the job if it still runs, wait for its watcher, and give up what it owned."""
-        with suppress(ServiceError):  # the head is silent; whoever closes the session ends it next
+        """Stop the job if it still runs, wait for its watcher, and release its stages."""
+        with suppress(ServiceError):  # the head does not answer; closing the session ends it next
             while self._jobs is not None and self._watcher is not None and not self._watcher.done():
                 self._jobs.stop_all()
                 wait([self._watcher], timeout=LOOK_SECONDS)
@@ -130,7 +130,7 @@ class SharedJob:
         spec, owned = batch_of(self._todo), self._owned.pop_all()
 
         def watch() -> str:
-            with owned:  # until the job has ended, whoever waits for it
+            with owned:  # until the job has ended
                 return run_as_job(
                     jobs,
                     spec,
@@ -149,7 +149,7 @@ class SharedJob:
 
 
 def batch_of(stages: Sequence[PlannedStage]) -> batch.Spec:
-    """The stages as one batch with as many processes as can work at a time; where that is one, the job's own."""
+    """Return the stages as one batch with as many processes as can work at a time; where that is one, the job's own."""
     cpus = max(stage.spec.execution.cpus_per_worker for stage in stages)
     side_by_side = min(width(stages), int((os.cpu_count() or 1) // cpus))
     execution = Execution(workers=side_by_side if side_by_side > 1 else 0, cpus_per_worker=cpus)

@@ -39,7 +39,7 @@ from tasks.stages.registry import parse_result
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """What later tasks and the flow learn about a finished stage."""
+    """Result of a stage's task, for later tasks and the flow."""
 
     label: str
     digest: str
@@ -119,7 +119,7 @@ def _waits(session: Session, why: str) -> None:
 
 
 def _with_tracking(session: Session, stage: PlannedStage, run: str) -> StageSpec:
-    """The spec that is executed: ``promote`` also gets the address of the registry and of its MLflow run."""
+    """Return the spec that is executed: ``promote`` also gets the address of the registry and of its MLflow run."""
     spec = stage.spec
     if not isinstance(spec, promote.Spec):
         return spec

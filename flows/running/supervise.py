@@ -207,7 +207,7 @@ def _compared(session: Session) -> list[str]:
 
 
 class ProgressArtifacts(Observer):
-    """For runs on a server: one progress bar per stage on the flow run's page, moved every few seconds at most."""
+    """Progress of runs on a server: one progress bar per stage on the flow run's page, moved every few seconds at most."""
 
     def __init__(self) -> None:
         self._bars: dict[str, tuple[Any, float]] = {}

@@ -1,8 +1,8 @@
-"""The flow ``gc`` and ``dora gc``: delete from the store what nobody needs. A dry run unless told otherwise.
+"""The flow ``gc`` and ``dora gc``: delete what is unreachable from the store. A dry run unless `delete` is set.
 
 Needed is what ``flows/upkeep/reachability.py`` finds: whatever a registered model, a run under way or the next run reads. The rest goes,
 with what
-killed processes left: unfinished stages nobody works on, scratch folders of finished ones, temporary files; the manifests of runs that
+killed processes left: abandoned unfinished stages, scratch folders of finished ones, temporary files; the manifests of runs that
 are not kept, unless they made a registered model; on a remote store also this machine's copies of what no run under way reads.
 
 Safe beside everything else. What is deleted can be computed again, but a run must not lose what it has planned with. So a run first writes
@@ -42,7 +42,7 @@ OLDER_THAN, KEEP_RUNS = "7d", 3
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 Progress = Callable[[str, int, int | None], None]
-"""Told what is being done, how much of it is done, and of how much."""
+"""Progress callback: the operation, how much of it is done, and of how much."""
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Count:
 
 @dataclass
 class Collected:
-    """What a collection has deleted, or would.
+    """Places that a collection has deleted, or would delete.
 
     Attributes:
         stages: by the store's folders.
@@ -65,7 +65,7 @@ class Collected:
         removed: places; runs: ids of those whose manifests go too.
         leftovers: temporary files, and scratch folders of finished stages.
         cached_bytes: of copies on this machine of a remote store's files.
-        problems: what could not be deleted, and why; the next collection tries again.
+        problems: places that could not be deleted, and why; the next collection tries again.
     """
 
     store: str
@@ -98,7 +98,7 @@ class Collected:
         return dict(sorted(found.items(), key=lambda item: -item[1][1]))
 
     def summary(self) -> str:
-        """One sentence."""
+        """Return the summary in one sentence."""
         freed = f"{shown(self.freed_bytes)} of {shown(self.bytes)} in {self.store}"
         parts = [f"{len(self.removed)} folders"] + [f"{len(self.runs)} runs"] * bool(self.runs)
         parts += [f"{len(self.leftovers)} leftovers"] * bool(self.leftovers)
@@ -182,7 +182,7 @@ def collect(
         unregistered: the registry may know none of the models that runs of this store registered.
 
     Raises:
-        ServiceError: MLflow or Prefect is away: nobody can say what is needed. ConfigError: another store's registry.
+        ServiceError: MLflow or Prefect is away, so that the roots are not known. ConfigError: another store's registry.
     """
     store = Store(settings.store_uri)
     collected, rules = Collected(store.uri, delete), Rules(older_than, keep_runs)
@@ -229,8 +229,8 @@ def collect(
 
 
 def survey(store: Store, progress: Progress) -> tuple[dict[str, Folder], list[str]]:
-    """``{place: what lies there}`` of all stages and row caches, and what a killed collection was about to delete. Other folders of a store
-    are somebody else's."""
+    """``{place: what lies there}`` of all stages and row caches, and what a killed collection was about to delete. Other folders of a
+    store are not touched."""
     folders, trash = dict[str, Folder](), set[str]()
     for stage in sorted({*STAGES, *ROW_CACHES, "runs"}):
         for file in files_below(store, stage):
@@ -312,7 +312,7 @@ class Sweep:
         self.collected.runs = [run_id for run_id in run_ids if self._discard(f"runs/{run_id}")]
 
     def leftovers(self, kept: dict[str, Folder], live: Iterable[str], rules: Rules, trash: list[str]) -> None:
-        """What killed processes left in folders that stay."""
+        """Delete what killed processes left in folders that stay."""
         old, live = rules.now - GRACE_SECONDS, set(live)
         for place, folder in kept.items():
             if folder.is_finished and folder.scratch and place not in live and folder.modified < old:

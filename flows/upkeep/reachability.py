@@ -1,11 +1,11 @@
-"""What of a store is needed, by whom, and why: the roots of ``dora gc``, and all they were made from.
+"""Garbage-collection roots of a store, each with its reason, and all places that are reachable from them.
 
 A *place* is a stage's folder, ``"align/<digest>"``. Needed are the places of
 
 - runs that are under way: they run, wait for a person, or are queued on the Prefect server (what the last run of their project left);
 - the aliases of the registry, the newest completed runs of each project and kind, what the next plan of a project looks back at
   (``projects/<project>/latest.json``), and runs that ended lately;
-- unfinished stages that somebody may be working on, or whose answers cost money;
+- unfinished stages that may still be computed, or whose answers cost money;
 - stages whose journals wait to be sent to MLflow (``infra/tracking/outbox.py``);
 
 each with everything it was made from, by the ``inputs`` and the spec of its result. For any other registered version its weights and
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
     from flows.config.models import MethodConfig
 
 GRACE_SECONDS = 3600.0
-"""An unfinished stage that was written to within it may be somebody's work: a running stage writes its journal every few seconds."""
+"""An unfinished stage that was written to within it may still be computed: a running stage writes its journal every few seconds."""
 QUEUE_SECONDS = 3600.0
 """A scheduled run counts as queued when it starts within it."""
 
 
 @dataclass
 class Folder:
-    """What lies at a place.
+    """Files of a place.
 
     Attributes:
         modified: epoch seconds of the last change.
         scratch: bytes of work in progress.
-        has_answers: of an endpoint, in an unfinished stage.
+        has_answers: whether an unfinished stage has answers of an endpoint.
     """
 
     bytes: int = 0
@@ -71,7 +71,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Root:
-    """A place that is needed for its own sake; with its ``inputs``, if what it was made from is needed too."""
+    """A garbage-collection root; with ``inputs``, the places it was made from are needed too."""
 
     place: str
     why: str
@@ -80,7 +80,7 @@ class Root:
 
 @dataclass(frozen=True)
 class Rules:
-    """What else is kept.
+    """Rules by age and number for runs and stages that are kept besides.
 
     Attributes:
         older_than: seconds; runs that ended, and stages that were written, within them.
@@ -151,14 +151,14 @@ class Runs:
 
 
 def of_projects(store: Store) -> Iterator[Root]:
-    """What the next plan of a project compares itself with, and whose classifier it may keep."""
+    """Yield the stages that the next plan of a project compares itself with, and whose classifier it may keep."""
     for project in store.list("projects"):
         for entry in read_latest(store, project).values():
             yield Root(f"{entry.ref.stage}/{entry.digest}", f"the next run of {project}")
 
 
 def of_folders(folders: Mapping[str, Folder], rules: Rules) -> Iterator[Root]:
-    """Work in progress, and what was written lately."""
+    """Yield work in progress, and stages written lately."""
     for place, folder in folders.items():
         if not folder.is_finished and folder.has_answers:
             yield Root(place, "unfinished, with answers of an endpoint")
@@ -179,7 +179,7 @@ def of_decisions(folders: Mapping[str, Folder]) -> Iterator[Root]:
 
 
 def of_registry(uri: str, store: Store, folders: Mapping[str, Folder], *, may_be_empty: bool) -> Iterator[Root]:
-    """What registered versions need.
+    """Yield the places that registered versions need.
 
     Raises:
         ServiceError: MLflow is away. ConfigError: it knows none of the models that the store's runs registered: it is another registry.
@@ -237,7 +237,7 @@ def _project(flow: str, parameters: dict[str, Any]) -> str:
 
 
 def open_flow_runs(client: SyncPrefectClient) -> list[tuple[str, FlowRun]]:
-    """Flow and run of all that are not over, without those that a schedule starts later."""
+    """Return flow and run of all runs that are not over, without those that a schedule starts later."""
     from datetime import UTC, datetime, timedelta
 
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
@@ -288,7 +288,7 @@ def reach(store: Store, folders: Mapping[str, Folder], roots: Iterable[Root]) ->
 
 
 def references(store: Store, place: str) -> list[str]:
-    """The places that a stage reads or was made from."""
+    """Return the places that a stage reads or was made from."""
     result = store.read_json(f"{place}/{RESULT}")
     if result is None:
         return list(_references(store.read_json(f"{place}/{SPEC}")))
@@ -300,7 +300,7 @@ def references(store: Store, place: str) -> list[str]:
 
 
 def _references(value: Any) -> Iterator[str]:
-    """Of all ``{stage, digest}`` in a JSON value."""
+    """Yield the places of all ``{stage, digest}`` in a JSON value."""
     if isinstance(value, dict):
         if value.keys() == {"stage", "digest"}:
             yield f"{value['stage']}/{value['digest']}"

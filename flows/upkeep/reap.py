@@ -1,17 +1,17 @@
 """The flow ``reap`` and ``dora reap``: end what runs left behind whose process is gone.
 
 A run that ends in order closes itself, and Prefect's hooks close one that was cancelled or crashed under a worker
-(``flows/running/session.py:release``). What is left is what nobody could close: a machine that went down, ``kill -9``, a server that was
-away.
+(:func:`flows.running.abandoned.release`). The remaining ones were closed by neither: a machine went down, ``kill -9``, a server was away.
 Such a run still says "running" in its manifest (``runs/<run_id>/run.json``). It is over if Prefect says that its flow run is, or if it ran
 on this machine and its process is gone. Then its Ray jobs are stopped, except those that a live run watches too, its MLflow runs end as
-KILLED and its manifest as cancelled, with the reason, and Prefect is told. Where no servers run, the next command does the same first.
+KILLED, its manifest as cancelled, with the reason, and its flow run in Prefect as crashed. Where no servers run, the next command does the
+same first.
 
-A run that somebody cancels and that does not hear of it gets the signal that its worker would have sent: Prefect's watch beside a run gives
-up for good when the server was away for half a minute, and a command without a worker has none. One that a worker took and did not start,
-because it was killed in between, is set to Crashed.
+A run that misses a cancel request gets the signal that its worker would have sent: Prefect's watcher beside a run ends for good after an
+outage of half a minute, and a command without a worker has none. A run that a worker took and did not start, because the worker was killed
+in between, is set to Crashed.
 
-Left out: runs on other machines that Prefect holds for running. They may be.
+Left out: runs on other machines that are Running in Prefect: they may be alive.
 """
 
 from __future__ import annotations
@@ -56,24 +56,24 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 UNHEARD_SECONDS = 60.0
-"""So long a run may be cancelling: one that hears of it takes seconds, its jobs' checkpoints included."""
+"""Longest time in state Cancelling: a run that gets the request ends within seconds, its jobs' checkpoints included."""
 STOPPING_SECONDS = 45.0
-"""To stop its jobs, and say so; then it is killed, and what it left is ended as for any killed run."""
+"""For a run to stop its jobs and report; then it is killed, and what it left is ended as for any killed run."""
 
 
 @dataclass
 class Reaped:
-    """What a sweep has done, or would do.
+    """Changes that a sweep has made, or would make.
 
     Attributes:
         runs: ``{run id: why it is over}`` of those that were ended.
         unheard: runs that were asked to stop, and have been stopped.
         never_began: flow runs that a worker took and did not start.
         jobs, mlflow_runs: Ray submissions and MLflow runs that were still open.
-        overdue: runs that waited for a person who did not answer in time; they go on, and end as not promoted.
-        slots: slots of ``dora-gpus`` that nobody held.
-        waiting: what MLflow has not got yet, because it is away.
-        problems: what could not be ended, and why; the next sweep tries again.
+        overdue: runs whose question has expired; they continue, and end as not promoted.
+        slots: slots of ``dora-gpus`` without a holder.
+        waiting: updates that MLflow does not have yet, because it is away.
+        problems: runs that could not be ended, and why; the next sweep tries again.
     """
 
     runs: dict[str, str] = field(default_factory=dict)
@@ -87,14 +87,14 @@ class Reaped:
     problems: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the report as text."""
         lines = [f"{run_id}: ended, {why}" for run_id, why in self.runs.items()]
         lines += [f"cancelled, as was asked for: {', '.join(self.unheard)}"] if self.unheard else []
         lines += [f"taken by a worker that is gone: {', '.join(self.never_began)}"] if self.never_began else []
         lines += [f"stopped Ray jobs: {', '.join(self.jobs)}"] if self.jobs else []
         lines += [f"closed {len(self.mlflow_runs)} MLflow runs"] if self.mlflow_runs else []
         lines += [f"no answer in time: {', '.join(self.overdue)}"] if self.overdue else []
-        lines += [f"freed {self.slots} slots of {LIMIT} that nobody held"] if self.slots else []
+        lines += [f"freed {self.slots} slots of {LIMIT} without a holder"] if self.slots else []
         return [*lines, *self.waiting, *self.problems] or ["nothing is left over"]
 
     def to_json(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def sweep(settings: Settings, places: Places, *, dry_run: bool = False) -> Reape
 
     Args:
         places: of ``settings``; without a Prefect server only runs of this machine can be judged.
-        dry_run: look and tell; end nothing.
+        dry_run: report; end nothing.
     """
     reaped = _sweep_here(settings, places, dry_run) if places.prefect_api_url is None else _sweep_server(settings, places, dry_run)
     reaped.waiting = [] if dry_run else _send_waiting(settings, places)
@@ -137,7 +137,7 @@ def _sweep_server(settings: Settings, places: Places, dry_run: bool) -> Reaped:
 
 
 def _sweep_here(settings: Settings, places: Places, dry_run: bool) -> Reaped:
-    """Without a server: Prefect's history is a file, and telling it something takes an API of our own for a moment."""
+    """Sweep without a server: Prefect's history is a file, and a change in it needs an API of our own for a moment."""
     found = end_dead_runs(settings, places, None, dry_run=True)
     if dry_run or not found.runs:
         return found
@@ -147,16 +147,16 @@ def _sweep_here(settings: Settings, places: Places, dry_run: bool) -> Reaped:
 
 
 def end_dead(settings: Settings) -> Reaped:
-    """End the runs that are over, and tell the Prefect API of this command."""
+    """End the runs that are over, also in the Prefect API of this command."""
     with connected(os.environ["PREFECT_API_URL"]) as client:
         return end_dead_runs(settings, settings.effective(), client)
 
 
 def end_dead_runs(settings: Settings, places: Places, client: SyncPrefectClient | None, *, dry_run: bool = False) -> Reaped:
-    """End the runs that are over and do not say so.
+    """End the runs that are over and whose manifest still says "running".
 
     Args:
-        client: None where there is no Prefect to ask and to tell.
+        client: None without a Prefect server.
     """
     store, reaped = Store(settings.store_uri), Reaped()
     open_runs = _open_runs(store)
@@ -207,7 +207,7 @@ def why_over(process: ProcessRecord | None, state: State | None) -> str | None:
 
 
 def close_mlflow_runs(uri: str, project: str, run_id: str, why: str) -> list[str]:
-    """End the MLflow runs of a run that nobody finishes as KILLED, and say why; returns their ids.
+    """End the open MLflow runs of a run that is over as KILLED, with the reason; returns their ids.
 
     Raises:
         ServiceError: MLflow is away.

@@ -81,7 +81,7 @@ def _side(table: pa.Table, key: str, place_of: dict[str, int]) -> Side:
     try:
         score = table["score"].cast(pa.float64()).to_numpy()
     except pa.ArrowInvalid as error:
-        raise DataError(f"a score is no number: {error}", hint="scores are numbers, or null where a judge reached no verdict") from None
+        raise DataError(f"a score is not a number: {error}", hint="scores are numbers, or null where a judge reached no verdict") from None
     record = np.array([place_of.setdefault(name, len(place_of)) for name in _keys(table, key)], dtype=np.int64)
     characters = pc.utf8_length(table["response"].cast(pa.string())).fill_null(0).to_numpy().astype(np.float64)
     counted = "tokens" in table.column_names and table["tokens"].null_count == 0
@@ -91,7 +91,7 @@ def _side(table: pa.Table, key: str, place_of: dict[str, int]) -> Side:
 
 
 def _keys(table: pa.Table, key: str) -> list[str]:
-    """Of every row: its record's identity as text; a prompt is the same as a string and as one user message."""
+    """Return the identity of every row's record as text; a prompt is the same as a string and as one user message."""
     values = table[key].to_pylist()
     if key == "prompt":
         values = [[{"role": "user", "content": value}] if isinstance(value, str) else value for value in values]
@@ -132,7 +132,7 @@ def summary(ours: Path, facts: Facts) -> str:
 
 
 def markdown(ours: Path, facts: Facts) -> str:
-    """The comparison as a page."""
+    """Return the comparison as a Markdown page."""
     lines = [COLUMNS, ("---",) + ("---:",) * (len(COLUMNS) - 1), *table_rows(facts)]
     table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     notes = "Win rate = win + half the ties; intervals are bootstrapped over prompts."

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """The file a command writes: Parquet or JSON lines, whole or not at all."""
+    """Output file of a command: Parquet or JSON lines, written completely or not at all."""
 
     path: Path
     overwrite: bool = False
 
     def check(self, *, computed: bool) -> None:
-        """Before any work.
+        """Check the path before any work.
 
         Args:
             computed: the result is in the store already, so that an existing file may well be this very result.
@@ -63,7 +63,7 @@ class Output:
 
 
 def read_rows(path: Path | str) -> pa.Table:
-    """A Parquet or JSON-lines file as a table.
+    """Read a Parquet or JSON-lines file as a table.
 
     Raises:
         DataError: it is not there or cannot be read.

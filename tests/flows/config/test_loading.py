@@ -201,22 +201,6 @@ def test_overrides_and_scalars(folder: Path) -> None:
     assert [s.source for s in config.data.train] == [None, "other"]
 
 
-def test_a_stages_section_says_what_differs_from_the_default(folder: Path) -> None:
-    sections = "default: {workers: 8, gpus_per_worker: 1}, align: {strategy: fsdp}, sft: {workers: 1}"
-    (folder / "c.yaml").write_text(f"{DATA}execution: {{{sections}}}")
-    config = load_config(folder / "c.yaml", ["execution.reward.micro_batch_tokens=2048"])
-    of = config.execution.of
-    assert (of("align").workers, of("align").gpus_per_worker, of("align").strategy) == (8, 1, "fsdp")
-    assert (of("sft").workers, of("sft").gpus_per_worker, of("sft").strategy) == (1, 1, "ddp")
-    assert (of("reward").workers, of("reward").micro_batch_tokens) == (8, 2048)
-    assert of("classify") == config.execution.default
-    assert RealignConfig.model_validate(config.model_dump(mode="json")).execution == config.execution
-    (folder / "c.yaml").write_text(DATA + "execution: {default: {workers: -1}, align: {strategy: fsdp}}")
-    with pytest.raises(ConfigError) as caught:
-        load_config(folder / "c.yaml")
-    assert "execution.default.workers" in caught.value.message and "execution.align" not in caught.value.message, "told once"
-
-
 def test_relative_paths_belong_to_the_file_and_names_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "model").mkdir()
     (folder / "c.yaml").write_text(DATA + "policy: {source: model}\nclassifier: {encoder: {source: org/encoder}}\n")

@@ -283,7 +283,7 @@ def test_a_sweep_tells_prefect_and_frees_what_nobody_holds(
     assert swept.slots == 0 and taken(client) == 1, "a run that has just ended may still hold a lease"
 
     monkeypatch.setattr(reap, "LEASE_SECONDS", 0.0)
-    assert reap.sweep(settings, settings.effective()).lines() == ["freed 1 slots of dora-gpus that nobody held"]
+    assert reap.sweep(settings, settings.effective()).lines() == ["freed 1 slots of dora-gpus without a holder"]
     assert taken(client) == 0
 
 

@@ -47,7 +47,7 @@ def test_files_that_cannot_be_compared(tmp_path: Path) -> None:
         "has no column 'response'": write(tmp_path / "c.jsonl", [{"prompt": "a", "score": 1.0}]),
         "neither `prompt` nor `record_id`": write(tmp_path / "d.jsonl", [{"record_id": "a", "response": "r", "score": 1.0}]),
         "to the same prompt": write(tmp_path / "e.jsonl", [{"prompt": "b", "response": "r", "score": 1.0}]),
-        "a score is no number": write(tmp_path / "f.jsonl", [{"prompt": "a", "response": "r", "score": "good"}]),
+        "a score is not a number": write(tmp_path / "f.jsonl", [{"prompt": "a", "response": "r", "score": "good"}]),
     }
     for message, other in cases.items():
         with pytest.raises(DataError, match=message) as caught:
