@@ -124,3 +124,7 @@ class Stage:
     def parse(self, content: dict[str, Any]) -> StageResult[Any]:
         """Parse the content of a ``result.json`` of this stage."""
         return StageResult.parse(content, self.facts)
+
+
+STAGES: dict[str, Stage] = {}
+"""Every stage by name, in the order of the pipeline. Filled by ``tasks/stages/registry.py``, which names them."""

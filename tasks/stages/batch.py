@@ -33,7 +33,7 @@ from dora_core.config.execution import Execution
 from dora_core.errors import ConfigError, StageFailed, StoreError
 from infra.store.store import SPEC, Store
 from tasks.runtime.actor_pool import run_on_actors
-from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.descriptor import STAGES, Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import Run, StageContext, StageOutput, StageRef, StageSpec, describe_error, execute, prepare_process
 from tasks.runtime.worker_failures import WorkerFailures
@@ -90,7 +90,7 @@ def load_spec(ref: StageRef, store: Store) -> StageSpec:
     data = store.read_json(f"{ref.stage}/{ref.digest}/{SPEC}")
     if data is None:
         raise StoreError(f"the batch names {_short(ref)} and the store has no spec of it", hint="the flow that submits a batch writes them")
-    spec: StageSpec = _stage(ref.stage).spec.model_validate(data)
+    spec: StageSpec = STAGES[ref.stage].spec.model_validate(data)
     if spec.digest() != ref.digest:
         raise StoreError(
             f"the spec of {_short(ref)} has digest {spec.digest()[:8]}: the submitting flow runs another version of dora",
@@ -265,14 +265,8 @@ def _headline(error: dict[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------------------ where it runs
 
 
-def _stage(name: str) -> Stage:
-    from tasks.stages.registry import STAGES  # which lists this stage, too
-
-    return STAGES[name]
-
-
 def _run_of(spec: StageSpec) -> Run:
-    return _stage(spec.stage).run
+    return STAGES[spec.stage].run
 
 
 def _in_process(board: Board, context: StageContext) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.descriptor import STAGES, StageResult
 from tasks.stages import (
     align,
     batch,
@@ -32,8 +32,8 @@ from tasks.stages import (
     training_data,
 )
 
-STAGES: dict[str, Stage] = {
-    stage.name: stage
+STAGES.update(
+    (stage.name, stage)
     for stage in (
         ingest.STAGE,
         drift.STAGE,
@@ -56,7 +56,7 @@ STAGES: dict[str, Stage] = {
         study.STAGE,
         prompts.STAGE,
     )
-}
+)
 
 
 def parse_result(content: dict[str, Any]) -> StageResult[Any]:
