@@ -14,7 +14,7 @@ help:
 	@echo "make test    lint, import rules, unit, component and system tests"
 	@echo "make chaos   every fault of tests/FAULTS.md: kill anything, nothing is lost (about 22 minutes)"
 	@echo "make nightly what takes minutes: the quick study, every table"
-	@echo "make lint    ruff and import-linter only"
+	@echo "make lint    ruff, import rules and types only"
 	@echo "make audit   known vulnerabilities of the locked packages; warns, never fails"
 	@echo "make bench   speed and memory against peers and limits (about 17 minutes); BENCHMARKS='training data' for some of them"
 	@echo "make clean   remove the environment and caches (never .dora, which holds results)"
@@ -36,6 +36,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 audit: $(READY)
 	@timeout 120 $(BIN)/python -m pip_audit --no-deps --disable-pip -r requirements.lock --progress-spinner off --timeout 10 \

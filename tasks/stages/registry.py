@@ -32,6 +32,8 @@ from tasks.stages import (
     training_data,
 )
 
+__all__ = ["STAGES", "parse_result"]
+
 STAGES.update(
     (stage.name, stage)
     for stage in (
