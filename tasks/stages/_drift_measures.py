@@ -12,10 +12,11 @@ from dora_core.config.rounds import DriftConfig
 from dora_core.strict_model import StrictModel
 from tasks.runtime.stage import StageContext, StageRef
 from tasks.stages import classify
+from tasks.stages._calibration_ratios import Heads, undefined
+from tasks.stages._classify_rows import UNLABELLED
 from tasks.stages._drift_facts import AucChange, Counts, Rule, Shares, Shift, SourceDrift
 from tasks.stages.calibrate import Facts as CalibrateFacts
-from tasks.stages.calibrate import Heads, undefined
-from tasks.stages.classify import FOLDER, KEYS, UNLABELLED
+from tasks.stages.classify import FOLDER, KEYS
 from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE
 from tasks.tables.rows import read_index, record_batches
 
@@ -132,7 +133,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Scored:
-    """New rows under the earlier classifiers: ``rows`` as of ``classify.labelled_rows``, ``head_N`` as of ``classify.heads_of`` and
+    """New rows under the earlier classifiers: ``rows`` as of ``labelled_rows``, ``head_N`` as of ``heads_of`` (``_classify_rows.py``) and
     ``logits`` (``logit_<source>``), in the same order."""
 
     rows: pa.Table

@@ -34,6 +34,7 @@ from tasks.runtime.descriptor import Event, Stage, StageResult
 from tasks.runtime.facts import Stop
 from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages import classify
+from tasks.stages._classify_rows import at_most, head_names, labelled_rows, to_examples
 from tasks.stages._drift_facts import Facts, Previous, Rule
 from tasks.stages._drift_measures import Comparison, Fit, Responses, Scored
 
@@ -80,7 +81,7 @@ def cannot_serve(spec: Spec, context: StageContext, ref: StageRef, rows: pa.Tabl
         return f"classifier.{changed[0]} changed from {then.get(changed[0])} to {now[changed[0]]}"
     if meta.golden_sources != spec.golden_sources:
         return f"golden sources changed from {meta.golden_sources} to {spec.golden_sources}"
-    if unknown := sorted(set(classify.head_names(rows)) - set(meta.sources)):
+    if unknown := sorted(set(head_names(rows)) - set(meta.sources)):
         return f"the earlier classifier has no head for {', '.join(unknown)}"
     return ""
 
@@ -137,14 +138,14 @@ def stop(rules: list[Rule]) -> Stop:
 
 
 def score(spec: Spec, context: StageContext, fit: Fit, new: pa.Table) -> Scored:
-    """Score a sample of the rows ``new`` since the fit, which come from ``classify.labelled_rows``."""
+    """Score a sample of the rows ``new`` since the fit, which come from ``labelled_rows``."""
     import pyarrow as pa
 
     from tasks.runtime.shards import run_shards
 
     sources = fit.meta.sources
-    sample = classify.at_most(JUDGED_AT_MOST, new, sources)
-    examples = classify.to_examples(sample, sources, fit.meta.folds, context.fetch(spec.records))
+    sample = at_most(JUDGED_AT_MOST, new, sources)
+    examples = to_examples(sample, sources, fit.meta.folds, context.fetch(spec.records))
     arguments = classify.LogitArguments(store_uri=context.store.uri, execution=spec.execution, classifier=fit.ref)
     logits = run_shards(
         context,
@@ -168,7 +169,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         return _output(Decision("fit", f"the last run's {' and '.join(gone)} are no longer in the store"), None, 0)
 
     records = context.fetch(spec.records)
-    rows = classify.labelled_rows(records, spec.golden_sources)
+    rows = labelled_rows(records, spec.golden_sources)
     compared = Comparison(spec.drift, Responses.read(context.fetch(previous.records)), Responses.read(records))
     compared.shares()
     compared.lengths()

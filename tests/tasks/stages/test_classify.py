@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from dora_core.errors import DataError
@@ -14,7 +13,7 @@ from dora_core.testbed.mixture import Testbed
 from infra.store.store import Store
 from tasks.runtime.stage import StageContext, StageOutput, execute
 from tasks.stages import classify
-from tests.tasks.classified import CONFIG, WORLD, classify_spec, ingested
+from tests.tasks.classified import CONFIG, WORLD, classify_spec
 from tests.tasks.conftest import GOLDEN, IN_PROCESS
 from tests.tasks.stages.conftest import Fitted
 
@@ -55,19 +54,6 @@ def test_after_a_crash_only_unfinished_folds_are_fitted(store, fitted):
     assert {p: p.read_bytes() for p in before} == {p: content for p, (content, _) in before.items()}
     rewritten = {p.parent.name for p, (_, written) in before.items() if p.stat().st_mtime_ns != written}
     assert rewritten == {"fold-1"}
-
-
-def test_extra_golden_rows_are_positives(store, fitted, tmp_path):
-    rows = fitted.rows[:100]
-    extra = [{"prompt": f"Another prompt {i}?", "response": f"A trusted answer number {i}."} for i in range(50)]
-    records = ingested(store, tmp_path / "extra", rows, extra)
-    folder = store.fetch("ingest", records.digest)
-    table = classify.labelled_rows(folder, GOLDEN)
-    train_extra = sum(s == "train" for s in pq.read_table(folder / "golden.parquet")["split"].to_pylist())
-    train = pq.read_table(folder / "records.parquet", filters=[("split", "=", "train")])
-    in_mixture = sum(s in GOLDEN for sources in train["sources"].to_pylist() for s in sources)
-    assert table["golden"].to_pylist().count(True) == in_mixture + train_extra
-    assert not set(classify.head_names(table)) & set(GOLDEN)
 
 
 def test_without_golden_or_without_synthetic_the_remedy_is_named(store, fitted, tmp_path):
