@@ -19,7 +19,7 @@ from dora_core.config.method import ModelConfig, TextConfig
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
-from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE
+from tasks.tables.artifacts import CALIBRATION_FILE, LOGPS_FILE, RECORDS_FILE, TRAINING_DATA_FILE
 from tasks.tables.rows import record_batches, responses_of
 from tasks.tables.training_records import Aggregate
 
@@ -45,11 +45,11 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     from dora_core.data.encoding import Encoder
     from dora_core.models.loading import load_tokenizer
     from dora_core.training.alignment_data import AlignmentData, write_alignment_data
-    from tasks.tables.training_records import FACTORS, LOGPS, joined_records
+    from tasks.tables.training_records import joined_records
 
     records = context.fetch(spec.records) / RECORDS_FILE
-    factors = None if spec.calibration is None else context.fetch(spec.calibration) / FACTORS
-    batches = joined_records(records, context.fetch(spec.reference) / LOGPS, factors, spec.aggregate)
+    factors = None if spec.calibration is None else context.fetch(spec.calibration) / CALIBRATION_FILE
+    batches = joined_records(records, context.fetch(spec.reference) / LOGPS_FILE, factors, spec.aggregate)
     sources: set[str | None] = set()
     count = 0
     for batch in record_batches(records, ["sources"], "train"):

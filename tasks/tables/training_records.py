@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-LOGPS, FACTORS = "logps.parquet", "calibration.parquet"
 READ_ROWS = 16_384
 
 Aggregate = Literal["mean", "min", "chosen", "product"]

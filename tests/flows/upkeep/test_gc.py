@@ -154,6 +154,18 @@ def test_the_newest_run_stays_with_what_it_was_made_from_and_an_older_one_goes(p
     assert collect(place).summary().startswith("nothing to collect")
 
 
+def test_training_data_goes_once_its_policy_is_trained_and_no_run_is_kept_for_it(place: Settings, store: Store) -> None:
+    """The policy's result does not refer to it; a kept run does, so that its successor with another λ finds it."""
+    records = made(store, "ingest", "records")
+    data, policy = made(store, "training_data", "data", records), made(store, "align", "policy", records)
+    ran(store, "p-1", records, data, policy, days=40)
+    collect(place)
+    assert there(store) == {at(records), at(data), at(policy)}
+    ran(store, "p-2", records, policy, days=30)
+    assert collect(place).removed == [at(data)]
+    assert there(store) == {at(records), at(policy)} and store.is_done("align", policy.digest)
+
+
 RUNS = [
     ("it runs", {"status": "running"}, "p-1 is running"),
     ("it waits for a person", {"status": "waiting"}, "p-1 is waiting for a decision"),
