@@ -48,6 +48,7 @@ _PLACEHOLDER = re.compile(r"<(?:image|video|audio)>|<\|image(?:_\d+)?\|>")
 
 _TRAIN = re.compile(r"train", re.IGNORECASE)
 _EVAL = re.compile(r"test|val|dev|eval|hold[-_ ]?out|held[-_ ]?out", re.IGNORECASE)
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, default=str).encode
 _LETTER_OR_DIGIT = re.compile(r"\w")
 
 
@@ -392,7 +393,7 @@ class RowReader:
     def extra_text(self, values: dict[str, Any]) -> str:
         """Carried values as JSON text; what JSON has not (dates, bytes, NaN) as its text."""
         try:
-            return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+            return _encode(values)
         except (ValueError, TypeError, RecursionError):
             return json.dumps({name: repr(value)[:1000] for name, value in values.items()}, sort_keys=True, separators=(",", ":"))
 

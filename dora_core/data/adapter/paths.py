@@ -31,18 +31,24 @@ _NO: Final = object()
 class CompiledPath:
     """A path for rows of one input. ``get`` returns the value, None for null, or :class:`Missing`."""
 
-    __slots__ = ("_alternatives", "get", "is_list", "roots", "text")
+    __slots__ = ("_alternatives", "_elements", "get", "is_list", "roots", "text")
 
     def __init__(self, text: str, columns: Collection[str] = ()):
         self.text = text
         self._alternatives: tuple[tuple[Step, ...], ...] = ((text,),) if text in columns else parse_path(text)
         self.roots: tuple[str, ...] = tuple(str(steps[0]) for steps in self._alternatives)
         self.is_list = any(isinstance(step, Each) for steps in self._alternatives for step in steps)
+        self._elements: list[str] = []
         getters = [_getter(steps) for steps in self._alternatives]
         self.get: Getter = getters[0] if len(getters) == 1 else _first_of(getters)
 
     def element(self, index: int) -> str:
         """Place of one element of the list that this path gives: ``completions[2].text`` or ``responses[2]``."""
+        while index >= len(self._elements) and len(self._elements) < 1000:
+            self._elements.append(self._element(len(self._elements)))
+        return self._elements[index] if index < len(self._elements) else self._element(index)
+
+    def _element(self, index: int) -> str:
         return self.text.replace("[]", f"[{index}]", 1) if "[]" in self.text else f"{self.text}[{index}]"
 
     def child(self, key: str) -> str:

@@ -18,9 +18,10 @@ from dora_core.data.adapter.numbers import describe
 from dora_core.data.adapter.paths import Missing
 from dora_core.data.adapter.reasons import AdapterReason, problem
 from dora_core.data.adapter.spill import spill_file
-from dora_core.data.records import Problem, Reason, canonical_json
+from dora_core.data.records import Problem, Reason
 
 _BATCH = 512
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 MAX_MEMBERS = 256  # the largest `data.max_responses`
 _SHARED = ("prompt", "task", "split", "weight", "tools")
 _GROUPS = """
@@ -110,7 +111,7 @@ class RowsShape:
                 )
                 return b""
             fields["group"] = value
-        return hashlib.sha256(canonical_json(value).encode()).digest()[:16]
+        return hashlib.sha256(_encode(value).encode()).digest()[:16]
 
     def _record(self, members: list[dict[str, Any]]) -> CanonicalRow | list[Problem]:
         first = members[0]

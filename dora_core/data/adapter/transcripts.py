@@ -28,20 +28,13 @@ _ROLE_PROMPT = re.compile(r"(?:^|\s)USER:.*\sASSISTANT:\s*\Z", re.DOTALL)
 
 def is_plain(text: str) -> bool:
     """Whether a text certainly holds neither a transcript nor a template nor a list or object; substring tests only, for speed."""
-    return not (
-        "ssistant:" in text
-        or "<|" in text
-        or "INST]" in text
-        or "_of_turn>" in text
-        or "<｜" in text
-        or "SYS>>" in text
-        or "ASSISTANT:" in text
-        or "USER:" in text
-        or "### Response:" in text
-        or "</s>" in text
-        or text[:1] in "[{ \n\t\r"
-        or text[-1:] in "]}"
-    )
+    if text[:1] in "[{ \n\t\r" or text[-1:] in "]}":
+        return False
+    if "<" in text and ("<|" in text or "_of_turn>" in text or "<｜" in text or "SYS>>" in text or "</s>" in text):
+        return False
+    if ":" in text and ("ssistant:" in text or "ASSISTANT:" in text or "USER:" in text or "### Response:" in text):
+        return False
+    return "]" not in text or "INST]" not in text
 
 
 def hh_transcript(text: str) -> list[Turn] | None:

@@ -14,6 +14,7 @@ import yaml
 
 from dora_core.config.adapter import Adapter, roots_of
 from dora_core.config.path_syntax import parse_path, quote_key
+from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.transcripts import hh_transcript
 from dora_core.errors import ConfigError, DataError, did_you_mean
 from dora_core.plugins import load_plugins
@@ -195,7 +196,7 @@ def expand(name: str, overrides: Adapter | None = None, columns: Sequence[str] =
                 hint=f"columns there: {', '.join(columns)}; set another preset, or `preset: none` and map the columns",
             )
         variant = max(fitting, key=lambda v: len(v.needs))
-    keys = _present(variant, columns)
+    keys = _present(variant, columns, sample)
     own = {} if overrides is None else overrides.model_dump(mode="json", exclude_unset=True)
     own.pop("preset", None)
     merged = _merged(keys, own)
@@ -224,7 +225,7 @@ def _unfit(variant: Variant, columns: Sequence[str], sample: Sequence[Mapping[st
     return ", ".join(wrong) or "it does not fit"
 
 
-def _present(variant: Variant, columns: Sequence[str]) -> dict[str, Any]:
+def _present(variant: Variant, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The variant's keys without what its file does not have."""
     if not columns:
         return dict(_copy(variant.adapter))
@@ -253,10 +254,15 @@ def _present(variant: Variant, columns: Sequence[str]) -> dict[str, Any]:
             del keys["label"]["check"]
     for name in ("carry", "ignore"):
         if name in keys:
-            keys[name] = [path for path in keys[name] if path in there or roots_of(path)[0] in there]
+            keys[name] = [path for path in keys[name] if path in there or (roots_of(path)[0] in there and _leads_somewhere(path, sample))]
             if not keys[name]:
                 del keys[name]
     return keys
+
+
+def _leads_somewhere(text: str, sample: Sequence[Mapping[str, Any]]) -> bool:
+    path = CompiledPath(text)
+    return not sample or any(type(path.get(dict(row))) is not Missing for row in sample)
 
 
 def _copy(value: Any) -> Any:
