@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from dora_core.config.adapter import Adapter, Shape
+from dora_core.config.adapter import LABELS_OF_SHAPE, Adapter, Shape
 from dora_core.data.adapter.ab import AbShape
 from dora_core.data.adapter.base import Adapted, CanonicalRow, Fields
 from dora_core.data.adapter.list import ListShape
@@ -57,6 +57,14 @@ class RowAdapter:
         if self.shape in _NEEDS_LABEL and adapter.label is None:
             raise ConfigError(
                 f"shape {self.shape} needs `label`: where the rows say which response is better", hint=_LABEL_HINTS[self.shape]
+            )
+        if self.shape == "mixed" and adapter.label is not None:
+            raise ConfigError("the columns hold pairs and lists, and `label` is for one of them", hint="set `shape: pair` or `shape: list`")
+        allowed = LABELS_OF_SHAPE.get(self.shape, ())
+        if adapter.label is not None and not isinstance(adapter.label, allowed):
+            kinds = ", ".join(kind.__name__.removesuffix("Label").lower() for kind in allowed) or "none"
+            raise ConfigError(
+                f"shape {self.shape} cannot have this kind of label", hint=f"kinds it can have: {kinds}; or set another `shape`"
             )
         self._by_row = _BY_ROW[self.shape](adapter, columns, self.notes) if self.shape in _BY_ROW else None
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from dora_core.config.adapter import Adapter, AdapterColumns, paths_of
 from dora_core.config.path_syntax import quote_key
 from dora_core.data.adapter.base import Fields
@@ -111,7 +113,7 @@ def resolve(
             raise ConfigError(f"{place}.preset: {preset!r} reads {kind}", hint="presets of this place: " + ", ".join(_presets_of(golden)))
         adapter = expand(preset, adapter, columns, sample).adapter
     if golden and adapter.shape is None:
-        adapter = _with(adapter, shape="single")
+        adapter = _with(adapter, place, shape="single")
     if golden and adapter.shape != "single":
         raise ConfigError(
             f"{place}.shape: {adapter.shape} is not possible, trusted data has one response per row", hint="write `shape: single`"
@@ -126,7 +128,7 @@ def resolve(
             f"({', '.join(_presets_of(golden))}); columns there: {', '.join(columns)}",
         )
     if adapter.shape is None and shape != "mixed":
-        adapter = _with(adapter, shape=shape)
+        adapter = _with(adapter, place, shape=shape)
     errors = [*_unused(adapter, shape), *_wrong_paths(adapter, columns, sample, ragged)]
     if not errors:
         errors = list(_missing_fields(adapter, shape, columns))
@@ -138,8 +140,8 @@ def resolve(
         lines = "; ".join(decision.text() for decision in left.decisions)
         raise DataError(f"{place}: {name} has columns that nothing reads and that need a decision", hint=f"{lines} (under {place})")
     if left.unnamed:
-        adapter = _with(adapter, carry=[*adapter.carry, *(quote_key(column) for column in left.unnamed)])
-    adapter = _with(adapter, preset="none")
+        adapter = _with(adapter, place, carry=[*adapter.carry, *(quote_key(column) for column in left.unnamed)])
+    adapter = _with(adapter, place, preset="none")
     return Resolved(adapter, shape, preset, recognised, as_text(adapter), left)
 
 
@@ -180,8 +182,15 @@ def _conflicts(adapter: Adapter, offered: Adapter) -> Iterator[str]:
             yield f"`columns.{field}: {own}` differs from its `{field}: {other}`"
 
 
-def _with(adapter: Adapter, **changes: Any) -> Adapter:
-    return Adapter.model_validate({**adapter.model_dump(exclude_unset=True), **changes})
+def _with(adapter: Adapter, place: str, **changes: Any) -> Adapter:
+    try:
+        return Adapter.model_validate({**adapter.model_dump(exclude_unset=True), **changes})
+    except ValidationError as error:
+        reasons = "; ".join(str(one["msg"]).removeprefix("Value error, ") for one in error.errors())
+        found = ", ".join(f"{name} {value}" for name, value in changes.items() if name == "shape")
+        raise ConfigError(
+            f"{place}: the keys do not fit {found or 'together'}: {reasons}", hint="set `shape`, or take the other key away"
+        ) from None
 
 
 def _presets_of(golden: bool) -> list[str]:

@@ -134,10 +134,32 @@ def test_any_schema_says_what_its_rows_say_thoroughly(drawn):
 
 NASTY = st.sampled_from(
     [
-        "[{'role': 'user', 'content': 'x'}]", '{"role": "assistant", "content": "x"}', "[{", "\n\nHuman: a\n\nAssistant: b", "<|im_end|>", "[INST] x [/INST] y",
-        "\ud800", "\x00", "", " ", "N/A", "4,5", "nan", "1e999", "-", "[1 2]", "['a' 'b']", "[" * 2000 + "]" * 2000, "Q: a\nA: b", "Q: a\nA: c", "train", "tie", "A", "B",
+        "[{'role': 'user', 'content': 'x'}]",
+        '{"role": "assistant", "content": "x"}',
+        "[{",
+        "\n\nHuman: a\n\nAssistant: b",
+        "<|im_end|>",
+        "[INST] x [/INST] y",
+        "\ud800",
+        "\x00",
+        "",
+        " ",
+        "N/A",
+        "4,5",
+        "nan",
+        "1e999",
+        "-",
+        "[1 2]",
+        "['a' 'b']",
+        "[" * 2000 + "]" * 2000,
+        "Q: a\nA: b",
+        "Q: a\nA: c",
+        "train",
+        "tie",
+        "A",
+        "B",
     ]
-)  # fmt: skip
+)
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | NASTY | st.binary(max_size=3)
 ROW_KEYS = st.sampled_from(["role", "content", "from", "value", "text", "type", "tool_calls", "x", "replies", "rank"])
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(ROW_KEYS, inner, max_size=4), max_leaves=12)
