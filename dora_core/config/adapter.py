@@ -276,9 +276,14 @@ class Messages(StrictModel):
         "refuse",
         description="reasoning_content, thinking: refuse the row, leave it out (counted), or keep it in <think>…</think> in front.",
     )
-    templated: Literal["refuse", "parse"] = Field(
+    templated: Literal["refuse", "parse", "text"] = Field(
         "refuse",
-        description="Text that already holds a chat template: refuse the row, or parse ChatML, Llama 2 and 3 and Beaver into messages.",
+        description="Text that already holds a chat "
+        "template. refuse: the row; parse: "
+        "ChatML, Llama 2 "
+        "and 3, HelpSteer "
+        "and Beaver into messages; "
+        "text: leave it, unless it holds special tokens.",
     )
     tools: Literal["refuse", "keep"] = Field(
         "refuse", description="Tool calls and tool definitions in the prompt: refuse the row, or keep them."

@@ -151,7 +151,7 @@ def by_name(adapter: Adapter, columns: Sequence[str]) -> list[str]:
 
 
 def _decision(column: str, values: Sequence[Any]) -> Decision | None:
-    given = [value for value in values if value is not None and value not in ("", [], {})]
+    given = [value for value in values if value is not None and value not in ("", [], {}, "[]", "{}", "null")]
     if not given:
         return None
     kind = next((kind for kind, pattern in _NAMES if pattern.fullmatch(column)), None) or _by_values(given)

@@ -16,7 +16,7 @@ from dora_core.config.path_syntax import quote_key
 from dora_core.data.adapter.numbers import describe
 from dora_core.data.adapter.reasons import AdapterReason, problem
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
-from dora_core.data.adapter.transcripts import hh_transcript, is_plain, parse_template, template_in, without_end_tokens
+from dora_core.data.adapter.transcripts import has_token, hh_transcript, is_plain, parse_template, template_in, without_end_tokens
 from dora_core.data.records import Problem, Reason
 
 Message = dict[str, str]
@@ -134,7 +134,7 @@ class MessageReader:
         if structure is not None:
             return structure
         sign = template_in(text, prompt=prompt)
-        if sign is None:
+        if sign is None or (self.settings.templated == "text" and not has_token(text)):
             return None
         if self.settings.templated == "parse":
             turns = parse_template(text)
@@ -143,11 +143,17 @@ class MessageReader:
             rest = text if prompt else without_end_tokens(text)
             if template_in(rest, prompt=prompt) is None:
                 return None
-            detail = f"holds {sign} and is not a whole ChatML, Llama 2, Llama 3 or Beaver text; map the texts without a template"
-        else:
-            detail = f"holds {sign}: it is already templated; write `messages: {{templated: parse}}`, or map the texts without a template"
-        problems.append(problem(field, AdapterReason.TEMPLATED_TEXT, detail))
+        problems.append(problem(field, AdapterReason.TEMPLATED_TEXT, self._templated(text, sign)))
         return []
+
+    def _templated(self, text: str, sign: str) -> str:
+        """What is wrong with a templated text, and the lines that help with it."""
+        ways = ["map the texts without a template"]
+        if self.settings.templated != "parse" and (parse_template(text) is not None or not has_token(without_end_tokens(text))):
+            ways.insert(0, "write `messages: {templated: parse}`")
+        if self.settings.templated != "text" and not has_token(text):
+            ways.append("write `messages: {templated: text}` to leave it as it is")
+        return f"holds {sign}: it is already templated; {', or '.join(ways)}"
 
     def _messages_in(self, text: str, field: str, problems: list[Problem]) -> list[Message] | None:
         """Messages written as JSON or Python text; None if the text is something else, JSON of another kind included."""
@@ -178,7 +184,7 @@ class MessageReader:
         if is_plain(text):
             return True
         sign = "an HH transcript" if text.startswith(("\n\nHuman:", "\n\nAssistant:")) else template_in(text, prompt=prompt)
-        if sign is None:
+        if sign is None or (self.settings.templated == "text" and not has_token(text) and not text.startswith("\n\n")):
             return True
         detail = f"holds {sign}: it is already templated; map the texts without a template"
         problems.append(problem(field, AdapterReason.TEMPLATED_TEXT, detail))

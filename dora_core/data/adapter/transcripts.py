@@ -1,8 +1,8 @@
 r"""Conversations written as one text: Anthropic-HH transcripts, and texts that already hold a chat template.
 
 A transcript (``\n\nHuman: …\n\nAssistant: …``) is always read. Templated text is refused by default, because a second template would be put
-around it and its special tokens would become tokens of the policy; ``messages: {templated: parse}`` reads ChatML, Llama 2, Llama 3 and
-the Beaver prompt. Left out: other templates (they are recognised and refused), and texts cut off inside a marker.
+around it and its special tokens would become tokens of the policy; ``messages: {templated: parse}`` reads ChatML, Llama 2, Llama 3,
+HelpSteer's turns and the Beaver prompt. Left out: other templates (they are recognised and refused), and texts cut off inside a marker.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Turn = dict[str, Any]
 _HH_SPLIT = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
-_TOKEN = re.compile(r"<\|[A-Za-z_][A-Za-z0-9_]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>")
+_TOKEN = re.compile(r"<\|[A-Za-z_][A-Za-z0-9_]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|<(?:start|end)_of_turn>|<extra_id_\d+>|\[/?INST\]|<</?SYS>>")
 _CHATML = re.compile(r"<\|im_start\|>([A-Za-z_]+)\n(.*?)(?:<\|im_end\|>\s*|\Z)", re.DOTALL)
 _LLAMA3 = re.compile(r"<\|start_header_id\|>([A-Za-z_]+)<\|end_header_id\|>\n*(.*?)(?:<\|eot_id\|>\s*|\Z)", re.DOTALL)
 _LLAMA2 = re.compile(r"(?:<s>)?\s*\[INST\](.*?)\[/INST\](.*?)(?:</s>|(?=\s*(?:<s>)?\s*\[INST\])|\Z)", re.DOTALL)
@@ -23,14 +23,17 @@ _LLAMA2_SYSTEM = re.compile(r"\s*<<SYS>>\n?(.*?)\n?<</SYS>>\s*", re.DOTALL)
 _BEAVER_START = "BEGINNING OF CONVERSATION:"
 _BEAVER_SPLIT = re.compile(r"(?:^|\s)(USER|ASSISTANT):")
 _END_TOKENS = re.compile(r"(?:\s*(?:<\|im_end\|>|<\|eot_id\|>|<\|endoftext\|>|<\|end_of_text\|>|</s>))+\s*\Z")
-_ROLE_PROMPT = re.compile(r"(?:^|\s)USER:.*\sASSISTANT:\s*\Z", re.DOTALL)
+_ROLE_PROMPT = re.compile(
+    r"(?:^|\s)USER:.*\sASSISTANT:\s*\Z|(?:^|\n)[ \t]*(?:User|Human):.*\n[ \t]*Assistant:\s*\Z|\n\nAssistant:\s*\Z", re.DOTALL
+)
+_EXTRA_ID = re.compile(r"\n?<extra_id_1>(User|Assistant)\n?")
 
 
 def is_plain(text: str) -> bool:
     """Whether a text certainly holds neither a transcript nor a template nor a list or object; substring tests only, for speed."""
     if text[:1] in "[{ \n\t\r" or text[-1:] in "]}":
         return False
-    if "<" in text and ("<|" in text or "_of_turn>" in text or "<｜" in text or "SYS>>" in text or "</s>" in text):
+    if "<" in text and ("<|" in text or "_of_turn>" in text or "<extra_id_" in text or "<｜" in text or "SYS>>" in text or "</s>" in text):
         return False
     if ":" in text and ("ssistant:" in text or "ASSISTANT:" in text or "USER:" in text or "### Response:" in text):
         return False
@@ -49,8 +52,13 @@ def hh_transcript(text: str) -> list[Turn] | None:
     return [{"role": _HH_ROLES[name], "content": content.strip()} for name, content in zip(pieces[::2], pieces[1::2], strict=True)]
 
 
+def has_token(text: str) -> bool:
+    """Whether a text holds a special token of a template, which a tokenizer would turn into a control token."""
+    return _TOKEN.search(text) is not None or (text.rstrip().endswith("</s>") and "<s>" not in text[5:])
+
+
 def template_in(text: str, *, prompt: bool) -> str | None:
-    """The sign of a chat template in a text, in words; None if there is none."""
+    """The sign of a chat template in a text, in words; None if there is none. See :func:`has_token`."""
     token = _TOKEN.search(text)
     if token is not None:
         return f"the template token {token[0]!a}"
@@ -62,9 +70,7 @@ def template_in(text: str, *, prompt: bool) -> str | None:
         if "### Response:" in text and ("### Instruction:" in text or "### Input:" in text):
             return "the Alpaca template '### Instruction: … ### Response:'"
         if _ROLE_PROMPT.search(text):
-            return "the template 'USER: … ASSISTANT:'"
-        if text.rstrip().endswith("\n\nAssistant:"):
-            return "an open turn '\\n\\nAssistant:'"
+            return "the template 'User: … Assistant:'"
     return None
 
 
@@ -82,6 +88,8 @@ def parse_template(text: str) -> list[Turn] | None:
         return _llama2(body)
     if body.startswith(_BEAVER_START):
         return _beaver(body.removeprefix(_BEAVER_START))
+    if "<extra_id_1>" in body:
+        return _extra_id(body)
     return None
 
 
@@ -117,6 +125,15 @@ def _llama2(text: str) -> list[Turn] | None:
         turns += [{"role": "user", "content": question.strip()}, {"role": "assistant", "content": answer.strip()}]
         position = match.end()
     return turns if turns and not text[position:].strip() else None
+
+
+def _extra_id(text: str) -> list[Turn] | None:
+    """HelpSteer's turns: the first one is the user's, a line ``<extra_id_1>Assistant`` or ``<extra_id_1>User`` begins each other one."""
+    pieces = _EXTRA_ID.split(text)
+    names = {"User": "user", "Assistant": "assistant"}
+    rest = [{"role": names[name], "content": content.strip()} for name, content in zip(pieces[1::2], pieces[2::2], strict=True)]
+    first = [{"role": "user", "content": pieces[0].strip()}] if pieces[0].strip() else []
+    return first + rest if rest else None
 
 
 def _beaver(text: str) -> list[Turn] | None:

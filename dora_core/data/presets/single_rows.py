@@ -11,14 +11,20 @@ _ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosi
 class Helpsteer2(Preset):
     """nvidia/HelpSteer2 and nvidia/HelpSteer: five attributes per response, rows of one prompt grouped.
 
-    The reward is `helpfulness`; the others are carried. For a weighted sum write `label: {scores: [helpfulness, …], weights: […]}`.
+    Later turns are in the prompt's text, as `<extra_id_1>Assistant`: parsed. The reward is `helpfulness`; the others are carried. For a
+    weighted sum write `label: {scores: [helpfulness, …], weights: […]}`.
     """
 
     name = "helpsteer2"
     variants = (
         Variant(
             needs={"prompt": "any", "response": "text", **dict.fromkeys(_ATTRIBUTES, "number")},
-            adapter={"shape": "rows", "label": {"scores": ["helpfulness"]}, "carry": list(_ATTRIBUTES[1:])},
+            adapter={
+                "shape": "rows",
+                "messages": {"templated": "parse"},
+                "label": {"scores": ["helpfulness"]},
+                "carry": list(_ATTRIBUTES[1:]),
+            },
         ),
     )
 

@@ -55,6 +55,7 @@ class Helpsteer2Preference(Preset):
             adapter={
                 "shape": "ab",
                 "columns": {"a": "response_1", "b": "response_2"},
+                "messages": {"templated": "parse"},
                 "label": {"column": "preference_strength", "positive": "b"},
                 "carry": ["preference_statement"],
                 "ignore": ["preference_elaboration", "three_most_similar_preferences", "all_preferences_unprocessed"],

@@ -432,6 +432,22 @@ def alpaca_templated() -> Case:
 
 
 @case
+def alpaca_template_left_as_text() -> Case:
+    base = alpaca_templated()
+    truth: dict[int, Truth | str] = {i: Truth([user(row["prompt"])], {best(i): 1.0, worst(i): 0.0}) for i, row in enumerate(base.rows)}
+    return Case("alpaca_template_left_as_text", base.rows, truth, preset="trl", adapter={"messages": {"templated": "text"}})
+
+
+@case
+def tokens_are_never_left_as_text() -> Case:
+    return Case("tokens_are_never_left_as_text", *_refused_tokens(), preset="trl", adapter={"messages": {"templated": "text"}})
+
+
+def _refused_tokens() -> tuple[list[dict[str, Any]], dict[int, Truth | str]]:
+    return templated_refused().rows, dict.fromkeys(range(ROWS), "templated_text")
+
+
+@case
 def reasoning_kept() -> Case:
     def row(i: int) -> dict[str, Any]:
         chosen = {**assistant(best(i)), "reasoning_content": "It may shrink."}
@@ -881,6 +897,16 @@ def helpsteer2() -> Case:
     for i in range(ROWS):
         truth[i] = Truth([user(question(i))], {best(i): 4.0, worst(i): 1.0})
     return Case("helpsteer2", rows, truth, preset="helpsteer2")
+
+
+@case
+def helpsteer2_turns() -> Case:
+    base = helpsteer2()
+    text = "Hello.\n<extra_id_1>Assistant\nGood day.\n<extra_id_1>User\n{}"
+    rows = [{**row, "prompt": text.format(row["prompt"])} for row in base.rows]
+    lead = [user("Hello."), assistant("Good day.")]
+    truth: dict[int, Truth | str] = {i: Truth([*lead, user(question(i))], {best(i): 4.0, worst(i): 1.0}) for i in range(ROWS)}
+    return Case("helpsteer2_turns", rows, truth, preset="helpsteer2")
 
 
 @case

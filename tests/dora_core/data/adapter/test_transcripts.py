@@ -55,6 +55,7 @@ def test_transcript(text, turns):
         ("more <|im_start|>user\nu<|im_end|>", None),
         ("x [INST] u [/INST]", None),
         ("BEGINNING OF CONVERSATION: hello", None),
+        ("u\n<extra_id_1>Assistant\na\n<extra_id_1>User\nv", [("user", "u"), ("assistant", "a"), ("user", "v")]),
         ("plain", None),
     ],
 )
@@ -82,7 +83,8 @@ def test_sign_of_a_template_is_seen_in_any_text(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["### Instruction:\nx\n\n### Response:", "A chat. USER: x ASSISTANT:", "System text\n\nHuman: x\n\nAssistant:"]
+    "text",
+    ["### Instruction:\nx\n\n### Response:", "A chat. USER: x ASSISTANT:", "System text\n\nHuman: x\n\nAssistant:", "User: x\nAssistant:"],
 )
 def test_prompt_templates_without_tokens(text):
     assert template_in(text, prompt=True) and not is_plain(text)
