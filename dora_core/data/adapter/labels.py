@@ -27,7 +27,7 @@ from dora_core.data.adapter.numbers import NOT_MEASURED, NotANumber, describe, t
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.reasons import AdapterReason, problem
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
-from dora_core.data.records import Problem, Reason
+from dora_core.data.problems import Problem, Reason
 
 Kind = Literal["preference", "reward", "rank"]
 

@@ -11,7 +11,7 @@ from dora_core.data.adapter.base import Adapted, CanonicalRow, RowReader
 from dora_core.data.adapter.labels import ListLabel, list_value
 from dora_core.data.adapter.paths import Missing
 from dora_core.data.adapter.reasons import AdapterReason, problem
-from dora_core.data.records import Problem, Reason
+from dora_core.data.problems import Problem, Reason
 
 
 class ListShape:

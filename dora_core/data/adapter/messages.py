@@ -17,7 +17,7 @@ from dora_core.data.adapter.numbers import describe
 from dora_core.data.adapter.reasons import AdapterReason, problem
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
 from dora_core.data.adapter.transcripts import has_token, hh_transcript, is_plain, parse_template, template_in, without_end_tokens
-from dora_core.data.records import Problem, Reason
+from dora_core.data.problems import Problem, Reason
 
 Message = dict[str, str]
 

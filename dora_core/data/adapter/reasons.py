@@ -1,11 +1,11 @@
-"""Reasons of the adapter for a row's quarantine, beside :class:`dora_core.data.records.Reason`, and the one way to report a problem."""
+"""Reasons of the adapter for a row's quarantine, beside :class:`dora_core.data.problems.Reason`, and the one way to report a problem."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import cast
 
-from dora_core.data.records import Problem, Reason
+from dora_core.data.problems import Problem, Reason
 
 
 class AdapterReason(StrEnum):

@@ -18,7 +18,7 @@ from dora_core.data.adapter.numbers import describe
 from dora_core.data.adapter.paths import Missing
 from dora_core.data.adapter.reasons import AdapterReason, problem
 from dora_core.data.adapter.spill import spill_file
-from dora_core.data.records import Problem, Reason
+from dora_core.data.problems import Problem, Reason
 
 _BATCH = 512
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode

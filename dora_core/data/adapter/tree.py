@@ -18,7 +18,7 @@ from dora_core.data.adapter.numbers import NotANumber, describe, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.reasons import AdapterReason, problem
 from dora_core.data.adapter.spill import spill_file
-from dora_core.data.records import Problem, Reason
+from dora_core.data.problems import Problem, Reason
 
 MAX_DEPTH = 1000
 _TABLE = (

@@ -10,7 +10,8 @@ from dora_core.config.adapter import Adapter
 from dora_core.data.adapter.base import CanonicalRow
 from dora_core.data.adapter.driver import RowAdapter
 from dora_core.data.adapter.resolve import Resolved, resolve
-from dora_core.data.records import Problem, Record, Rules, parse_row
+from dora_core.data.problems import Problem
+from dora_core.data.records import Record, Rules, parse_row
 from tests.dora_core.data.cases import Case, Truth
 
 
