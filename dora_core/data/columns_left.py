@@ -74,7 +74,8 @@ class Decision:
 
     def text(self) -> str:
         """The decision in words."""
-        return f"column {self.column!r} looks like {self.looks_like}: write {' or '.join(f'`{line}`' for line in self.lines)}"
+        looks = "media, which a text policy cannot see" if self.looks_like == "media" else self.looks_like
+        return f"column {self.column!r} looks like {looks}: write {' or '.join(f'`{line}`' for line in self.lines)}"
 
 
 @dataclass(frozen=True)
