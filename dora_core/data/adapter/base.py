@@ -1,0 +1,471 @@
+"""Parts of a row that every shape reads the same way: fields, prompt with its context, split, weight, carried columns, and the row that
+results.
+
+A shape (``pair.py``, ``list.py``, …) is compiled once per input from an :class:`~dora_core.config.adapter.Adapter` and the columns, and
+then called per row; it never raises for what a row holds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from dora_core.config.adapter import Adapter, roots_of
+from dora_core.data.adapter.messages import Message, MessageReader, Reply
+from dora_core.data.adapter.numbers import NotANumber, describe, to_number
+from dora_core.data.adapter.paths import CompiledPath, Missing
+from dora_core.data.adapter.reasons import AdapterReason, problem
+from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
+from dora_core.data.problems import Problem, Reason
+
+CanonicalForm: TypeAlias = Literal["pairwise", "listwise", "golden", "unpaired"]
+
+
+class CanonicalRow(NamedTuple):
+    """A row for ``parse_row``: a prompt as messages, responses as final texts.
+
+    ``fields`` by form, all with ``id``, ``prompt``, ``task``, ``split`` (train, eval or None = by hash), ``weight``, ``extra`` (JSON text
+    or None) and ``tools`` (JSON text or None): pairwise ``chosen, rejected, chosen_source, rejected_source``; listwise ``responses,
+    rewards`` or ``ranks`` (1 = best), ``sources``; golden ``response``; unpaired ``response, label`` (bool), ``source``.
+    """
+
+    form: CanonicalForm
+    fields: dict[str, Any]
+
+
+Adapted: TypeAlias = "CanonicalRow | list[Problem] | None"
+"""None: the row is left out by decision and counted."""
+
+UNMAPPED_BY_NAME = frozenset({"source", "weight"})
+"""Fields that are read only where the configuration maps them: a column of that name may mean something else."""
+
+MEDIA_COLUMNS = frozenset({"image", "images", "video", "videos", "audio", "audios", "pixel_values"})
+TOOL_COLUMNS = frozenset({"tools", "functions"})
+_PLACEHOLDER = re.compile(r"<(?:image|video|audio)>|<\|image(?:_\d+)?\|>")
+
+_TRAIN = re.compile(r"train", re.IGNORECASE)
+_EVAL = re.compile(r"test|val|dev|eval|hold[-_ ]?out|held[-_ ]?out", re.IGNORECASE)
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, default=str).encode
+_LETTER_OR_DIGIT = re.compile(r"\w")
+
+
+class Fields:
+    """Compiled paths of an adapter's canonical fields, for rows with these columns."""
+
+    def __init__(self, adapter: Adapter, columns: Sequence[str]):
+        self.adapter, self.columns = adapter, columns
+        self._there = frozenset(columns)
+
+    def path(self, name: str) -> CompiledPath | None:
+        """Path of a canonical field; None if it is switched off, or not mapped and no column has its name."""
+        mapped = getattr(self.adapter.columns, name)
+        if mapped is None and name in self._there and name not in UNMAPPED_BY_NAME:
+            mapped = name if name.isidentifier() else None
+        return self.compile(mapped) if isinstance(mapped, str) else None
+
+    def needed(self, name: str) -> CompiledPath:
+        """Path of a field without which the shape cannot be read; the field's own name where it is not mapped."""
+        return self.path(name) or self.compile(name)
+
+    def compile(self, text: str) -> CompiledPath:
+        return CompiledPath(text, self._there)
+
+
+class Given(NamedTuple):
+    """Prompt of a row as its columns give it: ``messages`` is None if there is no prompt column; ``system`` is None if there is none."""
+
+    messages: list[Message] | None
+    system: str | None
+
+
+class RowReader:
+    """Prompt, context and everything beside the responses."""
+
+    def __init__(self, adapter: Adapter, columns: Sequence[str], notes: Counter[str]):
+        self.fields = fields = Fields(adapter, columns)
+        self.notes, self.settings = notes, adapter.messages
+        self.messages = MessageReader(adapter.messages, notes)
+        self._prompt = fields.path("prompt")
+        context = adapter.context
+        self._system, self._history, self._input, self._tools = (
+            fields.compile(path) if isinstance(path, str) else None
+            for path in (context.system, context.history, context.input, context.tools)
+        )
+        self._bare = self._system is None and self._history is None and self._input is None
+        self._id, self._task, self._split, self._weight = (fields.path(name) for name in ("id", "task", "split", "weight"))
+        self._splits = {name.strip().casefold(): split for name, split in adapter.splits.items()}
+        self._split_cache: dict[str, str | None] = {}
+        self._carry = [fields.compile(path) for path in adapter.carry]
+        read = {root for path in (context.tools,) if isinstance(path, str) for root in roots_of(path)}
+        decided = set(adapter.ignore) | read
+        self._media = [c for c in columns if c.casefold() in MEDIA_COLUMNS]
+        self._refused = [c for c in self._media if c not in decided] + [
+            c for c in columns if c.casefold() in TOOL_COLUMNS and c not in decided and c not in adapter.carry
+        ]
+        self._beside = bool(self._refused or self._carry or self._tools or self._id or self._task or self._split or self._weight)
+
+    @property
+    def has_prompt(self) -> bool:
+        return self._prompt is not None
+
+    # ------------------------------------------------------------------------------------------------- prompt
+
+    def given(self, row: dict[str, Any], problems: list[Problem]) -> Given:
+        """The prompt as the columns give it, history and input included."""
+        path = self._prompt
+        value = None if path is None else path.get(row)
+        if type(value) is str and self._bare:
+            return Given(self.messages.prompt(value, path.text if path else "prompt", problems), None)
+        if type(value) is Missing:
+            problems.append(problem(value.place, AdapterReason.NO_SUCH_PATH, value.detail))
+            return Given([], None)
+        system = self._text(self._system, row, problems) if self._system is not None else None
+        extra = self._text(self._input, row, problems) if self._input is not None else None
+        place = path.text if path is not None else "prompt"
+        messages: list[Message] | None
+        if extra is not None and (value is None or isinstance(value, str)):
+            value = extra if value is None or not value.strip() else f"{value}\n\n{extra}"
+        elif extra is not None and self._input is not None:
+            problems.append(
+                problem(self._input.text, Reason.WRONG_TYPE, "`context.input` is joined to a prompt of text, and the prompt is messages")
+            )
+        messages = None if value is None else self.messages.prompt(value, place, problems)
+        history = self._earlier(row, problems)
+        if history:
+            messages = [*history, *(messages or [])]
+        return Given(messages, system)
+
+    def _text(self, path: CompiledPath, row: dict[str, Any], problems: list[Problem]) -> str | None:
+        """A text of the context; None where it is null, absent or blank."""
+        value = path.get(row)
+        if value is None or (type(value) is Missing and value.absent):
+            return None
+        if type(value) is Missing:
+            problems.append(problem(value.place, AdapterReason.NO_SUCH_PATH, value.detail))
+            return None
+        if isinstance(value, list | dict):
+            turns = self.messages.turns(value if isinstance(value, list) else [value], path.text, problems)
+            if len(turns) == 1 and turns[0]["role"] == "system":
+                return turns[0]["content"] or None
+            if turns:
+                problems.append(problem(path.text, Reason.WRONG_TYPE, "is messages, expected text or one message of the role system"))
+            return None
+        if not isinstance(value, str):
+            problems.append(problem(path.text, Reason.WRONG_TYPE, f"is {describe(value)}, expected text"))
+            return None
+        return value if value.strip() else None
+
+    def _earlier(self, row: dict[str, Any], problems: list[Problem]) -> list[Message]:
+        if self._history is None:
+            return []
+        value = self._history.get(row)
+        if value is None or (type(value) is Missing and value.absent):
+            return []
+        place = self._history.text
+        if type(value) is Missing:
+            problems.append(problem(value.place, AdapterReason.NO_SUCH_PATH, value.detail))
+            return []
+        if isinstance(value, str):
+            if not value.strip():
+                return []
+            if looks_structured(value):
+                try:
+                    value = parse_structure(value)
+                except Unparsable as error:
+                    problems.append(problem(place, AdapterReason.STRUCTURED_TEXT, f"{error}, expected pairs [user, assistant] or messages"))
+                    return []
+        if isinstance(value, str):
+            before = len(problems)
+            turns = self.messages.prompt(value, place, problems, "context.history")
+            if len(problems) == before and len(turns) < 2:
+                detail = "is text without turns, expected pairs [user, assistant], messages, or a transcript; join it with `context.input`"
+                problems.append(problem(place, Reason.WRONG_TYPE, detail))
+            return turns
+        if not isinstance(value, list):
+            problems.append(problem(place, Reason.WRONG_TYPE, f"is {describe(value)}, expected pairs [user, assistant] or messages"))
+            return []
+        if value and isinstance(value[0], list | tuple):
+            return self._pairs(value, place, problems)
+        return self.messages.turns(value, place, problems)
+
+    def _pairs(self, pairs: list[Any], place: str, problems: list[Problem]) -> list[Message]:
+        turns = []
+        for i, pair in enumerate(pairs):
+            if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+                problems.append(
+                    problem(f"{place}[{i}]", Reason.WRONG_TYPE, f"is {describe(pair)}, expected a pair of texts [user, assistant]")
+                )
+                continue
+            turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+        return self.messages.turns(turns, place, problems)
+
+    def joined(
+        self, given: Given, replies: list[Reply], problems: list[Problem], names: Sequence[str]
+    ) -> tuple[list[Message], list[str | None]]:
+        """The one prompt of a row and its final responses.
+
+        Conversations among the responses must share what precedes their last message, and agree with the prompt column: equal to it, or one
+        the end or the beginning of the other; the longer one is the prompt. Plain responses without any prompt are cut at a turn marker.
+        """
+        texts = [reply.text for reply in replies]
+        leads = [reply.lead for reply in replies if reply.lead]
+        messages = given.messages
+        if leads:
+            lead = leads[0]
+            if any(other != lead for other in leads):
+                cut = self._cut(replies) if self.settings.differ == "cut" else None
+                if cut is None:
+                    detail = (
+                        "the responses are conversations that differ before their last "
+                        "message; write `messages: "
+                        "{differ: cut}` to cut them at "
+                        "the first difference, or leave the row out"
+                    )
+                    problems.append(problem(names[0], Reason.PROMPT_MISMATCH, detail))
+                    return [], texts
+                lead, texts = cut
+                self.notes["conversations cut at the first difference"] += 1
+            messages = self._longer(messages, lead, problems, names[0])
+        elif messages is None:
+            if self._prompt is not None or self._input is not None or len(replies) < 2 or any(text is None for text in texts):
+                where = self._prompt.text if self._prompt is not None else "prompt"
+                detail = "is null" if self._prompt is not None else "is not mapped: write `columns: {prompt: …}`"
+                problems.append(problem(where, Reason.EMPTY_PROMPT, f"{detail}, and the responses are not conversations that contain it"))
+                return [], texts
+            boundary = prompt_boundary([text for text in texts if text is not None], self.settings.implicit)
+            if boundary is None:
+                detail = (
+                    "there is no prompt column, and "
+                    "the responses share no beginning "
+                    "that ends at a turn marker: "
+                    "map `columns: {prompt: …}`, "
+                    "or write `messages: {implicit: longest}` to cut at the last line break or white space they share"
+                )
+                problems.append(problem(names[0], AdapterReason.NO_PROMPT_BOUNDARY, detail))
+                return [], texts
+            first = texts[0] or ""
+            messages = [{"role": "user", "content": first[:boundary].strip()}]
+            texts = [(text or "")[boundary:].strip() for text in texts]
+            self.notes["prompts cut from the common beginning of the responses"] += 1
+        if given.system is not None and messages is not None:
+            messages = self._with_system(given.system, messages, problems)
+        if self._media and messages and any(_PLACEHOLDER.search(m["content"]) for m in messages):
+            detail = (
+                f"refers to {', '.join(self._media)} (a placeholder such as <image>), which a text policy cannot see; leave the row out"
+            )
+            problems.append(problem(self._prompt.text if self._prompt else "prompt", AdapterReason.MEDIA, detail))
+        return messages or [], texts
+
+    def _longer(self, given: list[Message] | None, lead: list[Message], problems: list[Problem], name: str) -> list[Message]:
+        if not given or given == lead:
+            return lead
+        short, long = (given, lead) if len(given) <= len(lead) else (lead, given)
+        if any(all(map(_same, short, part)) for part in (long[len(long) - len(short) :], long[: len(short)])):
+            return long
+        problems.append(problem(name, Reason.PROMPT_MISMATCH, "the responses are conversations that do not continue the prompt"))
+        return []
+
+    def _with_system(self, system: str, messages: list[Message], problems: list[Problem]) -> list[Message]:
+        if not messages:
+            return messages
+        if messages[0]["role"] != "system":
+            if self.messages.plain(system, self._system.text if self._system else "system", problems):
+                return [{"role": "system", "content": system}, *messages]
+            return []
+        if messages[0]["content"].strip() == system.strip():
+            return messages
+        detail = "differs from the system message of the conversation; keep one of them, e.g. `context: {system: false}`"
+        problems.append(problem(self._system.text if self._system else "system", AdapterReason.CONTEXT_CONFLICT, detail))
+        return []
+
+    def _cut(self, replies: list[Reply]) -> tuple[list[Message], list[str | None]] | None:
+        """Prompt and responses cut at the first difference; None if that is not a turn of the assistant in all of them."""
+        whole = [[*reply.lead, {"role": "assistant", "content": reply.text or ""}] for reply in replies]
+        shared = 0
+        while all(shared < len(turns) and turns[shared] == whole[0][shared] for turns in whole):
+            shared += 1
+        if shared == 0 or any(shared >= len(turns) or turns[shared]["role"] != "assistant" for turns in whole):
+            return None
+        return whole[0][:shared], [turns[shared]["content"] for turns in whole]
+
+    # ------------------------------------------------------------------------------------------------- beside the responses
+
+    def beside(self, row: dict[str, Any], fields: dict[str, Any], problems: list[Problem]) -> None:
+        """Put id, task, split, weight, tools and carried columns into ``fields``; report media and tools that are not decided."""
+        if not self._beside:
+            return
+        for column in self._refused:
+            value = row.get(column)
+            if value is not None and value not in ([], "", {}, "[]"):
+                if column.casefold() in MEDIA_COLUMNS:
+                    detail = (
+                        f"holds {column}, which a text policy cannot see; leave the "
+                        "row out, or write `ignore: "
+                        f"[{column}]` if "
+                        "they do not matter"
+                    )
+                    problems.append(problem(column, AdapterReason.MEDIA, detail))
+                else:
+                    detail = (
+                        "holds tool definitions; write "
+                        f"`context: {{tools: {column}}}` "
+                        "and `messages: "
+                        "{tools: keep}` "
+                        "if the template can render "
+                        f"them, or `ignore: [{column}]`"
+                    )
+                    problems.append(problem(column, AdapterReason.TOOL_CALL, detail))
+        if self._id is not None:
+            fields["id"] = self._identifier(row, problems)
+        if self._task is not None:
+            task = self.optional(self._task, row, problems)
+            if task is not None and not isinstance(task, str):
+                detail = f"is {describe(task)}, expected a name; write `columns: {{task: false}}` if it is another thing"
+                problems.append(problem(self._task.text, Reason.WRONG_TYPE, detail))
+            else:
+                fields["task"] = task
+        if self._split is not None:
+            fields["split"] = self._split_of(row, problems)
+        if self._weight is not None:
+            fields["weight"] = self.weight(row, problems)
+        if self._tools is not None:
+            fields["tools"] = self._json(self.optional(self._tools, row, problems))
+        if self._carry:
+            fields["extra"] = self.extra_text({path.text: self.carried(path, row) for path in self._carry})
+
+    def optional(self, path: CompiledPath, row: dict[str, Any], problems: list[Problem]) -> Any:
+        """A value that may be absent; a path that meets another type is a problem."""
+        value = path.get(row)
+        if type(value) is not Missing:
+            return value
+        if not value.absent:
+            problems.append(problem(value.place, AdapterReason.NO_SUCH_PATH, value.detail))
+        return None
+
+    def _identifier(self, row: dict[str, Any], problems: list[Problem]) -> Any:
+        assert self._id is not None
+        value = self.optional(self._id, row, problems)
+        if value is None or isinstance(value, str) or type(value) is int:
+            return value
+        detail = f"is {describe(value)}, expected text or a whole number; write `columns: {{id: false}}` if it is not an id"
+        problems.append(problem(self._id.text, Reason.WRONG_TYPE, detail))
+        return None
+
+    def _split_of(self, row: dict[str, Any], problems: list[Problem]) -> str | None:
+        assert self._split is not None
+        value = self.optional(self._split, row, problems)
+        if value is None or value == "":
+            return None
+        if isinstance(value, str):
+            if value in self._split_cache:
+                found = self._split_cache[value]
+            else:
+                found = split_named(value, self._splits)
+                if len(self._split_cache) < 1000:
+                    self._split_cache[value] = found
+            if found is not None:
+                return found
+        shown = ascii(value[:40]) if isinstance(value, str) else describe(value)
+        detail = f"is {shown}; write `splits: {{{shown}: train}}` (or eval), or `columns: {{split: false}}` if it is another thing"
+        problems.append(problem(self._split.text, AdapterReason.UNKNOWN_SPLIT, detail))
+        return None
+
+    def weight(self, row: dict[str, Any], problems: list[Problem]) -> float | None:
+        """The record's weight, or None where it is not given."""
+        assert self._weight is not None
+        try:
+            weight = to_number(self.optional(self._weight, row, problems))
+        except NotANumber as error:
+            problems.append(problem(self._weight.text, AdapterReason.NOT_A_NUMBER, str(error)))
+            return None
+        if weight is not None and weight < 0:
+            problems.append(problem(self._weight.text, AdapterReason.NOT_A_NUMBER, "is negative, expected a weight of at least 0"))
+            return None
+        return weight
+
+    def carried(self, path: CompiledPath, row: dict[str, Any]) -> Any:
+        value = path.get(row)
+        return None if type(value) is Missing else value
+
+    def extra_text(self, values: dict[str, Any]) -> str:
+        """Carried values as JSON text; what JSON has not (dates, bytes, NaN) as its text."""
+        try:
+            return _encode(values)
+        except (ValueError, TypeError, RecursionError):
+            return json.dumps({name: repr(value)[:1000] for name, value in values.items()}, sort_keys=True, separators=(",", ":"))
+
+    def _json(self, value: Any) -> str | None:
+        if value in (None, "", [], {}):
+            return None
+        return value if isinstance(value, str) else self.extra_text({"tools": value})[len('{"tools":') : -1]
+
+
+class ResponseReader:
+    """Responses and sources of the fields that hold one each."""
+
+    def __init__(self, reader: RowReader):
+        self.reader = reader
+
+    def reply(self, path: CompiledPath, row: dict[str, Any], problems: list[Problem], name: str) -> Reply:
+        """The response at a path; a path that leads nowhere is a problem, null is a missing response."""
+        value = path.get(row)
+        if type(value) is Missing:
+            problems.append(problem(value.place, AdapterReason.NO_SUCH_PATH, value.detail))
+            return Reply([], None)
+        return self.reader.messages.reply(value, path.text, problems, name)
+
+    def source(self, paths: Sequence[CompiledPath | None], row: dict[str, Any], problems: list[Problem]) -> Any:
+        """The value of the first path that is mapped; None if none is, or where it is null or absent."""
+        for path in paths:
+            if path is not None:
+                return self.reader.optional(path, row, problems)
+        return None
+
+
+def split_named(value: str, further: dict[str, Any]) -> str | None:
+    """``"train"`` or ``"eval"`` for a split's name (train_prefs, valid1, test, …), by ``further`` first; None if it is neither."""
+    name = value.strip().casefold()
+    if name in further:
+        return str(further[name])
+    return "train" if _TRAIN.match(name) else "eval" if _EVAL.match(name) else None
+
+
+def _same(one: Message, other: Message) -> bool:
+    return one["role"] == other["role"] and (one["content"] == other["content"] or one["content"].strip() == other["content"].strip())
+
+
+_ANSWER = re.compile(
+    r"\n\nAssistant:[ \t]*|(?:^|\n)\s*(?:A|Answer|Assistant|ASSISTANT|Bot|Response|Output|Summary|TL;DR|AI):[ \t]*\n?"
+    r"|(?:^|\n)###\s*(?!Instruction|Input|Human|User|Question|Prompt|System)[^\n:]*(?::[ \t]*\n?|\n)|\sASSISTANT:[ \t]*"
+)
+_QUESTION = re.compile(r"(?:^|\n)\s*(?:###\s*)?(?:Q|Question|Human|User|USER|Instruction|Input|Prompt|System)\s*:|\sUSER:")
+
+
+def _common_beginning(texts: Sequence[str]) -> str:
+    low, high = min(texts), max(texts)  # of sorted texts the first and the last share the least
+    return low[: next((i for i, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), min(len(low), len(high)))]
+
+
+def prompt_boundary(texts: Sequence[str], rule: Literal["marker", "longest"]) -> int | None:
+    """Length of the prompt that texts begin with: their common beginning, up to its last turn marker.
+
+    ``longest`` cuts a beginning without a marker at its last line break, else its last white space. Never inside a word; None if there is
+    no such place, or if nothing would be left of a text.
+    """
+    prefix = _common_beginning(texts)
+    answers, questions = ([m.end() for m in pattern.finditer(prefix)] for pattern in (_ANSWER, _QUESTION))
+    end = answers[-1] if answers else None
+    if end is not None and questions and questions[-1] > end:
+        return None  # the texts differ inside a turn of the user
+    if end is None and rule == "longest":
+        cut = max(prefix.rfind("\n"), -1)
+        end = cut + 1 if cut >= 0 and prefix[:cut].strip() else None
+        if end is None:
+            spaces = [match.end() for match in re.finditer(r"\s", prefix)]
+            end = spaces[-1] if spaces else None
+    if end is None or not _LETTER_OR_DIGIT.search(prefix[:end]) or any(not text[end:].strip() for text in texts):
+        return None
+    return end

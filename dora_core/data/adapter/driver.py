@@ -1,0 +1,172 @@
+"""Driver: raw rows of one input → canonical rows or problems, by a resolved adapter.
+
+An adapter is *resolved* first (``dora_core/data/adapter/resolve.py``: preset, shape, paths, columns left); here it only runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from dora_core.config.adapter import LABELS_OF_SHAPE, Adapter, Shape
+from dora_core.data.adapter.ab import AbShape
+from dora_core.data.adapter.base import Adapted, CanonicalRow, Fields
+from dora_core.data.adapter.list import ListShape
+from dora_core.data.adapter.mixed import PairOrListShape
+from dora_core.data.adapter.numbers import describe
+from dora_core.data.adapter.pair import PairShape
+from dora_core.data.adapter.reasons import problem
+from dora_core.data.adapter.rows import RowsShape
+from dora_core.data.adapter.single import SingleShape, UnpairedShape
+from dora_core.data.adapter.tree import TreeShape
+from dora_core.data.problems import Problem, Reason
+from dora_core.errors import ConfigError
+
+_BY_ROW: dict[str, Callable[[Adapter, Sequence[str], Counter[str]], Callable[[dict[str, Any]], Adapted]]] = {
+    "pair": PairShape,
+    "list": ListShape,
+    "ab": AbShape,
+    "single": SingleShape,
+    "unpaired": UnpairedShape,
+    "mixed": PairOrListShape,
+}
+_BY_STREAM: dict[str, type[RowsShape] | type[TreeShape]] = {"rows": RowsShape, "tree": TreeShape}
+_NEEDS_LABEL = frozenset({"ab", "unpaired", "rows"})
+_INDEX = re.compile(r"\[(\d+)\]")
+
+
+class RowAdapter:
+    """An adapter compiled for rows with these columns. ``notes`` counts everything that was left out or decided, by what it is.
+
+    Raises:
+        ConfigError: the adapter has no shape and the columns show none, or the shape needs a label.
+    """
+
+    def __init__(self, adapter: Adapter, columns: Sequence[str]):
+        self.adapter, self.columns = adapter, list(columns)
+        self.notes: Counter[str] = Counter()
+        self.shape = adapter.shape or shape_by_columns(adapter, columns)
+        if self.shape is None:
+            raise ConfigError(
+                "the adapter has no shape, and no columns that show one",
+                hint="set `shape`, or map `columns: {chosen: …, rejected: …}` or `columns: {responses: …}`; columns there: "
+                + ", ".join(columns),
+            )
+        if self.shape in _NEEDS_LABEL and adapter.label is None:
+            raise ConfigError(
+                f"shape {self.shape} needs `label`: where the rows say which response is better", hint=_LABEL_HINTS[self.shape]
+            )
+        if self.shape == "mixed" and adapter.label is not None:
+            raise ConfigError("the columns hold pairs and lists, and `label` is for one of them", hint="set `shape: pair` or `shape: list`")
+        allowed = LABELS_OF_SHAPE.get(self.shape, ())
+        if adapter.label is not None and not isinstance(adapter.label, allowed):
+            kinds = ", ".join(kind.__name__.removesuffix("Label").lower() for kind in allowed) or "none"
+            raise ConfigError(
+                f"shape {self.shape} cannot have this kind of label", hint=f"kinds it can have: {kinds}; or set another `shape`"
+            )
+        self._by_row = _BY_ROW[self.shape](adapter, columns, self.notes) if self.shape in _BY_ROW else None
+
+    def rows(self, rows: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, CanonicalRow | list[Problem]]]:
+        """(position, canonical row or problems). Shapes rows and tree yield a record at the position of its first row, after all rows were
+        read."""
+        if self._by_row is None:
+            yield from self._streamed(rows)
+            return
+        read = self._by_row
+        for index, row in rows:
+            if type(row) is not dict:
+                yield index, _not_a_row(row)
+                continue
+            adapted = read(row)
+            if adapted is not None:
+                yield index, adapted
+
+    def _streamed(self, rows: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, CanonicalRow | list[Problem]]]:
+        refused: list[tuple[int, list[Problem]]] = []
+
+        def objects() -> Iterator[tuple[int, dict[str, Any]]]:
+            for index, row in rows:
+                if type(row) is dict:
+                    yield index, row
+                else:
+                    refused.append((index, _not_a_row(row)))
+
+        assert self.shape is not None
+        for item in _BY_STREAM[self.shape](self.adapter, self.columns, self.notes).stream(objects()):
+            yield from refused
+            refused.clear()
+            yield item
+        yield from refused
+
+    def place_of(self, field: str) -> str:
+        """The user's name for a canonical field such as ``responses[2]``, for messages of ``parse_row``."""
+        fields = Fields(self.adapter, self.columns)
+        root = re.split(r"[\[.]", field, maxsplit=1)[0]
+        rest = field[len(root) :]
+        index = _INDEX.match(rest)
+        two = {"pair": ("chosen", "rejected"), "ab": ("a", "b")}.get(self.shape or "")
+        if two is not None and root in ("responses", "sources") and index is not None and int(index[1]) < 2:
+            name = two[int(index[1])] + ("_source" if root == "sources" else "")
+            path = fields.path(name) or fields.path("source" if root == "sources" else name)
+            return (path.text if path else name) + rest[index.end() :]
+        if self.shape == "ab" and root in ("chosen", "rejected"):
+            return " or ".join(fields.needed(name).text for name in ("a", "b")) + rest
+        if self.shape == "rows" and root == "responses":
+            return fields.needed("response").text
+        if self.shape == "tree" and self.adapter.tree is not None and root in ("responses", "prompt"):
+            return self.adapter.tree.text
+        path = fields.path(root) if root in type(self.adapter.columns).model_fields else None
+        if path is None:
+            return field
+        return path.element(int(index[1])) + rest[index.end() :] if index is not None and root != "prompt" else path.text + rest
+
+
+_LABEL_HINTS = {
+    "ab": "e.g. `label: {column: winner, a: model_a, b: model_b, tie: [tie]}`, or `label: {scores: [{a: score_a, b: score_b}]}`",
+    "unpaired": "e.g. `label: {column: label, true: [true], false: [false]}`",
+    "rows": "e.g. `label: {scores: [helpfulness]}`, "
+    "`label: {ranks: rank, base: "
+    "1}`, or `label: "
+    "{column: label, "
+    "true: [true], "
+    "false: [false]}`",
+}
+
+
+def adapt_rows(
+    rows: Iterable[tuple[int, Any]], adapter: Adapter | RowAdapter, columns: Sequence[str]
+) -> Iterator[tuple[int, CanonicalRow | list[Problem]]]:
+    """Canonical rows or problems of raw rows.
+
+    Args:
+        rows: (position, row): a dict of all columns as read, another JSON value, or a :class:`Problem` of the reader, which is passed on.
+        adapter: resolved; as :class:`RowAdapter`, its ``notes`` can be read afterwards.
+        columns: all columns of the input.
+    """
+    yield from (adapter if isinstance(adapter, RowAdapter) else RowAdapter(adapter, columns)).rows(rows)
+
+
+def shape_by_columns(adapter: Adapter, columns: Sequence[str]) -> Shape | Any:
+    """The shape that mapped or canonical columns show; ``mixed`` for pairs and lists in one file, None if they show none."""
+    fields = Fields(adapter, columns)
+    if adapter.tree is not None:
+        return "tree"
+    has_list, has_pair = fields.path("responses") is not None, fields.path("chosen") is not None and fields.path("rejected") is not None
+    if has_list and has_pair:
+        mapped = {name for name in ("responses", "chosen", "rejected") if getattr(adapter.columns, name)}
+        return "list" if mapped == {"responses"} else "pair" if mapped and "responses" not in mapped else "mixed"
+    if has_list:
+        return "list"
+    if has_pair:
+        return "pair"
+    if fields.path("a") is not None and fields.path("b") is not None and adapter.label is not None:
+        return "ab"
+    return None
+
+
+def _not_a_row(row: Any) -> list[Problem]:
+    if isinstance(row, Problem):
+        return [row]
+    return [problem("", Reason.WRONG_TYPE, f"row is {describe(row)}, expected an object")]

@@ -1,0 +1,284 @@
+"""Presets of the shape pair: a preferred and another response in one row."""
+
+from __future__ import annotations
+
+from dora_core.data.presets.base import Preset, Variant, register_preset
+
+_LISTS = frozenset({"responses", "answers", "generations", "completions", "all_generated_responses"})
+
+
+@register_preset
+class Trl(Preset):
+    """TRL's preference format, with a prompt column or with the prompt at the beginning of both responses
+    (trl-lib/ultrafeedback_binarized)."""
+
+    name = "trl"
+    variants = (
+        Variant(needs={"prompt": "any", "chosen": "response", "rejected": "response"}, without=_LISTS, adapter={"shape": "pair"}),
+        Variant(needs={"chosen": "response", "rejected": "response"}, without=_LISTS, adapter={"shape": "pair"}),
+    )
+
+
+@register_preset
+class HH(Preset):
+    """Anthropic/hh-rlhf: two whole transcripts that share all but the last turn."""
+
+    name = "hh"
+    refines = ("trl",)
+    variants = (
+        Variant(
+            needs={"chosen": "transcript", "rejected": "transcript"}, without=frozenset({"prompt", *_LISTS}), adapter={"shape": "pair"}
+        ),
+    )
+
+
+@register_preset
+class Binarized(Preset):
+    """HuggingFaceH4/ultrafeedback_binarized: whole conversations with scores. `messages` repeats `chosen`."""
+
+    name = "binarized"
+    refines = ("trl",)
+    variants = (
+        Variant(
+            needs={"prompt": "any", "chosen": "messages", "rejected": "messages", "score_chosen": "number", "score_rejected": "number"},
+            adapter={
+                "shape": "pair",
+                "label": {"scores": [{"chosen": "score_chosen", "rejected": "score_rejected"}]},
+                "carry": ["prompt_id"],
+                "ignore": ["messages"],
+            },
+        ),
+    )
+
+
+@register_preset
+class Orca(Preset):
+    """Intel/orca_dpo_pairs: system prompt and question in columns of their own."""
+
+    name = "orca"
+    refines = ("trl",)
+    variants = (
+        Variant(
+            needs={"system": "any", "question": "text", "chosen": "response", "rejected": "response"},
+            adapter={"shape": "pair", "columns": {"prompt": "question"}, "context": {"system": "system"}},
+        ),
+    )
+
+
+@register_preset
+class Sharegpt(Preset):
+    """LLaMA-Factory's sharegpt preference format (hiyouga/DPO-En-Zh-20k): `conversations`, and one message each as chosen and rejected."""
+
+    name = "sharegpt"
+    refines = ("trl",)
+    variants = (
+        Variant(
+            needs={"conversations": "messages", "chosen": "message", "rejected": "message"},
+            adapter={"shape": "pair", "columns": {"prompt": "conversations"}, "context": {"system": "system"}},
+            optional=frozenset({"context.system"}),
+        ),
+    )
+
+
+@register_preset
+class OpenaiPreference(Preset):
+    """OpenAI's preference fine-tuning format: `input.messages`, `preferred_output`, `non_preferred_output`."""
+
+    name = "openai_preference"
+    variants = (
+        Variant(
+            needs={"input.messages": "messages", "preferred_output": "messages", "non_preferred_output": "messages"},
+            adapter={
+                "shape": "pair",
+                "columns": {"prompt": "input.messages", "chosen": "preferred_output", "rejected": "non_preferred_output"},
+            },
+        ),
+    )
+
+
+@register_preset
+class Tulu3(Preset):
+    """allenai/llama-3.1-tulu-3-8b-preference-mixture: `source` is the subset of the prompt, not the author of a response."""
+
+    name = "tulu3"
+    refines = ("trl", "skywork")
+    variants = (
+        Variant(
+            needs={"id": "text", "source": "text", "prompt": "text", "chosen": "messages", "rejected": "messages"},
+            without=frozenset({"score_chosen", "chosen-rating", "chosen_rating", "chosen_score", "messages"}),
+            adapter={
+                "shape": "pair",
+                "columns": {"chosen_source": "chosen_model", "rejected_source": "rejected_model"},
+                "carry": ["source", "prompt_id"],
+            },
+            optional=frozenset({"columns.chosen_source", "columns.rejected_source"}),
+        ),
+    )
+
+
+@register_preset
+class Argilla(Preset):
+    """argilla/ultrafeedback-binarized-preferences-cleaned, argilla/ultrafeedback-binarized-preferences and argilla/dpo-mix-7k, with
+    ratings."""
+
+    name = "argilla"
+    refines = ("trl", "skywork", "tulu3")
+    variants = (
+        Variant(
+            needs={"prompt": "text", "chosen": "response", "rejected": "response", "chosen-rating": "number", "rejected-rating": "number"},
+            adapter={
+                "shape": "pair",
+                "columns": {"chosen_source": "chosen-model", "rejected_source": "rejected-model"},
+                "label": {"scores": [{"chosen": "chosen-rating", "rejected": "rejected-rating"}]},
+                "carry": ["source"],
+            },
+            optional=frozenset({"columns.chosen_source", "columns.rejected_source"}),
+        ),
+        Variant(
+            needs={
+                "instruction": "text",
+                "chosen_response": "text",
+                "rejected_response": "text",
+                "chosen_avg_rating": "number",
+                "rejected_avg_rating": "number",
+            },
+            adapter={
+                "shape": "pair",
+                "columns": {
+                    "prompt": "instruction",
+                    "chosen": "chosen_response",
+                    "rejected": "rejected_response",
+                    "chosen_source": "chosen_model",
+                    "rejected_source": "rejected_model",
+                },
+                "label": {"scores": [{"chosen": "chosen_avg_rating", "rejected": "rejected_avg_rating"}]},
+                "carry": ["source"],
+            },
+            optional=frozenset({"columns.chosen_source", "columns.rejected_source"}),
+        ),
+        Variant(
+            needs={"chosen": "messages", "rejected": "messages", "chosen_rating": "number", "rejected_rating": "number"},
+            adapter={
+                "shape": "pair",
+                "columns": {"chosen_source": "chosen_model", "rejected_source": "rejected_model"},
+                "label": {"scores": [{"chosen": "chosen_rating", "rejected": "rejected_rating"}]},
+                "carry": ["dataset", "source"],
+            },
+            optional=frozenset({"columns.chosen_source", "columns.rejected_source"}),
+        ),
+    )
+
+
+@register_preset
+class Skywork(Preset):
+    """Skywork/Skywork-Reward-Preference-80K: whole conversations; `source` is the subset, used as the source of both responses."""
+
+    name = "skywork"
+    refines = ("trl",)
+    variants = (
+        Variant(
+            needs={"chosen": "messages", "rejected": "messages", "source": "text"},
+            without=frozenset({"prompt", "prompts", "question", "instruction"}),
+            adapter={"shape": "pair", "columns": {"chosen_source": "source", "rejected_source": "source"}},
+        ),
+    )
+
+
+@register_preset
+class Simpo(Preset):
+    """princeton-nlp/llama3-ultrafeedback: all sampled responses with a reward model's scores; chosen and rejected are the best and the
+    worst."""
+
+    name = "simpo"
+    refines = ("trl",)
+    variants = (
+        Variant(
+            needs={"all_generated_responses": "responses", "all_rm_scores": "list"},
+            adapter={
+                "shape": "list",
+                "columns": {"responses": "all_generated_responses", "rewards": "all_rm_scores"},
+                "carry": ["prompt_id"],
+                "ignore": ["chosen", "rejected"],
+            },
+        ),
+    )
+
+
+@register_preset
+class MsSwift(Preset):
+    """ModelScope ms-swift's RLHF format: a whole conversation in `messages`, the other response as `rejected_response`."""
+
+    name = "ms_swift"
+    variants = (
+        Variant(
+            needs={"messages": "messages", "rejected_response": "response"},
+            adapter={"shape": "pair", "columns": {"chosen": "messages", "rejected": "rejected_response"}},
+        ),
+    )
+
+
+@register_preset
+class Axolotl(Preset):
+    """Axolotl's chat_template.default (`messages`, one message each) and chatml.icr (`system`, `input`) preference formats."""
+
+    name = "axolotl"
+    refines = ("trl",)
+    variants = (
+        Variant(
+            needs={"messages": "messages", "chosen": "message", "rejected": "message"},
+            adapter={"shape": "pair", "columns": {"prompt": "messages"}, "context": {"system": "system"}},
+            optional=frozenset({"context.system"}),
+        ),
+        Variant(
+            needs={"conversation": "messages", "chosen": "message", "rejected": "message"},
+            adapter={"shape": "pair", "columns": {"prompt": "conversation"}, "context": {"system": "system"}},
+            optional=frozenset({"context.system"}),
+        ),
+        Variant(
+            needs={"system": "any", "input": "text", "chosen": "text", "rejected": "text"},
+            without=frozenset({"instruction", "prompt", "question"}),
+            adapter={"shape": "pair", "columns": {"prompt": "input"}, "context": {"system": "system"}},
+        ),
+    )
+
+
+@register_preset
+class RewardBench(Preset):
+    """allenai/reward-bench: pairs with the models that wrote them; `subset` becomes the task."""
+
+    name = "reward_bench"
+    refines = ("trl",)
+    variants = (
+        Variant(
+            needs={
+                "prompt": "any",
+                "chosen": "response",
+                "rejected": "response",
+                "chosen_model": "text",
+                "rejected_model": "text",
+                "subset": "text",
+            },
+            adapter={
+                "shape": "pair",
+                "columns": {"chosen_source": "chosen_model", "rejected_source": "rejected_model", "task": "subset"},
+            },
+        ),
+    )
+
+
+@register_preset
+class StackExchange(Preset):
+    """lvwerra/stack-exchange-paired: `response_j` was voted above `response_k`; `qid` repeats over the pairs of a question."""
+
+    name = "stack_exchange"
+    variants = (
+        Variant(
+            needs={"question": "text", "response_j": "text", "response_k": "text"},
+            adapter={
+                "shape": "pair",
+                "columns": {"prompt": "question", "chosen": "response_j", "rejected": "response_k"},
+                "carry": ["qid", "date"],
+                "ignore": ["metadata"],
+            },
+        ),
+    )

@@ -1,0 +1,57 @@
+"""Presets with one response per row: scored rows that are grouped by prompt, and unpaired approvals."""
+
+from __future__ import annotations
+
+from dora_core.data.presets.base import Preset, Variant, register_preset
+
+_ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+
+
+@register_preset
+class Helpsteer2(Preset):
+    """nvidia/HelpSteer2 and nvidia/HelpSteer: five attributes per response, rows of one prompt grouped.
+
+    Later turns are in the prompt's text, as `<extra_id_1>Assistant`: parsed. The reward is `helpfulness`; the others are carried. For a
+    weighted sum write `label: {scores: [helpfulness, …], weights: […]}`.
+    """
+
+    name = "helpsteer2"
+    variants = (
+        Variant(
+            needs={"prompt": "any", "response": "text", **dict.fromkeys(_ATTRIBUTES, "number")},
+            adapter={
+                "shape": "rows",
+                "messages": {"templated": "parse"},
+                "label": {"scores": ["helpfulness"]},
+                "carry": list(_ATTRIBUTES[1:]),
+            },
+        ),
+    )
+
+
+@register_preset
+class Kto(Preset):
+    """TRL's unpaired format (trl-lib/kto-mix-14k: `prompt`, `completion`, `label`), and LLaMA-Factory's (`messages`, `label`)."""
+
+    name = "kto"
+    variants = (
+        Variant(
+            needs={"prompt": "any", "completion": "response", "label": "scalar"},
+            adapter={
+                "shape": "unpaired",
+                "columns": {"response": "completion"},
+                "label": {"column": "label", "true": [True], "false": [False]},
+            },
+        ),
+        Variant(
+            needs={"messages": "messages", "label": "scalar"},
+            without=frozenset({"prompt", "chosen", "rejected", "rejected_response"}),
+            adapter={
+                "shape": "unpaired",
+                "columns": {"response": "messages"},
+                "context": {"system": "system"},
+                "label": {"column": "label", "true": [True], "false": [False]},
+            },
+            optional=frozenset({"context.system"}),
+        ),
+    )

@@ -1,0 +1,109 @@
+"""Boundaries of implicit prompts, names of splits, agreement of prompt and conversations."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dora_core.data.adapter.base import prompt_boundary, split_named
+from tests.dora_core.data.adapter.reading import read_rows, says
+from tests.dora_core.data.cases import assistant, system, user
+
+
+@pytest.mark.parametrize(
+    ("texts", "marker", "longest"),
+    [
+        (["Q: a?\nA: yes", "Q: a?\nA: no"], "Q: a?\nA: ", "Q: a?\nA: "),
+        (["Q: a?\nA: I do", "Q: a?\nA: I don't"], "Q: a?\nA: ", "Q: a?\nA: "),
+        (
+            ["### Question:\na\n### Answer:\nyes", "### Question:\na\n### Answer:\nno"],
+            "### Question:\na\n### Answer:\n",
+            "### Question:\na\n### Answer:\n",
+        ),
+        (
+            ["sys\n\nHuman: a\n\nAssistant: x", "sys\n\nHuman: a\n\nAssistant: y"],
+            "sys\n\nHuman: a\n\nAssistant: ",
+            "sys\n\nHuman: a\n\nAssistant: ",
+        ),
+        (["Q: a\nA: b\nQ: c1\nA: d", "Q: a\nA: b\nQ: c2\nA: e"], None, None),
+        (["line one\nyes", "line one\nno"], None, "line one\n"),
+        (["what now? yes", "what now? no"], None, "what now? "),
+        (["Wiping is good", "Wipes are good"], None, None),
+        (["A: yes", "A: no"], "A: ", "A: "),
+        (["same", "same"], None, None),
+        (["Q: a\nA: ", "Q: a\nA: x"], None, None),
+        (["yes", "no"], None, None),
+    ],
+)
+def test_prompt_ends_at_a_turn_marker_or_as_asked(texts, marker, longest):
+    for rule, prefix in (("marker", marker), ("longest", longest)):
+        assert prompt_boundary(texts, rule) == (None if prefix is None else len(prefix))
+
+
+@given(st.lists(st.text(alphabet="ab \n:AQ#", min_size=1, max_size=12), min_size=2, max_size=3), st.sampled_from(["marker", "longest"]))
+def test_boundary_is_never_inside_a_word_and_leaves_every_response(texts, rule):
+    end = prompt_boundary(texts, rule)
+    if end is not None:
+        assert len({text[:end] for text in texts}) == 1
+        assert all(text[end:].strip() for text in texts)
+        assert not (texts[0][end - 1].isalnum() and any(text[end].isalnum() for text in texts))
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train", "train"),
+        ("Train_sft", "train"),
+        ("TEST", "eval"),
+        ("valid2", "eval"),
+        ("dev", "eval"),
+        ("held-out", "eval"),
+        ("pool", None),
+        ("", None),
+    ],
+)
+def test_split_by_name(name, split):
+    assert split_named(name, {}) == split
+
+
+def test_further_names_of_splits_come_first():
+    assert split_named("Test ", {"test": "train"}) == "train"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "lead", "expected"),
+    [
+        ("q", [user("q")], [user("q")]),
+        ("q", [system("s"), user("q")], [system("s"), user("q")]),
+        ([system("s"), user("q")], [user("q")], [system("s"), user("q")]),
+        ("first", [user("first"), assistant("a"), user("q")], [user("first"), assistant("a"), user("q")]),
+        (" q\n", [user("q")], [user("q")]),
+        ("other", [user("q")], None),
+        (
+            "q",
+            [user("q"), assistant("a"), user("z"), assistant("b"), user("y")],
+            [user("q"), assistant("a"), user("z"), assistant("b"), user("y")],
+        ),
+        ("z", [user("q"), assistant("a"), user("z"), assistant("b"), user("y")], None),
+    ],
+)
+def test_prompt_column_and_conversations_must_agree(prompt, lead, expected):
+    read = read_rows([{"prompt": prompt, "chosen": [*lead, assistant("x")], "rejected": [*lead, assistant("y")]}])
+    if expected is None:
+        assert read.problems[0][0].reason == "prompt_mismatch"
+    else:
+        found = says(read.rows[0][0]).prompt
+        assert [(m["role"], m["content"].strip()) for m in found] == [(m["role"], m["content"]) for m in expected]
+
+
+def test_prompt_that_is_null_is_a_problem_and_not_cut_from_the_responses():
+    rows = [{"prompt": None, "chosen": "Q: a\nA: x", "rejected": "Q: a\nA: y"}, {"prompt": "p", "chosen": "x", "rejected": "y"}]
+    assert read_rows(rows).problems[0][0].reason == "empty_prompt"
+
+
+def test_carried_columns_are_kept_as_json():
+    read = read_rows([{"prompt": "p", "chosen": "x", "rejected": "y", "who": "w1", "at": {"day": 3}, "odd": float("nan")}])
+    assert read.rows[0][0].fields["extra"] == '{"at":"{\'day\': 3}","odd":"nan","who":"\'w1\'"}'
+    read = read_rows([{"prompt": "p", "chosen": "x", "rejected": "y", "who": "w1", "at": {"day": 3}}])
+    assert read.rows[0][0].fields["extra"] == '{"at":{"day":3},"who":"w1"}'

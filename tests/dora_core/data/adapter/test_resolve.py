@@ -1,0 +1,161 @@
+"""Resolution: recognition, conflicts with what the user wrote, missing columns; everything in one error."""
+
+from __future__ import annotations
+
+import pytest
+
+from dora_core.config.adapter import Adapter
+from dora_core.data.adapter.driver import RowAdapter
+from dora_core.data.adapter.resolve import resolve
+from dora_core.errors import ConfigError, DataError, DoraError
+from tests.dora_core.data.adapter.reading import read_rows, says
+from tests.dora_core.data.cases import CASES
+
+PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
+
+
+def resolved(rows, keys=None, **options):
+    return resolve(Adapter.model_validate(keys or {}), list(dict.fromkeys(k for row in rows for k in row)), rows, **options)
+
+
+def refused(rows, keys=None, **options) -> DoraError:
+    with pytest.raises(DoraError) as caught:
+        resolved(rows, keys, **options)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("shp", {"prompt": "history", "chosen": "human_ref_A", "rejected": "human_ref_B"}),
+        ("webgpt", {"prompt": "question", "chosen": "answer_0", "rejected": "answer_1"}),
+        ("arena", {"chosen": "conversation_a", "rejected": "conversation_b", "chosen_source": "model_a"}),
+        ("alpaca_farm", {"prompt": "instruction", "chosen": "output_1", "rejected": "output_2"}),
+        ("halos", {"chosen": "output_A", "rejected": "output_B"}),
+        ("unified_feedback", {"chosen": "conv_A", "rejected": "conv_B"}),
+        ("ultrafeedback", {"prompt": "instruction", "responses": "completions", "sources": "models"}),
+        ("summarize", {"prompt": "info", "responses": "summaries"}),
+        ("helpsteer2", {"responses": "response", "rewards": "helpfulness"}),
+        ("kto", {"responses": "completion", "rewards": "label"}),
+        ("oasst", {"prompt": "parent_id", "responses": "text", "ranks": "rank"}),
+    ],
+)
+def test_mapping_that_misreads_a_known_schema_is_refused_with_the_preset(name, columns):
+    case = CASES[name]()
+    error = refused(case.rows, {"columns": columns})
+    assert f"preset: {case.preset}" in error.hint and "preset: none" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("orca", {"prompt": "question"}),
+        ("sharegpt", {"prompt": "conversations"}),
+        ("ms_swift", {"chosen": "messages", "rejected": "rejected_response"}),
+        ("argilla", {"chosen_source": "chosen-model", "rejected_source": "rejected-model"}),
+        ("distilabel", {"prompt": "instruction", "responses": "generations", "rewards": "ratings", "sources": "generation_models"}),
+        ("simpo", {"responses": "all_generated_responses", "rewards": "all_rm_scores"}),
+        ("reward_bench", {"chosen_source": "chosen_model", "rejected_source": "rejected_model", "task": "subset"}),
+        ("axolotl_icr", {"prompt": "input"}),
+    ],
+)
+def test_mapping_that_agrees_with_a_known_schema_takes_the_rest_from_it(name, columns):
+    case = CASES[name]()
+    found = resolved(case.rows, {"columns": columns})
+    assert found.preset == case.preset and found.adapter == resolved(case.rows).adapter
+
+
+def test_several_presets_are_refused_with_their_names():
+    row = {**CASES["stack_exchange"]().rows[0], **CASES["ms_swift"]().rows[0]}
+    error = refused([row])
+    assert "fits several presets: ms_swift, stack_exchange" in error.message and "preset: none" in error.hint
+
+
+def test_schema_that_fits_nothing_names_columns_and_presets():
+    error = refused([{"text": "x"}])
+    assert (
+        "fits no preset" in error.message
+        and "columns there: text" in error.hint
+        and "ultrafeedback" in error.hint
+        and "sft_messages" not in error.hint
+    )
+
+
+def test_missing_columns_and_dead_paths_are_named_together():
+    error = refused([{"q": "x", "a": {"txt": "y"}}], {"shape": "pair", "columns": {"prompt": "p", "chosen": "a.text", "rejected": "r"}})
+    assert all(
+        part in error.message
+        for part in ("`columns.prompt`: no column 'p'", "a has no key text; keys there: txt", "`columns.rejected`: no column 'r'")
+    )
+
+
+def test_field_of_another_shape_is_refused():
+    error = refused([PAIR], {"shape": "pair", "columns": {"responses": "chosen"}})
+    assert "`columns.responses` would be ignored" in error.message
+
+
+def test_label_of_another_shape_is_a_typed_error():
+    error = refused([{"prompt": "q", "responses": ["a", "b"], "w": "a"}], {"label": {"column": "w", "a": "a", "b": "b"}})
+    assert "shape list cannot have a label of the kind winner" in error.message
+    error = refused([{**PAIR, "responses": ["a", "b"], "w": 0}], {"label": {"column": "w", "index_base": 0}})
+    assert "pairs and lists" in error.message
+
+
+def test_label_is_asked_for_with_an_example():
+    error = refused([{"prompt": "q", "a": "x", "b": "y"}], {"shape": "ab"})
+    assert "needs `label`" in error.message and "winner" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("keys", "golden"), [({"preset": "alpaca"}, False), ({"preset": "hh"}, True), ({"shape": "single"}, False), ({"shape": "pair"}, True)]
+)
+def test_trusted_and_preference_data_are_told_apart(keys, golden):
+    error = refused([{**PAIR, "response": "r", "instruction": "i", "output": "o"}], keys, golden=golden)
+    assert isinstance(error, ConfigError | DataError)
+
+
+def test_unknown_preset_names_the_nearest():
+    assert "did you mean 'ultrafeedback'" in refused([PAIR], {"preset": "ultrafeedbak"}).hint
+
+
+def test_preset_by_name_that_does_not_fit_says_why():
+    error = refused([PAIR], {"preset": "nectar"})
+    assert "no column answers" in error.message and "columns there: prompt, chosen, rejected" in error.hint
+
+
+def test_canonical_files_stay_what_they_were():
+    for row in (
+        {"prompt": "q", "responses": ["a", "b"], "rewards": [1.0, None], "sources": ["x", None]},
+        {**PAIR, "chosen_source": "x", "rejected_source": "y", "id": 3},
+    ):
+        found = resolved([row])
+        assert found.left.used == tuple(row) and not found.left.unnamed and found.names_sources
+
+
+def test_mapped_column_that_ragged_rows_lack_is_an_error_still():
+    assert "no column 'nope'" in refused([PAIR], {"columns": {"task": "nope"}}, ragged=True).message
+
+
+def test_override_of_a_preset_replaces_its_label():
+    case = CASES["helpsteer2"]()
+    keys = {"preset": "helpsteer2", "label": {"scores": ["helpfulness", "verbosity"], "weights": [1, -0.5]}}
+    read = read_rows(case.rows, keys)
+    assert sorted(says(read.rows[0][0]).answers.values()) == [0.0, 3.0] and "verbosity" not in read.resolved.left.carried
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "place"),
+    [
+        ("ultrafeedback", "responses[2]", "completions[2].response"),
+        ("orca", "prompt", "question"),
+        ("binarized", "responses[1]", "rejected"),
+        ("argilla", "sources[0]", "chosen-model"),
+        ("shp", "chosen", "human_ref_A or human_ref_B"),
+        ("webgpt", "responses[0]", "answer_0"),
+        ("helpsteer2", "responses[1]", "response"),
+        ("kto", "response", "completion"),
+    ],
+)
+def test_fields_of_records_are_named_as_in_the_file(name, field, place):
+    case = CASES[name]()
+    assert RowAdapter(resolved(case.rows).adapter, case.columns).place_of(field) == place
