@@ -7,6 +7,7 @@ import pytest
 
 from dora_core.testbed.mixture import Testbed, TestbedConfig
 from tests.flows.dora import Dora
+from tests.flows.killed_runs import mlflow_uri, ray, settings  # noqa: F401  # fixtures
 from tests.flows.prefect_server import api, client, entries  # noqa: F401  # fixtures
 
 

@@ -39,7 +39,7 @@ from infra.tracking.outbox import Curves, Outbox
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages import judge, prompts, reference
 from tasks.stages.registry import STAGES
-from tests.flows.upkeep.test_reap import process
+from tests.flows.killed_runs import process
 from tests.s3_server import BUCKET, S3Server, s3_server
 
 DAY = 86_400.0

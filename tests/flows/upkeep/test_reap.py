@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
@@ -26,32 +21,16 @@ from prefect.states import AwaitingRetry, Cancelled, Cancelling, Completed, Cras
 
 from flows.deployment import deploy
 from flows.deployment.deploy import Deployment
-from flows.run_record import ProcessRecord, read_record
+from flows.run_record import ProcessRecord
 from flows.running import gpu_slots as limits
-from flows.running.abandoned import close_manifest, end_abandoned
 from flows.upkeep import reap
 from infra.processes import RecordedProcess
-from infra.ray_jobs import RESUME
 from infra.settings import Settings
 from infra.store.store import Store
 from infra.tracking.mlflow_client import mlflow_client
 from infra.tracking.tracker import Tracker
+from tests.flows.killed_runs import GONE, process, write_manifest
 
-HERE = {"host": socket.gethostname()}
-
-
-def process(alive: bool) -> dict[str, Any]:
-    """This process, or one that has ended, as a manifest records it."""
-    own = RecordedProcess.current()
-    if alive:
-        return HERE | {"pid": own.pid, "created": own.created}
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return HERE | {"pid": child.pid, "created": time.time()}
-
-
-GONE = "its process is gone"
-FLOW_RUN = str(uuid4())
 CASES: list[tuple[str, dict[str, Any] | None, State | None, str | None]] = [
     ("it runs here", process(True), Running(), None),
     ("it runs here and closes itself", process(True), Cancelled(), None),
@@ -76,57 +55,6 @@ def test_a_run_is_over_only_if_somebody_knows(recorded: dict[str, Any] | None, s
 
 
 # ------------------------------------------------------------------------------------------------ without a Prefect server
-
-
-class Jobs(BaseHTTPRequestHandler):
-    """The part of Ray's Jobs API that stopping uses."""
-
-    def do_GET(self) -> None:
-        self._answer({"status": self.server.jobs[self.path.rsplit("/", 1)[1]]})  # type: ignore[attr-defined]
-
-    def do_POST(self) -> None:
-        self.server.jobs[self.path.split("/")[-2]] = "STOPPED"  # type: ignore[attr-defined]
-        self._answer({"stopped": True})
-
-    def _answer(self, value: Any) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def ray() -> Iterator[ThreadingHTTPServer]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Jobs) as server:
-        server.jobs = {"dora-align-a-1": "RUNNING", "dora-sft-b-1": "RUNNING"}  # type: ignore[attr-defined]
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for the module: making one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
-
-
-@pytest.fixture
-def settings(tmp_path: Path, ray: ThreadingHTTPServer, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setenv("DORA_HOME", str(tmp_path))
-    monkeypatch.setenv("DORA_MLFLOW_URI", mlflow_uri)
-    return Settings(ray_address=f"http://127.0.0.1:{ray.server_port}")
-
-
-def write_manifest(settings: Settings, run_id: str, recorded: dict[str, Any], *submitted: str) -> None:
-    names = {job: job.split("-")[1] for job in submitted}
-    stages = [{"stage": name, "label": name, "digest": "d", "submission_id": job, "state": "running"} for job, name in names.items()]
-    content = {"run_id": run_id, "project": "p", "flow_run_id": FLOW_RUN, "status": "running", "process": recorded, "stages": stages}
-    Store(settings.store_uri).write_json(f"runs/{run_id}/run.json", content | {"started": time.time()})
 
 
 @pytest.mark.fault(8)
@@ -210,22 +138,6 @@ def test_a_sweep_sends_what_waits_for_mlflow(settings: Settings, monkeypatch: py
     client = mlflow_client(there.mlflow_uri)
     [run] = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
     assert (run.info.run_name, run.info.status) == ("last night", "FINISHED") and not any((settings.outbox).iterdir())
-
-
-@pytest.mark.fault(7, 8)
-def test_ending_what_was_abandoned_twice_changes_nothing(settings: Settings, ray: Any) -> None:
-    write_manifest(settings, "dead", process(False), "dora-align-a-1")
-    store = Store(settings.store_uri)
-    run = read_record(store, "dead")
-    assert run is not None
-    assert end_abandoned(settings, store, run, keep=()) == ["dora-align-a-1"]
-    close_manifest(store, run, GONE)
-    once = store.read_json("runs/dead/run.json") | {"finished": None}
-    again = read_record(store, "dead")
-    assert again is not None and end_abandoned(settings, store, again, keep=()) == []
-    close_manifest(store, again, GONE)
-    assert ray.jobs["dora-align-a-1"] == "STOPPED" and store.read_json("runs/dead/run.json") | {"finished": None} == once
-    assert once["error"] == {"message": GONE, "hint": RESUME} and once["stages"][0]["state"] == "failed"
 
 
 # ----------------------------------------------------------------------------------------- on a real Prefect API
