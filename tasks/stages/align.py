@@ -22,7 +22,7 @@ from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages import training_data
 from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE
 from tasks.tables.rows import record_batches
-from tasks.tables.training_records import Aggregate
+from tasks.tables.training_records import Aggregate, count_unpaired
 from tasks.training.facts import HeavyRecord, LossSettings, ObjectiveSettings, TrainingFacts
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Spec(StageSpec):
             text=self.text,
             aggregate=self.aggregate,
             max_responses=2 if self.align.loss.reads_pairs_only else self.align.max_responses,
+            loss=self.align.loss,
             execution=self.execution.model_copy(update={"workers": 0, "gpus_per_worker": 0.0}),
         )
         return {"data": data}
@@ -83,9 +84,11 @@ def plugin_digests(align: AlignConfig) -> list[str]:
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
+    from dora_core.losses.unpaired import refuse_unpaired
     from tasks.training.job import TrainingJob
     from tasks.training.launch import launch
 
+    refuse_unpaired(spec.align.loss, *count_unpaired(context.fetch(spec.records) / RECORDS_FILE, "train"))
     job = TrainingJob(
         build=build_task,
         arguments={
