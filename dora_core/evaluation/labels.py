@@ -72,10 +72,7 @@ def label_pairs(rewards: list[list[float | None]], labelled: list[bool], prompt_
     for record in np.flatnonzero(labelled).tolist():
         by_prompt.setdefault(int(prompt_R[record]), ([], []))[int(not rewards[record][0])].append(record)
     pairs = [
-        (winner, loser)
-        for desirable, undesirable in by_prompt.values()
-        for winner in _spaced(desirable)
-        for loser in _spaced(undesirable)
+        (winner, loser) for desirable, undesirable in by_prompt.values() for winner in _spaced(desirable) for loser in _spaced(undesirable)
     ]
     winner_P, loser_P = np.array(pairs, dtype=int).reshape(-1, 2).T
     return Pairs(winner_P, start_R[winner_P], start_R[loser_P], np.ones(len(pairs)))

@@ -137,8 +137,8 @@ class PreferenceLoss(LossParams):
         return False
 
     def __call__(self, batch: PreferenceBatch) -> Tensor:
-        """Unreduced ℓ, shape (B,); finite for every record, meaningful where ``batch.has_preference_B``, and where ``batch.unpaired_B`` if it
-        ``reads_unpaired``."""
+        """Unreduced ℓ, shape (B,); finite for every record, meaningful where ``batch.has_preference_B``, and where
+        ``batch.unpaired_B`` if it ``reads_unpaired``."""
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:

@@ -113,8 +113,8 @@ class LabelMeasures(StrictModel):
     prompts: int
     pairs: int = Field(description="Pairs of a desirable and an undesirable response of the same prompt; they count in ``parts``.")
     auc: ByModel | None = Field(
-        description="Probability that a desirable response has a larger implicit reward than an undesirable one, of any prompt; ½ is chance. "
-        "Null with one label only."
+        description="Probability that a desirable response has a larger implicit reward than an undesirable one, of any prompt; "
+        "½ is chance. Null with one label only."
     )
     accuracy: ByModel = Field(description="Share whose implicit reward has the sign of the label: + desirable, − undesirable.")
     accuracy_desirable: ByModel | None = Field(description="The same of desirable responses alone; null without one.")

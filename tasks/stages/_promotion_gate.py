@@ -47,7 +47,8 @@ class GateResult(StrictModel):
     passed: bool
     rules: list[RuleResult]
     unchecked: dict[str, str] = Field(
-        default_factory=dict, description="Reason for every rule that has a threshold and no evidence; empty in results of earlier releases."
+        default_factory=dict,
+        description="Reason for every rule that has a threshold and no evidence; empty in results of earlier releases.",
     )
 
     @property
@@ -99,11 +100,11 @@ class Evidence:
             return "no held-out prompt has a pair of responses"
         return f"pairs of {whole.accuracy.policy.n} prompts only, fewer than evaluate.min_group = {self.min_group}; the labels decide"
 
-    def no_labels(self) -> str:
-        """Reason why the rule on labels has no evidence."""
+    def no_labels(self) -> str | None:
+        """Reason why the rule on labels has no evidence; None for data without unpaired records."""
         labels, auc = self.measures.labels, self._label_auc
         if labels is None:
-            return "no held-out response has a label"
+            return None
         if auc is None:
             return f"all {labels.desirable + labels.undesirable} labelled held-out responses have the same label"
         return f"labels of {auc.n} prompts only, fewer than evaluate.min_group = {self.min_group}; the pairs decide"
@@ -117,7 +118,7 @@ class GateRule:
         value: the number that is checked; None where there is no evidence for the rule.
         threshold: field of ``GateConfig``.
         subject: the sentence before ``relation``.
-        missing: reason why there is no evidence.
+        missing: reason why there is no evidence; None where the rule is not about this data.
         compares: whether the rule compares the policy with preferences or another policy, rather than limiting a change.
     """
 
@@ -126,7 +127,7 @@ class GateRule:
     relation: Literal["above", "at least", "at most"]
     threshold: str
     subject: str
-    missing: Callable[[Evidence], str]
+    missing: Callable[[Evidence], str | None]
     compares: bool = True
 
     def check(self, gate: GateConfig, evidence: Evidence) -> RuleResult | None:
@@ -225,9 +226,9 @@ def decide(gate: GateConfig, evidence: Evidence) -> GateResult:
     found = {rule.name: rule.check(gate, evidence) for rule in RULES}
     rules = [result for result in found.values() if result is not None]
     wanted = [rule for rule in RULES if found[rule.name] is None and getattr(gate, rule.threshold) is not None]
-    unchecked = {rule.name: rule.missing(evidence) for rule in wanted}
+    unchecked = {rule.name: reason for rule in wanted if (reason := rule.missing(evidence)) is not None}
     if not evidence.measures.parts and not any(found[rule.name] for rule in RULES if rule.compares):
-        why = "; ".join(f"{rule.name}: {unchecked[rule.name]}" for rule in wanted if rule.compares)
+        why = "; ".join(f"{rule.name}: {unchecked[rule.name]}" for rule in wanted if rule.compares and rule.name in unchecked)
         message = f"at least 1 rule compares the policy with held-out preferences or another policy: 0 ({why})"
         rules.append(RuleResult(name=EVIDENCE, passed=False, value=0.0, threshold=1.0, message=message))
     return GateResult(passed=all(rule.passed for rule in rules), rules=rules, unchecked=unchecked)

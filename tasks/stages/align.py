@@ -72,6 +72,7 @@ class Facts(TrainingFacts):
 
     loss: LossSettings
     objective: ObjectiveSettings
+    unpaired: int | None = Field(None, description="Training records of one labelled response; absent where there are none.")
 
 
 def plugin_digests(align: AlignConfig) -> list[str]:
@@ -88,7 +89,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     from tasks.training.job import TrainingJob
     from tasks.training.launch import launch
 
-    refuse_unpaired(spec.align.loss, *count_unpaired(context.fetch(spec.records) / RECORDS_FILE, "train"))
+    unpaired, records = count_unpaired(context.fetch(spec.records) / RECORDS_FILE, "train")
+    refuse_unpaired(spec.align.loss, unpaired, records)
     job = TrainingJob(
         build=build_task,
         arguments={
@@ -119,6 +121,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         loss=spec.align.loss.model_dump(mode="json"),
         objective=spec.align.objective.model_dump(mode="json", by_alias=True),
         heaviest=heaviest_records(curve, context.fetch(spec.records) / RECORDS_FILE),
+        **({"unpaired": unpaired} if unpaired else {}),
     )
     return StageOutput(rows=report.records, metrics=metrics, facts=facts)
 

@@ -146,7 +146,11 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     table = {"record": pairs.record_P, "prompt_hash": held_out.prompt_P, "golden": golden_P, "reward_gap": pairs.gap_P}
     table |= {f"margin_{name}": values for name, values in held_out.margins.items()}
-    pq.write_table(pa.table(table | {"winner_source": pa.array(groups["source"], pa.string())}), context.path / "evaluation.parquet", compression="zstd")
+    pq.write_table(
+        pa.table(table | {"winner_source": pa.array(groups["source"], pa.string())}),
+        context.path / "evaluation.parquet",
+        compression="zstd",
+    )
     responses = responses.add_column(2, "implicit", pa.array(implicit["policy"]))
     responses = responses.add_column(3, "logp_per_token", pa.array(likelihood["policy"]))
     pq.write_table(responses, context.path / "responses.parquet", compression="zstd")
