@@ -39,6 +39,8 @@ class PreferenceBatch:
         lengths_BN: response tokens |y| ≥ 1.
         rewards_BN: NaN = not measured. Larger is better; ties are no preference.
         mask_BN: True where there is a response; the other tensors may hold anything where it is False.
+        unpaired_B: True for a record of one labelled response, reward 1 desirable or 0 undesirable; no record where it is left out.
+            Never derived from the rewards: a list with a single measured response is not an unpaired record.
     """
 
     policy_logps_BN: Tensor
@@ -46,6 +48,11 @@ class PreferenceBatch:
     lengths_BN: Tensor
     rewards_BN: Tensor
     mask_BN: Tensor
+    unpaired_B: Tensor = None  # type: ignore[assignment]  # set below
+
+    def __post_init__(self) -> None:
+        if self.unpaired_B is None:
+            object.__setattr__(self, "unpaired_B", torch.zeros_like(self.mask_BN[:, 0]))
 
     @cached_property
     def measured_BN(self) -> Tensor:
@@ -75,8 +82,25 @@ class PreferenceBatch:
 
     @cached_property
     def has_preference_B(self) -> Tensor:
-        """True for records with at least one strict preference; the others carry no signal and are left out of the objective."""
+        """True for records with at least one strict preference."""
         return self.beats_BNN.any(dim=(1, 2))
+
+    @cached_property
+    def trains_B(self) -> Tensor:
+        """True for records with a strict preference or a label; the others carry no signal and are left out of the objective."""
+        return self.has_preference_B | self.unpaired_B
+
+    @cached_property
+    def desirable_B(self) -> Tensor:
+        """True for unpaired records with the label desirable; meaningless for other records."""
+        return self.of_best(self.rewards_BN) > 0
+
+    @cached_property
+    def margins_B(self) -> Tensor:
+        """Log-ratio on the right side: lr_best − lr_worst of a list, lr of a desirable response, −lr of an undesirable one."""
+        best_B = self.of_best(self.log_ratios_BN)
+        single_B = torch.where(self.desirable_B, best_B, -best_B)
+        return torch.where(self.unpaired_B, single_B, best_B - self.of_worst(self.log_ratios_BN))
 
     @cached_property
     def best_worst(self) -> tuple[Tensor, Tensor]:
@@ -103,13 +127,18 @@ class PreferenceLoss(LossParams):
     offset: ClassVar[str]
     """Zero and bounds of ℓ, in words."""
 
+    reads_unpaired: ClassVar[bool] = False
+    """Whether ℓ is defined for a record of one labelled response (``batch.unpaired_B``). Other losses never meet such a record: alignment
+    refuses them beforehand."""
+
     @property
     def reads_pairs_only(self) -> bool:
         """True if the loss reads only the best and the worst response; the middle of a list then need not be computed."""
         return False
 
     def __call__(self, batch: PreferenceBatch) -> Tensor:
-        """Unreduced ℓ, shape (B,); finite for every record, meaningful where ``batch.has_preference_B``."""
+        """Unreduced ℓ, shape (B,); finite for every record, meaningful where ``batch.has_preference_B``, and where
+        ``batch.unpaired_B`` if it ``reads_unpaired``."""
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:

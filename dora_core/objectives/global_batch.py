@@ -42,7 +42,7 @@ class StepReport:
     Attributes:
         value: the objective.
         loss: plain mean ℓ.
-        records: records with a preference.
+        records: records with a preference or a label.
         lam: λ of this step.
         weight_ess: effective sample size of the record weights as a fraction of the records, (Σw)²/(n·Σw²).
         max_weight: largest share of one record in the total weight.
@@ -126,7 +126,7 @@ class GlobalBatch:
         Args:
             losses_B: unreduced ℓ, shape (B,); only values are read.
             factors_B: h ≥ 0, shape (B,).
-            valid_B: bool; records without a preference (and padding) have no weight.
+            valid_B: bool; records without a preference or label (and padding) have no weight.
             ids_B: integers ≥ 0 that identify the records in the report; on the CPU.
             groups_BG: how each record belongs to the groups; rows sum to 1; on the CPU.
 

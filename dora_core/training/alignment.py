@@ -16,6 +16,7 @@ from dora_core.config.alignment import AlignConfig
 from dora_core.config.execution import Execution
 from dora_core.errors import TrainingError
 from dora_core.losses import PreferenceBatch
+from dora_core.losses.unpaired import refuse_unpaired
 from dora_core.models.logprobs import ResponseLogps
 from dora_core.objectives.global_batch import GlobalBatch
 from dora_core.objectives.lambda_control import LambdaControl
@@ -43,6 +44,7 @@ class AlignmentTask:
         worker: Worker,
         pad_id: int,
     ):
+        refuse_unpaired(config.loss, data.unpaired, len(data) + data.dropped)
         self.module, self.layers = logps, layers
         self.tokens = data.tokens if logps.shares_prefix else data.unshared_tokens
         self.exact = config.objective.scope == "global"
@@ -57,6 +59,12 @@ class AlignmentTask:
         )
 
     def backward(self, module: nn.Module, micro_batches: list[list[int]], step: int) -> tuple[float, dict[str, float]]:
+        """Accumulate the gradient of one step.
+
+        Metrics, over records: ``accuracy``, the share whose margin is above 0, and ``margin``, its mean. The margin is the log-ratio of
+        the best response minus that of the worst. Of an unpaired record it is the log-ratio itself, or its negative where the label is
+        undesirable: right means that the policy made a desirable response more likely than the start did, or an undesirable one less.
+        """
         objective = self._objective
         objective.begin(len(micro_batches), self._lambda.at(step))
         counts = torch.zeros(4, dtype=torch.float64, device=self._worker.device)  # records, correctly ordered, Σ margin, tokens
@@ -65,7 +73,7 @@ class AlignmentTask:
             records = [self._data[i] for i in indices] or [self._data[0]]
             with gradient_sync(module, last):
                 batch = self._forward(module, records)
-                valid_B = batch.has_preference_B & bool(indices)
+                valid_B = batch.trains_B & bool(indices)
                 if step == 0 and number == 0 and indices:
                     self._check_reference(batch)
                 losses_B = self._config.loss(batch)
@@ -110,6 +118,7 @@ class AlignmentTask:
             lengths_BN=_pad(logps_R.new_tensor([float(len(x.response_ids)) for x in rows]), lengths, width, 1.0),
             rewards_BN=_pad(logps_R.new_tensor([x for r in records for x in r.rewards]), lengths, width, math.nan),
             mask_BN=_pad(torch.ones(len(rows), dtype=torch.bool, device=logps_R.device), lengths, width, False),
+            unpaired_B=torch.tensor([r.unpaired for r in records], device=logps_R.device),
         )
 
     def _check_reference(self, batch: PreferenceBatch) -> None:
@@ -128,9 +137,7 @@ class AlignmentTask:
             )
 
     def _count(self, batch: PreferenceBatch, valid_B: Tensor) -> Tensor:
-        best_B, worst_B = batch.best_worst
-        lr_BN = batch.log_ratios_BN.detach()
-        margin_B = (lr_BN.gather(1, best_B[:, None]) - lr_BN.gather(1, worst_B[:, None])).squeeze(1)
+        margin_B = batch.margins_B.detach()
         tokens = (batch.lengths_BN * batch.mask_BN * valid_B[:, None]).sum()
         numbers = (valid_B.sum(), ((margin_B > 0) & valid_B).sum(), (margin_B * valid_B).sum(), tokens)
         return torch.stack([n.double() for n in numbers])

@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dora_core.data.encoding import EncodedResponse, Encoder
+from dora_core.data.unpaired import LABEL, check_unpaired
 from dora_core.errors import DataError
 
 FORMAT = 1
@@ -27,9 +28,10 @@ FORMAT = 1
 
 UNKNOWN = "unknown"
 
-JOINED_COLUMNS = ("row", "prompt", "responses", "rewards", "sources", "logps", "factor")
+JOINED_COLUMNS = ("row", "prompt", "responses", "rewards", "sources", "reward_kind", "logps", "factor")
 """Columns that :func:`write_alignment_data` reads: position in the records table, messages, lists over all responses (rewards null where
-not measured, sources null where unknown), and the record's h."""
+not measured, sources null where unknown), the kind of the rewards (:data:`dora_core.data.unpaired.LABEL`: an unpaired record), and the
+record's h."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class AlignmentRecord:
         rewards: of measured responses, best first.
         factor: the record's h ≥ 0.
         sources: position in ``AlignmentData.sources`` of each response's source.
+        unpaired: one response with a label, reward 1 desirable or 0 undesirable.
     """
 
     row: int
@@ -49,6 +52,7 @@ class AlignmentRecord:
     reference_logps: list[float]
     factor: float
     sources: list[int]
+    unpaired: bool = False
 
 
 def choose_responses(rewards: Sequence[float], limit: int) -> list[int]:
@@ -69,13 +73,14 @@ def schema(sources: Sequence[str], records: int) -> pa.Schema:
     fields = [("row", pa.int64()), ("factor", pa.float64()), ("prompt_ids", ids), ("response_ids", pa.list_(ids))]
     fields += [(name, pa.list_(pa.float64())) for name in ("rewards", "reference_logps")]
     fields += [(name, ids) for name in ("truncated", "sources")]
+    fields += [("unpaired", pa.bool_())]
     return pa.schema(fields, {"sources": json.dumps(list(sources)), "records": str(records)})
 
 
 def write_alignment_data(
     path: Path, joined: Iterable[pa.Table], encoder: Encoder, max_responses: int, *, sources: Iterable[str | None], records: int
 ) -> None:
-    """Choose, encode and write the records that have a strict preference; the others are dropped.
+    """Choose, encode and write the records that have a strict preference or a label; the others are dropped.
 
     Args:
         joined: tables of :data:`JOINED_COLUMNS`, streamed; one at a time is in memory.
@@ -84,7 +89,7 @@ def write_alignment_data(
         records: rows of all tables of ``joined``.
 
     Raises:
-        DataError: no record has a preference.
+        DataError: no record has a preference or a label; an unpaired record does not have one label.
     """
     names = sorted({name or UNKNOWN for name in sources})
     code = {name: i for i, name in enumerate(names)} | {None: names.index(UNKNOWN) if UNKNOWN in names else -1}
@@ -98,14 +103,23 @@ def write_alignment_data(
     if not written:
         raise DataError(
             f"none of {records} training records has a preference: rewards are missing or all tied",
-            hint="map the right column with data.train[i].columns.rewards (or ranks), or give chosen/rejected pairs",
+            hint="map the right column with data.train[i].columns.rewards (or ranks), or give chosen/rejected pairs "
+            "or rows with one response and a label",
         )
 
 
 def _encode(table: pa.Table, encoder: Encoder, max_responses: int, code: dict[str | None, int], layout: pa.Schema) -> pa.RecordBatch:
     rewards = [[math.nan if r is None else r for r in of_record] for of_record in table["rewards"].to_pylist()]
     chosen = [choose_responses(of_record, max_responses) for of_record in rewards]
-    kept = [i for i, (r, c) in enumerate(zip(rewards, chosen, strict=True)) if len(c) >= 2 and r[c[0]] > r[c[-1]]]
+    unpaired = [kind == LABEL for kind in table["reward_kind"].to_pylist()]
+    for name, of_record, is_unpaired in zip(table["row"].to_pylist(), table["rewards"].to_pylist(), unpaired, strict=True):
+        if is_unpaired:
+            check_unpaired(f"in row {name}", of_record)
+    kept = [
+        i
+        for i, (r, c, is_unpaired) in enumerate(zip(rewards, chosen, unpaired, strict=True))
+        if is_unpaired or (len(c) >= 2 and r[c[0]] > r[c[-1]])
+    ]
     table = table.take(pa.array(kept, pa.int64()))
     chosen = [chosen[i] for i in kept]
 
@@ -122,6 +136,7 @@ def _encode(table: pa.Table, encoder: Encoder, max_responses: int, code: dict[st
         "reference_logps": picked("logps"),
         "truncated": [[e.truncated for e in of_record] for of_record in encoded],
         "sources": [[code[name] for name in of_record] for of_record in picked("sources")],
+        "unpaired": [unpaired[i] for i in kept],
     }
     return pa.record_batch([pa.array(columns[f.name], f.type) for f in layout], schema=layout)
 
@@ -131,7 +146,8 @@ class AlignmentData:
 
     Attributes:
         sources: names of all sources of the records, sorted; :data:`UNKNOWN` for responses without one.
-        dropped: records without a strict preference.
+        dropped: records without a strict preference or label.
+        unpaired: records of one labelled response.
         tokens: int64 (len,): prompt tokens, counted once, and those of the record's responses.
         unshared_tokens: int64 (len,): the same with the prompt counted once per response.
     """
@@ -144,6 +160,7 @@ class AlignmentData:
         metadata = reader.schema.metadata
         self.sources: list[str] = json.loads(metadata[b"sources"])
         self.dropped = int(metadata[b"records"]) - len(self)
+        self.unpaired = sum(int(batch.unpaired.sum()) for batch in self._batches)
         self.tokens, self.unshared_tokens = np.concatenate([batch.tokens() for batch in self._batches], axis=1)
 
     def __len__(self) -> int:
@@ -161,6 +178,9 @@ class _Batch:
 
     def __init__(self, batch: pa.RecordBatch):
         self.row, self._factor = batch["row"].to_numpy(), batch["factor"].to_numpy()
+        # A file of an earlier release has no such column, and no such records.
+        has_labels = "unpaired" in batch.schema.names
+        self.unpaired = batch["unpaired"].to_numpy(zero_copy_only=False) if has_labels else np.zeros(len(batch), bool)
         self._prompt_at, self._prompt_ids = _list_views(batch["prompt_ids"])
         self._response_of, responses = _list_views(batch["response_ids"], nested=True)
         self._response_at, self._response_ids = _list_views(responses)
@@ -181,7 +201,8 @@ class _Batch:
             for start, stop, truncated in zip(at[:-1], at[1:], values["truncated"], strict=True)
         ]
         row, factor = int(self.row[i]), float(self._factor[i])
-        return AlignmentRecord(row, responses, values["rewards"], values["reference_logps"], factor, values["sources"])
+        unpaired = bool(self.unpaired[i])
+        return AlignmentRecord(row, responses, values["rewards"], values["reference_logps"], factor, values["sources"], unpaired)
 
 
 def _list_views(lists: pa.ListArray, *, nested: bool = False) -> tuple[NDArray[Any], Any]:

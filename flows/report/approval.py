@@ -9,17 +9,19 @@ from tasks.stages._promotion_gate import GateResult
 
 
 def evidence_table(evaluation: evaluate.Facts, comparison: compare.Facts | None) -> str:
-    """Wins and losses, the gate's rules, and the two measures that matter most: accuracy and KL."""
-    accuracy, kl = evaluation.parts["all"].accuracy.policy, evaluation.kl
-    measures = [f"held-out preference accuracy **{interval(accuracy)}**"]
+    """Wins and losses, the gate's rules, and the measures that matter most: accuracy (on pairs, and the AUC over labels) and KL."""
+    whole, labels, kl = evaluation.parts.get("all"), evaluation.labels, evaluation.kl
+    measures = [f"held-out preference accuracy **{interval(whole.accuracy.policy)}**"] if whole else []
+    measures += [f"AUC over held-out labels **{interval(labels.auc.policy)}**"] if labels and labels.auc else []
     measures += [f"KL(policy‖start) **{interval(kl)}** nats per response"] if kl else []
     parts = [comparison_table(comparison)] if comparison else ["No win rates: `compare` is off."]
     return "\n\n".join([*parts, " · ".join(measures), gate_table(evaluation.gate)])
 
 
 def gate_table(gate: GateResult) -> str:
-    """One row per rule of the promotion gate."""
+    """One row per rule of the promotion gate, and per rule that had no evidence."""
     rows = [f"| {'met' if rule.passed else '**not met**'} | {cell(rule.message)} |" for rule in gate.rules]
+    rows += [f"| no evidence | {cell(f'{name}: {reason}')} |" for name, reason in gate.unchecked.items()]
     return "\n".join(["| gate | rule: value |", "| --- | --- |", *rows])
 
 

@@ -40,6 +40,8 @@ def comparison(facts: evaluate.Facts) -> Figure | None:
     """Accuracy, ranking and margin: a dot and its interval per model, by part of the held-out pairs."""
     titles = {"accuracy": "preference accuracy", "ranking": "ranking accuracy", "margin": "reward margin (nats)"}
     parts = facts.parts
+    if not parts:
+        return None
     figure, panels = panel_grid(len(titles), columns=len(titles), height=0.9 + 0.55 * len(parts), share_y=True)
     labels = [f"{name} ({part.accuracy.policy.n:,} prompts)" for name, part in parts.items()]
     present: set[str] = set()
@@ -95,6 +97,8 @@ def reward_confidence(facts: evaluate.Facts) -> Figure | None:
 def reward_calibration(facts: evaluate.Facts) -> Figure | None:
     """Confidence of the implicit reward in its order of two responses against its accuracy; an area is a number of pairs."""
     curve = facts.reward_calibration
+    if curve is None:
+        return None
     figure, axes = single_axes("Is the implicit reward a probability?", "confidence σ(β · margin)", "share of pairs ordered rightly")
     axes.plot([0.5, 1], [0.5, 1], color=OTHER, linewidth=1, linestyle="--")
     axes.vlines(curve.confidence, curve.low, curve.high, color=PALETTE[0], linewidth=2, alpha=0.4)

@@ -57,8 +57,12 @@ def _at_equal_length(facts: compare.Facts) -> Interval | None:
     return facts.wins["start"].length_controlled if "start" in facts.wins else None
 
 
-def _accuracy(facts: evaluate.Facts) -> Interval:
-    return facts.parts["all"].accuracy.policy
+def _accuracy(facts: evaluate.Facts) -> Interval | None:
+    return facts.parts["all"].accuracy.policy if "all" in facts.parts else None
+
+
+def _label_auc(facts: evaluate.Facts) -> Interval | None:
+    return facts.labels.auc.policy if facts.labels is not None and facts.labels.auc is not None else None
 
 
 def _kl(facts: evaluate.Facts) -> Interval | None:
@@ -81,6 +85,7 @@ MEASURES = {
     "win_rate": Measure("win rate against the start", "compare", _win_rate, chance=0.5),
     "at_equal_length": Measure("win rate at equal length", "compare", _at_equal_length, chance=0.5),
     "accuracy": Measure("held-out accuracy", "evaluate", _accuracy, chance=0.5),
+    "label_auc": Measure("AUC over held-out labels", "evaluate", _label_auc, chance=0.5),
     "kl": Measure("KL to the start (nats)", "evaluate", _kl),
     "ess": Measure("effective sample size", "calibrate", _ess),
     "golden_share": Measure("golden share", "mix", _golden_share),

@@ -1,9 +1,12 @@
-"""Measures of the ``evaluate`` stage on held-out preference pairs, from scores of policy, start and twin.
+"""Measures of the ``evaluate`` stage on held-out preference pairs and labelled responses, from scores of policy, start and twin.
 
 Accuracy and margin read the implicit reward log π − log π_start, which is identically 0 for the start; ranking reads the likelihood per
 token, which all models have. Every number has a bootstrap interval over prompts; lifts are paired differences.
 
-Shape legend: P preference pairs, N responses.
+Without a pair (unpaired records of which no prompt has both labels) the measures of pairs are missing: ``parts``, groups and ``lift`` are
+empty, ``reward_calibration`` is null. Without labelled responses ``labels`` is missing.
+
+Shape legend: P preference pairs, N responses, L labelled responses.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from dora_core.config.method import EvaluateConfig
+from dora_core.evaluation.labels import label_accuracy, label_auc
 from dora_core.evaluation.metrics import (
     GroupInterval,
     Interval,
@@ -77,7 +81,7 @@ class Group(StrictModel):
 class Lift(StrictModel):
     """Paired differences: ranking accuracy of policy minus start on each part, preference accuracy of policy minus twin."""
 
-    start_all: Interval
+    start_all: Interval | None = None
     start_golden: Interval | None = None
     start_synthetic: Interval | None = None
     twin_all: Interval | None = None
@@ -101,19 +105,54 @@ class RewardCorrelation(StrictModel):
     likelihood_start: Interval | None = Field(description="Of the start's likelihood per token.")
 
 
+class LabelMeasures(StrictModel):
+    """Measures of labelled responses, over all prompts: of the implicit reward of policy and twin, and the likelihood's as a baseline."""
+
+    desirable: int = Field(description="Responses with the label desirable.")
+    undesirable: int
+    prompts: int
+    pairs: int = Field(description="Pairs of a desirable and an undesirable response of the same prompt; they count in ``parts``.")
+    auc: ByModel | None = Field(
+        description="Probability that a desirable response has a larger implicit reward than an undesirable one, of any prompt; "
+        "½ is chance. Null with one label only."
+    )
+    accuracy: ByModel = Field(description="Share whose implicit reward has the sign of the label: + desirable, − undesirable.")
+    accuracy_desirable: ByModel | None = Field(description="The same of desirable responses alone; null without one.")
+    accuracy_undesirable: ByModel | None = Field(description="The same of undesirable responses alone; null without one.")
+    auc_likelihood: ByModel | None = Field(description="AUC of the likelihood per token, which the start has too.")
+
+
 class PreferenceMeasures(StrictModel):
     """Everything that the ``evaluate`` stage measures."""
 
-    parts: dict[str, Part] = Field(description="all; golden and synthetic where there are such pairs.")
+    parts: dict[str, Part] = Field(description="all; golden and synthetic where there are such pairs; empty without a pair.")
     margins: MarginHistogram
     reward_confidence: RewardConfidence
     by_source: dict[str, Group] = Field(description="By the source of the better response.")
     by_task: dict[str, Group]
     worst_group: GroupInterval | None = Field(description="Lowest accuracy among the groups of enough prompts.")
-    reward_calibration: RewardCalibration
+    reward_calibration: RewardCalibration | None
     reward_correlation: RewardCorrelation
     lift: Lift
     kl: Interval | None = Field(description="KL(policy‖start) per sampled response, nats; null where none is sampled.")
+    labels: LabelMeasures | None = Field(None, description="Of unpaired records; null without such a record.")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Held-out labelled responses.
+
+    Attributes:
+        response_L: flat position among all responses.
+        desirable_L: the label.
+        prompt_L: hash of each response's prompt.
+        pairs: pairs that they make with each other.
+    """
+
+    response_L: np.ndarray
+    desirable_L: np.ndarray
+    prompt_L: np.ndarray
+    pairs: int
 
 
 @dataclass(frozen=True)
@@ -126,6 +165,7 @@ class HeldOut:
         prompt_P: hash of each pair's prompt.
         golden_P: whether a trusted response takes part in the pair.
         groups: group of each pair by grouping; None where it has none.
+        labelled: None without unpaired records.
     """
 
     pairs: Pairs
@@ -135,6 +175,7 @@ class HeldOut:
     golden_P: np.ndarray
     groups: Mapping[str, np.ndarray]
     evaluate: EvaluateConfig
+    labelled: Labelled | None = None
 
     @property
     def margins(self) -> Scores:
@@ -161,7 +202,11 @@ def measure(held_out: HeldOut, beta: float, kl: Interval | None, correlation: Re
         beta: scale of the policy's implicit reward.
     """
     margins, tables = held_out.margins, by_group(held_out)
-    calibration = reward_calibration(beta * margins["policy"], held_out.prompt_P, *_bootstrap(held_out.evaluate))
+    found = None
+    if len(held_out.prompt_P):
+        calibration = reward_calibration(beta * margins["policy"], held_out.prompt_P, *_bootstrap(held_out.evaluate))
+        found = RewardCalibration(beta=beta, **dict(calibration))
+    labels = {} if held_out.labelled is None else {"labels": label_measures(held_out, held_out.labelled)}
     return PreferenceMeasures(
         parts=by_part(held_out),
         margins=margin_histogram(margins),
@@ -171,10 +216,40 @@ def measure(held_out: HeldOut, beta: float, kl: Interval | None, correlation: Re
         worst_group=worst_group(
             {by: {name: group.accuracy for name, group in table.items()} for by, table in tables.items()}, held_out.evaluate.min_group
         ),
-        reward_calibration=RewardCalibration(beta=beta, **dict(calibration)),
+        reward_calibration=found,
         reward_correlation=correlation,
         lift=lifts(held_out),
         kl=kl,
+        **labels,
+    )
+
+
+def label_measures(held_out: HeldOut, labelled: Labelled) -> LabelMeasures:
+    """Measure the labelled responses."""
+    options, desirable_L, prompt_L = _bootstrap(held_out.evaluate), labelled.desirable_L, labelled.prompt_L
+    right = {name: label_accuracy(lr[labelled.response_L], desirable_L) for name, lr in held_out.implicit_N.items()}
+
+    def share(mask_L: np.ndarray) -> ByModel | None:
+        if not mask_L.any():
+            return None
+        return ByModel(**{name: cluster_bootstrap(values[mask_L], prompt_L[mask_L], *options) for name, values in right.items()})
+
+    def auc(scores: Scores) -> ByModel | None:
+        areas = {name: label_auc(score[labelled.response_L], desirable_L, prompt_L, *options) for name, score in scores.items()}
+        return ByModel.model_validate(areas) if areas["policy"] is not None else None
+
+    whole = share(np.ones(len(desirable_L), dtype=bool))
+    assert whole is not None, "there is a labelled response"
+    return LabelMeasures(
+        desirable=int(desirable_L.sum()),
+        undesirable=int((~desirable_L).sum()),
+        prompts=len(np.unique(prompt_L)),
+        pairs=labelled.pairs,
+        auc=auc(held_out.implicit_N),
+        accuracy=whole,
+        accuracy_desirable=share(desirable_L),
+        accuracy_undesirable=share(~desirable_L),
+        auc_likelihood=auc(held_out.likelihood_N),
     )
 
 
@@ -192,6 +267,8 @@ def by_part(held_out: HeldOut) -> dict[str, Part]:
 
 
 def margin_histogram(margins: Scores) -> MarginHistogram:
+    if not len(margins["policy"]):
+        return MarginHistogram(edges=[], **{name: [] for name in margins})
     edges = np.histogram_bin_edges(np.concatenate(list(margins.values())), bins=HISTOGRAM_BINS)
     counts = {name: np.histogram(m, edges)[0].tolist() for name, m in margins.items()}
     return MarginHistogram(edges=edges.tolist(), **counts)
@@ -223,7 +300,7 @@ def lifts(held_out: HeldOut) -> Lift:
     found = {
         f"start_{part}": paired_difference(policy_P[mask], start_P[mask], prompt_P[mask], *options) for part, mask in held_out.parts.items()
     }
-    if "twin" in margins:
+    if "twin" in margins and len(prompt_P):
         found["twin_all"] = paired_difference(correct(margins["policy"]), correct(margins["twin"]), prompt_P, *options)
     return Lift(**found)
 

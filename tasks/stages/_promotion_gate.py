@@ -1,7 +1,12 @@
 """The promotion gate: rules over an evaluation, each with its number, its threshold and a sentence.
 
-**A new rule** is an entry of :data:`RULES` and its threshold in ``GateConfig`` (``dora_core/config/method.py``). A rule without evidence
-(no golden pairs, no champion, …) or without a threshold is left out of the result.
+**A new rule** is an entry of :data:`RULES` and its threshold in ``GateConfig`` (``dora_core/config/method.py``). A rule without a threshold
+is left out of the result; one without evidence (no pairs, no golden pairs, no champion, …) is listed in ``unchecked`` with the reason.
+
+Held-out preferences are evidence as pairs (``accuracy``, ``lift``) or as labels (``label_auc``, with the threshold of ``accuracy``: the AUC
+is the accuracy over all pairs of a desirable and an undesirable response, chance ½). Where one of the two covers fewer prompts than
+``evaluate.min_group`` and the other does not, the smaller is left to the other: its interval says nothing. Without a pair, and without
+another rule that compares the policy (labels, win rates), the rule :data:`EVIDENCE` fails the gate: limits on KL alone promote nothing.
 
 Left out: a rule for the worst source or task. The lowest of many estimates is low by chance, so a threshold on it refuses policies for
 having many groups; groups are shown with their intervals instead, and a self-training round is guarded by its change
@@ -21,7 +26,7 @@ from dora_core.config.method import GateConfig
 from dora_core.evaluation.metrics import Interval
 from dora_core.evaluation.winrate import Outcomes
 from dora_core.strict_model import StrictModel
-from tasks.stages._preference_measures import PreferenceMeasures
+from tasks.stages._preference_measures import Part, PreferenceMeasures
 
 RELATIONS: dict[str, Callable[[float, float], bool]] = {"above": operator.gt, "at least": operator.ge, "at most": operator.le}
 
@@ -41,6 +46,10 @@ class GateResult(StrictModel):
 
     passed: bool
     rules: list[RuleResult]
+    unchecked: dict[str, str] = Field(
+        default_factory=dict,
+        description="Reason for every rule that has a threshold and no evidence; empty in results of earlier releases.",
+    )
 
     @property
     def broken(self) -> list[RuleResult]:
@@ -54,13 +63,51 @@ class Evidence:
 
     Attributes:
         wins: outcomes against the opponents of the ``compare`` stage, by their name; empty without one.
+        min_group: fewest held-out prompts at which pairs, or labels, count beside the other.
     """
 
     measures: PreferenceMeasures
     wins: Mapping[str, Outcomes]
+    min_group: int = 1
 
     def win_rate(self, opponent: str) -> Interval | None:
         return self.wins[opponent].win_rate if opponent in self.wins else None
+
+    @property
+    def pairs(self) -> Part | None:
+        """Measures of all pairs; None where there are none, or too few beside the labels."""
+        whole = self.measures.parts.get("all")
+        return None if whole is None or self._too_few(whole.accuracy.policy, self._label_auc) else whole
+
+    @property
+    def label_auc(self) -> Interval | None:
+        """AUC of the policy over labelled responses; None where there is none, or too few beside the pairs."""
+        whole, auc = self.measures.parts.get("all"), self._label_auc
+        return None if auc is None or self._too_few(auc, whole and whole.accuracy.policy) else auc
+
+    @property
+    def _label_auc(self) -> Interval | None:
+        labels = self.measures.labels
+        return labels.auc.policy if labels is not None and labels.auc is not None else None
+
+    def _too_few(self, own: Interval, other: Interval | None) -> bool:
+        return other is not None and own.n < self.min_group <= other.n
+
+    def no_pairs(self) -> str:
+        """Reason why the rules on pairs have no evidence."""
+        whole = self.measures.parts.get("all")
+        if whole is None:
+            return "no held-out prompt has a pair of responses"
+        return f"pairs of {whole.accuracy.policy.n} prompts only, fewer than evaluate.min_group = {self.min_group}; the labels decide"
+
+    def no_labels(self) -> str | None:
+        """Reason why the rule on labels has no evidence; None for data without unpaired records."""
+        labels, auc = self.measures.labels, self._label_auc
+        if labels is None:
+            return None
+        if auc is None:
+            return f"all {labels.desirable + labels.undesirable} labelled held-out responses have the same label"
+        return f"labels of {auc.n} prompts only, fewer than evaluate.min_group = {self.min_group}; the pairs decide"
 
 
 @dataclass(frozen=True)
@@ -71,6 +118,8 @@ class GateRule:
         value: the number that is checked; None where there is no evidence for the rule.
         threshold: field of ``GateConfig``.
         subject: the sentence before ``relation``.
+        missing: reason why there is no evidence; None where the rule is not about this data.
+        compares: whether the rule compares the policy with preferences or another policy, rather than limiting a change.
     """
 
     name: str
@@ -78,6 +127,8 @@ class GateRule:
     relation: Literal["above", "at least", "at most"]
     threshold: str
     subject: str
+    missing: Callable[[Evidence], str | None]
+    compares: bool = True
 
     def check(self, gate: GateConfig, evidence: Evidence) -> RuleResult | None:
         """Return the result, or None without evidence or threshold."""
@@ -89,8 +140,19 @@ class GateRule:
         return RuleResult(name=self.name, passed=passed, value=value, threshold=threshold, message=message)
 
 
-def _accuracy(evidence: Evidence) -> float:
-    return evidence.measures.parts["all"].accuracy.policy.low
+def _accuracy(evidence: Evidence) -> float | None:
+    pairs = evidence.pairs
+    return None if pairs is None else pairs.accuracy.policy.low
+
+
+def _label_auc(evidence: Evidence) -> float | None:
+    auc = evidence.label_auc
+    return None if auc is None else auc.low
+
+
+def _lift(evidence: Evidence) -> float | None:
+    lift = evidence.measures.lift.start_all
+    return None if lift is None or evidence.pairs is None else lift.value
 
 
 def _golden_drop(evidence: Evidence) -> float | None:
@@ -116,16 +178,57 @@ def _champion_win_rate(evidence: Evidence) -> float | None:
 
 
 RULES: tuple[GateRule, ...] = (
-    GateRule("accuracy", _accuracy, "above", "min_accuracy", "lower bound of held-out accuracy"),
-    GateRule("lift", lambda e: e.measures.lift.start_all.value, "at least", "min_lift", "ranking accuracy minus the start's"),
-    GateRule("golden_drop", _golden_drop, "at most", "max_golden_drop", "ranking accuracy lost on golden pairs"),
-    GateRule("kl", _kl, "at most", "max_kl", "KL(policy‖start) per response, nats,"),
-    GateRule("win_rate", _win_rate, "at least", "min_win_rate", "upper bound of the win rate against the start"),
-    GateRule("champion_win_rate", _champion_win_rate, "at least", "min_champion_win_rate", "win rate against the champion"),
+    GateRule("accuracy", _accuracy, "above", "min_accuracy", "lower bound of held-out accuracy", Evidence.no_pairs),
+    GateRule("label_auc", _label_auc, "above", "min_accuracy", "lower bound of the AUC over held-out labels", Evidence.no_labels),
+    GateRule("lift", _lift, "at least", "min_lift", "ranking accuracy minus the start's", Evidence.no_pairs),
+    GateRule(
+        "golden_drop",
+        _golden_drop,
+        "at most",
+        "max_golden_drop",
+        "ranking accuracy lost on golden pairs",
+        lambda e: "no held-out pair has a golden response",
+        compares=False,
+    ),
+    GateRule(
+        "kl",
+        _kl,
+        "at most",
+        "max_kl",
+        "KL(policy‖start) per response, nats,",
+        lambda e: "no response was sampled (evaluate.kl_prompts)",
+        compares=False,
+    ),
+    GateRule(
+        "win_rate",
+        _win_rate,
+        "at least",
+        "min_win_rate",
+        "upper bound of the win rate against the start",
+        lambda e: "the policy was not compared with the start (compare)",
+    ),
+    GateRule(
+        "champion_win_rate",
+        _champion_win_rate,
+        "at least",
+        "min_champion_win_rate",
+        "win rate against the champion",
+        lambda e: "the policy was not compared with a champion",
+    ),
 )
+
+EVIDENCE = "evidence"
+"""Name of the rule that fails where nothing held out could be compared; it is left out where something was."""
 
 
 def decide(gate: GateConfig, evidence: Evidence) -> GateResult:
-    """Check every rule that has evidence and a threshold."""
-    rules = [result for rule in RULES if (result := rule.check(gate, evidence)) is not None]
-    return GateResult(passed=all(rule.passed for rule in rules), rules=rules)
+    """Check every rule that has evidence and a threshold; refuse a policy that nothing was compared with."""
+    found = {rule.name: rule.check(gate, evidence) for rule in RULES}
+    rules = [result for result in found.values() if result is not None]
+    wanted = [rule for rule in RULES if found[rule.name] is None and getattr(gate, rule.threshold) is not None]
+    unchecked = {rule.name: reason for rule in wanted if (reason := rule.missing(evidence)) is not None}
+    if not evidence.measures.parts and not any(found[rule.name] for rule in RULES if rule.compares):
+        why = "; ".join(f"{rule.name}: {unchecked[rule.name]}" for rule in wanted if rule.compares and rule.name in unchecked)
+        message = f"at least 1 rule compares the policy with held-out preferences or another policy: 0 ({why})"
+        rules.append(RuleResult(name=EVIDENCE, passed=False, value=0.0, threshold=1.0, message=message))
+    return GateResult(passed=all(rule.passed for rule in rules), rules=rules, unchecked=unchecked)

@@ -22,7 +22,7 @@ from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages import training_data
 from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE
 from tasks.tables.rows import record_batches
-from tasks.tables.training_records import Aggregate
+from tasks.tables.training_records import Aggregate, count_unpaired
 from tasks.training.facts import HeavyRecord, LossSettings, ObjectiveSettings, TrainingFacts
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Spec(StageSpec):
             text=self.text,
             aggregate=self.aggregate,
             max_responses=2 if self.align.loss.reads_pairs_only else self.align.max_responses,
+            loss=self.align.loss,
             execution=self.execution.model_copy(update={"workers": 0, "gpus_per_worker": 0.0}),
         )
         return {"data": data}
@@ -71,6 +72,7 @@ class Facts(TrainingFacts):
 
     loss: LossSettings
     objective: ObjectiveSettings
+    unpaired: int | None = Field(None, description="Training records of one labelled response; absent where there are none.")
 
 
 def plugin_digests(align: AlignConfig) -> list[str]:
@@ -83,9 +85,12 @@ def plugin_digests(align: AlignConfig) -> list[str]:
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
+    from dora_core.losses.unpaired import refuse_unpaired
     from tasks.training.job import TrainingJob
     from tasks.training.launch import launch
 
+    unpaired, records = count_unpaired(context.fetch(spec.records) / RECORDS_FILE, "train")
+    refuse_unpaired(spec.align.loss, unpaired, records)
     job = TrainingJob(
         build=build_task,
         arguments={
@@ -116,6 +121,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         loss=spec.align.loss.model_dump(mode="json"),
         objective=spec.align.objective.model_dump(mode="json", by_alias=True),
         heaviest=heaviest_records(curve, context.fetch(spec.records) / RECORDS_FILE),
+        **({"unpaired": unpaired} if unpaired else {}),
     )
     return StageOutput(rows=report.records, metrics=metrics, facts=facts)
 

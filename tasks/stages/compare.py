@@ -1,7 +1,8 @@
 """Stage ``compare``: the policy's responses to held-out prompts against the start's, the champion's and the chosen ones.
 
 Input: records, and per contestant the samples and their scores, all from one judge. The opponent *chosen* is each record's best response
-by its measured reward, with its score (a record without measured rewards, or with two best responses, is left out and counted). Output:
+by its measured reward, with its score (a record without measured rewards, or with two best responses, is left out and counted, and so is
+an unpaired record whose one response has the label undesirable). Output:
 ``comparison.parquet`` (one row per held-out record of the policy: record_id, prompt_hash, task, source, and per opponent win, tie, lose,
 outcome = win + ½ tie, and mean lengths), no texts; in the facts every measure with its interval.
 
@@ -138,9 +139,10 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     import pyarrow.parquet as pq
 
     from dora_core.data.records import is_golden_source
+    from dora_core.data.unpaired import LABEL, is_desirable
 
     judge = judge_of_all(spec, context)
-    columns = ["record_id", "prompt_hash", "responses", "rewards", "sources", "task"]
+    columns = ["record_id", "prompt_hash", "responses", "rewards", "reward_kind", "sources", "task"]
     records = pq.read_table(context.fetch(spec.records) / RECORDS_FILE, columns=columns, filters=[("split", "=", "eval")])
     place_of = {record: place for place, record in enumerate(records["record_id"].to_pylist())}
     best = [best_responses(rewards) for rewards in records["rewards"].to_pylist()]
@@ -151,7 +153,10 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     if spec.champion_samples is not None and spec.champion_scores is not None:
         opponents["champion"] = sampled(context, spec.champion_samples, spec.champion_scores, place_of)
     if spec.chosen_scores is not None:
-        opponents["chosen"] = chosen(context, spec.chosen_scores, records["responses"].to_pylist(), best)
+        kinds, rewards = records["reward_kind"].to_pylist(), records["rewards"].to_pylist()
+        disliked = [kind == LABEL and not is_desirable(of_record) for kind, of_record in zip(kinds, rewards, strict=True)]
+        approved = [[] if is_disliked else places for is_disliked, places in zip(disliked, best, strict=True)]
+        opponents["chosen"] = chosen(context, spec.chosen_scores, records["responses"].to_pylist(), approved)
 
     taking_part = records.take(pa.array(policy.record_R))
     tasks = taking_part["task"].to_pylist()
@@ -231,7 +236,7 @@ def source_of(sources: list[str | None], places: list[int]) -> str:
 
 
 def chosen(context: StageContext, scores: StageRef, responses: list[list[str]], best: list[list[int]]) -> Side:
-    """Each record's best response and its score; a record with several best responses is missing."""
+    """Each record's best response and its score; a record with several best responses, or with none, is missing."""
     import numpy as np
     import pyarrow.parquet as pq
 

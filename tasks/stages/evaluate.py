@@ -9,7 +9,8 @@ Guarantee: every measure carries a bootstrap interval over prompts; comparisons 
 
 Three readings of a preference pair: *accuracy*, the implicit reward log π − log π_start is larger for the better response
 (chance ½, undefined for the start); *margin*, by how many nats; *ranking*, the likelihood per token is larger for it, which the
-start has too, so lifts over the start are differences in ranking.
+start has too, so lifts over the start are differences in ranking. Unpaired records (``dora_core/data/unpaired.py``) are read by their
+labels: the AUC of the implicit reward and the share with the label's sign; those of one prompt with different labels also make pairs.
 Cost: one forward pass over held-out responses per policy, and ``kl_prompts`` sampled responses.
 """
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dora_core.evaluation.metrics import Interval, Pairs
-    from tasks.stages._preference_measures import Scores
+    from tasks.stages._preference_measures import Labelled, Scores
 
 KL_SHARD = 16
 """Prompts per shard: few enough to share among workers; fixed, so that batches do not depend on ``execution.shard_rows``."""
@@ -113,16 +114,20 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from dora_core.data.unpaired import LABEL
+    from dora_core.evaluation.labels import joined_pairs, label_pairs
     from dora_core.evaluation.metrics import preference_pairs
 
-    columns = ["record_id", "prompt", "prompt_hash", "responses", "rewards", "sources", "task"]
+    columns = ["record_id", "prompt", "prompt_hash", "responses", "rewards", "reward_kind", "sources", "task"]
     records = pq.read_table(context.fetch(spec.records) / "records.parquet", columns=columns, filters=[("split", "=", "eval")])
     rewards, prompt_R = records["rewards"].to_pylist(), records["prompt_hash"].to_numpy()
-    pairs = preference_pairs(rewards)
-    if len(pairs.record_P) == 0:
+    labelled = [kind == LABEL for kind in records["reward_kind"].to_pylist()]
+    of_labels = label_pairs(rewards, labelled, prompt_R)
+    pairs = joined_pairs(preference_pairs(rewards), of_labels)
+    if len(pairs.record_P) == 0 and not any(labelled):
         raise DataError(
             f"none of the {len(records)} held-out records has a preference, so nothing can be evaluated",
-            hint="raise data.holdout_fraction, or give rewards (or chosen/rejected) to more records",
+            hint="raise data.holdout_fraction, or give rewards (or chosen/rejected, or labels) to more records",
         )
     implicit, likelihood, responses = score_policies(spec, context, records)
     sources = [s for row in records["sources"].to_pylist() for s in row]
@@ -131,16 +136,21 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         "task": np.array(records["task"].to_pylist(), dtype=object)[pairs.record_P],
     }
     golden_P = golden_pairs(sources, pairs, spec.golden_sources)
-    held_out = HeldOut(pairs, implicit, likelihood, prompt_R[pairs.record_P], golden_P, groups, spec.evaluate)
+    labels = labelled_responses(records, labelled, len(of_labels.record_P)) if any(labelled) else None
+    held_out = HeldOut(pairs, implicit, likelihood, prompt_R[pairs.record_P], golden_P, groups, spec.evaluate, labels)
     scores = {"implicit": implicit["policy"], "likelihood": likelihood["policy"], "likelihood_start": likelihood["start"]}
     correlation = {name: rank_correlation(values, rewards, prompt_R, spec.evaluate) for name, values in scores.items()}
     measures = measure(held_out, reward_scale(spec, context), estimate_kl(spec, context, records), RewardCorrelation(**correlation))
     wins = context.facts(spec.comparison, compare.Facts).wins if spec.comparison else {}
-    facts = Facts(**dict(measures), gate=decide(spec.gate, Evidence(measures, wins)))
+    facts = Facts(**dict(measures), gate=decide(spec.gate, Evidence(measures, wins, spec.evaluate.min_group)))
 
     table = {"record": pairs.record_P, "prompt_hash": held_out.prompt_P, "golden": golden_P, "reward_gap": pairs.gap_P}
     table |= {f"margin_{name}": values for name, values in held_out.margins.items()}
-    pq.write_table(pa.table(table | {"winner_source": groups["source"]}), context.path / "evaluation.parquet", compression="zstd")
+    pq.write_table(
+        pa.table(table | {"winner_source": pa.array(groups["source"], pa.string())}),
+        context.path / "evaluation.parquet",
+        compression="zstd",
+    )
     responses = responses.add_column(2, "implicit", pa.array(implicit["policy"]))
     responses = responses.add_column(3, "logp_per_token", pa.array(likelihood["policy"]))
     pq.write_table(responses, context.path / "responses.parquet", compression="zstd")
@@ -149,13 +159,35 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 def metrics_of(facts: Facts) -> dict[str, float]:
     """The metrics to compare runs by."""
-    whole = facts.parts["all"]
     metrics = {f"accuracy_{part}": measures.accuracy.policy.value for part, measures in facts.parts.items()}
-    metrics |= {f"ranking_{name}": interval.value for name, interval in whole.ranking.measured().items()}
+    if whole := facts.parts.get("all"):
+        metrics |= {f"ranking_{name}": interval.value for name, interval in whole.ranking.measured().items()}
+        metrics |= {"margin": whole.margin.policy.value}
     metrics |= {f"lift_{name}": interval.value for name, interval in facts.lift.measured().items()}
-    metrics |= {"margin": whole.margin.policy.value, "ece": facts.reward_calibration.ece.value}
+    metrics |= {"ece": facts.reward_calibration.ece.value} if facts.reward_calibration else {}
+    if labels := facts.labels:
+        metrics |= {"label_accuracy": labels.accuracy.policy.value} | ({"label_auc": labels.auc.policy.value} if labels.auc else {})
     metrics |= {"kl": facts.kl.value} if facts.kl else {}
     return metrics | {"gate_passed": float(facts.gate.passed)}
+
+
+def labelled_responses(records: pa.Table, labelled: list[bool], pairs: int) -> Labelled:
+    """Responses of the unpaired records.
+
+    Raises:
+        DataError: one of them does not have exactly one label.
+    """
+    import numpy as np
+
+    from dora_core.data.unpaired import check_unpaired, is_desirable
+    from tasks.stages._preference_measures import Labelled
+
+    record_L, rewards = np.flatnonzero(labelled), records["rewards"].to_pylist()
+    for record in record_L:
+        check_unpaired(records["record_id"][int(record)].as_py(), rewards[record])
+    start_R = np.cumsum([0, *map(len, rewards)])[:-1]
+    desirable_L = np.array([is_desirable(rewards[record]) for record in record_L], dtype=bool)
+    return Labelled(start_R[record_L], desirable_L, records["prompt_hash"].to_numpy()[record_L], pairs)
 
 
 def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tuple[Scores, Scores, pa.Table]:
@@ -245,8 +277,14 @@ def reward_scale(spec: Spec, context: StageContext) -> float:
 
 
 def headline(result: StageResult[Facts]) -> str:
-    accuracy, lift = result.facts.parts["all"].accuracy.policy, result.facts.lift.start_all.value
-    return f"accuracy {estimate_text(accuracy, '.3f')}, ranking {lift:+.3f} over the start"
+    whole, lift, labels = result.facts.parts.get("all"), result.facts.lift.start_all, result.facts.labels
+    parts = []
+    if whole is not None and lift is not None:
+        parts.append(f"accuracy {estimate_text(whole.accuracy.policy, '.3f')}, ranking {lift.value:+.3f} over the start")
+    if labels is not None:
+        auc = f", AUC {estimate_text(labels.auc.policy, '.3f')}" if labels.auc else ""
+        parts.append(f"{labels.desirable + labels.undesirable} labels{auc}, sign right {estimate_text(labels.accuracy.policy, '.3f')}")
+    return "; ".join(parts)
 
 
 STAGE = Stage(Spec, run, facts=Facts, headline=headline, tracked=("accuracy_all", "ranking_policy", "ece", "kl"), section="stage")

@@ -3,7 +3,8 @@
 Input: records, and a trunk to grow on: a ``sft`` stage's model or one by name. Output: ``model/``, a Hugging Face sequence classifier with
 one output. Guarantee: only pairs of the train split are learned, each optimisation step is the exact mean over its global batch,
 and a killed worker resumes from the last checkpoint and ends with the same weights. Its accuracy is reported on the training pairs
-and on held-out pairs, selected in the same way.
+and on held-out pairs, selected in the same way. Unpaired records (one response with a label) have no pair: they are left out, with
+a warning.
 Cost: forward and backward over all responses with a preference, per epoch, and once more forward over both splits.
 """
 
@@ -25,6 +26,7 @@ from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.tables.artifacts import RECORDS_FILE
 from tasks.tables.rows import record_batches, responses_of
+from tasks.tables.training_records import count_unpaired
 from tasks.training.facts import TrainingFacts
 
 if TYPE_CHECKING:
@@ -90,8 +92,9 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     trusted = trusted_sources(spec, context)
     pairs = PairCounts(train=count_pairs(spec, context, "train", trusted), eval=count_pairs(spec, context, "eval", trusted))
+    unpaired, records = count_unpaired(context.fetch(spec.records) / RECORDS_FILE, "train")
     if not pairs.train:
-        raise _nothing_to_learn(trusted)
+        raise _nothing_to_learn(trusted, unpaired, records)
     job = TrainingJob(
         build=build_task,
         arguments={"store_uri": context.store.uri, "records": spec.records, "text": spec.text, "trusted": trusted},
@@ -112,6 +115,10 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     if trusted is None and spec.training.data == "auto":
         few = f"fewer than {GOLDEN_PAIRS} training pairs are of golden sources alone"
         warnings.append(f"{few}: the reward model learned from all pairs, and the bias of their labels with them")
+    if unpaired:
+        warnings.append(
+            f"{unpaired} of {records} training records are unpaired (one response with a label) and left out: they have no pair"
+        )
     data = "all" if trusted is None else "golden"
     facts = Facts.of(report, report.records, pairs=pairs, accuracy=accuracy, data=data, warnings=warnings)
     return StageOutput(rows=pairs.train, metrics=metrics, facts=facts)
@@ -198,7 +205,13 @@ def doubts(held_out: Interval | None) -> list[str]:
     return [f"the reward model's held-out accuracy, {interval}, is not shown to be above chance: give it more preferences"]
 
 
-def _nothing_to_learn(trusted: list[str] | None) -> DataError:
+def _nothing_to_learn(trusted: list[str] | None, unpaired: int, records: int) -> DataError:
+    if unpaired == records:
+        return DataError(
+            f"all {records} training records are unpaired (one response with a label), and a reward model learns from pairs",
+            hint="set judge.model to a trained reward model, or group the rows of a prompt into one record "
+            "(data.train[i].shape: rows, group by prompt)",
+        )
     if trusted is None:
         return DataError(
             "no training record has a strict preference: rewards are missing or all tied",

@@ -47,6 +47,11 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     records = context.fetch(spec.records)
     examples = sft_examples(records, spec.sft, spec.golden_sources)
+    if not examples and spec.sft.data == "best":
+        raise DataError(
+            "no training record has a measured response, or a labelled one that is desirable, so there is no best response to learn from",
+            hint="map rewards, ranks, chosen/rejected or labels of data.train[i], or set sft.data to 'golden'",
+        )
     if not examples:
         raise DataError(
             f"no training response comes from a golden source ({', '.join(spec.golden_sources)}) and there is no golden reference",
@@ -69,13 +74,15 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 
 def sft_examples(records: Path, sft: SftConfig, golden_sources: list[str]) -> list[tuple[Any, str]]:
-    """(prompt messages, response) of the train split: trusted responses, or each record's best measured one."""
+    """(prompt messages, response) of the train split: trusted responses, or each record's best measured one (none of an unpaired record
+    with the label undesirable)."""
     import pyarrow.parquet as pq
 
     from dora_core.data.records import is_golden_source
+    from dora_core.data.unpaired import LABEL, is_desirable
 
     rows = pq.read_table(
-        records / "records.parquet", columns=["prompt", "responses", "rewards", "sources"], filters=[("split", "=", "train")]
+        records / "records.parquet", columns=["prompt", "responses", "rewards", "reward_kind", "sources"], filters=[("split", "=", "train")]
     )
     examples = []
     for row in rows.to_pylist():
@@ -83,6 +90,8 @@ def sft_examples(records: Path, sft: SftConfig, golden_sources: list[str]) -> li
             chosen = [
                 r for r, s in zip(row["responses"], row["sources"], strict=True) if s is not None and is_golden_source(s, golden_sources)
             ]
+        elif row["reward_kind"] == LABEL and not is_desirable(row["rewards"]):
+            chosen = []
         else:
             measured = [(reward, r) for reward, r in zip(row["rewards"], row["responses"], strict=True) if reward is not None]
             chosen = [max(measured, key=lambda pair: pair[0])[1]] if measured else []

@@ -3,6 +3,8 @@
 Input: records, reference log-probabilities, calibration factors (where the objective uses them), the tokenizer of the starting model.
 Output: ``training_data.arrow`` (``dora_core/training/alignment_data.py``), which every training worker maps into memory. Guarantee: it
 does not depend on settings of training alone, so another λ, learning rate or loss of as many responses does not tokenise again.
+Unpaired records (``dora_core/data/unpaired.py``) are refused before anything is tokenised if the loss does not read them; ``align``
+refuses them too, for data that another loss prepared.
 Cost: one pass over the three tables, streamed; no model is loaded.
 
 On demand: ``align`` computes this spec from its own (:meth:`tasks.stages.align.Spec.preparation`). A finished ``align`` never reads it
@@ -11,21 +13,23 @@ again, so it may be deleted then.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from dora_core.config.alignment import Loss
 from dora_core.config.method import ModelConfig, TextConfig
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec, local_model
+from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec, local_model
 from tasks.tables.artifacts import CALIBRATION_FILE, LOGPS_FILE, RECORDS_FILE, TRAINING_DATA_FILE
 from tasks.tables.rows import record_batches, responses_of
 from tasks.tables.training_records import Aggregate
 
 
 class Spec(StageSpec):
-    """See the module docstring. ``max_responses``: of a record, at most; the loss may read fewer than are configured."""
+    """See the module docstring. ``max_responses``: of a record, at most; the loss may read fewer than are configured. ``loss``: that
+    of the alignment, None to write whatever records there are."""
 
     stage: ClassVar[str] = "training_data"
     version: ClassVar[int] = 1  # that of the file's layout, dora_core.training.alignment_data.FORMAT
@@ -39,15 +43,19 @@ class Spec(StageSpec):
     text: TextConfig
     aggregate: Aggregate
     max_responses: int = Field(ge=2)
+    loss: Annotated[Loss | None, NotInDigest] = None
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
     from dora_core.data.encoding import Encoder
+    from dora_core.losses.unpaired import refuse_unpaired
     from dora_core.models.loading import load_tokenizer
     from dora_core.training.alignment_data import AlignmentData, write_alignment_data
-    from tasks.tables.training_records import joined_records
+    from tasks.tables.training_records import count_unpaired, joined_records
 
     records = context.fetch(spec.records) / RECORDS_FILE
+    if spec.loss is not None:
+        refuse_unpaired(spec.loss, *count_unpaired(records, "train"))
     factors = None if spec.calibration is None else context.fetch(spec.calibration) / CALIBRATION_FILE
     batches = joined_records(records, context.fetch(spec.reference) / LOGPS_FILE, factors, spec.aggregate)
     sources: set[str | None] = set()
@@ -60,12 +68,14 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     write_alignment_data(temporary, batches, Encoder(tokenizer, spec.text), spec.max_responses, sources=sources, records=count)
     temporary.replace(context.path / TRAINING_DATA_FILE)
     data = AlignmentData(context.path / TRAINING_DATA_FILE)
-    metrics = {"records": float(len(data)), "dropped": float(data.dropped), "tokens": float(data.tokens.sum())}
-    return StageOutput(rows=len(data), metrics=metrics)
+    metrics = {"records": len(data), "unpaired": data.unpaired, "dropped": data.dropped, "tokens": int(data.tokens.sum())}
+    return StageOutput(rows=len(data), metrics={name: float(value) for name, value in metrics.items()})
 
 
 def headline(result: StageResult[Any]) -> str:
-    return f"{result.rows} records, {result.metrics['tokens']:,.0f} tokens"
+    unpaired = result.metrics.get("unpaired", 0)  # absent before there were such records
+    of_one = f" ({unpaired:.0f} unpaired)" if unpaired else ""
+    return f"{result.rows} records{of_one}, {result.metrics['tokens']:,.0f} tokens"
 
 
 STAGE = Stage(Spec, run, Facts, headline=headline)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from dora_core.data.unpaired import LABEL
 from dora_core.errors import DataError
 from tasks.tables.rows import record_batches, responses_of
 
@@ -42,7 +43,7 @@ def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: 
 
     reference = _Follower(logps, "logp")
     calibration = None if factors is None else _Follower(factors, "h")
-    columns = ["record_id", "prompt", "responses", "rewards", "sources", "split"]
+    columns = ["record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "split"]
     row = 0
     for batch in record_batches(records, columns):
         keys = responses_of(batch.select(["record_id", "responses", "split"]))
@@ -139,3 +140,14 @@ def _record_factors(batch: pa.Table, calibration: _Follower, aggregate: Aggregat
 def _first_best(rewards: list[float | None]) -> int:
     """Place of the largest reward, the first of equal ones; unmeasured ones come last."""
     return max(range(len(rewards)), key=lambda place: -math.inf if (reward := rewards[place]) is None else reward)
+
+
+def count_unpaired(records: Path, split: str) -> tuple[int, int]:
+    """Number of unpaired records of a split of ``records.parquet``, and of all its records."""
+    import pyarrow.compute as pc
+
+    unpaired = total = 0
+    for batch in record_batches(records, ["reward_kind"], split):
+        unpaired += pc.sum(pc.equal(batch["reward_kind"], LABEL)).as_py() or 0
+        total += len(batch)
+    return unpaired, total
