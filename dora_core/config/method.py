@@ -1,8 +1,8 @@
 """Settings of the method, typed, described and bounded: the configuration is the manual.
 
-Imports only pydantic, so that ``dora --help`` and the planner start quickly. Sections follow the pipeline: data → text → models →
-classifier → calibration → training → generation → evaluation; alignment, which reads the registries of losses and objectives, is
-``alignment.py``. Settings of speed (workers, micro-batches) are ``execution.py``: they never enter a digest, because they do not
+Imports only pydantic, so that ``dora --help`` and the planner start quickly. Sections follow the pipeline: text → models → classifier →
+calibration → training → generation → evaluation. Data is ``data.py``; alignment, which reads the registries of losses and objectives,
+is ``alignment.py``. Settings of speed (workers, micro-batches) are ``execution.py``: they never enter a digest, because they do not
 change the result beyond float tolerance.
 
 Left out: file paths of outputs (the store owns them) and settings of servers (``infra/settings.py``).
@@ -10,68 +10,11 @@ Left out: file paths of outputs (the store owns them) and settings of servers (`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dora_core.data.formats import AUTO, FORMATS
-from dora_core.strict_model import NAME_PATTERN, REVISION_PATTERN, StrictModel
-
-# --------------------------------------------------------------------------------------------------------------- data
-
-if TYPE_CHECKING:
-    FormatName = str
-else:
-    FormatName = Literal[AUTO, *FORMATS]
-_PLACES = ", ".join(format.noun + (f" ({', '.join(format.suffixes)})" if format.suffixes else "") for format in FORMATS.values())
-
-
-class Columns(StrictModel):
-    """Column mapping of an input. ``None``: use the canonical name where the column exists."""
-
-    id: str | None = Field(None, description="Row id; without one a row gets a digest of its content.")
-    prompt: str | None = Field(None, description="Prompt: a string or a list of {role, content} messages.")
-    chosen: str | None = Field(None, description="Pairwise form: the preferred response (string or messages).")
-    rejected: str | None = Field(None, description="Pairwise form: the other response.")
-    chosen_source: str | None = Field(None, description="Pairwise form: source of the preferred response.")
-    rejected_source: str | None = Field(None, description="Pairwise form: source of the other response.")
-    responses: str | None = Field(None, description="Listwise form: list of responses.")
-    rewards: str | None = Field(None, description="Listwise form: list of rewards, null = not measured.")
-    ranks: str | None = Field(None, description="Listwise form: list of ranks, 1 = best; used where rewards are absent.")
-    sources: str | None = Field(None, description="Listwise form: list of source names.")
-    task: str | None = Field(None, description="Kind of prompt, e.g. `math`: results are then also given per task.")
-    response: str | None = Field(None, description="Golden reference data: the single trusted response.")
-
-
-class DataSource(StrictModel):
-    """One input: a file, a folder of files, a saved ``datasets`` directory, or a dataset name."""
-
-    path: str = Field(min_length=1, description=f"A {_PLACES}, folder of files, or dataset name.")
-    format: FormatName = Field(AUTO, description="auto: by the content of the path.")
-    split: str = Field("train", description="Split, for a `datasets` name or a DatasetDict directory.")
-    revision: str | None = Field(None, pattern=REVISION_PATTERN, description="Pinned commit (40 hex digits) of a dataset name.")
-    columns: Columns = Field(default_factory=Columns, description="Column mapping.")
-    source: str | None = Field(None, pattern=NAME_PATTERN, description="Source name for rows without one.")
-
-
-class DataConfig(StrictModel):
-    """Training data: inputs, trusted sources, and the tolerated share of bad rows."""
-
-    train: list[DataSource] = Field(min_length=1, description="Preference data, pairwise or listwise.")
-    golden: list[DataSource] = Field(
-        default_factory=list, description="Extra trusted reference (prompt, response); empty: the golden sources of the mixture alone."
-    )
-    golden_sources: list[str] = Field(
-        default=["human"], min_length=1, description="Sources that are trusted; a trailing * matches a prefix."
-    )
-    sources: list[str] | None = Field(None, description="Allowed source names; a row with another one is quarantined. null allows any.")
-    holdout_fraction: float = Field(
-        0.1, ge=0.01, le=0.5, description="Share of prompts kept for evaluation, chosen by a hash of the prompt."
-    )
-    max_bad_fraction: float = Field(0.02, ge=0.0, le=1.0, description="Refuse the run if more than this share of rows is bad.")
-    max_text_bytes: int = Field(200_000, ge=256, le=50_000_000, description="A prompt or response longer than this is bad.")
-    max_responses: int = Field(16, ge=2, le=256, description="A row with more responses than this is bad.")
-
+from dora_core.strict_model import REVISION_PATTERN, StrictModel
 
 # --------------------------------------------------------------------------------------------------------------- text
 

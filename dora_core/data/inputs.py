@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow.fs as pafs
 
-from dora_core.config.method import DataConfig, DataSource
+from dora_core.config.data import DataConfig, DataSource
 from dora_core.data.fingerprints import FingerprintMemory
 from dora_core.data.formats import File, Location, Reader
 from dora_core.data.locations import locate, readable

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from dora_core.config.method import DataSource
+from dora_core.config.data import DataSource
 from dora_core.data.formats import AUTO, FORMATS, File, Format, Location, headline, neighbours
 from dora_core.errors import DataError
 

@@ -11,12 +11,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from dora_core.config.alignment import AlignConfig, Loss
+from dora_core.config.data import DataConfig
 from dora_core.config.execution import Execution, endpoint_mistake
 from dora_core.config.judging import ImplicitJudge, Judge, LLMJudge, RewardModelJudge
 from dora_core.config.method import (
     CalibrationConfig,
     ClassifierConfig,
-    DataConfig,
     EvaluateConfig,
     GateConfig,
     GenerateConfig,

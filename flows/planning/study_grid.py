@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from dora_core.config.data import DataConfig, DataSource
 from dora_core.config.judging import GoldJudge
-from dora_core.config.method import CalibrationConfig, DataConfig, DataSource, TestbedConfig
+from dora_core.config.method import CalibrationConfig, TestbedConfig
 from dora_core.config.rounds import Strategy
 from dora_core.evaluation.study_statistics import Cell, TableName
 from dora_core.objectives import OBJECTIVES, find_objective

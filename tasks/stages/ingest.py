@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from dora_core.config.method import DataConfig, DataSource
+from dora_core.config.data import DataConfig, DataSource
 from dora_core.data.fingerprints import FingerprintMemory
 from dora_core.data.inputs import InputFile, changed_sources, inputs_of, open_input
 from dora_core.data.problems import Problem

@@ -21,11 +21,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dora_core.config.method import Columns, DataSource
+from dora_core.config.data import Columns, DataSource
 from dora_core.data.inputs import Input, fingerprint_inputs, open_input
 from dora_core.data.problems import Problem
 from dora_core.data.records import Record, Rules, parse_row, records_table
-from dora_core.errors import DataError
+from dora_core.errors import ConfigError, DataError, did_you_mean
 from tasks.runtime.descriptor import Stage
 from tasks.runtime.facts import Facts
 from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageSpec
@@ -65,12 +65,25 @@ def plan(kind: Literal["prompts", "responses"], source: DataSource, against: Dat
     """
     return Spec(
         kind=kind,
-        columns=source.columns,
+        columns=_columns(source),
         content=content_of(kind, source, against),
-        against_columns=None if against is None else against.columns,
+        against_columns=None if against is None else _columns(against),
         source=source,
         against=against,
     )
+
+
+def _columns(source: DataSource) -> Columns:
+    """The mapping that a file of prompts or responses may have.
+
+    Raises:
+        ConfigError: it maps another field.
+    """
+    given = source.columns.model_dump(exclude_none=True)
+    other = sorted(field for field, column in given.items() if field not in Columns.model_fields or column is False)
+    if other:
+        raise ConfigError(f"columns of {source.path}: {', '.join(other)} cannot be mapped here", hint=did_you_mean(other[0], Columns.model_fields))
+    return Columns(**given)
 
 
 def content_of(kind: Literal["prompts", "responses"], source: DataSource, against: DataSource | None) -> list[str]:

@@ -21,8 +21,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from dora_core.config.data import DataConfig, DataSource
 from dora_core.config.execution import Execution
-from dora_core.config.method import CalibrationConfig, ClassifierConfig, DataConfig, DataSource, TestbedConfig
+from dora_core.config.method import CalibrationConfig, ClassifierConfig, TestbedConfig
 from dora_core.data.encoding import plain_prompt
 from dora_core.data.inputs import fingerprint_sources
 from dora_core.testbed.mixture import GOLDEN, Testbed, materialize

@@ -34,16 +34,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dora_core.config.alignment import AlignConfig
+from dora_core.config.data import DataConfig, DataSource
 from dora_core.config.execution import Execution
-from dora_core.config.method import (
-    CalibrationConfig,
-    ClassifierConfig,
-    DataConfig,
-    DataSource,
-    ModelConfig,
-    TestbedConfig,
-    TextConfig,
-)
+from dora_core.config.method import CalibrationConfig, ClassifierConfig, ModelConfig, TestbedConfig, TextConfig
 from dora_core.config.rounds import DriftConfig
 from infra.store.store import Store
 from tasks.runtime.stage import StageContext, StageOutput, StageSpec, execute

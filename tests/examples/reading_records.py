@@ -9,7 +9,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from dora_core.config.method import Columns, DataConfig, DataSource
+from dora_core.config.adapter import AdapterColumns
+from dora_core.config.data import DataConfig, DataSource
 from dora_core.data.inputs import fingerprint_sources, inputs_of, open_input
 from dora_core.data.records import Problem, Record, Rules, parse_row
 
@@ -25,7 +26,7 @@ def main() -> tuple[list[Record], list[Problem]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "preferences.jsonl"
         path.write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
-        data = DataConfig(train=[DataSource(path=str(path), columns=Columns(prompt="question"), source="some-lm")])
+        data = DataConfig(train=[DataSource(path=str(path), columns=AdapterColumns(prompt="question"), source="some-lm")])
         fingerprints = fingerprint_sources(data)  # {uri: sha256}: the identity of the input
         records, problems = [], []
         for file in open_input(inputs_of(data)[0], fingerprints):

@@ -8,8 +8,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from dora_core.config.data import DataConfig, DataSource
 from dora_core.config.execution import Execution
-from dora_core.config.method import ClassifierConfig, DataConfig, DataSource, ModelConfig
+from dora_core.config.method import ClassifierConfig, ModelConfig
 from dora_core.data.inputs import fingerprint_sources
 from infra.store.store import Store
 from tasks.runtime.stage import execute

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dora_core.config.data import DataConfig, DataSource
 from dora_core.config.execution import Execution
-from dora_core.config.method import CalibrationConfig, ClassifierConfig, DataConfig, DataSource, ModelConfig
+from dora_core.config.method import CalibrationConfig, ClassifierConfig, ModelConfig
 from dora_core.config.rounds import DriftConfig
 from dora_core.data.inputs import fingerprint_sources
 from dora_core.testbed.mixture import Testbed, TestbedConfig

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dora_core.config.alignment import AlignConfig
+from dora_core.config.data import DataConfig, DataSource
 from dora_core.config.execution import Execution
-from dora_core.config.method import DataConfig, DataSource, ModelConfig, OptimizationConfig, SftConfig, TextConfig
+from dora_core.config.method import ModelConfig, OptimizationConfig, SftConfig, TextConfig
 from dora_core.data.inputs import fingerprint_sources
 from dora_core.testbed.mixture import Testbed, TestbedConfig
 from infra.store.store import Store

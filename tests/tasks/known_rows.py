@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from dora_core.config.method import DataConfig
+from dora_core.config.data import DataConfig
 from dora_core.data.inputs import fingerprint_sources
 from dora_core.data.problems import Reason
 from infra.store.store import Store

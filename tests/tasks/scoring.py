@@ -16,8 +16,9 @@ import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save_file
 
+from dora_core.config.data import DataConfig, DataSource
 from dora_core.config.execution import Execution
-from dora_core.config.method import CalibrationConfig, ClassifierConfig, DataConfig, DataSource, ModelConfig
+from dora_core.config.method import CalibrationConfig, ClassifierConfig, ModelConfig
 from dora_core.data.inputs import fingerprint_sources
 from dora_core.testbed.mixture import Testbed, TestbedConfig
 from infra.store.store import Store

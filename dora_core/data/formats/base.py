@@ -35,9 +35,9 @@ class Reader(Protocol):
     columns: list[str]
     ragged: bool
 
-    def rows(self, columns: Mapping[str, str], batch_rows: int) -> Iterator[tuple[int, Any]]:
+    def rows(self, columns: Mapping[str, str] | None, batch_rows: int) -> Iterator[tuple[int, Any]]:
         """(position, row) of every row: a dict of the fields in ``columns`` (field → the file's column), another value, or a
-        :class:`~dora_core.data.problems.Problem`."""
+        :class:`~dora_core.data.problems.Problem`. None: every column under its own name, also those that ``columns`` does not list."""
         ...
 
 

@@ -40,10 +40,12 @@ class JsonLinesReader:
             hint = 'each line must be an object such as {"prompt": …, "responses": […]}'
             raise DataError(f"{at.name}: none of its first {PROBE_LINES} lines is a JSON object", hint=hint)
 
-    def rows(self, columns: Mapping[str, str], batch_rows: int) -> Iterator[tuple[int, Any]]:
+    def rows(self, columns: Mapping[str, str] | None, batch_rows: int) -> Iterator[tuple[int, Any]]:
         for number, line in self._lines():
             row = _parse_line(line)
-            yield number, {field: row.get(name) for field, name in columns.items()} if isinstance(row, dict) else row
+            if columns is not None and isinstance(row, dict):
+                row = {field: row.get(name) for field, name in columns.items()}
+            yield number, row
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         with self._file.filesystem.open_input_stream(self._file.path, compression="detect") as stream:

@@ -21,7 +21,9 @@ class ParquetReader:
         self._file = pq.ParquetFile(file.filesystem.open_input_file(file.path), page_checksum_verification=True)
         self.columns: list[str] = self._file.schema_arrow.names
 
-    def rows(self, columns: Mapping[str, str], batch_rows: int) -> Iterator[tuple[int, Any]]:
+    def rows(self, columns: Mapping[str, str] | None, batch_rows: int) -> Iterator[tuple[int, Any]]:
+        if columns is None:
+            columns = {name: name for name in self.columns}
         batches = self._file.iter_batches(batch_size=batch_rows, columns=sorted(set(columns.values())))
         yield from numbered_rows(batches, columns)
 

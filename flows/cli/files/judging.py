@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import Field
 
+from dora_core.config.data import DataSource
 from dora_core.config.execution import Execution, endpoint_mistake
 from dora_core.config.judging import ImplicitJudge, Judge, LLMJudge, RewardModelJudge
-from dora_core.config.method import DataSource, ModelConfig, TextConfig
+from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.errors import ConfigError
 from dora_core.strict_model import StrictModel
 from flows.cli.files.settings import trained

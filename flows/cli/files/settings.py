@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dora_core.config.method import Columns, DataSource, ModelConfig
+from dora_core.config.adapter import AdapterColumns
+from dora_core.config.data import Columns, DataSource
+from dora_core.config.method import ModelConfig
 from dora_core.errors import ConfigError, did_you_mean
 from dora_core.models.pinning import pin
 from dora_core.strict_model import StrictModel
@@ -53,7 +55,7 @@ def data_source(path: Path | str, columns: Sequence[str] = ()) -> DataSource:
             raise ConfigError(
                 f"--column {field}={column}: expected FIELD=COLUMN", hint=f"fields: {did_you_mean(field, Columns.model_fields)}"
             )
-    return DataSource(path=str(path), columns=Columns(**mapping))
+    return DataSource(path=str(path), columns=AdapterColumns(**mapping))
 
 
 def trained(model: ModelConfig, option: str) -> ModelConfig:

@@ -73,9 +73,3 @@ def test_the_embedded_model_is_recognised() -> None:
 def test_calibration_is_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         method.CalibrationConfig(**settings)
-
-
-def test_data_needs_an_input() -> None:
-    with pytest.raises(ValidationError, match="at least 1 item"):
-        method.DataConfig(train=[])
-    assert method.DataConfig(train=[method.DataSource(path="a.parquet")]).golden_sources == ["human"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dora_core.config.method import DataConfig, DataSource
+from dora_core.config.data import DataConfig, DataSource
 from dora_core.data import inputs
 from dora_core.data.fingerprints import FingerprintMemory
 from dora_core.data.inputs import Input, changed_sources, fingerprint_inputs, fingerprint_sources, inputs_of, open_input

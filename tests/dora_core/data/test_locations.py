@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dora_core.config.method import DataConfig, DataSource
+from dora_core.config.data import DataConfig, DataSource
 from dora_core.data.inputs import fingerprint_sources
 from dora_core.data.locations import locate
 from dora_core.errors import DataError

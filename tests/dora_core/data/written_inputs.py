@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dora_core.config.method import DataSource
+from dora_core.config.data import DataSource
 from dora_core.data.inputs import Content, Input, open_input
 from dora_core.errors import DataError
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dora_core.config.method import DataConfig
+from dora_core.config.data import DataConfig
 from dora_core.data.inputs import Input, fingerprint_sources, open_input
 from dora_core.data.problems import Problem, Reason
 from dora_core.errors import DataError

@@ -11,12 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dora_core.calibration import calibrate
-from dora_core.config.method import (
-    CalibrationConfig,
-    DataConfig,
-    DataSource,
-    TestbedConfig,
-)
+from dora_core.config.data import DataConfig, DataSource
+from dora_core.config.method import CalibrationConfig, TestbedConfig
 from dora_core.data.encoding import plain_prompt
 from dora_core.data.inputs import fingerprint_sources
 from dora_core.errors import DataError

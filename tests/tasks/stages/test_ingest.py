@@ -13,7 +13,7 @@ import pytest
 
 import dora_core.data.inputs
 import tasks.stages.ingest
-from dora_core.config.method import DataConfig
+from dora_core.config.data import DataConfig
 from dora_core.data.inputs import fingerprint_sources
 from dora_core.data.records import GOLDEN_SCHEMA, QUARANTINE_SCHEMA, RECORDS_SCHEMA
 from dora_core.errors import DataError

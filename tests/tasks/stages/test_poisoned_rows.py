@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora_core.config.method import DataConfig
+from dora_core.config.data import DataConfig
 from dora_core.data.inputs import fingerprint_sources, inputs_of, open_input
 from dora_core.errors import DataError
 from infra.store.store import Store

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from dora_core.config.method import Columns, DataSource
+from dora_core.config.adapter import AdapterColumns
+from dora_core.config.data import DataSource
 from dora_core.data.records import RECORDS_SCHEMA, hash_prompt
 from dora_core.errors import DataError
 from infra.store.store import Store
@@ -19,7 +20,7 @@ from tasks.stages import prompts
 
 def written(path: Path, rows: list[dict[str, Any]], **columns: str) -> DataSource:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return DataSource(path=str(path), columns=Columns(**columns))
+    return DataSource(path=str(path), columns=AdapterColumns(**columns))
 
 
 @pytest.fixture

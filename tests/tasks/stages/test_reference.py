@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from dora_core.config.data import DataConfig, DataSource
 from dora_core.config.execution import Execution
-from dora_core.config.method import DataConfig, DataSource, ModelConfig, TextConfig
+from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.data.inputs import fingerprint_sources
 from dora_core.models.logprobs import ResponseLogps, ResponseRows
 from dora_core.models.packing import PackedRows

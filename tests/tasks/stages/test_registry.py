@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dora_core.config.method import CalibrationConfig, DataSource
+from dora_core.config.data import DataSource
+from dora_core.config.method import CalibrationConfig
 from dora_core.testbed.mixture import Testbed, TestbedConfig
 from flows.config.loading import load_config
 from flows.config.models import SelfTrainConfig

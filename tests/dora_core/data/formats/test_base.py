@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dora_core
-from dora_core.config.method import DataSource
+from dora_core.config.data import DataSource
 from dora_core.data.formats import FORMATS
 from dora_core.data.formats.base import find_formats, headline, neighbours
 
@@ -30,7 +30,7 @@ FORMAT = Format("palindromes", "palindrome file", Reader, suffixes=(".pal",))
 """
 
 USE = """
-from dora_core.config.method import DataSource
+from dora_core.config.data import DataSource
 from dora_core.data.inputs import Input, fingerprint_inputs, open_input
 for options in ({"path": "in"}, {"path": "in/a.pal"}, {"path": "in/a.txt", "format": "palindromes"}):
     item = Input(DataSource(source="m", **options), "train", "data.train[0]")

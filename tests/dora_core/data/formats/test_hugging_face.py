@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dora_core.config.method import DataConfig
+from dora_core.config.data import DataConfig
 from dora_core.data.inputs import changed_sources, fingerprint_sources, inputs_of, open_input
 from dora_core.errors import DataError
 from tests.dora_core.data.written_inputs import ROWS, read, refused
