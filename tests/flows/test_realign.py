@@ -42,14 +42,14 @@ def config(mixture: Path) -> Callable[[int], str]:
 
 def test_a_run_then_nothing_to_do(dora: Dora, config: Callable[[int], str]) -> None:
     first = dora.run("realign", config(SHORT))
-    assert [s["state"] for s in first["stages"]] == ["ran"] * 6
+    assert [s["state"] for s in first["stages"]] == ["ran"] * 7
     assert first["status"] == "completed" and first["decision"] in ("challenger", "refused")
     assert first["warnings"] == []
     assert Path(first["links"]["report"]).read_text().startswith("<!")
-    assert set(dora.mlflow_states()) == {"FINISHED"} and len(dora.mlflow_states()) == 7
+    assert set(dora.mlflow_states()) == {"FINISHED"} and len(dora.mlflow_states()) == 8
 
     second = dora.run("realign", config(SHORT))
-    assert [s["state"] for s in second["stages"]] == ["cached"] * 6
+    assert [s["state"] for s in second["stages"]] == ["cached"] * 7
     assert second["stages"][3]["reason"] == f"cached: same inputs and settings as {first['run_id']}"
     assert second["decision"] == first["decision"]
     assert not list((dora.home / "ray").glob("*"))  # no head was started, and the first one is gone
