@@ -10,8 +10,7 @@ from dora_core.config.adapter import Adapter
 from dora_core.data.adapter.base import Adapted, CanonicalRow, RowReader
 from dora_core.data.adapter.labels import ListLabel, list_value
 from dora_core.data.adapter.paths import Missing
-from dora_core.data.adapter.reasons import AdapterReason, problem
-from dora_core.data.problems import Problem, Reason
+from dora_core.data.problems import Problem, Reason, problem
 
 
 class ListShape:
@@ -29,7 +28,7 @@ class ListShape:
         reader, path = self.reader, self.responses
         value = path.get(row)
         if type(value) is Missing:
-            return [problem(value.place, AdapterReason.NO_SUCH_PATH, value.detail)]
+            return [problem(value.place, Reason.NO_SUCH_PATH, value.detail)]
         values = list_value(value, path, problems)
         given = reader.given(row, problems)
         if values is None:

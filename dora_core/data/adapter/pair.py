@@ -14,8 +14,7 @@ from typing import Any
 from dora_core.config.adapter import Adapter
 from dora_core.data.adapter.base import Adapted, CanonicalRow, ResponseReader, RowReader
 from dora_core.data.adapter.labels import TwoSided
-from dora_core.data.adapter.reasons import AdapterReason, problem
-from dora_core.data.problems import Problem, Reason
+from dora_core.data.problems import Problem, Reason, problem
 
 
 class PairShape:
@@ -65,7 +64,7 @@ class PairShape:
                 "{…, contradiction: scores}` "
                 "to let the scores decide, or leave the row out"
             )
-            return [problem(self._names[1], AdapterReason.SCORE_CONTRADICTS_LABEL, detail)]
+            return [problem(self._names[1], Reason.SCORE_CONTRADICTS_LABEL, detail)]
         if texts[0] == texts[1] and verdict.first != verdict.second:
             return [problem(self._names[1], Reason.IDENTICAL_PAIR, "equals the other response, and the scores differ")]
         if verdict.first < verdict.second:
