@@ -112,10 +112,21 @@ def hash_prompt(prompt: list[Message]) -> int:
     return int.from_bytes(hashlib.sha256(canonical_json(prompt).encode()).digest()[:8], "big")
 
 
+_SPREAD = 0x9E37_79B9_7F4A_7C15
+
+
 def split_of(prompt_hash: np.ndarray, holdout_fraction: float) -> np.ndarray:
     """``"train"`` or ``"eval"`` per prompt. Shape: uint64 (n,) → str (n,)."""
     threshold = np.uint64(min(int(holdout_fraction * 2.0**64), 2**64 - 1))
     return np.where(_mix(prompt_hash, salt=0x5F1E_5A17) < threshold, "eval", "train")
+
+
+def is_held_out(prompt_hash: int, holdout_fraction: float) -> bool:
+    """:func:`split_of` of one prompt: whether it is in the split ``eval``."""
+    z = prompt_hash ^ (0x5F1E_5A17 * _SPREAD % 2**64)
+    z = (z ^ (z >> 30)) * 0xBF58_476D_1CE4_E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D0_49BB_1331_11EB % 2**64
+    return z ^ (z >> 31) < min(int(holdout_fraction * 2.0**64), 2**64 - 1)
 
 
 def fold_of(prompt_hash: np.ndarray, folds: int) -> np.ndarray:
@@ -131,7 +142,7 @@ def shuffle_key(prompt_hash: np.ndarray, seed: int) -> np.ndarray:
 
 def _mix(values: np.ndarray, *, salt: int) -> np.ndarray:
     """splitmix64 finaliser (Steele et al. 2014) of ``values`` xor a spread salt: independent hashes from one."""
-    z = np.asarray(values, dtype=np.uint64) ^ np.uint64(salt * 0x9E37_79B9_7F4A_7C15 % 2**64)
+    z = np.asarray(values, dtype=np.uint64) ^ np.uint64(salt * _SPREAD % 2**64)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
     return z ^ (z >> np.uint64(31))

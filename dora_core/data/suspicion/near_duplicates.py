@@ -1,7 +1,7 @@
 """Nearly equal texts that should differ: prompts of training and evaluation data, and responses of different sources.
 
-Texts are compared by MinHash (Broder 1997) of their word triples, through ``datasketch``. Of large data a sample is compared: the texts with
-the smallest hashes of their content, so that memory is bounded and the sample does not depend on the order.
+Texts are compared by MinHash (Broder 1997) of their word triples, through ``datasketch``. Of large data a sample is compared: the
+texts with the smallest hashes of their content, so that memory is bounded and the sample does not depend on the order.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ class NearDuplicates(Rule):
     """Sampled prompts by split, and sampled responses by source."""
 
     name = "near_duplicates"
-    hint = (
-        "take near-duplicates out of the training data, or keep them on one side of the split; check where texts of two sources come from"
-    )
+    hint = "take near-duplicates out of the training data or keep them in one split; check the source of texts that two sources share"
 
     def __init__(self, data: DataConfig):
         super().__init__(data)
@@ -85,9 +83,7 @@ class NearDuplicates(Rule):
         exact = [pair for pair in pairs if pair[0].words != pair[1].words]  # equal prompts are the rule prompt_in_both_splits
         if exact:
             both = {pair[0].at if pair[0].group == "eval" else pair[1].at for pair in exact}
-            message = (
-                f"{len(both)} evaluation prompts are nearly those of training data (MinHash of word triples, similarity ≥ {THRESHOLD})"
-            )
+            message = f"{len(both)} evaluation prompts are nearly those of training data (word triples, similarity ≥ {THRESHOLD})"
             yield self.found(len(both), f"{message}{self._sampled(self.prompts['train'])}", sorted(both)[:EXAMPLES])
         responses = self.responses.texts()
         pairs = _pairs(responses) if len({text.group for text in responses}) > 1 else []

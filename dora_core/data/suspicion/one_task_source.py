@@ -44,7 +44,7 @@ class OneTaskSource(Rule):
                 shown = next(iter(tasks)) or "no task"
                 yield self.found(
                     self.counts[source],
-                    f"source {source} has one kind of prompt only ({shown}) in {self.counts[source]} records, and the data has {len(self.tasks)}",
+                    f"source {source} has one of {len(self.tasks)} kinds of prompts only ({shown}, {self.counts[source]} records)",
                     self.examples[source],
                 )
 

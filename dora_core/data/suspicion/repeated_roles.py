@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from dora_core.data.suspicion.base import CountingRule, Seen
 
 
@@ -16,7 +18,7 @@ class RepeatedRoles(CountingRule):
         roles = [message["role"] for message in seen.record.prompt if message["role"] != "system"]
         if len(roles) < 2:
             return roles == ["assistant"]
-        return roles[0] == "assistant" or any(a == b and a != "tool" for a, b in zip(roles, roles[1:], strict=False))
+        return roles[0] == "assistant" or any(a == b and a != "tool" for a, b in pairwise(roles))
 
 
 RULE = RepeatedRoles

@@ -13,7 +13,7 @@ class ResponseBeginsWithPrompt(CountingRule):
 
     name = "response_begins_with_prompt"
     phrase = "have a response that begins with its prompt"
-    hint = "map the response without the prompt, or leave the prompt column out (`columns: {prompt: false}`) so that the common beginning is cut"
+    hint = "map responses without the prompt, or write `columns: {prompt: false}` so that their common beginning is cut"
 
     def holds(self, seen: Seen) -> bool:
         prompt = seen.record.prompt[-1]["content"].strip()
