@@ -3,10 +3,10 @@
 Input: the files and dataset names of ``data``, unchanged since they were fingerprinted at plan time; each is read by its adapter.
 Output: ``records.parquet``, ``golden.parquet``, ``quarantine.parquet`` (schemas in ``dora_core/data/records.py``).
 Guarantee: rows keep the order of the inputs, bad rows are all in quarantine with all their reasons, and the bytes depend
-only on the spec. ``rows_in`` = good records + ``rows_bad`` + duplicates + records beyond ``max_rows``, where a row counts once, by its first
-error; a record of the shapes rows and tree counts as one. A row is kept unchanged or dropped whole, never clipped. Control characters in a
-text are kept, and so is a response that a list has twice: two draws of the mixture, which the facts count (a judge may even reward them
-differently).
+only on the spec. ``rows_in`` = good records + ``rows_bad`` + duplicates + records beyond ``max_rows``, where a row counts once, by its
+first error; a record of the shapes rows and tree counts as one. A row is kept unchanged or dropped whole, never clipped. Control
+characters in a text are kept, and so is a response that a list has twice: two draws of the mixture, which the facts count (a judge may
+even reward them differently).
 
 Ids are unique per input: a record whose id an earlier input has gets one with a digest of its content. A record that equals one of an
 earlier input of its kind, or an earlier row of the same input where rows have no ids, is counted and left out.
@@ -21,6 +21,7 @@ several inputs, 16 bytes of every record's content.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -32,7 +33,7 @@ import pyarrow as pa
 
 from dora_core.config.data import DataConfig
 from dora_core.data.adapted import AdaptedInput, AdaptedRow, MappedFiles
-from dora_core.data.adapter.base import CanonicalRow
+from dora_core.data.adapter.base import CanonicalRow, Refused
 from dora_core.data.fingerprints import FingerprintMemory
 from dora_core.data.inputs import Input, changed_sources
 from dora_core.data.mixing import Selection, content_key, copies
@@ -141,7 +142,7 @@ class _Ingestion:
         tally, rules = self.tallies[kind], _rules(self.data, source.item)
         taken, contents = set[str](), set[int]()
         for row in source.rows():
-            parsed = row.value if isinstance(row.value, list) else parse_canonical(row.value, rules, taken)
+            parsed = _all_problems(row.value, rules) if isinstance(row.value, list) else parse_canonical(row.value, rules, taken)
             tally.rows += 1
             if isinstance(parsed, Record):
                 taken.add(parsed.record_id)
@@ -307,6 +308,24 @@ def _rules(data: DataConfig, item: Input) -> Rules:
         allowed_sources=None if data.sources is None else frozenset(data.sources),
         default_source=item.source.source,
     )
+
+
+_LEAVES_NO_PROMPT = frozenset({Reason.PROMPT_MISMATCH, Reason.CONTEXT_CONFLICT, Reason.NO_PROMPT_BOUNDARY, Reason.EMPTY_PROMPT})
+
+
+def _all_problems(problems: list[Problem], rules: Rules) -> list[Problem]:
+    """The adapter's problems of a row, and those that the record would have had in other fields."""
+    if not isinstance(problems, Refused):
+        return problems
+    found = {_root(problem) for problem in problems}
+    if any(problem.reason in _LEAVES_NO_PROMPT for problem in problems):
+        found.add("prompt")
+    more = parse_canonical(problems.row, rules)
+    return [*problems, *(problem for problem in more if _root(problem) not in found)] if isinstance(more, list) else problems
+
+
+def _root(problem: Problem) -> str:
+    return re.split(r"[\[.]", problem.field, maxsplit=1)[0]
 
 
 def _is_repetition(value: CanonicalRow | list[Problem], problems: list[Problem]) -> bool:

@@ -35,6 +35,14 @@ class CanonicalRow(NamedTuple):
     fields: dict[str, Any]
 
 
+class Refused(list[Problem]):
+    """Problems of a row that could be read so far: ``row`` is looked at for further ones."""
+
+    def __init__(self, problems: list[Problem], row: CanonicalRow):
+        super().__init__(problems)
+        self.row = row
+
+
 Adapted: TypeAlias = "CanonicalRow | list[Problem] | None"
 """None: the row is left out by decision and counted."""
 

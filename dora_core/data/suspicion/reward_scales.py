@@ -43,17 +43,17 @@ class RewardScales(Rule):
                 self.examples[source, scale].append(seen.at)
 
     def findings(self) -> Iterator[Finding]:
+        alike: dict[str, list[str]] = defaultdict(list)
         for source, scales in sorted(self.scales.items()):
-            rows = scales.total()
-            if scales["negative"]:
-                continue
-            found = {scale for scale, n in scales.items() if n >= FEWEST and n >= SHARE * rows}
-            large = found - {"0 to 1", "0 or 1"}
-            two = ("0 to 1" in found and bool(large)) or {"up to 10", "above 20"} <= found
-            if two:
-                parts = ", ".join(f"{scale} in {scales[scale]} records" for scale in sorted(found))
-                examples = [self.examples[source, scale][0] for scale in sorted(found)]
-                yield self.found(rows, f"rewards of source {source} span two scales: {parts}", examples)
+            found = sorted(scale for scale, n in scales.items() if n >= FEWEST and n >= SHARE * scales.total())
+            larger = set(found) - {"0 to 1", "0 or 1"}
+            if not scales["negative"] and (("0 to 1" in found and larger) or {"up to 10", "above 20"} <= larger):
+                alike[", ".join(f"{scale} in {scales[scale]} records" for scale in found)].append(source)
+        for parts, sources in alike.items():
+            examples = [at for (source, _), rows in self.examples.items() if source == sources[0] for at in rows[:1]]
+            names = ", ".join(sources[:5]) + (f" and {len(sources) - 5} more" if len(sources) > 5 else "")
+            rows = sum(self.scales[source].total() for source in sources)
+            yield self.found(rows, f"rewards of {names} span two scales: {parts}", examples)
 
 
 RULE = RewardScales
