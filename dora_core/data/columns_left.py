@@ -110,7 +110,7 @@ def columns_left(adapter: Adapter, columns: Sequence[str], sample: Sequence[Mapp
     for column in columns:
         if column in used | carried | ignored:
             continue
-        decision = None if column in switched_off else _decision(column, [row.get(column) for row in sample])
+        decision = None if column in switched_off else decision_of(column, [row.get(column) for row in sample])
         if decision is None:
             unnamed.append(column)
         else:
@@ -151,7 +151,8 @@ def by_name(adapter: Adapter, columns: Sequence[str]) -> list[str]:
     return [name for name in names if getattr(adapter.columns, name) is None]
 
 
-def _decision(column: str, values: Sequence[Any]) -> Decision | None:
+def decision_of(column: str, values: Sequence[Any]) -> Decision | None:
+    """The decision that an unused column needs by its name or values; None if it can be carried."""
     given = [value for value in values if value is not None and value not in ("", [], {}, "[]", "{}", "null")]
     if not given:
         return None

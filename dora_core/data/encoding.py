@@ -7,9 +7,10 @@ response that was cut has no end-of-sequence token, because the model generated 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dora_core.data.records import Message
 from dora_core.errors import ModelError
@@ -53,10 +54,34 @@ def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBas
             f"text.template is 'chat' but the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template",
             hint="set text.template to 'plain' or 'auto', or use an instruction-tuned model",
         )
+    turns, tools = chat_turns(messages)
+    has_tools = any(message.get("extra") for message in messages)
     if template == "plain" or not tokenizer.chat_template:
+        if has_tools:
+            _refuse_tools("plain text", tokenizer)
         return plain_prompt(messages) + "\n"
-    rendered: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    if has_tools and "tool" not in tokenizer.get_chat_template(tools=tools):
+        _refuse_tools("the chat template", tokenizer)
+    options = {"tools": tools} if tools else {}
+    rendered: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **options)
     return rendered
+
+
+def chat_turns(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[Any] | None]:
+    """Messages as a chat template or a chat server takes them, with their tool calls; and the prompt's tool definitions, if any."""
+    tools, turns = None, list[dict[str, Any]]()
+    for message in messages:
+        extra = json.loads(message.get("extra") or "{}")
+        tools = extra.pop("tools", None) or tools
+        turns.append({"role": message["role"], "content": message["content"], **extra})
+    return turns, tools
+
+
+def _refuse_tools(what: str, tokenizer: PreTrainedTokenizerBase) -> NoReturn:
+    raise ModelError(
+        f"prompts of the data have tools, and {what} of {tokenizer.name_or_path or 'this model'} cannot render them",
+        hint="use a model whose chat template has tools, or set data.tools: refuse to quarantine these rows",
+    )
 
 
 class Encoder:

@@ -28,8 +28,9 @@ from dora_core.errors import DataError, did_you_mean
 
 BATCH_ROWS = 1024
 
-Content = Literal["train", "golden", "prompts", "responses"]
-"""Content of an input: preference data, trusted responses, prompts alone, or the responses of a policy."""
+Content = Literal["train", "eval", "golden", "reference", "prompts", "responses"]
+"""Content of an input: preference data, held-out preference data, trusted responses, texts of evaluations (``data.decontaminate``), prompts
+alone, or the responses of a policy."""
 
 _FIELDS: dict[Form, tuple[str, ...]] = {
     "pairwise": ("id", "prompt", "chosen", "rejected", "chosen_source", "rejected_source", "task"),
@@ -78,14 +79,19 @@ class InputFile(NamedTuple):
 
 
 def inputs_of(data: DataConfig) -> list[Input]:
-    """All inputs of a configuration, train before golden."""
-    train = [Input(source, "train", f"data.train[{i}]") for i, source in enumerate(data.train)]
-    return train + [Input(source, "golden", f"data.golden[{i}]") for i, source in enumerate(data.golden)]
+    """All inputs whose rows become records: train, eval, golden."""
+    contents: tuple[Content, ...] = ("train", "eval", "golden")
+    return [Input(source, name, f"data.{name}[{i}]") for name in contents for i, source in enumerate(getattr(data, name))]
+
+
+def references_of(data: DataConfig) -> list[Input]:
+    """The evaluation files of ``data.decontaminate``."""
+    return [Input(DataSource(path=path), "reference", f"data.decontaminate[{i}]") for i, path in enumerate(data.decontaminate)]
 
 
 def fingerprint_sources(data: DataConfig, memory: FingerprintMemory | None = None) -> dict[str, str]:
-    """:func:`fingerprint_inputs` of all inputs of a configuration."""
-    return fingerprint_inputs(inputs_of(data), memory)
+    """:func:`fingerprint_inputs` of all files of a configuration."""
+    return fingerprint_inputs([*inputs_of(data), *references_of(data)], memory)
 
 
 def fingerprint_inputs(inputs: Iterable[Input], memory: FingerprintMemory | None = None) -> dict[str, str]:
@@ -112,7 +118,7 @@ def fingerprint_inputs(inputs: Iterable[Input], memory: FingerprintMemory | None
 def changed_sources(data: DataConfig, fingerprints: Mapping[str, str], memory: FingerprintMemory | None = None) -> list[str]:
     """URIs whose content differs from ``fingerprints``. Dataset names are pinned to a commit and cannot change."""
     memory, now = memory or FingerprintMemory(), dict[str, str | None]()
-    for at in (at for item in inputs_of(data) for at in locate(item.source, item.place)):
+    for at in (at for item in [*inputs_of(data), *references_of(data)] for at in locate(item.source, item.place)):
         if not at.files:
             now[at.name] = fingerprints.get(at.name)
         now |= {file.uri: _sha256(file, memory) for file in at.files if file.uri not in now}
@@ -129,15 +135,24 @@ def open_input(item: Input, fingerprints: Mapping[str, str]) -> Iterator[InputFi
     Raises:
         DataError: unreadable file, a mapped column that is not there, neither form recognised, or no source given.
     """
+    for name, reader in open_readers(item, fingerprints):
+        form, columns = _resolve_columns(reader, item, name)
+        yield InputFile(name, form, columns, reader)
+
+
+def open_readers(item: Input, fingerprints: Mapping[str, str]) -> Iterator[tuple[str, Reader]]:
+    """(name, reader) of the files of one input that hold columns, in the order of their names; opened one after the other.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
     for at in locate(item.source, item.place):
         if not at.files:
             at = replace(at, revision=fingerprints.get(at.name) or _commit(at))
         with readable(at.name):
             reader = at.format.reader(at)
-        if not reader.columns:
-            continue  # an empty shard among others; an input without any rows is refused by the stage
-        form, columns = _resolve_columns(reader, item, at.name)
-        yield InputFile(at.name, form, columns, reader)
+        if reader.columns:  # else an empty shard among others; an input without any rows is refused by the stage
+            yield at.name, reader
 
 
 def _commit(at: Location) -> str:
@@ -163,7 +178,7 @@ def _sha256(file: File, memory: FingerprintMemory) -> str:
 
 def _resolve_columns(reader: Reader, item: Input, name: str) -> tuple[Form, dict[str, str]]:
     there, place = reader.columns, item.place
-    explicit = {field: column for field, column in item.source.columns if column is not None}
+    explicit = {field: column for field, column in item.source.columns if isinstance(column, str)}
     absent = {field: column for field, column in explicit.items() if column not in there}
     if absent:
         lines = "; ".join(f"{place}.columns.{field}: no column {column!r}" for field, column in absent.items())

@@ -15,21 +15,28 @@ import re
 import sys
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from dora_core.data.problems import Problem, Reason
 
-SCHEMA_VERSION = 2  # 2: task
+if TYPE_CHECKING:
+    from dora_core.data.adapter.base import CanonicalRow
+
+SCHEMA_VERSION = 3  # 2: task; 3: weight, extra, tools in messages
 ROLES = ("system", "user", "assistant", "tool")
 MAX_NAME_CHARS = 128
 
-Form = Literal["pairwise", "listwise", "golden", "prompt", "sample"]
-Message: TypeAlias = dict[str, str]  # {"role": …, "content": …}
+Form = Literal["pairwise", "listwise", "golden", "unpaired", "prompt", "sample"]
+Split = Literal["train", "eval"]
+RewardKind = Literal["reward", "rank", "preference", "label", "none"]
+Message: TypeAlias = dict[str, str]
+"""``{"role": …, "content": …}``; with ``extra`` where tools are kept: a JSON object of what a chat template reads beside them, such as
+``tool_calls`` and ``tool_call_id``, in the first message also ``tools``."""
 
-_PROMPT = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_PROMPT = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("extra", pa.string())]))
 
 RECORDS_SCHEMA = pa.schema(
     [
@@ -38,15 +45,24 @@ RECORDS_SCHEMA = pa.schema(
         ("responses", pa.list_(pa.string())),
         ("rewards", pa.list_(pa.float64())),  # null = not measured; never a preference
         ("sources", pa.list_(pa.string())),  # null = unknown; such a response is scored but never fitted on
-        ("reward_kind", pa.string()),  # reward | rank | preference | none
+        ("reward_kind", pa.string()),  # reward | rank | preference | label (one response, 1 = desirable, 0 = not) | none
         ("task", pa.string()),  # kind of prompt, for results per task; null = not given
         ("split", pa.string()),  # train | eval
         ("prompt_hash", pa.uint64()),
         ("schema_version", pa.int32()),
+        ("weight", pa.float64()),  # of the record, as the data gives it; null = not given
+        ("extra", pa.string()),  # JSON object of the columns that are carried along; null = none
     ]
 )
 GOLDEN_SCHEMA = pa.schema(
-    [("record_id", pa.string()), ("prompt", _PROMPT), ("response", pa.string()), ("prompt_hash", pa.uint64()), ("split", pa.string())]
+    [
+        ("record_id", pa.string()),
+        ("prompt", _PROMPT),
+        ("response", pa.string()),
+        ("prompt_hash", pa.uint64()),
+        ("split", pa.string()),
+        ("extra", pa.string()),
+    ]
 )
 QUARANTINE_SCHEMA = pa.schema(
     [("file", pa.string()), ("row", pa.int64()), ("field", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
@@ -62,10 +78,13 @@ class Record:
     responses: list[str]
     rewards: list[float | None]
     sources: list[str | None]
-    reward_kind: Literal["reward", "rank", "preference", "none"]
+    reward_kind: RewardKind
     prompt_hash: int
     content: str  # canonical JSON of all but the id and the hash: the basis of fingerprints and of missing ids
     task: str | None = None
+    split: Split | None = None  # given by the user; None: by the hash of the prompt
+    weight: float | None = None
+    extra: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,10 +112,21 @@ def hash_prompt(prompt: list[Message]) -> int:
     return int.from_bytes(hashlib.sha256(canonical_json(prompt).encode()).digest()[:8], "big")
 
 
+_SPREAD = 0x9E37_79B9_7F4A_7C15
+
+
 def split_of(prompt_hash: np.ndarray, holdout_fraction: float) -> np.ndarray:
     """``"train"`` or ``"eval"`` per prompt. Shape: uint64 (n,) → str (n,)."""
     threshold = np.uint64(min(int(holdout_fraction * 2.0**64), 2**64 - 1))
     return np.where(_mix(prompt_hash, salt=0x5F1E_5A17) < threshold, "eval", "train")
+
+
+def is_held_out(prompt_hash: int, holdout_fraction: float) -> bool:
+    """:func:`split_of` of one prompt: whether it is in the split ``eval``."""
+    z = prompt_hash ^ (0x5F1E_5A17 * _SPREAD % 2**64)
+    z = (z ^ (z >> 30)) * 0xBF58_476D_1CE4_E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D0_49BB_1331_11EB % 2**64
+    return z ^ (z >> 31) < min(int(holdout_fraction * 2.0**64), 2**64 - 1)
 
 
 def fold_of(prompt_hash: np.ndarray, folds: int) -> np.ndarray:
@@ -112,7 +142,7 @@ def shuffle_key(prompt_hash: np.ndarray, seed: int) -> np.ndarray:
 
 def _mix(values: np.ndarray, *, salt: int) -> np.ndarray:
     """splitmix64 finaliser (Steele et al. 2014) of ``values`` xor a spread salt: independent hashes from one."""
-    z = np.asarray(values, dtype=np.uint64) ^ np.uint64(salt * 0x9E37_79B9_7F4A_7C15 % 2**64)
+    z = np.asarray(values, dtype=np.uint64) ^ np.uint64(salt * _SPREAD % 2**64)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
     return z ^ (z >> np.uint64(31))
@@ -148,15 +178,26 @@ def parse_row(row: Any, form: Form, rules: Rules, taken: Container[str] = ()) ->
     return parser.problems or record
 
 
+def parse_canonical(row: CanonicalRow, rules: Rules, taken: Container[str] = ()) -> Record | list[Problem]:
+    """:func:`parse_row` for a row of an adapter: the prompt is messages, the responses are final texts. Never raises.
+
+    Beside the fields of :func:`parse_row` a row may have ``split``, ``weight``, ``extra`` and ``tools``, and the form ``unpaired`` the
+    fields ``response, label, source``.
+    """
+    parser = _RowParser(rules, taken, final=True)
+    record = parser.parse(row.fields, row.form)
+    return parser.problems or record
+
+
 class _RowParser:
     """Collects problems while reading one row; the record is meaningful only if there are none."""
 
-    def __init__(self, rules: Rules, taken: Container[str]):
-        self.rules, self.taken = rules, taken
+    def __init__(self, rules: Rules, taken: Container[str], final: bool = False):
+        self.rules, self.taken, self.final = rules, taken, final
         self.problems: list[Problem] = []
 
     def parse(self, row: dict[str, Any], form: Form) -> Record:
-        kind: Literal["reward", "rank", "preference", "none"]
+        kind: RewardKind
         if form == "listwise":
             values = self._list(row.get("responses"), "responses", Reason.MISSING_RESPONSE)
             fields = [f"responses[{i}]" for i in range(len(values))]
@@ -170,11 +211,17 @@ class _RowParser:
             fields, rewards, kind = ["chosen", "rejected"], [1.0, 0.0], "preference"
             values = [row.get(name) for name in fields]
             sources = [self._source(row.get(f"{name}_source"), f"{name}_source") for name in fields]
+        elif form == "unpaired":
+            fields, values, kind = ["response"], [row.get("response")], "label"
+            rewards, sources = [1.0 if row["label"] else 0.0], [self._source(row.get("source"), "source")]
         else:
             fields, kind = [] if form == "prompt" else ["response"], "none"
             values, rewards, sources = [row.get(name) for name in fields], [None for _ in fields], [None for _ in fields]
 
         given = None if row.get("prompt") is None else self._messages(row["prompt"], "prompt", last=("user", "system", "tool"))
+        if given and row.get("tools") is not None:
+            extra = json.loads(given[0].get("extra", "{}")) | {"tools": _json_or_text(row["tools"])}
+            given[0] = given[0] | {"extra": canonical_json(extra)}
         replies = [self._reply(value, name, form) for value, name in zip(values, fields, strict=True)]
         prompt = self._prompt(given, [lead for lead, _ in replies if lead])
         responses = [text for _, text in replies]
@@ -184,11 +231,13 @@ class _RowParser:
         record_id, task = self._identifier(row.get("id")), self._task(row.get("task"))
         # Canonical JSON of an invalid row may not exist (NaN), so a row without an id is looked up only when it is sound.
         # Rows that name no task keep the content they had before there were tasks.
-        content = "" if self.problems else canonical_json([prompt, responses, rewards, sources, kind, *([task] if task else [])])
+        beside = {name: row[name] for name in ("split", "weight", "extra") if row.get(name) is not None}
+        parts = [prompt, responses, rewards, sources, kind, *([task] if task else []), *([beside] if beside else [])]
+        content = "" if self.problems else canonical_json(parts)
         record_id = record_id or hashlib.sha256(content.encode()).hexdigest()[:32]
         if record_id in self.taken:
             self._add("id", Reason.DUPLICATE_ID, "an earlier row has this id, or this content where rows have no id")
-        return Record(record_id, prompt, responses, rewards, sources, kind, hash_prompt(prompt), content, task)
+        return Record(record_id, prompt, responses, rewards, sources, kind, hash_prompt(prompt), content, task, **beside)
 
     def _add(self, field: str, reason: Reason, detail: str) -> None:
         self.problems.append(Problem(field, reason, detail))
@@ -238,13 +287,19 @@ class _RowParser:
                 self._add(f"{field}[{i}].role", Reason.WRONG_TYPE, f"is {_short(role)}, allowed: {', '.join(ROLES)}")
                 role = ""
             content = self._text(item.get("content"), f"{field}[{i}].content", if_null=Reason.WRONG_TYPE, if_blank=None)
-            messages.append({"role": role, "content": content})
+            message = {"role": role, "content": content}
+            if self.final and len(item) > 2:
+                extra = {key: item[key] if key in _PLAIN_EXTRA else _json_or_text(item[key]) for key in item if key not in message}
+                message["extra"] = canonical_json(extra)
+            messages.append(message)
         if messages and len(self.problems) == before and messages[-1]["role"] not in last:
             self._add(field, Reason.WRONG_TYPE, f"ends with a message of role {messages[-1]['role']}, expected {' or '.join(last)}")
         return messages
 
     def _reply(self, value: Any, field: str, form: Form) -> tuple[list[Message], str]:
         """The messages before the response (empty for a plain string) and the response itself."""
+        if self.final:
+            return [], self._text(value, field, if_null=Reason.MISSING_RESPONSE, if_blank=Reason.EMPTY_RESPONSE)
         if isinstance(value, list) or (form == "pairwise" and isinstance(value, str) and _transcript(value)):
             before = len(self.problems)
             messages = self._messages(value, field, last=["assistant"])
@@ -340,6 +395,20 @@ def _transcript(text: str) -> list[Message] | None:
     return [{"role": role, "content": content.strip()} for role, content in zip(roles, pieces[1::2], strict=True)]
 
 
+_PLAIN_EXTRA = frozenset({"tool_call_id", "name"})
+"""Keys of a message that are names; the others that an adapter keeps are JSON text."""
+
+
+def _json_or_text(text: str) -> Any:
+    """The value of a JSON text, or the text itself: it comes from the data."""
+    try:
+        value = json.loads(text)
+        canonical_json(value)
+    except (ValueError, RecursionError):
+        return text
+    return value
+
+
 def _is_name(value: str) -> bool:
     return bool(value.strip()) and value.isprintable() and len(value) <= MAX_NAME_CHARS
 
@@ -359,10 +428,19 @@ def _short(value: Any) -> str:
 def records_table(records: Sequence[Record], holdout_fraction: float) -> pa.Table:
     """Rows of ``records.parquet``, in the order given."""
     hashes = np.array([r.prompt_hash for r in records], dtype=np.uint64)
-    names = ("record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "task")
+    names = ("record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "task", "weight", "extra")
     columns: dict[str, Any] = {name: [getattr(r, name) for r in records] for name in names}
-    columns |= {"split": split_of(hashes, holdout_fraction), "prompt_hash": hashes, "schema_version": [SCHEMA_VERSION] * len(records)}
+    columns |= {
+        "split": _splits(records, hashes, holdout_fraction),
+        "prompt_hash": hashes,
+        "schema_version": [SCHEMA_VERSION] * len(records),
+    }
     return pa.table([pa.array(columns[f.name], type=f.type) for f in RECORDS_SCHEMA], schema=RECORDS_SCHEMA)
+
+
+def _splits(records: Sequence[Record], hashes: np.ndarray, holdout_fraction: float) -> list[str]:
+    """The split that the user gave, else the one of the hash."""
+    return [r.split or by_hash for r, by_hash in zip(records, split_of(hashes, holdout_fraction).tolist(), strict=True)]
 
 
 def golden_table(records: Sequence[Record], holdout_fraction: float) -> pa.Table:
@@ -373,6 +451,7 @@ def golden_table(records: Sequence[Record], holdout_fraction: float) -> pa.Table
         "prompt": [r.prompt for r in records],
         "response": [r.responses[0] for r in records],
         "prompt_hash": hashes,
-        "split": split_of(hashes, holdout_fraction),
+        "split": _splits(records, hashes, holdout_fraction),
+        "extra": [r.extra for r in records],
     }
     return pa.table([pa.array(columns[f.name], type=f.type) for f in GOLDEN_SCHEMA], schema=GOLDEN_SCHEMA)

@@ -59,7 +59,7 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     assert isinstance(first.spec, ingest.Spec), "a chain begins with its data"
     read = read_result(store, first.spec.ref(), ingest.Facts) if first.cached else None
     if read is None:
-        _check_inputs(first.spec)
+        ingest.check_inputs(first.spec)
     records = None if read is None else read.facts.records.train + read.facts.records.eval
     return Plan(config.project, stages, first.spec.fingerprints, records, tuple(notes), not_needed)
 
@@ -100,15 +100,6 @@ def _previous(latest: dict[str, LatestStage], store: Store) -> Previous | None:
     if not {"ingest", "classify"} <= refs.keys():
         return None
     return Previous(records=refs["ingest"], classify=refs["classify"], calibrate=refs.get("calibrate"))
-
-
-def _check_inputs(spec: ingest.Spec) -> None:
-    """Open every input and resolve its columns, so that a plan never promises what ingest would refuse at its first row."""
-    from dora_core.data.inputs import inputs_of, open_input
-
-    for item in inputs_of(spec.data):
-        for _ in open_input(item, spec.fingerprints):
-            pass
 
 
 # ------------------------------------------------------------------------------------------------------------- reasons

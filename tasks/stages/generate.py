@@ -14,8 +14,9 @@ Cost: one forward pass per token and batch; about 20,000 tokens a second on one 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -30,6 +31,8 @@ from tasks.tables.artifacts import RECORDS_FILE, SAMPLES_FILE
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from dora_core.data.records import Message
 
 SHARD_PROMPTS = 64
 """Prompts per shard: few enough to share among workers; fixed, so that batches do not depend on ``execution.shard_rows``."""
@@ -182,7 +185,7 @@ def _requested(spec: Spec, context: StageContext, rows: pa.Table) -> tuple[pa.Ta
     questions = (
         Question(
             f"record {row['record_id']}, sample {sample}",
-            sampling | {"messages": row["prompt"], "seed": sample_seed(generate.seed, row["prompt_hash"], sample)},
+            sampling | _asked(row["prompt"]) | {"seed": sample_seed(generate.seed, row["prompt_hash"], sample)},
         )
         for row in rows.to_pylist()
         for sample in range(generate.samples)
@@ -194,6 +197,14 @@ def _requested(spec: Spec, context: StageContext, rows: pa.Table) -> tuple[pa.Ta
         "finished": pa.array([answer.finished for answer in asked.answers], pa.bool_()),
     }
     return _samples_table(rows, generate.samples, columns), asked.facts
+
+
+def _asked(prompt: Sequence[Message]) -> dict[str, Any]:
+    """The part of a request that the prompt decides."""
+    from dora_core.data.encoding import chat_turns
+
+    turns, tools = chat_turns(prompt)
+    return {"messages": turns} | ({"tools": tools} if tools else {})
 
 
 def sample_seed(seed: int, prompt_hash: int, sample: int) -> int:

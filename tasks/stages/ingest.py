@@ -1,134 +1,105 @@
 """Stage ``ingest``: read every input, validate each row, write the canonical tables. Runs in the flow's own process.
 
-Input: the files and dataset names of ``data``, unchanged since they were fingerprinted at plan time.
+Input: the files and dataset names of ``data``, unchanged since they were fingerprinted at plan time; each is read by its adapter.
 Output: ``records.parquet``, ``golden.parquet``, ``quarantine.parquet`` (schemas in ``dora_core/data/records.py``).
 Guarantee: rows keep the order of the inputs, bad rows are all in quarantine with all their reasons, and the bytes depend
-only on the spec. ``rows_in`` = records + golden rows + the sum of ``bad_by_reason``, where a row counts once, by its first error. A row is
-kept unchanged or dropped whole, never clipped. Control characters in a text are kept, and so is a response that a list has twice: two
-draws of the mixture, which the facts count (a judge may even reward them differently).
-Cost: inputs are read twice (checksum, rows); memory holds one row group and all record ids.
+only on the spec. ``rows_in`` = good records + ``rows_bad`` + duplicates + records beyond ``max_rows``, where a row counts once, by its
+first error; a record of the shapes rows and tree counts as one. A row is kept unchanged or dropped whole, never clipped. Control
+characters in a text are kept, and so is a response that a list has twice: two draws of the mixture, which the facts count (a judge may
+even reward them differently).
+
+Ids are unique per input: a record whose id an earlier input has gets one with a digest of its content. A record that equals one of an
+earlier input of its kind, or an earlier row of the same input where rows have no ids, is counted and left out.
+
+Split: the row's split column; ``eval`` for ``data.eval``; without either, ``train`` if there is ``data.eval``, else the hash of the prompt.
+Where split columns name no held-out record at all, the hash decides for all, and a warning says so.
+
+Cost: inputs are read twice (checksum, rows), those with ``max_rows`` once more; memory holds one row group, all record ids and, with
+several inputs, 16 bytes of every record's content.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Literal, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import Field
 
-from dora_core.config.data import DataConfig, DataSource
+from dora_core.config.data import DataConfig
+from dora_core.data.adapted import AdaptedInput, AdaptedRow, MappedFiles
+from dora_core.data.adapter.base import CanonicalRow, Refused
 from dora_core.data.fingerprints import FingerprintMemory
-from dora_core.data.inputs import InputFile, changed_sources, inputs_of, open_input
-from dora_core.data.problems import Problem
+from dora_core.data.inputs import Input, changed_sources
+from dora_core.data.mixing import Selection, content_key, copies
+from dora_core.data.opening import open_inputs
+from dora_core.data.problems import Problem, Reason, in_words
 from dora_core.data.records import (
     GOLDEN_SCHEMA,
     QUARANTINE_SCHEMA,
     RECORDS_SCHEMA,
     Record,
     Rules,
+    Split,
     golden_table,
-    is_golden_source,
-    parse_row,
+    is_held_out,
+    parse_canonical,
     records_table,
 )
+from dora_core.data.suspicion import Example, Finding, Seen, Suspicion, refuse
 from dora_core.errors import DataError
-from dora_core.strict_model import StrictModel
 from infra.settings import Settings
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageSpec
+from tasks.stages._ingest_checks import Tally, check_quality, check_sources, check_splits
+from tasks.stages._ingest_facts import (
+    BadRowFacts,
+    ExampleFacts,
+    Facts,
+    FindingFacts,
+    InputFacts,
+    MappingFacts,
+    SourceFacts,
+    Splits,
+)
+from tasks.stages._ingest_tables import Writer, hold_out_by_hash
 from tasks.tables.artifacts import GOLDEN_FILE, QUARANTINE_FILE, RECORDS_FILE
 
 UNKNOWN = "(unknown)"  # name of a null source in facts; the parentheses distinguish it from real names
-GROUP_ROWS = 8192
-GROUP_CHARS = 64_000_000
 PROGRESS_ROWS = 2000
-Row = TypeVar("Row")
+FILES_SHOWN = 20
+Kind = Literal["train", "eval", "golden"]
 
 
 class Spec(StageSpec):
     stage: ClassVar[str] = "ingest"
-    version: ClassVar[int] = 2  # records have a task
+    version: ClassVar[int] = 3  # inputs are read by adapters
     placement: ClassVar[Literal["job", "local"]] = "local"
 
     data: DataConfig
     fingerprints: dict[str, str]
 
 
-class Splits(StrictModel):
-    """Records by split."""
-
-    train: int
-    eval: int
-
-
-class SourceFacts(StrictModel):
-    """Responses of one source."""
-
-    responses: int
-    share: float = Field(description="Of all responses.")
-    mean_chars: float
-    measured_rewards: int = Field(description="Responses with a reward.")
-
-
-class Facts(BaseFacts):
-    """See the module docstring."""
-
-    rows_in: int
-    rows_bad: int
-    golden_rows: int = Field(description="Good rows of data.golden.")
-    bad_by_reason: dict[str, int]
-    repeated_responses: int | None = Field(None, description="Responses that their list has twice; absent before that was counted.")
-    records: Splits
-    sources: dict[str, SourceFacts]
-    fingerprint: str = Field(description="sha256 over kind, id and content of every good row, in order.")
-
-
-class _Writer(Generic[Row]):
-    """Parquet writer with row groups cut by rows and characters, so that the bytes do not depend on the batches of the input."""
-
-    def __init__(self, path: Path, schema: pa.Schema, to_table: Callable[[list[Row]], pa.Table]):
-        self._file = pq.ParquetWriter(path, schema, compression="zstd")
-        self._to_table = to_table
-        self._pending: list[Row] = []
-        self._chars = 0
-
-    def add(self, row: Row, chars: int = 0) -> None:
-        self._pending.append(row)
-        self._chars += chars
-        if len(self._pending) >= GROUP_ROWS or self._chars >= GROUP_CHARS:
-            self._flush()
-
-    def close(self) -> None:
-        self._flush()
-        self._file.close()
-
-    def _flush(self) -> None:
-        if self._pending:
-            self._file.write_table(self._to_table(self._pending))
-        self._pending, self._chars = [], 0
-
-
 @dataclass
-class _Tally:
-    """Counts of one kind of input (train, golden)."""
+class _InputTally:
+    """Counts of one input; the names are those of :class:`InputFacts`."""
 
-    rows: int = 0
+    records: int = 0
     bad: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    repeated: int = 0
-    ids: set[str] = field(default_factory=set)
-
-    @property
-    def good(self) -> int:
-        return self.rows - self.bad
+    duplicates: int = 0
+    renamed: int = 0
+    ties: int = 0
+    unmeasured: int = 0
+    split_given: int = 0
+    not_selected: int = 0
+    weighted_out: int = 0
+    copies: int = 0
+    splits: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -141,126 +112,242 @@ class _SourceTally:
 class _Ingestion:
     """The three output files while they are written, and counts of their rows."""
 
-    def __init__(self, data: DataConfig, folder: Path):
-        self.data, self.folder = data, folder
-        self.tallies = {"train": _Tally(), "golden": _Tally()}
+    def __init__(self, data: DataConfig, folder: Path, suspicion: Suspicion):
+        self.data, self.folder, self.suspicion = data, folder, suspicion
+        self.tallies: dict[Kind, Tally] = {"train": Tally(), "eval": Tally(), "golden": Tally()}
+        self.inputs: list[_InputTally] = []
         self.sources: dict[str, _SourceTally] = {}
-        self.fingerprint = hashlib.sha256()  # of kind, id and content of every good row, in order
+        self.splits: Counter[str] = Counter()
+        self.fingerprint = hashlib.sha256()
+        self.copied = set[str]()
+        self._ids: dict[bool, set[str]] = {False: set(), True: set()}  # of records and of golden rows, all inputs
+        self._several = {kind: len(getattr(data, kind)) > 1 for kind in self.tallies}
+        self._contents: dict[Kind, set[int]] = {kind: set() for kind in self.tallies}  # of earlier inputs
         share = data.holdout_fraction
         self._good = {
-            "train": _Writer[Record](folder / RECORDS_FILE, RECORDS_SCHEMA, lambda rows: records_table(rows, share)),
-            "golden": _Writer[Record](folder / GOLDEN_FILE, GOLDEN_SCHEMA, lambda rows: golden_table(rows, share)),
+            False: Writer[Record](folder / RECORDS_FILE, RECORDS_SCHEMA, lambda rows: records_table(rows, share)),
+            True: Writer[Record](folder / GOLDEN_FILE, GOLDEN_SCHEMA, lambda rows: golden_table(rows, share)),
         }
         to_table = partial(pa.Table.from_pylist, schema=QUARANTINE_SCHEMA)
-        self._bad = _Writer[dict[str, Any]](folder / QUARANTINE_FILE, QUARANTINE_SCHEMA, to_table)
+        self._bad = Writer[dict[str, Any]](folder / QUARANTINE_FILE, QUARANTINE_SCHEMA, to_table)
 
     @property
     def rows(self) -> int:
         return sum(t.rows for t in self.tallies.values())
 
-    def read(self, file: InputFile, rules: Rules, kind: str) -> Iterator[None]:
-        """Consume a file row by row; yield after each, so that the caller can report progress."""
-        tally = self.tallies[kind]
-        for position, row in file.rows():
-            parsed = [row] if isinstance(row, Problem) else parse_row(row, file.form, rules, tally.ids)
+    def read(self, source: AdaptedInput, selection: Selection | None) -> Iterator[None]:
+        """Consume an input row by row; yield after each, so that the caller can report progress."""
+        kind, one = cast(Kind, source.item.content), _InputTally()
+        self.inputs.append(one)
+        tally, rules = self.tallies[kind], _rules(self.data, source.item)
+        taken, contents = set[str](), set[int]()
+        for row in source.rows():
+            parsed = _all_problems(row.value, rules) if isinstance(row.value, list) else parse_canonical(row.value, rules, taken)
             tally.rows += 1
             if isinstance(parsed, Record):
-                self._accept(parsed, kind)
+                taken.add(parsed.record_id)
+                self._take(parsed, row, kind, source.item, one, selection, contents)
+            elif _is_repetition(row.value, parsed):
+                one.duplicates += 1
             else:
-                tally.bad += 1
-                tally.reasons[parsed[0].reason.value] += 1
-                for field_, reason, detail in parsed:
-                    place = {"file": file.name, "row": position, "field": file.column_of(field_)}
-                    self._bad.add(place | {"reason": reason.value, "detail": detail})
+                one.bad += 1
+                self._quarantine(parsed, row, kind)
             yield
+        self._contents[kind] |= contents
 
     def close(self) -> None:
         for writer in self._good.values():
             writer.close()
         self._bad.close()
 
-    def _accept(self, record: Record, kind: str) -> None:
-        self.tallies[kind].ids.add(record.record_id)
-        self.tallies[kind].repeated += len(record.responses) - len(set(record.responses))
-        self._good[kind].add(record, len(record.content))
+    def _quarantine(self, problems: list[Problem], row: AdaptedRow, kind: Kind) -> None:
+        tally, named = self.tallies[kind], [problem._replace(field=row.column_of(problem.field)) for problem in problems]
+        for problem in named:
+            place = {"file": row.file, "row": row.row, "field": problem.field}
+            self._bad.add(place | {"reason": problem.reason.value, "detail": problem.detail})
+        reason = named[0].reason.value
+        tally.bad += 1
+        tally.reasons[reason] += 1
+        if reason not in tally.first:
+            tally.first[reason] = BadRowFacts(kind=kind, reason=reason, file=row.file, row=row.row, text=in_words(named[0]))
+
+    def _take(
+        self,
+        record: Record,
+        row: AdaptedRow,
+        kind: Kind,
+        item: Input,
+        one: _InputTally,
+        selection: Selection | None,
+        contents: set[int],
+    ) -> None:
+        """Write a good record and its copies, unless it is a duplicate or left out by the mixing."""
+        golden, expected = kind == "golden", item.source.weight * item.source.repeat
+        key = content_key(record) if selection is not None or expected != 1 or self._several[kind] else 0
+        if self._several[kind]:
+            if key in self._contents[kind]:
+                one.duplicates += 1
+                return
+            contents.add(key)
+        if selection is not None and key not in selection:
+            one.not_selected += 1
+            return
+        record = self._with_split(record, kind, one)
+        split: Split = record.split or ("eval" if is_held_out(record.prompt_hash, self.data.holdout_fraction) else "train")
+        renamed = record.record_id in self._ids[golden]
+        if renamed:
+            digest = hashlib.sha256(record.content.encode()).hexdigest()[:8]
+            record = replace(record, record_id=self._free_id(f"{record.record_id}~{digest}", golden))
+        one.records += 1
+        one.renamed += renamed
+        _count_rewards(record, one)
+        self.suspicion.see(Seen(record, golden, split, Example(row.file, row.row), item.place, renamed))
+        number = copies(key, expected) if split == "train" and expected != 1 else 1
+        if number == 0:
+            one.weighted_out += 1
+        else:
+            self._write(record, kind, split, one)
+        for copy in range(2, number + 1):
+            again = replace(record, record_id=self._free_id(f"{record.record_id}#{copy}", golden))
+            self._write(again, kind, split, one)
+            self.copied.add(again.record_id)
+            one.copies += 1
+
+    def _with_split(self, record: Record, kind: Kind, one: _InputTally) -> Record:
+        """The record with the split that the data gives it, if any."""
+        if kind == "eval":
+            one.split_given += 1
+            return record if record.split == "eval" else replace(record, split="eval")
+        one.split_given += record.split is not None
+        if record.split is None and kind == "train" and self.data.eval:
+            return replace(record, split="train")
+        return record
+
+    def _free_id(self, wanted: str, golden: bool) -> str:
+        number, name = 1, wanted
+        while name in self._ids[golden]:
+            number += 1
+            name = f"{wanted}.{number}"
+        return name
+
+    def _write(self, record: Record, kind: Kind, split: Split, one: _InputTally) -> None:
+        golden, tally = kind == "golden", self.tallies[kind]
+        self._ids[golden].add(record.record_id)
+        tally.kept += 1
+        tally.repeated += len(record.responses) - len(set(record.responses))
+        self._good[golden].add(record, len(record.content))
         self.fingerprint.update(f"{kind} {record.record_id} {record.content}\n".encode())
-        if kind == "train":
+        one.splits[split] += 1
+        if not golden:
+            self.splits[split] += 1
             for response, reward, source in zip(record.responses, record.rewards, record.sources, strict=True):
-                tally = self.sources.setdefault(source or UNKNOWN, _SourceTally())
-                tally.responses += 1
-                tally.chars += len(response)
-                tally.measured += reward is not None
+                facts = self.sources.setdefault(source or UNKNOWN, _SourceTally())
+                facts.responses += 1
+                facts.chars += len(response)
+                facts.measured += reward is not None
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
     if changed := changed_sources(spec.data, spec.fingerprints, FingerprintMemory(Settings().fingerprints)):
         names = ", ".join(changed[:5])
         raise DataError(f"input changed between planning and reading: {names}", hint="run the same command again to plan with the new data")
-    ingestion = _Ingestion(spec.data, context.path)
+    inputs, suspicion = open_inputs(spec.data, spec.fingerprints)
+    ingestion = _Ingestion(spec.data, context.path, suspicion)
     try:
-        inputs = inputs_of(spec.data)
-        for done, item in enumerate(inputs):
-            for file in open_input(item, spec.fingerprints):
-                for _ in ingestion.read(file, _rules(spec.data, item.source), item.content):
-                    if ingestion.rows % PROGRESS_ROWS == 0:
-                        context.progress(done, len(inputs), "inputs", f"{ingestion.rows} rows")
+        for done, source in enumerate(inputs):
+            for _ in ingestion.read(source, _selection(source, spec)):
+                if ingestion.rows % PROGRESS_ROWS == 0:
+                    context.progress(done, len(inputs), "inputs", f"{ingestion.rows} rows")
         context.progress(len(inputs), len(inputs), "inputs", f"{ingestion.rows} rows")
     finally:  # the quarantine explains a failure, so it is kept in any case
         ingestion.close()
         context.folder.commit(QUARANTINE_FILE)
-    _check_quality(ingestion)
-    _check_sources(ingestion)
-    splits = Counter(pq.read_table(context.path / RECORDS_FILE, columns=["split"])["split"].to_pylist())
-    _check_splits(splits, spec.data)
-    return _output(ingestion, splits)
+    check_quality(ingestion.tallies, spec.data, context.path / QUARANTINE_FILE)
+    check_sources(sorted(ingestion.sources.keys() - {UNKNOWN}), ingestion.tallies["golden"].kept, spec.data)
+    findings = suspicion.findings()
+    refuse(findings)
+    given = sum(one.split_given for one in ingestion.inputs)
+    by_hash = given > 0 and not ingestion.splits["eval"]
+    if by_hash:
+        ingestion.splits = hold_out_by_hash(context.path / RECORDS_FILE, spec.data.holdout_fraction, ingestion.copied)
+        hold_out_by_hash(context.path / GOLDEN_FILE, spec.data.holdout_fraction, frozenset())
+    check_splits(ingestion.splits, spec.data, given)
+    return _output(ingestion, inputs, findings, by_hash)
 
 
-def _rules(data: DataConfig, source: DataSource) -> Rules:
+def check_inputs(spec: Spec) -> list[str]:
+    """Open every input and resolve its adapter, so that a plan never promises what the stage would refuse at its first row.
+
+    Returns:
+        How each input is read, one sentence each; findings of the files' names.
+
+    Raises:
+        DataError, ConfigError: an input cannot be read as configured, or needs a decision.
+    """
+    inputs, suspicion = open_inputs(spec.data, spec.fingerprints, references=False)
+    findings = suspicion.findings()
+    refuse(findings)
+    return [line for source in inputs for line in _how_read(source)] + [finding.text() for finding in findings]
+
+
+def _selection(source: AdaptedInput, spec: Spec) -> Selection | None:
+    """The records of an input with ``max_rows``, found by reading it once before."""
+    size = source.item.source.max_rows
+    if size is None:
+        return None
+    rules = _rules(spec.data, source.item)
+    first = AdaptedInput(source.item, spec.fingerprints)
+    parsed = (parse_canonical(row.value, rules) for row in first.rows() if isinstance(row.value, CanonicalRow))
+    return Selection((content_key(record) for record in parsed if isinstance(record, Record)), size)
+
+
+def _rules(data: DataConfig, item: Input) -> Rules:
     return Rules(
         max_text_bytes=data.max_text_bytes,
         max_responses=data.max_responses,
         allowed_sources=None if data.sources is None else frozenset(data.sources),
-        default_source=source.source,
+        default_source=item.source.source,
     )
 
 
-def _check_quality(ingestion: _Ingestion) -> None:
-    limit, quarantine = ingestion.data.max_bad_fraction, ingestion.folder / QUARANTINE_FILE
-    for kind, tally in ingestion.tallies.items():
-        reasons = ", ".join(f"{reason} {n}" for reason, n in tally.reasons.most_common())
-        counts = f"{tally.bad} of {tally.rows} rows in data.{kind} are bad ({reasons})"
-        if tally.bad > limit * tally.rows:
-            raise DataError(
-                f"{counts}, more than data.max_bad_fraction = {limit}",
-                hint=f"see file, row, field and reason of each in {quarantine}; repair the data or raise data.max_bad_fraction",
-            )
-        if getattr(ingestion.data, kind) and not tally.good:
-            message = f"{counts}: no good row is left" if tally.rows else f"data.{kind} holds no rows"
-            raise DataError(message, hint=f"give data.{kind} at least one good row; reasons are in {quarantine}")
+_LEAVES_NO_PROMPT = frozenset({Reason.PROMPT_MISMATCH, Reason.CONTEXT_CONFLICT, Reason.NO_PROMPT_BOUNDARY, Reason.EMPTY_PROMPT})
 
 
-def _check_sources(ingestion: _Ingestion) -> None:
-    names = sorted(ingestion.sources.keys() - {UNKNOWN})
-    if not names and not ingestion.tallies["golden"].good:
-        hint = "set data.train[i].source: NAME, or data.train[i].columns.sources: COLUMN; or give trusted responses in data.golden"
-        raise DataError("no response in data.train has a source, and calibration compares sources", hint=hint)
-    patterns = ingestion.data.golden_sources
-    if not ingestion.tallies["golden"].good and not any(is_golden_source(n, patterns) for n in names):
-        raise DataError(
-            f"no source matches data.golden_sources = {patterns} and data.golden is empty: there is nothing to align towards",
-            hint=f"set data.golden_sources to the trusted ones among: {', '.join(names)}; or give trusted responses in data.golden",
-        )
+def _all_problems(problems: list[Problem], rules: Rules) -> list[Problem]:
+    """The adapter's problems of a row, and those that the record would have had in other fields."""
+    if not isinstance(problems, Refused):
+        return problems
+    found = {_root(problem) for problem in problems}
+    if any(problem.reason in _LEAVES_NO_PROMPT for problem in problems):
+        found.add("prompt")
+    more = parse_canonical(problems.row, rules)
+    return [*problems, *(problem for problem in more if _root(problem) not in found)] if isinstance(more, list) else problems
 
 
-def _check_splits(splits: Counter[str], data: DataConfig) -> None:
-    for split in ("train", "eval"):
-        if not splits[split]:
-            hint = f"prompts are split by hash: give more prompts, or change data.holdout_fraction = {data.holdout_fraction}"
-            raise DataError(f"none of {splits.total()} records falls into the {split} split", hint=hint)
+def _root(problem: Problem) -> str:
+    return re.split(r"[\[.]", problem.field, maxsplit=1)[0]
 
 
-def _output(ingestion: _Ingestion, splits: Counter[str]) -> StageOutput:
-    train, golden = ingestion.tallies["train"], ingestion.tallies["golden"]
+def _is_repetition(value: CanonicalRow | list[Problem], problems: list[Problem]) -> bool:
+    """Whether a row without an id repeats an earlier one, which is not a fault of it."""
+    if not isinstance(value, CanonicalRow) or value.fields.get("id") not in (None, ""):
+        return False
+    return [problem.reason for problem in problems] == [Reason.DUPLICATE_ID]
+
+
+def _count_rewards(record: Record, one: _InputTally) -> None:
+    if len(record.responses) < 2:
+        return
+    measured = [reward for reward in record.rewards if reward is not None]
+    one.unmeasured += len(measured) < 2
+    one.ties += len(measured) > 1 and min(measured) == max(measured)
+
+
+# ------------------------------------------------------------------------------------------------------- facts
+
+
+def _output(ingestion: _Ingestion, inputs: list[AdaptedInput], findings: list[Finding], by_hash: bool) -> StageOutput:
+    tallies = ingestion.tallies.values()
     responses = sum(f.responses for f in ingestion.sources.values())
     sources = {
         name: SourceFacts(
@@ -268,19 +355,89 @@ def _output(ingestion: _Ingestion, splits: Counter[str]) -> StageOutput:
         )
         for name, f in sorted(ingestion.sources.items())
     }
-    counts = {"rows_in": ingestion.rows, "rows_bad": train.bad + golden.bad, "golden_rows": golden.good}
-    return StageOutput(
-        rows=train.good,
-        metrics=counts | {"records": train.good, "responses": responses, "sources": len(sources)},
-        facts=Facts(
-            **counts,
-            bad_by_reason=dict(sorted((train.reasons + golden.reasons).items())),
-            repeated_responses=train.repeated,
-            records=Splits(train=splits["train"], eval=splits["eval"]),
-            sources=sources,
-            fingerprint=ingestion.fingerprint.hexdigest(),
-        ),
+    counts = {
+        "rows_in": ingestion.rows,
+        "rows_bad": sum(tally.bad for tally in tallies),
+        "golden_rows": ingestion.tallies["golden"].kept,
+    }
+    records = ingestion.splits.total()
+    facts = Facts(
+        **counts,
+        bad_by_reason=dict(sorted(sum((tally.reasons for tally in tallies), Counter[str]()).items())),
+        repeated_responses=sum(ingestion.tallies[kind].repeated for kind in ("train", "eval")),
+        records=Splits(train=ingestion.splits["train"], eval=ingestion.splits["eval"]),
+        sources=sources,
+        fingerprint=ingestion.fingerprint.hexdigest(),
+        inputs=[_input_facts(source, one) for source, one in zip(inputs, ingestion.inputs, strict=True)],
+        findings=[_finding_facts(finding) for finding in findings],
+        first_bad=[bad for tally in tallies for bad in tally.first.values()],
+        warnings=list(_warnings(ingestion, inputs, findings, by_hash)),
     )
+    return StageOutput(rows=records, metrics=counts | {"records": records, "responses": responses, "sources": len(sources)}, facts=facts)
+
+
+def _input_facts(source: AdaptedInput, one: _InputTally) -> InputFacts:
+    counts = {name: value for name, value in asdict(one).items() if name != "splits"}
+    return InputFacts(
+        place=source.item.place,
+        path=source.item.source.path,
+        mappings=[_mapping_facts(mapping) for mapping in source.mappings],
+        rows=source.rows_read,
+        splits=Splits(train=one.splits["train"], eval=one.splits["eval"]),
+        notes=dict(sorted(source.notes.items())),
+        **counts,
+    )
+
+
+def _mapping_facts(mapping: MappedFiles) -> MappingFacts:
+    resolved = mapping.resolved
+    return MappingFacts(
+        files=mapping.files[:FILES_SHOWN],
+        file_count=len(mapping.files),
+        preset=resolved.preset,
+        recognised=resolved.recognised,
+        shape=resolved.shape,
+        adapter=resolved.text,
+        used=list(resolved.left.used),
+        carried=list(dict.fromkeys([*resolved.left.carried, *resolved.left.unnamed])),
+        ignored=list(resolved.left.ignored),
+        unread=list(resolved.left.unread),
+    )
+
+
+def _finding_facts(finding: Finding) -> FindingFacts:
+    examples = [ExampleFacts(file=at.file, row=at.row) for at in finding.examples]
+    return FindingFacts(
+        rule=finding.rule, level=finding.level, count=finding.count, message=finding.message, hint=finding.hint, examples=examples
+    )
+
+
+def _warnings(ingestion: _Ingestion, inputs: list[AdaptedInput], findings: list[Finding], by_hash: bool) -> Iterator[str]:
+    for source, one in zip(inputs, ingestion.inputs, strict=True):
+        place = source.item.place
+        if any(mapping.resolved.preset or mapping.resolved.left.unnamed for mapping in source.mappings):
+            yield from _how_read(source)
+        if one.duplicates:
+            yield f"{place}: {one.duplicates} records equal earlier ones and were left out"
+        if source.notes:
+            yield f"{place}: " + ", ".join(f"{name}: {count}" for name, count in sorted(source.notes.items()))
+        if one.not_selected or one.weighted_out or one.copies:
+            yield f"{place}: mixing left out {one.not_selected + one.weighted_out} records and added {one.copies} copies"
+    if by_hash:
+        yield "the split column names no evaluation records: records are held out by the hash of their prompt"
+    for kind, tally in ingestion.tallies.items():
+        if tally.bad:
+            reasons = ", ".join(f"{reason} {n}" for reason, n in tally.reasons.most_common())
+            yield f"{tally.bad} of {tally.rows} rows in data.{kind} are bad ({reasons}){tally.in_words()}".replace("\n  ", "; ")
+    yield from (f"{finding.text()}; {finding.hint}" for finding in findings)
+
+
+def _how_read(source: AdaptedInput) -> Iterator[str]:
+    """Preset, shape and carried columns of an input's files."""
+    for mapping in source.mappings:
+        more = f" and {len(mapping.files) - 1} more files" if len(mapping.files) > 1 else ""
+        unread = f"; not read: {', '.join(mapping.resolved.left.unread)}" if mapping.resolved.left.unread else ""
+        yield f"{source.item.place}: {mapping.files[0]}{more}: {mapping.resolved.in_words()}{unread}"
 
 
 def headline(result: StageResult[Facts]) -> str:

@@ -17,9 +17,8 @@ from dora_core.config.adapter import Adapter, roots_of
 from dora_core.data.adapter.messages import Message, MessageReader, Reply
 from dora_core.data.adapter.numbers import NotANumber, describe, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
-from dora_core.data.adapter.reasons import AdapterReason, problem
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
-from dora_core.data.problems import Problem, Reason
+from dora_core.data.problems import Problem, Reason, problem
 
 CanonicalForm: TypeAlias = Literal["pairwise", "listwise", "golden", "unpaired"]
 
@@ -34,6 +33,14 @@ class CanonicalRow(NamedTuple):
 
     form: CanonicalForm
     fields: dict[str, Any]
+
+
+class Refused(list[Problem]):
+    """Problems of a row that could be read so far: ``row`` is looked at for further ones."""
+
+    def __init__(self, problems: list[Problem], row: CanonicalRow):
+        super().__init__(problems)
+        self.row = row
 
 
 Adapted: TypeAlias = "CanonicalRow | list[Problem] | None"
@@ -120,7 +127,7 @@ class RowReader:
         if type(value) is str and self._bare:
             return Given(self.messages.prompt(value, path.text if path else "prompt", problems), None)
         if type(value) is Missing:
-            problems.append(problem(value.place, AdapterReason.NO_SUCH_PATH, value.detail))
+            problems.append(problem(value.place, Reason.NO_SUCH_PATH, value.detail))
             return Given([], None)
         system = self._text(self._system, row, problems) if self._system is not None else None
         extra = self._text(self._input, row, problems) if self._input is not None else None
@@ -144,7 +151,7 @@ class RowReader:
         if value is None or (type(value) is Missing and value.absent):
             return None
         if type(value) is Missing:
-            problems.append(problem(value.place, AdapterReason.NO_SUCH_PATH, value.detail))
+            problems.append(problem(value.place, Reason.NO_SUCH_PATH, value.detail))
             return None
         if isinstance(value, list | dict):
             turns = self.messages.turns(value if isinstance(value, list) else [value], path.text, problems)
@@ -166,7 +173,7 @@ class RowReader:
             return []
         place = self._history.text
         if type(value) is Missing:
-            problems.append(problem(value.place, AdapterReason.NO_SUCH_PATH, value.detail))
+            problems.append(problem(value.place, Reason.NO_SUCH_PATH, value.detail))
             return []
         if isinstance(value, str):
             if not value.strip():
@@ -175,7 +182,7 @@ class RowReader:
                 try:
                     value = parse_structure(value)
                 except Unparsable as error:
-                    problems.append(problem(place, AdapterReason.STRUCTURED_TEXT, f"{error}, expected pairs [user, assistant] or messages"))
+                    problems.append(problem(place, Reason.STRUCTURED_TEXT, f"{error}, expected pairs [user, assistant] or messages"))
                     return []
         if isinstance(value, str):
             before = len(problems)
@@ -244,7 +251,7 @@ class RowReader:
                     "map `columns: {prompt: …}`, "
                     "or write `messages: {implicit: longest}` to cut at the last line break or white space they share"
                 )
-                problems.append(problem(names[0], AdapterReason.NO_PROMPT_BOUNDARY, detail))
+                problems.append(problem(names[0], Reason.NO_PROMPT_BOUNDARY, detail))
                 return [], texts
             first = texts[0] or ""
             messages = [{"role": "user", "content": first[:boundary].strip()}]
@@ -256,7 +263,7 @@ class RowReader:
             detail = (
                 f"refers to {', '.join(self._media)} (a placeholder such as <image>), which a text policy cannot see; leave the row out"
             )
-            problems.append(problem(self._prompt.text if self._prompt else "prompt", AdapterReason.MEDIA, detail))
+            problems.append(problem(self._prompt.text if self._prompt else "prompt", Reason.MEDIA, detail))
         return messages or [], texts
 
     def _longer(self, given: list[Message] | None, lead: list[Message], problems: list[Problem], name: str) -> list[Message]:
@@ -278,7 +285,7 @@ class RowReader:
         if messages[0]["content"].strip() == system.strip():
             return messages
         detail = "differs from the system message of the conversation; keep one of them, e.g. `context: {system: false}`"
-        problems.append(problem(self._system.text if self._system else "system", AdapterReason.CONTEXT_CONFLICT, detail))
+        problems.append(problem(self._system.text if self._system else "system", Reason.CONTEXT_CONFLICT, detail))
         return []
 
     def _cut(self, replies: list[Reply]) -> tuple[list[Message], list[str | None]] | None:
@@ -307,7 +314,7 @@ class RowReader:
                         f"[{column}]` if "
                         "they do not matter"
                     )
-                    problems.append(problem(column, AdapterReason.MEDIA, detail))
+                    problems.append(problem(column, Reason.MEDIA, detail))
                 else:
                     detail = (
                         "holds tool definitions; write "
@@ -317,7 +324,7 @@ class RowReader:
                         "if the template can render "
                         f"them, or `ignore: [{column}]`"
                     )
-                    problems.append(problem(column, AdapterReason.TOOL_CALL, detail))
+                    problems.append(problem(column, Reason.TOOL_CALL, detail))
         if self._id is not None:
             fields["id"] = self._identifier(row, problems)
         if self._task is not None:
@@ -342,7 +349,7 @@ class RowReader:
         if type(value) is not Missing:
             return value
         if not value.absent:
-            problems.append(problem(value.place, AdapterReason.NO_SUCH_PATH, value.detail))
+            problems.append(problem(value.place, Reason.NO_SUCH_PATH, value.detail))
         return None
 
     def _identifier(self, row: dict[str, Any], problems: list[Problem]) -> Any:
@@ -370,7 +377,7 @@ class RowReader:
                 return found
         shown = ascii(value[:40]) if isinstance(value, str) else describe(value)
         detail = f"is {shown}; write `splits: {{{shown}: train}}` (or eval), or `columns: {{split: false}}` if it is another thing"
-        problems.append(problem(self._split.text, AdapterReason.UNKNOWN_SPLIT, detail))
+        problems.append(problem(self._split.text, Reason.UNKNOWN_SPLIT, detail))
         return None
 
     def weight(self, row: dict[str, Any], problems: list[Problem]) -> float | None:
@@ -379,10 +386,10 @@ class RowReader:
         try:
             weight = to_number(self.optional(self._weight, row, problems))
         except NotANumber as error:
-            problems.append(problem(self._weight.text, AdapterReason.NOT_A_NUMBER, str(error)))
+            problems.append(problem(self._weight.text, Reason.NOT_A_NUMBER, str(error)))
             return None
         if weight is not None and weight < 0:
-            problems.append(problem(self._weight.text, AdapterReason.NOT_A_NUMBER, "is negative, expected a weight of at least 0"))
+            problems.append(problem(self._weight.text, Reason.NOT_A_NUMBER, "is negative, expected a weight of at least 0"))
             return None
         return weight
 
@@ -413,7 +420,7 @@ class ResponseReader:
         """The response at a path; a path that leads nowhere is a problem, null is a missing response."""
         value = path.get(row)
         if type(value) is Missing:
-            problems.append(problem(value.place, AdapterReason.NO_SUCH_PATH, value.detail))
+            problems.append(problem(value.place, Reason.NO_SUCH_PATH, value.detail))
             return Reply([], None)
         return self.reader.messages.reply(value, path.text, problems, name)
 

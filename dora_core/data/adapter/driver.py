@@ -17,11 +17,10 @@ from dora_core.data.adapter.list import ListShape
 from dora_core.data.adapter.mixed import PairOrListShape
 from dora_core.data.adapter.numbers import describe
 from dora_core.data.adapter.pair import PairShape
-from dora_core.data.adapter.reasons import problem
 from dora_core.data.adapter.rows import RowsShape
 from dora_core.data.adapter.single import SingleShape, UnpairedShape
 from dora_core.data.adapter.tree import TreeShape
-from dora_core.data.problems import Problem, Reason
+from dora_core.data.problems import Problem, Reason, problem
 from dora_core.errors import ConfigError
 
 _BY_ROW: dict[str, Callable[[Adapter, Sequence[str], Counter[str]], Callable[[dict[str, Any]], Adapted]]] = {

@@ -25,9 +25,8 @@ from dora_core.config.adapter import (
 )
 from dora_core.data.adapter.numbers import NOT_MEASURED, NotANumber, describe, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
-from dora_core.data.adapter.reasons import AdapterReason, problem
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
-from dora_core.data.problems import Problem, Reason
+from dora_core.data.problems import Problem, Reason, problem
 
 Kind = Literal["preference", "reward", "rank"]
 
@@ -87,7 +86,7 @@ def label_value(path: CompiledPath, row: dict[str, Any], problems: list[Problem]
     if type(value) is Missing:
         if value.absent:
             return None
-        problems.append(problem(value.place, AdapterReason.NO_SUCH_PATH, value.detail))
+        problems.append(problem(value.place, Reason.NO_SUCH_PATH, value.detail))
         return value
     if isinstance(value, list):
         given = [item for item in value if item is not None]
@@ -95,7 +94,7 @@ def label_value(path: CompiledPath, row: dict[str, Any], problems: list[Problem]
             return None
         if any(item != given[0] or type(item) is not type(given[0]) for item in given):
             detail = f"{len(given)} annotations disagree; choose one, e.g. by `[0]` in `label.column`, or leave the row out"
-            problems.append(problem(path.text, AdapterReason.UNKNOWN_LABEL, detail))
+            problems.append(problem(path.text, Reason.UNKNOWN_LABEL, detail))
             return Missing(path.text, detail, absent=False)
         return given[0]
     return value
@@ -156,7 +155,7 @@ class TwoSided:
             if one is not None and two is not None and (one > two) - (one < two) != (name == "a") - (name == "b"):
                 says = {"a": "A", "b": "B", TIE: "neither"}[name]
                 detail = f"`{self._path.text}` prefers {says}, the scores say otherwise; leave the row out, or take `check` away"
-                problems.append(problem(check.places(), AdapterReason.SCORE_CONTRADICTS_LABEL, detail))
+                problems.append(problem(check.places(), Reason.SCORE_CONTRADICTS_LABEL, detail))
                 return None
         return verdict
 
@@ -251,7 +250,7 @@ class Numbers:
     def _number(self, value: Any, place: str, problems: list[Problem], path: CompiledPath | None = None) -> float | None:
         if type(value) is Missing:
             if not value.absent:
-                problems.append(problem(value.place, AdapterReason.NO_SUCH_PATH, value.detail))
+                problems.append(problem(value.place, Reason.NO_SUCH_PATH, value.detail))
             return None
         try:
             return to_number(value, self._missing)
@@ -380,7 +379,7 @@ class OneLabel:
             return 1.0 if name == "true" else 0.0
         if value is None:
             detail = f"is null; rows without feedback are left out with `label.skip: [null]`; allowed: {self._values.allowed()}"
-            problems.append(problem(self._path.text, AdapterReason.MISSING_LABEL, detail))
+            problems.append(problem(self._path.text, Reason.MISSING_LABEL, detail))
         else:
             problems.append(unknown_value(self._path.text, value, self._values.allowed()))
         return None
@@ -394,7 +393,7 @@ def list_value(value: Any, path: CompiledPath, problems: list[Problem]) -> list[
         return None
     if type(value) is Missing:
         if not value.absent:
-            problems.append(problem(value.place, AdapterReason.NO_SUCH_PATH, value.detail))
+            problems.append(problem(value.place, Reason.NO_SUCH_PATH, value.detail))
         return None
     if isinstance(value, tuple):
         return list(value)
@@ -402,7 +401,7 @@ def list_value(value: Any, path: CompiledPath, problems: list[Problem]) -> list[
         try:
             parsed = parse_structure(value)
         except Unparsable as error:
-            problems.append(problem(path.text, AdapterReason.STRUCTURED_TEXT, f"{error}, expected a list; write JSON"))
+            problems.append(problem(path.text, Reason.STRUCTURED_TEXT, f"{error}, expected a list; write JSON"))
             return None
         if isinstance(parsed, list):
             return parsed
@@ -416,7 +415,7 @@ def based_rank(rank: float | None, base: int, place: str, problems: list[Problem
     if rank is None:
         return None
     if rank < base:
-        problems.append(problem(place, AdapterReason.UNKNOWN_LABEL, f"rank {rank:g} is below the best rank {base}; see `base`"))
+        problems.append(problem(place, Reason.UNKNOWN_LABEL, f"rank {rank:g} is below the best rank {base}; see `base`"))
         return None
     return rank - base + 1
 
@@ -424,8 +423,8 @@ def based_rank(rank: float | None, base: int, place: str, problems: list[Problem
 def unknown_value(place: str, value: Any, allowed: str) -> Problem:
     """Problem of a label's value that is not named; a short text is quoted, it is a name and not data."""
     shown = ascii(value[:40]) if isinstance(value, str) else repr(value) if isinstance(value, int | float) else describe(value)
-    return problem(place, AdapterReason.UNKNOWN_LABEL, f"is {shown}; allowed: {allowed or 'none'}")
+    return problem(place, Reason.UNKNOWN_LABEL, f"is {shown}; allowed: {allowed or 'none'}")
 
 
-def _reason(error: NotANumber) -> Reason | AdapterReason:
-    return Reason.NONFINITE_REWARD if error.nonfinite else AdapterReason.NOT_A_NUMBER
+def _reason(error: NotANumber) -> Reason | Reason:
+    return Reason.NONFINITE_REWARD if error.nonfinite else Reason.NOT_A_NUMBER

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from dora_core.config.adapter import Adapter
-from dora_core.data.adapter.base import Adapted, CanonicalRow, RowReader
+from dora_core.data.adapter.base import Adapted, CanonicalRow, Refused, RowReader
 from dora_core.data.adapter.labels import ListLabel, list_value
 from dora_core.data.adapter.paths import Missing
-from dora_core.data.adapter.reasons import AdapterReason, problem
-from dora_core.data.problems import Problem, Reason
+from dora_core.data.problems import Problem, Reason, problem
 
 
 class ListShape:
@@ -29,7 +28,7 @@ class ListShape:
         reader, path = self.reader, self.responses
         value = path.get(row)
         if type(value) is Missing:
-            return [problem(value.place, AdapterReason.NO_SUCH_PATH, value.detail)]
+            return [problem(value.place, Reason.NO_SUCH_PATH, value.detail)]
         values = list_value(value, path, problems)
         given = reader.given(row, problems)
         if values is None:
@@ -47,7 +46,7 @@ class ListShape:
         elif self._source is not None:
             fields["sources"] = [reader.optional(self._source, row, problems)] * len(texts)
         if problems or label is None:
-            return problems
+            return Refused(problems, CanonicalRow("listwise", fields))
         kind, numbers = label
         if any(number is not None for number in numbers):
             fields["ranks" if kind == "rank" else "rewards"] = numbers

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 from dora_core.config.adapter import DEFAULT_ROLES, Messages
 from dora_core.config.path_syntax import quote_key
 from dora_core.data.adapter.numbers import describe
-from dora_core.data.adapter.reasons import AdapterReason, problem
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
 from dora_core.data.adapter.transcripts import has_token, hh_transcript, is_plain, parse_template, template_in, without_end_tokens
-from dora_core.data.problems import Problem, Reason
+from dora_core.data.problems import Problem, Reason, problem
 
 Message = dict[str, str]
 
@@ -118,7 +117,7 @@ class MessageReader:
             return Reply([], None)
         if len(last) > 2:
             detail = "the response is a tool call, which a text policy cannot learn; leave the row out, or map the call as text"
-            problems.append(problem(field, AdapterReason.TOOL_CALL, detail))
+            problems.append(problem(field, Reason.TOOL_CALL, detail))
             return Reply([], None)
         return Reply(turns[:-1], last["content"])
 
@@ -143,7 +142,7 @@ class MessageReader:
             rest = text if prompt else without_end_tokens(text)
             if template_in(rest, prompt=prompt) is None:
                 return None
-        problems.append(problem(field, AdapterReason.TEMPLATED_TEXT, self._templated(text, sign)))
+        problems.append(problem(field, Reason.TEMPLATED_TEXT, self._templated(text, sign)))
         return []
 
     def _templated(self, text: str, sign: str) -> str:
@@ -168,7 +167,7 @@ class MessageReader:
         except Unparsable as error:
             if _MESSAGE_LIST.match(text.lstrip()) is None:
                 return None
-            problems.append(problem(field, AdapterReason.STRUCTURED_TEXT, f"looks like messages written as text, but {error}; write JSON"))
+            problems.append(problem(field, Reason.STRUCTURED_TEXT, f"looks like messages written as text, but {error}; write JSON"))
             return []
         items = [value] if isinstance(value, dict) else value
         if not items or not all(isinstance(item, dict) and self._key_of(item) is not None for item in items):
@@ -187,7 +186,7 @@ class MessageReader:
         if sign is None or (self.settings.templated == "text" and not has_token(text) and not text.startswith("\n\n")):
             return True
         detail = f"holds {sign}: it is already templated; map the texts without a template"
-        problems.append(problem(field, AdapterReason.TEMPLATED_TEXT, detail))
+        problems.append(problem(field, Reason.TEMPLATED_TEXT, detail))
         return False
 
     # ------------------------------------------------------------------------------------------------- lists of messages
@@ -232,9 +231,7 @@ class MessageReader:
                 called = True
                 extra |= self._kept(key, value, f"{field}.{key}", problems)
             elif key in MEDIA_KEYS:
-                problems.append(
-                    problem(f"{field}.{key}", AdapterReason.MEDIA, f"holds {key}, which a text policy cannot see; leave the row out")
-                )
+                problems.append(problem(f"{field}.{key}", Reason.MEDIA, f"holds {key}, which a text policy cannot see; leave the row out"))
             elif key in PAYLOAD_KEYS:
                 problems.append(
                     problem(f"{field}.{key}", Reason.WRONG_TYPE, f"holds a text under {key!r} beside the content; map it as the content")
@@ -271,14 +268,14 @@ class MessageReader:
             shown = value[:40]
             if value.strip().casefold() in _CALL_ROLES:
                 problems.append(
-                    problem(field, AdapterReason.TOOL_CALL, f"is {shown!a}: tool calls written as turns cannot be read; leave the row out")
+                    problem(field, Reason.TOOL_CALL, f"is {shown!a}: tool calls written as turns cannot be read; leave the row out")
                 )
                 return ""
             known = ", ".join(dict.fromkeys(self._roles))
             detail = f"is {shown!a}; write `messages: {{roles: {{{quote_key(shown)}: user}}}}` (or system, assistant, tool); known: {known}"
-            problems.append(problem(field, AdapterReason.UNKNOWN_ROLE, detail))
+            problems.append(problem(field, Reason.UNKNOWN_ROLE, detail))
         else:
-            problems.append(problem(field, AdapterReason.UNKNOWN_ROLE, f"is {describe(value)}, expected the name of a role"))
+            problems.append(problem(field, Reason.UNKNOWN_ROLE, f"is {describe(value)}, expected the name of a role"))
         return ""
 
     def _reasoning(self, value: Any, field: str, problems: list[Problem]) -> str:
@@ -286,12 +283,12 @@ class MessageReader:
         if text is not None and not text.strip():
             return ""
         if text is None:
-            problems.append(problem(field, AdapterReason.REASONING, f"is {describe(value)}, expected text"))
+            problems.append(problem(field, Reason.REASONING, f"is {describe(value)}, expected text"))
         elif self.settings.reasoning == "refuse":
             detail = (
                 "holds reasoning; write `messages: {reasoning: drop}` to leave it out, or `keep` to put it in front in <think>…</think>"
             )
-            problems.append(problem(field, AdapterReason.REASONING, detail))
+            problems.append(problem(field, Reason.REASONING, detail))
         elif self.settings.reasoning == "drop":
             self.notes["reasoning left out"] += 1
         elif self._clean(text, field, problems, prompt=False):
@@ -305,10 +302,10 @@ class MessageReader:
             try:
                 return {key: json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)}
             except (TypeError, ValueError, RecursionError):
-                problems.append(problem(field, AdapterReason.TOOL_CALL, "cannot be written as JSON"))
+                problems.append(problem(field, Reason.TOOL_CALL, "cannot be written as JSON"))
                 return {}
         detail = "holds a tool call or tools; write `messages: {tools: keep}` if the template can render them, or leave the row out"
-        problems.append(problem(field, AdapterReason.TOOL_CALL, detail))
+        problems.append(problem(field, Reason.TOOL_CALL, detail))
         return {}
 
     def _content(self, value: Any, field: str, problems: list[Problem], *, called: bool) -> str | None:
@@ -351,12 +348,12 @@ class MessageReader:
                     texts.append(f"<think>\n{thought}\n</think>\n\n")
                     thoughts += 1
             elif kind in _TOOL_PARTS:
-                problems.append(problem(place, AdapterReason.TOOL_CALL, f"is a part of the type {kind!a}; leave the row out"))
+                problems.append(problem(place, Reason.TOOL_CALL, f"is a part of the type {kind!a}; leave the row out"))
             else:
                 name = media[0] if media else kind
                 shown = ascii(name[:40]) if isinstance(name, str) else describe(name)
                 problems.append(
-                    problem(place, AdapterReason.MEDIA, f"is a part of the type {shown}, which a text policy cannot see; leave the row out")
+                    problem(place, Reason.MEDIA, f"is a part of the type {shown}, which a text policy cannot see; leave the row out")
                 )
         return "".join(texts) if len(problems) == before else None
 

@@ -15,7 +15,7 @@ from dora_core.data.adapter.base import Adapted, CanonicalRow
 from dora_core.data.adapter.list import ListShape
 from dora_core.data.adapter.pair import PairShape
 from dora_core.data.adapter.paths import CompiledPath, Missing
-from dora_core.data.adapter.reasons import AdapterReason, problem
+from dora_core.data.problems import Reason, problem
 
 
 class PairOrListShape:
@@ -41,14 +41,10 @@ class PairOrListShape:
         fields, pair = listed.fields, paired.fields
         place, texts = self._pair.chosen.text, fields["responses"]
         if fields["prompt"] != pair["prompt"]:
-            return [
-                problem(
-                    place, AdapterReason.MIXED_FORMS, f"has another prompt than {self._list.responses.text}; set `shape: pair` or `list`"
-                )
-            ]
+            return [problem(place, Reason.MIXED_FORMS, f"has another prompt than {self._list.responses.text}; set `shape: pair` or `list`")]
         if pair["chosen"] not in texts or pair["rejected"] not in texts or pair["chosen"] == pair["rejected"]:
             detail = f"chosen and rejected are not two of {self._list.responses.text}; set `shape: pair` or `shape: list`"
-            return [problem(place, AdapterReason.MIXED_FORMS, detail)]
+            return [problem(place, Reason.MIXED_FORMS, detail)]
         best, worst = texts.index(pair["chosen"]), texts.index(pair["rejected"])
         rewards, ranks = fields.get("rewards"), fields.get("ranks")
         if rewards is None and ranks is None:
@@ -58,7 +54,7 @@ class PairOrListShape:
         numbers = rewards if rewards is not None else [None if rank is None else -rank for rank in ranks or []]
         if numbers[best] is None or numbers[worst] is None or not numbers[best] > numbers[worst]:
             detail = f"the numbers of {self._list.responses.text} do not prefer the chosen response; set `shape: pair` or `shape: list`"
-            return [problem(place, AdapterReason.SCORE_CONTRADICTS_LABEL, detail)]
+            return [problem(place, Reason.SCORE_CONTRADICTS_LABEL, detail)]
         return listed
 
 

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dora_core.config.adapter import Adapter
-from dora_core.data.adapter.base import Adapted, CanonicalRow, ResponseReader, RowReader
+from dora_core.data.adapter.base import Adapted, CanonicalRow, Refused, ResponseReader, RowReader
 from dora_core.data.adapter.labels import TwoSided
-from dora_core.data.adapter.reasons import AdapterReason, problem
-from dora_core.data.problems import Problem, Reason
+from dora_core.data.problems import Problem, Reason, problem
 
 
 class PairShape:
@@ -49,7 +48,7 @@ class PairShape:
         reader.beside(row, fields, problems)
         sources = [responses.source(paths, row, problems) for paths in (self._chosen_source, self._rejected_source)]
         if problems:
-            return problems
+            return Refused(problems, CanonicalRow("pairwise", {**fields, "chosen": texts[0], "rejected": texts[1]}))
         if verdict is None or verdict.first is None or verdict.second is None:
             if verdict is not None:
                 self.notes["pairs without both scores, read as plain preferences"] += 1
@@ -65,7 +64,7 @@ class PairShape:
                 "{…, contradiction: scores}` "
                 "to let the scores decide, or leave the row out"
             )
-            return [problem(self._names[1], AdapterReason.SCORE_CONTRADICTS_LABEL, detail)]
+            return [problem(self._names[1], Reason.SCORE_CONTRADICTS_LABEL, detail)]
         if texts[0] == texts[1] and verdict.first != verdict.second:
             return [problem(self._names[1], Reason.IDENTICAL_PAIR, "equals the other response, and the scores differ")]
         if verdict.first < verdict.second:

@@ -16,9 +16,8 @@ from dora_core.data.adapter.base import CanonicalRow, ResponseReader, RowReader
 from dora_core.data.adapter.labels import SKIPPED, OneLabel
 from dora_core.data.adapter.numbers import describe
 from dora_core.data.adapter.paths import Missing
-from dora_core.data.adapter.reasons import AdapterReason, problem
 from dora_core.data.adapter.spill import spill_file
-from dora_core.data.problems import Problem, Reason
+from dora_core.data.problems import Problem, Reason, problem
 
 _BATCH = 512
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
@@ -101,13 +100,11 @@ class RowsShape:
         if self._by is not None:
             value = self._by.get(row)
             if value is None or type(value) is Missing:
-                problems.append(
-                    problem(self._by.text, AdapterReason.GROUP_CONFLICT, "is null, and `group.by` names it as the key of the group")
-                )
+                problems.append(problem(self._by.text, Reason.GROUP_CONFLICT, "is null, and `group.by` names it as the key of the group"))
                 return b""
             if not isinstance(value, str | int):
                 problems.append(
-                    problem(self._by.text, AdapterReason.GROUP_CONFLICT, f"is {describe(value)}, expected text or a whole number as a key")
+                    problem(self._by.text, Reason.GROUP_CONFLICT, f"is {describe(value)}, expected text or a whole number as a key")
                 )
                 return b""
             fields["group"] = value
@@ -124,7 +121,7 @@ class RowsShape:
                 detail = (
                     f"the {len(members)} rows of one group differ in {name}; group by another key (`group.by`), or switch the field off"
                 )
-                return [problem(name, AdapterReason.GROUP_CONFLICT, detail)]
+                return [problem(name, Reason.GROUP_CONFLICT, detail)]
             if name in first:
                 fields[name] = first[name]
         numbers = [m["number"] for m in members]

@@ -9,8 +9,7 @@ from typing import Any
 from dora_core.config.adapter import Adapter
 from dora_core.data.adapter.base import Adapted, CanonicalRow, ResponseReader, RowReader
 from dora_core.data.adapter.labels import SKIPPED, OneLabel
-from dora_core.data.adapter.reasons import problem
-from dora_core.data.problems import Problem, Reason
+from dora_core.data.problems import Problem, Reason, problem
 
 
 class SingleShape:

@@ -16,9 +16,8 @@ from dora_core.data.adapter.base import CanonicalRow, RowReader
 from dora_core.data.adapter.labels import based_rank
 from dora_core.data.adapter.numbers import NotANumber, describe, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
-from dora_core.data.adapter.reasons import AdapterReason, problem
 from dora_core.data.adapter.spill import spill_file
-from dora_core.data.problems import Problem, Reason
+from dora_core.data.problems import Problem, Reason, problem
 
 MAX_DEPTH = 1000
 _TABLE = (
@@ -64,7 +63,7 @@ class TreeShape:
                 if node is not None and not problems:
                     added = spill.execute("INSERT OR IGNORE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (node[0], index, *node[1:]))
                     if not added.rowcount:
-                        problems.append(problem(self._id.text, AdapterReason.BROKEN_TREE, "an earlier message has this id"))
+                        problems.append(problem(self._id.text, Reason.BROKEN_TREE, "an earlier message has this id"))
                 if problems:
                     yield index, problems
             spill.execute("CREATE INDEX by_parent ON node (parent, seq)")
@@ -79,7 +78,7 @@ class TreeShape:
     def _node(self, row: dict[str, Any], problems: list[Problem]) -> tuple[Any, ...] | None:
         identifier, parent = (self._key(path, row, problems) for path in (self._id, self._parent))
         if identifier is None and not problems:
-            problems.append(problem(self._id.text, AdapterReason.BROKEN_TREE, "is null, expected the id of the message"))
+            problems.append(problem(self._id.text, Reason.BROKEN_TREE, "is null, expected the id of the message"))
         role, text, rank = self._message(row, "", problems)
         source = self.reader.optional(self._source, row, problems) if self._source is not None else None
         if source is not None and not isinstance(source, str):
@@ -127,7 +126,7 @@ class TreeShape:
             try:
                 number = based_rank(to_number(rank), self.tree.rank_base, f"{at}{self._rank.text}", problems)
             except NotANumber as error:
-                problems.append(problem(f"{at}{self._rank.text}", AdapterReason.NOT_A_NUMBER, str(error)))
+                problems.append(problem(f"{at}{self._rank.text}", Reason.NOT_A_NUMBER, str(error)))
         return name, text, number
 
     def _question(self, spill: sqlite3.Connection, identifier: str, beside: str) -> CanonicalRow | list[Problem] | None:
@@ -148,9 +147,9 @@ class TreeShape:
             node = spill.execute("SELECT parent, role, text FROM node WHERE id = ?", (at,)).fetchone()
             if node is None:
                 detail = f"message {at[1:41]!r} above this one is not in the input, or was refused"
-                return [problem(self._parent.text, AdapterReason.BROKEN_TREE, detail)]
+                return [problem(self._parent.text, Reason.BROKEN_TREE, detail)]
             if at in seen or len(seen) > MAX_DEPTH:
-                return [problem(self._parent.text, AdapterReason.BROKEN_TREE, "the parents form a circle, or are more than 1000")]
+                return [problem(self._parent.text, Reason.BROKEN_TREE, "the parents form a circle, or are more than 1000")]
             seen.add(at)
             path.append({"role": node[1], "content": node[2]})
             at = node[0]
@@ -187,7 +186,7 @@ class TreeShape:
                 problems.append(
                     problem(
                         f"{at}.{self._replies.text}".lstrip("."),
-                        AdapterReason.BROKEN_TREE,
+                        Reason.BROKEN_TREE,
                         f"is {describe(replies)}, expected a list of messages",
                     )
                 )

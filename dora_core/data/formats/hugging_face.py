@@ -42,7 +42,9 @@ class DatasetReader:
         self._dataset = loaded.with_format("arrow")
         self.columns: list[str] = loaded.column_names
 
-    def rows(self, columns: Mapping[str, str], batch_rows: int) -> Iterator[tuple[int, Any]]:
+    def rows(self, columns: Mapping[str, str] | None, batch_rows: int) -> Iterator[tuple[int, Any]]:
+        if columns is None:
+            columns = {name: name for name in self.columns}
         batches = self._dataset.select_columns(sorted(set(columns.values()))).iter(batch_size=batch_rows)
         yield from numbered_rows(map(_validated, batches), columns)
 

@@ -100,11 +100,12 @@ def with_prompts(table: pa.Table, records: pa.Table) -> pa.Table:
     any record has one."""
     import pyarrow as pa
 
-    from dora_core.data.encoding import plain_prompt
+    from dora_core.data.encoding import chat_turns, plain_prompt
 
     messages = records["prompt"].to_pylist()
     plain = all(len(prompt) == 1 and prompt[0]["role"] == "user" for prompt in messages)
-    texts = pa.array([plain_prompt(prompt) for prompt in messages]) if plain else records["prompt"].combine_chunks()
+    turns = [chat_turns(prompt)[0] for prompt in messages]  # without the empty field of prompts without tools
+    texts = pa.array([plain_prompt(prompt) for prompt in messages]) if plain else pa.array(turns)
     place_of = {record: place for place, record in enumerate(records["record_id"].to_pylist())}
     places = pa.array([place_of[record] for record in table["record_id"].to_pylist()], pa.int64())
     table = table.add_column(0, "prompt", texts.take(places))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from dora_core.data.problems import Problem, Reason
+from dora_core.data.problems import Problem, Reason, in_words
 
 
 def test_codes_are_the_names_in_lower_case() -> None:
-    assert {reason.name.lower() for reason in Reason} == {reason.value for reason in Reason} and len(Reason) == 15
+    assert {reason.name.lower() for reason in Reason} == {reason.value for reason in Reason} and len(Reason) == 32
     assert f"{Problem('id', Reason.DUPLICATE_ID, 'twice').reason}" == "duplicate_id"
 
 
@@ -17,3 +17,13 @@ def test_the_schema_of_the_configuration_loads_no_reader() -> None:
     """Formats name problems, and the configuration names formats: none of them may load pyarrow, which takes 0.2 s."""
     code = "import sys, dora_core.config.method; assert not {'pyarrow', 'numpy', 'datasets', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_problem_in_words_names_the_field_what_was_found_and_the_next_step() -> None:
+    assert in_words(Problem("rejected", Reason.EMPTY_RESPONSE, "no characters")) == (
+        "rejected: no characters; take the row out: a model that says nothing has given no response"
+    )
+    assert in_words(Problem("task", Reason.WRONG_TYPE, "is a list; write `columns: {task: false}`")) == (
+        "task is a list; write `columns: {task: false}`"
+    )
+    assert in_words(Problem("", Reason.UNPARSABLE, "half a line")).startswith("row: half a line; ")

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import dora_core.data.inputs
-import tasks.stages.ingest
+import dora_core.data.adapted
+import tasks.stages._ingest_tables
 from dora_core.config.data import DataConfig
 from dora_core.data.inputs import fingerprint_sources
 from dora_core.data.records import GOLDEN_SCHEMA, QUARANTINE_SCHEMA, RECORDS_SCHEMA
@@ -153,7 +153,7 @@ def test_bytes_do_not_depend_on_batches_and_fingerprint_depends_on_content(tmp_p
     config = DataConfig(train=[{"path": str(parquet)}])
     spec = Spec(data=config, fingerprints=fingerprint_sources(config))
     first = execute(spec, run, Store(str(tmp_path / "one")))
-    monkeypatch.setattr(dora_core.data.inputs.InputFile.rows, "__defaults__", (7,))
+    monkeypatch.setattr(dora_core.data.adapted.AdaptedInput.rows, "__defaults__", (7,))
     second = execute(spec, run, Store(str(tmp_path / "two")))
     assert first["files"] == second["files"]
     assert first["facts"] == second["facts"]
@@ -162,7 +162,7 @@ def test_bytes_do_not_depend_on_batches_and_fingerprint_depends_on_content(tmp_p
 
 
 def test_row_groups_are_cut_by_text_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks.stages.ingest, "GROUP_CHARS", 2000)
+    monkeypatch.setattr(tasks.stages._ingest_tables, "GROUP_CHARS", 2000)
     _, folder = ingest(tmp_path, GOOD)
     file = pq.ParquetFile(folder / "records.parquet")
     assert file.num_row_groups > 1

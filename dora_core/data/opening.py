@@ -1,0 +1,53 @@
+"""Opening all inputs of a configuration: adapters resolved, rules of suspicion told the files and the evaluation texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dora_core.config.data import DataConfig
+from dora_core.data.adapted import AdaptedInput
+from dora_core.data.inputs import Input, inputs_of, open_readers, references_of
+from dora_core.data.locations import readable
+from dora_core.data.suspicion import Suspicion
+
+
+def open_inputs(data: DataConfig, fingerprints: Mapping[str, str], *, references: bool = True) -> tuple[list[AdaptedInput], Suspicion]:
+    """Every input with its adapter, and the rules that will see its records.
+
+    Args:
+        references: read the files of ``data.decontaminate``.
+
+    Raises:
+        DataError, ConfigError: an input cannot be read as configured, or needs a decision.
+    """
+    suspicion = Suspicion(data)
+    inputs = [AdaptedInput(item, fingerprints) for item in inputs_of(data)]
+    for source in inputs:
+        for mapping in source.mappings:
+            suspicion.opened(
+                source.item.place, mapping.files, "split" in mapping.resolved.left.used or bool(mapping.resolved.adapter.columns.split)
+            )
+    for item in references_of(data) if references else []:
+        for text in _texts_of(item, fingerprints):
+            suspicion.reference(text)
+    return inputs, suspicion
+
+
+def _texts_of(item: Input, fingerprints: Mapping[str, str]) -> Iterator[str]:
+    """All texts in all rows of an input."""
+    for name, reader in open_readers(item, fingerprints):
+        with readable(name):
+            for _, row in reader.rows(None, 1024):
+                yield from _texts_in(row)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts_in(inner)
