@@ -5,7 +5,7 @@ An input (:class:`DataSource`) is a place and an :class:`~dora_core.config.adapt
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -37,19 +37,59 @@ class Columns(StrictModel):
     response: str | None = Field(None, description="Golden reference data: the single trusted response.")
 
 
-class DataSource(Adapter):
-    """One input: a file, a folder of files, a saved ``datasets`` directory, or a dataset name; and how its rows become records."""
+def _is_unset(value: object) -> bool:
+    """Whether a read option is left out of a dump, so that configurations without it keep their digest."""
+    return value is None
 
-    path: str = Field(min_length=1, description=f"A {_PLACES}, folder of files, or dataset name.")
+
+FilePath = Annotated[str, Field(min_length=1)]
+Patterns = FilePath | list[FilePath]
+
+
+class DataSource(Adapter):
+    """One input: files by path or glob, a folder, a saved ``datasets`` directory or a dataset name; and how its rows become records."""
+
+    path: FilePath | Annotated[list[FilePath], Field(min_length=1)] = Field(
+        description=f"{_PLACES}, folder of files, glob (`*`, `**`, `?`, `[..]`, `{{a,b}}`) or dataset name; or a list of these."
+    )
     format: FormatName = Field(AUTO, description="auto: by the content of the path.")
-    split: str = Field("train", description="Split, for a `datasets` name or a DatasetDict directory.")
+    split: str = Field(
+        "train",
+        min_length=1,
+        description="Split, slice (`train[:10%]`, `train[10:20]`) or sum (`train+validation`). Without splits, all rows are `train`.",
+    )
+    subset: str | None = Field(None, min_length=1, exclude_if=_is_unset, description="Subset (configuration) of a dataset with several.")
+    data_dir: str | None = Field(None, min_length=1, exclude_if=_is_unset, description="Folder below the path, or inside a dataset name.")
+    data_files: Patterns | dict[str, Patterns] | None = Field(
+        None, exclude_if=_is_unset, description="Files below the path: a glob, a list, or one of these per split."
+    )
     revision: str | None = Field(None, pattern=REVISION_PATTERN, description="Pinned commit (40 hex digits) of a dataset name.")
+    query: str | None = Field(None, min_length=1, exclude_if=_is_unset, description="SQL query for a SQLite database with several tables.")
     source: str | None = Field(None, pattern=NAME_PATTERN, description="Source name for rows without one.")
     weight: float = Field(
         1.0, gt=0, le=100, description="Expected copies of each training record; below 1 a share of them, chosen by a hash of the content."
     )
     repeat: int = Field(1, ge=1, le=100, description="Copies of each training record; multiplies `weight`.")
     max_rows: int | None = Field(None, ge=1, description="At most this many records of the input, chosen by a hash of the content.")
+
+    @property
+    def paths(self) -> list[str]:
+        """``path`` as a list."""
+        return [self.path] if isinstance(self.path, str) else self.path
+
+    @property
+    def shown(self) -> str:
+        """The path for messages: ``a.jsonl``, or ``a.jsonl + 2 more``."""
+        first, *more = self.paths
+        return f"{first} + {len(more)} more" if more else first
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """The read options that choose among the rows of the path and are set; empty for all rows."""
+        split = None if self.split == "train" else self.split
+        names = ("subset", "data_dir", "data_files", "query")
+        chosen: dict[str, Any] = {"split": split} | {name: getattr(self, name) for name in names}
+        return {name: value for name, value in chosen.items() if value is not None}
 
     @property
     def adapter(self) -> Adapter:

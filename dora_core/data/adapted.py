@@ -18,7 +18,7 @@ from dora_core.data.adapter.driver import RowAdapter
 from dora_core.data.adapter.resolve import Resolved, resolve
 from dora_core.data.columns_left import decision_of
 from dora_core.data.formats import Reader
-from dora_core.data.inputs import BATCH_ROWS, Input, open_readers
+from dora_core.data.inputs import BATCH_ROWS, Input, open_files
 from dora_core.data.locations import readable
 from dora_core.data.problems import Problem
 from dora_core.errors import DataError
@@ -59,12 +59,14 @@ class AdaptedInput:
         mappings: in the order of their first file; more than one where files differ in their columns.
         notes: parts of rows that were left out or decided, by what they are; counted while rows are read.
         rows_read: rows of the files so far.
+        file_notes: choices made when the files were opened: the split that is read, those left out, the field that holds the rows.
     """
 
     def __init__(self, item: Input, fingerprints: Mapping[str, str]):
         self.item, self._fingerprints = item, fingerprints
         self.notes: Counter[str] = Counter()
         self.rows_read = 0
+        self.file_notes = list[str]()
         self.mappings = self._resolved(list(self._schemas()))
         if item.content in ("train", "eval"):
             self._check_sources()
@@ -78,7 +80,8 @@ class AdaptedInput:
     def _schemas(self) -> Iterator[tuple[list[str], bool, list[dict[str, Any]], list[str]]]:
         """(columns, ragged, sample, files) by set of columns."""
         found: dict[frozenset[str], tuple[list[str], bool, list[dict[str, Any]], list[str]]] = {}
-        for name, reader in open_readers(self.item, self._fingerprints):
+        for name, reader, notes in open_files(self.item, self._fingerprints):
+            self.file_notes += [note for note in notes if note not in self.file_notes]
             columns = list(dict.fromkeys(reader.columns))
             key = frozenset(columns)
             if key not in found or not found[key][2]:
@@ -99,7 +102,7 @@ class AdaptedInput:
         if len(mappings) > 1 and any(mapping.resolved.shape in ("rows", "tree") for mapping in mappings):
             columns = list(dict.fromkeys(column for one in schemas for column in one[0]))
             sample = [row for one in schemas for row in one[2][: max(1, SAMPLE_ROWS // len(schemas))]]
-            files = [name for name, _ in open_readers(self.item, self._fingerprints)]
+            files = [file.name for file in open_files(self.item, self._fingerprints)]
             return [self._mapped(columns, True, sample, files)]
         return mappings
 
@@ -145,7 +148,7 @@ class AdaptedInput:
             for position, value in adapter.rows(places.numbered(self._raw(of_file, late, batch_rows))):
                 yield AdaptedRow(*places.of(position), value, adapter)
         else:
-            for name, reader in open_readers(self.item, self._fingerprints):
+            for name, reader, _ in open_files(self.item, self._fingerprints):
                 mapping = of_file[name]
                 adapter = adapters[id(mapping)]
                 for position, value in adapter.rows(self._read(name, reader, mapping, late, batch_rows)):
@@ -155,7 +158,7 @@ class AdaptedInput:
         self.notes.update(late.notes())
 
     def _raw(self, of_file: Mapping[str, MappedFiles], late: _LateColumns, batch_rows: int) -> Iterator[tuple[str, int, Any]]:
-        for name, reader in open_readers(self.item, self._fingerprints):
+        for name, reader, _ in open_files(self.item, self._fingerprints):
             for position, row in self._read(name, reader, of_file[name], late, batch_rows):
                 yield name, position, row
 

@@ -15,23 +15,27 @@ UNREADABLE = (ValueError, ArithmeticError, LookupError)
 year 9999, an unknown time zone, a struct with one name twice."""
 
 
-def numbered_rows(batches: Iterable[pa.RecordBatch | pa.Table], columns: Mapping[str, str]) -> Iterator[tuple[int, Any]]:
+def numbered_rows(batches: Iterable[pa.RecordBatch | pa.Table], columns: Mapping[str, str] | None) -> Iterator[tuple[int, Any]]:
     """(position, row) of every row of ``batches``, counted from 0.
 
     Args:
-        columns: field → column of the batches; a row is a dict of these fields, or a :class:`~dora_core.data.problems.Problem`.
+        columns: field → column of the batches; a row is a dict of these fields, or a :class:`~dora_core.data.problems.Problem`. None:
+            every column under its own name.
     """
     first = 0
     for batch in batches:
+        wanted = {name: name for name in batch.schema.names} if columns is None else columns
         try:
-            rows = _python_rows(batch, columns)
+            rows = _python_rows(batch, wanted)
         except UNREADABLE:
-            rows = [_row_or_problem(batch, i, columns) for i in range(batch.num_rows)]
+            rows = [_row_or_problem(batch, i, wanted) for i in range(batch.num_rows)]
         yield from enumerate(rows, first)
         first += batch.num_rows
 
 
 def _python_rows(batch: pa.RecordBatch | pa.Table, columns: Mapping[str, str]) -> list[Any]:
+    if not columns:
+        return [{} for _ in range(batch.num_rows)]
     values = zip(*(batch.column(name).to_pylist() for name in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in values]
 

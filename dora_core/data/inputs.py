@@ -6,7 +6,9 @@ once per file, rows in batches). The formats are those of ``formats/``.
 A row that cannot be read is a :class:`Problem` at its position; the rows before and after it stay. A *file* that cannot be read to its
 end (truncated, damaged, another format) refuses the input: the number of good rows it would have had is unknown.
 
-Left out: JSON arrays, CSV, encodings other than UTF-8, and repairing anything.
+A slice of a split (`train[:10%]`) counts over all files of the split, which are read once more to count their rows.
+
+Left out: encodings other than UTF-8, and repairing anything.
 """
 
 from __future__ import annotations
@@ -14,16 +16,20 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from dora_core.config.data import DataConfig, DataSource
 from dora_core.data.fingerprints import FingerprintMemory
-from dora_core.data.formats import File, Location, Reader
+from dora_core.data.formats import FORMATS, File, Location, Reader, look_at
 from dora_core.data.locations import locate, readable
-from dora_core.data.records import Form
+from dora_core.data.records import Form, canonical_json
+from dora_core.data.row_views import PartitionedReader, SlicedReader, count_rows
 from dora_core.errors import DataError, did_you_mean
 
 BATCH_ROWS = 1024
@@ -56,6 +62,36 @@ class Input(NamedTuple):
     place: str
 
 
+class OpenFile(NamedTuple):
+    """One file, or one split of a dataset, with its columns as they are.
+
+    Attributes:
+        notes: choices for the user to see: the split that is read and those left out, the field that holds the rows.
+    """
+
+    name: str
+    reader: Reader
+    notes: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns; a name may occur twice."""
+        return self.reader.columns
+
+    @property
+    def types(self) -> Mapping[str, pa.DataType]:
+        """Arrow type of each column; empty for formats that know none before all rows are read."""
+        return self.reader.types
+
+    def rows(self, columns: Mapping[str, str] | None = None, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, Any]]:
+        """(position, row): a dict keyed by the fields of ``columns`` (None: every column), another value, or a :class:`Problem`.
+
+        Positions count from 0: lines for JSON lines and CSV, blank ones and the header included; rows for other formats.
+        """
+        with readable(self.name):
+            yield from self.reader.rows(columns, batch_rows)
+
+
 class InputFile(NamedTuple):
     """One file, its resolved form and columns (canonical field → the file's column), and its rows."""
 
@@ -63,14 +99,11 @@ class InputFile(NamedTuple):
     form: Form
     columns: dict[str, str]
     reader: Reader
+    notes: tuple[str, ...] = ()
 
     def rows(self, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, Any]]:
-        """(position, row): a dict keyed by canonical fields, another JSON value, or a :class:`Problem`.
-
-        Positions count from 0; for JSON lines they count lines, blank ones included.
-        """
-        with readable(self.name):
-            yield from self.reader.rows(self.columns, batch_rows)
+        """(position, row) as in :meth:`OpenFile.rows`; a dict is keyed by canonical fields."""
+        yield from OpenFile(self.name, self.reader).rows(self.columns, batch_rows)
 
     def column_of(self, field: str) -> str:
         """The user's name for a field such as ``responses[2]``, for messages about their file."""
@@ -97,6 +130,8 @@ def fingerprint_sources(data: DataConfig, memory: FingerprintMemory | None = Non
 def fingerprint_inputs(inputs: Iterable[Input], memory: FingerprintMemory | None = None) -> dict[str, str]:
     """The content of the inputs now: ``{uri: sha256 of the file's bytes}``, or the commit a dataset name resolves to.
 
+    Where folders of the path are partitions, ``source=human/…``, they are columns, and the checksum covers them too.
+
     Args:
         memory: checksums of earlier calls; files that have not changed since are not read.
 
@@ -110,7 +145,7 @@ def fingerprint_inputs(inputs: Iterable[Input], memory: FingerprintMemory | None
                 found[at.name] = _commit(at)
             for file in at.files:
                 if file.uri not in found:
-                    found[file.uri] = _sha256(file, memory)
+                    found[file.uri] = _content(file, at, memory)
     memory.save()
     return found
 
@@ -121,44 +156,98 @@ def changed_sources(data: DataConfig, fingerprints: Mapping[str, str], memory: F
     for at in (at for item in [*inputs_of(data), *references_of(data)] for at in locate(item.source, item.place)):
         if not at.files:
             now[at.name] = fingerprints.get(at.name)
-        now |= {file.uri: _sha256(file, memory) for file in at.files if file.uri not in now}
+        now |= {file.uri: _content(file, at, memory) for file in at.files if file.uri not in now}
     memory.save()
     return sorted(uri for uri in now.keys() | fingerprints.keys() if now.get(uri) != fingerprints.get(uri))
 
 
-def open_input(item: Input, fingerprints: Mapping[str, str]) -> Iterator[InputFile]:
-    """The files of one input, in the order of their names; opened one after the other.
+def open_files(item: Input, fingerprints: Mapping[str, str]) -> Iterator[OpenFile]:
+    """The files of one input, in the order of :func:`locate`; opened one after the other, empty ones left out.
 
     Args:
         fingerprints: of :func:`fingerprint_sources`; a dataset name is read at the commit found there.
 
     Raises:
-        DataError: unreadable file, a mapped column that is not there, neither form recognised, or no source given.
+        DataError: a file that cannot be read or is of another format, or a split, slice, subset or table that is not there.
     """
-    for name, reader in open_readers(item, fingerprints):
-        form, columns = _resolve_columns(reader, item, name)
-        yield InputFile(name, form, columns, reader)
+    for _, group in groupby(locate(item.source, item.place), key=lambda at: at.part):
+        locations = list(group)
+        window, before = _window(locations, fingerprints), 0
+        for at in locations:
+            reader = _opened(at, fingerprints)
+            if not reader.columns:
+                continue  # an empty shard among others; an input without any rows is refused by the stage
+            if window is not None:
+                start, stop, rows = window[0] - before, window[1] - before, _count(at, reader)
+                before += rows
+                if start >= rows or stop <= max(start, 0):
+                    continue
+                reader = SlicedReader(reader, max(start, 0), stop)
+            yield OpenFile(at.name, reader, (*at.notes, *reader.notes))
 
 
-def open_readers(item: Input, fingerprints: Mapping[str, str]) -> Iterator[tuple[str, Reader]]:
-    """(name, reader) of the files of one input that hold columns, in the order of their names; opened one after the other.
+def open_input(item: Input, fingerprints: Mapping[str, str]) -> Iterator[InputFile]:
+    """:func:`open_files` with their columns resolved.
 
     Raises:
-        DataError: a file cannot be read.
+        DataError: as there; a mapped column that is not there, neither form recognised, or no source given.
     """
-    for at in locate(item.source, item.place):
-        if not at.files:
-            at = replace(at, revision=fingerprints.get(at.name) or _commit(at))
+    for file in open_files(item, fingerprints):
+        form, columns = _resolve_columns(file.reader, item, file.name)
+        yield InputFile(file.name, form, columns, file.reader, file.notes)
+
+
+def _opened(at: Location, fingerprints: Mapping[str, str]) -> Reader:
+    if not at.files:
+        at = replace(at, revision=fingerprints.get(at.name) or _commit(at))
+    try:
         with readable(at.name):
             reader = at.format.reader(at)
-        if reader.columns:  # else an empty shard among others; an input without any rows is refused by the stage
-            yield at.name, reader
+    except DataError as error:
+        raise _another_format(at) or error from error.__cause__
+    return PartitionedReader(reader, dict(at.partitions)) if at.partitions else reader
+
+
+def _another_format(at: Location) -> DataError | None:
+    """The error for a file whose bytes show another format than the one it was opened in."""
+    if len(at.files) != 1 or not at.format.suffixes:
+        return None
+    look = None
+    with suppress(OSError):
+        look = look_at(at.files[0])
+    if look is None or (look.format is not None and FORMATS[look.format].kin == at.format.kin):
+        return None
+    hint = f"set {at.place}.format: {look.format}" if look.format else look.hint
+    return DataError(f"{at.name} is not a {at.format.noun}: it looks like {look.text}", hint=hint)
+
+
+def _window(locations: list[Location], fingerprints: Mapping[str, str]) -> tuple[int, int] | None:
+    """First row and end of the slice of a split, counted over its locations; None for the whole split."""
+    rows = locations[0].rows
+    if rows is None:
+        return None
+    if not rows.is_relative and rows.stop is not None:
+        return int(rows.start or 0), int(rows.stop)
+    return rows.window(sum(_count(at, _opened(at, fingerprints)) for at in locations))
+
+
+def _count(at: Location, reader: Reader) -> int:
+    with readable(at.name):
+        return count_rows(reader)
 
 
 def _commit(at: Location) -> str:
     """The commit of a dataset name."""
     assert at.format.remote is not None, "a location without files is a dataset name"
     return at.revision or at.format.remote.commit(at)
+
+
+def _content(file: File, at: Location, memory: FingerprintMemory) -> str:
+    """The checksum of what a file gives: its bytes, and the partitions of its path where there are some."""
+    digest = _sha256(file, memory)
+    if not at.partitions:
+        return digest
+    return hashlib.sha256(f"{digest} {canonical_json(dict(at.partitions))}".encode()).hexdigest()
 
 
 def _sha256(file: File, memory: FingerprintMemory) -> str:

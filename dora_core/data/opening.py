@@ -7,7 +7,7 @@ from typing import Any
 
 from dora_core.config.data import DataConfig
 from dora_core.data.adapted import AdaptedInput
-from dora_core.data.inputs import Input, inputs_of, open_readers, references_of
+from dora_core.data.inputs import Input, inputs_of, open_files, references_of
 from dora_core.data.locations import readable
 from dora_core.data.suspicion import Suspicion
 
@@ -36,7 +36,7 @@ def open_inputs(data: DataConfig, fingerprints: Mapping[str, str], *, references
 
 def _texts_of(item: Input, fingerprints: Mapping[str, str]) -> Iterator[str]:
     """All texts in all rows of an input."""
-    for name, reader in open_readers(item, fingerprints):
+    for name, reader, _ in open_files(item, fingerprints):
         with readable(name):
             for _, row in reader.rows(None, 1024):
                 yield from _texts_in(row)

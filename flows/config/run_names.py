@@ -30,7 +30,7 @@ def name_of_rounds(config: SelfTrainConfig) -> str:
 
 def data_of(config: RealignConfig) -> str:
     """``"mixture.parquet"``, or ``"human.jsonl + 2 more"``."""
-    first, *more = (PurePosixPath(source.path).name for source in config.data.train)
+    first, *more = (PurePosixPath(path).name for source in config.data.train for path in source.paths)
     return f"{first} + {len(more)} more" if more else first
 
 

@@ -419,6 +419,7 @@ def _warnings(ingestion: _Ingestion, inputs: list[AdaptedInput], findings: list[
             yield from _how_read(source)
         if one.duplicates:
             yield f"{place}: {one.duplicates} records equal earlier ones and were left out"
+        yield from (f"{place}: {note}" for note in source.file_notes)
         if source.notes:
             yield f"{place}: " + ", ".join(f"{name}: {count}" for name, count in sorted(source.notes.items()))
         if one.not_selected or one.weighted_out or one.copies:

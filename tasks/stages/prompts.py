@@ -26,6 +26,7 @@ from dora_core.data.inputs import Input, fingerprint_inputs, open_input
 from dora_core.data.problems import Problem
 from dora_core.data.records import Record, Rules, parse_row, records_table
 from dora_core.errors import ConfigError, DataError, did_you_mean
+from infra.store.store import sha256_of
 from tasks.runtime.descriptor import Stage
 from tasks.runtime.facts import Facts
 from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageSpec
@@ -83,23 +84,27 @@ def _columns(source: DataSource) -> Columns:
     other = sorted(field for field, column in given.items() if field not in Columns.model_fields or column is False)
     if other:
         raise ConfigError(
-            f"columns of {source.path}: {', '.join(other)} cannot be mapped here", hint=did_you_mean(other[0], Columns.model_fields)
+            f"columns of {source.shown}: {', '.join(other)} cannot be mapped here", hint=did_you_mean(other[0], Columns.model_fields)
         )
     return Columns(**given)
 
 
 def content_of(kind: Literal["prompts", "responses"], source: DataSource, against: DataSource | None) -> list[str]:
-    """sha256 of every file, in order."""
+    """sha256 of every file, in order; after the files of an input with read options (a split, a query) also that of the options."""
     inputs = [Input(source, kind, kind)] + ([] if against is None else [Input(against, "responses", "responses")])
-    return [digest for item in inputs for digest in fingerprint_inputs([item]).values()]
+    content = list[str]()
+    for item in inputs:
+        content += fingerprint_inputs([item]).values()
+        content += [sha256_of(item.source.choice)] if item.source.choice else []
+    return content
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
     if content_of(spec.kind, spec.source, spec.against) != spec.content:
-        raise DataError(f"{spec.source.path} changed between planning and reading", hint="run the same command again")
+        raise DataError(f"{spec.source.shown} changed between planning and reading", hint="run the same command again")
     rows = list(_rows(spec.source, spec.kind))
     if not rows:
-        raise DataError(f"{spec.source.path} has no rows", hint="give a file with at least one prompt")
+        raise DataError(f"{spec.source.shown} has no rows", hint="give a file with at least one prompt")
     given = None if spec.against is None else _responses_by_prompt(spec.against)
     records, samples = list[Record](), list[dict[str, Any]]()
     for members in _grouped(rows, spec.source).values():
@@ -114,7 +119,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
             samples.append(dict(zip(SAMPLES_SCHEMA.names, values, strict=True)))
     if given is not None and (alone := sum(not record.responses for record in records)):
         raise DataError(
-            f"{alone} of {len(records)} prompts have no response in {spec.against.path if spec.against else ''}",
+            f"{alone} of {len(records)} prompts have no response in {spec.against.shown if spec.against else ''}",
             hint="compare with a file of responses to the same prompts: `dora generate` with the same prompts file writes one",
         )
     table = records_table(records, holdout_fraction=0.0)
@@ -158,7 +163,7 @@ def _grouped(rows: Sequence[Record], source: DataSource) -> dict[str, list[int]]
         members.append(place)
         if row.prompt_hash != rows[members[0]].prompt_hash:
             raise DataError(
-                f"{source.path}: rows {members[0] + 1} and {place + 1} have the id {row.record_id!r} and different prompts",
+                f"{source.shown}: rows {members[0] + 1} and {place + 1} have the id {row.record_id!r} and different prompts",
                 hint="an id belongs to one prompt: correct the ids, or leave the column out",
             )
     return groups

@@ -17,9 +17,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from dora_core.data.splits import DEFAULT, Slice
+
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyarrow.fs import FileSystem
 
+DataFiles = str | list[str] | dict[str, str | list[str]]
+"""Files of a dataset: a glob, several, or these per split."""
 AUTO = "auto"
 """Value of `format` that chooses the format by the files at the path; no format may have this name."""
 
@@ -29,15 +34,24 @@ class Reader(Protocol):
 
     Attributes:
         columns: names of its columns; a name may occur twice.
+        types: Arrow type of each column; empty where the format knows none before all rows are read.
         ragged: rows may hold fields that ``columns`` does not list.
+        notes: choices of the reader for the user to see, such as the field of a JSON document that holds the rows.
     """
 
-    columns: list[str]
-    ragged: bool
+    @property
+    def columns(self) -> list[str]: ...
+    @property
+    def types(self) -> Mapping[str, pa.DataType]: ...
+    @property
+    def ragged(self) -> bool: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
     def rows(self, columns: Mapping[str, str] | None, batch_rows: int) -> Iterator[tuple[int, Any]]:
         """(position, row) of every row: a dict of the fields in ``columns`` (field → the file's column), another value, or a
-        :class:`~dora_core.data.problems.Problem`. None: every column under its own name, also those that ``columns`` does not list."""
+        :class:`~dora_core.data.problems.Problem`. None: every column under its own name, also those that ``columns`` does not list.
+        An empty mapping gives one value per row, to count them."""
         ...
 
 
@@ -55,11 +69,17 @@ class Location:
 
     Attributes:
         name: in messages and facts; of a dataset name also its key in the fingerprints.
-        path: as the user wrote it.
+        path: as the user wrote it; with ``data_dir`` where that is a folder below it.
         place: key of the configuration, for messages only.
         files: whose bytes are the content, in the order of their names; empty for a dataset name.
-        split: for datasets with several.
+        split: name of one split, for datasets with several.
         revision: commit of a dataset name.
+        rows: slice of the split; it counts over all locations of the same ``part``.
+        part: index of the term of the split expression.
+        partitions: keys and values in the folders of a file's path, ``source=human``.
+        subset, data_dir, data_files: choice inside a dataset name.
+        query: SQL of a database.
+        notes: choices among the files, for the user to see.
     """
 
     format: Format
@@ -67,8 +87,16 @@ class Location:
     path: str
     place: str
     files: tuple[File, ...] = ()
-    split: str = "train"
+    split: str = DEFAULT
     revision: str | None = None
+    rows: Slice | None = None
+    part: int = 0
+    partitions: tuple[tuple[str, str | None], ...] = ()
+    subset: str | None = None
+    data_dir: str | None = None
+    data_files: DataFiles | None = None
+    query: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,9 +122,12 @@ class Format:
         name: value of `format` in the configuration.
         noun: a file or folder of this format, in messages.
         reader: opens a location of this format; raises ``DataError`` or an error of pyarrow or the system.
-        suffixes: endings of its files, lower case, with the dot; compression (.gz, .bz2, .zst) comes after them.
+        suffixes: endings of its files, lower case, with the dot; an ending of compression comes after them.
         marks: names of files, one of which every folder of this format has directly below it.
         remote: where the format also has datasets on a hub.
+        family: formats of one family may lie in one folder; their own name by default.
+        compressible: a file may be compressed as a whole (.gz, .bz2, .zst, .xz).
+        options: read options of an input that the reader itself takes: ``split``, ``subset``, ``data_dir``, ``data_files``, ``query``.
     """
 
     name: str
@@ -105,10 +136,20 @@ class Format:
     suffixes: tuple[str, ...] = ()
     marks: frozenset[str] = frozenset()
     remote: Remote | None = None
+    family: str = ""
+    compressible: bool = False
+    options: frozenset[str] = frozenset()
+
+    @property
+    def kin(self) -> str:
+        """Name of the family."""
+        return self.family or self.name
 
 
 def find_formats(package: str, folders: Iterable[str]) -> dict[str, Format]:
-    """The ``FORMAT`` of every module of ``package`` but this one, by name, in the order of the modules' names.
+    """The ``FORMAT`` of every module of ``package``, by name, in the order of their names.
+
+    This module and those with a leading underscore (parts that formats share) are left out.
 
     Raises:
         TypeError: a module does not end with a descriptor.
@@ -118,7 +159,7 @@ def find_formats(package: str, folders: Iterable[str]) -> dict[str, Format]:
     owner: dict[str, str] = {AUTO: __name__}
     for info in sorted(pkgutil.iter_modules(folders), key=lambda info: info.name):
         module = f"{package}.{info.name}"
-        if module == __name__:
+        if module == __name__ or info.name.startswith("_"):
             continue
         described = getattr(importlib.import_module(module), "FORMAT", None)
         if not isinstance(described, Format):
@@ -130,7 +171,7 @@ def find_formats(package: str, folders: Iterable[str]) -> dict[str, Format]:
                 raise ValueError(f"{module}: {key!r} belongs to {owner[key]} already")
             owner[key] = module
         found[described.name] = described
-    return found
+    return dict(sorted(found.items()))
 
 
 # ------------------------------------------------------------------------------------------------------- for messages

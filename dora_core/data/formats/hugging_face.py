@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from dora_core.data.arrow_rows import numbered_rows
 from dora_core.data.formats.base import Format, Location, Remote, headline, neighbours
+from dora_core.data.splits import DEFAULT
 from dora_core.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -27,26 +29,64 @@ class DatasetReader:
     def __init__(self, at: Location):
         import datasets
 
-        try:
-            loaded = datasets.load_from_disk(at.path) if at.files else datasets.load_dataset(at.path, revision=at.revision)
-        except Exception as error:  # a damaged folder raises anything, and the hub client's network errors share no base class
-            version, hint = "", "the folder is damaged or incomplete: save it again"
-            if not at.files:
-                version = f" at {(at.revision or 'its newest commit')[:12]}"
-                hint = "check the name and revision; without a network it must be in the local Hugging Face cache, or give a file"
-            raise DataError(f"{at.place}.path: dataset {at.path!r}{version} cannot be loaded: {headline(error)}", hint=hint) from error
+        loaded = _loaded(at)
+        notes = []
         if isinstance(loaded, datasets.DatasetDict):
             if at.split not in loaded:
-                raise DataError(f"{at.place}.split: {at.path} has no split {at.split!r}", hint=did_you_mean(at.split, loaded))
+                unset = f"; name one in {at.place}.split" if at.split == DEFAULT else ""
+                raise DataError(f"{at.place}.split: {at.path} has no split {at.split!r}{unset}", hint=did_you_mean(at.split, loaded))
+            if rest := [f"{name} ({len(rows)} rows)" for name, rows in loaded.items() if name != at.split]:
+                notes.append(f"{at.path}: split {at.split}; left out: {', '.join(rest)}")
             loaded = loaded[at.split]
+        elif at.split not in {DEFAULT, str(loaded.split), PurePosixPath(at.path).name}:
+            kind = f"is the split {loaded.split}" if loaded.split else "has no splits"
+            raise DataError(
+                f"{at.place}.split: {at.path} {kind}, so there is no {at.split!r}", hint=f"leave {at.place}.split out to read all rows"
+            )
+        self.notes = tuple(notes)
         self._dataset = loaded.with_format("arrow")
         self.columns: list[str] = loaded.column_names
+        self.types: Mapping[str, pa.DataType] = {field.name: field.type for field in loaded.features.arrow_schema}
 
     def rows(self, columns: Mapping[str, str] | None, batch_rows: int) -> Iterator[tuple[int, Any]]:
-        if columns is None:
-            columns = {name: name for name in self.columns}
-        batches = self._dataset.select_columns(sorted(set(columns.values()))).iter(batch_size=batch_rows)
-        yield from numbered_rows(map(_validated, batches), columns)
+        if columns is not None and not columns:
+            yield from ((number, {}) for number in range(len(self._dataset)))
+            return
+        chosen = self._dataset if columns is None else self._dataset.select_columns(sorted(set(columns.values())))
+        yield from numbered_rows(map(_validated, chosen.iter(batch_size=batch_rows)), columns)
+
+
+def _loaded(at: Location) -> Any:
+    """The dataset, or its splits.
+
+    Raises:
+        DataError: it cannot be loaded, or has several subsets and the one named is not among them.
+    """
+    import datasets
+
+    try:
+        if at.files:
+            return datasets.load_from_disk(at.path)
+        options = {"name": at.subset, "data_dir": at.data_dir, "data_files": at.data_files}
+        return datasets.load_dataset(at.path, revision=at.revision, **{k: v for k, v in options.items() if v is not None})
+    except Exception as error:  # a damaged folder raises anything, and the hub client's network errors share no base class
+        if not at.files and (subsets := _subsets_of(error)):
+            problem = "has several subsets" if at.subset is None else f"has no subset {at.subset!r}"
+            allowed = did_you_mean(at.subset or "", subsets)
+            raise DataError(f"{at.place}.subset: dataset {at.path!r} {problem}", hint=f"set {at.place}.subset; {allowed}") from error
+        version, hint = "", "the folder is damaged or incomplete: save it again"
+        if not at.files:
+            version = f" at {(at.revision or 'its newest commit')[:12]}"
+            hint = "check the name and revision; without a network it must be in the local Hugging Face cache, or give a file"
+        raise DataError(f"{at.place}.path: dataset {at.path!r}{version} cannot be loaded: {headline(error)}", hint=hint) from error
+
+
+def _subsets_of(error: Exception) -> list[str]:
+    """The subsets that an error of ``datasets`` lists because none or an unknown one was named."""
+    match = re.search(r"(?:among the available configs|Available):\s*(\[[^\]]*\])", str(error))
+    if match is None or not isinstance(error, ValueError):
+        return []
+    return re.findall(r"'([^']+)'", match[1])
 
 
 def _validated(batch: pa.Table) -> pa.Table:
@@ -79,4 +119,5 @@ FORMAT = Format(
     DatasetReader,
     marks=frozenset({"state.json", "dataset_dict.json"}),
     remote=Remote(_is_name, "hf://datasets/", _commit),
+    options=frozenset({"split", "subset", "data_dir", "data_files"}),
 )

@@ -5,16 +5,18 @@ The encoding is never guessed: ``json.loads`` would take bytes for UTF-16 where 
 
 from __future__ import annotations
 
-import codecs
-import io
 import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dora_core.data.formats._text import open_bytes, refuse_utf16
 from dora_core.data.formats.base import Format, Location
 from dora_core.data.problems import Problem, Reason
 from dora_core.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PROBE_LINES = 1000
 """Lines read at opening to learn the file's columns."""
@@ -24,35 +26,41 @@ class JsonLinesReader:
     """One file of JSON lines. Its positions count lines, blank ones included."""
 
     ragged = True
+    notes: tuple[str, ...] = ()
 
     def __init__(self, at: Location):
         (self._file,) = at.files
+        self.types: Mapping[str, pa.DataType] = {}
         names: dict[str, None] = {}
         for i, (_, line) in enumerate(islice(self._lines(), PROBE_LINES)):
-            if i == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise DataError(f"{at.name} is UTF-16; JSON lines are UTF-8", hint="convert it: iconv -f UTF-16 -t UTF-8 FILE > FILE.jsonl")
+            if i == 0:
+                refuse_utf16(line, at.name)
             if i == 0 and line.lstrip().startswith(b"["):
-                raise DataError(f"{at.name} is a JSON array, not JSON lines", hint="convert it: jq -c '.[]' FILE > FILE.jsonl")
-            if isinstance(row := _parse_line(line), dict):
+                raise DataError(f"{at.name} is a JSON array, not JSON lines", hint="set format: json")
+            if isinstance(row := parse_line(line), dict):
                 names |= dict.fromkeys(row)
         self.columns = list(names)
         if not names and any(True for _ in self._lines()):
-            hint = 'each line must be an object such as {"prompt": …, "responses": […]}'
+            hint = 'each line must be an object such as {"prompt": …, "responses": […]}; set format: json if the file is one JSON document'
             raise DataError(f"{at.name}: none of its first {PROBE_LINES} lines is a JSON object", hint=hint)
 
     def rows(self, columns: Mapping[str, str] | None, batch_rows: int) -> Iterator[tuple[int, Any]]:
+        if columns is not None and not columns:
+            yield from ((number, {}) for number, _ in self._lines())
+            return
         for number, line in self._lines():
-            row = _parse_line(line)
+            row = parse_line(line)
             if columns is not None and isinstance(row, dict):
                 row = {field: row.get(name) for field, name in columns.items()}
             yield number, row
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        with self._file.filesystem.open_input_stream(self._file.path, compression="detect") as stream:
-            yield from ((number, line) for number, line in enumerate(io.BufferedReader(stream)) if line.strip())
+        with open_bytes(self._file) as stream:
+            yield from ((number, line) for number, line in enumerate(stream) if line.strip())
 
 
-def _parse_line(line: bytes) -> Any:
+def parse_line(line: bytes) -> Any:
+    """The value of one line, or a :class:`Problem`."""
     try:
         return _DECODER.decode(line.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -78,4 +86,4 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
-FORMAT = Format("jsonl", "JSONL file", JsonLinesReader, suffixes=(".jsonl", ".ndjson", ".json"))
+FORMAT = Format("jsonl", "JSONL file", JsonLinesReader, suffixes=(".jsonl", ".ndjson"), family="json", compressible=True)

@@ -65,7 +65,7 @@ def judge_file(
     scores = pq.read_table(scores_folder / "scores.parquet")["score"]
     name = pa.array([_judge_name(spec, read)] * len(samples), pa.string())
     table = samples.append_column("score", scores).append_column("judge", name).sort_by("row")
-    given = read_rows(source.path) if Path(source.path).is_file() else None
+    given = read_rows(source.path) if isinstance(source.path, str) and Path(source.path).is_file() else None
     if given is not None and (source.columns.response or "response") in given.column_names:
         given = given.drop_columns([name for name in ("score", "judge") if name in given.column_names])  # of an earlier judge
         output.write(given.append_column("score", table["score"]).append_column("judge", table["judge"]))

@@ -25,14 +25,30 @@ def test_inputs_know_their_place_and_content() -> None:
     ]
 
 
+def test_read_options_enter_a_dump_only_where_they_are_set() -> None:
+    """Configurations written before there were such options keep the digest of their stages."""
+    before = {"path", "format", "split", "revision", "columns", "source"}
+    assert before <= DataSource(path="a").model_dump().keys()
+    assert not {"subset", "data_dir", "data_files", "query"} & DataSource(path="a").model_dump(mode="json").keys()
+    source = DataSource(path=["a", "b"], subset="s", data_files={"train": ["x"]})
+    dumped = source.model_dump(mode="json")
+    assert (dumped["path"], dumped["subset"], dumped["data_files"]) == (["a", "b"], "s", {"train": ["x"]})
+    assert DataSource.model_validate(dumped) == source and source.shown == "a + 1 more"
+
+
 def test_folder_is_read_in_order_of_names_and_skips_hidden_files(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     write_jsonl(tmp_path / "b.jsonl", ROWS[1:2])
-    write_parquet(tmp_path / "a.parquet", ROWS[:1])
+    write_jsonl(tmp_path / "a.json", ROWS[:1])
     write_jsonl(tmp_path / "sub" / "c.jsonl", ROWS[2:3])
     write_jsonl(tmp_path / "_metadata.jsonl", ROWS[3:])
     assert [row["id"] for _, row in read(tmp_path)] == ["0", "1", "2"]
-    assert [row["id"] for _, row in read(tmp_path, format="jsonl")] == ["1", "2"]
+    write_parquet(tmp_path / "d.parquet", ROWS[4:])
+    error = refused(tmp_path)
+    assert "holds files of several formats (json: a.json, b.jsonl, sub/c.jsonl; parquet: d.parquet)" in error.message
+    assert "set data.train[0].format: json or parquet" in error.hint
+    assert [row["id"] for _, row in read(tmp_path, format="jsonl")] == ["0", "1", "2"]
+    assert [row["id"] for _, row in read(tmp_path, format="parquet")] == ["4"]
 
 
 # ------------------------------------------------------------------------------------------------------- columns
@@ -103,9 +119,10 @@ def test_golden_without_a_response_column(tmp_path: Path) -> None:
     [
         ("a.parquet", b"not parquet at all", "cannot read"),
         ("a.jsonl.gz", b"not gzip", "cannot read"),
-        ("a.json", b'[\n{"prompt": "p"}\n]', "is a JSON array, not JSON lines"),
+        ("a.json", b'[\n{"prompt": "p"}\n}', "line 3, column 1: expected , or ], found '}'"),
         ("a.jsonl", b"prompt: p\n- yaml\n", "none of its first 1000 lines is a JSON object"),
-        ("a.csv", b"prompt,responses\n", "cannot tell the format"),
+        ("a.csv", b"prompt,chosen\n", "neither a column 'responses' nor both 'chosen' and 'rejected'"),
+        ("a.txt", b"prompt,responses\n", "cannot tell the format"),
     ],
 )
 def test_damaged_or_foreign_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:

@@ -70,7 +70,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "no path": (
         "data: {train: [{}]}",
         "data.train.0.path: is required",
-        "JSONL file (.jsonl, .ndjson, .json), Parquet file (.parquet, .pq), folder of files, or dataset name",
+        "JSONL file (.jsonl, .ndjson), Parquet file (.parquet, .pq), SQLite database (.sqlite, .sqlite3, .db), folder of files",
     ),
     "lambda not positive": (DATA + "align: {objective: {lambda: -1}}", "align.objective.lambda: must be greater than 0", "one of: auto"),
     "lambda zero": (DATA + "align: {objective: {lambda: 0}}", "align.objective.lambda: must be greater than 0", "one of: auto"),

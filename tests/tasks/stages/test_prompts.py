@@ -55,6 +55,12 @@ def test_prompts_as_strings_messages_and_transcripts(store: Store, tmp_path: Pat
     assert pq.read_schema(store.fetch("prompts", spec.digest()) / "records.parquet") == RECORDS_SCHEMA
 
 
+def test_read_options_are_part_of_the_digest(tmp_path: Path) -> None:
+    source = written(tmp_path / "p.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
+    specs = [prompts.plan("prompts", source.evolve(**options)) for options in ({}, {"split": "train[:1]"}, {"split": "train[1:]"})]
+    assert len({spec.digest() for spec in specs}) == 3 and len(specs[0].content) == 1
+
+
 def test_responses_are_grouped_by_record_and_know_their_row(store: Store, tmp_path: Path) -> None:
     rows = [{"prompt": p, "response": r} for p, r in [("a", "a0"), ("b", "b0"), ("a", ""), ("b", "b0"), ("a", "a2")]]
     found = tables(store, prompts.plan("responses", written(tmp_path / "r.jsonl", rows)))

@@ -18,7 +18,7 @@ NEW = """
 from dora_core.data.formats.base import Format
 
 class Reader:
-    ragged, columns = False, ["prompt", "responses"]
+    ragged, columns, types, notes = False, ["prompt", "responses"], {}, ()
     def __init__(self, at):
         (file,) = at.files
         self._text = file.filesystem.open_input_stream(file.path).read().decode()
@@ -55,16 +55,16 @@ def test_a_new_format_is_one_file(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", USE], cwd=tmp_path, env=environment, capture_output=True, text=True)
     *rows, allowed = done.stdout.splitlines()
     assert rows == ["listwise [(0, {'prompt': 'abc', 'responses': ['abc', 'cba']})]"] * 3, done.stderr
-    assert allowed == "['auto', 'datasets', 'jsonl', 'palindromes', 'parquet']"
-    assert "Input should be 'auto', 'datasets', 'jsonl', 'palindromes' or 'parquet'" in done.stderr
+    assert allowed == "['auto', 'arrow', 'csv', 'datasets', 'json', 'jsonl', 'palindromes', 'parquet', 'sqlite']"
+    assert "Input should be 'auto', 'arrow', 'csv', 'datasets', 'json', 'jsonl', 'palindromes', 'parquet' or 'sqlite'" in done.stderr
 
 
 def test_the_configuration_accepts_the_registered_names_and_auto() -> None:
-    assert list(FORMATS) == ["datasets", "jsonl", "parquet"]
+    assert sorted(FORMATS) == ["arrow", "csv", "datasets", "json", "jsonl", "parquet", "sqlite"]
     assert [DataSource(path="a", format=name).format for name in ("auto", *FORMATS)] == ["auto", *FORMATS]
     assert DataSource(path="a").model_dump()["format"] == "auto"
-    with pytest.raises(ValueError, match="'auto', 'datasets', 'jsonl' or 'parquet'"):
-        DataSource(path="a", format="csv")
+    with pytest.raises(ValueError, match="'auto', 'arrow', 'csv', 'datasets', 'json', 'jsonl', 'parquet' or 'sqlite'"):
+        DataSource(path="a", format="xlsx")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import gzip
 import json
 from pathlib import Path
 
+from dora_core.data.inputs import open_files
 from dora_core.data.problems import Problem, Reason
-from tests.dora_core.data.written_inputs import ROWS, read, refused, write_jsonl
+from dora_core.data.row_views import count_rows
+from tests.dora_core.data.written_inputs import ROWS, input_at, read, refused, write_jsonl
 
 
 def test_plain_and_compressed_files_give_the_same_rows(tmp_path: Path) -> None:
@@ -37,10 +39,26 @@ def test_a_key_that_occurs_twice_is_a_problem_and_not_the_last_value(tmp_path: P
     assert read(path)[1] == (1, Problem("", Reason.UNPARSABLE, "an object has the same key twice"))
 
 
-def test_other_encodings_and_arrays_are_refused_with_the_command_that_converts_them(tmp_path: Path) -> None:
+def test_other_encodings_and_documents_are_refused_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(ROWS[0]), encoding="utf-16")
     error = refused(tmp_path / "a.jsonl")
-    assert "is UTF-16; JSON lines are UTF-8" in error.message and "iconv -f UTF-16" in error.hint
+    assert "is UTF-16; text files are read as UTF-8" in error.message and "iconv -f UTF-16" in error.hint
     (tmp_path / "b.json").write_text(json.dumps(ROWS))
-    error = refused(tmp_path / "b.json")
-    assert "is a JSON array, not JSON lines" in error.message and "jq -c" in error.hint
+    error = refused(tmp_path / "b.json", format="jsonl")
+    assert "is a JSON array, not JSON lines" in error.message and error.hint == "set format: json"
+    (tmp_path / "c.jsonl").write_text(json.dumps({"data": ROWS}, indent=1))
+    assert "set format: json if the file is one JSON document" in refused(tmp_path / "c.jsonl").hint
+
+
+def test_another_format_is_named_with_the_line_to_write(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected\np,x,y\n")
+    error = refused(tmp_path / "a.csv", format="jsonl")
+    assert error.message == f"{tmp_path}/a.csv is not a JSONL file: it looks like CSV (columns prompt, chosen, rejected)"
+    assert error.hint == "set data.train[0].format: csv"
+
+
+def test_whole_rows_and_counts(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "meta": {"a": 1}}] * 1200 + [{"late": True}])
+    (file,) = open_files(input_at(path), {})
+    assert list(file.rows())[-1] == (1200, {"late": True}) and "late" not in file.columns
+    assert count_rows(file.reader) == 1201
