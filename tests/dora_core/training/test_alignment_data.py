@@ -26,6 +26,7 @@ def make_rows(n: int) -> list[dict]:
         rows.append(
             {
                 "row": i,
+                "reward_kind": "reward",
                 "prompt": [{"role": "user", "content": " ".join(rng.choice(WORDS, size=1 + i % 9))}],
                 "responses": [" ".join(rng.choice(WORDS, size=int(rng.integers(1, 14)))) for _ in range(size)],
                 "rewards": [None if rng.random() < 0.3 else float(rng.integers(0, 3)) for _ in range(size)],
