@@ -82,7 +82,9 @@ def _columns(source: DataSource) -> Columns:
     given = source.columns.model_dump(exclude_none=True)
     other = sorted(field for field, column in given.items() if field not in Columns.model_fields or column is False)
     if other:
-        raise ConfigError(f"columns of {source.path}: {', '.join(other)} cannot be mapped here", hint=did_you_mean(other[0], Columns.model_fields))
+        raise ConfigError(
+            f"columns of {source.path}: {', '.join(other)} cannot be mapped here", hint=did_you_mean(other[0], Columns.model_fields)
+        )
     return Columns(**given)
 
 
