@@ -169,7 +169,7 @@ class RealignConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _check_labels(self) -> Self:
-        """Refuse inputs known to be unpaired; ``preset: auto`` is resolved when the rows are read, and then the training data refuse them."""
+        """Refuse inputs known to be unpaired; a preset found by ``auto`` is known only with the rows, and refused by ``training_data``."""
         unpaired = [f"data.train[{i}]" for i, source in enumerate(self.data.train) if is_unpaired(source)]
         if unpaired and not self.align.loss.reads_unpaired:
             raise ValueError(

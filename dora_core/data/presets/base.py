@@ -208,7 +208,7 @@ def expand(name: str, overrides: Adapter | None = None, columns: Sequence[str] =
 
 
 def is_unpaired(adapter: Adapter) -> bool:
-    """Whether the rows are known, before any is read, to be unpaired: by shape, by the kind of label, or by a preset of that shape alone."""
+    """Whether rows are known to be unpaired before any is read: by shape, by the kind of label, or by a preset of that shape alone."""
     if adapter.shape is not None or adapter.label is not None:
         return adapter.shape == "unpaired" or isinstance(adapter.label, UnpairedLabel)
     preset = None if adapter.preset in ("auto", "none") else registered_presets().get(adapter.preset)

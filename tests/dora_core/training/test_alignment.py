@@ -63,5 +63,5 @@ def test_labels_are_learned_alone_and_beside_pairs(policy, tokenizer, tmp_path: 
 
 
 def test_a_loss_that_compares_responses_refuses_labels(policy, tokenizer) -> None:
-    with pytest.raises(DataError, match="2 of 7 training records are unpaired .* align.loss.name: dpo_pl"):
+    with pytest.raises(DataError, match=r"2 of 7 training records are unpaired .* align.loss.name: dpo_pl"):
         make_task(policy, tokenizer, make_data(policy, tokenizer, records=[*RECORDS, *UNPAIRED]))
