@@ -82,10 +82,9 @@ class FixedPointKTO(BinaryLoss):
 class FixedShiftBCO(BinaryLoss):
     """ℓ_D = −log σ(β·lr − δ), ℓ_U = −log σ(δ − β·lr), ½(ℓ_D + ℓ_U) of a pair — BCO, arXiv 2404.04656, at a fixed δ.
 
-    In the paper (Binary Classifier Optimization) and in TRL δ is a running mean of β·lr over both classes. For every δ, 2ℓ of a pair is an
-    upper bound of dpo's ℓ (the
-    paper's theorem); a δ far from that mean only makes it looser. The paper's density-ratio weights on the undesirable
-    responses are left out: h plays that role here.
+    In the paper (Binary Classifier Optimization) and in TRL δ is a running mean of β·lr over both classes. For every δ, 2ℓ of a
+    pair is an upper bound of dpo's ℓ (the paper's theorem); a δ far from that mean only makes it looser. The paper's
+    density-ratio weights on the undesirable responses are left out: h plays that role here.
     """
 
     name: Literal["bco"] = "bco"

@@ -1,9 +1,18 @@
-"""Refusal of unpaired records by losses that compare responses."""
+"""Refusal of unpaired records (one response with a label) by losses that compare responses."""
 
 from __future__ import annotations
 
 from dora_core.errors import DataError
 from dora_core.losses.base import PreferenceLoss, registered_losses
+
+
+def unpaired_remedy() -> str:
+    """Next step for unpaired records under a loss that does not read them."""
+    able = " or ".join(name for name, loss in registered_losses().items() if loss.reads_unpaired)
+    return (
+        f"set align.loss.name to {able}, which read labels; "
+        "or group the rows of a prompt into one record (data.train[i].shape: rows, group: {by: prompt})"
+    )
 
 
 def refuse_unpaired(loss: PreferenceLoss, unpaired: int, records: int) -> None:
@@ -16,10 +25,8 @@ def refuse_unpaired(loss: PreferenceLoss, unpaired: int, records: int) -> None:
         DataError: there are some, and the loss does not read them.
     """
     if unpaired and not loss.reads_unpaired:
-        able = " or ".join(name for name, known in registered_losses().items() if known.reads_unpaired)
         raise DataError(
             f"{unpaired} of {records} training records are unpaired (one response with a label), "
             f"and align.loss.name: {loss.name} compares responses of one record",
-            hint=f"set align.loss.name to {able}, which read labels; "
-            "or group the rows of a prompt into one record (data.train[i].shape: rows, group by prompt)",
+            hint=unpaired_remedy(),
         )

@@ -73,7 +73,7 @@ def schema(sources: Sequence[str], records: int) -> pa.Schema:
     fields = [("row", pa.int64()), ("factor", pa.float64()), ("prompt_ids", ids), ("response_ids", pa.list_(ids))]
     fields += [(name, pa.list_(pa.float64())) for name in ("rewards", "reference_logps")]
     fields += [(name, ids) for name in ("truncated", "sources")]
-    fields += [("unpaired", pa.bool_())]
+    fields += [("unpaired", pa.uint8())]
     return pa.schema(fields, {"sources": json.dumps(list(sources)), "records": str(records)})
 
 
@@ -180,7 +180,7 @@ class _Batch:
         self.row, self._factor = batch["row"].to_numpy(), batch["factor"].to_numpy()
         # A file of an earlier release has no such column, and no such records.
         has_labels = "unpaired" in batch.schema.names
-        self.unpaired = batch["unpaired"].to_numpy(zero_copy_only=False) if has_labels else np.zeros(len(batch), bool)
+        self.unpaired = batch["unpaired"].to_numpy() if has_labels else np.zeros(len(batch), np.uint8)
         self._prompt_at, self._prompt_ids = _list_views(batch["prompt_ids"])
         self._response_of, responses = _list_views(batch["response_ids"], nested=True)
         self._response_at, self._response_ids = _list_views(responses)

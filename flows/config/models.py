@@ -26,8 +26,10 @@ from dora_core.config.method import (
     TextConfig,
 )
 from dora_core.config.rounds import DriftConfig, RoundsConfig
+from dora_core.data.presets.base import is_unpaired
 from dora_core.errors import did_you_mean
 from dora_core.evaluation.study_statistics import TABLES, TableName
+from dora_core.losses.unpaired import unpaired_remedy
 from dora_core.objectives import find_objective
 from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.strict_model import NAME_PATTERN, StrictModel
@@ -163,6 +165,17 @@ class RealignConfig(MethodConfig):
     def _check_endpoints(self) -> Self:
         if self.compare is not None and (mistake := _judge_mistake("compare.judge", self.compare.judge, self.execution)):
             raise ValueError(mistake)
+        return self
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        """Refuse inputs known to be unpaired; a preset found by ``auto`` is known only with the rows, and refused by ``training_data``."""
+        unpaired = [f"data.train[{i}]" for i, source in enumerate(self.data.train) if is_unpaired(source)]
+        if unpaired and not self.align.loss.reads_unpaired:
+            raise ValueError(
+                f"{', '.join(unpaired)}: rows are unpaired (one response with a label), and align.loss.name: {self.align.loss.name} "
+                f"compares responses of one record; {unpaired_remedy()}"
+            )
         return self
 
     @property

@@ -117,7 +117,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         warnings.append(f"{few}: the reward model learned from all pairs, and the bias of their labels with them")
     if unpaired:
         warnings.append(
-            f"{unpaired} of {records} training records are unpaired (one response with a label) and left out: they have no pair"
+            f"{unpaired} of {records} training records are unpaired (one labelled response each) and left out: they have no pair"
         )
     data = "all" if trusted is None else "golden"
     facts = Facts.of(report, report.records, pairs=pairs, accuracy=accuracy, data=data, warnings=warnings)

@@ -27,6 +27,7 @@ def batch_of(
     *,
     dtype: torch.dtype = torch.float64,
     garbage: float = -1e30,
+    unpaired: list[bool] | None = None,
 ) -> PreferenceBatch:
     """Ragged lists → a padded batch; padding carries garbage on purpose, a loss must never read it. Lengths default to 4 tokens."""
     width = max(map(len, policy))
@@ -37,7 +38,8 @@ def batch_of(
     reference = reference or [[0.0] * len(row) for row in policy]
     lengths = lengths or [[4.0] * len(row) for row in policy]
     mask = torch.tensor([[i < len(row) for i in range(width)] for row in policy])
-    return PreferenceBatch(pad(policy, garbage), pad(reference, 7.0), pad(lengths, 0.0), pad(rewards, 99.0), mask)
+    tensors = pad(policy, garbage), pad(reference, 7.0), pad(lengths, 0.0), pad(rewards, 99.0), mask
+    return PreferenceBatch(*tensors) if unpaired is None else PreferenceBatch(*tensors, torch.tensor(unpaired))
 
 
 def value(loss: Any, *columns: Any) -> float:

@@ -44,7 +44,14 @@ def main() -> tuple[float, float]:
         encoded = [encoder.encode(messages, response) for response in (better, worse)]
         reference = score_responses(logps, encoded, tokenizer.pad_token_id, budget=1024, device=torch.device("cpu"))
         rows.append(
-            {"row": row, "prompt": messages, "responses": [better, worse], "rewards": [1.0, 0.0], "sources": ["human", "some-lm"]}
+            {
+                "row": row,
+                "prompt": messages,
+                "responses": [better, worse],
+                "rewards": [1.0, 0.0],
+                "sources": ["human", "some-lm"],
+                "reward_kind": "preference",
+            }
             | {"logps": reference, "factor": h}
         )
 

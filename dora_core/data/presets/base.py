@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 import yaml
 
-from dora_core.config.adapter import Adapter, roots_of
+from dora_core.config.adapter import Adapter, UnpairedLabel, roots_of
 from dora_core.config.path_syntax import parse_path, quote_key
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.transcripts import hh_transcript
@@ -205,6 +205,14 @@ def expand(name: str, overrides: Adapter | None = None, columns: Sequence[str] =
     except ValueError as error:
         raise ConfigError(f"preset {name!r} and the keys written beside it do not fit together: {error}", hint=as_text(merged)) from error
     return Expanded(adapter, name, as_text(merged))
+
+
+def is_unpaired(adapter: Adapter) -> bool:
+    """Whether rows are known to be unpaired before any is read: by shape, by the kind of label, or by a preset of that shape alone."""
+    if adapter.shape is not None or adapter.label is not None:
+        return adapter.shape == "unpaired" or isinstance(adapter.label, UnpairedLabel)
+    preset = None if adapter.preset in ("auto", "none") else registered_presets().get(adapter.preset)
+    return preset is not None and all(variant.adapter.get("shape") == "unpaired" for variant in preset.variants)
 
 
 def as_text(keys: Mapping[str, Any] | Adapter) -> str:

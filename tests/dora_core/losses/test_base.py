@@ -260,3 +260,18 @@ def test_a_loss_is_a_name_a_mapping_or_an_instance() -> None:
     with pytest.raises(ValueError, match=r"a loss is a name or a mapping with `name`, got 3; allowed: bco, cdpo"):
         parse_loss(3)
     assert list(registered_losses()) == sorted(LOSSES)
+
+
+def test_only_the_flag_makes_a_record_unpaired() -> None:
+    """A list with one measured response carries no signal; the same response as a labelled record does."""
+    columns = [[[2.0, 1.0], [2.0], [-1.0], [3.0, 1.0]], [[NAN, 1.0], [1.0], [0.0], [1.0, 0.0]]]
+    silent = batch_of(*columns)
+    assert silent.trains_B.tolist() == [False, False, False, True] and not silent.unpaired_B.any()
+    batch = batch_of(*columns, unpaired=[False, True, True, False])
+    assert batch.trains_B.tolist() == [False, True, True, True] and batch.has_preference_B.tolist() == [False, False, False, True]
+    assert batch.desirable_B[1:3].tolist() == [True, False]
+    assert batch.margins_B[1:].tolist() == [2.0, 1.0, 2.0], "lr, −lr, lr_w − lr_l"
+
+
+def test_the_losses_that_read_labels_are_kto_and_bco() -> None:
+    assert {name for name, loss in LOSSES.items() if loss.reads_unpaired} == {"kto", "bco"}

@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import strategies as st
 
 from dora_core.losses import PreferenceBatch, parse_loss
-from tests.dora_core.batches import for_all, ragged, same, shifted, value
+from tests.dora_core.batches import NAN, batch_of, for_all, ragged, same, shifted, value
 from tests.dora_core.losses.reference import compare_precisions, compare_with_reference
 
 LOG2 = math.log(2.0)
@@ -73,3 +74,76 @@ def test_value_and_gradient_equal_the_reference(parameters: dict[str, Any], seed
 @pytest.mark.parametrize("parameters", PARAMETERS, ids=lambda p: " ".join(map(str, p.values())))
 def test_float32_agrees_with_float64(parameters: dict[str, Any]) -> None:
     compare_precisions(parameters)
+
+
+# ------------------------------------------------------------------------------------------------------ unpaired records
+
+
+def of_label(loss: dict[str, Any], log_ratio: float, label: float) -> float:
+    """ℓ of one labelled response."""
+    return parse_loss(loss)(batch_of([[log_ratio]], [[label]], unpaired=[True])).item()
+
+
+def test_kto_of_a_label_by_hand() -> None:
+    # β·lr = log 3, β·z0 = 0: λ_D·σ(−log 3) = 1.5·¼; λ_U·σ(log 3) = 2·¾
+    loss = {"name": "kto", "beta": 0.5, "desirable_weight": 1.5, "undesirable_weight": 2.0}
+    assert of_label(loss, 2 * math.log(3.0), 1.0) == pytest.approx(0.375, rel=1e-12)
+    assert of_label(loss, 2 * math.log(3.0), 0.0) == pytest.approx(1.5, rel=1e-12)
+    # z0 = 2·log 3 nats: β(z0 − lr) = log 3 − (−log 3) = log 9 → σ = 9/10; the other side 1/10
+    loss = {"name": "kto", "beta": 0.5, "fixed_z0": 2 * math.log(3.0)}
+    assert of_label(loss, -2 * math.log(3.0), 1.0) == pytest.approx(0.9, rel=1e-12)
+    assert of_label(loss, -2 * math.log(3.0), 0.0) == pytest.approx(0.1, rel=1e-12)
+
+
+def test_bco_of_a_label_by_hand() -> None:
+    # β·lr − δ = log 4 − log 2 = log 2: −log σ(log 2) = log 3/2; −log σ(−log 2) = log 3
+    loss = {"name": "bco", "beta": 1.0, "fixed_delta": math.log(2.0)}
+    assert of_label(loss, math.log(4.0), 1.0) == pytest.approx(math.log(1.5), rel=1e-12)
+    assert of_label(loss, math.log(4.0), 0.0) == pytest.approx(math.log(3.0), rel=1e-12)
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("kto", 0.5), ("bco", LOG2)])
+def test_offset_of_a_label_at_the_reference(loss: str, expected: float) -> None:
+    assert [of_label({"name": loss}, 0.0, label) for label in (1.0, 0.0)] == pytest.approx([expected] * 2)
+
+
+@pytest.mark.parametrize("parameters", PARAMETERS, ids=lambda p: " ".join(map(str, p.values())))
+@for_all(winner=st.floats(-30, 30), loser=st.floats(-30, 30))
+def test_a_pair_is_the_mean_of_its_two_unpaired_records(parameters: dict[str, Any], winner: float, loser: float) -> None:
+    """In value and gradient; beside each other in one batch, where a list with one measured response is a third record."""
+    pair = batch_of([[winner, loser]], [[1.0, 0.0]])
+    records = batch_of([[winner], [loser], [winner, loser]], [[1.0], [0.0], [NAN, 1.0]], unpaired=[True, True, False])
+    gradients = []
+    for batch, weights in ((pair, [1.0]), (records, [0.5, 0.5, 0.0])):
+        policy = batch.policy_logps_BN.requires_grad_()
+        losses = parse_loss(parameters)(batch)
+        weighted = (losses * torch.tensor(weights, dtype=torch.float64)).sum()
+        weighted.backward()
+        gradients.append((weighted.detach(), policy.grad))
+    (value_of_pair, of_pair), (value_of_both, of_both) = gradients
+    same(value_of_pair, value_of_both)
+    same(of_pair[0], torch.stack([of_both[0, 0], of_both[1, 0]]))
+    assert not of_both[:2, 1].any() and not of_both[2].any()
+
+
+@pytest.mark.parametrize("parameters", PARAMETERS, ids=lambda p: " ".join(map(str, p.values())))
+def test_gradient_of_a_label_against_finite_differences(parameters: dict[str, Any]) -> None:
+    def losses(policy: torch.Tensor) -> torch.Tensor:
+        zero, mask = torch.zeros(4, 1, dtype=torch.float64), torch.ones(4, 1, dtype=torch.bool)
+        labels = torch.tensor([[1.0], [0.0], [1.0], [0.0]], dtype=torch.float64)
+        return parse_loss(parameters)(PreferenceBatch(policy, zero, zero + 1, labels, mask, mask[:, 0]))
+
+    start = torch.tensor([[-3.0], [-0.5], [0.7], [4.0]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(losses, start)
+    slopes = torch.autograd.grad(losses(start).sum(), start)[0].squeeze(1)
+    assert slopes[::2].lt(0).all() and slopes[1::2].gt(0).all(), "desirable responses rise, undesirable ones fall"
+
+
+@pytest.mark.parametrize("name", ["kto", "bco"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_label_at_huge_log_ratios_stays_finite(name: str, dtype: torch.dtype) -> None:
+    batch = batch_of([[1e5], [1e5], [-1e5], [-1e5]], [[1.0], [0.0], [1.0], [0.0]], dtype=dtype, unpaired=[True] * 4)
+    policy = batch.policy_logps_BN.requires_grad_()
+    losses = parse_loss(name)(batch)
+    losses.sum().backward()
+    assert losses.isfinite().all() and policy.grad.isfinite().all()

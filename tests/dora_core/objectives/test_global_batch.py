@@ -40,8 +40,8 @@ LAMBDAS: tuple[Lam, ...] = (0.05, 1.0, "auto")
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "very", "old", "dog", "run", "home"]
 
 
-def make_task(objective: ObjectiveConfig, worker: Worker) -> AlignmentTask:
-    """The same weights, records and reference in every process."""
+def make_task(objective: ObjectiveConfig, worker: Worker, unpaired: str | None = None) -> AlignmentTask:
+    """The same weights, records and reference in every process; ``unpaired``: a loss for labels, and every other record is one response."""
     rng = np.random.default_rng(0)
 
     def text(n: int) -> str:
@@ -57,6 +57,9 @@ def make_task(objective: ObjectiveConfig, worker: Worker) -> AlignmentTask:
         }
         for i in range(RECORDS)
     ]
+    if unpaired is not None:
+        for i, record in enumerate(records[::2]):
+            record |= {name: record[name][:1] for name in ("responses", "sources")} | {"rewards": [i % 2.0], "reward_kind": "label"}
     tokenizer = train_tokenizer(WORDS, 300)
     torch.manual_seed(0)
     gpt2 = transformers.GPT2Config(
@@ -66,7 +69,7 @@ def make_task(objective: ObjectiveConfig, worker: Worker) -> AlignmentTask:
     logps = [-5.0 - 40.0 * rng.random() for r in records for _ in r["responses"]]
     factors = rng.gamma(1.0, 1.0, size=RECORDS)
     data = alignment_data(records, factors, logps, Encoder(tokenizer, TextConfig()))
-    config = AlignConfig(loss={"name": "dpo_pl", "beta": 0.2}, objective=objective)
+    config = AlignConfig(loss={"name": unpaired or "dpo_pl", "beta": 0.2}, objective=objective)
     task = AlignmentTask(ResponseLogps(model), [], data, config, Execution(), worker, tokenizer.pad_token_id)
     task._check_reference = lambda batch: None  # the reference here is drawn at random so that scores differ widely
     return task
@@ -76,8 +79,10 @@ def flat_gradient(module: torch.nn.Module) -> Tensor:
     return torch.cat([p.grad.flatten() for p in module.parameters()])
 
 
-def step_gradient(objective: ObjectiveConfig, worker: Worker, micro_batch_size: int) -> tuple[Tensor, dict[str, float]]:
-    task = make_task(objective, worker)
+def step_gradient(
+    objective: ObjectiveConfig, worker: Worker, micro_batch_size: int, unpaired: str | None = None
+) -> tuple[Tensor, dict[str, float]]:
+    task = make_task(objective, worker, unpaired)
     module = wrap(task.module, "ddp", worker, [])
     metrics = {}
     for step in (1, 2):  # the second step starts from the offset the first one left behind
@@ -87,8 +92,8 @@ def step_gradient(objective: ObjectiveConfig, worker: Worker, micro_batch_size: 
     return flat_gradient(module), metrics
 
 
-def full_batch_gradient(objective: ObjectiveConfig) -> tuple[Tensor, float]:
-    task = make_task(objective, Worker())
+def full_batch_gradient(objective: ObjectiveConfig, unpaired: str | None = None) -> tuple[Tensor, float]:
+    task = make_task(objective, Worker(), unpaired)
     records = [task._data[i] for i in range(RECORDS)]
     losses = task._config.loss(task._forward(task.module, records))
     result = find_objective(objective.name)(losses, losses.new_tensor([r.factor for r in records]), objective.lam)
@@ -140,6 +145,17 @@ def test_every_layout_gives_the_full_batch_gradient(name: str, lam: float, two_p
     values = {layout: m["objective"] for layout, (_, m) in layouts.items()}
     assert max(errors.values()) <= 1e-10, errors
     assert all(math.isclose(v, value, rel_tol=1e-10) for v in values.values()), (values, value)
+
+
+@pytest.mark.parametrize("loss", ["kto", "bco"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_labels_beside_pairs_give_the_full_batch_gradient(name: str, loss: str) -> None:
+    objective = ObjectiveConfig(name=name, lam=0.2)
+    expected, value = full_batch_gradient(objective, loss)
+    for micro_batch_size in (8, 3, 1):
+        gradient, metrics = step_gradient(objective, Worker(), micro_batch_size, loss)
+        assert distance(gradient, expected) <= 1e-10
+        assert math.isclose(metrics["objective"], value, rel_tol=1e-10)
 
 
 @pytest.mark.parametrize("lam", LAMBDAS)

@@ -26,6 +26,11 @@ RECORDS = [
     {"record_id": "c", "prompt": "one", "responses": ["very", "old", "dog"], "rewards": [3.0, 2.0, 1.0]},
 ]
 
+UNPAIRED = [
+    {"record_id": "u", "prompt": "cat", "responses": ["ran far"], "rewards": [1.0], "reward_kind": "label"},
+    {"record_id": "v", "prompt": "old", "responses": ["very mat"], "rewards": [0.0], "reward_kind": "label"},
+]
+
 
 def make_data(
     policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, shift: float = 0.0, records: list[dict[str, Any]] | None = None
@@ -47,7 +52,8 @@ def make_task(
     data: AlignmentData,
     worker: Worker | None = None,
     execution: Execution | None = None,
+    loss: str = "dpo_pl",
 ) -> AlignmentTask:
-    config = AlignConfig(loss={"name": "dpo_pl"}, objective={"name": "dora"})
+    config = AlignConfig(loss={"name": loss}, objective={"name": "dora"})
     layers = list(policy.model.layers)
     return AlignmentTask(ResponseLogps(policy), layers, data, config, execution or Execution(), worker or Worker(), tokenizer.pad_token_id)

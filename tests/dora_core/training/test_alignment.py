@@ -13,7 +13,7 @@ from dora_core.errors import DataError, TrainingError
 from dora_core.training.alignment_data import choose_responses
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import FolderHooks, fit
-from tests.dora_core.training.alignment_tasks import RECORDS, make_data, make_task
+from tests.dora_core.training.alignment_tasks import RECORDS, UNPAIRED, make_data, make_task
 
 
 def test_only_records_with_a_preference_train_and_factors_stay_with_them(policy, tokenizer) -> None:
@@ -46,3 +46,22 @@ def test_alignment_raises_the_preferred_response(policy, tokenizer, tmp_path: Pa
     assert report.curve["accuracy"][-1] == 1.0
     assert report.curve["objective"][-1] < report.curve["objective"][0]
     assert report.curve["margin"][0] == pytest.approx(0.0, abs=1e-4), "policy equals reference before the first step"
+
+
+@pytest.mark.parametrize("loss", ["kto", "bco"])
+@pytest.mark.parametrize("records", [UNPAIRED, [*RECORDS, *UNPAIRED]], ids=["unpaired", "mixed"])
+def test_labels_are_learned_alone_and_beside_pairs(policy, tokenizer, tmp_path: Path, loss: str, records: list[dict]) -> None:
+    data = make_data(policy, tokenizer, records=records)
+    assert data.unpaired == 2
+    task = make_task(policy, tokenizer, data, loss=loss)
+    report = fit(task, OptimizationConfig(epochs=25, batch_size=5, learning_rate=3e-3), Execution(), Worker(), FolderHooks(tmp_path))
+    assert report.curve["accuracy"][-1] == 1.0 and report.curve["margin"][-1] > 0.1
+    assert report.curve["margin"][0] == pytest.approx(0.0, abs=1e-4)
+    last = task._forward(task.module, [data[i] for i in range(len(data))])
+    lr = last.log_ratios_BN[last.unpaired_B, 0].tolist()
+    assert lr[0] > 0 > lr[1], "the desirable response has become more likely, the undesirable one less"
+
+
+def test_a_loss_that_compares_responses_refuses_labels(policy, tokenizer) -> None:
+    with pytest.raises(DataError, match=r"2 of 7 training records are unpaired .* align.loss.name: dpo_pl"):
+        make_task(policy, tokenizer, make_data(policy, tokenizer, records=[*RECORDS, *UNPAIRED]))

@@ -26,6 +26,7 @@ def make_rows(n: int) -> list[dict]:
         rows.append(
             {
                 "row": i,
+                "reward_kind": "reward",
                 "prompt": [{"role": "user", "content": " ".join(rng.choice(WORDS, size=1 + i % 9))}],
                 "responses": [" ".join(rng.choice(WORDS, size=int(rng.integers(1, 14)))) for _ in range(size)],
                 "rewards": [None if rng.random() < 0.3 else float(rng.integers(0, 3)) for _ in range(size)],
@@ -97,3 +98,41 @@ def test_no_preference_at_all_is_refused(tokenizer, tmp_path: Path) -> None:
     rows = [r | {"rewards": [1.0] * len(r["responses"])} for r in make_rows(4)]
     with pytest.raises(DataError, match="none of 4 training records has a preference"):
         write(tmp_path / "data.arrow", rows, Encoder(tokenizer, TextConfig()), 2, 8)
+
+
+def labelled_rows() -> list[dict]:
+    """A desirable and an undesirable record between lists, and a list with one measured response."""
+    rows = make_rows(4)
+    rows[0] |= {"rewards": [1.0, 0.0] + [None] * (len(rows[0]["responses"]) - 2)}
+    rows[3] |= {"rewards": [1.0] + [None] * (len(rows[3]["responses"]) - 1)}
+    for row, label in ((rows[1], 1.0), (rows[2], 0.0)):
+        row |= {name: row[name][:1] for name in ("responses", "sources", "logps")} | {"rewards": [label], "reward_kind": "label"}
+    return rows
+
+
+def test_unpaired_records_stay_and_a_list_with_one_measured_response_does_not(tokenizer, tmp_path: Path) -> None:
+    data = write(tmp_path / "data.arrow", labelled_rows(), Encoder(tokenizer, TextConfig()), 3, 2)
+    assert [(data[i].row, data[i].unpaired, data[i].rewards) for i in range(len(data))] == [
+        (0, False, [1.0, 0.0]),
+        (1, True, [1.0]),
+        (2, True, [0.0]),
+    ]
+    assert (data.unpaired, data.dropped) == (2, 1)
+
+
+def test_a_file_of_an_earlier_release_has_no_unpaired_records(tokenizer, tmp_path: Path) -> None:
+    write(tmp_path / "data.arrow", make_rows(9), Encoder(tokenizer, TextConfig()), 3, 8)
+    with pa.ipc.open_file(str(tmp_path / "data.arrow")) as reader:
+        table = reader.read_all()
+    old = table.drop_columns("unpaired")
+    with pa.ipc.new_file(str(tmp_path / "old.arrow"), old.schema) as file:
+        file.write_table(old)
+    data = AlignmentData(tmp_path / "old.arrow")
+    assert data.unpaired == 0 and len(data) == len(table) and not data[0].unpaired
+
+
+def test_a_record_without_exactly_one_label_is_refused(tokenizer, tmp_path: Path) -> None:
+    rows = labelled_rows()
+    rows[1]["rewards"] = [0.5]
+    with pytest.raises(DataError, match=r"record in row 1 has reward_kind label and the rewards \[0.5\]"):
+        write(tmp_path / "data.arrow", rows, Encoder(tokenizer, TextConfig()), 3, 8)

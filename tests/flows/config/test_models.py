@@ -38,3 +38,17 @@ def test_random_weights_need_a_supervised_start(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(DATA + "policy: {source: tiny}\nsft: {enabled: false}")
     with pytest.raises(ConfigError, match="needs a supervised start"):
         load_config(tmp_path / "c.yaml")
+
+
+LABEL = "label: {column: ok, true: [true], false: [false]}"
+
+
+@pytest.mark.parametrize("keys", [f"shape: unpaired, {LABEL}", LABEL, "preset: kto"])
+def test_inputs_known_to_be_unpaired_need_a_loss_that_reads_labels(tmp_path: Path, keys: str) -> None:
+    inputs = f"data: {{train: [{{path: org/data}}, {{path: org/thumbs, {keys}}}]}}\n"
+    (tmp_path / "c.yaml").write_text(inputs + "align: {loss: {name: dpo}}")
+    with pytest.raises(ConfigError, match=r"data.train\[1\]: rows are unpaired .* align.loss.name: dpo compares") as error:
+        load_config(tmp_path / "c.yaml")
+    assert "set align.loss.name to bco or kto" in str(error.value) and "data.train[0]" not in str(error.value)
+    (tmp_path / "c.yaml").write_text(inputs + "align: {loss: {name: kto}}")
+    assert load_config(tmp_path / "c.yaml").align.loss.name == "kto"

@@ -35,3 +35,9 @@ def test_an_evaluation_without_a_twin_a_task_or_gaps_has_fewer_figures() -> None
     plain = evaluate.Facts.model_validate(facts.evaluation(reward_confidence={"bins": [], "accuracy": [], "count": []}))
     drawn = {name for name, figure in FIGURES["evaluate"].items() if figure.draw(plain) is not None}
     assert drawn == {"comparison", "margins", "reward_calibration"}
+
+
+def test_an_evaluation_without_pairs_has_no_figures() -> None:
+    bare = {"parts": {}, "margins": {"edges": [], "policy": []}, "reward_calibration": None, "lift": {}}
+    found = evaluate.Facts.model_validate(facts.evaluation(reward_confidence={"bins": [], "accuracy": [], "count": []}, **bare))
+    assert not any(figure.draw(found) for figure in FIGURES["evaluate"].values())

@@ -49,7 +49,7 @@ def scores(values: dict[str, list[float | None]]) -> pa.Table:
 class Made:
     """A store with the records above, and contestants added one by one."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *more: dict[str, Any]):
         self.store = Store(str(folder))
         rows = [
             {"record_id": name, "responses": ["aaaa", "bb"], "rewards": rewards, "sources": sources, "task": task}
@@ -57,6 +57,7 @@ class Made:
             | {"prompt_hash": prompt, "schema_version": 2}
             for name, prompt, task, sources, rewards in RECORDS
         ]
+        rows += [rows[0] | row for row in more]
         rows.append(rows[0] | {"record_id": "train", "split": "train"})
         self.records = finished(self.store, "ingest", "data", {"records.parquet": pa.Table.from_pylist(rows, schema=RECORDS_SCHEMA)})
 
@@ -151,6 +152,17 @@ def test_the_chosen_response_is_the_single_best_measured_one(made: Made) -> None
     assert (wins["records"], wins["records_left_out"]) == (3, 2)
     assert wins["length"] == {"unit": "characters", "policy": 8.0, "opponent": pytest.approx((4 + 2 + 4) / 3)}
     assert [r["length_chosen"] for r in rows] == [4.0, 2.0, None, None, 4.0]
+
+
+def test_a_response_with_the_label_undesirable_is_not_a_chosen_one(tmp_path: Path) -> None:
+    one = {"responses": ["cccccc"], "sources": ["m"], "reward_kind": "label"}
+    made = Made(tmp_path, {"record_id": "up", "rewards": [1.0]} | one, {"record_id": "down", "rewards": [0.0]} | one)
+    own = {name: [0.0, 0.0] for name, *_ in RECORDS} | {"up": [0.0], "down": [0.0]}
+    judged = finished(made.store, "judge", "own", {"scores.parquet": scores(own)}, REWARD_MODEL)
+    policy, start = {"up": [1.0], "down": [1.0]}, {"up": [0.0], "down": [0.0]}
+    result, rows = made.compare(made.contestant("policy", policy), made.contestant("start", start), chosen_scores=judged)
+    assert [(r["record_id"], r["outcome_chosen"], r["outcome_start"]) for r in rows] == [("up", 1.0, 1.0), ("down", None, 1.0)]
+    assert result["facts"]["wins"]["start"]["by_source"].keys() == {"m"}, "both belong to the source of their response"
 
 
 def test_lengths_are_tokens_where_all_are_counted_else_characters(made: Made) -> None:

@@ -9,6 +9,7 @@ from dora_core.config.method import EvaluateConfig
 from dora_core.evaluation.metrics import preference_pairs
 from tasks.stages._preference_measures import (
     HeldOut,
+    Labelled,
     PreferenceMeasures,
     RewardCorrelation,
     by_group,
@@ -85,3 +86,35 @@ def test_rank_correlation_needs_two_different_rewards_and_scores() -> None:
     found = rank_correlation(np.array([1.0, 2.0, 3.0, 1.0]), [[0.0, 1.0, None], [5.0]], prompts, OPTIONS)
     assert found is not None and (found.value, found.n) == (1.0, 1)
     assert rank_correlation(np.array([1.0, 2.0]), [[3.0, 3.0]], prompts, OPTIONS) is None
+
+
+def labelled(*, pairs: bool) -> HeldOut:
+    """Three labelled responses after the four of the pairs: desirable with lr 2 and −1, undesirable with lr −3."""
+    scores = {"policy": np.array([3.0, 1.0, 0.0, 1.0, 2.0, -1.0, -3.0])}
+    given = vars(held_out()) | {"implicit_N": scores, "likelihood_N": {"policy": -np.arange(7.0), "start": np.arange(7.0)}}
+    given["labelled"] = Labelled(np.array([4, 5, 6]), np.array([True, True, False]), np.array([5, 6, 7]), 0)
+    if not pairs:
+        nothing = {"prompt_P": np.array([], dtype=int), "golden_P": np.array([], dtype=bool), "pairs": preference_pairs([[1.0], [0.0]])}
+        given |= nothing | {"groups": {name: np.array([], dtype=object) for name in ("source", "task")}}
+    return HeldOut(**given)
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_labels_by_hand(pairs: bool) -> None:
+    found = measure(labelled(pairs=pairs), 1.0, None, UNKNOWN).labels
+    assert found is not None and (found.desirable, found.undesirable, found.prompts, found.pairs) == (2, 1, 3, 0)
+    assert found.accuracy.policy.value == pytest.approx(2 / 3), "−1 is the wrong sign of a desirable response"
+    assert found.accuracy_desirable is not None and found.accuracy_desirable.policy.value == 0.5
+    assert found.accuracy_undesirable is not None and found.accuracy_undesirable.policy.value == 1.0
+    assert found.auc is not None and found.auc.policy.value == 1.0 and found.auc.start is None
+    assert found.auc_likelihood is not None and found.auc_likelihood.start is not None
+    assert (found.auc_likelihood.policy.value, found.auc_likelihood.start.value) == (1.0, 0.0)
+
+
+def test_without_pairs_the_measures_of_pairs_are_missing() -> None:
+    measures = measure(labelled(pairs=False), 1.0, None, UNKNOWN)
+    assert measures.parts == measures.by_source == measures.by_task == {} and measures.lift.measured() == {}
+    assert measures.reward_calibration is None and measures.worst_group is None
+    assert measures.margins.edges == [] and measures.reward_confidence.count == []
+    assert PreferenceMeasures.model_validate(measures.model_dump(mode="json", exclude_unset=True)) == measures
+    assert measure(held_out(), 1.0, None, UNKNOWN).labels is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from dora_core.config.method import GateConfig
 from dora_core.evaluation.winrate import Outcomes
 from tasks.stages._preference_measures import PreferenceMeasures
-from tasks.stages._promotion_gate import RULES, Evidence, decide
+from tasks.stages._promotion_gate import EVIDENCE, RULES, Evidence, decide
 from tests.tasks import facts
 from tests.tasks.facts import interval
 
@@ -24,6 +25,17 @@ def evidence(change: dict[str, Any], lift: dict[str, Any], wins: dict[str, float
 def accuracy(low: float) -> dict[str, Any]:
     part = facts.measures()["parts"]["all"]
     return {"parts": {"all": part | {"accuracy": {"policy": interval(low + 0.05) | {"low": low}}}}}
+
+
+def labels(auc: float | None, n: int = 100) -> dict[str, Any]:
+    """Labelled responses; ``auc`` None: all desirable."""
+    shares = {name: {"policy": interval(0.6, n=n)} for name in ("accuracy", "accuracy_desirable")}
+    areas = None if auc is None else {"policy": interval(auc, n=n)}
+    counts = {"desirable": n, "undesirable": n if auc else 0, "prompts": n, "pairs": 0}
+    return counts | shares | {"accuracy_undesirable": shares["accuracy"] if auc else None, "auc": areas, "auc_likelihood": areas}
+
+
+NO_PAIRS: dict[str, Any] = {"parts": {}, "reward_calibration": None, "margins": {"edges": [], "policy": []}}
 
 
 @pytest.mark.parametrize(
@@ -55,15 +67,64 @@ def test_rules_that_are_switched_off_are_not_there() -> None:
 
 
 def test_every_rule_has_a_threshold_in_the_configuration_and_a_sentence() -> None:
-    everything = evidence({}, {"start_golden": interval(0.1)}, {"start": 0.5, "champion": 0.5})
+    everything = evidence({"labels": labels(0.7)}, {"start_golden": interval(0.1)}, {"start": 0.5, "champion": 0.5})
     gate = decide(GateConfig(), everything)
     assert [rule.name for rule in gate.rules] == [rule.name for rule in RULES]
     assert {rule.threshold for rule in RULES} == set(GateConfig.model_fields)
     assert [rule.message for rule in gate.rules] == [
         "lower bound of held-out accuracy above 0.5: 0.55",
+        "lower bound of the AUC over held-out labels above 0.5: 0.65",
         "ranking accuracy minus the start's at least 0: 0.02",
         "ranking accuracy lost on golden pairs at most 0.02: -0.1",
         "KL(policy‖start) per response, nats, at most 50: 3",
         "upper bound of the win rate against the start at least 0.5: 0.55",
         "win rate against the champion at least 0.45: 0.5",
     ]
+
+
+def of_labels(auc: float | None, wins: dict[str, float], **changes: Any) -> Evidence:
+    """Held-out data without a pair."""
+    return evidence(NO_PAIRS | {"labels": labels(auc)} | changes, {"start_all": None}, wins)
+
+
+@pytest.mark.parametrize(("auc", "broken"), [(0.7, []), (0.54, ["label_auc"]), (0.55, ["label_auc"])])
+def test_without_pairs_the_labels_decide(auc: float, broken: list[str]) -> None:
+    gate = decide(GateConfig(), of_labels(auc, {}))
+    assert [rule.name for rule in gate.rules] == ["label_auc", "kl"] and [rule.name for rule in gate.broken] == broken
+    assert gate.unchecked["accuracy"] == gate.unchecked["lift"] == "no held-out prompt has a pair of responses"
+    assert gate.unchecked["win_rate"] == "the policy was not compared with the start (compare)"
+    assert "label_auc" not in gate.unchecked
+
+
+def test_without_any_evidence_nothing_is_promoted() -> None:
+    gate = decide(GateConfig(), of_labels(None, {}))
+    assert not gate.passed and [rule.name for rule in gate.broken] == [EVIDENCE]
+    assert "label_auc: all 100 labelled held-out responses have the same label" in gate.broken[0].message
+    assert "win_rate: the policy was not compared with the start" in gate.broken[0].message
+    off = GateConfig(max_kl=None, min_win_rate=None, min_champion_win_rate=None)
+    assert [rule.name for rule in decide(off, of_labels(None, {})).broken] == [EVIDENCE]
+
+
+def test_a_win_rate_is_evidence_where_labels_are_all_the_same() -> None:
+    gate = decide(GateConfig(), of_labels(None, {"start": 0.6}))
+    assert gate.passed and [rule.name for rule in gate.rules] == ["kl", "win_rate"]
+    assert not decide(GateConfig(), of_labels(None, {"start": 0.3})).passed
+
+
+def test_pairs_or_labels_of_a_few_prompts_leave_the_decision_to_the_other() -> None:
+    def mixed(pairs: float, auc: dict[str, Any], min_group: int) -> Evidence:
+        return replace(evidence(accuracy(pairs) | {"labels": auc}, {}, {}), min_group=min_group)
+
+    both = decide(GateConfig(), mixed(0.3, labels(0.4), 20))
+    assert [rule.name for rule in both.broken] == ["accuracy", "label_auc"], "enough of both: each must hold"
+    few_labels = decide(GateConfig(), mixed(0.6, labels(0.4, n=19), 20))
+    assert few_labels.passed and "labels of 19 prompts only" in few_labels.unchecked["label_auc"]
+    few_pairs = decide(GateConfig(), mixed(0.3, labels(0.7, n=200), 150))
+    assert few_pairs.passed and "pairs of 100 prompts only" in few_pairs.unchecked["accuracy"] and "lift" in few_pairs.unchecked
+    few_of_both = decide(GateConfig(), mixed(0.3, labels(0.4, n=19), 150))
+    assert [rule.name for rule in few_of_both.broken] == ["accuracy", "label_auc"]
+
+
+def test_data_of_pairs_alone_says_nothing_about_labels() -> None:
+    gate = decide(GateConfig(), evidence({}, {}, {}))
+    assert set(gate.unchecked) == {"golden_drop", "win_rate", "champion_win_rate"}

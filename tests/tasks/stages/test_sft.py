@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dora_core.config.method import OptimizationConfig, SftConfig
+from dora_core.data.records import GOLDEN_SCHEMA, RECORDS_SCHEMA
 from dora_core.errors import DataError
 from infra.store.store import Store, sha256_file
 from tasks.runtime.stage import StageRef, execute
@@ -63,3 +65,17 @@ def test_the_facts_have_neither_loss_nor_objective(pipeline_start: Start, store:
     facts = sft.STAGE.parse(written).facts
     assert facts.loss is None and facts.objective is None and facts.steps == len(facts.curve.step) == len(facts.curve.measures["loss"])
     assert facts.dump() == written["facts"], "parsing and dumping changes nothing"
+
+
+def test_of_labelled_responses_only_the_desirable_ones_are_learned(tmp_path: Path) -> None:
+    def record(name: str, rewards: list[float | None], kind: str) -> dict:
+        texts = [f"{name}{i}" for i in range(len(rewards))]
+        row = {"record_id": name, "prompt": [{"role": "user", "content": "q"}], "responses": texts, "rewards": rewards}
+        more = {"sources": ["human"] * len(rewards), "reward_kind": kind, "split": "train", "prompt_hash": 1, "schema_version": 2}
+        return row | more
+
+    rows = [record("up", [1.0], "label"), record("down", [0.0], "label"), record("list", [0.0, -1.0], "reward")]
+    pq.write_table(pa.Table.from_pylist(rows, schema=RECORDS_SCHEMA), tmp_path / "records.parquet")
+    pq.write_table(GOLDEN_SCHEMA.empty_table(), tmp_path / "golden.parquet")
+    assert [text for _, text in sft.sft_examples(tmp_path, SftConfig(data="best"), GOLDEN)] == ["up0", "list0"]
+    assert len(sft.sft_examples(tmp_path, SftConfig(data="golden"), GOLDEN)) == 4, "trusted sources count whatever the label"

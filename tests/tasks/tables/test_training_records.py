@@ -14,7 +14,7 @@ from dora_core.errors import DataError
 from dora_core.training.alignment_data import JOINED_COLUMNS
 from tasks.tables import rows
 from tasks.tables import training_records as join
-from tasks.tables.training_records import joined_records
+from tasks.tables.training_records import count_unpaired, joined_records
 
 
 def make_records(n: int) -> list[dict]:
@@ -104,3 +104,18 @@ def test_a_table_that_is_too_short_or_too_long_is_refused(tables, tmp_path):
     write(tmp_path / "calibration.parquet", factors | {("more", 0): 1.0}, "h")
     with pytest.raises(DataError, match="more rows than the records have responses"):
         joined(tmp_path)
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "min", "chosen", "product"])
+def test_h_of_an_unpaired_record_is_that_of_its_response(tables, tmp_path, aggregate):
+    records, logps, factors = tables
+    for record in records[::3]:
+        record |= {name: record[name][:1] for name in ("responses", "sources")} | {"rewards": [0.0], "reward_kind": "label"}
+    kept = {(r["record_id"], j) for r in records for j in range(len(r["responses"]))}
+    pq.write_table(pa.Table.from_pylist(records, schema=RECORDS_SCHEMA), tmp_path / "records.parquet")
+    write(tmp_path / "logps.parquet", {key: v for key, v in logps.items() if key in kept}, "logp")
+    write(tmp_path / "calibration.parquet", {key: v for key, v in factors.items() if key in kept}, "h")
+    unpaired = [r for r in joined(tmp_path, aggregate) if r["reward_kind"] == "label"]
+    assert [r["factor"] for r in unpaired] == pytest.approx([factors[r["record_id"], 0] for r in unpaired], rel=1e-14)
+    assert [r["logps"] for r in unpaired] == [[logps[r["record_id"], 0]] for r in unpaired]
+    assert count_unpaired(tmp_path / "records.parquet", "train") == (len(unpaired), sum(r["split"] == "train" for r in records))

@@ -7,7 +7,7 @@ import yaml
 
 from dora_core.config.adapter import Adapter
 from dora_core.data.presets import PRESETS, Preset, Variant, expand, recognise, register_preset, registered_presets
-from dora_core.data.presets.base import as_text
+from dora_core.data.presets.base import as_text, is_unpaired
 from dora_core.errors import ConfigError, DataError
 from tests.dora_core.data.cases import CASES, all_cases
 
@@ -154,3 +154,11 @@ def test_registration_is_checked(registry):
     for preset, error in ((Nameless, TypeError), (Reserved, ValueError), (Taken, ValueError), (Wrong, TypeError)):
         with pytest.raises(error):
             register_preset(preset)
+
+
+def test_inputs_are_known_to_be_unpaired_by_shape_label_or_preset():
+    label = {"column": "ok", "true": [True], "false": [False]}
+    unpaired = [{"shape": "unpaired"}, {"label": label}, {"preset": "kto"}]
+    assert all(is_unpaired(Adapter.model_validate(keys)) for keys in unpaired)
+    others = [{}, {"preset": "none"}, {"shape": "pair"}, {"preset": "hh"}, {"preset": "halos"}, {"preset": "kto", "shape": "pair"}]
+    assert not any(is_unpaired(Adapter.model_validate(keys)) for keys in others), "halos has pairs too; a shape overrides its preset"
