@@ -213,9 +213,7 @@ def open_raw(item: Input) -> Iterator[_Opened]:
 class _InputReading:
     """Reading of one input; ``total`` counts over all of them."""
 
-    def __init__(
-        self, item: Input, data: DataConfig, rows: int | None, shown: int, keep: int, total: RecordCounter, progress: Progress
-    ):
+    def __init__(self, item: Input, data: DataConfig, rows: int | None, shown: int, keep: int, total: RecordCounter, progress: Progress):
         self.item, self.data, self.limit, self.keep = item, data, rows, keep
         self.most_shown, self.progress = shown, progress
         self.counter, self.total = RecordCounter(), total
