@@ -59,10 +59,12 @@ class AdaptedInput:
         mappings: in the order of their first file; more than one where files differ in their columns.
         notes: parts of rows that were left out or decided, by what they are; counted while rows are read.
         rows_read: rows of the files so far.
+        is_cut: whether ``most_rows`` has ended the reading, so that rows are left.
     """
 
-    def __init__(self, item: Input, fingerprints: Mapping[str, str]):
-        self.item, self._fingerprints = item, fingerprints
+    def __init__(self, item: Input, fingerprints: Mapping[str, str], most_rows: int | None = None):
+        self.item, self._fingerprints, self._most = item, fingerprints, most_rows
+        self.is_cut = False
         self.notes: Counter[str] = Counter()
         self.rows_read = 0
         self.mappings = self._resolved(list(self._schemas()))
@@ -82,7 +84,7 @@ class AdaptedInput:
             columns = list(dict.fromkeys(reader.columns))
             key = frozenset(columns)
             if key not in found or not found[key][2]:
-                sample = _sample(name, reader)
+                sample = sample_of(name, reader)
                 files = found[key][3] if key in found else []
                 found[key] = (columns, reader.ragged, sample, files)
             self._refuse_twice(name, reader)
@@ -169,6 +171,9 @@ class AdaptedInput:
         whole = not reader.ragged and len(there) == len(reader.columns) and there >= set(wanted)
         with readable(name):
             for position, row in reader.rows(read, batch_rows):
+                if self._most is not None and self.rows_read >= self._most:
+                    self.is_cut = True
+                    return
                 self.rows_read += 1
                 if type(row) is dict and not whole:
                     if row.keys() - there:
@@ -182,7 +187,8 @@ class AdaptedInput:
 _SOURCE_FIELDS = {"list": "sources", "mixed": "sources", "pair": "chosen_source and rejected_source", "ab": "a_source and b_source"}
 
 
-def _sample(name: str, reader: Reader) -> list[dict[str, Any]]:
+def sample_of(name: str, reader: Reader) -> list[dict[str, Any]]:
+    """The first rows of a file, by which its schema is recognised."""
     names = None if reader.ragged else {column: column for column in reader.columns}
     nulls = dict.fromkeys(reader.columns)
     with readable(name):

@@ -10,25 +10,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 from pydantic import Field
 
 from dora_core.config.data import DataConfig
+from dora_core.data.adapted import AdaptedInput, AdaptedRow
 from dora_core.data.adapter.base import CanonicalRow
-from dora_core.data.adapter.driver import RowAdapter
-from dora_core.data.adapter.resolve import Resolved, resolve
+from dora_core.data.adapter.resolve import Resolved
 from dora_core.data.columns_left import ColumnsLeft
 from dora_core.data.encoding import plain_prompt, render_prompt
-from dora_core.data.formats import Reader
 from dora_core.data.inputs import BATCH_ROWS, Input, inputs_of
-from dora_core.data.locations import locate, readable
+from dora_core.data.locations import locate
 from dora_core.data.problems import Problem, Reason
 from dora_core.data.record_counts import UNKNOWN, Lengths, RecordCounter, RecordCounts, SourceCounts
-from dora_core.data.records import Form, Message, Record, Rules, is_golden_source, parse_row, split_of
-from dora_core.errors import DataError, DoraError
+from dora_core.data.records import Message, Record, Rules, Split, is_golden_source, parse_canonical, split_of
+from dora_core.data.suspicion import Example, Finding, Seen, Suspicion
+from dora_core.errors import DoraError
 from dora_core.strict_model import StrictModel
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 ROWS = 20_000
 """Rows read of an input unless the caller says otherwise."""
-PROBE_ROWS = 64
 SHOWN = 3
 FILES_NAMED = 5
 
@@ -123,12 +122,27 @@ class Estimate(StrictModel):
     why: str
 
 
+class FindingShown(StrictModel):
+    """A finding of a suspicion rule, see :mod:`dora_core.data.suspicion`."""
+
+    rule: str
+    level: str
+    count: int
+    text: str
+    hint: str
+
+    @classmethod
+    def of(cls, finding: Finding) -> FindingShown:
+        return cls(rule=finding.rule, level=finding.level, count=finding.count, text=finding.text(), hint=finding.hint)
+
+
 class Preview(StrictModel):
     """All inputs of a configuration."""
 
     inputs: list[InputPreview]
     total: RecordCounts = Field(description="Of train and eval.")
     factors: Estimate
+    findings: list[FindingShown] = Field(default_factory=list, description="Of the suspicion rules, notes included.")
     refusals: list[str] = Field(description="Reasons for which a run would refuse the data.")
     warnings: list[str]
 
@@ -144,7 +158,6 @@ class Wanted(NamedTuple):
     Attributes:
         objective: its name.
         uses_factors: whether it reads h.
-        trusted_start: whether a supervised start learns trusted responses.
     """
 
     objective: str = "dora"
@@ -158,6 +171,7 @@ def preview_data(
     rows: int | None = ROWS,
     shown: int = SHOWN,
     keep: int = 0,
+    suspect: bool = True,
     progress: Progress = lambda what, done, total: None,
 ) -> tuple[Preview, list[RecordShown], list[BadRow]]:
     """Preview all inputs of a configuration.
@@ -165,192 +179,167 @@ def preview_data(
     Args:
         rows: most rows of an input that are read; None: all.
         shown: records of each input that the preview shows whole.
+        suspect: apply the suspicion rules too.
         keep: most records, and most bad rows, that are returned beside it, shared evenly by the inputs.
         progress: called with (input, rows read, None).
 
     Returns:
         The preview, records and bad rows. An input that cannot be read has ``refused``; others are previewed all the same.
     """
-    items, total = inputs_of(data), RecordCounter()
+    items, total, taken = inputs_of(data), RecordCounter(), set[str]()
     share = -(-keep // max(1, len(items)))
-    read = [_InputReading(item, data, rows, shown, share, total, progress) for item in items]
-    inputs = [reading.result() for reading in read]
-    table = [record for reading in read for record in reading.table]
-    bad = [row for reading in read for row in reading.bad_rows]
-    counts = total.counts()
+    readings = [_InputReading(item, data, rows, shown, share) for item in items]
+    suspicion = Suspicion(data) if suspect else None
+    if suspicion is not None:
+        for reading in readings:
+            suspicion.opened(reading.item.place, reading.input.files if reading.input else [], reading.gives_split)
+    for reading in readings:
+        reading.read(total, suspicion, taken, progress)
+    inputs, counts = [reading.result() for reading in readings], total.counts()
+    findings = suspicion.findings() if suspicion is not None else []
     factors = _estimate(inputs, counts, data, wanted)
-    refusals = [*_refusals(inputs, counts, data, wanted)]
-    return (
-        Preview(inputs=inputs, total=counts, factors=factors, refusals=refusals, warnings=list(_warnings(inputs, counts, factors))),
-        table,
-        bad,
+    preview = Preview(
+        inputs=inputs,
+        total=counts,
+        factors=factors,
+        findings=[FindingShown.of(finding) for finding in findings],
+        refusals=list(_refusals(inputs, counts, data, findings)),
+        warnings=list(_warnings(inputs, counts, factors, findings)),
     )
-
-
-class _Opened(NamedTuple):
-    """One file with all of its columns."""
-
-    name: str
-    format: str
-    columns: list[str]
-    ragged: bool
-    reader: Reader
-
-    def rows(self) -> Iterator[tuple[int, Any]]:
-        with readable(self.name):
-            yield from self.reader.rows({column: column for column in self.columns}, BATCH_ROWS)
-
-
-def open_raw(item: Input) -> Iterator[_Opened]:
-    """The files of an input with their rows as they are in the file."""
-    for at in locate(item.source, item.place):
-        with readable(at.name):
-            reader = at.format.reader(at)
-        if reader.columns:
-            yield _Opened(at.name, at.format.name, list(reader.columns), reader.ragged, reader)
+    return preview, [record for reading in readings for record in reading.table], [row for reading in readings for row in reading.bad_rows]
 
 
 class _InputReading:
     """Reading of one input; ``total`` counts over all of them."""
 
-    def __init__(self, item: Input, data: DataConfig, rows: int | None, shown: int, keep: int, total: RecordCounter, progress: Progress):
-        self.item, self.data, self.limit, self.keep = item, data, rows, keep
-        self.most_shown, self.progress = shown, progress
-        self.counter, self.total = RecordCounter(), total
+    def __init__(self, item: Input, data: DataConfig, rows: int | None, shown: int, keep: int):
+        self.item, self.data, self.keep, self.most_shown = item, data, keep, shown
+        self.counter = RecordCounter()
         self.table: list[RecordShown] = []
         self.bad_rows: list[BadRow] = []
         self.shown: list[RecordShown] = []
         self.reasons: Counter[str] = Counter()
-        self.notes: list[str] = []
-        self.read, self.bad, self.complete = 0, 0, True
+        self.bad = 0
         self.first_bad: BadRow | None = None
-        self.files: list[str] = []
-        self.format = ""
-        self.resolved: Resolved | None = None
+        self.format, self.refused, self.hint = "", "", ""
+        self.input: AdaptedInput | None = None
+        with self._explained():
+            self.format = next((at.format.name for at in locate(item.source, item.place)), "")
+            self.input = AdaptedInput(item, {}, most_rows=rows)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Keep the error of this input; others are read all the same."""
+        try:
+            yield
+        except DoraError as error:
+            self.refused, self.hint = error.message, error.hint
+
+    @property
+    def gives_split(self) -> bool:
+        """Whether the user says the split of the rows."""
+        by_column = self.input is not None and any(_reads_split(mapping.resolved) for mapping in self.input.mappings)
+        return by_column or self.item.content == "eval" or bool(self.data.eval)
+
+    def read(self, total: RecordCounter, suspicion: Suspicion | None, taken: set[str], progress: Progress) -> None:
+        """Read the rows; ``taken``: ids of earlier inputs, to which those of this one are added."""
+        if self.input is None:
+            return
+        rules, own = _rules(self.data, self.item), set[str]()
+        with self._explained():
+            for row in self.input.rows():
+                if self.input.rows_read % BATCH_ROWS == 0:
+                    progress(self.item.place, self.input.rows_read, None)
+                if not isinstance(row.value, CanonicalRow):
+                    self._refuse(row.value, row)
+                    continue
+                parsed = parse_canonical(row.value, rules)
+                if not isinstance(parsed, Record):
+                    self._refuse(parsed, row)
+                    continue
+                split = parsed.split or self._split(parsed)
+                self.counter.add(parsed, split)
+                self._show(parsed, split, row)
+                if self.item.content != "golden":
+                    total.add(parsed, split)
+                if suspicion is not None:
+                    golden, at = self.item.content == "golden", Example(row.file, row.row)
+                    suspicion.see(Seen(parsed, golden, split, at, self.item.place, parsed.record_id in taken))
+                own.add(parsed.record_id)
+        taken |= own
 
     def result(self) -> InputPreview:
-        refused, hint = "", ""
-        try:
-            for file in open_raw(self.item):
-                self.files.append(file.name)
-                self.format = self.format or file.format
-                if self.limit is None or self.read < self.limit:
-                    self._read_file(file)
-                else:
-                    self.complete = False
-        except DoraError as error:
-            refused, hint = error.message, error.hint
-        left, counts, source = self.resolved.left if self.resolved else None, self.counter.counts(), self.item.source
-        trusted = self.data.golden_sources
+        mappings = self.input.mappings if self.input else []
+        first, counts, source = mappings[0].resolved if mappings else None, self.counter.counts(), self.item.source
+        notes = [f"{mapping.files[0]} is read otherwise: {mapping.resolved.in_words()}" for mapping in mappings[1:]]
+        notes += [f"{count:,} {what}" for what, count in sorted(self.input.notes.items())] if self.input else []
+        mixing = [f"{name} {value}" for name in ("weight", "repeat", "max_rows") if (value := getattr(source, name)) not in (None, 1)]
+        notes += [f"sampled by {', '.join(mixing)}, which these counts do not show"] if mixing else []
+        files = self.input.files if self.input else []
         return InputPreview(
             place=self.item.place,
             path=source.path if isinstance(source.path, str) else ", ".join(source.path),
             content=self.item.content,
-            files=len(self.files),
-            names=self.files[:FILES_NAMED],
+            files=len(files),
+            names=files[:FILES_NAMED],
             reader=self.format,
-            preset=self.resolved.preset if self.resolved else None,
-            recognised=bool(self.resolved and self.resolved.recognised),
-            shape=self.resolved.shape if self.resolved else "",
-            mapping=self.resolved.text if self.resolved else "",
-            columns=[] if left is None else column_uses(left),
-            rows=self.read,
-            complete=self.complete,
+            preset=first.preset if first else None,
+            recognised=bool(first and first.recognised),
+            shape=first.shape if first else "",
+            mapping=first.text if first else "",
+            columns=column_uses(first.left) if first else [],
+            rows=self.input.rows_read if self.input else 0,
+            complete=not (self.input and self.input.is_cut),
             bad=self.bad,
             bad_by_reason=dict(self.reasons.most_common()),
-            notes=self.notes,
+            notes=notes,
             counts=counts,
-            golden=[name for name in counts.sources if is_golden_source(name, trusted)],
+            golden=[name for name in counts.sources if is_golden_source(name, self.data.golden_sources)],
             shown=self.shown,
             first_bad=self.first_bad,
-            refused=refused,
-            hint=hint,
+            refused=self.refused,
+            hint=self.hint,
         )
 
-    def _read_file(self, file: _Opened) -> None:
-        item = self.item
-        sample = [row for _, row in islice(file.rows(), PROBE_ROWS) if isinstance(row, dict)]
-        resolved = resolve(
-            item.source.adapter,
-            file.columns,
-            sample,
-            place=item.place,
-            name=file.name,
-            golden=item.content == "golden",
-            ragged=file.ragged,
+    def _show(self, record: Record, split: str, row: AdaptedRow) -> None:
+        if len(self.shown) >= self.most_shown and len(self.table) >= self.keep:
+            return
+        shown = RecordShown(
+            file=row.file,
+            row=row.row,
+            record_id=record.record_id,
+            split=split,
+            kind=record.reward_kind,
+            prompt=record.prompt,
+            responses=[
+                ResponseShown(text=text, reward=reward, source=source)
+                for text, reward, source in zip(record.responses, record.rewards, record.sources, strict=True)
+            ],
+            extra=record.extra,
         )
-        if item.content != "golden" and not resolved.names_sources and item.source.source is None:
-            raise DataError(
-                f"{item.place}: {file.name} does not name the sources of its responses, and calibration compares sources",
-                hint=f"set {item.place}.source: NAME for all rows, or map a column in {item.place}.columns "
-                f"(source, sources, chosen_source and rejected_source); columns there: {', '.join(sorted(file.columns))}",
-            )
-        if self.resolved is None:
-            self.resolved = resolved
-        elif resolved.text != self.resolved.text:
-            self.notes.append(f"{file.name} is read otherwise: {resolved.in_words()}")
-        adapter, rules = RowAdapter(resolved.adapter, file.columns), _rules(self.data, item)
-        for position, adapted in adapter.rows(self._limited(file.rows())):
-            if isinstance(adapted, CanonicalRow):
-                parsed = parse_row(adapted.fields, cast(Form, adapted.form), rules)
-                if isinstance(parsed, Record):
-                    self._good(parsed, file.name, position, adapted.fields)
-                    continue
-                adapted = parsed
-            self._refuse(adapted, file.name, position, adapter)
-        self.notes += [f"{count:,} {what}" for what, count in sorted(adapter.notes.items())]
+        if len(self.shown) < self.most_shown:
+            self.shown.append(shown)
+        if len(self.table) < self.keep:
+            self.table.append(shown)
 
-    def _limited(self, rows: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-        for row in rows:
-            if self.limit is not None and self.read >= self.limit:
-                self.complete = False
-                return
-            self.read += 1
-            if self.read % BATCH_ROWS == 0:
-                self.progress(self.item.place, self.read, None)
-            yield row
-
-    def _good(self, record: Record, file: str, position: int, fields: dict[str, Any]) -> None:
-        split = fields.get("split") or self._split(record)
-        self.counter.add(record, split)
-        if self.item.content != "golden":
-            self.total.add(record, split)
-        if len(self.shown) < self.most_shown or len(self.table) < self.keep:
-            shown = RecordShown(
-                file=file,
-                row=position,
-                record_id=record.record_id,
-                split=split,
-                kind=record.reward_kind,
-                prompt=record.prompt,
-                responses=[
-                    ResponseShown(text=text, reward=reward, source=source)
-                    for text, reward, source in zip(record.responses, record.rewards, record.sources, strict=True)
-                ],
-                extra=fields.get("extra"),
-            )
-            if len(self.shown) < self.most_shown:
-                self.shown.append(shown)
-            if len(self.table) < self.keep:
-                self.table.append(shown)
-
-    def _split(self, record: Record) -> str:
+    def _split(self, record: Record) -> Split:
         if self.item.content == "eval":
             return "eval"
         if self.data.eval:
             return "train"
-        return str(split_of(np.array([record.prompt_hash], dtype=np.uint64), self.data.holdout_fraction)[0])
+        by_hash = split_of(np.array([record.prompt_hash], dtype=np.uint64), self.data.holdout_fraction)
+        return "eval" if by_hash[0] == "eval" else "train"
 
-    def _refuse(self, problems: Sequence[Problem], file: str, position: int, adapter: RowAdapter) -> None:
+    def _refuse(self, problems: Sequence[Problem], row: AdaptedRow) -> None:
         self.bad += 1
         first = problems[0]
         self.reasons[str(first.reason)] += 1
         if self.first_bad is not None and len(self.bad_rows) >= self.keep:
             return
         bad = BadRow(
-            file=file,
-            row=position,
-            field=adapter.place_of(first.field),
+            file=row.file,
+            row=row.row,
+            field=row.column_of(first.field),
             reason=str(first.reason),
             detail=first.detail,
             remedy=remedy(first, self.item.place),
@@ -358,6 +347,11 @@ class _InputReading:
         self.first_bad = self.first_bad or bad
         if len(self.bad_rows) < self.keep:
             self.bad_rows.append(bad)
+
+
+def _reads_split(resolved: Resolved) -> bool:
+    columns = resolved.adapter.columns
+    return isinstance(columns.split, str) or (columns.split is None and "split" in resolved.left.used)
 
 
 def _rules(data: DataConfig, item: Input) -> Rules:
@@ -443,7 +437,7 @@ def _estimate(inputs: Sequence[InputPreview], counts: RecordCounts, data: DataCo
     return Estimate(needed=wanted.uses_factors, possible=bool(reference) and bool(others), why=why)
 
 
-def _refusals(inputs: Sequence[InputPreview], counts: RecordCounts, data: DataConfig, wanted: Wanted) -> Iterator[str]:
+def _refusals(inputs: Sequence[InputPreview], counts: RecordCounts, data: DataConfig, findings: Sequence[Finding]) -> Iterator[str]:
     """Reasons in the words of ``ingest``, which checks the same after reading all rows."""
     for item in inputs:
         if item.refused:
@@ -463,9 +457,13 @@ def _refusals(inputs: Sequence[InputPreview], counts: RecordCounts, data: DataCo
         first = next((item.first_bad for item in of_kind if item.first_bad is not None), None)
         example = f"; first: {first.in_words()}" if first else ""
         if bad > data.max_bad_fraction * rows:
-            yield f"{bad} of {rows} rows in data.{content} are bad ({listed}), more than data.max_bad_fraction = {data.max_bad_fraction}{example}"
+            limit = f"more than data.max_bad_fraction = {data.max_bad_fraction}"
+            yield f"{bad} of {rows} rows in data.{content} are bad ({listed}), {limit}{example}"
         elif not good:
             yield f"data.{content}: no good row is left" if rows else f"data.{content} holds no rows"
+    for finding in findings:
+        if finding.level == "refuse":
+            yield f"suspicious data: {finding.text()} → {finding.hint}; or accept it: data.accept: [{finding.rule}]"
     names = _sources(counts)
     if not _golden_rows(inputs) and not any(is_golden_source(name, data.golden_sources) for name in names):
         yield (
@@ -481,7 +479,7 @@ def _refusals(inputs: Sequence[InputPreview], counts: RecordCounts, data: DataCo
                 )
 
 
-def _warnings(inputs: Sequence[InputPreview], counts: RecordCounts, factors: Estimate) -> Iterator[str]:
+def _warnings(inputs: Sequence[InputPreview], counts: RecordCounts, factors: Estimate, findings: Sequence[Finding]) -> Iterator[str]:
     for item in inputs:
         if item.bad:
             assert item.first_bad is not None
@@ -490,6 +488,9 @@ def _warnings(inputs: Sequence[InputPreview], counts: RecordCounts, factors: Est
             yield f"{item.place}: only its first {item.rows:,} rows were read"
     if counts.records and not any(counts.preferences.values()) and not (counts.approved or counts.disapproved):
         yield "no record holds a preference: no two responses of one prompt have different rewards"
+    for finding in findings:
+        if finding.level == "note":
+            yield f"{finding.text()} → {finding.hint}"
     if factors.needed and not factors.possible:
         yield f"h cannot be estimated: {factors.why}"
 

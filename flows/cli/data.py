@@ -70,7 +70,10 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the canonical records with h, weights, sources and split, for TRL or as they are. Ties and missing rewards never become pairs."""
+    """Write the canonical records with h, weights, sources and split, for TRL or as they are.
+
+    Ties and responses without a reward never become a preference.
+    """
     with explained(as_json):
         from dora_core.errors import ConfigError
         from flows.cli.files.data_export import ExportRequest, export_records

@@ -10,7 +10,6 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,20 +17,21 @@ import yaml
 
 from dora_core.config.adapter import Adapter
 from dora_core.config.data import DataConfig, DataSource
-from dora_core.data.adapter.base import split_named
+from dora_core.data.adapted import sample_of
 from dora_core.data.adapter.resolve import Resolved, resolve
 from dora_core.data.columns_left import Decision, columns_left
-from dora_core.data.inputs import Input
+from dora_core.data.inputs import Input, open_readers
 from dora_core.data.presets import as_text, expand, find_preset, recognise
-from dora_core.data.preview import PROBE_ROWS, ROWS, Preview, Progress, Wanted, open_raw, preview_data
+from dora_core.data.preview import ROWS, Preview, Progress, Wanted, preview_data
 from dora_core.errors import ConfigError, DataError
 from dora_core.strict_model import NAME_PATTERN
 
 Content = Literal["train", "eval", "golden"]
 PEOPLE = re.compile(
-    r"(humans?|people|person|persons|experts?|gold|golden|trusted|annotators?|writers?|authors?|labell?ers?)([-_. /].*)?", re.IGNORECASE
+    r"(humans?|people|persons?|experts?|gold|golden|trusted|annotators?|writers?|authors?|labell?ers?)([-_. /].*)?", re.IGNORECASE
 )
 """Names of sources that are probably people."""
+_HELD_OUT = frozenset({"test", "eval", "validation", "valid", "val", "dev", "holdout"})
 SOURCES_SHOWN = 12
 CHARS_PER_TOKEN = 3
 """Few, so that the limits of the text cut next to nothing."""
@@ -87,7 +87,7 @@ def starter(
         kinds = ", ".join(f"{item.path} is {'trusted responses' if item.content == 'golden' else 'evaluation data'}" for item in found)
         raise DataError(f"no input holds preference data: {kinds}", hint="give a file with pairs, lists with rewards, or approvals as well")
     data = DataConfig.model_validate(_data(found) | {"golden_sources": ["human"]})
-    preview, _, _ = preview_data(data, rows=rows, progress=progress)
+    preview, _, _ = preview_data(data, rows=rows, shown=0, suspect=False, progress=progress)
     refused = next((item for item in preview.inputs if item.refused), None)
     if refused is not None:
         raise DataError(refused.refused, hint=refused.hint)
@@ -107,15 +107,14 @@ def look_at(path: str, *, content: Content | None = None, several: bool = False)
     local = Path(path).expanduser()
     where = str(local.resolve()) if local.exists() else path
     source = DataSource(path=where)
-    for file in open_raw(Input(source, "train", path)):
-        sample = [row for _, row in islice(file.rows(), PROBE_ROWS) if isinstance(row, dict)]
-        break
-    else:
+    name, reader = next(open_readers(Input(source, "train", path), {}), (path, None))
+    if reader is None:
         raise DataError(f"{path} holds no rows", hint="give a file with at least one row")
+    columns, sample = list(dict.fromkeys(reader.columns)), sample_of(name, reader)
     first: DataError | ConfigError | None = None
     for trusted in (False, True) if content is None else (content == "golden",):
         try:
-            found = _resolved(where, file.columns, sample, file.ragged, path, trusted)
+            found = _resolved(where, columns, sample, reader.ragged, path, trusted)
         except (DataError, ConfigError) as error:
             first = first or error
             continue
@@ -130,10 +129,7 @@ def look_at(path: str, *, content: Content | None = None, several: bool = False)
 
 
 def _is_held_out(path: Path) -> bool:
-    words = re.split(r"[-_. 0-9]+", path.name.lower())
-    return any(
-        split_named(word, {}) == "eval" for word in words if word in ("test", "eval", "validation", "valid", "val", "dev", "holdout")
-    )
+    return bool(_HELD_OUT & set(re.split(r"[-_. 0-9]+", path.name.lower())))
 
 
 def _resolved(where: str, columns: Sequence[str], sample: Sequence[dict[str, Any]], ragged: bool, name: str, trusted: bool) -> Found:
@@ -331,12 +327,12 @@ class _Writer:
             return
         if len(self.names) < 2:
             self.decide.append("trusted responses: h compares a trusted source with another one, and there is one source alone")
-            yield "  # DECIDE h compares a trusted source with another one, and there is one source alone: map a column that names the sources,"
-            yield "  # or give trusted responses (prompt, response) as `golden: [{path: …}]`. Until then align.objective is erm, which reads none."
+            yield "  # DECIDE h compares a trusted source with another one, and there is one source alone: map a column that names the"
+            yield "  # sources, or give trusted responses (prompt, response) as `golden: [{path: …}]`. Until then align.objective is erm."
             yield f"  golden_sources: {_flow(self.golden)}      # the key needs a name; nothing below depends on it"
             return
         self.decide.append(f"data.golden_sources: which of {', '.join(self.names[:SOURCES_SHOWN])} is trusted")
-        yield "  # DECIDE which of them is trusted; no name looks like people. Until then align.objective is erm, which reads no trusted source."
+        yield "  # DECIDE which of them is trusted; no name looks like people. Until then align.objective is erm, which does not read it."
         yield from (f"  # golden_sources: [{_scalar(name)}]" for name in self.names[:SOURCES_SHOWN])
         yield f"  golden_sources: {_flow(self.golden)}      # the rarest one, as the key needs a name; nothing below depends on it"
 
@@ -346,8 +342,8 @@ class _Writer:
         yield f"  max_response_tokens: {_tokens(self.counts.response_chars.p95)}"
         yield ""
         yield "policy:"
-        yield "  source: tiny                # from scratch on this data, no download: shows that the pipeline runs. Else a Hugging Face id or a folder,"
-        yield "  vocab_size: 1024            # with learning rates of about 1e-5 (sft) and 5e-7 (align); see infra/configs/llama-8b-8gpu.yaml"
+        yield "  source: tiny                # from scratch on this data, no download: shows that the pipeline runs. Or a Hugging Face id or folder,"
+        yield "  vocab_size: 1024            # with learning rates near 1e-5 (sft) and 5e-7 (align): infra/configs/llama-8b-8gpu.yaml"
         yield ""
         if self.objective != "erm":
             yield "classifier:"
@@ -367,7 +363,8 @@ class _Writer:
             yield "  objective: {name: dora, lambda: auto}"
         else:
             reason = "no source is known to be trusted" if self.names and not self.named else "it needs a trusted source and another one"
-            yield f"  objective: {{name: erm}}      # h cannot be estimated: {reason}. With golden_sources decided: {{name: dora, lambda: auto}}"
+            yield f"  objective: {{name: erm}}      # h cannot be estimated: {reason}."
+            yield "  # objective: {name: dora, lambda: auto}      # once that is decided; and take `sft.data: best` away"
         yield "  optimization: {epochs: 2, learning_rate: 1.0e-4}    # suits tiny"
 
 

@@ -6,6 +6,7 @@ own weight times its h, so that a record counts once however many pairs it has (
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dora_core.calibration import aggregate as aggregate_factors
+from dora_core.data.encoding import chat_turns
 from dora_core.errors import DataError
 from tasks.tables.rows import record_batches
 from tasks.tables.training_records import Aggregate
@@ -95,8 +97,8 @@ def export_schema(records: Path, form: Format) -> pa.Schema:
 
     own = pq.read_schema(records)
     texts, number = pa.string(), pa.float64()
-    prompt, answer = own.field("prompt").type, pa.list_(pa.struct([("role", texts), ("content", texts)]))
-    about = [("record_id", texts), ("split", texts), ("task", texts)]
+    answer = pa.list_(pa.struct([("role", texts), ("content", texts)]))
+    about = [("record_id", texts), ("split", texts), ("task", texts), ("tools", texts)]
     if form == "records":
         kept = [(name, own.field(name).type) for name in _columns(records) if name != "weight"]
         return pa.schema([*kept, ("h", pa.list_(number)), ("weight", number)])
@@ -106,9 +108,9 @@ def export_schema(records: Path, form: Format) -> pa.Schema:
             for name, kind in (("source", texts), ("reward", number), ("h", number))
             for side in ("chosen", "rejected")
         ]
-        return pa.schema([("prompt", prompt), ("chosen", answer), ("rejected", answer), ("weight", number), ("h", number), *each, *about])
+        return pa.schema([("prompt", answer), ("chosen", answer), ("rejected", answer), ("weight", number), ("h", number), *each, *about])
     single = [("label", pa.bool_()), ("weight", number), ("h", number), ("source", texts), ("reward", number)]
-    return pa.schema([("prompt", prompt), ("completion", answer), *single, *about])
+    return pa.schema([("prompt", answer), ("completion", answer), *single, *about])
 
 
 def _columns(records: Path) -> list[str]:
@@ -129,8 +131,9 @@ def _rows_of(
     if form == "records":
         yield {**record, "h": h, "weight": weight}
         return
-    about = {"record_id": record["record_id"], "split": record["split"], "task": record.get("task")}
-    prompt = [{name: value for name, value in message.items() if value is not None} for message in record["prompt"]]
+    about: dict[str, Any] = {"record_id": record["record_id"], "split": record["split"], "task": record.get("task")}
+    prompt, tools = chat_turns(record["prompt"])
+    about["tools"] = json.dumps(tools) if tools else None
     if form == "trl-pairs":
         chosen_pairs = preferences(rewards, pairs)
         if not chosen_pairs:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from dora_core.errors import ConfigError
+from dora_core.errors import ConfigError, DataError
 from flows.cli.files.data_preview import load_any
 from flows.cli.files.stages import FileStages
 from flows.cli.files.tables import Output
@@ -67,6 +68,8 @@ def export_records(request: ExportRequest, as_json: bool) -> None:
     rows = export_rows(
         tables.records, tables.factors, request.form, counts, pairs=request.pairs, split=request.split, aggregate=tables.aggregate
     )
+    if output.path.suffix == ".parquet" and request.form != "records":
+        rows = _without_tool_calls(rows)
     with out.counting() as progress:
         output.write_rows(rows, export_schema(tables.records, request.form), lambda done: progress("rows written", done, None))
     out.say(f"{request.output}: {counts['rows']:,} rows of {counts['records']:,} records of {tables.name}")
@@ -84,6 +87,21 @@ def export_records(request: ExportRequest, as_json: bool) -> None:
             for name in ("records", "rows", "records without a preference", "tied pairs", "responses without a reward")
         }
     )
+
+
+def _without_tool_calls(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows, as long as their messages are role and content alone: a Parquet column has one schema for all messages.
+
+    Raises:
+        DataError: a message has a tool call.
+    """
+    for row in rows:
+        if any(message.keys() > {"role", "content"} for message in row["prompt"]):
+            raise DataError(
+                f"record {row['record_id']} has tool calls in its prompt, which a Parquet column of messages cannot hold",
+                hint="write a .jsonl file, or --format records",
+            )
+        yield row
 
 
 def tables_of_run(store: Store, query: str) -> Tables:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -104,7 +104,7 @@ def preview_files(request: Request, as_json: bool) -> list[str]:
     out.say(verdict)
     for refusal in preview.refusals:
         out.say(f"  {refusal}")
-    rendering = {place: [dict(_joined(parts)) for parts in each] for place, each in examples.items()}
+    rendering = {place: [dict(parts) for parts in each] for place, each in examples.items()}
     out.document(
         {"accepted": preview.accepted}
         | preview.model_dump()
@@ -173,10 +173,6 @@ def _example(record: RecordShown, template: Template) -> Parts:
     return [*parts, ("end", end)] if end else [*parts, ("end", "(cut: no end token)")]
 
 
-def _joined(parts: Parts) -> Iterator[tuple[str, str]]:
-    yield from parts
-
-
 def _say_input(out: Out, item: InputPreview, examples: Sequence[Parts], template: Template) -> None:
     out.say("")
     out.say(input_line(item))
@@ -184,9 +180,8 @@ def _say_input(out: Out, item: InputPreview, examples: Sequence[Parts], template
         out.say(f"  → {item.hint}" if item.hint else "")
         return
     if item.files > 1:
-        out.say(
-            f"  files: {item.files}: {', '.join(name.rsplit('/', 1)[-1] for name in item.names)}{' …' if item.files > len(item.names) else ''}"
-        )
+        names = ", ".join(name.rsplit("/", 1)[-1] for name in item.names)
+        out.say(f"  files: {item.files}: {names}{' …' if item.files > len(item.names) else ''}")
     out.say("  mapping:")
     for line in item.mapping.rstrip().splitlines():
         out.say(f"    {line}")
