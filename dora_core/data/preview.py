@@ -13,20 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-import numpy as np
 from pydantic import Field
 
 from dora_core.config.data import DataConfig
 from dora_core.data.adapted import AdaptedInput, AdaptedRow
 from dora_core.data.adapter.base import CanonicalRow
-from dora_core.data.adapter.resolve import Resolved
 from dora_core.data.columns_left import ColumnsLeft
 from dora_core.data.encoding import plain_prompt, render_prompt
 from dora_core.data.inputs import BATCH_ROWS, Input, inputs_of
 from dora_core.data.locations import locate
-from dora_core.data.problems import Problem, Reason
+from dora_core.data.opening import gives_split, is_repetition, reference_texts, rules_of
+from dora_core.data.problems import Problem, in_words
 from dora_core.data.record_counts import UNKNOWN, Lengths, RecordCounter, RecordCounts, SourceCounts
-from dora_core.data.records import Message, Record, Rules, Split, is_golden_source, parse_canonical, split_of
+from dora_core.data.records import Message, Record, Split, is_golden_source, is_held_out, parse_canonical
 from dora_core.data.suspicion import Example, Finding, Seen, Suspicion
 from dora_core.errors import DoraError
 from dora_core.strict_model import StrictModel
@@ -68,15 +67,12 @@ class BadRow(StrictModel):
 
     file: str
     row: int
-    field: str
     reason: str
-    detail: str
-    remedy: str = Field("", description="The line to write, or what to change.")
+    text: str = Field(description="Field, what was found, the line to write.")
 
     def in_words(self) -> str:
         """One sentence."""
-        what = f"`{self.field}` {self.detail}" if self.field else self.detail
-        return f"row {self.row} of {self.file}: {what}" + (f". {self.remedy}" if self.remedy else "")
+        return f"row {self.row} of {self.file}: {self.text}"
 
 
 class ColumnUse(StrictModel):
@@ -105,6 +101,8 @@ class InputPreview(StrictModel):
     complete: bool = Field(True, description="Whether that is all of them.")
     bad: int = 0
     bad_by_reason: dict[str, int] = Field(default_factory=dict)
+    duplicates: int = Field(0, description="Rows without an id that repeat an earlier one; left out.")
+    split_given: int = Field(0, description="Records whose split the data says.")
     notes: list[str] = Field(default_factory=list, description="What was left out or decided, with counts.")
     counts: RecordCounts = RecordCounts()
     golden: list[str] = Field(default_factory=list, description="Sources of this input that are trusted.")
@@ -192,7 +190,10 @@ def preview_data(
     suspicion = Suspicion(data) if suspect else None
     if suspicion is not None:
         for reading in readings:
-            suspicion.opened(reading.item.place, reading.input.files if reading.input else [], reading.gives_split)
+            for mapping in reading.input.mappings if reading.input else ():
+                suspicion.opened(reading.item.place, mapping.files, gives_split(mapping))
+        for text in reference_texts(data, {}):
+            suspicion.reference(text)
     for reading in readings:
         reading.read(total, suspicion, taken, progress)
     inputs, counts = [reading.result() for reading in readings], total.counts()
@@ -219,7 +220,7 @@ class _InputReading:
         self.bad_rows: list[BadRow] = []
         self.shown: list[RecordShown] = []
         self.reasons: Counter[str] = Counter()
-        self.bad = 0
+        self.bad, self.duplicates, self.split_given = 0, 0, 0
         self.first_bad: BadRow | None = None
         self.format, self.refused, self.hint = "", "", ""
         self.input: AdaptedInput | None = None
@@ -235,17 +236,11 @@ class _InputReading:
         except DoraError as error:
             self.refused, self.hint = error.message, error.hint
 
-    @property
-    def gives_split(self) -> bool:
-        """Whether the user says the split of the rows."""
-        by_column = self.input is not None and any(_reads_split(mapping.resolved) for mapping in self.input.mappings)
-        return by_column or self.item.content == "eval" or bool(self.data.eval)
-
     def read(self, total: RecordCounter, suspicion: Suspicion | None, taken: set[str], progress: Progress) -> None:
         """Read the rows; ``taken``: ids of earlier inputs, to which those of this one are added."""
         if self.input is None:
             return
-        rules, own = _rules(self.data, self.item), set[str]()
+        rules, own = rules_of(self.data, self.item), set[str]()
         with self._explained():
             for row in self.input.rows():
                 if self.input.rows_read % BATCH_ROWS == 0:
@@ -253,11 +248,15 @@ class _InputReading:
                 if not isinstance(row.value, CanonicalRow):
                     self._refuse(row.value, row)
                     continue
-                parsed = parse_canonical(row.value, rules)
+                parsed = parse_canonical(row.value, rules, own)
                 if not isinstance(parsed, Record):
-                    self._refuse(parsed, row)
+                    if is_repetition(row.value, parsed):
+                        self.duplicates += 1
+                    else:
+                        self._refuse(parsed, row)
                     continue
-                split = parsed.split or self._split(parsed)
+                split = self._split(parsed)
+                self.split_given += parsed.split is not None or self.item.content == "eval"
                 self.counter.add(parsed, split)
                 self._show(parsed, split, row)
                 if self.item.content != "golden":
@@ -292,6 +291,8 @@ class _InputReading:
             complete=not (self.input and self.input.is_cut),
             bad=self.bad,
             bad_by_reason=dict(self.reasons.most_common()),
+            duplicates=self.duplicates,
+            split_given=self.split_given,
             notes=notes,
             counts=counts,
             golden=[name for name in counts.sources if is_golden_source(name, self.data.golden_sources)],
@@ -325,10 +326,11 @@ class _InputReading:
     def _split(self, record: Record) -> Split:
         if self.item.content == "eval":
             return "eval"
-        if self.data.eval:
+        if record.split is not None:
+            return record.split
+        if self.data.eval and self.item.content == "train":
             return "train"
-        by_hash = split_of(np.array([record.prompt_hash], dtype=np.uint64), self.data.holdout_fraction)
-        return "eval" if by_hash[0] == "eval" else "train"
+        return "eval" if is_held_out(record.prompt_hash, self.data.holdout_fraction) else "train"
 
     def _refuse(self, problems: Sequence[Problem], row: AdaptedRow) -> None:
         self.bad += 1
@@ -339,50 +341,15 @@ class _InputReading:
         bad = BadRow(
             file=row.file,
             row=row.row,
-            field=row.column_of(first.field),
             reason=str(first.reason),
-            detail=first.detail,
-            remedy=remedy(first, self.item.place),
+            text=in_words(first._replace(field=row.column_of(first.field))),
         )
         self.first_bad = self.first_bad or bad
         if len(self.bad_rows) < self.keep:
             self.bad_rows.append(bad)
 
 
-def _reads_split(resolved: Resolved) -> bool:
-    columns = resolved.adapter.columns
-    return isinstance(columns.split, str) or (columns.split is None and "split" in resolved.left.used)
-
-
-def _rules(data: DataConfig, item: Input) -> Rules:
-    return Rules(
-        max_text_bytes=data.max_text_bytes,
-        max_responses=data.max_responses,
-        allowed_sources=None if data.sources is None else frozenset(data.sources),
-        default_source=item.source.source,
-    )
-
-
 # ------------------------------------------------------------------------------------------------------------- in words
-
-_REMEDIES: dict[Reason, str] = {
-    Reason.UNPARSABLE: "Repair the row, or let `data.max_bad_fraction` tolerate its share",
-    Reason.MISSING_RESPONSE: "Map another column in `{0}.columns`, or let `data.max_bad_fraction` tolerate the share of such rows",
-    Reason.EMPTY_RESPONSE: "Let `data.max_bad_fraction` tolerate the share of such rows, or leave them out of the file",
-    Reason.IDENTICAL_PAIR: "Let `data.max_bad_fraction` tolerate the share of such rows: an identical pair is not a preference",
-    Reason.EMPTY_PROMPT: "Map the prompt: `{0}.columns.prompt: COLUMN`",
-    Reason.TEXT_TOO_LONG: "Raise `data.max_text_bytes`",
-    Reason.TOO_MANY_RESPONSES: "Raise `data.max_responses`",
-    Reason.UNKNOWN_SOURCE: "Add it to `data.sources`, or map another column as the source",
-    Reason.WRONG_TYPE: "Map another column in `{0}.columns`",
-}
-
-
-def remedy(problem: Problem, place: str) -> str:
-    """The line to write for a bad row; empty where the problem's detail has it."""
-    if "`" in problem.detail:
-        return ""
-    return _REMEDIES.get(problem.reason, "").format(place)
 
 
 def column_uses(left: ColumnsLeft) -> list[ColumnUse]:
@@ -453,34 +420,47 @@ def _refusals(inputs: Sequence[InputPreview], counts: RecordCounts, data: DataCo
         for item in of_kind:
             reasons.update(item.bad_by_reason)
         listed = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
-        rows = bad + good
+        rows, seen = bad + good + sum(item.duplicates for item in of_kind), _seen(of_kind)
         first = next((item.first_bad for item in of_kind if item.first_bad is not None), None)
         example = f"; first: {first.in_words()}" if first else ""
         if bad > data.max_bad_fraction * rows:
             limit = f"more than data.max_bad_fraction = {data.max_bad_fraction}"
-            yield f"{bad} of {rows} rows in data.{content} are bad ({listed}), {limit}{example}"
+            yield f"{seen}{bad} of {rows} rows in data.{content} are bad ({listed}), {limit}{example}"
         elif not good:
-            yield f"data.{content}: no good row is left" if rows else f"data.{content} holds no rows"
+            yield f"{seen}data.{content}: no good row is left{example}" if rows else f"data.{content} holds no rows"
     for finding in findings:
         if finding.level == "refuse":
             yield f"suspicious data: {finding.text()} → {finding.hint}; or accept it: data.accept: [{finding.rule}]"
     names = _sources(counts)
     if not _golden_rows(inputs) and not any(is_golden_source(name, data.golden_sources) for name in names):
         yield (
-            f"no source matches data.golden_sources = {data.golden_sources} and data.golden is empty: there is nothing to align towards "
+            f"{_seen(inputs)}no source matches data.golden_sources = {data.golden_sources} and data.golden is empty: there is nothing to align towards "
             f"→ set data.golden_sources to the trusted ones among: {', '.join(names) or 'none'}; or give trusted responses in data.golden"
         )
-    if all(item.complete for item in inputs):
-        for split in ("train", "eval"):
-            if counts.records and not counts.splits.get(split):
-                yield (
-                    f"none of {counts.records} records falls into the {split} split "
-                    f"→ prompts are split by hash: give more prompts, or change data.holdout_fraction = {data.holdout_fraction}"
-                )
+    given = sum(item.split_given for item in inputs)
+    for split in ("train", "eval"):
+        if not all(item.complete for item in inputs) or not counts.records or counts.splits.get(split):
+            continue
+        hint = f"prompts are split by hash: give more prompts, or change data.holdout_fraction = {data.holdout_fraction}"
+        if given and split == "eval":
+            continue  # records are then held out by hash, and `ingest` notes it
+        if given or data.eval:
+            hint = f"the data gives the split of {given} records, all of them eval: add inputs, or write `columns: {{split: false}}`"
+        yield f"none of {counts.records} records falls into the {split} split → {hint}"
+
+
+def _seen(inputs: Sequence[InputPreview]) -> str:
+    """``"in the first 2,000 rows: "`` where an input was not read whole."""
+    rows = max((item.rows for item in inputs if not item.complete), default=0)
+    return f"in the first {rows:,} rows: " if rows else ""
 
 
 def _warnings(inputs: Sequence[InputPreview], counts: RecordCounts, factors: Estimate, findings: Sequence[Finding]) -> Iterator[str]:
     for item in inputs:
+        if item.split_given and not counts.splits.get("eval") and item.content != "golden":
+            yield f"{item.place}: the split column names no evaluation records: records are held out by the hash of their prompt"
+        if item.duplicates:
+            yield f"{item.place}: {item.duplicates:,} rows equal earlier ones and are left out"
         if item.bad:
             assert item.first_bad is not None
             yield f"{item.place}: {item.bad:,} of {item.rows:,} rows are bad; first: {item.first_bad.in_words()}"

@@ -1,4 +1,4 @@
-"""Counts of records for people: sources, splits, preferences, ties, missing rewards, duplicates and lengths.
+"""Counts of records for people: sources, splits, preferences, ties, missing rewards, lengths.
 
 The preview, the dry run, a run's artifact and the page count with this, so that they agree.
 """
@@ -45,9 +45,10 @@ class RecordCounts(StrictModel):
     sources: dict[str, SourceCounts] = Field(default_factory=dict)
     splits: dict[str, int] = Field(default_factory=dict, description="Records by split.")
     preferences: dict[str, int] = Field(default_factory=dict, description="Preferences by split.")
-    ties: int = Field(0, description="Pairs of responses with equal rewards.")
-    unmeasured: int = Field(0, description="Responses without a reward.")
-    duplicates: int = Field(0, description="Records whose id or content an earlier one of the input has.")
+    ties: int = Field(0, description="Records without a preference: all measured rewards are equal.")
+    tied_pairs: int = Field(0, description="Pairs of responses with equal rewards.")
+    unmeasured: int = Field(0, description="Records of several responses with fewer than two rewards.")
+    unmeasured_responses: int = Field(0, description="Responses without a reward.")
     approved: int = Field(0, description="Single responses that were approved.")
     disapproved: int = Field(0, description="Single responses that were not.")
     prompt_chars: Lengths = Lengths()
@@ -63,13 +64,9 @@ class RecordCounter:
         self._preferences: Counter[str] = Counter()
         self._others: Counter[str] = Counter()
         self._prompts, self._responses = array("q"), array("q")
-        self._ids: set[str] = set()
 
     def add(self, record: Record, split: str) -> None:
         """Count one record of ``split``."""
-        if record.record_id in self._ids:
-            self._others["duplicates"] += 1
-        self._ids.add(record.record_id)
         self._splits[split] += 1
         self._prompts.append(sum(len(message["content"]) for message in record.prompt))
         self._responses.extend(map(len, record.responses))
@@ -78,7 +75,9 @@ class RecordCounter:
             tally = self._sources.setdefault(name, Counter())
             tally["responses"] += 1
             tally["measured"] += reward is not None
-            self._others["unmeasured"] += reward is None
+            self._others["unmeasured_responses"] += reward is None
+        self._others["ties"] += is_tie(record.rewards)
+        self._others["unmeasured"] += is_unmeasured(record.rewards)
         if len(record.responses) == 1 and record.rewards[0] is not None:
             self._others["approved" if record.rewards[0] > 0 else "disapproved"] += 1
         for i, j in combinations(range(len(names)), 2):
@@ -86,7 +85,7 @@ class RecordCounter:
             if one is None or other is None:
                 continue
             if one == other:
-                self._others["ties"] += 1
+                self._others["tied_pairs"] += 1
                 continue
             winner, loser = (i, j) if one > other else (j, i)
             self._preferences[split] += 1
@@ -106,6 +105,17 @@ class RecordCounter:
             prompt_chars=lengths(self._prompts),
             response_chars=lengths(self._responses),
         )
+
+
+def is_tie(rewards: Sequence[float | None]) -> bool:
+    """Whether the responses of a record are measured and none is preferred."""
+    measured = [reward for reward in rewards if reward is not None]
+    return len(measured) > 1 and min(measured) == max(measured)
+
+
+def is_unmeasured(rewards: Sequence[float | None]) -> bool:
+    """Whether a record of several responses has too few rewards to compare any two."""
+    return len(rewards) > 1 and sum(reward is not None for reward in rewards) < 2
 
 
 def lengths(values: Sequence[int]) -> Lengths:

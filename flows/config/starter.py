@@ -58,6 +58,9 @@ class Starter:
     text: str
     data: DataConfig
     preview: Preview
+    wanted: Wanted
+    is_trusted: bool
+    """Whether a trusted source or trusted responses could be named."""
     assumed: tuple[str, ...]
     decide: tuple[str, ...]
 
@@ -247,7 +250,7 @@ class _Writer:
         text = "\n".join(self._lines()) + "\n"
         wanted = Wanted(self.objective, uses_factors=self.objective != "erm")
         preview, _, _ = preview_data(self.data, wanted, rows=self.rows)
-        return Starter(text, self.data, preview, tuple(self.assumed), tuple(self.decide))
+        return Starter(text, self.data, preview, wanted, self.named, tuple(self.assumed), tuple(self.decide))
 
     def _lines(self) -> Iterator[str]:
         yield "# Written by `dora init` from the data alone. ASSUMED: what was taken for granted; DECIDE: what only you can know."
@@ -342,7 +345,7 @@ class _Writer:
         yield f"  max_response_tokens: {_tokens(self.counts.response_chars.p95)}"
         yield ""
         yield "policy:"
-        yield "  source: tiny                # from scratch on this data, no download: shows that the pipeline runs. Or a Hugging Face id or folder,"
+        yield "  source: tiny                # from scratch, no download: shows that the pipeline runs. Or a Hugging Face id or folder,"
         yield "  vocab_size: 1024            # with learning rates near 1e-5 (sft) and 5e-7 (align): infra/configs/llama-8b-8gpu.yaml"
         yield ""
         if self.objective != "erm":

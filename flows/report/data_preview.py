@@ -16,6 +16,8 @@ from flows.report.html import HERE, render_template
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+    from tasks.stages._ingest_facts import Facts as IngestFacts
+
 MAX_TEXT = 4_000
 """Characters of a text on the page; a longer one says how many are left out."""
 SOURCES_SHOWN = 8
@@ -32,6 +34,8 @@ def input_line(item: InputPreview) -> str:
         parts.append(f"trusted: {', '.join(item.golden[:SOURCES_SHOWN])}")
     if item.bad:
         parts.append(f"{item.bad:,} bad")
+    if item.duplicates:
+        parts.append(f"{item.duplicates:,} repeated")
     return f"{item.place} {item.path}: {', '.join(parts)}"
 
 
@@ -55,9 +59,11 @@ def count_lines(counts: RecordCounts) -> Iterator[tuple[str, str]]:
     yield "preferences", preferences
     if counts.approved or counts.disapproved:
         yield "approvals", f"{counts.approved:,} approved, {counts.disapproved:,} not"
-    yield "ties", f"{counts.ties:,} pairs"
-    yield "not measured", f"{counts.unmeasured:,} responses without a reward"
-    yield "duplicates", f"{counts.duplicates:,} records"
+    yield "ties", f"{counts.ties:,} records without a preference, {counts.tied_pairs:,} pairs of responses in all"
+    yield (
+        "not measured",
+        f"{counts.unmeasured:,} records with fewer than two rewards, {counts.unmeasured_responses:,} responses with none",
+    )
     for name, lengths in (("prompt", counts.prompt_chars), ("response", counts.response_chars)):
         yield (
             f"{name} length",
@@ -73,18 +79,27 @@ def source_rows(counts: RecordCounts) -> list[list[str]]:
 SOURCE_COLUMNS = ("source", "responses", "with a reward", "preferences won", "lost")
 
 
-def markdown(preview: Preview) -> str:
-    """Inputs, counts and warnings as Markdown, without a text of the data."""
+def facts_markdown(facts: IngestFacts) -> str:
+    """Inputs, mappings and findings of a run's records as Markdown, without a text of the data; empty for results of earlier releases."""
+    if not facts.inputs:
+        return ""
     rows = [
-        f"| {_cell(item.path)} | {item.content} | {item.reader} | {_cell(preset_text(item))} | {item.shape} | {rows_text(item)} "
-        f"| {item.counts.records:,} | {item.bad:,} | {_cell(', '.join(item.golden) or ('all' if item.content == 'golden' else '–'))} |"
-        for item in preview.inputs
+        f"| {_cell(item.path)} | {_cell(mapping.preset or '–')}{' (recognised)' if mapping.recognised else ''} | {mapping.shape} "
+        f"| {item.rows:,} | {item.records:,} | {item.bad:,} | {item.duplicates:,} | {item.ties:,} | {item.unmeasured:,} "
+        f"| {item.splits.train:,} / {item.splits.eval:,} |"
+        for item in facts.inputs
+        for mapping in item.mappings[:1]
     ]
-    table = "| input | content | reader | preset | shape | rows | records | bad | trusted |\n|---|---|---|---|---|---|---|---|---|\n"
-    mappings = [f"`{item.place}` is read as\n\n```yaml\n{item.mapping.rstrip()}\n```" for item in preview.inputs if item.mapping]
-    lines = [f"- {name}: {text}" for name, text in count_lines(preview.total)]
-    noted = [f"- refused: {text}" for text in preview.refusals] + [f"- {text}" for text in preview.warnings]
-    return "\n\n".join(part for part in (table + "\n".join(rows), "\n".join(lines), "\n".join(noted), *mappings) if part)
+    head = "| input | preset | shape | rows | records | bad | repeated | ties | not measured | train / eval |\n" + "|---" * 10 + "|\n"
+    sources = "| source | responses | with a reward |\n|---|---|---|\n" + "\n".join(
+        f"| {_cell(name)} | {one.responses:,} | {one.measured_rewards:,} |" for name, one in facts.sources.items()
+    )
+    noted = [f"- {bad.reason}, e.g. row {bad.row} of {bad.file}: {bad.text}" for bad in facts.first_bad]
+    noted += [f"- {finding.message} ({finding.hint})" for finding in facts.findings]
+    mappings = [
+        f"`{item.place}` is read as\n\n```yaml\n{mapping.adapter.rstrip()}\n```" for item in facts.inputs for mapping in item.mappings
+    ]
+    return "\n\n".join(part for part in (head + "\n".join(rows), sources, "\n".join(noted), *mappings) if part)
 
 
 def _cell(text: str) -> str:
@@ -153,7 +168,7 @@ def _bad_rows(bad: Sequence[BadRow]) -> Iterator[dict[str, Any]]:
             "kind": "quarantine",
             "at": f"{row.file.rsplit('/', 1)[-1]}:{row.row}",
             "reason": row.reason,
-            "text": f"{row.field}: {row.detail}" + (f". {row.remedy}" if row.remedy else ""),
+            "text": row.text,
         }
 
 

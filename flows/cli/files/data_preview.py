@@ -12,6 +12,7 @@ from rich.text import Text
 from dora_core.config.data import DataConfig
 from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.data.preview import InputPreview, Preview, RecordShown, Wanted, preview_data, rendered
+from dora_core.data.record_counts import UNKNOWN
 from dora_core.objectives.base import find_objective
 from flows.cli.files.settings import trained
 from flows.cli.files.tables import write_text
@@ -66,12 +67,14 @@ Parts = list[tuple[str, str]]
 def preview_files(request: Request, as_json: bool) -> list[str]:
     """Print the preview, and write the page if there is one; return the reasons for which a run would refuse the data."""
     out = Out(as_json)
-    data, text, policy, wanted = _configured(request, out)
+    data, text, policy, wanted, undecided = _configured(request, out)
     template = _template(request.model, policy, text)
     with out.counting() as progress:
         preview, records, bad = preview_data(
             data, wanted, rows=request.rows, shown=request.shown, keep=PAGE_ROWS if request.page else 0, progress=progress
         )
+    if undecided:
+        preview = _without_trust(preview)
     examples = {item.place: [_example(record, template) for record in item.shown] for item in preview.inputs}
     for item in preview.inputs:
         _say_input(out, item, examples[item.place], template)
@@ -126,16 +129,25 @@ def load_any(path: Path, overrides: Sequence[str] = ()) -> RealignConfig:
     return load_config(path, overrides, SelfTrainConfig if is_self_training else RealignConfig)
 
 
-def _configured(request: Request, out: Out) -> tuple[DataConfig, TextConfig, ModelConfig, Wanted]:
+def _without_trust(preview: Preview) -> Preview:
+    """The preview of data of which no source is known to be trusted."""
+    names = [name for name in preview.total.sources if name != UNKNOWN]
+    why = f"it is open which source is trusted: {', '.join(names)}" if len(names) > 1 else "there is one source alone"
+    inputs = [item.evolve(golden=[]) for item in preview.inputs]
+    return preview.evolve(inputs=inputs, factors=preview.factors.evolve(possible=False, why=why))
+
+
+def _configured(request: Request, out: Out) -> tuple[DataConfig, TextConfig, ModelConfig, Wanted, bool]:
+    """Data, text, policy, what a run does with the data, and whether it is open which source is trusted."""
     if request.config is not None:
         config = load_any(request.config, request.overrides)
-        return config.data, config.text, config.policy, wanted_of(config)
+        return config.data, config.text, config.policy, wanted_of(config), False
     with out.counting() as progress:
         made = starter(request.paths, folder=Path.cwd(), rows=request.rows, progress=progress)
     out.say("no configuration: read as `dora init` would write it")
     for text in (*made.assumed, *made.decide):
         out.say(f"  {text}")
-    return made.data, TextConfig(), ModelConfig(), Wanted()
+    return made.data, TextConfig(), ModelConfig(), made.wanted, not made.is_trusted
 
 
 def wanted_of(config: RealignConfig) -> Wanted:
@@ -180,8 +192,8 @@ def _say_input(out: Out, item: InputPreview, examples: Sequence[Parts], template
         out.say(f"  → {item.hint}" if item.hint else "")
         return
     if item.files > 1:
-        names = ", ".join(name.rsplit("/", 1)[-1] for name in item.names)
-        out.say(f"  files: {item.files}: {names}{' …' if item.files > len(item.names) else ''}")
+        listed = ", ".join(name.rsplit("/", 1)[-1] for name in item.names)
+        out.say(f"  files: {item.files}: {listed}{' …' if item.files > len(item.names) else ''}")
     out.say("  mapping:")
     for line in item.mapping.rstrip().splitlines():
         out.say(f"    {line}")
