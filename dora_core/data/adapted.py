@@ -60,10 +60,12 @@ class AdaptedInput:
         notes: parts of rows that were left out or decided, by what they are; counted while rows are read.
         rows_read: rows of the files so far.
         file_notes: choices made when the files were opened: the split that is read, those left out, the field that holds the rows.
+        is_cut: whether ``most_rows`` has ended the reading, so that rows are left.
     """
 
-    def __init__(self, item: Input, fingerprints: Mapping[str, str]):
-        self.item, self._fingerprints = item, fingerprints
+    def __init__(self, item: Input, fingerprints: Mapping[str, str], most_rows: int | None = None):
+        self.item, self._fingerprints, self._most = item, fingerprints, most_rows
+        self.is_cut = False
         self.notes: Counter[str] = Counter()
         self.rows_read = 0
         self.file_notes = list[str]()
@@ -85,7 +87,7 @@ class AdaptedInput:
             columns = list(dict.fromkeys(reader.columns))
             key = frozenset(columns)
             if key not in found or not found[key][2]:
-                sample = _sample(name, reader)
+                sample = sample_of(name, reader)
                 files = found[key][3] if key in found else []
                 found[key] = (columns, reader.ragged, sample, files)
             self._refuse_twice(name, reader)
@@ -172,6 +174,9 @@ class AdaptedInput:
         whole = not reader.ragged and len(there) == len(reader.columns) and there >= set(wanted)
         with readable(name):
             for position, row in reader.rows(read, batch_rows):
+                if self._most is not None and self.rows_read >= self._most:
+                    self.is_cut = True
+                    return
                 self.rows_read += 1
                 if type(row) is dict and not whole:
                     if row.keys() - there:
@@ -185,7 +190,8 @@ class AdaptedInput:
 _SOURCE_FIELDS = {"list": "sources", "mixed": "sources", "pair": "chosen_source and rejected_source", "ab": "a_source and b_source"}
 
 
-def _sample(name: str, reader: Reader) -> list[dict[str, Any]]:
+def sample_of(name: str, reader: Reader) -> list[dict[str, Any]]:
+    """The first rows of a file, by which its schema is recognised."""
     names = None if reader.ragged else {column: column for column in reader.columns}
     nulls = dict.fromkeys(reader.columns)
     with readable(name):

@@ -11,6 +11,8 @@ from flows.cli.app import app
 
 NOUNS = (
     "demo",
+    "init",
+    "data",
     "realign",
     "evaluate",
     "generate",

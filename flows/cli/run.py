@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dora_core.errors import RunStopped
 from flows.cli.output import Out
@@ -18,6 +18,12 @@ from flows.planning.plan import Until, build_plan
 from flows.run_record import EndedRun, read_record
 from infra.settings import Settings, apply_environment
 from infra.store.store import Store, write_atomic
+
+if TYPE_CHECKING:
+    from dora_core.data.preview import Preview
+
+DRY_ROWS = 2_000
+"""Rows of each input that `--dry-run` reads; `dora data preview` reads more."""
 
 
 def run_file(
@@ -46,8 +52,26 @@ def show_plan(config: RealignConfig, until: Until, *, as_json: bool) -> None:
     store, places = Store(settings.store_uri), apply_environment(settings)
     plan = build_plan(config, store, until=until, champions=partial(champions, places, config, store))
     out = Out(as_json)
+    preview = _say_data(config, out)
     out.plan(plan)
-    out.document(plan.to_json())
+    out.document(plan.to_json() | {"data": preview.model_dump(exclude={"inputs": {"__all__": {"shown"}}})})
+
+
+def _say_data(config: RealignConfig, out: Out) -> Preview:
+    """Print one line per input and the warnings, from the first rows of each; texts are never among them."""
+    from dora_core.data.preview import Wanted, preview_data
+    from flows.report.data_preview import input_line
+
+    name = config.align.objective.name
+    preview, _, _ = preview_data(config.data, Wanted(name, config.needs_calibration), rows=DRY_ROWS, shown=0, suspect=False)
+    for item in preview.inputs:
+        out.say(input_line(item))
+    for text in preview.refusals:
+        out.say(f"a run would refuse the data: {text}")
+    for text in preview.warnings:
+        if "only its first" not in text:  # the lines above say how many rows were read
+            out.say(f"note: {text}")
+    return preview
 
 
 def dry_study(config: StudyConfig, *, as_json: bool) -> None:

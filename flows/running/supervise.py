@@ -26,6 +26,7 @@ from flows.planning.plan import Until, build_plan
 from flows.planning.planned_stage import Plan, PlannedStage
 from flows.report.approval import decision_lines, gate_table
 from flows.report.comparison import comparison_table
+from flows.report.data_preview import facts_markdown
 from flows.run_record import EndedRun, RunRecord
 from flows.running.abandoned import release
 from flows.running.approval import ask, settle, was_suspended
@@ -42,7 +43,7 @@ from infra.settings import Places, Settings
 from infra.store.store import Store
 from tasks.runtime.descriptor import read_result
 from tasks.runtime.stage import StageRef
-from tasks.stages import compare, evaluate, promote
+from tasks.stages import compare, evaluate, ingest, promote
 from tasks.stages.registry import parse_result
 
 ARTIFACT_SECONDS = 5.0
@@ -163,6 +164,8 @@ def publish_summary(session: Session) -> None:
     key = "".join(c if c.isalnum() else "-" for c in f"{session.manifest.run.flow}-{session.manifest.run.project}")
     try:
         create_markdown_artifact(_summary(session), key=key, description=f"Summary of {session.manifest.run_id}")
+        if text := _data(session):
+            create_markdown_artifact(text, key=f"data-{key}", description=f"Data of {session.manifest.run_id}")
     except httpx.HTTPError as error:
         get_run_logger().warning(f"the summary could not be published: {type(error).__name__}: {error}")
 
@@ -182,6 +185,13 @@ def _summary(session: Session) -> str:
         f"Report: `dora report {run.run_id}`",
     ]
     return "\n\n".join(text)
+
+
+def _data(session: Session) -> str:
+    """Return how the inputs were read, as Markdown; empty where they were not."""
+    spec = session.plan.stages[0].spec
+    result = read_result(session.store, spec.ref(), ingest.Facts) if isinstance(spec, ingest.Spec) else None
+    return facts_markdown(result.facts) if result else ""
 
 
 def _time(seconds: float | None) -> str:

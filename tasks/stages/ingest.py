@@ -37,8 +37,9 @@ from dora_core.data.adapter.base import CanonicalRow, Refused
 from dora_core.data.fingerprints import FingerprintMemory
 from dora_core.data.inputs import Input, changed_sources
 from dora_core.data.mixing import Selection, content_key, copies
-from dora_core.data.opening import open_inputs
+from dora_core.data.opening import is_repetition, open_inputs, rules_of
 from dora_core.data.problems import Problem, Reason, in_words
+from dora_core.data.record_counts import UNKNOWN, is_tie, is_unmeasured
 from dora_core.data.records import (
     GOLDEN_SCHEMA,
     QUARANTINE_SCHEMA,
@@ -70,7 +71,6 @@ from tasks.stages._ingest_facts import (
 from tasks.stages._ingest_tables import Writer, hold_out_by_hash
 from tasks.tables.artifacts import GOLDEN_FILE, QUARANTINE_FILE, RECORDS_FILE
 
-UNKNOWN = "(unknown)"  # name of a null source in facts; the parentheses distinguish it from real names
 PROGRESS_ROWS = 2000
 FILES_SHOWN = 20
 Kind = Literal["train", "eval", "golden"]
@@ -139,7 +139,7 @@ class _Ingestion:
         """Consume an input row by row; yield after each, so that the caller can report progress."""
         kind, one = cast(Kind, source.item.content), _InputTally()
         self.inputs.append(one)
-        tally, rules = self.tallies[kind], _rules(self.data, source.item)
+        tally, rules = self.tallies[kind], rules_of(self.data, source.item)
         taken, contents = set[str](), set[int]()
         for row in source.rows():
             parsed = _all_problems(row.value, rules) if isinstance(row.value, list) else parse_canonical(row.value, rules, taken)
@@ -147,7 +147,7 @@ class _Ingestion:
             if isinstance(parsed, Record):
                 taken.add(parsed.record_id)
                 self._take(parsed, row, kind, source.item, one, selection, contents)
-            elif _is_repetition(row.value, parsed):
+            elif is_repetition(row.value, parsed):
                 one.duplicates += 1
             else:
                 one.bad += 1
@@ -200,7 +200,8 @@ class _Ingestion:
             record = replace(record, record_id=self._free_id(f"{record.record_id}~{digest}", golden))
         one.records += 1
         one.renamed += renamed
-        _count_rewards(record, one)
+        one.unmeasured += is_unmeasured(record.rewards)
+        one.ties += is_tie(record.rewards)
         self.suspicion.see(Seen(record, golden, split, Example(row.file, row.row), item.place, renamed))
         number = copies(key, expected) if split == "train" and expected != 1 else 1
         if number == 0:
@@ -295,19 +296,10 @@ def _selection(source: AdaptedInput, spec: Spec) -> Selection | None:
     size = source.item.source.max_rows
     if size is None:
         return None
-    rules = _rules(spec.data, source.item)
+    rules = rules_of(spec.data, source.item)
     first = AdaptedInput(source.item, spec.fingerprints)
     parsed = (parse_canonical(row.value, rules) for row in first.rows() if isinstance(row.value, CanonicalRow))
     return Selection((content_key(record) for record in parsed if isinstance(record, Record)), size)
-
-
-def _rules(data: DataConfig, item: Input) -> Rules:
-    return Rules(
-        max_text_bytes=data.max_text_bytes,
-        max_responses=data.max_responses,
-        allowed_sources=None if data.sources is None else frozenset(data.sources),
-        default_source=item.source.source,
-    )
 
 
 _LEAVES_NO_PROMPT = frozenset({Reason.PROMPT_MISMATCH, Reason.CONTEXT_CONFLICT, Reason.NO_PROMPT_BOUNDARY, Reason.EMPTY_PROMPT})
@@ -326,21 +318,6 @@ def _all_problems(problems: list[Problem], rules: Rules) -> list[Problem]:
 
 def _root(problem: Problem) -> str:
     return re.split(r"[\[.]", problem.field, maxsplit=1)[0]
-
-
-def _is_repetition(value: CanonicalRow | list[Problem], problems: list[Problem]) -> bool:
-    """Whether a row without an id repeats an earlier one, which is not a fault of it."""
-    if not isinstance(value, CanonicalRow) or value.fields.get("id") not in (None, ""):
-        return False
-    return [problem.reason for problem in problems] == [Reason.DUPLICATE_ID]
-
-
-def _count_rewards(record: Record, one: _InputTally) -> None:
-    if len(record.responses) < 2:
-        return
-    measured = [reward for reward in record.rewards if reward is not None]
-    one.unmeasured += len(measured) < 2
-    one.ties += len(measured) > 1 and min(measured) == max(measured)
 
 
 # ------------------------------------------------------------------------------------------------------- facts

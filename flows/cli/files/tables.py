@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dora_core.errors import ConfigError, DataError
 from infra.store.store import write_atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+BATCH_ROWS = 2_000
+"""Rows that are written at a time."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,25 @@ class Output:
         Raises:
             ConfigError: another file is there and is not to be overwritten, or the disk refuses.
         """
+        with self._replaced() as temporary:
+            _write_table(table, temporary, self.path.suffix)
+
+    def write_rows(self, rows: Iterable[dict[str, Any]], schema: pa.Schema, progress: Callable[[int], None] = lambda done: None) -> None:
+        """Write rows as they come; memory holds :data:`BATCH_ROWS` of them.
+
+        Raises:
+            ConfigError: as :meth:`write`.
+        """
+        with self._replaced() as temporary:
+            _write_rows(iter(rows), temporary, self.path.suffix, schema, progress)
+
+    @contextmanager
+    def _replaced(self) -> Iterator[Path]:
+        """Give a path to write to, and put what is there in the output's place."""
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _write_table(table, temporary, self.path.suffix)
+            yield temporary
             if self.path.exists() and not self.overwrite and self.path.read_bytes() != temporary.read_bytes():
                 raise self._exists()
             os.replace(temporary, self.path)
@@ -104,3 +125,20 @@ def _write_table(table: pa.Table, path: Path, suffix: str) -> None:
         pq.write_table(table, path, compression="zstd")
     else:
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()), encoding="utf-8")
+
+
+def _write_rows(rows: Iterator[dict[str, Any]], path: Path, suffix: str, schema: pa.Schema, progress: Callable[[int], None]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    done = 0
+    if suffix == ".parquet":
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            while batch := list(islice(rows, BATCH_ROWS)):
+                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+                progress(done := done + len(batch))
+        return
+    with path.open("w", encoding="utf-8") as file:
+        while batch := list(islice(rows, BATCH_ROWS)):
+            file.writelines(json.dumps({name: row.get(name) for name in schema.names}, ensure_ascii=False) + "\n" for row in batch)
+            progress(done := done + len(batch))

@@ -1,0 +1,478 @@
+"""Preview of inputs: how each is read and what becomes of its rows, before anything is trained.
+
+The same code as the stage ``ingest`` reads the rows, so that the preview shows what a run would read. Small inputs are read whole; of a
+large one the first rows are, and every number then carries the size of that sample.
+
+Left out: texts in anything but ``shown`` and ``table``, which callers ask for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+from pydantic import Field
+
+from dora_core.config.data import DataConfig
+from dora_core.data.adapted import AdaptedInput, AdaptedRow
+from dora_core.data.adapter.base import CanonicalRow
+from dora_core.data.columns_left import ColumnsLeft
+from dora_core.data.encoding import plain_prompt, render_prompt
+from dora_core.data.inputs import BATCH_ROWS, Input, inputs_of
+from dora_core.data.locations import locate
+from dora_core.data.opening import gives_split, is_repetition, reference_texts, rules_of
+from dora_core.data.problems import Problem, in_words
+from dora_core.data.record_counts import UNKNOWN, Lengths, RecordCounter, RecordCounts, SourceCounts
+from dora_core.data.records import Message, Record, Split, is_golden_source, is_held_out, parse_canonical
+from dora_core.data.suspicion import Example, Finding, Seen, Suspicion
+from dora_core.errors import DoraError
+from dora_core.strict_model import StrictModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ROWS = 20_000
+"""Rows read of an input unless the caller says otherwise."""
+SHOWN = 3
+FILES_NAMED = 5
+
+Progress = Callable[[str, int, int | None], None]
+
+
+class ResponseShown(StrictModel):
+    """One response of a record, with its texts."""
+
+    text: str
+    reward: float | None
+    source: str | None
+
+
+class RecordShown(StrictModel):
+    """A record as it was understood, and the row that it is from."""
+
+    file: str
+    row: int
+    record_id: str
+    split: str
+    kind: str
+    prompt: list[Message]
+    responses: list[ResponseShown]
+    extra: str | None = Field(None, description="Carried columns, as JSON.")
+
+
+class BadRow(StrictModel):
+    """The first problem of a row that cannot be a record."""
+
+    file: str
+    row: int
+    reason: str
+    text: str = Field(description="Field, what was found, the line to write.")
+
+    def in_words(self) -> str:
+        """One sentence."""
+        return f"row {self.row} of {self.file}: {self.text}"
+
+
+class ColumnUse(StrictModel):
+    """What becomes of a column, or of a part of one."""
+
+    column: str
+    use: Literal["used", "carried", "ignored", "unread"]
+    why: str
+
+
+class InputPreview(StrictModel):
+    """One input: its reader, its mapping, and counts of the rows that were read."""
+
+    place: str = Field(description="Key in the configuration.")
+    path: str
+    content: str = Field(description="train, eval or golden.")
+    files: int = 0
+    names: list[str] = Field(default_factory=list, description="The first files.")
+    reader: str = Field("", description="Name of the format.")
+    preset: str | None = None
+    recognised: bool = Field(False, description="The preset was found by the schema (`preset: auto`).")
+    shape: str = ""
+    mapping: str = Field("", description="The mapping in YAML that the preset and the written keys expand to.")
+    columns: list[ColumnUse] = Field(default_factory=list)
+    rows: int = Field(0, description="Rows that were read.")
+    complete: bool = Field(True, description="Whether that is all of them.")
+    bad: int = 0
+    bad_by_reason: dict[str, int] = Field(default_factory=dict)
+    duplicates: int = Field(0, description="Rows without an id that repeat an earlier one; left out.")
+    split_given: int = Field(0, description="Records whose split the data says.")
+    notes: list[str] = Field(default_factory=list, description="What was left out or decided, with counts.")
+    counts: RecordCounts = RecordCounts()
+    golden: list[str] = Field(default_factory=list, description="Sources of this input that are trusted.")
+    shown: list[RecordShown] = Field(default_factory=list)
+    first_bad: BadRow | None = None
+    refused: str = Field("", description="Why the input cannot be read at all.")
+    hint: str = ""
+
+
+class Estimate(StrictModel):
+    """Whether the calibration factors h can be estimated from this data for the objective."""
+
+    needed: bool
+    possible: bool
+    why: str
+
+
+class FindingShown(StrictModel):
+    """A finding of a suspicion rule, see :mod:`dora_core.data.suspicion`."""
+
+    rule: str
+    level: str
+    count: int
+    text: str
+    hint: str
+
+    @classmethod
+    def of(cls, finding: Finding) -> FindingShown:
+        return cls(rule=finding.rule, level=finding.level, count=finding.count, text=finding.text(), hint=finding.hint)
+
+
+class Preview(StrictModel):
+    """All inputs of a configuration."""
+
+    inputs: list[InputPreview]
+    total: RecordCounts = Field(description="Of train and eval.")
+    factors: Estimate
+    findings: list[FindingShown] = Field(default_factory=list, description="Of the suspicion rules, notes included.")
+    refusals: list[str] = Field(description="Reasons for which a run would refuse the data.")
+    warnings: list[str]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether a run would accept the data."""
+        return not self.refusals
+
+
+class Wanted(NamedTuple):
+    """What a run would do with the data.
+
+    Attributes:
+        objective: its name.
+        uses_factors: whether it reads h.
+    """
+
+    objective: str = "dora"
+    uses_factors: bool = True
+
+
+def preview_data(
+    data: DataConfig,
+    wanted: Wanted = Wanted(),  # noqa: B008  # immutable
+    *,
+    rows: int | None = ROWS,
+    shown: int = SHOWN,
+    keep: int = 0,
+    suspect: bool = True,
+    progress: Progress = lambda what, done, total: None,
+) -> tuple[Preview, list[RecordShown], list[BadRow]]:
+    """Preview all inputs of a configuration.
+
+    Args:
+        rows: most rows of an input that are read; None: all.
+        shown: records of each input that the preview shows whole.
+        suspect: apply the suspicion rules too.
+        keep: most records, and most bad rows, that are returned beside it, shared evenly by the inputs.
+        progress: called with (input, rows read, None).
+
+    Returns:
+        The preview, records and bad rows. An input that cannot be read has ``refused``; others are previewed all the same.
+    """
+    items, total, taken = inputs_of(data), RecordCounter(), set[str]()
+    share = -(-keep // max(1, len(items)))
+    readings = [_InputReading(item, data, rows, shown, share) for item in items]
+    suspicion = Suspicion(data) if suspect else None
+    if suspicion is not None:
+        for reading in readings:
+            for mapping in reading.input.mappings if reading.input else ():
+                suspicion.opened(reading.item.place, mapping.files, gives_split(mapping))
+        for text in reference_texts(data, {}):
+            suspicion.reference(text)
+    for reading in readings:
+        reading.read(total, suspicion, taken, progress)
+    inputs, counts = [reading.result() for reading in readings], total.counts()
+    findings = suspicion.findings() if suspicion is not None else []
+    factors = _estimate(inputs, counts, data, wanted)
+    preview = Preview(
+        inputs=inputs,
+        total=counts,
+        factors=factors,
+        findings=[FindingShown.of(finding) for finding in findings],
+        refusals=list(_refusals(inputs, counts, data, findings)),
+        warnings=list(_warnings(inputs, counts, factors, findings)),
+    )
+    return preview, [record for reading in readings for record in reading.table], [row for reading in readings for row in reading.bad_rows]
+
+
+class _InputReading:
+    """Reading of one input; ``total`` counts over all of them."""
+
+    def __init__(self, item: Input, data: DataConfig, rows: int | None, shown: int, keep: int):
+        self.item, self.data, self.keep, self.most_shown = item, data, keep, shown
+        self.counter = RecordCounter()
+        self.table: list[RecordShown] = []
+        self.bad_rows: list[BadRow] = []
+        self.shown: list[RecordShown] = []
+        self.reasons: Counter[str] = Counter()
+        self.bad, self.duplicates, self.split_given = 0, 0, 0
+        self.first_bad: BadRow | None = None
+        self.format, self.refused, self.hint = "", "", ""
+        self.input: AdaptedInput | None = None
+        with self._explained():
+            self.format = next((at.format.name for at in locate(item.source, item.place)), "")
+            self.input = AdaptedInput(item, {}, most_rows=rows)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Keep the error of this input; others are read all the same."""
+        try:
+            yield
+        except DoraError as error:
+            self.refused, self.hint = error.message, error.hint
+
+    def read(self, total: RecordCounter, suspicion: Suspicion | None, taken: set[str], progress: Progress) -> None:
+        """Read the rows; ``taken``: ids of earlier inputs, to which those of this one are added."""
+        if self.input is None:
+            return
+        rules, own = rules_of(self.data, self.item), set[str]()
+        with self._explained():
+            for row in self.input.rows():
+                if self.input.rows_read % BATCH_ROWS == 0:
+                    progress(self.item.place, self.input.rows_read, None)
+                if not isinstance(row.value, CanonicalRow):
+                    self._refuse(row.value, row)
+                    continue
+                parsed = parse_canonical(row.value, rules, own)
+                if not isinstance(parsed, Record):
+                    if is_repetition(row.value, parsed):
+                        self.duplicates += 1
+                    else:
+                        self._refuse(parsed, row)
+                    continue
+                split = self._split(parsed)
+                self.split_given += parsed.split is not None or self.item.content == "eval"
+                self.counter.add(parsed, split)
+                self._show(parsed, split, row)
+                if self.item.content != "golden":
+                    total.add(parsed, split)
+                if suspicion is not None:
+                    golden, at = self.item.content == "golden", Example(row.file, row.row)
+                    suspicion.see(Seen(parsed, golden, split, at, self.item.place, parsed.record_id in taken))
+                own.add(parsed.record_id)
+        taken |= own
+
+    def result(self) -> InputPreview:
+        mappings = self.input.mappings if self.input else []
+        first, counts, source = mappings[0].resolved if mappings else None, self.counter.counts(), self.item.source
+        notes = [f"{mapping.files[0]} is read otherwise: {mapping.resolved.in_words()}" for mapping in mappings[1:]]
+        notes += [f"{count:,} {what}" for what, count in sorted(self.input.notes.items())] if self.input else []
+        mixing = [f"{name} {value}" for name in ("weight", "repeat", "max_rows") if (value := getattr(source, name)) not in (None, 1)]
+        notes += [f"sampled by {', '.join(mixing)}, which these counts do not show"] if mixing else []
+        files = self.input.files if self.input else []
+        return InputPreview(
+            place=self.item.place,
+            path=source.path if isinstance(source.path, str) else ", ".join(source.path),
+            content=self.item.content,
+            files=len(files),
+            names=files[:FILES_NAMED],
+            reader=self.format,
+            preset=first.preset if first else None,
+            recognised=bool(first and first.recognised),
+            shape=first.shape if first else "",
+            mapping=first.text if first else "",
+            columns=column_uses(first.left) if first else [],
+            rows=self.input.rows_read if self.input else 0,
+            complete=not (self.input and self.input.is_cut),
+            bad=self.bad,
+            bad_by_reason=dict(self.reasons.most_common()),
+            duplicates=self.duplicates,
+            split_given=self.split_given,
+            notes=notes,
+            counts=counts,
+            golden=[name for name in counts.sources if is_golden_source(name, self.data.golden_sources)],
+            shown=self.shown,
+            first_bad=self.first_bad,
+            refused=self.refused,
+            hint=self.hint,
+        )
+
+    def _show(self, record: Record, split: str, row: AdaptedRow) -> None:
+        if len(self.shown) >= self.most_shown and len(self.table) >= self.keep:
+            return
+        shown = RecordShown(
+            file=row.file,
+            row=row.row,
+            record_id=record.record_id,
+            split=split,
+            kind=record.reward_kind,
+            prompt=record.prompt,
+            responses=[
+                ResponseShown(text=text, reward=reward, source=source)
+                for text, reward, source in zip(record.responses, record.rewards, record.sources, strict=True)
+            ],
+            extra=record.extra,
+        )
+        if len(self.shown) < self.most_shown:
+            self.shown.append(shown)
+        if len(self.table) < self.keep:
+            self.table.append(shown)
+
+    def _split(self, record: Record) -> Split:
+        if self.item.content == "eval":
+            return "eval"
+        if record.split is not None:
+            return record.split
+        if self.data.eval and self.item.content == "train":
+            return "train"
+        return "eval" if is_held_out(record.prompt_hash, self.data.holdout_fraction) else "train"
+
+    def _refuse(self, problems: Sequence[Problem], row: AdaptedRow) -> None:
+        self.bad += 1
+        first = problems[0]
+        self.reasons[str(first.reason)] += 1
+        if self.first_bad is not None and len(self.bad_rows) >= self.keep:
+            return
+        bad = BadRow(
+            file=row.file,
+            row=row.row,
+            reason=str(first.reason),
+            text=in_words(first._replace(field=row.column_of(first.field))),
+        )
+        self.first_bad = self.first_bad or bad
+        if len(self.bad_rows) < self.keep:
+            self.bad_rows.append(bad)
+
+
+# ------------------------------------------------------------------------------------------------------------- in words
+
+
+def column_uses(left: ColumnsLeft) -> list[ColumnUse]:
+    """Every column with what becomes of it and why."""
+    why = (
+        ("used", left.used, "read into the record"),
+        ("carried", left.carried, "kept beside the record, for groups in evaluation (`carry`)"),
+        ("carried", left.unnamed, "nothing reads it, and it looks like nothing that must be decided: kept beside the record"),
+        ("ignored", left.ignored, "left out by decision (`ignore`)"),
+        ("unread", left.unread, "part of a column that is read, and nothing reads this part"),
+    )
+    seen: dict[str, ColumnUse] = {}
+    for use, names, reason in why:
+        for name in names:
+            seen.setdefault(name, ColumnUse(column=name, use=cast(Any, use), why=reason))
+    return list(seen.values())
+
+
+def rendered(prompt: Sequence[Message], tokenizer: PreTrainedTokenizerBase | None, template: str) -> str:
+    """The prompt as the policy reads it; without a tokenizer as plain text, which is what a tiny policy reads."""
+    if tokenizer is None:
+        return plain_prompt(prompt) + "\n"
+    return render_prompt(prompt, tokenizer, template)
+
+
+# --------------------------------------------------------------------------------------------------------------- verdict
+
+
+def _sources(counts: RecordCounts) -> list[str]:
+    return [name for name in counts.sources if name != UNKNOWN]
+
+
+def _golden_rows(inputs: Sequence[InputPreview]) -> int:
+    return sum(item.counts.records for item in inputs if item.content == "golden")
+
+
+def _estimate(inputs: Sequence[InputPreview], counts: RecordCounts, data: DataConfig, wanted: Wanted) -> Estimate:
+    names, rows = _sources(counts), _golden_rows(inputs)
+    trusted = [name for name in names if is_golden_source(name, data.golden_sources)]
+    others = [name for name in counts.sources if name not in trusted]
+    reference = [f"source {', '.join(trusted)}"] if trusted else []
+    reference += [f"{rows:,} rows of data.golden"] if rows else []
+    if not reference:
+        why = f"no source is among data.golden_sources = {data.golden_sources}, and data.golden has no rows; sources: "
+        why += ", ".join(names[:12]) or "none"
+    elif not others:
+        why = f"every response is of a trusted source ({', '.join(trusted)}): calibration compares them with others"
+    else:
+        why = f"trusted: {' and '.join(reference)}; compared with: {', '.join(others[:12])}"
+    if not wanted.uses_factors:
+        why = f"objective {wanted.objective} does not read h; " + why
+    return Estimate(needed=wanted.uses_factors, possible=bool(reference) and bool(others), why=why)
+
+
+def _refusals(inputs: Sequence[InputPreview], counts: RecordCounts, data: DataConfig, findings: Sequence[Finding]) -> Iterator[str]:
+    """Reasons in the words of ``ingest``, which checks the same after reading all rows."""
+    for item in inputs:
+        if item.refused:
+            yield item.refused + (f" → {item.hint}" if item.hint else "")
+    if any(item.refused for item in inputs):
+        return
+    for content in ("train", "eval", "golden"):
+        of_kind = [item for item in inputs if item.content == content]
+        if not of_kind:
+            continue
+        bad, good = sum(item.bad for item in of_kind), sum(item.counts.records for item in of_kind)
+        reasons: Counter[str] = Counter()
+        for item in of_kind:
+            reasons.update(item.bad_by_reason)
+        listed = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
+        rows, seen = bad + good + sum(item.duplicates for item in of_kind), _seen(of_kind)
+        first = next((item.first_bad for item in of_kind if item.first_bad is not None), None)
+        example = f"; first: {first.in_words()}" if first else ""
+        if bad > data.max_bad_fraction * rows:
+            limit = f"more than data.max_bad_fraction = {data.max_bad_fraction}"
+            yield f"{seen}{bad} of {rows} rows in data.{content} are bad ({listed}), {limit}{example}"
+        elif not good:
+            yield f"{seen}data.{content}: no good row is left{example}" if rows else f"data.{content} holds no rows"
+    for finding in findings:
+        if finding.level == "refuse":
+            yield f"suspicious data: {finding.text()} → {finding.hint}; or accept it: data.accept: [{finding.rule}]"
+    names = _sources(counts)
+    if not _golden_rows(inputs) and not any(is_golden_source(name, data.golden_sources) for name in names):
+        yield (
+            f"{_seen(inputs)}no source matches data.golden_sources = {data.golden_sources} and data.golden is empty: there is nothing to align towards "
+            f"→ set data.golden_sources to the trusted ones among: {', '.join(names) or 'none'}; or give trusted responses in data.golden"
+        )
+    given = sum(item.split_given for item in inputs)
+    for split in ("train", "eval"):
+        if not all(item.complete for item in inputs) or not counts.records or counts.splits.get(split):
+            continue
+        hint = f"prompts are split by hash: give more prompts, or change data.holdout_fraction = {data.holdout_fraction}"
+        if given and split == "eval":
+            continue  # records are then held out by hash, and `ingest` notes it
+        if given or data.eval:
+            hint = f"the data gives the split of {given} records, all of them eval: add inputs, or write `columns: {{split: false}}`"
+        yield f"none of {counts.records} records falls into the {split} split → {hint}"
+
+
+def _seen(inputs: Sequence[InputPreview]) -> str:
+    """``"in the first 2,000 rows: "`` where an input was not read whole."""
+    rows = max((item.rows for item in inputs if not item.complete), default=0)
+    return f"in the first {rows:,} rows: " if rows else ""
+
+
+def _warnings(inputs: Sequence[InputPreview], counts: RecordCounts, factors: Estimate, findings: Sequence[Finding]) -> Iterator[str]:
+    for item in inputs:
+        if item.split_given and not counts.splits.get("eval") and item.content != "golden":
+            yield f"{item.place}: the split column names no evaluation records: records are held out by the hash of their prompt"
+        if item.duplicates:
+            yield f"{item.place}: {item.duplicates:,} rows equal earlier ones and are left out"
+        if item.bad:
+            assert item.first_bad is not None
+            yield f"{item.place}: {item.bad:,} of {item.rows:,} rows are bad; first: {item.first_bad.in_words()}"
+        if not item.complete:
+            yield f"{item.place}: only its first {item.rows:,} rows were read"
+    if counts.records and not any(counts.preferences.values()) and not (counts.approved or counts.disapproved):
+        yield "no record holds a preference: no two responses of one prompt have different rewards"
+    for finding in findings:
+        if finding.level == "note":
+            yield f"{finding.text()} → {finding.hint}"
+    if factors.needed and not factors.possible:
+        yield f"h cannot be estimated: {factors.why}"
+
+
+__all__ = ["BadRow", "InputPreview", "Lengths", "Preview", "RecordShown", "SourceCounts", "Wanted", "preview_data"]

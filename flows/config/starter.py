@@ -1,0 +1,388 @@
+"""A first configuration from data files alone: commented YAML that runs, with every assumption written beside the key it decided.
+
+Nothing is asked. An assumption is a comment that begins with ``ASSUMED``; a decision that only the user can make is one that begins with
+``DECIDE``, and until it is made the configuration avoids everything that depends on it (objective ``erm`` reads no trusted source).
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from dora_core.config.adapter import Adapter
+from dora_core.config.data import DataConfig, DataSource
+from dora_core.data.adapted import sample_of
+from dora_core.data.adapter.resolve import Resolved, resolve
+from dora_core.data.columns_left import Decision, columns_left
+from dora_core.data.inputs import Input, open_readers
+from dora_core.data.presets import as_text, expand, find_preset, recognise
+from dora_core.data.preview import ROWS, Preview, Progress, Wanted, preview_data
+from dora_core.errors import ConfigError, DataError
+from dora_core.strict_model import NAME_PATTERN
+
+Content = Literal["train", "eval", "golden"]
+PEOPLE = re.compile(
+    r"(humans?|people|persons?|experts?|gold|golden|trusted|annotators?|writers?|authors?|labell?ers?)([-_. /].*)?", re.IGNORECASE
+)
+"""Names of sources that are probably people."""
+_HELD_OUT = frozenset({"test", "eval", "validation", "valid", "val", "dev", "holdout"})
+SOURCES_SHOWN = 12
+CHARS_PER_TOKEN = 3
+"""Few, so that the limits of the text cut next to nothing."""
+
+
+@dataclass
+class Found:
+    """One input as it was recognised."""
+
+    path: str
+    content: Content
+    resolved: Resolved
+    keys: dict[str, Any] = field(default_factory=dict)
+    """Keys beside the path, as they are written."""
+    comments: list[str] = field(default_factory=list)
+    text: str = ""
+    """What the preset stands for."""
+
+
+@dataclass(frozen=True)
+class Starter:
+    """The configuration's text, its preview, and what was assumed or is to be decided."""
+
+    text: str
+    data: DataConfig
+    preview: Preview
+    wanted: Wanted
+    is_trusted: bool
+    """Whether a trusted source or trusted responses could be named."""
+    assumed: tuple[str, ...]
+    decide: tuple[str, ...]
+
+
+def starter(
+    paths: Sequence[str],
+    golden: Sequence[str] = (),
+    *,
+    folder: Path,
+    rows: int | None = ROWS,
+    progress: Progress = lambda what, done, total: None,
+) -> Starter:
+    """Look at inputs and write a configuration for them.
+
+    Args:
+        paths: files, folders or dataset names.
+        golden: inputs that are trusted, whatever they look like.
+        folder: where the configuration will lie; files below it get relative paths.
+        rows: most rows of an input that are counted.
+
+    Raises:
+        DataError: an input cannot be read, or it is open how to read it; the hint has the lines to write.
+    """
+    found = [*(look_at(path, several=len(paths) > 1) for path in paths), *(look_at(path, content="golden") for path in golden)]
+    train = [item for item in found if item.content == "train"]
+    if not train:
+        kinds = ", ".join(f"{item.path} is {'trusted responses' if item.content == 'golden' else 'evaluation data'}" for item in found)
+        raise DataError(f"no input holds preference data: {kinds}", hint="give a file with pairs, lists with rewards, or approvals as well")
+    data = DataConfig.model_validate(_data(found) | {"golden_sources": ["human"]})
+    preview, _, _ = preview_data(data, rows=rows, shown=0, suspect=False, progress=progress)
+    refused = next((item for item in preview.inputs if item.refused), None)
+    if refused is not None:
+        raise DataError(refused.refused, hint=refused.hint)
+    return _Writer(found, data, preview, folder, rows).starter()
+
+
+def look_at(path: str, *, content: Content | None = None, several: bool = False) -> Found:
+    """How an input is to be read.
+
+    Args:
+        content: what it holds; None: preference data if it can be read as that, else trusted responses.
+        several: whether it is one of several inputs, so that it may be the evaluation data of another.
+
+    Raises:
+        DataError: it cannot be read, or it is open how.
+    """
+    local = Path(path).expanduser()
+    where = str(local.resolve()) if local.exists() else path
+    source = DataSource(path=where)
+    name, reader = next(open_readers(Input(source, "train", path), {}), (path, None))
+    if reader is None:
+        raise DataError(f"{path} holds no rows", hint="give a file with at least one row")
+    columns, sample = list(dict.fromkeys(reader.columns)), sample_of(name, reader)
+    first: DataError | ConfigError | None = None
+    for trusted in (False, True) if content is None else (content == "golden",):
+        try:
+            found = _resolved(where, columns, sample, reader.ragged, path, trusted)
+        except (DataError, ConfigError) as error:
+            first = first or error
+            continue
+        if trusted:
+            found.content = "golden"
+        elif several and content is None and _is_held_out(local):
+            found.content = "eval"
+            found.comments.append("ASSUMED evaluation data, by its name; move it to data.train if it is not")
+        return found
+    assert first is not None
+    raise first
+
+
+def _is_held_out(path: Path) -> bool:
+    return bool(_HELD_OUT & set(re.split(r"[-_. 0-9]+", path.name.lower())))
+
+
+def _resolved(where: str, columns: Sequence[str], sample: Sequence[dict[str, Any]], ragged: bool, name: str, trusted: bool) -> Found:
+    adapter, preset, keys, comments, text = Adapter(), None, dict[str, Any](), list[str](), ""
+    fitting = recognise(columns, sample, golden=trusted)
+    if len(fitting) == 1:
+        (preset,) = fitting
+        expanded = expand(preset, None, columns, sample)
+        keys, adapter, text = {"preset": preset}, expanded.adapter, expanded.text
+    for decision in columns_left(_shaped(adapter, trusted), columns, sample).decisions:
+        line = _decided(decision, columns, keys)
+        if line is None:
+            continue  # resolve() refuses it, with the lines to choose from
+        comments.append(line)
+    resolved = resolve(
+        Adapter.model_validate(keys),
+        columns,
+        sample,
+        place=f"data.{'golden' if trusted else 'train'}",
+        name=name,
+        golden=trusted,
+        ragged=ragged,
+    )
+    if preset is None:
+        text = as_text(resolved.adapter)
+    return Found(where, "train", resolved, keys, comments, text)
+
+
+def _shaped(adapter: Adapter, trusted: bool) -> Adapter:
+    return (
+        Adapter.model_validate({**adapter.model_dump(exclude_unset=True), "shape": "single"})
+        if trusted and adapter.shape is None
+        else adapter
+    )
+
+
+def _decided(decision: Decision, columns: Sequence[str], keys: dict[str, Any]) -> str | None:
+    """Decide for one column in ``keys`` and return the comment; None where either choice could thin the records."""
+    column, kind = decision.column, decision.looks_like
+    choices = " or ".join(f"`{line}`" for line in decision.lines)
+    if kind == "a system prompt":
+        keys.setdefault("context", {})["system"] = column
+        return f"ASSUMED column {column!r} is the system prompt; else {choices}"
+    if kind in ("a split", "a weight") and "`" not in column:
+        keys.setdefault("columns", {})[kind.removeprefix("a ")] = column
+        return f"ASSUMED column {column!r} is the {kind.removeprefix('a ')}; else {choices}"
+    if kind in ("a winner", "a margin", "a rank", "a score", "a source"):
+        keys.setdefault("carry", []).append(column)
+        return f"DECIDE column {column!r} looks like {kind}, and is only kept beside the records: {choices}"
+    return None
+
+
+def _data(found: Sequence[Found]) -> dict[str, Any]:
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for item in found:
+        entry = {"path": item.path, **item.keys}
+        if item.content != "golden" and not item.resolved.names_sources:
+            entry["source"] = title(item.path)
+        sections.setdefault(item.content, []).append(entry)
+    return dict(sections)
+
+
+_GENERIC = re.compile(
+    r"(train|test|data|dataset|default|file|part|shard|validation|valid|val|dev|eval)?([-_.]?\d+)*(-of-\d+)?", re.IGNORECASE
+)
+"""Names of files that say nothing about what is in them."""
+
+
+def title(path: str) -> str:
+    """A short name for an input: that of its file, or of the folder above it where the file is called ``train-00000-of-00001``."""
+    file = Path(path)
+    stem = file.name.split(".")[0]
+    return _name(file.parent.name if _GENERIC.fullmatch(stem) and file.parent.name else stem)
+
+
+def _name(text: str) -> str:
+    """A name that the configuration accepts."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:64]
+    return name if re.fullmatch(NAME_PATTERN, name) else "data"
+
+
+class _Writer:
+    """Writes the text; collects assumptions on the way."""
+
+    def __init__(self, found: Sequence[Found], data: DataConfig, preview: Preview, folder: Path, rows: int | None):
+        self.found, self.preview, self.folder, self.rows = found, preview, folder.resolve(), rows
+        self.assumed: list[str] = []
+        self.decide: list[str] = []
+        self.counts = preview.total
+        self.names = [name for name in self.counts.sources if not name.startswith("(")]
+        self.has_golden_data = any(item.content == "golden" for item in found)
+        self.golden, self.named = self._golden_sources()
+        self.data = data.evolve(golden_sources=self.golden)
+        unpaired = bool(self.counts.approved or self.counts.disapproved) and not any(self.counts.preferences.values())
+        self.loss = "kto" if unpaired else "dpo"
+        others = [name for name in self.counts.sources if name not in self.golden]
+        self.estimable = self.named and bool(others) if not self.has_golden_data else bool(self.counts.sources)
+        self.objective = "dora" if self.estimable else "erm"
+
+    def _golden_sources(self) -> tuple[list[str], bool]:
+        """Trusted sources, and whether something but their frequency says so."""
+        people = [name for name in self.names if PEOPLE.fullmatch(name)]
+        if (people and len(people) < len(self.names)) or (people and self.has_golden_data):
+            self.assumed.append(f"trusted: {', '.join(people)}, by name")
+            return people, True
+        if self.has_golden_data or not self.names:
+            return ["human"], self.has_golden_data
+        least = min(reversed(self.names), key=lambda name: self.counts.sources[name].responses)
+        return [least], False
+
+    def starter(self) -> Starter:
+        for item in self.found:
+            for comment in item.comments:
+                (self.assumed if comment.startswith("ASSUMED") else self.decide).append(f"{item.path}: {comment.partition(' ')[2]}")
+        text = "\n".join(self._lines()) + "\n"
+        wanted = Wanted(self.objective, uses_factors=self.objective != "erm")
+        preview, _, _ = preview_data(self.data, wanted, rows=self.rows)
+        return Starter(text, self.data, preview, wanted, self.named, tuple(self.assumed), tuple(self.decide))
+
+    def _lines(self) -> Iterator[str]:
+        yield "# Written by `dora init` from the data alone. ASSUMED: what was taken for granted; DECIDE: what only you can know."
+        yield "#   dora data preview -c THIS_FILE        how each input is read, with three records"
+        yield "#   dora realign -c THIS_FILE --dry-run   the plan"
+        yield "# Keys that are not here have their defaults, described in dora_core/config/ and flows/config/models.py."
+        yield ""
+        yield f"project: {title(self.found[0].path)}"
+        yield ""
+        yield "data:"
+        for content in ("train", "eval", "golden"):
+            items = [(item, seen) for item, seen in zip(self._in_order(), self.preview.inputs, strict=True) if item.content == content]
+            if items:
+                yield f"  {content}:"
+            for item, seen in items:
+                yield from self._input(item, seen)
+        yield from self._trusted()
+        if "eval" not in (item.content for item in self.found):
+            by_column = self.counts.splits.get("eval") and any(
+                item.resolved.adapter.columns.split or "split" in item.resolved.left.used for item in self.found
+            )
+            how = (
+                "the split column decides; this share only where it is empty"
+                if by_column
+                else "of the prompts, chosen by hash; or give data.eval"
+            )
+            yield f"  holdout_fraction: 0.1      # {how}"
+        yield ""
+        yield from self._method()
+
+    def _in_order(self) -> list[Found]:
+        return [item for content in ("train", "eval", "golden") for item in self.found if item.content == content]
+
+    def _input(self, item: Found, seen: Any) -> Iterator[str]:
+        path = Path(item.path)
+        inside = path.is_absolute() and path.is_relative_to(self.folder)
+        written = str(path.relative_to(self.folder)) if inside else item.path
+        whole = "" if seen.complete else " (of the first rows)"
+        yield f"    - path: {_scalar(written)}"
+        counts = seen.counts
+        prefs = sum(counts.preferences.values())
+        what = f"{counts.records:,} records, {counts.responses:,} responses" + (f", {prefs:,} preferences" if prefs else "")
+        yield f"      # {seen.reader}, shape {seen.shape}: {what}{whole}"
+        preset = item.keys.get("preset")
+        if preset is None:
+            yield "      # columns with the canonical names, so no mapping is needed:" if not item.keys else "      # read as:"
+        else:
+            yield f"      preset: {preset}"
+            about = " ".join((find_preset(preset).__doc__ or "").split())
+            yield f"      # {about}" if about else "      # It stands for:"
+        yield from (f"      #   {line}" for line in item.text.rstrip().splitlines())
+        yield from (f"      # {comment}" for comment in item.comments)
+        keys = {name: value for name, value in item.keys.items() if name != "preset"}
+        if keys:
+            yield from (
+                f"      {line}"
+                for line in yaml.safe_dump(keys, sort_keys=False, allow_unicode=True, default_flow_style=None).rstrip().splitlines()
+            )
+        if item.content != "golden" and not item.resolved.names_sources:
+            name = title(item.path)
+            yield f"      source: {name}"
+            yield "      # ASSUMED one source for all responses, as no column names it; with such a column: columns: {source: COLUMN}"
+            self.assumed.append(f"{item.path}: all responses are of one source, named {name!r}")
+
+    def _trusted(self) -> Iterator[str]:
+        listed = [f"{name} ({self.counts.sources[name].responses:,} responses)" for name in self.names[:SOURCES_SHOWN]]
+        more = f", and {len(self.names) - SOURCES_SHOWN} more" if len(self.names) > SOURCES_SHOWN else ""
+        yield "  # Trusted sources: alignment is towards their distribution. Sources there:"
+        yield from (f"  #   {line}" for line in _wrapped(", ".join(listed) + more or "none"))
+        if self.named:
+            why = (
+                "by name"
+                if any(PEOPLE.fullmatch(name) for name in self.golden) and self.golden[0] in self.names
+                else "data.golden is trusted"
+            )
+            yield f"  golden_sources: {_flow(self.golden)}      # ASSUMED {why}"
+            return
+        if len(self.names) < 2:
+            self.decide.append("trusted responses: h compares a trusted source with another one, and there is one source alone")
+            yield "  # DECIDE h compares a trusted source with another one, and there is one source alone: map a column that names the"
+            yield "  # sources, or give trusted responses (prompt, response) as `golden: [{path: …}]`. Until then align.objective is erm."
+            yield f"  golden_sources: {_flow(self.golden)}      # the key needs a name; nothing below depends on it"
+            return
+        self.decide.append(f"data.golden_sources: which of {', '.join(self.names[:SOURCES_SHOWN])} is trusted")
+        yield "  # DECIDE which of them is trusted; no name looks like people. Until then align.objective is erm, which does not read it."
+        yield from (f"  # golden_sources: [{_scalar(name)}]" for name in self.names[:SOURCES_SHOWN])
+        yield f"  golden_sources: {_flow(self.golden)}      # the rarest one, as the key needs a name; nothing below depends on it"
+
+    def _method(self) -> Iterator[str]:
+        yield "text:                         # limits that cut almost none of these texts; long ones cost time"
+        yield f"  max_prompt_tokens: {_tokens(self.counts.prompt_chars.p95)}"
+        yield f"  max_response_tokens: {_tokens(self.counts.response_chars.p95)}"
+        yield ""
+        yield "policy:"
+        yield "  source: tiny                # from scratch, no download: shows that the pipeline runs. Or a Hugging Face id or folder,"
+        yield "  vocab_size: 1024            # with learning rates near 1e-5 (sft) and 5e-7 (align): infra/configs/llama-8b-8gpu.yaml"
+        yield ""
+        if self.objective != "erm":
+            yield "classifier:"
+            yield "  encoder: {source: tiny, hidden_size: 64, layers: 1, heads: 4, vocab_size: 1024}"
+            yield ""
+        yield "sft:"
+        if not self.named:
+            yield "  data: best                  # each record's best response, as no source is known to be trusted; else golden"
+        yield "  optimization: {epochs: 3, learning_rate: 3.0e-3}    # suits tiny"
+        yield ""
+        yield "align:"
+        if self.loss == "kto":
+            yield "  loss: {name: kto}           # single responses with an approval; bco is the other loss that takes them"
+        else:
+            yield "  loss: {name: dpo, beta: 0.1}"
+        if self.objective == "dora":
+            yield "  objective: {name: dora, lambda: auto}"
+        else:
+            reason = "no source is known to be trusted" if self.names and not self.named else "it needs a trusted source and another one"
+            yield f"  objective: {{name: erm}}      # h cannot be estimated: {reason}."
+            yield "  # objective: {name: dora, lambda: auto}      # once that is decided; and take `sft.data: best` away"
+        yield "  optimization: {epochs: 2, learning_rate: 1.0e-4}    # suits tiny"
+
+
+def _tokens(chars: int) -> int:
+    return min(512, max(32, -(-chars // CHARS_PER_TOKEN // 16) * 16))
+
+
+def _scalar(text: str) -> str:
+    return str(yaml.safe_dump(text, allow_unicode=True, width=10_000)).removesuffix("\n...\n").strip()
+
+
+def _flow(names: Sequence[str]) -> str:
+    return f"[{', '.join(map(_scalar, names))}]"
+
+
+def _wrapped(text: str, width: int = 120) -> list[str]:
+    """Lines of ``text``, broken after commas only."""
+    return [line.replace("\0", " ") for line in textwrap.wrap(text.replace(" ", "\0").replace(",\0", ", "), width)]
