@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from dora_core.config.data import DataConfig
 from dora_core.data.records import is_golden_source
@@ -32,7 +33,7 @@ class Tally:
         return "".join(f"\n  {bad.reason}, e.g. row {bad.row} of {bad.file}: {bad.text}" for bad in shown)
 
 
-def check_quality(tallies: Mapping[str, Tally], data: DataConfig, quarantine: Path) -> None:
+def check_quality(tallies: Mapping[Literal["train", "eval", "golden"], Tally], data: DataConfig, quarantine: Path) -> None:
     """Refuse a share of bad rows beyond the bound, and inputs without a good row.
 
     Raises:

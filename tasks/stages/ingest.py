@@ -75,6 +75,8 @@ PROGRESS_ROWS = 2000
 FILES_SHOWN = 20
 Kind = Literal["train", "eval", "golden"]
 
+__all__ = ["STAGE", "Facts", "Spec", "run"]
+
 
 class Spec(StageSpec):
     stage: ClassVar[str] = "ingest"
