@@ -136,7 +136,7 @@ def _encode(table: pa.Table, encoder: Encoder, max_responses: int, code: dict[st
         "reference_logps": picked("logps"),
         "truncated": [[e.truncated for e in of_record] for of_record in encoded],
         "sources": [[code[name] for name in of_record] for of_record in picked("sources")],
-        "unpaired": [unpaired[i] for i in kept],
+        "unpaired": [int(unpaired[i]) for i in kept],
     }
     return pa.record_batch([pa.array(columns[f.name], f.type) for f in layout], schema=layout)
 

@@ -72,7 +72,6 @@ class Facts(TrainingFacts):
 
     loss: LossSettings
     objective: ObjectiveSettings
-    unpaired: int | None = Field(None, description="Training records of one labelled response; absent where there are none.")
 
 
 def plugin_digests(align: AlignConfig) -> list[str]:

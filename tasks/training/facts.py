@@ -56,6 +56,7 @@ class TrainingFacts(Facts):
     """Facts of a training stage; a stage sets the optional ones that apply to it."""
 
     records: int = Field(description="Training examples.")
+    unpaired: int | None = Field(None, description="Training records of one labelled response; absent where there are none.")
     steps: int = Field(description="Optimisation steps.")
     resumed_from: int | None = Field(description="Step of the checkpoint that the last attempt started from; null = none.")
     curve: Curve
