@@ -83,7 +83,7 @@ class Evidence:
     def label_auc(self) -> Interval | None:
         """AUC of the policy over labelled responses; None where there is none, or too few beside the pairs."""
         whole, auc = self.measures.parts.get("all"), self._label_auc
-        return None if auc is None or self._too_few(auc, None if whole is None else whole.accuracy.policy) else auc
+        return None if auc is None or self._too_few(auc, whole.accuracy.policy if whole else None) else auc
 
     @property
     def _label_auc(self) -> Interval | None:

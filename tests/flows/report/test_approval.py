@@ -49,6 +49,17 @@ def test_without_a_comparison_and_a_kl_that_is_said() -> None:
     assert "No win rates" in text and "nats per response" not in text.split("| rule")[0]
 
 
+def test_an_evaluation_by_labels_has_their_auc_and_the_rules_without_evidence() -> None:
+    measured = {"policy": ACCURACY}
+    counts = {"desirable": 90, "undesirable": 38, "prompts": 128, "pairs": 0, "accuracy_desirable": None, "accuracy_undesirable": None}
+    labels = counts | {"auc": measured, "accuracy": measured, "auc_likelihood": None}
+    gate = GATE | {"unchecked": {"accuracy": "no held-out prompt has a pair of responses"}}
+    changes = {"parts": {}, "reward_calibration": None, "lift": {}, "labels": labels}
+    text = evidence_table(evaluate.Facts.model_validate(facts.evaluation(GateResult.model_validate(gate), **changes)), None)
+    assert "AUC over held-out labels **0.620 [0.580, 0.660]**" in text and "preference accuracy" not in text
+    assert "| no evidence | accuracy: no held-out prompt has a pair of responses |" in text
+
+
 def test_a_decision_names_who_why_when_and_digests() -> None:
     audit = {"action": "rolled_back", "when": "2026-01-31T12:00:00+00:00", "who": "a_b", "why": "x", "policy": "p" * 64, "config": "c" * 64}
     written = {

@@ -108,3 +108,31 @@ def test_the_sections_follow_from_the_descriptors() -> None:
         "ingest.html", "drift.html", "classify.html", "calibrate.html", "training.html", "compare.html", "evaluate.html", "promote.html",
     ]  # fmt: skip
     assert set(stages_in("stage")) == {name.removesuffix(".html") for name in sections()} - {"training"}
+
+
+def test_an_evaluation_by_labels_shows_them_and_what_had_no_evidence(store: Store) -> None:
+    run_id = make_run(store, ["human", "model"])
+    auc = {"policy": {"value": 0.712, "low": 0.69, "high": 0.731, "n": 128}}
+    counts = {"desirable": 91, "undesirable": 37, "prompts": 128, "pairs": 0, "accuracy_undesirable": None, "accuracy_desirable": None}
+    bare = {"parts": {}, "margins": {"edges": [], "policy": []}, "reward_calibration": None, "lift": {}, "by_source": {}, "by_task": {}}
+    bare |= {"reward_confidence": {"bins": [], "accuracy": [], "count": []}}
+    gate = {"passed": True, "rules": [], "unchecked": {"lift": "no held-out prompt has a pair of responses"}}
+    changes = {
+        "evaluate": bare | {"labels": counts | {"auc": auc, "accuracy": auc, "auc_likelihood": None}, "gate": gate},
+        "align": {"unpaired": 33},
+    }
+    for stage, values in changes.items():
+        digest = next(entry["digest"] for entry in store.read_json(f"runs/{run_id}/run.json")["stages"] if entry["stage"] == stage)
+        result = store.read_json(f"{stage}/{digest}/result.json")
+        store.write_json(f"{stage}/{digest}/result.json", result | {"facts": result["facts"] | values})
+    text = re.sub(r"\s+", " ", Page(render(store, run_id)).text)
+    for words in (
+        "91 desirable and 37 undesirable, of 128 prompts",
+        "AUC of the implicit reward over all prompts (chance ½)",
+        "0.712 [0.690, 0.731]",
+        "No held-out prompt has a pair of responses",
+        "lift: no evidence, no held-out prompt has a pair of responses",
+        "(33 unpaired: one response with a label)",
+    ):
+        assert words in text, words
+    assert "Expected calibration error" not in text and "Paired lift" not in text

@@ -163,3 +163,9 @@ def test_nothing_left_says_why(store: Store) -> None:
     collapsed = {i: ["same"] * SAMPLES for i in range(RECORDS)}
     with pytest.raises(DataError, match=r"round 1 has nothing to learn from.*fewer than two different scored responses: 30"):
         mixed(store, MixConfig(), responses=collapsed)
+
+
+def test_the_list_of_an_unpaired_records_prompt_is_not_unpaired() -> None:
+    record = {"record_id": "q", "responses": ["y"], "rewards": [0.0], "sources": ["app"], "reward_kind": "label", "split": "train"}
+    made = mix.to_record(record, mix.SampledList("q", 1, ["a", "b"], [2.0, 1.0], [0, 1]), 1, "policy-r1")
+    assert (made["reward_kind"], made["responses"], made["rewards"]) == ("reward", ["a", "b"], [2.0, 1.0])
