@@ -14,10 +14,13 @@ from dora_core.config.alignment import AlignConfig
 from dora_core.config.method import EvaluateConfig, GateConfig, OptimizationConfig
 from dora_core.data.records import GOLDEN_SCHEMA, RECORDS_SCHEMA
 from dora_core.errors import DataError
+from dora_core.training.alignment_data import AlignmentData
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef, execute
-from tasks.stages import align, evaluate, reference, reward, training_data
+from tasks.stages import align, calibrate, classify, evaluate, reference, reward, training_data
 from tasks.stages.registry import STAGES, parse_result
+from tasks.tables.artifacts import TRAINING_DATA_FILE
+from tests.tasks.classified import calibrate_spec, classify_spec, table_of
 from tests.tasks.conftest import GOLDEN, IN_PROCESS, TEXT, TINY, align_spec, prepare
 from tests.tasks.facts import assert_round_trip
 from tests.tasks.handmade import finished
@@ -158,3 +161,23 @@ def test_a_reward_model_learns_from_the_pairs_alone_or_refuses(pipeline_start: S
     with pytest.raises(DataError, match=r"^all \d+ training records are unpaired .* a reward model learns from pairs") as error:
         execute(reward_spec(alone.start), reward.run, alone.store)
     assert "group the rows of a prompt" in error.value.hint
+
+
+def test_classified_calibrated_and_aligned_with_their_own_h(pipeline_start: Start, tmp_path: Path) -> None:
+    """Classifiers and h are per response: every training response has one, and a record's h is that of its response."""
+    world = World(pipeline_start, tmp_path, "responses")
+    records = world.start[1]
+    classifier = classify_spec(records, epochs=2)
+    execute(classifier, classify.run, world.store)
+    factors = calibrate_spec(records, classifier.ref())
+    execute(factors, calibrate.run, world.store)
+    table = table_of(world.store, factors)
+    _, unpaired = world.split("train")
+    assert table["record_id"].to_pylist() == [row["record_id"] for row in unpaired]
+    config = AlignConfig(loss={"name": "bco"}, objective={"name": "dora"}, optimization=OPTIMIZATION)
+    spec = align_spec(world.start, config).model_copy(update={"calibration": factors.ref(), "aggregate": "product"})
+    prepared = prepare(spec, world.store)
+    data = AlignmentData(world.store.fetch("training_data", prepared.digest()) / TRAINING_DATA_FILE)
+    assert [data[i].factor for i in range(len(data))] == table["h"].to_pylist()
+    trained = execute(spec, align.run, world.store)
+    assert trained["facts"]["curve"]["loss"][-1] < trained["facts"]["curve"]["loss"][0]
