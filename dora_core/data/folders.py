@@ -11,9 +11,9 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from dora_core.data.dataset_card import CARD, declared_files
-from dora_core.data.formats import FORMATS, File, Format
+from dora_core.data.formats import DEFAULT_SPLIT, FORMATS, File, Format
 from dora_core.data.globs import matching
-from dora_core.data.splits import DEFAULT, is_named_shard, split_of_file
+from dora_core.data.splits import is_named_shard, split_of_file
 from dora_core.errors import DataError, did_you_mean
 
 METADATA = {
@@ -79,12 +79,12 @@ class Folder:
         """
         named = {name: files for name, files in groups.items() if name is not None}
         others = groups.get(None, [])
-        if not named and split != DEFAULT:
+        if not named and split != DEFAULT_SPLIT:
             raise DataError(
                 f"{self.place}.split: {self.path} has no splits, so there is no {split!r}",
                 hint=f"leave {self.place}.split out to read all rows, or name the files of each split in {self.place}.data_files",
             )
-        if alone_is_enough and split == DEFAULT and len(groups) == 1:
+        if alone_is_enough and split == DEFAULT_SPLIT and len(groups) == 1:
             chosen = next(iter(groups.values()))
         elif not named:
             chosen = others
@@ -100,7 +100,7 @@ class Folder:
                 f"{self.place}.split: {self.path} has no split {split!r}, its splits are {', '.join(sorted(named))}{unnamed}",
                 hint=f"set {self.place}.split; {did_you_mean(split, named)}" + (f"; or give a glob in {self.place}.path" if others else ""),
             )
-        if others and split == DEFAULT and not all(map(is_named_shard, named[split])):
+        if others and split == DEFAULT_SPLIT and not all(map(is_named_shard, named[split])):
             raise DataError(
                 f"{self.place}.path: {self.path} holds files of the split {split} ({_some(named[split])}) and files of no split "
                 f"({_some(others)})",
