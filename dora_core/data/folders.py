@@ -59,6 +59,8 @@ class Folder:
             return {split: self._matched(patterns, f"{self.place}.data_files") for split, patterns in given.items()}
         card = self.files.get(CARD)
         declared = None if card is None else declared_files(_text_of(card.file), subset, self.place)
+        if isinstance(declared, str):
+            return self._by_name(declared)
         if declared is not None:
             return {split: self._matched(patterns, f"{CARD}: data_files of {split}") for split, patterns in declared.items()}
         if subset is not None:
@@ -134,18 +136,21 @@ class Folder:
                 hint=f"set {self.place}.format: {' or '.join(sorted(first.values()))}; or give a glob, or several inputs",
             )
 
-    def _by_name(self) -> Groups:
-        found = [name for name, data in self.files.items() if self._is_data(name, data)]
+    def _by_name(self, folder: str = "") -> Groups:
+        """Groups by the names of the files, all or those below a folder of this one."""
+        start = f"{folder}/" if folder not in ("", ".") else ""
+        found = [name for name, data in self.files.items() if name.startswith(start) and self._is_data(name, data)]
         if not found:
             names = sorted({format.name for format in self.formats})
+            where = self.path.rstrip("/") + f"/{start}" if start else self.path
             endings = ", ".join(suffix for format in FORMATS.values() for suffix in format.suffixes)
             raise DataError(
-                f"{self.place}.path: folder {self.path!r} holds no {' or '.join(names)} file",
+                f"{self.place}.path: folder {where!r} holds no {' or '.join(names)} file",
                 hint=f"files are recognised by {endings}; there: {_some(list(self.files)) or 'nothing'}",
             )
         groups: Groups = {}
         for name in found:
-            groups.setdefault(split_of_file(name), []).append(name)
+            groups.setdefault(split_of_file(name[len(start) :]), []).append(name)
         return groups
 
     def _matched(self, patterns: str | list[str], declared_in: str) -> list[str]:
