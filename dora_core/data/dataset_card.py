@@ -9,8 +9,8 @@ from dora_core.errors import DataError, did_you_mean
 CARD = "README.md"
 
 
-def declared_files(card: str, subset: str | None, place: str) -> dict[str, list[str]] | None:
-    """Patterns of files by split, of one subset; None where the card declares no files.
+def declared_files(card: str, subset: str | None, place: str) -> dict[str, list[str]] | str | None:
+    """Patterns of files by split, of one subset; the folder of a subset that names only that; None where the card declares no files.
 
     Args:
         card: text of README.md.
@@ -33,7 +33,8 @@ def declared_files(card: str, subset: str | None, place: str) -> dict[str, list[
             )
     if subset not in by_name:
         raise DataError(f"{place}.subset: {CARD} declares no subset {subset!r}", hint=did_you_mean(subset, by_name))
-    return _patterns(by_name[subset], place)
+    chosen = by_name[subset]
+    return str(chosen["data_dir"]).strip("/") if chosen.get("data_files") is None else _patterns(chosen, place)
 
 
 def _has_folder(config: Any) -> bool:
@@ -61,7 +62,7 @@ def _configs(card: str, place: str) -> list[Any]:
 def _patterns(config: dict[str, Any], place: str) -> dict[str, list[str]]:
     folder = str(config.get("data_dir") or "").strip("/")
     prefix = f"{folder}/" if folder and folder != "." else ""
-    files = config.get("data_files", "**")
+    files = config["data_files"]
     if isinstance(files, dict):
         files = [{"split": split, "path": path} for split, path in files.items()]
     entries = files if isinstance(files, list) else [files]

@@ -11,9 +11,9 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from dora_core.data.dataset_card import CARD, declared_files
-from dora_core.data.formats import FORMATS, File, Format
+from dora_core.data.formats import DEFAULT_SPLIT, FORMATS, File, Format
 from dora_core.data.globs import matching
-from dora_core.data.splits import DEFAULT, is_named_shard, split_of_file
+from dora_core.data.splits import is_named_shard, split_of_file
 from dora_core.errors import DataError, did_you_mean
 
 METADATA = {
@@ -59,6 +59,8 @@ class Folder:
             return {split: self._matched(patterns, f"{self.place}.data_files") for split, patterns in given.items()}
         card = self.files.get(CARD)
         declared = None if card is None else declared_files(_text_of(card.file), subset, self.place)
+        if isinstance(declared, str):
+            return self._by_name(declared)
         if declared is not None:
             return {split: self._matched(patterns, f"{CARD}: data_files of {split}") for split, patterns in declared.items()}
         if subset is not None:
@@ -79,12 +81,12 @@ class Folder:
         """
         named = {name: files for name, files in groups.items() if name is not None}
         others = groups.get(None, [])
-        if not named and split != DEFAULT:
+        if not named and split != DEFAULT_SPLIT:
             raise DataError(
                 f"{self.place}.split: {self.path} has no splits, so there is no {split!r}",
                 hint=f"leave {self.place}.split out to read all rows, or name the files of each split in {self.place}.data_files",
             )
-        if alone_is_enough and split == DEFAULT and len(groups) == 1:
+        if alone_is_enough and split == DEFAULT_SPLIT and len(groups) == 1:
             chosen = next(iter(groups.values()))
         elif not named:
             chosen = others
@@ -100,7 +102,7 @@ class Folder:
                 f"{self.place}.split: {self.path} has no split {split!r}, its splits are {', '.join(sorted(named))}{unnamed}",
                 hint=f"set {self.place}.split; {did_you_mean(split, named)}" + (f"; or give a glob in {self.place}.path" if others else ""),
             )
-        if others and split == DEFAULT and not all(map(is_named_shard, named[split])):
+        if others and split == DEFAULT_SPLIT and not all(map(is_named_shard, named[split])):
             raise DataError(
                 f"{self.place}.path: {self.path} holds files of the split {split} ({_some(named[split])}) and files of no split "
                 f"({_some(others)})",
@@ -134,18 +136,21 @@ class Folder:
                 hint=f"set {self.place}.format: {' or '.join(sorted(first.values()))}; or give a glob, or several inputs",
             )
 
-    def _by_name(self) -> Groups:
-        found = [name for name, data in self.files.items() if self._is_data(name, data)]
+    def _by_name(self, folder: str = "") -> Groups:
+        """Groups by the names of the files, all or those below a folder of this one."""
+        start = f"{folder}/" if folder not in ("", ".") else ""
+        found = [name for name, data in self.files.items() if name.startswith(start) and self._is_data(name, data)]
         if not found:
             names = sorted({format.name for format in self.formats})
+            where = self.path.rstrip("/") + f"/{start}" if start else self.path
             endings = ", ".join(suffix for format in FORMATS.values() for suffix in format.suffixes)
             raise DataError(
-                f"{self.place}.path: folder {self.path!r} holds no {' or '.join(names)} file",
+                f"{self.place}.path: folder {where!r} holds no {' or '.join(names)} file",
                 hint=f"files are recognised by {endings}; there: {_some(list(self.files)) or 'nothing'}",
             )
         groups: Groups = {}
         for name in found:
-            groups.setdefault(split_of_file(name), []).append(name)
+            groups.setdefault(split_of_file(name[len(start) :]), []).append(name)
         return groups
 
     def _matched(self, patterns: str | list[str], declared_in: str) -> list[str]:

@@ -23,9 +23,9 @@ import pyarrow.fs as pafs
 
 from dora_core.config.data import DataSource
 from dora_core.data.folders import DataFile, Folder
-from dora_core.data.formats import AUTO, COMPRESSED, FORMATS, File, Format, Location, headline, neighbours
+from dora_core.data.formats import AUTO, COMPRESSED, DEFAULT_SPLIT, FORMATS, File, Format, Location, headline, neighbours
 from dora_core.data.globs import expand_braces, fixed_folder, is_glob, matching
-from dora_core.data.splits import DEFAULT, Part, parse_split, split_of_file
+from dora_core.data.splits import Part, parse_split, split_of_file
 from dora_core.errors import DataError
 
 _BY_SUFFIX = {suffix: format for format in FORMATS.values() for suffix in format.suffixes}
@@ -90,7 +90,7 @@ class _Search:
         format = self._format_of_file(path)
         self._refuse_options({"subset", "data_dir", "data_files"} - format.options, f"{path} is a file")
         named = split_of_file(PurePosixPath(path).name)
-        for split in {part.split for part in self.parts} - {DEFAULT, named}:
+        for split in {part.split for part in self.parts} - {DEFAULT_SPLIT, named}:
             if "split" not in format.options:
                 kind = "has no splits" if named is None else f"is the split {named} by its name"
                 raise DataError(
@@ -140,7 +140,7 @@ class _Search:
                 data = folder.files[name]
                 assert data.format is not None, "the folder chose among files with a format"
                 at = self._location(data.format, [data.file], data.file.uri, (number, part), data.partitions)
-                located.append(replace(at, split=DEFAULT, notes=notes if name == below[0] else ()))
+                located.append(replace(at, split=DEFAULT_SPLIT, notes=notes if name == below[0] else ()))
         return located
 
     def _data_file(self, below: str, file: File) -> DataFile:

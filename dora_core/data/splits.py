@@ -11,9 +11,6 @@ from typing import NamedTuple
 
 from dora_core.errors import DataError
 
-DEFAULT = "train"
-"""The split that is read where none is named, and the name for the rows of an input without splits."""
-
 _PART = re.compile(r"\s*(?P<split>\w[\w.-]*)\s*(\[\s*(?P<start>-?\d+%?)?\s*:\s*(?P<stop>-?\d+%?)?\s*\])?\s*")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _NAMED_SHARD = re.compile(r"data/(?P<split>[\w.-]+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?\.[^/]*")

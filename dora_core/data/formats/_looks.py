@@ -9,9 +9,11 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from dora_core.data.formats.base import File
+if TYPE_CHECKING:
+    from dora_core.data.formats.base import File
+
 
 HEAD_BYTES = 1 << 16
 SAMPLE_LINES = 5

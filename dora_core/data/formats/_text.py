@@ -5,10 +5,12 @@ from __future__ import annotations
 import codecs
 import io
 import lzma
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
-from dora_core.data.formats.base import File
 from dora_core.errors import DataError
+
+if TYPE_CHECKING:
+    from dora_core.data.formats.base import File
 
 
 def open_bytes(file: File) -> BinaryIO:

@@ -17,16 +17,20 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from dora_core.data.splits import DEFAULT, Slice
-
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow.fs import FileSystem
+
+    from dora_core.data.splits import Slice
 
 DataFiles = str | list[str] | dict[str, str | list[str]]
 """Files of a dataset: a glob, several, or these per split."""
 AUTO = "auto"
 """Value of `format` that chooses the format by the files at the path; no format may have this name."""
+
+
+DEFAULT_SPLIT = "train"
+"""The split that is read where none is named, and the name for the rows of an input without splits."""
 
 
 class Reader(Protocol):
@@ -87,7 +91,7 @@ class Location:
     path: str
     place: str
     files: tuple[File, ...] = ()
-    split: str = DEFAULT
+    split: str = DEFAULT_SPLIT
     revision: str | None = None
     rows: Slice | None = None
     part: int = 0

@@ -11,8 +11,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from dora_core.data.arrow_rows import numbered_rows
-from dora_core.data.formats.base import Format, Location, Remote, headline, neighbours
-from dora_core.data.splits import DEFAULT
+from dora_core.data.formats.base import DEFAULT_SPLIT, Format, Location, Remote, headline, neighbours
 from dora_core.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -33,12 +32,12 @@ class DatasetReader:
         notes = []
         if isinstance(loaded, datasets.DatasetDict):
             if at.split not in loaded:
-                unset = f"; name one in {at.place}.split" if at.split == DEFAULT else ""
+                unset = f"; name one in {at.place}.split" if at.split == DEFAULT_SPLIT else ""
                 raise DataError(f"{at.place}.split: {at.path} has no split {at.split!r}{unset}", hint=did_you_mean(at.split, loaded))
             if rest := [f"{name} ({len(rows)} rows)" for name, rows in loaded.items() if name != at.split]:
                 notes.append(f"{at.path}: split {at.split}; left out: {', '.join(rest)}")
             loaded = loaded[at.split]
-        elif at.split not in {DEFAULT, str(loaded.split), PurePosixPath(at.path).name}:
+        elif at.split not in {DEFAULT_SPLIT, str(loaded.split), PurePosixPath(at.path).name}:
             kind = f"is the split {loaded.split}" if loaded.split else "has no splits"
             raise DataError(
                 f"{at.place}.split: {at.path} {kind}, so there is no {at.split!r}", hint=f"leave {at.place}.split out to read all rows"

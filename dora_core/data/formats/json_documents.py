@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from dora_core.data.formats._json_scanner import Scanner
 from dora_core.data.formats._text import open_bytes, refuse_utf16
-from dora_core.data.formats.base import Format, Location, Reader
+from dora_core.data.formats.base import DEFAULT_SPLIT, Format, Location, Reader
 from dora_core.data.formats.json_lines import JsonLinesReader, parse_line
-from dora_core.data.splits import DEFAULT
 from dora_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def open_json(at: Location) -> Reader:
 
 
 def _refuse_split(at: Location, arrays: list[str]) -> None:
-    if at.split != DEFAULT and at.split not in arrays:
+    if at.split != DEFAULT_SPLIT and at.split not in arrays:
         raise DataError(
             f"{at.place}.split: {at.name} has no splits, so there is no {at.split!r}", hint=f"leave {at.place}.split out to read all rows"
         )

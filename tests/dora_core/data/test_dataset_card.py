@@ -25,7 +25,7 @@ def test_patterns_by_split_and_subset() -> None:
     assert declared_files(TWO, "en", "x") == {"train": ["en/*.csv"]}
     assert declared_files(TWO, "de", "x") == {"dev": ["de/*.csv"]}
     assert declared_files(TWO.replace("data_files: en", "default: true, data_files: en"), None, "x") == {"train": ["en/*.csv"]}
-    assert declared_files("---\nconfigs:\n- {config_name: a, data_dir: a}\n---\n", None, "x") == {"train": ["a/**"]}
+    assert declared_files("---\nconfigs:\n- {config_name: a, data_dir: a}\n---\n", None, "x") == "a"
 
 
 @pytest.mark.parametrize(

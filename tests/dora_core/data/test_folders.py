@@ -122,6 +122,14 @@ def test_the_card_of_a_hub_folder_decides(tmp_path: Path) -> None:
     assert "README.md: data_files of train: no data file" in refused(tmp_path).message
 
 
+def test_a_subset_that_is_a_folder_has_the_splits_of_its_names(tmp_path: Path) -> None:
+    folder(tmp_path, en__train=0, en__test=1, de__train=2)
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- {config_name: en, data_dir: en}\n- {config_name: de, data_dir: de/}\n---\n")
+    assert ids(tmp_path, subset="en") == ["0"] and ids(tmp_path, subset="de") == ["2"]
+    assert ids(tmp_path, subset="en", split="test") == ["1"]
+    assert "set data.train[0].subset: en or de" in refused(tmp_path).hint
+
+
 def test_options_choose_below_a_folder_and_are_refused_elsewhere(tmp_path: Path) -> None:
     folder(tmp_path, en__a=0, de__a=1)
     assert ids(tmp_path, data_dir="de") == ["1"] and ids(tmp_path, data_files={"train": "en/*", "test": "de/*"}) == ["0"]
