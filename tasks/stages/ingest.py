@@ -359,7 +359,7 @@ def _input_facts(source: AdaptedInput, one: _InputTally) -> InputFacts:
     counts = {name: value for name, value in asdict(one).items() if name != "splits"}
     return InputFacts(
         place=source.item.place,
-        path=source.item.source.path,
+        path=source.item.source.shown,
         mappings=[_mapping_facts(mapping) for mapping in source.mappings],
         rows=source.rows_read,
         splits=Splits(train=one.splits["train"], eval=one.splits["eval"]),

@@ -55,17 +55,19 @@ class CaseOutcome:
 
 def named(text: str) -> str:
     """The beginning by which the texts of the cases are known."""
-    return next((name for name in BEST_FIRST if text.startswith(name)), text[:30])
+    return next((name for name in BEST_FIRST if text.lstrip().startswith(name)), text[:30])
 
 
 def order_of(record: Mapping[str, Any]) -> str:
     pairs = [(reward, named(text)) for reward, text in zip(record["rewards"], record["responses"], strict=True)]
     if len(pairs) == 1:
         return f"{pairs[0][1]} {pairs[0][0]}"
-    measured = sorted(
-        ((r, n) for r, n in pairs if r is not None), key=lambda pair: (-pair[0], BEST_FIRST.index(pair[1]) if pair[1] in BEST_FIRST else 9)
-    )
+    measured = sorted(((reward, name) for reward, name in pairs if reward is not None), key=lambda pair: (-pair[0], _place(pair[1])))
     text = ""
     for i, (reward, name) in enumerate(measured):
         text += ("" if i == 0 else "=" if reward == measured[i - 1][0] else ">") + name
     return text + "".join(f" ?{name}" for r, name in pairs if r is None)
+
+
+def _place(name: str) -> int:
+    return BEST_FIRST.index(name) if name in BEST_FIRST else len(BEST_FIRST)
