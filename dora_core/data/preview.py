@@ -434,8 +434,8 @@ def _refusals(inputs: Sequence[InputPreview], counts: RecordCounts, data: DataCo
     names = _sources(counts)
     if not _golden_rows(inputs) and not any(is_golden_source(name, data.golden_sources) for name in names):
         yield (
-            f"{_seen(inputs)}no source matches data.golden_sources = {data.golden_sources} and data.golden is empty: there is nothing to align towards "
-            f"→ set data.golden_sources to the trusted ones among: {', '.join(names) or 'none'}; or give trusted responses in data.golden"
+            f"{_seen(inputs)}no source matches data.golden_sources = {data.golden_sources} and data.golden is empty: "
+            f"there is nothing to align towards → set data.golden_sources to the trusted ones among: {', '.join(names) or 'none'}; or give trusted responses in data.golden"
         )
     given = sum(item.split_given for item in inputs)
     for split in ("train", "eval"):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dora_core.config.method import EvaluateConfig
+from dora_core.data.record_counts import UNKNOWN
 from dora_core.errors import DataError
 from dora_core.evaluation.metrics import GroupInterval, Interval, estimate_text
 from dora_core.evaluation.winrate import Outcomes
@@ -28,7 +29,6 @@ from dora_core.strict_model import StrictModel
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
-from tasks.stages.ingest import UNKNOWN
 from tasks.tables.artifacts import RECORDS_FILE
 
 if TYPE_CHECKING:
