@@ -109,7 +109,7 @@ def test_split_column_and_own_evaluation_data(tmp_path: Path) -> None:
 
 
 def test_findings_of_the_suspicion_rules(tmp_path: Path) -> None:
-    rows = [rated(i, responses=[f"question {i} good", f"question {i} bad"]) for i in range(30)]
+    rows = [rated(i, prompt=f"a longer question {i}", responses=[f"a longer question {i} good", "bad"]) for i in range(30)]
     path = write(tmp_path / "a.jsonl", rows)
     found = preview(data({"path": path}))
     assert "response_begins_with_prompt" in {finding.rule for finding in found.findings}
