@@ -20,7 +20,7 @@ from dora_core.config.data import DataConfig, DataSource
 from dora_core.data.adapted import sample_of
 from dora_core.data.adapter.resolve import Resolved, resolve
 from dora_core.data.columns_left import Decision, columns_left
-from dora_core.data.inputs import Input, open_readers
+from dora_core.data.inputs import Input, open_files
 from dora_core.data.presets import as_text, expand, find_preset, recognise
 from dora_core.data.preview import ROWS, Preview, Progress, Wanted, preview_data
 from dora_core.errors import ConfigError, DataError
@@ -110,9 +110,10 @@ def look_at(path: str, *, content: Content | None = None, several: bool = False)
     local = Path(path).expanduser()
     where = str(local.resolve()) if local.exists() else path
     source = DataSource(path=where)
-    name, reader = next(open_readers(Input(source, "train", path), {}), (path, None))
-    if reader is None:
+    opened = next(open_files(Input(source, "train", path), {}), None)
+    if opened is None:
         raise DataError(f"{path} holds no rows", hint="give a file with at least one row")
+    name, reader = opened.name, opened.reader
     columns, sample = list(dict.fromkeys(reader.columns)), sample_of(name, reader)
     first: DataError | ConfigError | None = None
     for trusted in (False, True) if content is None else (content == "golden",):
