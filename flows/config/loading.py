@@ -5,7 +5,8 @@ path, the line, what is allowed and what was found; pydantic's vocabulary stays 
 YAML.
 
 Relative paths (``data.*.path``, globs included, ``data.decontaminate``, ``policy.source``, ``classifier.encoder.source``, a judge's
-``model.source``) are relative to the configuration file's folder, also where they come from ``--set``: one rule, and a configuration folder can be moved as a whole.
+``model.source``) are relative to the configuration file's folder, also where they come from ``--set``: one rule, and a configuration
+folder can be moved as a whole.
 """
 
 from __future__ import annotations

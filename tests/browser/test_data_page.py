@@ -34,7 +34,7 @@ def test_search_and_filters(page: Page, tmp_path: Path) -> None:
     assert drawn.count() == 100 and found.inner_text() == "251 of 251 rows match, 100 shown"
     page.locator("#more").click()
     assert drawn.count() == 200
-    page.fill("#search", "question 42")
+    page.fill("#search", '"good 42"')
     assert drawn.count() == 1 and "good 42" in drawn.first.inner_text() and "h 0.42" in drawn.first.inner_text()
     page.fill("#search", "")
     page.select_option("#source", "lm")
