@@ -271,6 +271,7 @@ class _InputReading:
         mappings = self.input.mappings if self.input else []
         first, counts, source = mappings[0].resolved if mappings else None, self.counter.counts(), self.item.source
         notes = [f"{mapping.files[0]} is read otherwise: {mapping.resolved.in_words()}" for mapping in mappings[1:]]
+        notes += self.input.file_notes if self.input else []
         notes += [f"{count:,} {what}" for what, count in sorted(self.input.notes.items())] if self.input else []
         mixing = [f"{name} {value}" for name in ("weight", "repeat", "max_rows") if (value := getattr(source, name)) not in (None, 1)]
         notes += [f"sampled by {', '.join(mixing)}, which these counts do not show"] if mixing else []
@@ -435,8 +436,8 @@ def _refusals(inputs: Sequence[InputPreview], counts: RecordCounts, data: DataCo
     if not _golden_rows(inputs) and not any(is_golden_source(name, data.golden_sources) for name in names):
         yield (
             f"{_seen(inputs)}no source matches data.golden_sources = {data.golden_sources} and data.golden is empty: "
-            "there is nothing to align towards "
-            f"→ set data.golden_sources to the trusted ones among: {', '.join(names) or 'none'}; or give trusted responses in data.golden"
+            "there is nothing to align towards → set data.golden_sources to the trusted ones among: "
+            f"{', '.join(names) or 'none'}; or give trusted responses in data.golden"
         )
     given = sum(item.split_given for item in inputs)
     for split in ("train", "eval"):

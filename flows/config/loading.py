@@ -4,8 +4,9 @@ Validation is stricter than pydantic is by default: ``epochs: "3"`` is refused r
 path, the line, what is allowed and what was found; pydantic's vocabulary stays inside this module. ``flows/config/yaml_text.py`` reads the
 YAML.
 
-Relative paths (``data.*.path``, ``policy.source``, ``classifier.encoder.source``, a judge's ``model.source``) are relative to the
-configuration file's folder, also where they come from ``--set``: one rule, and a configuration folder can be moved as a whole.
+Relative paths (``data.*.path``, globs included, ``data.decontaminate``, ``policy.source``, ``classifier.encoder.source``, a judge's
+``model.source``) are relative to the configuration file's folder, also where they come from ``--set``: one rule, and a configuration
+folder can be moved as a whole.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from dora_core.data.globs import is_glob
 from dora_core.errors import ConfigError, did_you_mean
 from dora_core.losses import LOSSES, PreferenceLoss
 from dora_core.strict_model import NAME_PATTERN, REVISION_PATTERN
@@ -139,20 +141,27 @@ def validate(
 def _resolve_paths(data: dict[str, Any], folder: Path, mistakes: list[tuple[KeyPath, str]]) -> dict[str, Any]:
     """Return a copy with absolute paths; a text that is clearly a path but does not exist becomes a mistake."""
     data = copy.deepcopy(data)
-    places: list[tuple[Any, KeyPath]] = []
-    for section in ("train", "golden"):
-        entries = data.get("data", {}).get(section) if isinstance(data.get("data"), dict) else None
-        places += [(entry, ("data", section, i, "path")) for i, entry in enumerate(entries if isinstance(entries, list) else [])]
+    places: list[tuple[Any, str | int, KeyPath]] = []
+    section = data.get("data") if isinstance(data.get("data"), dict) else {}
+    for kind in ("train", "eval", "golden"):
+        entries = section.get(kind)
+        for i, entry in enumerate(entries if isinstance(entries, list) else []):
+            if isinstance(entry, dict) and isinstance(entry.get("path"), list):
+                places += [(entry["path"], j, ("data", kind, i, "path", j)) for j in range(len(entry["path"]))]
+            else:
+                places.append((entry, "path", ("data", kind, i, "path")))
+    files = section.get("decontaminate")
+    places += [(files, i, ("data", "decontaminate", i)) for i in range(len(files) if isinstance(files, list) else 0)]
     for path_of_model in (("policy",), ("classifier", "encoder"), ("judge", "model"), ("compare", "judge", "model")):
         entry: Any = data
         for name in path_of_model:
             entry = entry.get(name) if isinstance(entry, dict) else None
-        places.append((entry, (*path_of_model, "source")))
-    for entry, key in places:
-        name = str(key[-1])
-        value = entry.get(name) if isinstance(entry, dict) else None
+        places.append((entry, "source", (*path_of_model, "source")))
+    for holder, at, key in places:
+        value = holder[at] if isinstance(holder, list) else holder.get(at) if isinstance(holder, dict) else None
         if not isinstance(value, str) or not value or "://" in value:
             continue
+        is_model = at == "source"
         try:
             path = folder / Path(value).expanduser()
             there = path.exists()
@@ -160,9 +169,11 @@ def _resolve_paths(data: dict[str, Any], folder: Path, mistakes: list[tuple[KeyP
             mistakes.append((key, f"cannot be looked up: {_reason(error)}"))
             continue
         if there:
-            entry[name] = str(path.resolve())
+            holder[at] = str(path.resolve())
+        elif not is_model and is_glob(value):
+            holder[at] = str(path)
         elif value.startswith(("/", "./", "../", "~")) or (
-            name == "path" and (Path(value).suffix or entry.get("format") in ("parquet", "jsonl"))
+            not is_model and (Path(value).suffix or (isinstance(holder, dict) and holder.get("format") in ("parquet", "jsonl")))
         ):
             mistakes.append((key, f"no such file or folder: {path}; {_neighbours(path)}"))
     return data

@@ -69,7 +69,7 @@
   };
   const value = (id) => (byId(id) ? byId(id).value : "");
   const filter = () => {
-    const words = value("search").toLowerCase().split(/\s+/).filter(Boolean);
+    const words = [...value("search").toLowerCase().matchAll(/"([^"]+)"|\S+/g)].map((found) => found[1] || found[0]);
     const kind = value("kind"), source = value("source"), split = value("split");
     const low = value("low") === "" ? null : Number(value("low")), high = value("high") === "" ? null : Number(value("high"));
     matching = rows.filter((row) =>

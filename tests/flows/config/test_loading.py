@@ -223,3 +223,19 @@ def test_example_configurations_are_valid(example: Path, tmp_path: Path) -> None
     for name in ("data.parquet", "golden.parquet", "mixture.parquet", "preferences.parquet", "human-demonstrations.jsonl"):
         (tmp_path / name).touch()
     assert load_config(tmp_path / example.name, model=MODELS.get(example.stem.partition("-")[0], RealignConfig)).project
+
+
+def test_every_path_of_the_data_is_relative_to_the_file(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl", "c.jsonl", "d.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    (tmp_path / "c.yaml").write_text(
+        "data: {train: [{path: [a.jsonl, b.jsonl]}, {path: 'more/*.jsonl'}], eval: [{path: c.jsonl}], decontaminate: [d.jsonl]}\n"
+    )
+    data = load_config(tmp_path / "c.yaml").data
+    here = str(tmp_path.resolve())
+    assert [source.path for source in data.train] == [[f"{here}/a.jsonl", f"{here}/b.jsonl"], f"{here}/more/*.jsonl"]
+    assert [source.path for source in data.eval] == [f"{here}/c.jsonl"] and data.decontaminate == [f"{here}/d.jsonl"]
+    (tmp_path / "c.yaml").write_text("data: {train: [{path: [a.jsonl, x.jsonl]}], eval: [{path: y.jsonl}], decontaminate: [z.jsonl]}\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(tmp_path / "c.yaml")
+    assert [key in error.value.message for key in ("data.train.0.path.1", "data.eval.0.path", "data.decontaminate.0")] == [True] * 3

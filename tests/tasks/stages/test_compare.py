@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from dora_core.config.method import EvaluateConfig
+from dora_core.data.record_counts import UNKNOWN
 from dora_core.data.records import RECORDS_SCHEMA
 from dora_core.errors import DataError
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages.compare import SEVERAL, Spec, best_responses, run, source_of
-from tasks.stages.ingest import UNKNOWN
 from tests.tasks.handmade import finished
 
 EVALUATE = EvaluateConfig(bootstrap_samples=200, min_group=2)
