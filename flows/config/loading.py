@@ -141,8 +141,9 @@ def validate(
 def _resolve_paths(data: dict[str, Any], folder: Path, mistakes: list[tuple[KeyPath, str]]) -> dict[str, Any]:
     """Return a copy with absolute paths; a text that is clearly a path but does not exist becomes a mistake."""
     data = copy.deepcopy(data)
-    places: list[tuple[Any, str | int, KeyPath]] = []
-    section = data.get("data") if isinstance(data.get("data"), dict) else {}
+    places: list[tuple[Any, Any, KeyPath]] = []
+    given = data.get("data")
+    section: dict[str, Any] = given if isinstance(given, dict) else {}
     for kind in ("train", "eval", "golden"):
         entries = section.get(kind)
         for i, entry in enumerate(entries if isinstance(entries, list) else []):
@@ -153,10 +154,10 @@ def _resolve_paths(data: dict[str, Any], folder: Path, mistakes: list[tuple[KeyP
     files = section.get("decontaminate")
     places += [(files, i, ("data", "decontaminate", i)) for i in range(len(files) if isinstance(files, list) else 0)]
     for path_of_model in (("policy",), ("classifier", "encoder"), ("judge", "model"), ("compare", "judge", "model")):
-        entry: Any = data
+        model: Any = data
         for name in path_of_model:
-            entry = entry.get(name) if isinstance(entry, dict) else None
-        places.append((entry, "source", (*path_of_model, "source")))
+            model = model.get(name) if isinstance(model, dict) else None
+        places.append((model, "source", (*path_of_model, "source")))
     for holder, at, key in places:
         value = holder[at] if isinstance(holder, list) else holder.get(at) if isinstance(holder, dict) else None
         if not isinstance(value, str) or not value or "://" in value:
