@@ -24,7 +24,11 @@ def test_search_and_filters(page: Page, tmp_path: Path) -> None:
         for i in range(250)
     ]
     file = tmp_path / "prefs.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + json.dumps(rows[0] | {"responses": ["one"]}) + "\n")
+    file.write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+        + json.dumps(rows[0] | {"responses": ["one"], "rewards": [1], "sources": ["lm"]})
+        + "\n"
+    )
     preview, records, bad = preview_data(DataConfig.model_validate({"train": [{"path": str(file)}]}), keep=1000)
     factors = {(record.record_id, 0): record.row / 100 for record in records}
     (tmp_path / "data.html").write_text(render_page(preview, records, bad, title="prefs", factors=factors, run="run-1"))
