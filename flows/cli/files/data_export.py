@@ -6,20 +6,19 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from dora_core.errors import ConfigError, DataError
+from dora_core.errors import DataError
 from flows.cli.files.data_preview import load_any
+from flows.cli.files.run_tables import Tables, tables_of_run
 from flows.cli.files.stages import FileStages
 from flows.cli.files.tables import Output
 from flows.cli.output import Out
 from flows.planning.plan import build_plan
-from flows.report.find import find_run, manifest_of
 from infra.settings import Settings
 from infra.store.store import Store
 from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE
 from tasks.tables.preference_export import Format, Pairs, export_rows, export_schema
-from tasks.tables.training_records import Aggregate
 
 
 @dataclass(frozen=True)
@@ -34,20 +33,6 @@ class ExportRequest:
     pairs: Pairs
     split: Literal["train", "eval", "both"]
     overwrite: bool
-
-
-class Tables(NamedTuple):
-    """Files to export.
-
-    Attributes:
-        name: of the run or the project, for messages.
-        factors: None where nothing is calibrated.
-    """
-
-    name: str
-    records: Path
-    factors: Path | None
-    aggregate: Aggregate
 
 
 def export_records(request: ExportRequest, as_json: bool) -> None:
@@ -102,22 +87,6 @@ def _without_tool_calls(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, An
                 hint="write a .jsonl file, or --format records",
             )
         yield row
-
-
-def tables_of_run(store: Store, query: str) -> Tables:
-    """Records and factors of a run.
-
-    Raises:
-        ReportError: no such run. ConfigError: its records are not there.
-    """
-    run_id = find_run(store, query)
-    run = manifest_of(store, run_id)
-    digests = {entry.stage: entry.digest for entry in reversed(run.stages) if entry.stage in ("ingest", "calibrate") and entry.is_finished}
-    if "ingest" not in digests:
-        raise ConfigError(f"{run_id} has no records: it did not get that far", hint="name another run, or: dora data export -c FILE")
-    factors = store.fetch("calibrate", digests["calibrate"]) / CALIBRATION_FILE if "calibrate" in digests else None
-    aggregate: Aggregate = run.config.get("calibration", {}).get("aggregate", "mean")
-    return Tables(run_id, store.fetch("ingest", digests["ingest"]) / RECORDS_FILE, factors, aggregate)
 
 
 def _of_config(path: Path, overrides: list[str], out: Out) -> Tables:

@@ -249,7 +249,7 @@ def _factors(run: str) -> tuple[str, dict[tuple[str, int], float]]:
     """The run's id, and h by (record id, place of the response)."""
     import pyarrow.parquet as pq
 
-    from flows.cli.files.data_export import tables_of_run
+    from flows.cli.files.run_tables import tables_of_run
     from infra.settings import Settings
     from infra.store.store import Store
 
