@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
+from dora_core.config.adapter import AdapterColumns, paths_of, roots_of
 from dora_core.data.adapter.base import CanonicalRow
 from dora_core.data.adapter.driver import RowAdapter
 from dora_core.data.adapter.resolve import Resolved, resolve
+from dora_core.data.arrow_rows import UnreadableValues
 from dora_core.data.columns_left import decision_of
 from dora_core.data.formats import Reader
 from dora_core.data.inputs import BATCH_ROWS, Input, open_files
@@ -84,20 +86,28 @@ class AdaptedInput:
         found: dict[frozenset[str], tuple[list[str], bool, list[dict[str, Any]], list[str]]] = {}
         for name, reader, notes in open_files(self.item, self._fingerprints):
             self.file_notes += [note for note in notes if note not in self.file_notes]
-            columns = list(dict.fromkeys(reader.columns))
+            columns = self._distinct(name, reader)
             key = frozenset(columns)
             if key not in found or not found[key][2]:
                 sample = sample_of(name, reader)
                 files = found[key][3] if key in found else []
                 found[key] = (columns, reader.ragged, sample, files)
-            self._refuse_twice(name, reader)
             found[key][3].append(name)
         yield from found.values()
 
-    def _refuse_twice(self, name: str, reader: Reader) -> None:
-        twice = sorted({column for column in reader.columns if reader.columns.count(column) > 1})
-        if twice:
-            raise DataError(f"{name}: column {', '.join(twice)} is there twice", hint="keep one of them, or rename the other")
+    def _distinct(self, name: str, reader: Reader) -> list[str]:
+        """Columns of a file. One that is there twice is refused if a record may need it, and else not read."""
+        twice = [column for column, times in Counter(reader.columns).items() if times > 1]
+        source = self.item.source
+        paths = [path for _, path in paths_of(source)] + source.carry
+        needed = {root for path in paths for root in roots_of(path)} | AdapterColumns.model_fields.keys()
+        refused = [column for column in twice if column in needed or (column not in source.ignore and decision_of(column, [True]))]
+        if refused:
+            raise DataError(f"{name}: column {', '.join(refused)} is there twice", hint="keep one of them, or rename the other")
+        self.file_notes += [
+            note for column in twice if (note := f"{name}: column {column} is there twice, not read") not in self.file_notes
+        ]
+        return [column for column in reader.columns if column not in twice]
 
     def _resolved(self, schemas: Sequence[tuple[list[str], bool, list[dict[str, Any]], list[str]]]) -> list[MappedFiles]:
         mappings = [self._mapped(*schema) for schema in schemas]
@@ -170,7 +180,7 @@ class AdaptedInput:
         there = set(reader.columns)
         read = None if reader.ragged else {column: column for column in wanted if column in there}
         absent = dict.fromkeys(wanted)
-        empty = frozenset(mapping.empty)
+        empty, used = frozenset(mapping.empty), frozenset(mapping.resolved.left.used)
         whole = not reader.ragged and len(there) == len(reader.columns) and there >= set(wanted)
         with readable(name):
             for position, row in reader.rows(read, batch_rows):
@@ -178,6 +188,9 @@ class AdaptedInput:
                     self.is_cut = True
                     return
                 self.rows_read += 1
+                if isinstance(row, UnreadableValues) and not row.fields & used:
+                    self.notes["values of carried columns that cannot be read, left out"] += len(row.fields)
+                    row = {**absent, **row.row}
                 if type(row) is dict and not whole:
                     if row.keys() - there:
                         late.see(name, position, row, row.keys() - there, read=False)
@@ -192,10 +205,11 @@ _SOURCE_FIELDS = {"list": "sources", "mixed": "sources", "pair": "chosen_source 
 
 def sample_of(name: str, reader: Reader) -> list[dict[str, Any]]:
     """The first rows of a file, by which its schema is recognised."""
-    names = None if reader.ragged else {column: column for column in reader.columns}
+    names = None if reader.ragged else {column: column for column, times in Counter(reader.columns).items() if times == 1}
     nulls = dict.fromkeys(reader.columns)
     with readable(name):
-        return [{**nulls, **row} for _, row in islice(reader.rows(names, SAMPLE_ROWS), SAMPLE_ROWS) if isinstance(row, dict)]
+        read = (row.row if isinstance(row, UnreadableValues) else row for _, row in islice(reader.rows(names, SAMPLE_ROWS), SAMPLE_ROWS))
+        return [{**nulls, **row} for row in read if isinstance(row, dict)]
 
 
 class _Places:

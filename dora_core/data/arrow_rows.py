@@ -15,6 +15,13 @@ UNREADABLE = (ValueError, ArithmeticError, LookupError)
 year 9999, an unknown time zone, a struct with one name twice."""
 
 
+class UnreadableValues(Problem):
+    """The problem of a row of which some values have no Python counterpart. ``row``: the others; ``fields``: of all that have none."""
+
+    row: dict[str, Any]
+    fields: frozenset[str]
+
+
 def numbered_rows(batches: Iterable[pa.RecordBatch | pa.Table], columns: Mapping[str, str] | None) -> Iterator[tuple[int, Any]]:
     """(position, row) of every row of ``batches``, counted from 0.
 
@@ -41,12 +48,15 @@ def _python_rows(batch: pa.RecordBatch | pa.Table, columns: Mapping[str, str]) -
 
 
 def _row_or_problem(batch: pa.RecordBatch | pa.Table, index: int, columns: Mapping[str, str]) -> Any:
-    row = {}
+    row, found = dict[str, Any](), dict[str, str]()
     for field, name in columns.items():
         try:
             row[field] = batch.column(name)[index].as_py()
         except UNREADABLE as error:
-            if isinstance(error, UnicodeDecodeError):
-                return Problem(field, Reason.UNPARSABLE, f"a text is not UTF-8 at byte {error.start}")
-            return Problem(field, Reason.UNPARSABLE, f"no Python value: {type(error).__name__}")
-    return row
+            utf8 = isinstance(error, UnicodeDecodeError)
+            found[field] = f"a text is not UTF-8 at byte {error.start}" if utf8 else f"no Python value: {type(error).__name__}"
+    if not found:
+        return row
+    problem = UnreadableValues(next(iter(found)), Reason.UNPARSABLE, next(iter(found.values())))
+    problem.row, problem.fields = row, frozenset(found)
+    return problem

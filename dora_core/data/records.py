@@ -36,7 +36,8 @@ Message: TypeAlias = dict[str, str]
 """``{"role": …, "content": …}``; with ``extra`` where tools are kept: a JSON object of what a chat template reads beside them, such as
 ``tool_calls`` and ``tool_call_id``, in the first message also ``tools``."""
 
-_PROMPT = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("extra", pa.string())]))
+_PROMPT = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_PROMPT_WITH_TOOLS = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("extra", pa.string())]))
 
 RECORDS_SCHEMA = pa.schema(
     [
@@ -67,6 +68,11 @@ GOLDEN_SCHEMA = pa.schema(
 QUARANTINE_SCHEMA = pa.schema(
     [("file", pa.string()), ("row", pa.int64()), ("field", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
 )
+
+
+def with_tools(schema: pa.Schema) -> pa.Schema:
+    """A schema whose messages have the field ``extra``, for data in which tool calls are kept."""
+    return schema.set(schema.get_field_index("prompt"), pa.field("prompt", _PROMPT_WITH_TOOLS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,7 +431,7 @@ def _short(value: Any) -> str:
 # ------------------------------------------------------------------------------------------------------- tables
 
 
-def records_table(records: Sequence[Record], holdout_fraction: float) -> pa.Table:
+def records_table(records: Sequence[Record], holdout_fraction: float, schema: pa.Schema = RECORDS_SCHEMA) -> pa.Table:
     """Rows of ``records.parquet``, in the order given."""
     hashes = np.array([r.prompt_hash for r in records], dtype=np.uint64)
     names = ("record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "task", "weight", "extra")
@@ -435,7 +441,7 @@ def records_table(records: Sequence[Record], holdout_fraction: float) -> pa.Tabl
         "prompt_hash": hashes,
         "schema_version": [SCHEMA_VERSION] * len(records),
     }
-    return pa.table([pa.array(columns[f.name], type=f.type) for f in RECORDS_SCHEMA], schema=RECORDS_SCHEMA)
+    return pa.table([pa.array(columns[f.name], type=f.type) for f in schema], schema=schema)
 
 
 def _splits(records: Sequence[Record], hashes: np.ndarray, holdout_fraction: float) -> list[str]:
@@ -443,7 +449,7 @@ def _splits(records: Sequence[Record], hashes: np.ndarray, holdout_fraction: flo
     return [r.split or by_hash for r, by_hash in zip(records, split_of(hashes, holdout_fraction).tolist(), strict=True)]
 
 
-def golden_table(records: Sequence[Record], holdout_fraction: float) -> pa.Table:
+def golden_table(records: Sequence[Record], holdout_fraction: float, schema: pa.Schema = GOLDEN_SCHEMA) -> pa.Table:
     """Rows of ``golden.parquet``, in the order given."""
     hashes = np.array([r.prompt_hash for r in records], dtype=np.uint64)
     columns: dict[str, Any] = {
@@ -454,4 +460,4 @@ def golden_table(records: Sequence[Record], holdout_fraction: float) -> pa.Table
         "split": _splits(records, hashes, holdout_fraction),
         "extra": [r.extra for r in records],
     }
-    return pa.table([pa.array(columns[f.name], type=f.type) for f in GOLDEN_SCHEMA], schema=GOLDEN_SCHEMA)
+    return pa.table([pa.array(columns[f.name], type=f.type) for f in schema], schema=schema)

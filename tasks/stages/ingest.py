@@ -51,6 +51,7 @@ from dora_core.data.records import (
     is_held_out,
     parse_canonical,
     records_table,
+    with_tools,
 )
 from dora_core.data.suspicion import Example, Finding, Seen, Suspicion, refuse
 from dora_core.errors import DataError
@@ -126,9 +127,13 @@ class _Ingestion:
         self._several = {kind: len(getattr(data, kind)) > 1 for kind in self.tallies}
         self._contents: dict[Kind, set[int]] = {kind: set() for kind in self.tallies}  # of earlier inputs
         share = data.holdout_fraction
+        schemas = (RECORDS_SCHEMA, GOLDEN_SCHEMA)
+        if any(source.messages.tools == "keep" for source in [*data.train, *data.eval, *data.golden]):
+            schemas = (with_tools(RECORDS_SCHEMA), with_tools(GOLDEN_SCHEMA))
+        records, trusted = schemas
         self._good = {
-            False: Writer[Record](folder / RECORDS_FILE, RECORDS_SCHEMA, lambda rows: records_table(rows, share)),
-            True: Writer[Record](folder / GOLDEN_FILE, GOLDEN_SCHEMA, lambda rows: golden_table(rows, share)),
+            False: Writer[Record](folder / RECORDS_FILE, records, lambda rows: records_table(rows, share, records)),
+            True: Writer[Record](folder / GOLDEN_FILE, trusted, lambda rows: golden_table(rows, share, trusted)),
         }
         to_table = partial(pa.Table.from_pylist, schema=QUARANTINE_SCHEMA)
         self._bad = Writer[dict[str, Any]](folder / QUARANTINE_FILE, QUARANTINE_SCHEMA, to_table)

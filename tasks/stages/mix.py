@@ -134,18 +134,19 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dora_core.data.records import RECORDS_SCHEMA, is_golden_source
+    from dora_core.data.records import is_golden_source
 
     base, reasons, sources = context.fetch(spec.records), Counter[str](), Counter[str | None]()
+    schema = pq.read_schema(base / RECORDS_FILE)
     quotas = draw(spec, context, base / RECORDS_FILE, reasons)
     streams = [_Lookahead(sampled_lists(spec, context, place, Counter())) for place in range(len(spec.samples))]
     writers = [context.result(ref)["spec"]["generate"]["served_model"] or "policy" for ref in spec.samples]
     position = given = lists = 0
     with (
-        pq.ParquetWriter(context.path / RECORDS_FILE, RECORDS_SCHEMA, compression="zstd") as records,
+        pq.ParquetWriter(context.path / RECORDS_FILE, schema, compression="zstd") as records,
         pq.ParquetWriter(context.path / LINEAGE_FILE, lineage_schema(), compression="zstd") as lineage,
     ):
-        for batch in record_batches(base / RECORDS_FILE, RECORDS_SCHEMA.names, "train"):
+        for batch in record_batches(base / RECORDS_FILE, schema.names, "train"):
             rows, origins = list[dict[str, Any]](), list[dict[str, Any]]()
             for record in batch.to_pylist():
                 if position in quotas.given:
@@ -159,7 +160,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
                         origins += to_lineage(rows[-1]["record_id"], sampled, number, spec, place)
                         lists += 1
             sources.update(source for row in rows for source in row["sources"])
-            records.write_table(pa.Table.from_pylist(rows, schema=RECORDS_SCHEMA))
+            records.write_table(pa.Table.from_pylist(rows, schema=schema))
             lineage.write_table(pa.Table.from_pylist(origins, schema=lineage_schema()))
             context.progress(position, quotas.records, "records")
     shutil.copyfile(base / GOLDEN_FILE, context.path / GOLDEN_FILE)
@@ -242,6 +243,8 @@ def to_record(record: dict[str, Any], sampled: SampledList, number: int, source:
         "rewards": sampled.scores,
         "sources": [source] * len(sampled.responses),
         "reward_kind": "reward",
+        "weight": None,
+        "extra": None,
     }
 
 

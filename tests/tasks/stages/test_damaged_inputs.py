@@ -112,10 +112,10 @@ def test_a_damaged_saved_dataset_is_refused_by_name(tmp_path: Path) -> None:
 
 LINES = b"".join(map(line, ROWS))
 DISGUISED = {
-    "JSON lines as Parquet": ("a.parquet", LINES, "cannot read"),
+    "JSON lines as Parquet": ("a.parquet", LINES, "is not a Parquet file: it looks like JSON lines"),
     "nothing as Parquet": ("a.parquet", b"", "cannot read"),
     "beginning and end of Parquet": ("a.parquet", b"PAR1PAR1", "cannot read"),
-    "Parquet as JSON lines": ("a.jsonl", b"PAR1" + b"\0" * 40 + b"PAR1", "none of its first 1000 lines is a JSON object"),
+    "Parquet as JSON lines": ("a.jsonl", b"PAR1" + b"\0" * 40 + b"PAR1", "is not a JSONL file: it looks like a Parquet file"),
     "UTF-16": ("a.jsonl", LINES.decode().encode("utf-16"), "is UTF-16"),
     "UTF-16 without a mark": (
         "a.jsonl",
@@ -123,11 +123,11 @@ DISGUISED = {
         "none of its first 1000 lines",
     ),
     "a JSON array": ("a.jsonl", json.dumps(ROWS).encode(), "is a JSON array"),
-    "packed without saying so": ("a.jsonl", gzip.compress(LINES), "none of its first 1000 lines"),
+    "packed without saying so": ("a.jsonl", gzip.compress(LINES), "it looks like gzip-compressed data"),
     "not packed": ("a.jsonl.gz", LINES, "cannot read"),
     "half of a packed file": ("a.jsonl.gz", gzip.compress(LINES)[:-9], "cannot read"),
     "half of a frame": ("a.jsonl.zst", pa.compress(LINES, codec="zstd", asbytes=True)[:-9], "cannot read"),
-    "packed Parquet": ("a.parquet.gz", gzip.compress(b"PAR1"), "cannot read"),
+    "packed Parquet": ("a.parquet.gz", gzip.compress(b"PAR1"), "is compressed, and a Parquet file is read only as it is"),
     "no telling name": ("a.txt", LINES, "cannot tell the format"),
     "nothing": ("a.jsonl", b"", "holds no rows"),
     "blank lines": ("a.jsonl", b"\n \r\n\n", "holds no rows"),
@@ -175,7 +175,7 @@ def test_other_ways_to_store_the_same_rows_make_the_same_records(tmp_path: Path,
 
 ODD: dict[str, tuple[dict[str, Any], str, str]] = {  # columns that are no text, numbers or lists
     "binary": ({"prompt": pa.array([b"\xff"] * GOOD)}, "prompt", "wrong_type"),
-    "decimals": ({"rewards": pa.array([[Decimal("1.5"), None]] * GOOD)}, "rewards[0]", "wrong_type"),
+    "decimals": ({"rewards": pa.array([[Decimal("1.5"), None]] * GOOD)}, "rewards[0]", "not_a_number"),
     "times": ({"prompt": pa.array([1] * GOOD, pa.timestamp("ns"))}, "prompt", "wrong_type"),
     "times beyond the calendar": ({"prompt": pa.array([2**62] * GOOD, pa.timestamp("ms"))}, "prompt", "unparsable"),
     "a time zone nobody knows": ({"prompt": pa.array([1] * GOOD, pa.timestamp("ms", "Nowhere/Town"))}, "prompt", "unparsable"),
@@ -222,9 +222,9 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 def test_a_folder_of_many_forms_and_lengths_is_read_whole(tmp_path: Path) -> None:
     """Pairs among lists, an empty shard, a folder named like a file, hidden files and files of no concern."""
     folder = tmp_path / "data"
-    (folder / "b.parquet").mkdir(parents=True)
+    (folder / "b.jsonl").mkdir(parents=True)
     (folder / "a.jsonl").write_bytes(b"".join(map(line, ROWS[:10])))
-    pq.write_table(pa.Table.from_pylist(ROWS[10:]), folder / "b.parquet" / "part-0.parquet")
+    (folder / "b.jsonl" / "part-0.jsonl").write_bytes(b"".join(map(line, ROWS[10:])))
     (folder / "c.jsonl").write_bytes(b"")
     pairs = [
         {"id": f"p{i}", "prompt": f"pair {i}", "chosen": "x", "rejected": "y", "chosen_source": "human", "rejected_source": "m"}
@@ -237,6 +237,9 @@ def test_a_folder_of_many_forms_and_lengths_is_read_whole(tmp_path: Path) -> Non
         {k: p[k] for k in ("id", "prompt")} | {"responses": ["x", "y"], "rewards": [1.0, 0.0], "sources": ["human", "m"]} for p in pairs
     ]
     Outcome(folder, tmp_path / "store").check([*ROWS, *converted], bad=0)
+    pq.write_table(pa.Table.from_pylist(ROWS[:1]), folder / "e.parquet")
+    with pytest.raises(DataError, match=r"holds files of several formats \(jsonl: .*; parquet: e.parquet\)"):
+        Outcome(folder, tmp_path / "store")
 
 
 @pytest.mark.parametrize(
