@@ -271,8 +271,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 FORMATS: dict[str, int | str] = {
     "arrow": 30, "csv": 30, "csv_as_jsonl": "CSV", "dd": "train_prefs", "dd_slice": 10, "dd_split": 24, "feather": 30, "glob": 24, "gz": 30,
-    "hive": 30, "hive_plain": "looks like a source",
-    "json": 30, "json_pretty": 30, "list": 30, "snapshot": 24, "snapshot_infos": 30, "sqlite": 30, "tsv": 30,
+    "hive": 30, "hive_plain": "looks like a source", "json": 30, "json_pretty": 30, "list": 30,
+    "snapshot": 24, "snapshot_infos": 30, "sqlite": 30,
+    "tsv": 30,
     "wrapped": 30, "wrapped1": 30, "zst": 30,
 }  # fmt: skip
 """Configurations of 21_formats: pairs that are read, or a part of the refusal."""
