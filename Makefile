@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-BENCHMARKS ?= training generation scoring data startup gpu
+BENCHMARKS ?= training generation scoring data adapter startup gpu
 BENCH_TABLE ?= tests/benchmarks/latest.md
 
 .PHONY: help demo test chaos nightly lint audit bench clean
