@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from dora_core.config.data import DataConfig
 from dora_core.data.adapted import AdaptedInput, AdaptedRow
@@ -23,12 +21,12 @@ from dora_core.data.encoding import plain_prompt, render_prompt
 from dora_core.data.inputs import BATCH_ROWS, Input, inputs_of
 from dora_core.data.locations import locate
 from dora_core.data.opening import gives_split, is_repetition, reference_texts, rules_of
+from dora_core.data.previewed import BadRow, ColumnUse, Estimate, FindingShown, InputPreview, Preview, RecordShown, ResponseShown
 from dora_core.data.problems import Problem, in_words
-from dora_core.data.record_counts import UNKNOWN, Lengths, RecordCounter, RecordCounts, SourceCounts
+from dora_core.data.record_counts import UNKNOWN, RecordCounter, RecordCounts
 from dora_core.data.records import Message, Record, Split, is_golden_source, is_held_out, parse_canonical
 from dora_core.data.suspicion import Example, Finding, Seen, Suspicion
 from dora_core.errors import DoraError
-from dora_core.strict_model import StrictModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,115 +37,6 @@ SHOWN = 3
 FILES_NAMED = 5
 
 Progress = Callable[[str, int, int | None], None]
-
-
-class ResponseShown(StrictModel):
-    """One response of a record, with its texts."""
-
-    text: str
-    reward: float | None
-    source: str | None
-
-
-class RecordShown(StrictModel):
-    """A record as it was understood, and the row that it is from."""
-
-    file: str
-    row: int
-    record_id: str
-    split: str
-    kind: str
-    prompt: list[Message]
-    responses: list[ResponseShown]
-    extra: str | None = Field(None, description="Carried columns, as JSON.")
-
-
-class BadRow(StrictModel):
-    """The first problem of a row that cannot be a record."""
-
-    file: str
-    row: int
-    reason: str
-    text: str = Field(description="Field, what was found, the line to write.")
-
-    def in_words(self) -> str:
-        """One sentence."""
-        return f"row {self.row} of {self.file}: {self.text}"
-
-
-class ColumnUse(StrictModel):
-    """What becomes of a column, or of a part of one."""
-
-    column: str
-    use: Literal["used", "carried", "ignored", "unread"]
-    why: str
-
-
-class InputPreview(StrictModel):
-    """One input: its reader, its mapping, and counts of the rows that were read."""
-
-    place: str = Field(description="Key in the configuration.")
-    path: str
-    content: str = Field(description="train, eval or golden.")
-    files: int = 0
-    names: list[str] = Field(default_factory=list, description="The first files.")
-    reader: str = Field("", description="Name of the format.")
-    preset: str | None = None
-    recognised: bool = Field(False, description="The preset was found by the schema (`preset: auto`).")
-    shape: str = ""
-    mapping: str = Field("", description="The mapping in YAML that the preset and the written keys expand to.")
-    columns: list[ColumnUse] = Field(default_factory=list)
-    rows: int = Field(0, description="Rows that were read.")
-    complete: bool = Field(True, description="Whether that is all of them.")
-    bad: int = 0
-    bad_by_reason: dict[str, int] = Field(default_factory=dict)
-    duplicates: int = Field(0, description="Rows without an id that repeat an earlier one; left out.")
-    split_given: int = Field(0, description="Records whose split the data says.")
-    notes: list[str] = Field(default_factory=list, description="What was left out or decided, with counts.")
-    counts: RecordCounts = RecordCounts()
-    golden: list[str] = Field(default_factory=list, description="Sources of this input that are trusted.")
-    shown: list[RecordShown] = Field(default_factory=list)
-    first_bad: BadRow | None = None
-    refused: str = Field("", description="Why the input cannot be read at all.")
-    hint: str = ""
-
-
-class Estimate(StrictModel):
-    """Whether the calibration factors h can be estimated from this data for the objective."""
-
-    needed: bool
-    possible: bool
-    why: str
-
-
-class FindingShown(StrictModel):
-    """A finding of a suspicion rule, see :mod:`dora_core.data.suspicion`."""
-
-    rule: str
-    level: str
-    count: int
-    text: str
-    hint: str
-
-    @classmethod
-    def of(cls, finding: Finding) -> FindingShown:
-        return cls(rule=finding.rule, level=finding.level, count=finding.count, text=finding.text(), hint=finding.hint)
-
-
-class Preview(StrictModel):
-    """All inputs of a configuration."""
-
-    inputs: list[InputPreview]
-    total: RecordCounts = Field(description="Of train and eval.")
-    factors: Estimate
-    findings: list[FindingShown] = Field(default_factory=list, description="Of the suspicion rules, notes included.")
-    refusals: list[str] = Field(description="Reasons for which a run would refuse the data.")
-    warnings: list[str]
-
-    @property
-    def accepted(self) -> bool:
-        """Whether a run would accept the data."""
-        return not self.refusals
 
 
 class Wanted(NamedTuple):
@@ -475,6 +364,3 @@ def _warnings(inputs: Sequence[InputPreview], counts: RecordCounts, factors: Est
             yield f"{finding.text()} → {finding.hint}"
     if factors.needed and not factors.possible:
         yield f"h cannot be estimated: {factors.why}"
-
-
-__all__ = ["BadRow", "InputPreview", "Lengths", "Preview", "RecordShown", "SourceCounts", "Wanted", "preview_data"]

@@ -20,7 +20,7 @@ from infra.settings import Settings, apply_environment
 from infra.store.store import Store, write_atomic
 
 if TYPE_CHECKING:
-    from dora_core.data.preview import Preview
+    from dora_core.data.previewed import Preview
 
 DRY_ROWS = 2_000
 """Rows of each input that `--dry-run` reads; `dora data preview` reads more."""

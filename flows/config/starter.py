@@ -9,46 +9,27 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-from dora_core.config.adapter import Adapter
-from dora_core.config.data import DataConfig, DataSource
-from dora_core.data.adapted import sample_of
-from dora_core.data.adapter.resolve import Resolved, resolve
-from dora_core.data.columns_left import Decision, columns_left
-from dora_core.data.inputs import Input, open_files
-from dora_core.data.presets import as_text, expand, find_preset, recognise
-from dora_core.data.preview import ROWS, Preview, Progress, Wanted, preview_data
-from dora_core.errors import ConfigError, DataError
+from dora_core.config.data import DataConfig
+from dora_core.data.presets import find_preset
+from dora_core.data.preview import ROWS, Progress, Wanted, preview_data
+from dora_core.data.previewed import Preview
+from dora_core.errors import DataError
 from dora_core.strict_model import NAME_PATTERN
+from flows.config.found_inputs import Found, look_at, look_at_all
 
-Content = Literal["train", "eval", "golden"]
 PEOPLE = re.compile(
     r"(humans?|people|persons?|experts?|gold|golden|trusted|annotators?|writers?|authors?|labell?ers?)([-_. /].*)?", re.IGNORECASE
 )
 """Names of sources that are probably people."""
-_HELD_OUT = frozenset({"test", "eval", "validation", "valid", "val", "dev", "holdout"})
 SOURCES_SHOWN = 12
 CHARS_PER_TOKEN = 3
 """Few, so that the limits of the text cut next to nothing."""
-
-
-@dataclass
-class Found:
-    """One input as it was recognised."""
-
-    path: str
-    content: Content
-    resolved: Resolved
-    keys: dict[str, Any] = field(default_factory=dict)
-    """Keys beside the path, as they are written."""
-    comments: list[str] = field(default_factory=list)
-    text: str = ""
-    """What the preset stands for."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +65,8 @@ def starter(
     Raises:
         DataError: an input cannot be read, or it is open how to read it; the hint has the lines to write.
     """
-    found = [*(look_at(path, several=len(paths) > 1) for path in paths), *(look_at(path, content="golden") for path in golden)]
+    found = [*(item for path in paths for item in look_at_all(path, several=len(paths) > 1))]
+    found += [look_at(path, content="golden") for path in golden]
     train = [item for item in found if item.content == "train"]
     if not train:
         kinds = ", ".join(f"{item.path} is {'trusted responses' if item.content == 'golden' else 'evaluation data'}" for item in found)
@@ -95,95 +77,6 @@ def starter(
     if refused is not None:
         raise DataError(refused.refused, hint=refused.hint)
     return _Writer(found, data, preview, folder, rows).starter()
-
-
-def look_at(path: str, *, content: Content | None = None, several: bool = False) -> Found:
-    """How an input is to be read.
-
-    Args:
-        content: what it holds; None: preference data if it can be read as that, else trusted responses.
-        several: whether it is one of several inputs, so that it may be the evaluation data of another.
-
-    Raises:
-        DataError: it cannot be read, or it is open how.
-    """
-    local = Path(path).expanduser()
-    where = str(local.resolve()) if local.exists() else path
-    source = DataSource(path=where)
-    opened = next(open_files(Input(source, "train", path), {}), None)
-    if opened is None:
-        raise DataError(f"{path} holds no rows", hint="give a file with at least one row")
-    name, reader = opened.name, opened.reader
-    columns, sample = list(dict.fromkeys(reader.columns)), sample_of(name, reader)
-    first: DataError | ConfigError | None = None
-    for trusted in (False, True) if content is None else (content == "golden",):
-        try:
-            found = _resolved(where, columns, sample, reader.ragged, path, trusted)
-        except (DataError, ConfigError) as error:
-            first = first or error
-            continue
-        if trusted:
-            found.content = "golden"
-        elif several and content is None and _is_held_out(local):
-            found.content = "eval"
-            found.comments.append("ASSUMED evaluation data, by its name; move it to data.train if it is not")
-        return found
-    assert first is not None
-    raise first
-
-
-def _is_held_out(path: Path) -> bool:
-    return bool(_HELD_OUT & set(re.split(r"[-_. 0-9]+", path.name.lower())))
-
-
-def _resolved(where: str, columns: Sequence[str], sample: Sequence[dict[str, Any]], ragged: bool, name: str, trusted: bool) -> Found:
-    adapter, preset, keys, comments, text = Adapter(), None, dict[str, Any](), list[str](), ""
-    fitting = recognise(columns, sample, golden=trusted)
-    if len(fitting) == 1:
-        (preset,) = fitting
-        expanded = expand(preset, None, columns, sample)
-        keys, adapter, text = {"preset": preset}, expanded.adapter, expanded.text
-    for decision in columns_left(_shaped(adapter, trusted), columns, sample).decisions:
-        line = _decided(decision, columns, keys)
-        if line is None:
-            continue  # resolve() refuses it, with the lines to choose from
-        comments.append(line)
-    resolved = resolve(
-        Adapter.model_validate(keys),
-        columns,
-        sample,
-        place=f"data.{'golden' if trusted else 'train'}",
-        name=name,
-        golden=trusted,
-        ragged=ragged,
-    )
-    if preset is None:
-        text = as_text(resolved.adapter)
-    return Found(where, "train", resolved, keys, comments, text)
-
-
-def _shaped(adapter: Adapter, trusted: bool) -> Adapter:
-    return (
-        Adapter.model_validate({**adapter.model_dump(exclude_unset=True), "shape": "single"})
-        if trusted and adapter.shape is None
-        else adapter
-    )
-
-
-def _decided(decision: Decision, columns: Sequence[str], keys: dict[str, Any]) -> str | None:
-    """Decide for one column in ``keys`` and return the comment; None where either choice could thin the records."""
-    column, kind = decision.column, decision.looks_like
-    choices = " or ".join(f"`{line}`" for line in decision.lines)
-    if kind == "a system prompt":
-        keys.setdefault("context", {})["system"] = column
-        return f"ASSUMED column {column!r} is the system prompt; else {choices}"
-    if kind in ("a split", "a weight") and "`" not in column:
-        keys.setdefault("columns", {})[kind.removeprefix("a ")] = column
-        return f"ASSUMED column {column!r} is the {kind.removeprefix('a ')}; else {choices}"
-    if kind in ("a winner", "a margin", "a rank", "a score", "a source"):
-        keys.setdefault("carry", []).append(column)
-        return f"DECIDE column {column!r} looks like {kind}, and is only kept beside the records: {choices}"
-    return None
 
 
 def _data(found: Sequence[Found]) -> dict[str, Any]:
@@ -290,7 +183,7 @@ class _Writer:
         inside = path.is_absolute() and path.is_relative_to(self.folder)
         written = str(path.relative_to(self.folder)) if inside else item.path
         whole = "" if seen.complete else " (of the first rows)"
-        yield f"    - path: {_scalar(written)}"
+        yield f"    - path: {_flow_text(written)}"
         counts = seen.counts
         prefs = sum(counts.preferences.values())
         what = f"{counts.records:,} records, {counts.responses:,} responses" + (f", {prefs:,} preferences" if prefs else "")
@@ -304,12 +197,7 @@ class _Writer:
             yield f"      # {about}" if about else "      # It stands for:"
         yield from (f"      #   {line}" for line in item.text.rstrip().splitlines())
         yield from (f"      # {comment}" for comment in item.comments)
-        keys = {name: value for name, value in item.keys.items() if name != "preset"}
-        if keys:
-            yield from (
-                f"      {line}"
-                for line in yaml.safe_dump(keys, sort_keys=False, allow_unicode=True, default_flow_style=None).rstrip().splitlines()
-            )
+        yield from (f"      {name}: {_flow_text(value)}" for name, value in item.keys.items() if name != "preset")
         if item.content != "golden" and not item.resolved.names_sources:
             name = title(item.path)
             yield f"      source: {name}"
@@ -327,18 +215,18 @@ class _Writer:
                 if any(PEOPLE.fullmatch(name) for name in self.golden) and self.golden[0] in self.names
                 else "data.golden is trusted"
             )
-            yield f"  golden_sources: {_flow(self.golden)}      # ASSUMED {why}"
+            yield f"  golden_sources: {_flow_text(self.golden)}      # ASSUMED {why}"
             return
         if len(self.names) < 2:
             self.decide.append("trusted responses: h compares a trusted source with another one, and there is one source alone")
             yield "  # DECIDE h compares a trusted source with another one, and there is one source alone: map a column that names the"
             yield "  # sources, or give trusted responses (prompt, response) as `golden: [{path: …}]`. Until then align.objective is erm."
-            yield f"  golden_sources: {_flow(self.golden)}      # the key needs a name; nothing below depends on it"
+            yield f"  golden_sources: {_flow_text(self.golden)}      # the key needs a name; nothing below depends on it"
             return
         self.decide.append(f"data.golden_sources: which of {', '.join(self.names[:SOURCES_SHOWN])} is trusted")
         yield "  # DECIDE which of them is trusted; no name looks like people. Until then align.objective is erm, which does not read it."
-        yield from (f"  # golden_sources: [{_scalar(name)}]" for name in self.names[:SOURCES_SHOWN])
-        yield f"  golden_sources: {_flow(self.golden)}      # the rarest one, as the key needs a name; nothing below depends on it"
+        yield from (f"  # golden_sources: [{_flow_text(name)}]" for name in self.names[:SOURCES_SHOWN])
+        yield f"  golden_sources: {_flow_text(self.golden)}      # the rarest one, as the key needs a name; nothing below depends on it"
 
     def _method(self) -> Iterator[str]:
         yield "text:                         # limits that cut almost none of these texts; long ones cost time"
@@ -376,12 +264,9 @@ def _tokens(chars: int) -> int:
     return min(512, max(32, -(-chars // CHARS_PER_TOKEN // 16) * 16))
 
 
-def _scalar(text: str) -> str:
-    return str(yaml.safe_dump(text, allow_unicode=True, width=10_000)).removesuffix("\n...\n").strip()
-
-
-def _flow(names: Sequence[str]) -> str:
-    return f"[{', '.join(map(_scalar, names))}]"
+def _flow_text(value: Any) -> str:
+    """A value as YAML on one line."""
+    return str(yaml.safe_dump(value, allow_unicode=True, default_flow_style=True, width=10_000)).removesuffix("\n...\n").strip()
 
 
 def _wrapped(text: str, width: int = 120) -> list[str]:

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from dora_core.config.data import DataConfig
 from dora_core.config.method import ModelConfig, TextConfig
-from dora_core.data.preview import InputPreview, Preview, RecordShown, Wanted, preview_data, rendered
+from dora_core.data.preview import Wanted, preview_data, rendered
+from dora_core.data.previewed import InputPreview, Preview, RecordShown
 from dora_core.data.record_counts import UNKNOWN
 from dora_core.objectives.base import find_objective
 from flows.cli.files.settings import trained

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dora_core.errors import DataError
+from flows.config.found_inputs import splits_at
 from flows.config.loading import load_config
 from flows.config.models import RealignConfig
 from flows.config.starter import Starter, starter, title
@@ -62,8 +63,19 @@ def test_evaluation_data_by_name(tmp_path: Path) -> None:
     train, test = write(tmp_path / "train.jsonl", rated(40)), write(tmp_path / "test.jsonl", rated(10, prompt="held out"))
     made = starter([train, test], folder=tmp_path)
     config = configured(made, tmp_path)
-    assert [item.path for item in config.data.eval] == [test] and "ASSUMED evaluation data" in made.text
+    assert [item.path for item in config.data.eval] == [str(Path(test).resolve())] and "ASSUMED evaluation data" in made.text
     assert "holdout_fraction" not in made.text
+
+
+def test_splits_of_a_folder(tmp_path: Path) -> None:
+    for name, rows in {"train_prefs": 30, "test_prefs": 8, "train_sft": 5}.items():
+        write(tmp_path / "data" / f"{name}-00000-of-00001.jsonl", rated(rows, prompt=f"in {name}"))
+    made = starter([str(tmp_path / "data")], folder=tmp_path)
+    config = configured(made, tmp_path)
+    assert [item.split for item in (*config.data.train, *config.data.eval)] == ["train_prefs", "test_prefs"]
+    assert made.preview.total.splits == {"eval": 8, "train": 30}
+    assert "ASSUMED split train_prefs among those there: test_prefs, train_prefs, train_sft" in made.text
+    assert splits_at(tmp_path / "c.yaml") == []
 
 
 def test_open_columns_are_decided_in_sight(tmp_path: Path) -> None:
