@@ -6,6 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+from hypothesis import settings
+from hypothesis import strategies as st
+
 from dora_core.config.adapter import Adapter
 from dora_core.data.adapter.base import CanonicalRow
 from dora_core.data.adapter.driver import RowAdapter
@@ -13,6 +17,10 @@ from dora_core.data.adapter.resolve import Resolved, resolve
 from dora_core.data.problems import Problem
 from dora_core.data.records import Record, Rules, parse_row
 from tests.dora_core.data.cases import Case, Truth
+
+WORDS = st.text(alphabet="abcdefgh ÄÖé水🧥.,?!'\"\n", min_size=1, max_size=40).map(str.strip).filter(bool)
+NUMBERS = st.integers(-5, 5) | st.floats(-5, 5, allow_nan=False).map(lambda x: round(x, 3))
+few = settings(max_examples=60, deadline=None)
 
 
 @dataclass(frozen=True)
@@ -92,3 +100,26 @@ def assert_case(case: Case) -> Read:
             reasons = {str(problem.reason) for problem in read.problems.get(index, [])}
             assert (wanted in reasons) if wanted else not reasons, (index, wanted, read.problems.get(index))
     return read
+
+
+def one(rows: list[Any], keys: dict[str, Any] | None = None, **options: Any) -> CanonicalRow:
+    """The only canonical row of an input without problems."""
+    read = read_rows(rows, keys, **options)
+    assert not read.problems, read.problems
+    ((row,),) = read.rows.values()
+    return row
+
+
+def assert_expansion(case: Case) -> None:
+    """The resolved keys, written out in full, read the same without a preset."""
+    resolved = assert_case(case).resolved
+    written = yaml.safe_load(resolved.text)
+    assert Adapter.model_validate({**written, "preset": "none"}) == resolved.adapter
+    assert_case(Case(case.name, case.rows, case.truth, None, {**written, "preset": "none"}, case.golden))
+
+
+def assert_named(case: Case) -> None:
+    """The preset given by name reads the same as the preset that is recognised."""
+    found = assert_case(case).resolved
+    named = assert_case(Case(case.name, case.rows, case.truth, case.preset, {**case.adapter, "preset": case.preset}, case.golden)).resolved
+    assert named.adapter == found.adapter and found.recognised and not named.recognised

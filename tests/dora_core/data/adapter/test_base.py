@@ -1,4 +1,4 @@
-"""Boundaries of implicit prompts, names of splits, agreement of prompt and conversations."""
+"""Boundaries of implicit prompts, names of splits, agreement of prompt and conversations, context in front of the prompt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dora_core.data.adapter.base import prompt_boundary, split_named
-from tests.dora_core.data.adapter.reading import read_rows, says
+from tests.dora_core.data.adapter.reading import WORDS, few, one, read_rows, says
 from tests.dora_core.data.cases import assistant, system, user
 
 
@@ -107,3 +107,58 @@ def test_carried_columns_are_kept_as_json():
     assert read.rows[0][0].fields["extra"] == '{"at":"{\'day\': 3}","odd":"nan","who":"\'w1\'"}'
     read = read_rows([{"prompt": "p", "chosen": "x", "rejected": "y", "who": "w1", "at": {"day": 3}}])
     assert read.rows[0][0].fields["extra"] == '{"at":{"day":3},"who":"w1"}'
+
+
+@few
+@given(WORDS, st.none() | st.just(" ") | WORDS, st.lists(st.tuples(WORDS, WORDS), max_size=2), st.just("") | WORDS, st.booleans())
+def test_context_is_in_the_prompt_in_order(prompt, sys_text, history, extra, as_messages):
+    past = [turn for asked, said in history for turn in (user(asked), assistant(said))]
+    row = {
+        "s": sys_text,
+        "h": past if as_messages else [list(pair) for pair in history],
+        "p": prompt,
+        "i": extra,
+        "chosen": "good",
+        "rejected": "bad",
+    }
+    keys = {"shape": "pair", "columns": {"prompt": "p"}, "context": {"system": "s", "history": "h", "input": "i"}}
+    expected = ([system(sys_text)] if sys_text and sys_text.strip() else []) + past + [user(f"{prompt}\n\n{extra}" if extra else prompt)]
+    assert says(one([row], keys)).prompt == expected
+
+
+def test_two_system_prompts_are_a_problem():
+    row = {"sys": "One.", "prompt": [system("Two."), user("q")], "chosen": "a", "rejected": "b"}
+    read = read_rows([row, {**row, "sys": " Two. "}], {"shape": "pair", "context": {"system": "sys"}})
+    assert read.problems[0][0].reason == "context_conflict"
+    assert says(read.rows[1][0]).prompt == [system("Two."), user("q")]
+
+
+@few
+@given(
+    st.sampled_from(
+        [
+            ("train", "train"),
+            ("TRAIN_prefs", "train"),
+            ("test", "eval"),
+            ("valid1", "eval"),
+            ("holdout", "eval"),
+            ("gold", "eval"),
+            ("zzz", None),
+        ]
+    )
+)
+def test_split_is_kept_or_refused(pair):
+    name, wanted = pair
+    read = read_rows([{"prompt": "q", "chosen": "a", "rejected": "b", "split": name}], {"splits": {"gold": "eval"}})
+    if wanted is None:
+        assert read.problems[0][0].reason == "unknown_split" and "columns: {split: false}" in read.problems[0][0].detail
+    else:
+        assert read.rows[0][0].fields["split"] == wanted
+
+
+@few
+@given(st.sampled_from(["id", "task", "split", "chosen_source"]), st.sampled_from([["x"], {"a": 1}, 1.5, True]))
+def test_column_with_a_canonical_name_can_be_switched_off(name, value):
+    row = {"prompt": "q", "chosen": "a", "rejected": "b", name: value}
+    found = one([row], {"columns": {name: False}})
+    assert says(found).answers == {"a": 1.0, "b": 0.0} and found.fields.get(name) is None

@@ -8,7 +8,7 @@ from dora_core.config.adapter import Adapter
 from dora_core.data.adapter.driver import RowAdapter
 from dora_core.data.adapter.resolve import resolve
 from dora_core.errors import ConfigError, DataError, DoraError
-from tests.dora_core.data.adapter.reading import read_rows, says
+from tests.dora_core.data.adapter.reading import one, read_rows, says
 from tests.dora_core.data.cases import CASES
 
 PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
@@ -159,3 +159,39 @@ def test_override_of_a_preset_replaces_its_label():
 def test_fields_of_records_are_named_as_in_the_file(name, field, place):
     case = CASES[name]()
     assert RowAdapter(resolved(case.rows).adapter, case.columns).place_of(field) == place
+
+
+# ------------------------------------------------------------------------------------------------- columns that need a decision
+
+
+@pytest.mark.parametrize("column", ["system", "system_prompt", "history", "tools", "sys_prompt", "input", "document", "context"])
+def test_unnamed_context_needs_a_decision(column):
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", column: "something"}
+    with pytest.raises(DataError) as caught:
+        read_rows([row], {"preset": "none"})
+    assert f"'{column}'" in caught.value.hint and f"ignore: [{column}]" in caught.value.hint
+    assert one([row], {"preset": "none", "ignore": [column]} if column != "tools" else {"preset": "none", "ignore": ["tools"]})
+
+
+@pytest.mark.parametrize(
+    "column", ["score", "chosen_score", "rating", "reward_A", "rm_scores", "margin", "weight", "rank", "winner", "label", "preference"]
+)
+def test_unnamed_scores_and_labels_need_a_decision(column):
+    with pytest.raises(DataError, match="need a decision") as caught:
+        read_rows([{"prompt": "q", "chosen": "a", "rejected": "b", column: 2.0}])
+    assert f"ignore: [{column}]" in caught.value.hint
+
+
+def test_column_that_holds_split_names_needs_a_decision():
+    rows = [{"prompt": f"q{i}", "chosen": "a", "rejected": "b", "part": ("train", "test")[i % 2]} for i in range(4)]
+    with pytest.raises(DataError, match="need a decision") as caught:
+        read_rows(rows)
+    assert "columns: {split: part}" in caught.value.hint
+
+
+def test_column_of_a_partition_is_a_column_like_any_other():
+    rows = [{"prompt": "q", "chosen": "a", "rejected": "b", "source": "gpt-4"}]
+    with pytest.raises(DataError, match="need a decision") as caught:
+        read_rows(rows)
+    assert "columns: {source: source}" in caught.value.hint
+    assert says(one(rows, {"columns": {"source": "source"}})).sources == {"a": "gpt-4", "b": "gpt-4"}

@@ -1,0 +1,29 @@
+"""Sources that occur with one kind of prompt only."""
+
+from __future__ import annotations
+
+from dora_core.data.suspicion.one_task_source import FEWEST
+from tests.dora_core.data.suspicion.given import assert_found, assert_nothing, findings, seen
+
+SUSPICIOUS = [seen(i, sources=("human", "m"), task="math") for i in range(30)] + [seen(sources=("human", "x"), task="home")]
+PLAIN = [seen(i, task="math") for i in range(30)] + [seen(task="home")]
+MANY = [seen(i, sources=("human", "m"), task="math") for i in range(30)] + [seen(30, sources=("human", "x"), task="home")]
+
+
+def test_the_sign_is_found() -> None:
+    assert_found("one_task_source", SUSPICIOUS)
+
+
+def test_sound_data_has_no_finding() -> None:
+    assert_nothing("one_task_source", PLAIN)
+
+
+def test_examples_are_the_first_three_rows() -> None:
+    (finding,) = findings("one_task_source", MANY)
+    assert (finding.count, [at.row for at in finding.examples]) == (30, [0, 1, 2])
+    assert finding.text().startswith("source m has one of 2 kinds of prompts only (math, 30 records)")
+
+
+def test_fewer_records_of_a_source_than_the_bound_say_nothing() -> None:
+    few = [seen(i, sources=("human", "m"), task="math") for i in range(FEWEST - 1)]
+    assert findings("one_task_source", [*few, seen(sources=("human", "x"), task="home")]) == []
