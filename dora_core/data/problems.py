@@ -76,10 +76,21 @@ REMEDIES: dict[Reason, str] = {
 """Next step for reasons whose ``detail`` does not name it."""
 
 
+def _remedy(found: Problem) -> str:
+    """The next step for a problem whose detail names none."""
+    if found.reason is Reason.WRONG_TYPE:
+        if found.detail.startswith("ends with a message"):
+            return "take the row out, or map the turn that belongs to the responses as their beginning"
+        name = found.field.partition("[")[0]
+        if name in ("id", "task", "source", "sources", "chosen_source", "rejected_source"):
+            return f"map a column of names, or write `columns: {{{name}: false}}`"
+    return REMEDIES[found.reason]
+
+
 def in_words(found: Problem) -> str:
     """A problem as the end of a sentence: field, what was found, the line to write."""
-    named = "write `" in found.detail or "map " in found.detail or "leave the row out" in found.detail
-    remedy = "" if named or found.reason not in REMEDIES else f"; {REMEDIES[found.reason]}"
+    named = any(word in found.detail for word in ("write `", "map ", "leave the row out", "choose ", "keep one "))
+    remedy = "" if named or found.reason not in REMEDIES else f"; {_remedy(found)}"
     return (
         f"{found.field or 'row'} {found.detail}{remedy}"
         if found.detail.startswith(("is ", "holds ", "ends ", "equals ", "has "))

@@ -231,8 +231,9 @@ class _RowParser:
         replies = [self._reply(value, name, form) for value, name in zip(values, fields, strict=True)]
         prompt = self._prompt(given, [lead for lead, _ in replies if lead])
         responses = [text for _, text in replies]
-        if form == "pairwise" and not self.problems and responses[0] == responses[1]:
-            self._add("rejected", Reason.IDENTICAL_PAIR, "equals chosen")
+        if form == "pairwise" and not self.problems and responses[0].strip() == responses[1].strip():
+            same = "equals chosen" if responses[0] == responses[1] else "equals chosen but for white space at its ends"
+            self._add("rejected", Reason.IDENTICAL_PAIR, same)
 
         record_id, task = self._identifier(row.get("id")), self._task(row.get("task"))
         # Canonical JSON of an invalid row may not exist (NaN), so a row without an id is looked up only when it is sound.
@@ -368,6 +369,8 @@ class _RowParser:
     def _source(self, value: Any, field: str) -> str | None:
         if value is None:
             return self.rules.default_source
+        if type(value) is int:
+            value = str(value)
         if not isinstance(value, str):
             self._add(field, Reason.WRONG_TYPE, f"is {_kind(value)}, expected a string or null")
         elif not _is_name(value):

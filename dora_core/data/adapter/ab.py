@@ -42,7 +42,7 @@ class AbShape:
             return problems
         first, second = verdict.first, verdict.second
         if first is not None and second is not None and first != second:
-            if texts[0] == texts[1]:
+            if (texts[0] or "").strip() == (texts[1] or "").strip():
                 return [problem(self._names[1], Reason.IDENTICAL_PAIR, f"equals {self._names[0]}, and the label prefers one of them")]
             if verdict.kind == "preference":
                 better, worse = (0, 1) if first > second else (1, 0)

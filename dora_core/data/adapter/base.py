@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from dora_core.config.adapter import Adapter, roots_of
+from dora_core.config.path_syntax import quote_key
 from dora_core.data.adapter.messages import Message, MessageReader, Reply
 from dora_core.data.adapter.numbers import NotANumber, describe, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
@@ -52,6 +53,9 @@ UNMAPPED_BY_NAME = frozenset({"source", "weight"})
 MEDIA_COLUMNS = frozenset({"image", "images", "video", "videos", "audio", "audios", "pixel_values"})
 TOOL_COLUMNS = frozenset({"tools", "functions"})
 _PLACEHOLDER = re.compile(r"<(?:image|video|audio)>|<\|image(?:_\d+)?\|>")
+
+_MEDIA_AT_END = re.compile(r"\A\s*<(?:image|video|audio)>|<(?:image|video|audio)>\s*\Z|<\|(?:image|video|audio)(?:_\d+|_pad)?\|>")
+_BASE64 = re.compile(r"data:(?:image|audio|video|application)/[\w.+-]+;base64,[A-Za-z0-9+/=]{64}")
 
 _TRAIN = re.compile(r"train", re.IGNORECASE)
 _EVAL = re.compile(r"test|val|dev|eval|hold[-_ ]?out|held[-_ ]?out", re.IGNORECASE)
@@ -108,11 +112,29 @@ class RowReader:
         self._carry = [fields.compile(path) for path in adapter.carry]
         read = {root for path in (context.tools,) if isinstance(path, str) for root in roots_of(path)}
         decided = set(adapter.ignore) | read
+        self._parts = self._undecided_parts(adapter)
         self._media = [c for c in columns if c.casefold() in MEDIA_COLUMNS]
         self._refused = [c for c in self._media if c not in decided] + [
             c for c in columns if c.casefold() in TOOL_COLUMNS and c not in decided and c not in adapter.carry
         ]
-        self._beside = bool(self._refused or self._carry or self._tools or self._id or self._task or self._split or self._weight)
+        self._beside = bool(
+            self._refused or self._parts or self._carry or self._tools or self._id or self._task or self._split or self._weight
+        )
+
+    def _undecided_parts(self, adapter: Adapter) -> list[tuple[CompiledPath, bool]]:
+        """Paths of tools and media beside the prompt in one struct (``input.tools`` of ``input.messages``); whether each is media."""
+        steps = next(self._prompt.steps()) if self._prompt is not None else ()
+        if len(steps) < 2 or not all(isinstance(step, str) for step in steps):
+            return []
+        parent = ".".join(quote_key(str(step)) for step in steps[:-1])
+        named = {*adapter.ignore, *adapter.carry, parent, *((adapter.context.tools,) if adapter.context.tools else ())}
+        if parent in {*adapter.ignore, *adapter.carry}:
+            return []
+        return [
+            (CompiledPath(f"{parent}.{key}"), key in MEDIA_COLUMNS)
+            for key in sorted(MEDIA_COLUMNS | TOOL_COLUMNS)
+            if f"{parent}.{key}" not in named and key != steps[-1]
+        ]
 
     @property
     def has_prompt(self) -> bool:
@@ -259,7 +281,15 @@ class RowReader:
             self.notes["prompts cut from the common beginning of the responses"] += 1
         if given.system is not None and messages is not None:
             messages = self._with_system(given.system, messages, problems)
-        if self._media and messages and any(_PLACEHOLDER.search(m["content"]) for m in messages):
+        if messages and any("<" in m["content"] and _MEDIA_AT_END.search(m["content"]) for m in messages):
+            detail = "holds a placeholder such as <image>, and a text policy cannot see what it stands for; leave the row out"
+            problems.append(problem(self._prompt.text if self._prompt else "prompt", Reason.MEDIA, detail))
+        elif any(";base64," in text for text in (*(m["content"] for m in messages or []), *texts) if text) and any(
+            _BASE64.search(text) for text in (*(m["content"] for m in messages or []), *texts) if text
+        ):
+            detail = "holds a file written as text (data:…;base64,…), which a text policy cannot see; leave the row out"
+            problems.append(problem(self._prompt.text if self._prompt else "prompt", Reason.MEDIA, detail))
+        elif self._media and messages and any(_PLACEHOLDER.search(m["content"]) for m in messages):
             detail = (
                 f"refers to {', '.join(self._media)} (a placeholder such as <image>), which a text policy cannot see; leave the row out"
             )
@@ -272,6 +302,8 @@ class RowReader:
         short, long = (given, lead) if len(given) <= len(lead) else (lead, given)
         if any(all(map(_same, short, part)) for part in (long[len(long) - len(short) :], long[: len(short)])):
             return long
+        if given[-1]["role"] != "assistant" and lead[0]["role"] == "assistant":
+            return [*given, *lead]  # turns after the prompt, shared by the responses
         problems.append(problem(name, Reason.PROMPT_MISMATCH, "the responses are conversations that do not continue the prompt"))
         return []
 
@@ -304,10 +336,11 @@ class RowReader:
         """Put id, task, split, weight, tools and carried columns into ``fields``; report media and tools that are not decided."""
         if not self._beside:
             return
-        for column in self._refused:
-            value = row.get(column)
-            if value is not None and value not in ([], "", {}, "[]"):
-                if column.casefold() in MEDIA_COLUMNS:
+        beside = [(column, row.get(column), column.casefold() in MEDIA_COLUMNS) for column in self._refused]
+        beside += [(path.text, path.get(row), is_media) for path, is_media in self._parts]
+        for column, value, is_media in beside:
+            if value is not None and type(value) is not Missing and value not in ([], "", {}, "[]"):
+                if is_media:
                     detail = (
                         f"holds {column}, which a text policy cannot see; leave the "
                         "row out, or write `ignore: "
@@ -357,6 +390,8 @@ class RowReader:
         value = self.optional(self._id, row, problems)
         if value is None or isinstance(value, str) or type(value) is int:
             return value
+        if type(value) is float and abs(value) < 2**53 and value == int(value):
+            return int(value)  # pandas writes whole numbers with a missing one among them as floats
         detail = f"is {describe(value)}, expected text or a whole number; write `columns: {{id: false}}` if it is not an id"
         problems.append(problem(self._id.text, Reason.WRONG_TYPE, detail))
         return None

@@ -7,7 +7,7 @@ problem.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from dora_core.config.adapter import (
@@ -144,7 +144,7 @@ class TwoSided:
             if value is None or (isinstance(value, str) and value.strip().casefold() in NOT_MEASURED):
                 self.notes["labels that are null"] += 1
                 return UNMEASURED
-            problems.append(unknown_value(self._path.text, value, self._values.allowed()))
+            problems.append(unknown_value(self._path.text, value, self._values.allowed(), _name_it(value, ("a", "b", "tie"))))
             return None
         verdict = PREFERS_A if name == "a" else PREFERS_B if name == "b" else PREFERS_NEITHER
         for check in self._checks:
@@ -381,7 +381,8 @@ class OneLabel:
             detail = f"is null; rows without feedback are left out with `label.skip: [null]`; allowed: {self._values.allowed()}"
             problems.append(problem(self._path.text, Reason.MISSING_LABEL, detail))
         else:
-            problems.append(unknown_value(self._path.text, value, self._values.allowed()))
+            names = ("true", "false", "skip")
+            problems.append(unknown_value(self._path.text, value, self._values.allowed(), _name_it(value, names)))
         return None
 
 
@@ -420,10 +421,18 @@ def based_rank(rank: float | None, base: int, place: str, problems: list[Problem
     return rank - base + 1
 
 
-def unknown_value(place: str, value: Any, allowed: str) -> Problem:
+def unknown_value(place: str, value: Any, allowed: str, remedy: str = "") -> Problem:
     """Problem of a label's value that is not named; a short text is quoted, it is a name and not data."""
     shown = ascii(value[:40]) if isinstance(value, str) else repr(value) if isinstance(value, int | float) else describe(value)
-    return problem(place, Reason.UNKNOWN_LABEL, f"is {shown}; allowed: {allowed or 'none'}")
+    return problem(place, Reason.UNKNOWN_LABEL, f"is {shown}; allowed: {allowed or 'none'}{f'; {remedy}' if remedy else ''}")
+
+
+def _name_it(value: Any, keys: Sequence[str]) -> str:
+    """How a value becomes known to a label with these keys."""
+    if not isinstance(value, str | int | float):
+        return "map the part that holds it with `label.column`"
+    *most, last = (f"`label.{key}`" for key in keys)
+    return f"add it to {', '.join(most)} or {last}"
 
 
 def _reason(error: NotANumber) -> Reason | Reason:

@@ -68,7 +68,9 @@ class MessageReader:
             turns = self.turns([value], field, problems)
         elif isinstance(value, list) and value and isinstance(value[0], str):
             problems.append(
-                problem(field, Reason.WRONG_TYPE, "is a list of texts, expected text or messages; name one of them, e.g. `[0]`")
+                problem(
+                    field, Reason.WRONG_TYPE, f"is a list of texts, expected text or messages; name one of them: write `{name}: {field}[0]`"
+                )
             )
             return []
         elif isinstance(value, list):
@@ -104,8 +106,13 @@ class MessageReader:
                 return Reply([], None)
             turns = self.turns(value, field, problems)
         else:
-            kind = "a list of texts" if isinstance(value, list) else describe(value)
-            problems.append(problem(field, Reason.WRONG_TYPE, f"is {kind}, expected text{self._hint(value, field, name)}"))
+            kind, hint = describe(value), self._hint(value, field, name)
+            if isinstance(value, list):
+                several = (
+                    f"; where there are several write `shape: list` and `responses: {field}`" if name in ("chosen", "rejected") else ""
+                )
+                kind, hint = "a list of texts", f": name one of them, write `{name}: {_INDEX.sub('[]', field)}[0]`{several}"
+            problems.append(problem(field, Reason.WRONG_TYPE, f"is {kind}, expected text{hint}"))
             return Reply([], None)
         if not turns:
             return Reply([], None)
@@ -142,13 +149,13 @@ class MessageReader:
             rest = text if prompt else without_end_tokens(text)
             if template_in(rest, prompt=prompt) is None:
                 return None
-        problems.append(problem(field, Reason.TEMPLATED_TEXT, self._templated(text, sign)))
+        problems.append(problem(field, Reason.TEMPLATED_TEXT, self._templated(text, sign, prompt)))
         return []
 
-    def _templated(self, text: str, sign: str) -> str:
+    def _templated(self, text: str, sign: str, prompt: bool) -> str:
         """What is wrong with a templated text, and the lines that help with it."""
         ways = ["map the texts without a template"]
-        if self.settings.templated != "parse" and (parse_template(text) is not None or not has_token(without_end_tokens(text))):
+        if self.settings.templated != "parse" and (parse_template(text) is not None or not (prompt or has_token(without_end_tokens(text)))):
             ways.insert(0, "write `messages: {templated: parse}`")
         if self.settings.templated != "text" and not has_token(text):
             ways.append("write `messages: {templated: text}` to leave it as it is")

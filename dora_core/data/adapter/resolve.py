@@ -5,14 +5,15 @@ The result is part of the digest, so that a preset that changes is another run. 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from dora_core.config.adapter import Adapter, AdapterColumns, paths_of
-from dora_core.config.path_syntax import quote_key
+from dora_core.config.adapter import Adapter, AdapterColumns, ScoresLabel, paths_of
+from dora_core.config.path_syntax import parse_path, quote_key
 from dora_core.data.adapter.base import Fields
 from dora_core.data.adapter.driver import RowAdapter, shape_by_columns
 from dora_core.data.adapter.numbers import describe
@@ -42,6 +43,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "single": ("response",),
     "mixed": (),
 }
+_RANK = re.compile(r"(.*[_-])?rank(s|ing|ings)?", re.IGNORECASE)
 _EVERYWHERE = frozenset({"id", "prompt", "source", "task", "split", "weight"})
 
 
@@ -129,7 +131,7 @@ def resolve(
         )
     if adapter.shape is None and shape != "mixed":
         adapter = _with(adapter, place, shape=shape)
-    errors = [*_unused(adapter, shape), *_wrong_paths(adapter, columns, sample, ragged)]
+    errors = [*_unused(adapter, shape), *_wrong_paths(adapter, columns, sample, ragged), *_ranks_as_rewards(adapter)]
     if not errors:
         errors = list(_missing_fields(adapter, shape, columns))
     if errors:
@@ -140,7 +142,7 @@ def resolve(
         lines = "; ".join(decision.text() for decision in left.decisions)
         raise DataError(f"{place}: {name} has columns that nothing reads and that need a decision", hint=f"{lines} (under {place})")
     if left.unnamed:
-        adapter = _with(adapter, place, carry=[*adapter.carry, *(quote_key(column) for column in left.unnamed)])
+        adapter = _with(adapter, place, carry=[*adapter.carry, *(quote_key(column) for column in left.unnamed if column.strip())])
     adapter = _with(adapter, place, preset="none")
     return Resolved(adapter, shape, preset, recognised, as_text(adapter), left)
 
@@ -234,6 +236,21 @@ def _wrong_paths(adapter: Adapter, columns: Sequence[str], sample: Sequence[Mapp
             "columns.prompt",
         ):
             yield from _wrong_type(place, path, [value for value in found if value is not None and type(value) is not Missing])
+
+
+def _ranks_as_rewards(adapter: Adapter) -> Iterator[str]:
+    """Paths of rewards, of which the largest is the best, that end in the name of a rank, of which the smallest is."""
+    label = adapter.label
+    named = [("columns.rewards", adapter.columns.rewards)]
+    if isinstance(label, ScoresLabel) and label.weights is None:
+        named += [("label.scores", path) for score in label.scores for path in ((score,) if isinstance(score, str) else score.paths)]
+    for place, path in named:
+        if isinstance(path, str) and _RANK.fullmatch(str(next((s for s in parse_path(path)[0][::-1] if isinstance(s, str)), ""))):
+            yield (
+                f"`{place}: {path}` is a rank by its name, the smallest of which is the best, and of rewards the largest is: write "
+                f"`label: {{ranks: {path}, base: 1}}` (base 0 if ranks begin with 0); if the largest number is the best, "
+                f"`label: {{scores: [{path}], weights: [1]}}`"
+            )
 
 
 def _wrong_type(place: str, path: CompiledPath, values: Sequence[Any]) -> Iterator[str]:

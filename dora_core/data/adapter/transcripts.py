@@ -1,8 +1,9 @@
 r"""Conversations written as one text: Anthropic-HH transcripts, and texts that already hold a chat template.
 
 A transcript (``\n\nHuman: …\n\nAssistant: …``) is always read. Templated text is refused by default, because a second template would be put
-around it and its special tokens would become tokens of the policy; ``messages: {templated: parse}`` reads ChatML, Llama 2, Llama 3,
-HelpSteer's turns and the Beaver prompt. Left out: other templates (they are recognised and refused), and texts cut off inside a marker.
+around it and its special tokens would become tokens of the policy; ``messages: {templated: parse}`` reads ChatML, Llama 2, Llama 3, Gemma,
+Zephyr and Phi 3, HelpSteer's turns and the Beaver prompt. Left out: other templates (they are recognised and refused), and texts cut off
+inside a marker.
 """
 
 from __future__ import annotations
@@ -22,9 +23,17 @@ _LLAMA2 = re.compile(r"(?:<s>)?\s*\[INST\](.*?)\[/INST\](.*?)(?:</s>|(?=\s*(?:<s
 _LLAMA2_SYSTEM = re.compile(r"\s*<<SYS>>\n?(.*?)\n?<</SYS>>\s*", re.DOTALL)
 _BEAVER_START = "BEGINNING OF CONVERSATION:"
 _BEAVER_SPLIT = re.compile(r"(?:^|\s)(USER|ASSISTANT):")
-_END_TOKENS = re.compile(r"(?:\s*(?:<\|im_end\|>|<\|eot_id\|>|<\|endoftext\|>|<\|end_of_text\|>|</s>))+\s*\Z")
+_END_TOKENS = re.compile(r"(?:\s*(?:<\|im_end\|>|<\|eot_id\|>|<\|endoftext\|>|<\|end_of_text\|>|<end_of_turn>|<\|end\|>|<eos>|</s>))+\s*\Z")
 _ROLE_PROMPT = re.compile(
-    r"(?:^|\s)USER:.*\sASSISTANT:\s*\Z|(?:^|\n)[ \t]*(?:User|Human):.*\n[ \t]*Assistant:\s*\Z|\n\nAssistant:\s*\Z", re.DOTALL
+    r"(?:^|\s)USER:.*\sASSISTANT:\s*\Z|(?:^|\n)[ \t]*(?:User|Human):.*\n[ \t]*Assistant:\s*\Z|\n\nAssistant:\s*\Z"
+    r"|(?:^|\n)Instruct(?:ion)?:.*\nOutput:\s*\Z",
+    re.DOTALL,
+)
+_HEADINGS = re.compile(r"^###[ \t]*(\w[\w ]{0,30}?)[ \t]*:", re.MULTILINE)
+_OPEN_HEADING = re.compile(r"(?:^|\n)###[ \t]*(?:Response|Assistant|Answer|Output|Completion|AI|Bot|GPT)[ \t]*:\s*\Z", re.IGNORECASE)
+_GEMMA = re.compile(r"<start_of_turn>([A-Za-z_]+)\n(.*?)(?:<end_of_turn>\s*|\Z)", re.DOTALL)
+_ROLE_TOKENS = re.compile(
+    r"<\|(system|user|assistant)\|>\s*(.*?)\s*(?:(?:</s>|<\|end\|>|<\|endoftext\|>)\s*|(?=<\|(?:system|user|assistant)\|>)|\Z)", re.DOTALL
 )
 _EXTRA_ID = re.compile(r"\n?<extra_id_1>(User|Assistant)\n?")
 
@@ -35,7 +44,7 @@ def is_plain(text: str) -> bool:
         return False
     if "<" in text and ("<|" in text or "_of_turn>" in text or "<extra_id_" in text or "<｜" in text or "SYS>>" in text or "</s>" in text):
         return False
-    if ":" in text and ("ssistant:" in text or "ASSISTANT:" in text or "USER:" in text or "### Response:" in text):
+    if ":" in text and ("ssistant:" in text or "ASSISTANT:" in text or "USER:" in text or "### " in text or "Output:" in text):
         return False
     return "]" not in text or "INST]" not in text
 
@@ -69,21 +78,27 @@ def template_in(text: str, *, prompt: bool) -> str | None:
     if prompt:
         if "### Response:" in text and ("### Instruction:" in text or "### Input:" in text):
             return "the Alpaca template '### Instruction: … ### Response:'"
+        if (marks := _HEADINGS.findall(text)) and len(marks) > 1 and _OPEN_HEADING.search(text):
+            return f"the template '### {marks[0]}: … ### {marks[-1]}:'"
         if _ROLE_PROMPT.search(text):
             return "the template 'User: … Assistant:'"
     return None
 
 
 def parse_template(text: str) -> list[Turn] | None:
-    """Messages of a ChatML, Llama 2, Llama 3 or Beaver text, the empty last one of an open turn included; None if it is none of them,
-    whole."""
+    """Messages of a ChatML, Llama 2, Llama 3, Gemma, Zephyr, Phi 3 or Beaver text, the empty last one of an open turn included; None if
+    it is none of them, whole."""
     body = text.strip()
-    for prefix in ("<|begin_of_text|>", "<|endoftext|>"):
+    for prefix in ("<|begin_of_text|>", "<|endoftext|>", "<bos>"):
         body = body.removeprefix(prefix)
     if body.startswith("<|im_start|>"):
         return _whole(_CHATML, body)
     if body.startswith("<|start_header_id|>"):
         return _whole(_LLAMA3, body)
+    if body.startswith("<start_of_turn>"):
+        return _whole(_GEMMA, body)
+    if _ROLE_TOKENS.match(body):
+        return _whole(_ROLE_TOKENS, body)
     if re.match(r"(?:<s>)?\s*\[INST\]", body):
         return _llama2(body)
     if body.startswith(_BEAVER_START):

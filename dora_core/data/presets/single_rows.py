@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dora_core.data.presets.base import Preset, Variant, register_preset
 
+_GOOD, _BAD = ("desirable", "thumbs_up", "\N{THUMBS UP SIGN}"), ("undesirable", "thumbs_down", "\N{THUMBS DOWN SIGN}")
 _ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
@@ -31,7 +32,8 @@ class Helpsteer2(Preset):
 
 @register_preset
 class Kto(Preset):
-    """TRL's unpaired format (trl-lib/kto-mix-14k: `prompt`, `completion`, `label`), and LLaMA-Factory's (`messages`, `label`)."""
+    """TRL's unpaired format (trl-lib/kto-mix-14k: `prompt`, `completion`, `label`), and LLaMA-Factory's (`messages`, `label`; `kto_tag`
+    beside its Alpaca or ShareGPT columns)."""
 
     name = "kto"
     variants = (
@@ -40,8 +42,28 @@ class Kto(Preset):
             adapter={
                 "shape": "unpaired",
                 "columns": {"response": "completion"},
-                "label": {"column": "label", "true": [True], "false": [False]},
+                "label": {"column": "label", "true": [True, *_GOOD], "false": [False, *_BAD]},
             },
+        ),
+        Variant(
+            needs={"instruction": "text", "output": "text", "kto_tag": "scalar"},
+            adapter={
+                "shape": "unpaired",
+                "columns": {"prompt": "instruction", "response": "output"},
+                "context": {"system": "system", "history": "history", "input": "input"},
+                "label": {"column": "kto_tag", "true": [True], "false": [False]},
+            },
+            optional=frozenset({"context.system", "context.history", "context.input"}),
+        ),
+        Variant(
+            needs={"conversations": "messages", "kto_tag": "scalar"},
+            adapter={
+                "shape": "unpaired",
+                "columns": {"response": "conversations"},
+                "context": {"system": "system"},
+                "label": {"column": "kto_tag", "true": [True], "false": [False]},
+            },
+            optional=frozenset({"context.system"}),
         ),
         Variant(
             needs={"messages": "messages", "label": "scalar"},

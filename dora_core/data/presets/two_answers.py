@@ -130,7 +130,12 @@ class Arena(Preset):
                     "b_source": "model_b",
                     "task": "language",
                 },
-                "label": {"column": "winner", "a": ["model_a"], "b": ["model_b"], "tie": ["tie", "tie (bothbad)", "both_bad", "bothbad"]},
+                "label": {
+                    "column": "winner",
+                    "a": ["model_a"],
+                    "b": ["model_b"],
+                    "tie": ["tie", "tie (bothbad)", "tie (both bad)", "both_bad", "bothbad"],
+                },
                 "carry": ["question_id", "id", "judge", "turn", "tstamp", "timestamp", "is_code"],
                 "ignore": [
                     "anony",

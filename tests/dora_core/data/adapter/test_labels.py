@@ -35,7 +35,10 @@ def test_value_that_is_not_named_is_refused_with_the_allowed_ones():
     }
     read = read_rows([{"q": "?", "x": "1", "y": "2", "w": "LEFT "}, {"q": "?", "x": "1", "y": "2", "w": "middle"}], keys)
     assert says(read.rows[0][0]).answers == {"1": 1.0, "2": 0.0}
-    assert read.problems[1][0].detail == "is 'middle'; allowed: a: 'left'; b: 'right'; tie: 'tie'"
+    assert (
+        read.problems[1][0].detail
+        == "is 'middle'; allowed: a: 'left'; b: 'right'; tie: 'tie'; add it to `label.a`, `label.b` or `label.tie`"
+    )
 
 
 @few
