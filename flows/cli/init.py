@@ -37,7 +37,7 @@ def init(
         write_text(output, made.text)
         load_config(output)
         for item in made.preview.inputs:
-            out.say(input_line(item))
+            out.say(input_line(item if made.is_trusted else item.evolve(golden=[])))
         for text in made.assumed:
             out.say(f"assumed: {text}")
         for text in made.decide:

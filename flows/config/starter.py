@@ -134,8 +134,8 @@ class _Writer:
             return people, True
         if self.has_golden_data or not self.names:
             return ["human"], self.has_golden_data
-        least = min(reversed(self.names), key=lambda name: self.counts.sources[name].responses)
-        return [least], False
+        seen = self.counts.sources
+        return [min(self.names, key=lambda name: (seen[name].responses, -seen[name].preferred))], False
 
     def starter(self) -> Starter:
         for item in self.found:
@@ -226,7 +226,7 @@ class _Writer:
         self.decide.append(f"data.golden_sources: which of {', '.join(self.names[:SOURCES_SHOWN])} is trusted")
         yield "  # DECIDE which of them is trusted; no name looks like people. Until then align.objective is erm, which does not read it."
         yield from (f"  # golden_sources: [{_flow_text(name)}]" for name in self.names[:SOURCES_SHOWN])
-        yield f"  golden_sources: {_flow_text(self.golden)}      # the rarest one, as the key needs a name; nothing below depends on it"
+        yield f"  golden_sources: {_flow_text(self.golden)}      # the rarest one that wins most, as the key needs a name; nothing below depends on it"
 
     def _method(self) -> Iterator[str]:
         yield "text:                         # limits that cut almost none of these texts; long ones cost time"

@@ -79,7 +79,7 @@ def preview_files(request: Request, as_json: bool) -> list[str]:
     examples = {item.place: [_example(record, template) for record in item.shown] for item in preview.inputs}
     for item in preview.inputs:
         _say_input(out, item, examples[item.place], template)
-    if not request.paths or len(preview.inputs) > 1:
+    if len(preview.inputs) > 1:
         _say_total(out, preview)
     out.say(f"h {'can' if preview.factors.possible else 'cannot'} be estimated: {preview.factors.why}")
     for warning in preview.warnings:
