@@ -1,4 +1,4 @@
-"""Documents and docstrings name files, headings and Python objects that exist."""
+"""Files, headings and Python objects named in documents, docstrings and comments exist."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ PACKAGES = ("dora_core", "flows", "infra", "tasks", "tests")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for package in PACKAGES for path in (ROOT / package).rglob("*.md"))])
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 SETTINGS = sorted(
-    [ROOT / "Makefile", ROOT / "pyproject.toml", *(path for suffix in ("yaml", "yml", "sh") for path in (ROOT / "infra").rglob(f"*.{suffix}"))]
+    [
+        ROOT / "Makefile",
+        ROOT / "pyproject.toml",
+        *(path for suffix in ("yaml", "yml", "sh") for path in (ROOT / "infra").rglob(f"*.{suffix}")),
+    ]
 )
 
 FILE = re.compile(r"(?<![\w/.<>*{}-])((?:[\w.-]+/)*[\w-]+\.(?:py|md|yaml|yml|html|json))(?::([A-Z_a-z]\w*))?(?![\w*])")
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):`~?((?:dora_core|flows|infra|tasks|tests)(?:\.\w+)+)`")
 DOTTED = re.compile(r"``((?:dora_core|flows|infra|tasks)(?:\.\w+)+)``")
@@ -34,15 +38,17 @@ def named_files(text: str) -> Iterator[tuple[str, str | None]]:
             yield path, name or None
 
 
-def prose(module: Path) -> Iterator[str]:
-    """Yield docstrings and comments."""
-    text = module.read_text(encoding="utf-8")
+@cache
+def prose(module: Path) -> list[str]:
+    """Return docstrings and comments."""
+    text, found = module.read_text(encoding="utf-8"), list[str]()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield node.value.value
+            found.append(node.value.value)
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
-            yield token.string
+            found.append(token.string)
+    return found
 
 
 def exists(path: str, *folders: Path) -> bool:
@@ -51,7 +57,7 @@ def exists(path: str, *folders: Path) -> bool:
 
 @cache
 def defined_in(module: Path) -> dict[str, ast.AST]:
-    """Return the top-level names of a module; imported ones too, since packages import what they offer."""
+    """Return the top-level names of a module, imported ones included, since packages import their interface."""
     return names_of(ast.parse(module.read_text(encoding="utf-8")).body)
 
 
@@ -94,15 +100,16 @@ def slug(heading: str) -> str:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_document_names_files_that_exist(document: Path) -> None:
+    """A bare file name may be anywhere in the document's package; a name after the colon is defined in the file."""
     text = FENCE.sub("", document.read_text(encoding="utf-8"))
     package = ROOT / document.relative_to(ROOT).parts[0] if document.parent != ROOT else ROOT
     within = {path.name for path in package.rglob("*.py")} if package != ROOT else {path.name for path in MODULES}
     missing = []
-    for path, name in named_files(LINK.sub("]()", text)):
+    for path, name in named_files(LINK.sub("", text)):
         places = [folder / path for folder in (document.parent, ROOT, package) if (folder / path).is_file()]
         if not places and not ("/" not in path and path in within):
             missing.append(path)
-        elif name and places and name not in defined_in(places[0]):
+        elif name and places and not any(name in defined_in(place) for place in places):
             missing.append(f"{path}:{name}")
     for folder in re.findall(r"`((?:dora_core|flows|infra|tasks|tests)/(?:[\w-]+/)*)`", text):
         missing += [] if (ROOT / folder).is_dir() else [folder]

@@ -1,4 +1,5 @@
-"""Every schema of ``cases.py`` is read as its truth says, with the preset recognised by itself and by name, and written out in full."""
+"""Every schema of ``tests/dora_core/data/cases.py`` is read as its truth says: with the preset recognised, by name, and written out in
+full."""
 
 from __future__ import annotations
 
