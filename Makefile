@@ -22,7 +22,7 @@ help:
 demo: $(READY)
 	$(BIN)/dora demo
 
-# Two workers, one thread each: threads that contend are ten times slower. tests/conftest.py says what stays together.
+# Two workers, one thread each: threads that contend are ten times slower. tests/conftest.py groups them.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
@@ -42,7 +42,7 @@ audit: $(READY)
 	@timeout 120 $(BIN)/python -m pip_audit --no-deps --disable-pip -r requirements.lock --progress-spinner off --timeout 10 \
 	  || echo "warning: the audit found something, or could not reach the advisories; see above"
 
-# TRL is the peer of the training step and of nothing else: installed for this, beside the lock, without dependencies of its own.
+# TRL is the peer of the training step alone: installed for this benchmark, beside the lock, without its dependencies.
 bench: $(READY)
 	@$(BIN)/python -c 'import trl' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps trl==1.16.0
 	@rm -f $(BENCH_TABLE)
@@ -53,7 +53,7 @@ clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp comes last: an installation that broke off is taken up again, a complete one is not looked at.
+# The stamp comes last: an interrupted installation continues, a complete one is skipped.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "Python 3.11 to 3.13 is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }

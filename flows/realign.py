@@ -3,8 +3,8 @@
     ingest → drift → classify → calibrate ┐
        └─────→ sft → reference ───────────┴→ align → generate → judge → compare → evaluate → promote
 
-The plan decides what runs (``flows/planning/plan.py``), one task runs any stage (``flows/running/stage_task.py``), a session holds what
-they share (``flows/running/session.py``).
+The plan decides what runs (``flows/planning/plan.py``), one task runs any stage (``flows/running/stage_task.py``), a session holds their
+shared state (``flows/running/session.py``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flows.config.models import RealignConfig
 from flows.config.run_names import name_of_calibration, name_of_realignment
 from flows.planning.plan import Until
 from flows.run_record import EndedRun
-from flows.running.supervise import stop_what_it_left, supervise
+from flows.running.supervise import clean_up_dead_run, supervise
 
 
 def describe_run() -> str:
@@ -25,12 +25,12 @@ def describe_run() -> str:
     return (name_of_calibration if until == "calibrate" else name_of_realignment)(config)
 
 
-@flow(name="realign", flow_run_name=describe_run, persist_result=False, on_cancellation=[stop_what_it_left], on_crashed=[stop_what_it_left])
+@flow(name="realign", flow_run_name=describe_run, persist_result=False, on_cancellation=[clean_up_dead_run], on_crashed=[clean_up_dead_run])
 def realign(config: RealignConfig, until: Until = "promote") -> State[EndedRun]:
     """Realign a model on preference data.
 
     Args:
-        config: everything this realignment computes.
+        config: the whole configuration.
         until: stop after this stage.
     """
     return supervise(config, until, "realign")

@@ -1,7 +1,7 @@
-"""The manifest of a run, ``runs/<run_id>/run.json``: its stages and their states, for every reader outside of its process.
+"""The manifest of a run, ``runs/<run_id>/run.json``: its stages and their states, for readers in other processes.
 
-Read by the command line, reports, ``dora reap`` and ``dora gc``; written by ``flows/running/manifest.py``. A field that is added needs a
-default: manifests of earlier releases stay readable, and keys that only a later release knows are kept when this one rewrites its file.
+Read by the command line, reports, ``dora reap`` and ``dora gc``; written by ``flows/running/manifest.py``. A new field needs a
+default, so that manifests of earlier releases stay readable. Keys of later releases are kept when this one rewrites a file.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ class StageRecord(Record):
 
 
 class ErrorRecord(Record):
-    """Why a run did not complete, and the next step."""
+    """Error that ended a run, and the next step."""
 
     message: str
     hint: str = ""
 
 
 class Links(Record):
-    """Pages of a run in the other systems; None where there is none."""
+    """Pages of a run in the other systems; None if there is no such page."""
 
     prefect: str | None = None
     mlflow: str | None = None
@@ -111,7 +111,7 @@ class RunRecord(Record):
         remark: why nothing was decided.
         decided_by: the person who decided; None where the gate did.
         deadline: epoch seconds until which a question waits for an answer.
-        tracker_run: id of the tracker's run, by which a run that goes on after a decision finds it again.
+        tracker_run: local id of the MLflow run, which a run continued after a decision opens again.
     """
 
     version: int = 1
@@ -171,7 +171,7 @@ class EndedRun:
 
 
 def read_record(store: Store, run_id: str) -> RunRecord | None:
-    """Return a run's manifest; None where there is none, or none that was written completely."""
+    """Return a run's manifest; None if it is missing or partially written."""
     content = store.read_json(_file(run_id))
     return None if content is None else RunRecord.model_validate(content)
 

@@ -1,9 +1,9 @@
 """The flow ``self-train``: a realignment, then rounds in which the policy learns from its own judged samples.
 
-    realign → round 1 → round 2 → …        (what a round is: ``flows/planning/rounds.py``)
+    realign → round 1 → round 2 → …        (stages of a round: ``flows/planning/rounds.py``)
 
-The whole run is one plan: every stage of every round is known by digest before anything runs, so it stops, resumes and is watched as
-``realign`` is. A guard rail that is broken ends it with its reason; the rounds before are kept.
+The whole run is one plan: every stage of every round is known by digest before anything runs, so it stops and resumes as
+``realign`` does. A broken guard rail ends it with its reason; earlier rounds are kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prefect.runtime import flow_run as this_run
 from flows.config.models import SelfTrainConfig
 from flows.config.run_names import name_of_rounds
 from flows.run_record import EndedRun
-from flows.running.supervise import stop_what_it_left, supervise
+from flows.running.supervise import clean_up_dead_run, supervise
 
 
 def describe_rounds() -> str:
@@ -26,13 +26,13 @@ def describe_rounds() -> str:
     name="self-train",
     flow_run_name=describe_rounds,
     persist_result=False,
-    on_cancellation=[stop_what_it_left],
-    on_crashed=[stop_what_it_left],
+    on_cancellation=[clean_up_dead_run],
+    on_crashed=[clean_up_dead_run],
 )
 def self_train(config: SelfTrainConfig) -> State[EndedRun]:
     """Realign a model, then let it learn from its own judged samples, round by round.
 
     Args:
-        config: the realignment, and what the rounds compute.
+        config: the whole configuration, of the realignment and of the rounds.
     """
     return supervise(config, "promote", "self-train")

@@ -22,7 +22,7 @@ from flows.run_record import EndedRun
 from flows.running.gpu_slots import gpu_slot
 from flows.running.manifest import FlowRun
 from flows.running.session import Session
-from flows.running.supervise import ProgressArtifacts, ended, outcome, publish_summary, recorded, run_plan, stop_what_it_left
+from flows.running.supervise import ProgressArtifacts, clean_up_dead_run, ended, outcome, publish_summary, recorded, run_plan
 from infra.settings import Settings
 from tasks.runtime.descriptor import read_result
 from tasks.runtime.stage import StageRef, write_spec
@@ -30,7 +30,7 @@ from tasks.stages import study as tables
 
 
 def name_of_study(config: StudyConfig) -> str:
-    """``"study · 62 cells · 5 seeds"``."""
+    """Return ``"study · 62 cells · 5 seeds"``."""
     return f"{config.project} · {len(cells(config))} cells · {len(config.seeds)} seeds"
 
 
@@ -38,17 +38,17 @@ def describe_study() -> str:
     return name_of_study(this_run.parameters["config"])
 
 
-@flow(name="study", flow_run_name=describe_study, persist_result=False, on_cancellation=[stop_what_it_left], on_crashed=[stop_what_it_left])
+@flow(name="study", flow_run_name=describe_study, persist_result=False, on_cancellation=[clean_up_dead_run], on_crashed=[clean_up_dead_run])
 def study(config: StudyConfig) -> State[EndedRun]:
     """Compare losses and robust objectives on generated data whose true densities and rewards are known.
 
     Args:
-        config: the grid, and what its realignments share.
+        config: the grid, and the settings that its realignments share.
     """
-    return compare(config)
+    return supervise_study(config)
 
 
-def compare(config: StudyConfig) -> State[EndedRun]:
+def supervise_study(config: StudyConfig) -> State[EndedRun]:
     """Body of the flow: plan, run every seed, write the tables."""
     grid = build_grid(config, Settings().root / "study")
     flow_run = FlowRun("study", this_run.id, this_run.name)
@@ -63,7 +63,7 @@ def compare(config: StudyConfig) -> State[EndedRun]:
 
 
 def write_specs(session: Session, grid: Grid) -> None:
-    """Store the specs of all stages: a batch reads its stages' from there, and `dora gc` those that later batches need."""
+    """Store the specs of all stages, for the batches, and for `dora gc`, which finds the inputs of later batches in them."""
     for stage in session.plan.to_run:
         if not stage.is_local:
             write_spec(stage.spec, session.store)

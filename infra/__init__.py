@@ -1,1 +1,1 @@
-"""Everything about running: settings, store, the Ray-job bridge, tracking, services, reports."""
+"""Servers, Ray jobs, store, tracking and settings of a machine."""

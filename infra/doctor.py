@@ -30,7 +30,7 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Check:
-    """Result of one check. ``ok``: True fine, False must be fixed, None worth knowing; ``hint``: the next step unless ``ok`` is True."""
+    """Result of one check. ``ok``: True fine, False must be fixed, None for information; ``hint``: the next step unless ``ok`` is True."""
 
     name: str
     ok: bool | None
@@ -257,7 +257,7 @@ def _listening(port: int) -> bool:
 
 
 def _remotes(settings: Settings) -> list[Check]:
-    """Check the servers that settings or environment name, other than those of `dora up`."""
+    """Check the servers named in settings or environment, except those of `dora up`."""
     places = settings.effective()
     own = {s.url for s in services.status(settings)}
     named = {

@@ -4,8 +4,7 @@ They complement the metrics of Ray and Prefect, which cover nodes and flow runs 
 tokens per second) and results (effective sample size of h, KL, accuracy) of the newest run of every project and flow.
 
 The exporter reads files that exist in any case: run manifests, results and journals. So it cannot slow or fail a stage, it works for every
-placement of a stage and every kind of store, and the metrics of a run stay visible after its processes have ended, which those of a
-process would not.
+placement of a stage and every kind of store, and the metrics of a run stay visible after its processes have ended.
 
 Cost: a scrape lists ``runs/`` and reads the new ones, plus the last journal part of each writer of the running stages. Ended runs and
 results never change, so each is read once. None of these files contains prompts or responses.
@@ -31,7 +30,7 @@ from infra.store.store import Store
 PORT = 9464
 """The conventional port of OpenTelemetry's Prometheus exporters."""
 RUNS_READ = 200
-"""Runs that are looked through: a project without a run among the newest of these is not shown."""
+"""Number of newest runs to read; a project without a run among them is not shown."""
 
 FAMILIES = {
     "dora_run_start_timestamp_seconds": ("Start of the newest run, Unix time.", ("project", "flow", "run_id")),
@@ -154,7 +153,7 @@ def serve(store: Store, host: str, port: int) -> tuple[WSGIServer, threading.Thr
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; there is no authentication (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on, without authentication (default: %(default)s)")
     parser.add_argument("--port", type=int, default=PORT, help="default: %(default)s")
     arguments = parser.parse_args()
     store = Store(Settings().store_uri)

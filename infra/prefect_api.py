@@ -1,7 +1,7 @@
 """The Prefect API of a command without servers: one process, this command's own, without a user interface.
 
 Prefect would start such a process itself. This one differs in three ways: it boots while this process still imports and plans
-(6 s of the 8 s an idle realignment takes), it lives in a session of its own, so that Ctrl-C reaches the flow first and the flow
+(6 s of the 8 s an idle realignment takes), it leads a separate session, so that Ctrl-C reaches the flow first and the flow
 can still report its state, and it is recorded, so that the next command ends it if this one was killed.
 """
 
@@ -58,7 +58,7 @@ def own_prefect_api(settings: Settings) -> Iterator[Callable[[], None]]:
     try:
         yield lambda: _wait(url, api)
     finally:
-        _send_what_waits()
+        _flush_threads()
         terminate_tree([api], grace=5.0)
         record.unlink(missing_ok=True)
         os.environ.pop("PREFECT_API_URL", None)
@@ -75,8 +75,8 @@ _LEAN = {
 }
 
 
-def _send_what_waits() -> None:
-    """Prefect sends logs and task states from threads of its own, otherwise only at interpreter exit, when this API is gone."""
+def _flush_threads() -> None:
+    """Flush Prefect's log and task-state threads; otherwise they send at interpreter exit, when this API has ended."""
     if "prefect.events.worker" in sys.modules:
         from prefect.events.worker import EventsWorker
         from prefect.logging.handlers import APILogWorker
@@ -113,7 +113,7 @@ def check_answers(api_url: str) -> None:
     """Send a server one request.
 
     Raises:
-        ServiceError: it does not answer, or refuses us.
+        ServiceError: it does not answer, or refuses the credentials.
     """
     with connected(api_url):
         pass
@@ -124,7 +124,7 @@ def connected(api_url: str) -> Iterator[SyncPrefectClient]:
     """Give a client of a server that answers; its failures become :class:`ServiceError`.
 
     Raises:
-        ServiceError: it does not answer, or refuses us.
+        ServiceError: it does not answer, or refuses the credentials.
     """
     import httpx
     from prefect.client.orchestration import get_client

@@ -33,7 +33,7 @@ class RecordedProcess(StrictModel):
     """A process as written into a record file: enough to recognise it for certain.
 
     Attributes:
-        name: shown to people ("mlflow server").
+        name: for messages ("mlflow server").
         pid: process id; also the id of its session if it was started by :func:`spawn`.
         created: creation time, seconds since the epoch.
         boot, since_boot: id of the system's boot, and creation time in seconds after it: setting the clock must not make a live process

@@ -40,7 +40,7 @@ LOG_SECONDS = 2.0
 SUBMISSION_SECONDS = 1.0
 """Ample time for the head to register a job whose submission was interrupted."""
 STOP_PATIENCE = 10.0
-"""Patience with a silent head when a job is to be stopped; shorter than when it is to go on."""
+"""Patience with a silent head when a job is to be stopped; shorter than while it runs."""
 
 REPAIR = "`dora doctor` checks the services; `dora up` starts or repairs the local ones"
 RESUME = "run the same command again: it resumes from what is finished"
@@ -64,7 +64,7 @@ class RayJobs:
 
     Args:
         dashboard_url: ``http://host:8265``, where the Jobs API is.
-        environment: RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) if the head wants a token (:meth:`RayHead.environment`).
+        environment: RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) if the head requires a token (:meth:`RayHead.environment`).
         python: interpreter on the head. Default: this one, right for a head on this machine; ``python`` elsewhere.
         entry_point: the module that runs a stage by its name.
         job_environment: environment variables of the jobs. Costs: Ray then cannot use its idle worker processes.

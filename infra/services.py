@@ -1,8 +1,8 @@
 """``dora up`` and ``dora down``: Prefect server and worker, MLflow server and a Ray head, recorded.
 
 ``up`` is safe to repeat: a service that runs and answers stays, a dead one is started again, on its old port if that is free; runs that
-wait for it go on. If any service fails to come up, everything that this call started is ended again. ``down`` ends the recorded services:
-the worker first, so that flows can stop their jobs and report to a live server; the Prefect server last.
+wait for it continue. If any service fails to come up, everything that this call started is ended again. ``down`` ends the recorded
+services: the worker first, so that flows can stop their jobs and report to a live server; the Prefect server last.
 
 The servers use the same files or databases as commands without servers (``infra/back_ends.py``), so there is one history. MLflow does not
 proxy artifacts: clients write them below ``home``, or into the bucket, and the UI reads them there.
@@ -55,7 +55,7 @@ SILENT_SECONDS = 30.0
 """Silence after which `up` restarts a running service; a busy machine is silent for less."""
 REQUEST_SECONDS = 10.0
 UNCANCELLABLE = (
-    "the worker and its runs go on; after an outage of Prefect over 30 s they miss cancel requests: `dora reap`, which also runs every "
+    "the worker and its runs continue; after an outage of Prefect over 30 s they miss cancel requests: `dora reap`, which also runs every "
     "ten minutes, stops a run that was cancelled a minute ago; new runs are unaffected"
 )
 """Prefect 3.8 watches each run for cancellation, and gives up after three failed requests, for as long as the run lives."""
@@ -84,7 +84,7 @@ def up(
     """Start the services that do not run yet; returns the record with all URLs.
 
     Args:
-        on_progress: called with one line per event, for people.
+        on_progress: called with one line per event.
         register: ``register(prefect_api_url, work_pool)`` creates the deployments once server and worker are up.
 
     Raises:

@@ -25,7 +25,7 @@ WORK_POOL = "dora"
 
 
 class Service(StrictModel):
-    """One server started by ``dora up``; ``url`` is the address for people and clients ("" for the worker)."""
+    """One server started by ``dora up``; ``url`` is the address for browsers and clients ("" for the worker)."""
 
     url: str
     process: RecordedProcess
@@ -48,7 +48,7 @@ class Places:
     """Addresses of the servers of this process; None = no server, the work happens in this process. No address holds a password.
 
     Attributes:
-        ray_environment, credentials: environment variables that authenticate Ray's clients, and those of Prefect and MLflow.
+        ray_environment, credentials: environment variables that authenticate the clients of Ray, and of Prefect and MLflow.
     """
 
     mlflow_uri: str

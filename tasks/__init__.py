@@ -1,1 +1,1 @@
-"""What Ray executes: one module per stage, a thin program over ``dora_core``."""
+"""Stages, each a thin program over ``dora_core``, and their runtime on Ray."""

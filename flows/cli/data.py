@@ -1,4 +1,4 @@
-"""`dora data`: what was understood of the inputs, and the canonical records as files for other trainers."""
+"""`dora data`: preview of the inputs, and export of canonical records for other trainers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flows.cli.errors import explained
 from flows.cli.options import Json, Set
 
 data_app = typer.Typer(
-    name="data", help="Look at preference data before anything runs, and export it.", no_args_is_help=True, rich_markup_mode="rich"
+    name="data", help="Preview preference data before a run, and export it.", no_args_is_help=True, rich_markup_mode="rich"
 )
 app.add_typer(data_app)
 

@@ -1,4 +1,4 @@
-"""Asks about a promotion on the terminal of the command that runs it."""
+"""Terminal prompt for a promotion decision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def ask_here(console: Console, question: Question) -> Answer | None:
-    """Show the evaluation and ask; None without a terminal to type on, or for "later".
+    """Show the evaluation and prompt for a decision; None without a terminal to type on, or for "later".
 
     Args:
         console: a terminal.

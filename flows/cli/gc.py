@@ -1,4 +1,4 @@
-"""`dora gc`: deletes what no run and no model needs from the artifact store."""
+"""`dora gc`: delete unreachable results from the artifact store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flows.cli.options import Json
 
 @app.command(epilog="Example: dora gc --older-than 30d, then: dora gc --older-than 30d --delete")
 def gc(
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it; without this, only say what would go.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete them; without this, only list them.")] = False,
     older_than: Annotated[
         str, typer.Option("--older-than", metavar="AGE", help="Keep runs that ended and stages that were written within it: 90m, 12h, 30d.")
     ] = "7d",
@@ -21,12 +21,12 @@ def gc(
         int, typer.Option("--keep-runs", min=1, help="Keep as many completed runs of each project and kind, however old.")
     ] = 3,
     unregistered: Annotated[
-        bool, typer.Option("--unregistered", help="Go on although MLflow knows none of the models that runs of this store registered.")
+        bool, typer.Option("--unregistered", help="Continue although MLflow has none of the models that runs of this store registered.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every folder, and why it stays.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every folder that stays, with the reason.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find, or delete, what no registered model, no run under way and no next run needs of the artifact store."""
+    """Find, or delete, results in the artifact store that no registered model, run under way or next run needs."""
     with explained(as_json):
         from flows.cli.output import Out
         from flows.upkeep import gc as collecting

@@ -15,7 +15,7 @@ from flows.cli.options import AnySetting, Column, Json, KeyVariable, OutputFile,
 def generate(
     prompts: Annotated[str, typer.Argument(help="Parquet or JSON lines with a column `prompt` (strings or messages), or preference data.")],
     output: OutputFile,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Folder or Hugging Face id of what responds.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Folder or Hugging Face id of the model.")] = None,
     endpoint: Server = None,
     served_model: Annotated[str | None, typer.Option("--served-model", metavar="NAME", help="The server's name for its model.")] = None,
     api_key_env: KeyVariable = None,

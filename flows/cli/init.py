@@ -20,7 +20,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Look at data files and write a commented configuration that runs. Assumptions and open decisions are comments in it."""
+    """Inspect data files and write a commented configuration that runs. Assumptions and open decisions are comments in it."""
     with explained(as_json):
         from dora_core.errors import ConfigError, DataError
         from flows.cli.files.tables import write_text

@@ -21,11 +21,11 @@ class JudgeKind(StrEnum):
 
 @app.command(epilog="Example: dora judge samples.parquet -o scores.parquet --judge reward_model --model ./reward")
 def judge(
-    responses: Annotated[str, typer.Argument(help="What `dora generate` wrote, or columns `prompt` and `response`, or preference data.")],
+    responses: Annotated[str, typer.Argument(help="Output of `dora generate`, or columns `prompt` and `response`, or preference data.")],
     output: OutputFile,
     kind: Annotated[JudgeKind, typer.Option("--judge", help="gold is for prompts of the known mixture.")],
     model: Annotated[str | None, typer.Option("--model", "-m", help="Reward model, policy (implicit), or the server's name (llm).")] = None,
-    reference: Annotated[str | None, typer.Option("--reference", help="implicit: what the policy started from.")] = None,
+    reference: Annotated[str | None, typer.Option("--reference", help="implicit: the model that the policy started from.")] = None,
     endpoint: Server = None,
     api_key_env: KeyVariable = None,
     against: Annotated[

@@ -35,7 +35,7 @@ _COLOURS = {"cached": "dim", "ran": "green", "failed": "red", "cancelled": "yell
 
 
 class Out:
-    """Prints: text to stdout, or to stderr when stdout carries the JSON document."""
+    """Printer: text to stdout, or to stderr when stdout carries the JSON document."""
 
     def __init__(self, as_json: bool):
         self._as_json = as_json
@@ -127,7 +127,7 @@ class Out:
 
     @contextmanager
     def watching(self, verbose: bool) -> Iterator[Observer]:
-        """Give an observer for the time of a run: live bars on a terminal, lines elsewhere."""
+        """Yield an observer for a run: live bars on a terminal, lines elsewhere."""
         if not self.console.is_terminal:
             yield Lines(self, verbose)
             return

@@ -1,4 +1,4 @@
-"""`dora reap`: ends what runs left behind whose process is gone."""
+"""`dora reap`: clean up after runs whose process is gone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def reap(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is left over; stop nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Stop what runs left behind whose process is gone: Ray jobs, MLflow runs, slots. Never touches a live run; safe to repeat."""
+    """Clean up after runs whose process is gone: Ray jobs, MLflow runs, slots. Live runs are left alone; safe to repeat."""
     with explained(as_json):
         from flows.cli.output import Out
         from flows.upkeep import reap as reaping

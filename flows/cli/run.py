@@ -52,12 +52,12 @@ def show_plan(config: RealignConfig, until: Until, *, as_json: bool) -> None:
     store, places = Store(settings.store_uri), apply_environment(settings)
     plan = build_plan(config, store, until=until, champions=partial(champions, places, config, store))
     out = Out(as_json)
-    preview = _say_data(config, out)
+    preview = _print_data(config, out)
     out.plan(plan)
     out.document(plan.to_json() | {"data": preview.model_dump(exclude={"inputs": {"__all__": {"shown"}}})})
 
 
-def _say_data(config: RealignConfig, out: Out) -> Preview:
+def _print_data(config: RealignConfig, out: Out) -> Preview:
     """Print one line per input and the warnings, from the first rows of each; texts are never among them."""
     from dora_core.data.preview import Wanted, preview_data
     from flows.report.data_preview import input_line
@@ -92,7 +92,7 @@ def run(config: RealignConfig, until: Until, *, as_json: bool, verbose: bool, re
     """Run ``realign``, or ``self-train`` for its configuration, in this process and print its summary.
 
     Raises:
-        DoraError: what made a stage fail. RunStopped: a guard rail; summary and report are there.
+        DoraError: the failure of a stage. RunStopped: a guard rail; summary and report are there.
             KeyboardInterrupt: stopped; Ray jobs and servers of this command have ended.
     """
 
@@ -127,7 +127,7 @@ def _result(state: Any) -> EndedRun:
     """Return the result of a flow run.
 
     Raises:
-        DoraError: what made it fail.
+        DoraError: the cause of its failure.
     """
     ended: EndedRun = state.result()
     return ended
@@ -150,7 +150,7 @@ def _run(start: Callable[[], EndedRun], *, as_json: bool, verbose: bool, report:
         from flows.upkeep.reap import end_dead
 
         wait_for_api()
-        # Without a server there is no flow `reap`: the next command closes what a killed one left. A bucket's manifests take long to read.
+        # Without a server there is no flow `reap`: the next command cleans up after a killed one. A bucket's manifests take long to read.
         if places.prefect_api_url is None and Store(settings.store_uri).remote is None:
             end_dead(settings)
         token = COMMAND.set(Command(places, observer))

@@ -46,7 +46,7 @@ def up(
 
 @app.command(epilog="Example: dora down")
 def down(as_json: Json = False) -> None:
-    """Stop what `dora up` started, and nothing else."""
+    """Stop the services that `dora up` started, and nothing else."""
     with explained(as_json):
         from flows.cli.output import Out
         from infra import services

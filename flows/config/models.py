@@ -63,7 +63,7 @@ class ListGenerateConfig(GenerateConfig):
 
 
 class CompareConfig(StrictModel):
-    """Responses to held-out prompts against those of the start and of the champion, and against the chosen ones of the data."""
+    """Comparison of responses to held-out prompts with the start's, the champion's, and the chosen responses of the data."""
 
     judge: Judge = Field(default_factory=RewardModelJudge, description="The judge that scores them.")
     generate: HeldOutGenerateConfig = Field(default_factory=HeldOutGenerateConfig, description="How they are sampled, whatever the policy.")
@@ -74,16 +74,18 @@ class CompareConfig(StrictModel):
         if isinstance(self.judge, ImplicitJudge):
             raise ValueError("judge.kind=implicit cannot compare policies: each would be judged by itself; use reward_model, llm or gold")
         if isinstance(self.judge, LLMJudge) and self.judge.against != "given":
-            raise ValueError("judge.against must be given: scores of responses compared with each other say nothing about another policy's")
+            raise ValueError(
+                "judge.against must be given: scores of responses compared with each other do not compare with another policy's"
+            )
         if self.generate.served_model is not None:
             raise ValueError("generate.served_model: policies are compared by their own responses; leave it out")
         return self
 
 
 class ExecutionConfig(StrictModel):
-    """Resources per stage: of its own section, and of `default` for keys that it leaves out. Never part of a digest."""
+    """Resources per stage: a stage's section, with `default` for the keys that it leaves out. Never part of a digest."""
 
-    default: Execution = Field(default_factory=Execution, description="For all stages, where their own section does not say otherwise.")
+    default: Execution = Field(default_factory=Execution, description="For all stages, unless their section overrides it.")
     classify: Execution | None = Field(None, description="Fitting the source classifiers.")
     calibrate: Execution | None = Field(None, description="Scoring responses with the classifiers.")
     drift: Execution | None = Field(None, description="Scoring new data with the last run's classifiers.")
@@ -92,8 +94,8 @@ class ExecutionConfig(StrictModel):
     align: Execution | None = Field(None, description="Alignment.")
     evaluate: Execution | None = Field(None, description="Evaluation.")
     reward: Execution | None = Field(None, description="Training the reward model.")
-    generate: Execution | None = Field(None, description="Sampling responses, or asking an endpoint for them.")
-    judge: Execution | None = Field(None, description="Scoring responses, or asking an endpoint to.")
+    generate: Execution | None = Field(None, description="Sampling responses, or requesting them from an endpoint.")
+    judge: Execution | None = Field(None, description="Scoring responses, here or by an endpoint.")
 
     @model_validator(mode="before")
     @classmethod
@@ -114,7 +116,7 @@ class ExecutionConfig(StrictModel):
         for name in type(self).model_fields:
             section = getattr(self, name)
             if section is not None and section.endpoint is not None and name not in ("generate", "judge"):
-                raise ValueError(f"{name}.endpoint: only execution.generate and execution.judge ask a server")
+                raise ValueError(f"{name}.endpoint: only execution.generate and execution.judge use a server")
         return self
 
     def of(self, stage: str) -> Execution:
@@ -122,7 +124,7 @@ class ExecutionConfig(StrictModel):
 
 
 def _judge_mistake(key: str, judge: Judge, execution: ExecutionConfig) -> str | None:
-    """A server is named for the judge that asks one; others may leave it idle."""
+    """Return the mistake of an endpoint that a judge lacks; an endpoint without a use is allowed."""
     endpoint = execution.of("judge").endpoint
     return endpoint_mistake(f"{key}.kind={judge.kind}", judge.asks_server, "execution.judge.endpoint.url", endpoint, may_idle=True)
 
@@ -151,7 +153,7 @@ class MethodConfig(StrictModel):
 
 
 class RealignConfig(MethodConfig):
-    """Everything one realignment computes. Every key has a default except `data`."""
+    """Configuration of a realignment. Every key has a default except `data`."""
 
     example: ClassVar[str] = "infra/configs/demo.yaml"
 
@@ -184,7 +186,7 @@ class RealignConfig(MethodConfig):
 
     @property
     def needs_calibration(self) -> bool:
-        """erm, dro and dr_dpo never look at h, so nothing is scored for them."""
+        """Whether the objective reads h; for erm, dro and dr_dpo nothing is scored."""
         return find_objective(self.align.objective.name).uses_factors
 
 
@@ -193,7 +195,7 @@ class SelfTrainConfig(RealignConfig):
 
     example: ClassVar[str] = "infra/configs/self-train.yaml"
 
-    rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="Rounds: how many, what they learn from, when they stop.")
+    rounds: RoundsConfig = Field(default_factory=RoundsConfig, description="Rounds: number, training data, guard rails.")
     generate: ListGenerateConfig = Field(default_factory=ListGenerateConfig, description="Samples of the train prompts, in every round.")
     judge: Judge = Field(default_factory=RewardModelJudge, description="The judge that labels them; unused by strategy selfie.")
 
@@ -208,7 +210,7 @@ class SelfTrainConfig(RealignConfig):
     def _check_rounds(self) -> Self:
         mistakes = []
         if self.generate.prompts is not None:
-            mistakes.append("generate.prompts: rounds.prompts says how many prompts a round samples, other ones each round")
+            mistakes.append("generate.prompts: rounds.prompts is the number of prompts of a round, other ones each round")
         if self.evaluate.erm_twin:
             mistakes.append(
                 "evaluate.erm_twin compares one alignment; for rounds run self-train again with align.objective.name=erm, or a study"
@@ -308,7 +310,7 @@ class StudyConfig(MethodConfig):
     )
     judge: Judge = Field(
         default_factory=RewardModelJudge,
-        description="Who labels them (gold: of the study's testbed). Policies are always compared by gold reward.",
+        description="The judge that labels them (gold: of the study's testbed). Policies are always compared by gold reward.",
     )
     bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="Bootstrap resamples of the tables: seeds, then prompts.")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the tables' intervals.")

@@ -35,7 +35,7 @@ def data_of(config: RealignConfig) -> str:
 
 
 def strength_of(objective: ObjectiveConfig) -> str:
-    """λ as people write it: ``"1"``, ``"auto"``, ``"3→0.3"`` for a schedule, empty where the objective has none."""
+    """Return λ as text: ``"1"``, ``"auto"``, ``"3→0.3"`` for a schedule, empty where the objective has none."""
     if not find_objective(objective.name).uses_lambda:
         return ""
     lam = objective.lam

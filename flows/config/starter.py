@@ -1,7 +1,7 @@
 """A first configuration from data files alone: commented YAML that runs, with every assumption written beside the key it decided.
 
-Nothing is asked. An assumption is a comment that begins with ``ASSUMED``; a decision that only the user can make is one that begins with
-``DECIDE``, and until it is made the configuration avoids everything that depends on it (objective ``erm`` reads no trusted source).
+There are no prompts. An assumption is a comment that begins with ``ASSUMED``; a decision that only the user can make is one that begins
+with ``DECIDE``, and until it is made the configuration avoids everything that depends on it (objective ``erm`` reads no trusted source).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ PEOPLE = re.compile(
 """Names of sources that are probably people."""
 SOURCES_SHOWN = 12
 CHARS_PER_TOKEN = 3
-"""Few, so that the limits of the text cut next to nothing."""
+"""A low estimate, so that the token limits truncate almost no text."""
 
 
 @dataclass(frozen=True)
 class Starter:
-    """The configuration's text, its preview, and what was assumed or is to be decided."""
+    """Text of the configuration, its preview, assumptions and open decisions."""
 
     text: str
     data: DataConfig
@@ -54,7 +54,7 @@ def starter(
     rows: int | None = ROWS,
     progress: Progress = lambda what, done, total: None,
 ) -> Starter:
-    """Look at inputs and write a configuration for them.
+    """Inspect inputs and write a configuration for them.
 
     Args:
         paths: files, folders or dataset names.
@@ -63,7 +63,7 @@ def starter(
         rows: most rows of an input that are counted.
 
     Raises:
-        DataError: an input cannot be read, or it is open how to read it; the hint has the lines to write.
+        DataError: an input cannot be read, or its mapping is ambiguous; the hint has the lines to write.
     """
     found = [*(item for path in paths for item in look_at_all(path, several=len(paths) > 1))]
     found += [look_at(path, content="golden") for path in golden]
@@ -92,24 +92,24 @@ def _data(found: Sequence[Found]) -> dict[str, Any]:
 _GENERIC = re.compile(
     r"(train|test|data|dataset|default|file|part|shard|validation|valid|val|dev|eval)?([-_.]?\d+)*(-of-\d+)?", re.IGNORECASE
 )
-"""Names of files that say nothing about what is in them."""
+"""File names without information about their content."""
 
 
 def title(path: str) -> str:
-    """A short name for an input: that of its file, or of the folder above it where the file is called ``train-00000-of-00001``."""
+    """Return a short name for an input: that of its file, or of the folder above it where the file is called ``train-00000-of-00001``."""
     file = Path(path)
     stem = file.name.split(".")[0]
     return _name(file.parent.name if _GENERIC.fullmatch(stem) and file.parent.name else stem)
 
 
 def _name(text: str) -> str:
-    """A name that the configuration accepts."""
+    """Return a name that the configuration accepts."""
     name = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:64]
     return name if re.fullmatch(NAME_PATTERN, name) else "data"
 
 
 class _Writer:
-    """Writes the text; collects assumptions on the way."""
+    """Writer of the YAML text; also collects the assumptions."""
 
     def __init__(self, found: Sequence[Found], data: DataConfig, preview: Preview, folder: Path, rows: int | None):
         self.found, self.preview, self.folder, self.rows = found, preview, folder.resolve(), rows
@@ -127,7 +127,7 @@ class _Writer:
         self.objective = "dora" if self.estimable else "erm"
 
     def _golden_sources(self) -> tuple[list[str], bool]:
-        """Trusted sources, and whether something but their frequency says so."""
+        """Return the trusted sources, and whether they were found by name or `golden` data rather than by frequency."""
         people = [name for name in self.names if PEOPLE.fullmatch(name)]
         if (people and len(people) < len(self.names)) or (people and self.has_golden_data):
             self.assumed.append(f"trusted: {', '.join(people)}, by name")
@@ -226,7 +226,8 @@ class _Writer:
         self.decide.append(f"data.golden_sources: which of {', '.join(self.names[:SOURCES_SHOWN])} is trusted")
         yield "  # DECIDE which of them is trusted; no name looks like people. Until then align.objective is erm, which does not read it."
         yield from (f"  # golden_sources: [{_flow_text(name)}]" for name in self.names[:SOURCES_SHOWN])
-        yield f"  golden_sources: {_flow_text(self.golden)}      # the rarest one that wins most, as the key needs a name; nothing below depends on it"
+        yield f"  golden_sources: {_flow_text(self.golden)}      # the rarest one that wins most, as the key needs a name; nothing below
+        depends on it"
 
     def _method(self) -> Iterator[str]:
         yield "text:                         # limits that cut almost none of these texts; long ones cost time"
@@ -270,5 +271,5 @@ def _flow_text(value: Any) -> str:
 
 
 def _wrapped(text: str, width: int = 120) -> list[str]:
-    """Lines of ``text``, broken after commas only."""
+    """Return ``text`` as lines, broken after commas only."""
     return [line.replace("\0", " ") for line in textwrap.wrap(text.replace(" ", "\0").replace(",\0", ", "), width)]

@@ -31,7 +31,7 @@ _KINDS = {"str": "text", "int": "whole number", "float": "number", "bool": "true
 
 
 class _Yaml12(yaml.SafeLoader):
-    """SafeLoader of what JSON can say, with the scalars of YAML 1.2: ``1e-3`` is a float, only true/false are booleans, a date is text."""
+    """SafeLoader of JSON's types, with the scalars of YAML 1.2: ``1e-3`` is a float, only true/false are booleans, a date is text."""
 
     depth = 0
 
@@ -71,7 +71,7 @@ _Yaml12.add_implicit_resolver(
 
 
 def read_yaml(text: str, place: str) -> tuple[Any, dict[KeyPath, int]]:
-    """Parse one YAML document; returns it with the line (from 1) of every key path. Keys are text, values are what JSON can say.
+    """Parse one YAML document; returns it with the line (from 1) of every key path. Keys are text, values are of JSON's types.
 
     Raises:
         ConfigError: syntax error, duplicate key, an alias inside itself, a value of a kind or size that no configuration has; with the
@@ -95,7 +95,7 @@ def read_yaml(text: str, place: str) -> tuple[Any, dict[KeyPath, int]]:
 
 
 def _index_lines(node: yaml.Node, path: KeyPath, parents: tuple[int, ...], lines: dict[KeyPath, int], place: str) -> None:
-    """Fill ``lines`` and refuse what YAML would silently accept: a key given twice, an alias that contains itself or multiplies."""
+    """Fill ``lines`` and refuse mistakes that YAML silently accepts: a duplicate key, an alias that contains itself or multiplies."""
     here = f"{place} line {node.start_mark.line + 1}"
     if id(node) in parents:
         raise ConfigError(f"{here}: an alias contains itself", hint="write the section out")

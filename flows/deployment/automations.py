@@ -1,12 +1,12 @@
-"""Automations of a Prefect server for our runs: they end zombies, and send failures and decisions to a webhook.
+"""Automations of a Prefect server: crash detection for runs of this package, and notices to a webhook.
 
 *Zombies.* A flow run whose process is gone stays Running for ever. Prefect's remedy: runs send heartbeats
-(``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``, 180 s by default), and an automation sets runs that missed three to Crashed. `dora reap` ends what
-they left on Ray and in MLflow. A run whose worker died between taking it and starting its process sends none, stays Pending, and holds
+(``PREFECT_FLOWS_HEARTBEAT_FREQUENCY``, 180 s by default), and an automation sets runs that missed three to Crashed. `dora reap` ends
+their Ray jobs and MLflow runs. A run whose worker died between taking it and starting its process sends none, stays Pending, and holds
 a place of its queue (``flows/deployment/deploy.py``): `dora reap` ends those, and an automation the runs of `reap` itself. Not all runs:
 each event of each run would be written to the database once more, and two hundred queued runs lock SQLite often enough.
 Left out: a run that suspends within the fraction of a second after a heartbeat was sent and before it arrived is crashed, too; its model
-waits as challenger all the same.
+stays challenger.
 
 *Notices.* A POST of JSON for each run of ours that fails or crashes, and for each of our events (``flows/running/events.py``), of which a
 run that a guard rail stops is one::
@@ -33,7 +33,7 @@ PREFIX = "dora: "
 TAG = "dora"
 """Tag of our deployments, and so of their runs."""
 UPKEEP = "upkeep"
-"""Work queue of maintenance flows, which free what other runs wait for."""
+"""Work queue of maintenance flows (reap, gc)."""
 BLOCK = "dora-webhook"
 MISSED_HEARTBEATS = 3
 PENDING_LIMIT = timedelta(minutes=10)
@@ -59,10 +59,10 @@ def install(api_url: str, webhook: str | None) -> list[str]:
 
     Args:
         api_url: ``http://host:4200/api``.
-        webhook: where notices go; None = to the address given before, if there was one.
+        webhook: address for notices; None = the one given before, if any.
 
     Returns:
-        One line per automation, for people.
+        One line per automation.
     """
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
@@ -99,7 +99,7 @@ def automations(ui: str, block: UUID | None, heartbeat_seconds: int | None) -> I
     Args:
         ui: address of Prefect's pages.
         block: the webhook's; None = no notices.
-        heartbeat_seconds: between two heartbeats of a run; None = there are none.
+        heartbeat_seconds: interval of a run's heartbeats; None = heartbeats are off.
     """
     from prefect.client.schemas.objects import StateType
     from prefect.events import CallWebhook, ChangeFlowRunState, EventTrigger, Posture

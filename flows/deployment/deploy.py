@@ -1,9 +1,8 @@
 """``dora deploy``: brings a Prefect server to the state that ``infra/prefect.yaml`` declares. Safe to repeat.
 
 Work pool and its queues, deployments with their forms and schedules, the concurrency limit of ``flows/running/gpu_slots.py`` and the
-automations of
-``flows/deployment/automations.py``. The worker imports a flow from the installed package: nothing is uploaded, and the code that runs is
-the code that is installed there.
+automations of ``flows/deployment/automations.py``. The worker imports a flow from the installed package: nothing is uploaded, and the code
+that runs is the code that is installed there.
 
 Changes made in Prefect's UI stay: the sizes of limits unless one is given, whether a schedule is on, and parameters and times
 of a deployment until its entry in the file changes. The server remembers the digest of the entry it was given, as the deployment's
@@ -153,7 +152,7 @@ def deploy(
     webhook: str | None = None,
     dry_run: bool = False,
 ) -> Deployed:
-    """See the module docstring.
+    """Create or update everything that ``infra/prefect.yaml`` declares; see the module docstring.
 
     Args:
         api_url: ``http://host:4200/api``.
@@ -161,11 +160,11 @@ def deploy(
         pool_type: of a new pool; None: process. For a pool that is there: what it must be.
         image: container image of runs, for docker and kubernetes. Default: the one this release builds.
         limit: slots of ``dora-gpus``. Default for a new limit: the number of GPUs of this machine, or 1.
-        webhook: address that gets notices of failures and decisions; None: as it was.
+        webhook: address for notices of failures and decisions; None: unchanged.
         dry_run: report; write nothing.
 
     Raises:
-        ServiceError: the server is away or refuses us. ConfigError: the pool is of another type, or needs no image.
+        ServiceError: the server is away or refuses the credentials. ConfigError: the pool is of another type, or needs no image.
     """
     entries = declared()
     with connected(api_url) as client:
@@ -303,7 +302,7 @@ def _ensure_pool(client: SyncPrefectClient, name: str, kind: PoolType | None, im
 
 
 def _ensure_upkeep(client: SyncPrefectClient, pool: str, kind: str, dry_run: bool) -> Change:
-    """Ensure the maintenance queue: behind the runs that wait for it, maintenance would wait for ever.
+    """Ensure the maintenance queue, so that maintenance is never blocked by training runs.
 
     In a process pool, where each run is a process of the worker's machine, both queues get a limit; containers and pods have their own
     schedulers. The server counts the pending and the running runs of a queue, and gives a worker no more than are left: a worker's own
@@ -337,7 +336,7 @@ def base_template(kind: PoolType, image: str | None, prefects_own: Callable[[], 
     """Return the base job template of a new pool.
 
     Args:
-        prefects_own: gives the templates that the server knows, so that a worker's package is needed on its own machine only.
+        prefects_own: returns the server's templates, so that a worker's package is needed on its machine only.
 
     Raises:
         ConfigError: an image for a process, or none for a cluster that has to pull one.

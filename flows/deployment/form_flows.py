@@ -1,7 +1,7 @@
 """The flows as deployments offer them: a form (``flows/deployment/forms.py``) in place of a whole configuration.
 
 Each has the name of the flow that the command of that name runs, so that Prefect shows both kinds of runs together; the work is the same
-function. ``infra/prefect.yaml`` says under which names and schedules they are offered.
+function. ``infra/prefect.yaml`` declares their names and schedules.
 """
 
 # ruff: noqa: B006, B008  # Prefect reads a form's defaults from the signature; sections are frozen, and the lists are never changed.
@@ -35,10 +35,10 @@ from flows.deployment.forms import (
     configure,
 )
 from flows.run_record import EndedRun
-from flows.running.supervise import stop_what_it_left, supervise
-from flows.study import compare, name_of_study
+from flows.running.supervise import clean_up_dead_run, supervise
+from flows.study import name_of_study, supervise_study
 
-served = partial(flow, persist_result=False, on_cancellation=[stop_what_it_left], on_crashed=[stop_what_it_left])
+served = partial(flow, persist_result=False, on_cancellation=[clean_up_dead_run], on_crashed=[clean_up_dead_run])
 
 
 _CONFIGURED: dict[str, MethodConfig] = {}
@@ -147,4 +147,4 @@ def study(
         training: Settings of every alignment.
         overrides: Any other key of the configuration, as --set takes them: golden_responses=1000
     """
-    return compare(configured(StudyConfig))
+    return supervise_study(configured(StudyConfig))

@@ -1,9 +1,9 @@
 """The form that Prefect's UI shows for a deployment: two levels at most, each field one key of the configuration.
 
-A person names a configuration file and changes a few values; what is left blank stays as the file has it. Bounds and description of a
-field are those of the key it sets, so the Prefect API refuses in the form what the configuration would refuse in the run. What
-depends on another value or on the machine (a loss's own bounds, a file that is not there) fails in the run's first second, with the
-command line's words: :func:`configure` overrides and validates through ``flows/config/loading.py``.
+A user names a configuration file and changes a few values; blank fields keep the file's value. Bounds and description of a
+field are those of the key it sets, so the Prefect API refuses values in the form that the configuration would refuse in the run. Checks
+that need another value or the machine (a loss's bounds, a missing file) fail in the run's first second, with the
+messages of the command line: :func:`configure` overrides and validates through ``flows/config/loading.py``.
 
 Prefect's UI draws an input per plain type, a list of choices per enum, a card per section, and tabs per union. Hence no null in the
 schema: a blank is a field that is left out.
@@ -86,7 +86,7 @@ def project_of(model: type[MethodConfig], config_file: str, overrides: Sequence[
 
 
 def _folder() -> Path:
-    """Configurations of this place: ``<home>/configs``."""
+    """Return ``<home>/configs``."""
     return Settings().root / "configs"
 
 
@@ -112,7 +112,7 @@ def _path(config_file: str, model: type[MethodConfig]) -> Path:
 
 
 def examples() -> list[str]:
-    """Names of the configurations that come with the package."""
+    """Return the names of the configurations that come with the package."""
     files = (importlib.resources.files("infra") / "configs").iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
@@ -155,7 +155,7 @@ def _key(path: str, description: str = "", *, root: type[BaseModel] = SelfTrainC
     """Return a field that sets one key, blank at first, with that key's own bounds; and description, unless another is given."""
     source = _find(root, path.split("."))
     field = Field(None, description=f"{description or source.description} [{path}]", **more)
-    # Bounds and choices; validators that would look at a blank are left to the configuration.
+    # Bounds and choices; the configuration itself runs the validators, which would fail on a blank.
     field.metadata = [rule for rule in source.metadata if not isinstance(rule, AfterValidator)]
     return field
 
@@ -209,7 +209,7 @@ class Method(Section):
     """Loss, robust objective and calibration factors."""
 
     loss: LossName | None = Field(None, description="Preference loss; one named here starts from its own defaults. [align.loss.name]")
-    beta: float | None = Field(None, gt=0, le=100, description="β of the loss; each loss has a scale of its own. [align.loss.beta]")
+    beta: float | None = Field(None, gt=0, le=100, description="β of the loss; losses differ in scale. [align.loss.beta]")
     objective: str | None = _key("align.objective.name")
     lam: Annotated[float, Field(gt=0, title="number")] | Auto | None = _key(
         "align.objective.lambda", "λ: a number, or auto: chosen by the effective sample size. Unused by erm and reweight.", alias="lambda"
@@ -218,7 +218,7 @@ class Method(Section):
 
     def overrides(self) -> Iterator[Override]:
         if self.loss is not None:
-            yield "align.loss", {}  # another loss knows other parameters
+            yield "align.loss", {}  # another loss has other parameters
         yield from super().overrides()
 
 

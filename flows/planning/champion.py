@@ -18,7 +18,7 @@ def champions(places: Places, config: RealignConfig, store: Store, note: Callabl
     If the registry does not answer, the run continues without the comparison.
 
     Args:
-        note: receives the reason for each policy that is missing.
+        note: callback for the reason why a policy is missing.
     """
     try:
         tags = registry.alias_tags(places.mlflow_uri, config.model_name)

@@ -1,4 +1,4 @@
-"""``projects/<project>/latest.json``: the stages of a project's last successful run, with which the next plan compares itself."""
+"""``projects/<project>/latest.json``: the stages of a project's last successful run, the baseline of the next plan."""
 
 from __future__ import annotations
 

@@ -39,11 +39,11 @@ _CONFIG_KEYS = {
 
 
 def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote", champions: Champions = lambda note: []) -> Plan:
-    """Specs of all stages, compared with the store and with the project's last run. Computes nothing, writes nothing.
+    """Plan all stages: their specs, compared with the store and with the project's last run. Computes nothing, writes nothing.
 
     Args:
         until: the last stage wanted.
-        champions: gives the registry's champion and the one before it (``flows/planning/champion.py``), and notes what is missing; called
+        champions: returns the registry's champion and the one before it (``flows/planning/champion.py``), and notes missing ones; called
             only if the project has promoted a model before.
 
     Raises:
@@ -125,12 +125,12 @@ def _compare(
         reason = "runs: first time"
     else:
         reason = f"runs: {_why(before.payload, spec, labels)}"
-    at_once = isinstance(spec, drift.Spec) and spec.previous is None  # nothing to compare with: not worth a job
+    at_once = isinstance(spec, drift.Spec) and spec.previous is None  # a first run: nothing to compare, so no Ray job
     return PlannedStage(label, spec, cached, reason, seconds, nothing_heavy=at_once, round=round)
 
 
 def _why(old: dict[str, Any], spec: StageSpec, labels: dict[str, str]) -> str:
-    """``"align.objective.lambda auto → 2.0; calibrate changed"``."""
+    """Return the changes: ``"align.objective.lambda auto → 2.0; calibrate changed"``."""
     new = spec.payload()
     inputs = spec.inputs()
     before = {ref["digest"] for name in inputs for ref in _refs(old.get(name.partition(".")[0]))}

@@ -1,4 +1,4 @@
-"""A plan, the result of planning and the input of running: its stages in order, each with its digest, whether it runs, and why."""
+"""The plan of a run as data: stages in order, each with its digest, whether it runs, and the reason."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class PlannedStage:
 
     Attributes:
         label: unique within the plan; the stage's name unless it runs twice.
-        reason: ``"cached: …"`` or ``"runs: …"``, for people.
-        seconds: what the stage took in the run it is compared with, or an estimate; None = unknown.
-        nothing_heavy: run it in the flow's process although it is a job: its result takes a moment.
+        reason: ``"cached: …"`` or ``"runs: …"``, a text for users.
+        seconds: duration in the last run, or an estimate; None = unknown.
+        nothing_heavy: a job stage with almost nothing to compute, which runs in the flow's process instead.
         round: the self-training round it belongs to; None outside self-training.
     """
 
@@ -33,12 +33,12 @@ class PlannedStage:
 
     @property
     def is_local(self) -> bool:
-        """Runs in the flow's process."""
+        """Whether it runs in the flow's process."""
         return self.nothing_heavy or self.spec.placement == "local"
 
     @property
     def is_small(self) -> bool:
-        """Whether it is a job without workers of its own and on CPU, so that it may share one with others."""
+        """Whether it is a CPU job without Ray workers, which may share one job with other small stages."""
         return not self.is_local and self.spec.execution.workers == 0 and self.spec.execution.gpus_per_worker == 0
 
     @cached_property
@@ -98,7 +98,7 @@ class Plan:
         return to_run[first : last + 1]
 
     def checked(self, store: Store) -> Plan:
-        """Return the plan with results that were deleted since as stages that run: `dora gc` spares them from the manifest on."""
+        """Return the plan; stages whose result was deleted meanwhile run. `dora gc` reads the manifest and spares the others."""
         stages = [
             replace(s, cached=False, reason="runs: its result has just been deleted") if s.cached and not s.spec.is_done(store) else s
             for s in self.stages

@@ -1,4 +1,4 @@
-"""Self-training rounds as specs: what follows a realignment when its policy goes on to learn from its own samples.
+"""Self-training rounds as specs: the stages after a realignment in which the policy learns from its own samples.
 
     policy k−1 → generate → guard → judge → mix → classify → calibrate → guard → reference → align → policy k
                                                     policy k → generate (held-out) → judge → compare → evaluate → guard

@@ -25,7 +25,7 @@ START_STREAM, CHAMPION_STREAM = 1 << 20, 1 << 21
 
 
 class Chain:
-    """Specs of one run, label → spec in running order; an equal spec is there once.
+    """Specs of one run: label → spec, in running order, without duplicates.
 
     Args:
         config: pinned, see :func:`pinned`.
@@ -300,10 +300,10 @@ class Chain:
         return self.add("compare", spec)
 
     def guard(self, label: str, **evidence: StageRef | None) -> StageRef:
-        """Add the guard rails of the current round; ``evidence``: the stages they look at, by the names of ``tasks/stages/guard.py``."""
+        """Add the guard rails of the current round; ``evidence``: the stages they read, by the names of ``tasks/stages/guard.py``."""
         from tasks.stages import guard
 
-        assert isinstance(self.config, SelfTrainConfig) and self.round is not None, "guard rails are of self-training rounds"
+        assert isinstance(self.config, SelfTrainConfig) and self.round is not None, "guard rails need self-training rounds"
         return self.add(label, guard.Spec(round=self.round, guard=self.config.rounds.guard, **evidence, execution=self._run("guard")))
 
     def _policy(self, start: StageRef | None) -> dict[str, Any]:

@@ -10,8 +10,8 @@ beside it and samples at its end:
               └→ generate → judge     └→ rounds (``flows/planning/rounds.py``) → generate → judge
 
 Specs point at their inputs by digest, so that equal parts of two chains are one stage. A cell with other label noise or another golden
-reference changes only what they change: labels enter ``align`` and ``evaluate``, the golden reference enters the classifiers, and the rest
-(start, reference log-probabilities, truth) is that of the seed's own mixture. So these tables compare factors, not starts.
+reference recomputes only the stages that read it: labels enter ``align`` and ``evaluate``, the golden reference enters the classifiers, and
+the rest (start, reference log-probabilities, truth) is that of the seed's own mixture. So these tables compare factors, not starts.
 """
 
 from __future__ import annotations
@@ -170,12 +170,12 @@ def objective_of(config: StudyConfig, name: str) -> ObjectiveConfig:
 
 @dataclass(frozen=True)
 class Grid:
-    """Everything a study runs.
+    """All stages of a study.
 
     Attributes:
         cells: number of cells per seed.
-        stages: per seed, every stage once, in an order in which each follows what it reads.
-        runs: where the tables find each seed of each cell.
+        stages: per seed, every stage once, in topological order.
+        runs: references to the outputs of each seed of each cell, for the tables.
         inputs: ``{URI: digest}`` of the generated data.
     """
 
@@ -267,7 +267,7 @@ def _realignment(
         chain.guard("guard policy", evaluation=evaluation, before=chain.evaluate(start, reference, before, label="evaluate before"))
 
     def sampled(name: str, model: StageRef | None, stream: int) -> tuple[StageRef, StageRef]:
-        """Samples of a policy on held-out prompts, and their gold rewards."""
+        """Add samples of a policy on held-out prompts, and their gold rewards."""
         drawn = generate.Spec(
             records=base.records,
             policy=model,
@@ -368,7 +368,7 @@ def plan_study(config: StudyConfig, grid: Grid, store: Store) -> Plan:
 
 
 def _mean_seconds(grid: Grid, latest: dict[str, LatestStage], store: Store) -> dict[str, float]:
-    """Mean seconds per kind of stage, over what is finished of this grid and of the project's last one."""
+    """Return mean seconds per kind of stage, over finished stages of this grid and of the project's last one."""
     last = [StageRef(**ref) for before in latest.values() for ref in before.payload.get("stages", [])]
     refs = {ref.digest: ref for ref in (*(s.ref() for specs in grid.stages.values() for s in specs), *last)}
     seconds: dict[str, list[float]] = {}

@@ -9,7 +9,7 @@ from tasks.stages._promotion_gate import GateResult
 
 
 def evidence_table(evaluation: evaluate.Facts, comparison: compare.Facts | None) -> str:
-    """Wins and losses, the gate's rules, and the measures that matter most: accuracy (on pairs, and the AUC over labels) and KL."""
+    """Render wins and losses, the gate's rules, and the measures that matter most: accuracy (on pairs, and the AUC over labels) and KL."""
     whole, labels, kl = evaluation.parts.get("all"), evaluation.labels, evaluation.kl
     measures = [f"held-out preference accuracy **{interval(whole.accuracy.policy)}**"] if whole else []
     measures += [f"AUC over held-out labels **{interval(labels.auc.policy)}**"] if labels and labels.auc else []
@@ -19,14 +19,14 @@ def evidence_table(evaluation: evaluate.Facts, comparison: compare.Facts | None)
 
 
 def gate_table(gate: GateResult) -> str:
-    """One row per rule of the promotion gate, and per rule that had no evidence."""
+    """Render the promotion gate: one row per rule, and per rule that had no evidence."""
     rows = [f"| {'met' if rule.passed else '**not met**'} | {cell(rule.message)} |" for rule in gate.rules]
     rows += [f"| no evidence | {cell(f'{name}: {reason}')} |" for name, reason in gate.unchecked.items()]
     return "\n".join(["| gate | rule: value |", "| --- | --- |", *rows])
 
 
 def decision_lines(promotion: promote.Facts, gate: GateResult | None = None) -> list[str]:
-    """The decision, its reasons and its audit, one line each.
+    """Return the decision, its reasons and its audit, one line each.
 
     Args:
         gate: shown beside the lines by :func:`gate_table`; its rules are left out of the reasons.

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @stage_figure("classify")
 def auc(facts: classify.Facts) -> Figure | None:
-    """AUC with its interval, beside the AUC of the prompt alone and of the length alone; where one is high, the classifier may read it."""
+    """AUC with its interval, beside the AUC of the prompt alone and of the length alone; if one is high, the classifier may rely on it."""
     known = {name: (head, head.auc) for name, head in facts.sources.items() if head.auc is not None}
     sources = sorted_by(known, lambda head: -head[1])
     if not sources:
         return None
-    figure, axes = row_axes("How well golden and source are told apart", "AUC on held-out prompts", sources)
+    figure, axes = row_axes("How well golden and source are distinguished", "AUC on held-out prompts", sources)
     rows, heads = range(len(sources)), [head for head, _ in sources.values()]
     axes.axvline(0.5, color=OTHER, linewidth=1, linestyle="--")
     for row, head in zip(rows, heads, strict=True):

@@ -11,7 +11,7 @@ COLUMNS = ("against", "win", "tie", "lose", "win rate", "at equal length", "sign
 
 
 def comparison_table(facts: Facts) -> str:
-    """One row per opponent, with intervals."""
+    """Render one row per opponent, with intervals."""
     rows = [COLUMNS, ("---",) + ("---:",) * (len(COLUMNS) - 2) + ("---",)]
     for name, wins in wins_of(facts).items():
         shares = (percent(share.value) for share in (wins.win, wins.tie, wins.lose))
@@ -27,5 +27,5 @@ def worst_sentence(worst: GroupInterval | None) -> str:
 
 
 def cell(text: str) -> str:
-    """Names come from data: a bar would end the cell, a bracket or backtick start markup."""
+    """Escape Markdown in a table cell; names come from data."""
     return "".join(f"\\{c}" if c in "\\|`*_<>[]" else c for c in text)

@@ -1,6 +1,6 @@
-"""What was understood of the inputs, as lines, as a Markdown table and as a page that can be searched.
+"""Preview of the inputs and their mappings: as lines, as a Markdown table, and as a page that can be searched.
 
-The page holds texts of the data: it is written only where a user asks for it. It is one file, without anything loaded from elsewhere.
+The page holds texts of the data: it is written only on request. It is one self-contained file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tasks.stages._ingest_facts import Facts as IngestFacts
 
 MAX_TEXT = 4_000
-"""Characters of a text on the page; a longer one says how many are left out."""
+"""Characters of a text on the page; a longer one is cut, with the number of characters left out."""
 SOURCES_SHOWN = 8
 
 
@@ -52,7 +52,7 @@ def rows_text(item: InputPreview) -> str:
 
 
 def count_lines(counts: RecordCounts) -> Iterator[tuple[str, str]]:
-    """(name, text) of every count that is not zero by nature."""
+    """Yield (name, text) of every count that applies to the data."""
     yield "records", f"{counts.records:,} with {counts.responses:,} responses"
     yield "splits", ", ".join(f"{name} {n:,}" for name, n in counts.splits.items()) or "none"
     preferences = ", ".join(f"{name} {n:,}" for name, n in counts.preferences.items()) or "none"
@@ -120,13 +120,13 @@ def render_page(
     examples: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (),
     template_note: str = "",
 ) -> str:
-    """The page: counts, three records as the policy reads them, and one searchable table of records and bad rows.
+    """Render the page: counts, three records as the policy reads them, and one searchable table of records and bad rows.
 
     Args:
         factors: h by (record id, place of the response).
-        run: the run whose h that is.
+        run: the run that computed h.
         examples: (heading, [(kind, text)]) where kind is prompt, response or end.
-        template_note: which template rendered the examples.
+        template_note: the template that rendered the examples.
     """
     return render_template(
         "data_preview.html",

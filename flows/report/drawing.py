@@ -1,4 +1,4 @@
-"""House style of figures, and their common parts.
+"""Style of figures, and their common parts.
 
 Matplotlib's object interface only (no pyplot, no global figure list), a colour-blind-safe palette (Okabe and Ito, 2008) in which
 policy, start and twin keep their colours, and :data:`INK` for all text and lines, which the report recolours with the page.
@@ -106,7 +106,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def draw_curve(axes: Axes, steps: list[int], values: list[float], noisy: bool = True) -> None:
-    """The values; many noisy ones faint under their running mean."""
+    """Draw the values; many noisy ones faint under their running mean."""
     many = noisy and len(values) >= 60
     marker = "o" if len(values) == 1 else None
     axes.plot(steps, values, color=PALETTE[0], alpha=0.3 if many else 1.0, linewidth=0.9 if many else 1.6, marker=marker)
@@ -156,5 +156,5 @@ def short(name: str, limit: int = LABEL_CHARACTERS) -> str:
 
 
 def sorted_by(values: Mapping[str, Value], key: Callable[[Value], float]) -> dict[str, Value]:
-    """By name, in ascending order of ``key``."""
+    """Sort by ``key``, ascending."""
     return dict(sorted(values.items(), key=lambda item: key(item[1])))

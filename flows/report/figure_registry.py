@@ -1,9 +1,9 @@
-"""Registry of figures. **A new figure** is one decorated function, in a file of this folder whose name ends in ``_figures.py``::
+"""Registry of figures. **A new figure** is one decorated function, in a file ``*_figures.py`` of this folder::
 
     @stage_figure("align", wide=True)
     def training(facts: align.Facts) -> Figure | None: ...
 
-Nothing else names it: MLflow gets it with the stage's result, and the report shows it in the stage's section, in the order of registration.
+No other file changes: MLflow gets it with the stage's result, and the report shows it in the stage's section, in the order of registration.
 """
 
 from __future__ import annotations

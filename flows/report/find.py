@@ -1,4 +1,4 @@
-"""The run that a report is about, from a query on the command line."""
+"""Find the run to report on, from a query on the command line."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 
 
 def render_template(name: str, **content: Any) -> str:
-    """A template of this folder with the pages' style and filters; an undefined name in it is an error."""
+    """Render a template of this folder with the pages' style and filters; an undefined name in it is an error."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -48,7 +48,7 @@ def render_template(name: str, **content: Any) -> str:
 
 
 def web_links(links: Links) -> dict[str, str]:
-    """Pages of the run in other systems that a browser can open."""
+    """Return the links that a browser can open."""
     return {name: url for name, url in links if url and url.startswith(("http://", "https://"))}
 
 
@@ -68,7 +68,7 @@ class InlineFigure:
 
 
 def inline_figures(label: str, result: StageResult[Any]) -> list[InlineFigure]:
-    """Every figure of a stage's result as markup, in the order of registration; ``label`` is unique on the page."""
+    """Return every figure of a stage's result as markup, in the order of registration; ``label`` is unique on the page."""
     registered = FIGURES.get(result.stage, {})
     drawn = figures_for(result)
     return [InlineFigure(markup(figure, f"{label}-{name}"), registered[name].part, registered[name].wide) for name, figure in drawn.items()]

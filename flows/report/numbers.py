@@ -1,4 +1,4 @@
-"""How reports write numbers: shares, p-values, and estimates with their intervals."""
+"""Number formats of reports: shares, p-values, and estimates with their intervals."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Page:
 
     @cached_property
     def shown(self) -> dict[str, StageRecord]:
-        """The manifest's entry of each section with a stage of its own: the last one of the stage that has a result."""
+        """Manifest entry of each stage with a separate section: its last one with a result."""
         last = {entry.stage: entry for entry in self.run.stages if entry.label in self.stored}
         return {name: last[name] for name in stages_in("stage") if name in last}
 
@@ -100,7 +100,7 @@ class Page:
         return self.run.status, UNDECIDED[self.run.status]
 
     def why_missing(self, stage: str) -> str:
-        """A sentence for a section without a result."""
+        """Return the reason for a section without a result."""
         planned = next((entry for entry in self.run.stages if entry.stage == stage), None)
         if planned is None:
             objective = self.run.config.get("align", {}).get("objective", {}).get("name", "chosen")
@@ -126,7 +126,7 @@ def sections() -> list[str]:
 
 
 def render(store: Store, run_id: str) -> str:
-    """The whole page as text.
+    """Render the page.
 
     Raises:
         ReportError: the run has no manifest.

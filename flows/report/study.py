@@ -1,7 +1,6 @@
 """The page of one study: findings, then every table with its figures, then the settings. Self-contained, like ``page.py``.
 
-Nothing is estimated here: numbers and intervals are those of the ``study`` stage's facts, and ``study_findings.py`` puts them into
-sentences.
+Numbers and intervals come from the ``study`` stage's facts; ``study_findings.py`` words them as findings.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ DIGITS = {"kl": 2, "tokens": 1, "gold": 2}
 
 
 def render_study(store: Store, run_id: str) -> str:
-    """The whole page as text.
+    """Render the page.
 
     Raises:
         ReportError: the run has no manifest, or is not a study.

@@ -72,7 +72,7 @@ def forest(facts: Facts, table: str) -> Figure | None:
 
 @stage_figure("study", name="lambda")
 def strength(facts: Facts) -> Figure | None:
-    """Win rate over λ, one panel per loss; erm, which has none, as a band. λ that is no number stands to the right."""
+    """Win rate over λ, one panel per loss; erm, which has none, as a band. Schedules and ``auto`` are at the right."""
     cells = [c for c in facts.cells_of("lambda") if c.params.objective != "erm"]
     if not cells:
         return None
@@ -242,7 +242,7 @@ def _whiskers(axes: Axes, estimate: Estimate, y: float, colour: str) -> None:
 
 
 def _series(cells: list[CellFacts], key: Any) -> list[tuple[tuple[str, str], list[CellFacts]]]:
-    """Cells that belong on one line, with a stroke that tells lines of one objective apart."""
+    """Group cells into lines, with a distinct stroke per line of one objective."""
     groups: dict[Any, list[CellFacts]] = {}
     for cell in cells:
         groups.setdefault(key(cell), []).append(cell)

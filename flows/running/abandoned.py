@@ -1,4 +1,4 @@
-"""Ends what a run left behind whose process is gone: the same order of closing as :class:`flows.running.session.Session`, from outside."""
+"""Clean-up after a run whose process is gone, in the order in which :class:`flows.running.session.Session` closes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from infra.tracking.tracker import Tracker
 
 
 def release(settings: Settings, flow_run_id: str, why: str) -> bool:
-    """Stop what a dead flow run left behind: its Ray jobs, its own head, its open MLflow runs. True if its manifest was found.
+    """Stop the Ray jobs, the own head and the open MLflow runs of a dead flow run. Returns whether its manifest was found.
 
-    Safe to repeat, and safe for a run that ended in order.
+    Idempotent; a run that ended normally is left alone.
 
     Args:
         why: one clause, kept as the run's error.
@@ -31,7 +31,7 @@ def release(settings: Settings, flow_run_id: str, why: str) -> bool:
 
 
 def end_abandoned(settings: Settings, store: Store, run: RunRecord, *, keep: Collection[str]) -> list[str]:
-    """Stop what a run left behind whose process is gone. Safe to repeat.
+    """Stop the Ray jobs, the own head, the locks and the MLflow runs of a run whose process is gone. Idempotent.
 
     Args:
         keep: Ray submissions that other runs watch.

@@ -1,4 +1,4 @@
-"""``promotion.mode: ask``: where the question is put, and the effect of the answer.
+"""``promotion.mode: ask``: suspend the run for a person's decision, and apply the answer.
 
 On a server the run *suspends*: its process ends, so that the worker, the machine and the ``dora-gpus`` slot are free until the answer
 (a *pause* would hold all three, and lose the question when the machine restarts). Prefect shows the form on the run's page; the answer
@@ -6,12 +6,12 @@ starts the run again, its finished stages stay as they are, and the stage ``prom
 the question is a manifest with status waiting, the answer is Prefect's input of the flow run, the decision is in the registry.
 
 An answer is valid for the evaluation that was shown: of this policy against this champion. If another version becomes champion
-meanwhile, the run that starts again evaluates against it, or at least asks again.
+meanwhile, the resumed run evaluates against it, or at least puts the question again.
 
 Questions expire by :func:`end_overdue`, which the flow `reap` calls: Prefect's own time-out of a suspended run would end it as *failed*.
 Until that call an answer still counts.
 
-A command has no page in Prefect: on a terminal it asks there, else the model stays challenger, with the commands that decide.
+A command has no page in Prefect: with a terminal it prompts there; without one the model stays challenger, and a note names the commands.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Approval(RunInput):
 
 
 def settle(session: Session, stage: PlannedStage, run: Callable[[PlannedStage], None]) -> None:
-    """Run ``promote``, and again with the answer where a person has to decide.
+    """Run ``promote``; if a person has to decide, run it again with the answer.
 
     Args:
         run: runs a stage as a task.
@@ -91,7 +91,7 @@ def settle(session: Session, stage: PlannedStage, run: Callable[[PlannedStage], 
     else:
         session.manifest.update(deadline=question.deadline)
         evaluation = session.store.read_result("evaluate", _evaluation(stage).digest)
-        assert evaluation is not None, "a question is about an evaluation"
+        assert evaluation is not None, "a question has an evaluation"
         message = f"version {question.version} of {question.model} waits for approval until {_utc(question.deadline)}"
         emit(session, "dora.approval.asked", message, evaluation["metrics"], stage)
         raise Suspends(question)

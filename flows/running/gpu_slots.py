@@ -1,14 +1,14 @@
-"""Runs that compete for the same machines take turns: the global concurrency limit ``dora-gpus`` of the Prefect server.
+"""Turns of runs that compete for the same machines: the global concurrency limit ``dora-gpus`` of the Prefect server.
 
-A run on a server that has heavy stages to run holds slots of it around all its stages: as many as its widest stage has GPUs, one where it
-has none. ``dora deploy`` creates the limit, with the number of GPUs. A run that must wait shows this in its state and its log, and plans
-anew when its turn comes: the run before may have computed its stages. A slot is a lease that the run renews: the slot of a run whose
-process is gone is free again after a minute. A suspended run (``promotion.mode: ask``) holds none.
+A run on a server that has heavy stages to run holds slots of it around all its stages: as many as its widest stage has GPUs, at least one.
+``dora deploy`` creates the limit, with the number of GPUs. A run that must wait shows this in its state and its log, and plans anew when
+its turn comes: the run before may have computed its stages. A slot is a lease that the run renews, so the slot of a dead run is free after
+a minute. A suspended run (``promotion.mode: ask``) holds no slot.
 
 A server that is away for two minutes fails no run: waiting runs keep waiting; holders keep their slots. If it is away for longer than a
 lease, another run may get the slots meanwhile.
 
-A command without servers has a machine of its own and takes no slot.
+A command without servers takes no slot: it uses this machine alone.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ Build = Callable[[Store, Places], "Plan"]
 
 @contextmanager
 def gpu_slot(build: Build) -> Iterator[Build]:
-    """Wait for slots if this run needs any, hold them; see the module docstring.
+    """Hold slots while the block runs, if this run needs any; see the module docstring.
 
     Args:
         build: makes the plan.
@@ -85,14 +85,14 @@ def gpu_slot(build: Build) -> Iterator[Build]:
 
 
 def gpus_of(plan: Plan) -> int:
-    """GPUs of the widest stage that runs; at least 1."""
+    """Return the GPUs of the widest stage that runs; at least 1."""
     widths = (stage.spec.execution.workers * stage.spec.execution.gpus_per_worker for stage in plan.to_run if not stage.is_local)
     return max(1, math.ceil(max(widths, default=0)))
 
 
 @contextmanager
-def _held(slots: int, tell: Callable[[str], None]) -> Iterator[bool]:
-    """Hold ``slots``, or all there are if that is less. Yields whether there was a wait; ``tell`` receives its reason.
+def _held(slots: int, on_wait: Callable[[str], None]) -> Iterator[bool]:
+    """Hold ``slots``, or all there are if that is less. Yields whether the run had to wait; ``on_wait`` is called with the reason.
 
     Waiting here, not in Prefect's client, ends at once when the run is cancelled, and polls every few seconds instead of twice a minute.
     """
@@ -127,7 +127,7 @@ def _held(slots: int, tell: Callable[[str], None]) -> Iterator[bool]:
                 waited, others = True, _holders(client, run_id)
                 why = f"waits for {slots} of {LIMIT}: taken by {', '.join(others) or 'a run that has ended'}"
                 log.info(why)
-                tell(why)
+                on_wait(why)
                 client.set_flow_run_state(run_id, Running(name=WAITING, message=why))
             time.sleep(POLL_SECONDS)
         if waited:
@@ -165,7 +165,7 @@ def read_runs(client: SyncPrefectClient, *, active: bool) -> list[FlowRun]:
     """Return the server's flow runs that may hold slots now, or the last ones that did.
 
     Args:
-        active: those that run or are being cancelled; else the 20 that ended last.
+        active: running and cancelling runs; else the 20 that ended last.
     """
     states = [StateType.RUNNING, StateType.CANCELLING] if active else list(TERMINAL_STATES)
     return client.read_flow_runs(
@@ -177,5 +177,5 @@ def read_runs(client: SyncPrefectClient, *, active: bool) -> list[FlowRun]:
 
 
 def _holders(client: SyncPrefectClient, but: UUID) -> list[str]:
-    """Names of the runs that are neither this one nor waiting themselves."""
+    """Return the names of the other runs that do not wait."""
     return sorted(run.name for run in read_runs(client, active=True) if run.id != but and run.state_name != WAITING)

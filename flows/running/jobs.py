@@ -1,4 +1,4 @@
-"""Runs a stage as a Ray job: stores its spec, then submits the job, or attaches to it where another run has submitted it."""
+"""Runs a stage as a Ray job: stores its spec, then submits the job, or attaches to the one that another run has submitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes a run's manifest (:class:`flows.run_record.RunRecord`) at every change, so that a crash leaves a true picture of the run."""
+"""Writes a run's manifest (:class:`flows.run_record.RunRecord`) at every change, so that it is up to date after a crash."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class FlowRun:
     """The Prefect flow run that a session belongs to.
 
     Attributes:
-        is_again: another process has run a part of it, until it was suspended.
+        is_again: whether it continues after a suspension, in another process.
     """
 
     flow: str
@@ -34,20 +34,20 @@ class FlowRun:
     is_again: bool = False
 
     def url(self, places: Places) -> str | None:
-        """Return its page; None where no server with a UI runs."""
+        """Return its page; None without a server."""
         return f"{places.prefect_ui}/runs/flow-run/{self.id}" if places.prefect_ui else None
 
 
 @dataclass
 class Manifest:
-    """The manifest of the run in this process; :attr:`run` is what the file holds."""
+    """The manifest of the run in this process; :attr:`run` is the content of the file."""
 
     store: Store
     run: RunRecord
 
     @classmethod
     def open(cls, store: Store, plan: Plan, config: MethodConfig, flow_run: FlowRun, places: Places) -> Manifest:
-        """Write a new manifest; or continue that of the same flow run, which waited for a person: its finished stages stay."""
+        """Write a new manifest, or continue that of a suspended flow run with its finished stages."""
         found = (run for run in waiting(store) if run.flow_run_id == flow_run.id) if flow_run.is_again else iter(())
         before = next(found, None)
         if before is None:
@@ -87,7 +87,7 @@ class Manifest:
         self.update(stages=stages)
 
     def finish(self, label: str, result: dict[str, Any], *, state: StageState, seconds: float) -> None:
-        """Record a stage that ended well; ``notes`` are the warnings of its result (a leak in the data, no shift at all, …)."""
+        """Record a stage that succeeded; ``notes`` are the warnings of its result (a leak in the data, no shift at all, …)."""
         facts = parse_result(result).facts
         self.stage(label, state=state, seconds=seconds, notes=facts.warnings)
         if isinstance(facts, promote.Facts):

@@ -27,7 +27,7 @@ class Question:
 
     @property
     def key(self) -> str:
-        """Identity of the question: it is asked once per flow run; another champion makes it another question."""
+        """Identity of the question within the flow run, by stage digest and champion."""
         return f"{self.digest[:12]}-{self.champion or 'none'}"
 
     @property

@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: the given one, or a head of its own."""
+"""The Ray cluster of a run: a given one, or a private head."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RayCluster:
         """Start the own head now, so that it is up when the first job stage of ``plan`` needs it. Does nothing with a given cluster, or
         for a plan without jobs to run.
 
-        The head offers as many CPUs as the widest stage asks for: on a small machine its workers share the cores instead of waiting for
+        The head offers as many CPUs as the widest stage requests: on a small machine its workers share the cores instead of waiting for
         more of them.
         """
         widths = [s.spec.execution.workers * s.spec.execution.cpus_per_worker for s in plan.to_run if not s.is_local]
@@ -45,7 +45,7 @@ class RayCluster:
 
     @property
     def is_own(self) -> bool:
-        """Only this run's jobs run there."""
+        """Whether the cluster is this run's private head."""
         return self.places.ray_dashboard is None
 
     def jobs(self) -> RayJobs:
@@ -55,7 +55,7 @@ class RayCluster:
             ServiceError: the own head did not come up.
         """
         if self._head is None:
-            assert self.places.ray_dashboard is not None, "a plan without job stages asked for Ray"
+            assert self.places.ray_dashboard is not None, "a plan without job stages needs no Ray"
             given = self.places.ray_dashboard, self.places.ray_environment
             return RayJobs(*given, job_environment=plugins.environment(), log_folder=self.settings.log_folder)
         if not self._head.result().alive():
@@ -71,7 +71,7 @@ class RayCluster:
 
     def close(self) -> None:
         if self._head is not None:
-            with suppress(ServiceError):  # raised before, where the head was needed
+            with suppress(ServiceError):  # jobs() has raised it before
                 head = self._head.result()
                 head.stop()
                 shutil.rmtree(head.folder, ignore_errors=True)
@@ -80,5 +80,5 @@ class RayCluster:
     def _launch(self) -> None:
         assert self._start is not None, "an own head is started by warm_up"
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-head")
-        self._head = pool.submit(self._start)  # which first ends what a dead head left
+        self._head = pool.submit(self._start)  # start() first ends the processes of a dead head
         pool.shutdown(wait=False)

@@ -1,5 +1,4 @@
-"""Tracks the metrics by which runs are compared, on the MLflow run of the whole run; and one MLflow run per self-training round, between it
-and its stages.
+"""Metrics on the MLflow run of the whole run, for comparing runs; and one MLflow run per self-training round, above those of its stages.
 
 In self-training these are metrics of the round's run, and of the parent's with the round as step: its page then draws curves.
 """
@@ -15,10 +14,10 @@ from tasks.stages.registry import STAGES
 
 
 class RoundRuns:
-    """Opens a round's run at its first stage; outside self-training there are none.
+    """MLflow runs of rounds, each opened at its round's first stage. Outside self-training stages go under the parent.
 
     Args:
-        parent: the whole run's.
+        parent: local id of the whole run.
     """
 
     def __init__(self, tracker: Tracker, parent: str, run_id: str):
@@ -26,7 +25,7 @@ class RoundRuns:
         self._runs: dict[int, str] = {}
 
     def parent_of(self, stage: PlannedStage) -> str:
-        """Return the run that a stage's own is nested under."""
+        """Return the parent of a stage's run."""
         if stage.round is None:
             return self._parent
         if stage.round not in self._runs:

@@ -39,7 +39,7 @@ class Session:
     Attributes:
         parent_run: the tracker's id of the whole run.
         tracked: the tracker's id of a stage's run, by label.
-        warnings: what could not be shown, sent or tracked.
+        warnings: failures to show, send or track something.
     """
 
     config: MethodConfig
@@ -61,7 +61,7 @@ class Session:
     def open(
         cls, config: MethodConfig, build: Callable[[Store, Places], Plan], flow_run: FlowRun, observer: Callable[[], Observer]
     ) -> Session:
-        """Plan the run and open what it needs; nothing heavy starts for a run that has nothing to do.
+        """Plan the run, then open manifest, MLflow run and Ray; a run without work starts no Ray head.
 
         Args:
             build: makes the plan.
@@ -100,13 +100,13 @@ class Session:
         rounds = RoundRuns(tracker, parent, manifest.run_id)
         return cls(config, settings, store, plan, manifest, tracker, parent, ray, watching, command is None, rounds, list(plan.notes))
 
-    def owning(self, stage: PlannedStage, tell: Callable[[str], None]) -> AbstractContextManager[bool]:
-        """Compute ``stage`` in this run alone; ``tell`` gets a sentence about each wait. Gives whether another run has done it by then."""
+    def owning(self, stage: PlannedStage, on_wait: Callable[[str], None]) -> AbstractContextManager[bool]:
+        """Hold the lock of ``stage``; yields whether another run has finished it. ``on_wait`` is called with a sentence per wait."""
         is_done = partial(stage.spec.is_done, self.store)
-        return ownership(self.store, stage.stage, stage.digest, self.manifest.run_id, is_done=is_done, tell=tell)
+        return ownership(self.store, stage.stage, stage.digest, self.manifest.run_id, is_done=is_done, on_wait=on_wait)
 
     def shared_job(self, stage: PlannedStage) -> SharedJob | None:
-        """Return the job that ``stage`` shares with others of this run; None where it has one of its own, or needs none."""
+        """Return the job that ``stage`` shares with others of this run; None if it needs a separate job or no job."""
         if stage.cached or not stage.is_small or not self.ray.is_own:
             return None
         stages = self.plan.neighbours(stage)

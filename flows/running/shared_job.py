@@ -1,10 +1,9 @@
 """Small stages of one run in one Ray job (``tasks/stages/batch.py``), on the head that the command started for itself.
 
 A job costs 2 s to start and to end, torch and transformers another 2 s, Ray's workers 3 s, Ray Train 8 s; a small stage computes
-less. Stages with ``execution.workers: 0`` have no workers of their own, so neighbours among them
-(:meth:`flows.planning.planned_stage.Plan.neighbours`)
-share one job and its few warm processes, and those that do not read one another run side by side. Prefect, MLflow and the
-manifest still see every stage by itself: each task waits for its own stage's result and follows its own journal.
+for less time. So neighbouring stages with ``execution.workers: 0`` (:meth:`flows.planning.planned_stage.Plan.neighbours`) share one job
+and its few warm processes; independent ones run side by side. Prefect, MLflow and the manifest still record every stage separately: each
+task waits for its stage's result and follows its journal.
 
 Only on an own head: on a cluster that other runs use too, a job's name is what lets a second run attach to a stage instead of
 computing it at the same time, so there each stage stays a job.
@@ -38,7 +37,7 @@ class SharedJob:
     Args:
         stages: their inputs are among them or finished.
         connect: gives the Jobs API, once the head is there.
-        own: makes this run the only one that computes a stage, and gives whether it is done.
+        own: holds a stage's lock; yields whether another run has finished it.
     """
 
     def __init__(self, stages: Sequence[PlannedStage], store: Store, connect: Callable[[], RayJobs], own: Own):
@@ -54,17 +53,17 @@ class SharedJob:
         self._old_errors: dict[str, Any] = {}
         self._failed: set[str] = set()
 
-    def prepare(self, stage: PlannedStage, tell: Callable[[str], None]) -> bool:
+    def prepare(self, stage: PlannedStage, on_wait: Callable[[str], None]) -> bool:
         """Take ownership of the stages to compute, first and after a failure of ``stage``; returns whether another run has done it.
 
         Args:
-            tell: gets a sentence for each run that is waited for.
+            on_wait: called with a sentence per run that this one waits for.
         """
         if self._todo is None or stage.digest in self._failed:
             self.close()
-            # All in one order: two runs that each hold what the other wants would wait for ever.
+            # Locks are taken in one order, or two runs could deadlock.
             ordered = sorted(self._stages, key=lambda other: other.digest)
-            done = {other.digest for other in ordered if self._owned.enter_context(self._own(other, tell))}
+            done = {other.digest for other in ordered if self._owned.enter_context(self._own(other, on_wait))}
             self._todo = [other for other in self._stages if other.digest not in done]
             self._done_elsewhere |= done - self._submitted
             self._failed.clear()
@@ -74,13 +73,13 @@ class SharedJob:
         """Wait until ``stage`` is done; the first call after :meth:`prepare` submits the job.
 
         Args:
-            on_log: gets the job's log lines while this stage is waited for.
-            on_submitted: gets the job's submission id.
+            on_log: called with the job's log lines until the stage is done.
+            on_submitted: called with the job's submission id.
 
         Raises:
-            StageFailed: the stage's own error, or how the job ended. ServiceError: Ray is away.
+            StageFailed: the stage's own error, or the end of the job. ServiceError: Ray is away.
         """
-        if not self._todo:  # it was finished before its job was killed
+        if not self._todo:  # finished before its job was killed
             return
         self._on_log = on_log
         if self._watcher is None:
@@ -106,7 +105,7 @@ class SharedJob:
                 hint = "\n".join(filter(None, [error["hint"], f"details: {place}"]))
                 raise StageFailed(f"stage {stage.stage}: {error['message']}", hint=hint, retryable=error["retryable"])
             if ended:
-                watcher.result()  # raises how it ended
+                watcher.result()  # raises the job's own failure
                 raise StageFailed(f"stage {stage.stage}: its job succeeded but left no valid result")
             wait([watcher], timeout=LOOK_SECONDS)
 
@@ -149,7 +148,7 @@ class SharedJob:
 
 
 def batch_of(stages: Sequence[PlannedStage]) -> batch.Spec:
-    """Return the stages as one batch with as many processes as can work at a time; where that is one, the job's own."""
+    """Return the stages as one batch, with as many actors as can work at a time; for one, the job's own process."""
     cpus = max(stage.spec.execution.cpus_per_worker for stage in stages)
     side_by_side = min(width(stages), int((os.cpu_count() or 1) // cpus))
     execution = Execution(workers=side_by_side if side_by_side > 1 else 0, cpus_per_worker=cpus)
@@ -157,7 +156,7 @@ def batch_of(stages: Sequence[PlannedStage]) -> batch.Spec:
 
 
 def width(stages: Sequence[PlannedStage]) -> int:
-    """Most stages with equally many predecessors on their longest chain: those that may run side by side."""
+    """Return the largest number of stages of equal depth, which may run side by side."""
     depths: dict[str, int] = {}
     for stage in stages:  # in running order
         depths[stage.digest] = 1 + max((depths.get(ref.digest, 0) for ref in stage.spec.predecessors().values()), default=0)

@@ -1,5 +1,5 @@
 """Brings one stage's result into the store, in this process or as a Ray job, and reports its progress: for flows and for commands on
-files. Knows neither Prefect nor MLflow.
+files. Independent of Prefect and MLflow.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class StageRunner:
 
     Attributes:
         notify: calls a method of the observer by name, see :class:`flows.running.observer.Observer`.
-        jobs: gives the Jobs API, once a job stage needs it.
+        jobs: returns the Jobs API; called when a job stage needs it.
     """
 
     store: Store
@@ -62,12 +62,12 @@ class StageRunner:
         """Compute the stage while its journal is followed; returns its ``result.json``.
 
         Args:
-            spec: what is executed where the stage runs in this process; None: the planned one.
-            shared: the Ray job that it shares with other stages; None: one of its own.
+            spec: the spec to execute if the stage runs in this process; None: the planned one.
+            shared: the Ray job that it shares with other stages; None: a separate job.
             on_part: receives each new part of the journal, before the observer does.
             on_log: receives each line of a job's log.
             on_submitted: receives the job's submission id.
-            skip_earlier: leave out the journal of an earlier attempt. MLflow wants it: a resumed training then shows the whole curve.
+            skip_earlier: leave out the journal of earlier attempts; without it a resumed training shows its whole curve in MLflow.
 
         Raises:
             DoraError: the stage's own error. ServiceError: Ray is away.

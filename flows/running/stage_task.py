@@ -1,12 +1,12 @@
-"""The Prefect task that runs any stage, and its MLflow run: in this process, as a Ray job of its own, in one it shares with other small
+"""The Prefect task that runs any stage, and its MLflow run: in this process, as a Ray job, in a job shared with other small
 stages (``flows/running/shared_job.py``), or not at all if its result is in the store. The work itself: ``flows/running/stage_runner.py``.
 
 The task's state carries the reason ("Cached: same inputs and settings as …"), its run name the stage, and it returns a few
 strings, never data. Prefect's own caching and result storage are off: the artifact store is the cache, and it checks that
 the output still exists. Transient failures of the control plane and jobs that were killed from outside are retried, twice; each attempt
-continues from what the one before has finished. Errors in data are not retried.
+resumes from finished parts. Errors in data are not retried.
 
-One run computes a stage; another that wants the same waits for it (``infra/store/locks.py``), and finds it cached.
+One run at a time computes a stage; others wait for it (``infra/store/locks.py``), and then find it cached.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def run_stage(stage: PlannedStage, upstream: list[StageOutcome], session: Sessio
     shared = session.shared_job(stage)
     session.notify("started", stage)
     with ExitStack() as held:
-        tell = partial(_waits, session)
-        is_done = shared.prepare(stage, tell) if shared else held.enter_context(session.owning(stage, tell))
+        on_wait = partial(_waits, session)
+        is_done = shared.prepare(stage, on_wait) if shared else held.enter_context(session.owning(stage, on_wait))
         if is_done and session.manifest.run.stage(stage.label).state == "pending":  # not by an earlier attempt of this task
             return _cached(session, stage, "cached: another run has just computed it")
         return _run(session, stage, shared)

@@ -1,4 +1,4 @@
-"""Names of states: a run's status in its manifest, in MLflow, and the state names that this package sets in Prefect."""
+"""States of a run: status in its manifest, status in MLflow, and the custom state names in Prefect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from infra.ray_jobs import RESUME
 from infra.tracking.outbox import Status
 
 STOPPED = "Stopped"
-"""Failed state of a flow run that a guard rail ended: nothing broke, and the guard rail has an event of its own."""
+"""Failed state of a flow run that a guard rail ended: not a failure, and announced by a separate event."""
 CACHED = "Cached"
 """Completed state of a task whose stage was not computed."""
 WAITING = "Waiting"

@@ -51,8 +51,8 @@ RECORDED_SECONDS = 0.5
 """Interval of the polls in :func:`recorded`."""
 
 
-def stop_what_it_left(flow: Flow[..., Any], flow_run: PrefectRun, state: State) -> None:
-    """Prefect's hook for a flow run that was cancelled or crashed, perhaps with its process gone; Prefect sets the parameter names."""
+def clean_up_dead_run(flow: Flow[..., Any], flow_run: PrefectRun, state: State) -> None:
+    """Prefect hook: clean up after a flow run that was cancelled or crashed. Prefect sets the parameter names."""
     why = f"its flow run is {state.name}{f': {state.message}' if state.message else ''}"
     release(Settings(), str(flow_run.id), why)
     with get_client(sync_client=True) as client:
@@ -60,8 +60,8 @@ def stop_what_it_left(flow: Flow[..., Any], flow_run: PrefectRun, state: State) 
 
 
 def run_plan(session: Session) -> None:
-    """Run every stage of the plan as a task, one after the other in this thread, so that Ctrl-C and Prefect's cancellation reach the loop
-    that watches a Ray job and can stop it."""
+    """Run every stage of the plan as a task, one after the other in this thread, so that Ctrl-C and Prefect's cancellation interrupt the
+    watcher of a Ray job, which then stops the job."""
     states: dict[str, Any] = {}  # Prefect passes the results of the states that a task is called with
 
     def run(stage: PlannedStage) -> None:
@@ -72,7 +72,7 @@ def run_plan(session: Session) -> None:
         stop_if_guarded(session, stage)
 
     for stage in session.plan.stages:
-        if session.manifest.run.stage(stage.label).is_finished:  # before this flow run waited for a person
+        if session.manifest.run.stage(stage.label).is_finished:  # before this flow run was suspended
             continue
         if isinstance(stage.spec, promote.Spec):
             settle(session, stage, run)
@@ -81,7 +81,7 @@ def run_plan(session: Session) -> None:
 
 
 def stop_if_guarded(session: Session, stage: PlannedStage) -> None:
-    """End the run where a guard rail has found a reason to (``facts.stop``); finished stages stay finished.
+    """End the run if the stage's facts contain a stop (a broken guard rail, refused drift); finished stages stay finished.
 
     Raises:
         RunStopped: with the stage's reason.
@@ -93,7 +93,7 @@ def stop_if_guarded(session: Session, stage: PlannedStage) -> None:
 
 
 def supervise(config: RealignConfig, until: Until, flow: str) -> State[EndedRun]:
-    """Body of the flows that realign: plan, run every stage, publish the summary; also of a run that a guard rail has stopped."""
+    """Body of the flows that realign: plan, run every stage, publish the summary; also for a run that a guard rail has stopped."""
 
     def build(store: Store, places: Places) -> Plan:
         return build_plan(config, store, until=until, champions=partial(champions, places, config, store))
@@ -130,7 +130,7 @@ def recorded() -> Iterator[None]:
 
 
 def _wait_until_recorded() -> None:
-    if COMMAND.get() is not None:  # a command has an API of its own
+    if COMMAND.get() is not None:  # a command has a private API
         return
     deadline = time.monotonic() + AWAY_SECONDS
     with get_client(sync_client=True) as client:
@@ -147,7 +147,7 @@ def literally(name: str) -> str:
 
 
 def outcome(run: RunRecord) -> str:
-    """``"promoted; 7 stages ran, 2 cached"``, or why the run was stopped or nothing was decided."""
+    """Return ``"promoted; 7 stages ran, 2 cached"``, or the reason for a stop or a missing decision."""
     if run.status == "stopped" and run.error is not None:
         return f"stopped: {run.error.message}"
     ran = run.ran
@@ -157,8 +157,8 @@ def outcome(run: RunRecord) -> str:
 
 
 def publish_summary(session: Session) -> None:
-    """Publish stages, warnings and links as a Prefect artifact: the page from which the other two systems are one click away. Without an
-    answer of the server the page is missing; the run is unaffected."""
+    """Publish stages, warnings and links as a Prefect artifact: with links to Ray and MLflow. If the server does
+    not answer, the page is missing; the run is unaffected."""
     for warning in session.warnings:
         get_run_logger().warning(warning)
     key = "".join(c if c.isalnum() else "-" for c in f"{session.manifest.run.flow}-{session.manifest.run.project}")
@@ -188,7 +188,7 @@ def _summary(session: Session) -> str:
 
 
 def _data(session: Session) -> str:
-    """Return how the inputs were read, as Markdown; empty where they were not."""
+    """Return the mappings and counts of the inputs as Markdown; empty without a result of ``ingest``."""
     spec = session.plan.stages[0].spec
     result = read_result(session.store, spec.ref(), ingest.Facts) if isinstance(spec, ingest.Spec) else None
     return facts_markdown(result.facts) if result else ""

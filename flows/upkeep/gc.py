@@ -1,16 +1,16 @@
-"""The flow ``gc`` and ``dora gc``: delete what is unreachable from the store. A dry run unless `delete` is set.
+"""The flow ``gc`` and ``dora gc``: delete unreachable results from the store. A dry run unless `delete` is set.
 
-Needed is what ``flows/upkeep/reachability.py`` finds: whatever a registered model, a run under way or the next run reads. The rest goes,
-with what
-killed processes left: abandoned unfinished stages, scratch folders of finished ones, temporary files; the manifests of runs that
-are not kept, unless they made a registered model; on a remote store also this machine's copies of what no run under way reads.
+Kept are the places that ``flows/upkeep/reachability.py`` finds: inputs of a registered model, of a run under way, or of the next run.
+Deleted are all other results; leftovers of killed processes (abandoned stages, scratch folders of finished ones, temporary files);
+manifests of runs that are not kept, unless they made a registered model; on a remote store also this machine's copies that no run under way
+reads.
 
-Safe beside everything else. What is deleted can be computed again, but a run must not lose what it has planned with. So a run first writes
-its manifest, then checks again that its plan's results are there (:meth:`flows.planning.planned_stage.Plan.checked`); and a folder is first
-hidden, then the manifests are looked at again, then it is deleted or comes back (``infra/store/deletion.py``). Whichever is first, the
-other sees it.
+Safe while runs start. A deleted result can be computed again, but a run must not lose one that its plan counts as cached. So a run first
+writes its manifest, then checks again that its plan's results are there (:meth:`flows.planning.planned_stage.Plan.checked`); and a folder
+is first hidden, then the manifests are read again, then it is deleted or restored (``infra/store/deletion.py``). Whichever is first, the
+other detects it.
 
-Left out: what is not the store's. Reports are what remains of a run, the outbox is what MLflow has not received yet; logs are for people.
+Left out: files outside the store: reports (the lasting record of a run), the outbox (updates that MLflow has not received), logs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass
 class Count:
-    """Folders and bytes, in all and of those that go."""
+    """Folders and bytes, in total and deleted."""
 
     folders: int = 0
     bytes: int = 0
@@ -62,7 +62,7 @@ class Collected:
     Attributes:
         stages: by the store's folders.
         kept: ``{place: why}``; kept_bytes: the same places' sizes.
-        removed: places; runs: ids of those whose manifests go too.
+        removed: places; runs: ids of deleted manifests.
         leftovers: temporary files, and scratch folders of finished stages.
         cached_bytes: of copies on this machine of a remote store's files.
         problems: places that could not be deleted, and why; the next collection tries again.
@@ -127,24 +127,25 @@ class Collected:
 
 @flow(name="gc", flow_run_name="gc", persist_result=False)
 def gc(delete: bool = False, older_than: str = OLDER_THAN, keep_runs: int = KEEP_RUNS) -> State[dict[str, Any]]:
-    """Find, or delete, what no registered model, no run under way and no next run needs of the store.
+    """Find, or delete, results in the store that no registered model, run under way or next run needs.
 
     Args:
-        delete: Delete it; else only say what would go.
+        delete: Delete them; else only list them.
         older_than: Keep runs that ended and stages that were written within it: 90m, 12h, 7d.
         keep_runs: Keep as many completed runs of each project and kind, however old.
     """
     settings = Settings()
     seconds = parse_age(older_than)
     collected = collect(settings, apply_environment(settings), delete=delete, older_than=seconds, keep_runs=keep_runs)
-    for line in (collected.summary(), *collected.notes, *collected.problems):
-        get_run_logger().info(line)
+    get_run_logger().info(collected.summary())
+    for line in (*collected.notes, *collected.problems):
+        get_run_logger().warning(line)
     ended = Failed if collected.problems else Completed
     return ended(message=collected.summary(), data=collected.to_json())
 
 
 def parse_age(text: str) -> float:
-    """Seconds of ``"90m"``, ``"12h"``, ``"7d"``.
+    """Return the seconds of ``"90m"``, ``"12h"``, ``"7d"``.
 
     Raises:
         ConfigError: another form.
@@ -156,7 +157,7 @@ def parse_age(text: str) -> float:
 
 
 def shown(size: float) -> str:
-    """``"1.4 GiB"``."""
+    """Return a size as text: ``"1.4 GiB"``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
@@ -174,19 +175,19 @@ def collect(
     unregistered: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> Collected:
-    """See the module docstring.
+    """Delete, or only list, unreachable places; see the module docstring.
 
     Args:
         places: of ``settings``; without a Prefect server nothing can be queued.
         older_than: seconds.
-        unregistered: the registry may know none of the models that runs of this store registered.
+        unregistered: continue although the registry has none of the models that runs of this store registered.
 
     Raises:
         ServiceError: MLflow or Prefect is away, so that the roots are not known. ConfigError: another store's registry.
     """
     store = Store(settings.store_uri)
     collected, rules = Collected(store.uri, delete), Rules(older_than, keep_runs)
-    folders, trash = survey(store, progress)  # before anything is asked: what comes later is not in it
+    folders, trash = survey(store, progress)  # first, so that later results are never candidates
     with connected(places.prefect_api_url) if places.prefect_api_url else nullcontext() as client:
         queue = needed.open_flow_runs(client) if client else []
     runs = Runs.of(store, rules, (str(run.id) for _, run in queue))
@@ -196,7 +197,7 @@ def collect(
     runs.kept |= {run_id: why for run_id, why in queued.items() if run_id not in runs.live}
     under_way = list(runs.roots([*runs.live, *(run_id for run_id in queued if run_id not in runs.live)]))
 
-    progress("looking what is needed", 0, None)
+    progress("finding results in use", 0, None)
     stages = {place: folder for place, folder in folders.items() if place.split("/")[0] not in ROW_CACHES}
     roots: list[Root] = [
         *under_way,
@@ -229,8 +230,8 @@ def collect(
 
 
 def survey(store: Store, progress: Progress) -> tuple[dict[str, Folder], list[str]]:
-    """``{place: what lies there}`` of all stages and row caches, and what a killed collection was about to delete. Other folders of a
-    store are not touched."""
+    """Return ``{place: its files}`` of all stages and row caches, and the places that a killed collection was deleting. Other folders of
+    a store are left alone."""
     folders, trash = dict[str, Folder](), set[str]()
     for stage in sorted({*STAGES, *ROW_CACHES, "runs"}):
         for file in files_below(store, stage):
@@ -244,7 +245,7 @@ def survey(store: Store, progress: Progress) -> tuple[dict[str, Folder], list[st
 
 
 def kept_row_caches(store: Store, folders: dict[str, Folder], kept: dict[str, str], rules: Rules, grace: float) -> dict[str, str]:
-    """Row caches that later runs read, and those that a run under way may be writing."""
+    """Return row caches that later runs read or that a run under way may be writing, with the reason."""
     wanted = needed.row_caches_of(store, kept)
     found = {}
     for place, folder in folders.items():
@@ -258,17 +259,17 @@ def kept_row_caches(store: Store, folders: dict[str, Folder], kept: dict[str, st
 
 
 def abandoned(runs: Runs) -> list[str]:
-    """Notes on runs that say they run, and whose process is gone."""
+    """Return notes on runs with status "running" whose process is gone."""
     from flows.upkeep.reap import why_over
 
     live = [runs.records[run_id] for run_id in sorted(runs.live)]
     over = [run.run_id for run in live if run.status == "running" and why_over(run.process, None)]
-    return [f"{', '.join(over)}: the process is gone, but the run was not ended; `dora reap` ends it, and frees what it keeps"] * bool(over)
+    return [f"{', '.join(over)}: the process is gone, but the run was not ended; `dora reap` ends it, and frees its results"] * bool(over)
 
 
 @dataclass
 class Watch:
-    """Which runs have begun since the roots were looked up, and what they need."""
+    """Runs that have begun since the roots were read, and the places they need."""
 
     store: Store
     runs: Runs
@@ -276,7 +277,7 @@ class Watch:
     _known: set[str] = field(default_factory=set)
 
     def begun(self) -> set[str]:
-        """Places of all stages of runs that were not there before."""
+        """Return the places of all stages of new runs."""
         for run_id in {*self.store.list("runs")} - self.runs.records.keys() - self._known:
             run = read_record(self.store, run_id)
             if run is not None:  # else it is about to be written
@@ -285,14 +286,14 @@ class Watch:
         return self._places
 
     def is_unwanted(self, place: str) -> bool:
-        """A row cache is spared as soon as any run has begun: which one it reads depends on models that it has yet to train."""
+        """Whether no new run needs ``place``. A new run keeps all row caches: it may read one of a model it has yet to train."""
         begun = self.begun()
         return place not in begun and not (begun and place.split("/")[0] in ROW_CACHES)
 
 
 @dataclass
 class Sweep:
-    """Deletes, or only counts."""
+    """Deletion of places, or only their counts in a dry run."""
 
     store: Store
     collected: Collected
@@ -312,7 +313,7 @@ class Sweep:
         self.collected.runs = [run_id for run_id in run_ids if self._discard(f"runs/{run_id}")]
 
     def leftovers(self, kept: dict[str, Folder], live: Iterable[str], rules: Rules, trash: list[str]) -> None:
-        """Delete what killed processes left in folders that stay."""
+        """Delete leftovers of killed processes in folders that stay."""
         old, live = rules.now - GRACE_SECONDS, set(live)
         for place, folder in kept.items():
             if folder.is_finished and folder.scratch and place not in live and folder.modified < old:
@@ -354,7 +355,7 @@ class Sweep:
 
 
 def sweep_copies(cache: Store, live: Iterable[str], rules: Rules, watch: Watch, delete: bool, progress: Progress) -> int:
-    """Delete this machine's copies of a remote store that no run under way reads; a stage that wants one fetches it. Returns bytes."""
+    """Delete this machine's copies of a remote store that no run under way reads; stages fetch them again. Returns bytes."""
     live, copies = set(live), Collected(cache.uri, delete)
     folders, trash = survey(cache, progress)
     old = {

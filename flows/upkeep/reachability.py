@@ -2,14 +2,14 @@
 
 A *place* is a stage's folder, ``"align/<digest>"``. Needed are the places of
 
-- runs that are under way: they run, wait for a person, or are queued on the Prefect server (what the last run of their project left);
-- the aliases of the registry, the newest completed runs of each project and kind, what the next plan of a project looks back at
+- runs under way: running, waiting for a person, or queued on the Prefect server (then the results of their project's last run);
+- the aliases of the registry, the newest completed runs of each project and kind, the baseline of the next plan of a project
   (``projects/<project>/latest.json``), and runs that ended lately;
 - unfinished stages that may still be computed, or whose answers cost money;
 - stages whose journals wait to be sent to MLflow (``infra/tracking/outbox.py``);
 
-each with everything it was made from, by the ``inputs`` and the spec of its result. For any other registered version its weights and
-its evaluation are needed, not the data it was made from; and every decision about a promotion, so that none is made twice.
+each with all its inputs, by the ``inputs`` and the spec of its result. Of any other registered version weights and evaluation are
+needed, not its inputs; and every decision about a promotion, so that it is not made twice.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from flows.config.models import MethodConfig
 
 GRACE_SECONDS = 3600.0
-"""An unfinished stage that was written to within it may still be computed: a running stage writes its journal every few seconds."""
+"""An unfinished stage with a younger change may still be running: it writes its journal every few seconds."""
 QUEUE_SECONDS = 3600.0
-"""A scheduled run counts as queued when it starts within it."""
+"""A scheduled run that starts sooner counts as queued."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Folder:
     Attributes:
         modified: epoch seconds of the last change.
         scratch: bytes of work in progress.
-        has_answers: whether an unfinished stage has answers of an endpoint.
+        has_answers: whether an unfinished stage has paid answers of an endpoint.
     """
 
     bytes: int = 0
@@ -71,7 +71,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Root:
-    """A garbage-collection root; with ``inputs``, the places it was made from are needed too."""
+    """A garbage-collection root; with ``inputs``, everything it was computed from is reachable too."""
 
     place: str
     why: str
@@ -80,7 +80,7 @@ class Root:
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules by age and number for runs and stages that are kept besides.
+    """Rules by age and number that keep further runs and stages.
 
     Attributes:
         older_than: seconds; runs that ended, and stages that were written, within them.
@@ -98,7 +98,7 @@ class Rules:
 
 @dataclass
 class Runs:
-    """Manifests by run id, and why each that is kept is kept.
+    """Manifests by run id, and the reason for each kept one.
 
     Attributes:
         live: runs under way.
@@ -111,7 +111,11 @@ class Runs:
 
     @classmethod
     def of(cls, store: Store, rules: Rules, under_way: Iterable[str]) -> Runs:
-        """Args: under_way: ids of flow runs that are not over on the Prefect server."""
+        """Classify the store's runs.
+
+        Args:
+            under_way: ids of flow runs that the Prefect server has as scheduled or running.
+        """
         records = {run.run_id: run for run in read_records(store)}
         words = {"running": "running", "waiting": "waiting for a decision"}
         open_flow_runs = set(under_way)
@@ -151,7 +155,7 @@ class Runs:
 
 
 def of_projects(store: Store) -> Iterator[Root]:
-    """Yield the stages that the next plan of a project compares itself with, and whose classifier it may keep."""
+    """Yield the stages that the next plan of a project is compared with, and whose classifier it may keep."""
     for project in store.list("projects"):
         for entry in read_latest(store, project).values():
             yield Root(f"{entry.ref.stage}/{entry.digest}", f"the next run of {project}")
@@ -167,7 +171,7 @@ def of_folders(folders: Mapping[str, Folder], rules: Rules) -> Iterator[Root]:
 
 
 def of_outbox(outbox: Path, store: Store) -> Iterator[Root]:
-    """Stages whose journals this machine has yet to send to MLflow; the outbox names them and holds no copy."""
+    """Yield stages whose journals this machine has yet to send to MLflow; the outbox holds references only."""
     for place in waiting_places(outbox, store.uri):
         yield Root(place, "its curves wait for MLflow", inputs=False)
 
@@ -182,7 +186,7 @@ def of_registry(uri: str, store: Store, folders: Mapping[str, Folder], *, may_be
     """Yield the places that registered versions need.
 
     Raises:
-        ServiceError: MLflow is away. ConfigError: it knows none of the models that the store's runs registered: it is another registry.
+        ServiceError: MLflow is away. ConfigError: it has none of the models that the store's runs registered, so it is another registry.
     """
     versions = registry.versions(uri)
     known = {version.tags.get("dora.digest") for version in versions}
@@ -237,7 +241,7 @@ def _project(flow: str, parameters: dict[str, Any]) -> str:
 
 
 def open_flow_runs(client: SyncPrefectClient) -> list[tuple[str, FlowRun]]:
-    """Return flow and run of all runs that are not over, without those that a schedule starts later."""
+    """Return flow and run of all runs without a terminal state; runs that a schedule starts later are left out."""
     from datetime import UTC, datetime, timedelta
 
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
@@ -272,7 +276,7 @@ def _start(run: FlowRun) -> Any:
 
 
 def reach(store: Store, folders: Mapping[str, Folder], roots: Iterable[Root]) -> dict[str, str]:
-    """``{place: why}`` of what is needed; the first root that needs a place gives the reason."""
+    """Return ``{place: why}`` of all reachable places; the reason is that of the first root."""
     roots, kept = list(roots), dict[str, str]()
     for inputs in (True, False):
         for root in roots:
@@ -288,7 +292,7 @@ def reach(store: Store, folders: Mapping[str, Folder], roots: Iterable[Root]) ->
 
 
 def references(store: Store, place: str) -> list[str]:
-    """Return the places that a stage reads or was made from."""
+    """Return the places that a stage reads or was computed from."""
     result = store.read_json(f"{place}/{RESULT}")
     if result is None:
         return list(_references(store.read_json(f"{place}/{SPEC}")))
@@ -313,7 +317,7 @@ def _references(value: Any) -> Iterator[str]:
 
 
 def row_caches_of(store: Store, kept: Iterable[str]) -> set[str] | None:
-    """Return the places of the row caches that kept stages would read; None where one cannot be known."""
+    """Return the places of the row caches that kept stages would read; None if one cannot be determined."""
     found = set()
     for place in kept:
         stage, digest = place.split("/")

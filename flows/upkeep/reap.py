@@ -1,14 +1,14 @@
-"""The flow ``reap`` and ``dora reap``: end what runs left behind whose process is gone.
+"""The flow ``reap`` and ``dora reap``: clean up after runs whose process is gone.
 
-A run that ends in order closes itself, and Prefect's hooks close one that was cancelled or crashed under a worker
-(:func:`flows.running.abandoned.release`). The remaining ones were closed by neither: a machine went down, ``kill -9``, a server was away.
-Such a run still says "running" in its manifest (``runs/<run_id>/run.json``). It is over if Prefect says that its flow run is, or if it ran
-on this machine and its process is gone. Then its Ray jobs are stopped, except those that a live run watches too, its MLflow runs end as
-KILLED, its manifest as cancelled, with the reason, and its flow run in Prefect as crashed. Where no servers run, the next command does the
-same first.
+A run that ends normally closes itself, and Prefect's hooks close one that was cancelled or crashed under a worker
+(:func:`flows.running.abandoned.release`). This flow closes the others, after ``kill -9``, the loss of a machine, or the outage of a server.
+The manifest of such a run (``runs/<run_id>/run.json``) still has the status "running". The run is over if its flow run has ended in
+Prefect, or if it ran on this machine and its process is gone. Then its Ray jobs are stopped unless a live run watches them, its MLflow runs
+end as KILLED, its manifest as cancelled, with the reason, and its flow run in Prefect as crashed. Where no servers run, the next command
+does the same first.
 
-A run that misses a cancel request gets the signal that its worker would have sent: Prefect's watcher beside a run ends for good after an
-outage of half a minute, and a command without a worker has none. A run that a worker took and did not start, because the worker was killed
+A run that missed a cancel request gets the signal that its worker would have sent: Prefect's watcher of a run ends for good after an
+outage of half a minute, and a command has no watcher. A run that a worker took and did not start, because the worker was killed
 in between, is set to Crashed.
 
 Left out: runs on other machines that are Running in Prefect: they may be alive.
@@ -16,6 +16,7 @@ Left out: runs on other machines that are Running in Prefect: they may be alive.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 UNHEARD_SECONDS = 60.0
 """Longest time in state Cancelling: a run that gets the request ends within seconds, its jobs' checkpoints included."""
 STOPPING_SECONDS = 45.0
-"""For a run to stop its jobs and report; then it is killed, and what it left is ended as for any killed run."""
+"""Time for a run to stop its jobs and report; then it is killed, and cleaned up after like any killed run."""
 
 
 @dataclass
@@ -66,9 +67,9 @@ class Reaped:
     """Changes that a sweep has made, or would make.
 
     Attributes:
-        runs: ``{run id: why it is over}`` of those that were ended.
-        unheard: runs that were asked to stop, and have been stopped.
-        never_began: flow runs that a worker took and did not start.
+        runs: ``{run id: reason}`` of ended runs.
+        unheard: runs that missed a cancel request, and have been stopped.
+        never_began: flow runs that a worker claimed and did not start.
         jobs, mlflow_runs: Ray submissions and MLflow runs that were still open.
         overdue: runs whose question has expired; they continue, and end as not promoted.
         slots: slots of ``dora-gpus`` without a holder.
@@ -89,7 +90,7 @@ class Reaped:
     def lines(self) -> list[str]:
         """Return the report as text."""
         lines = [f"{run_id}: ended, {why}" for run_id, why in self.runs.items()]
-        lines += [f"cancelled, as was asked for: {', '.join(self.unheard)}"] if self.unheard else []
+        lines += [f"cancelled, as requested: {', '.join(self.unheard)}"] if self.unheard else []
         lines += [f"taken by a worker that is gone: {', '.join(self.never_began)}"] if self.never_began else []
         lines += [f"stopped Ray jobs: {', '.join(self.jobs)}"] if self.jobs else []
         lines += [f"closed {len(self.mlflow_runs)} MLflow runs"] if self.mlflow_runs else []
@@ -103,20 +104,20 @@ class Reaped:
 
 @flow(name="reap", flow_run_name="reap", persist_result=False)
 def reap() -> State[dict[str, Any]]:
-    """Stop what runs left behind whose process is gone: Ray jobs, MLflow runs, slots. Never touches a live run; safe to repeat."""
+    """Clean up after runs whose process is gone: Ray jobs, MLflow runs, slots. Live runs are left alone; safe to repeat."""
     settings = Settings()
     reaped = sweep(settings, apply_environment(settings))
     for line in reaped.lines():
-        get_run_logger().info(line)
+        get_run_logger().log(logging.WARNING if line in (*reaped.waiting, *reaped.problems) else logging.INFO, line)
     ended = Failed if reaped.problems else Completed
     return ended(message="; ".join(reaped.lines()), data=reaped.to_json())
 
 
 def sweep(settings: Settings, places: Places, *, dry_run: bool = False) -> Reaped:
-    """See the module docstring.
+    """End dead runs, expired questions and orphaned slots, and send waiting updates to MLflow; see the module docstring.
 
     Args:
-        places: of ``settings``; without a Prefect server only runs of this machine can be judged.
+        places: of ``settings``; without a Prefect server only runs of this machine are checked.
         dry_run: report; end nothing.
     """
     reaped = _sweep_here(settings, places, dry_run) if places.prefect_api_url is None else _sweep_server(settings, places, dry_run)
@@ -137,7 +138,7 @@ def _sweep_server(settings: Settings, places: Places, dry_run: bool) -> Reaped:
 
 
 def _sweep_here(settings: Settings, places: Places, dry_run: bool) -> Reaped:
-    """Sweep without a server: Prefect's history is a file, and a change in it needs an API of our own for a moment."""
+    """Sweep without a server: Prefect's history is a file, and a change in it needs a private API for a moment."""
     found = end_dead_runs(settings, places, None, dry_run=True)
     if dry_run or not found.runs:
         return found
@@ -153,7 +154,7 @@ def end_dead(settings: Settings) -> Reaped:
 
 
 def end_dead_runs(settings: Settings, places: Places, client: SyncPrefectClient | None, *, dry_run: bool = False) -> Reaped:
-    """End the runs that are over and whose manifest still says "running".
+    """End the runs that are over although their manifest has status "running".
 
     Args:
         client: None without a Prefect server.
@@ -189,18 +190,18 @@ def end_dead_runs(settings: Settings, places: Places, client: SyncPrefectClient 
 
 
 def why_over(process: ProcessRecord | None, state: State | None) -> str | None:
-    """Why a run whose manifest says "running" is not; None where it may be.
+    """Return the reason why a run with status "running" is over; None if it may be alive.
 
     Args:
         process: host, process id and creation time of the manifest; None in one of an older version.
-        state: of its flow run; None where Prefect does not know it, or there is no server.
+        state: of its flow run; None if Prefect does not have it, or without a server.
     """
     ours = _ours(process)
     if ours is not None and ours.alive():
         return None
     if state is not None and state.is_final():
         return f"its flow run is {state.name}"
-    # A suspended or rescheduled flow run has no process, and goes on later.
+    # A suspended or rescheduled flow run has no process, and continues later.
     if ours is not None and (state is None or state.is_running() or state.is_cancelling()):
         return "its process is gone"
     return None
@@ -230,7 +231,7 @@ def close_mlflow_runs(uri: str, project: str, run_id: str, why: str) -> list[str
 
 
 def _send_waiting(settings: Settings, places: Places) -> list[str]:
-    """Send MLflow what was left by runs that ended while it was away; returns what still waits, and why."""
+    """Send the MLflow updates of runs that ended while it was away; returns warnings about those that still wait."""
     if not any(settings.outbox.glob("*.jsonl")):
         return []
     return Tracker.open(places.mlflow_uri, "default", settings.outbox, history=settings.mlflow_history(places.mlflow_uri)).close()
@@ -242,7 +243,7 @@ def _open_runs(store: Store) -> list[RunRecord]:
 
 
 def _ours(process: ProcessRecord | None) -> RecordedProcess | None:
-    """Return the process of a manifest, if it is or was one of this machine."""
+    """Return the process of a manifest; None if it belongs to another machine."""
     return None if process is None or process.host != socket.gethostname() else process.recorded()
 
 
@@ -292,13 +293,13 @@ def _end_flow_run(client: SyncPrefectClient, flow_run: FlowRun | None, why: str)
         return
     if not flow_run.state.is_final():
         ended = Cancelled if flow_run.state.is_cancelling() else Crashed
-        client.set_flow_run_state(flow_run.id, ended(message=f"{why}; what it left has been ended; {RESUME}"), force=True)
+        client.set_flow_run_state(flow_run.id, ended(message=f"{why}; its jobs have been ended; {RESUME}"), force=True)
     end_task_runs(client, flow_run.id, why)
 
 
 def _free_slots(client: SyncPrefectClient, dry_run: bool) -> int:
-    """Slots that a restarted server counts although their leases went with it. Only when no run can hold one: none runs, and none has
-    ended so lately that its lease may live."""
+    """Free slots that a restarted server counts although their leases were lost; returns their number. Does nothing while a run is active
+    or has ended so lately that its lease may be alive."""
     from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 
     try:

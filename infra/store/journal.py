@@ -3,7 +3,7 @@
 A stage never calls MLflow or Prefect. It writes events here; the supervisor reads new parts while the stage runs, shows their progress,
 and adds references to them to MLflow's outbox (``infra/tracking/outbox.py``), which reads the parts again when it sends them: the journal
 is the one durable copy of a curve. So a dead tracking server cannot slow or kill training, nothing is lost, and the same code works on a
-local folder and on S3 (parts are immutable, there is no append).
+local folder and on S3 (parts are immutable; nothing is appended).
 
 Event kinds: ``{"kind": "metrics", "step": int, "values": {name: float}, "time": float}`` and
 ``{"kind": "progress", "done": int, "total": int, "unit": str, "note": str, "time": float}``.
@@ -127,7 +127,7 @@ class JournalReader:
 
         def follow() -> None:
             while not ended.wait(FOLLOW_SECONDS):
-                with suppress(OSError):  # a transient error of the store: the next read, or the last one, goes on from the same part
+                with suppress(OSError):  # a transient error of the store: the next read, or the last one, repeats this part
                     read()
 
         name = f"journal of {self._folder}"

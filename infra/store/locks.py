@@ -1,4 +1,4 @@
-"""Lock of a stage: on a local store one run at a time computes it. The others wait, name the holder, and then find it done.
+"""Lock of a stage: on a local store one run at a time computes it. Others wait, with the holder's name in a message, and then find it done.
 
 The lock is an advisory ``flock`` on ``<store>/locks/<stage>-<digest>``. The kernel frees it when its process ends, in whatever way; the
 file contains the holder's name and is deleted with the lock.
@@ -24,14 +24,14 @@ LOOK_SECONDS = 0.5
 
 @contextmanager
 def ownership(
-    store: Store, stage: str, digest: str, owner: str, *, is_done: Callable[[], bool], tell: Callable[[str], None]
+    store: Store, stage: str, digest: str, owner: str, *, is_done: Callable[[], bool], on_wait: Callable[[str], None]
 ) -> Iterator[bool]:
     """Hold a stage while the block runs; waits while another run does, unless the stage is done by then.
 
     Args:
         owner: name of this run, shown to runs that wait for it.
         is_done: whether the stage's result is valid.
-        tell: called with one sentence for each run that is waited for.
+        on_wait: called with one sentence per run that this one waits for.
 
     Yields:
         Whether the stage is done, so that there is nothing to compute.
@@ -43,7 +43,7 @@ def ownership(
     while (file := _take(path, f"{owner} (process {os.getpid()})")) is None and not is_done():
         other = _holder(path)
         if other is not None and other != named:
-            tell(f"waits for {other}, which computes the same {stage}")
+            on_wait(f"waits for {other}, which computes the same {stage}")
             named = other
         time.sleep(LOOK_SECONDS)
     try:

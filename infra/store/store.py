@@ -111,7 +111,7 @@ def full_disk(error: BaseException, folder: Path) -> StoreError | None:
 
 
 def _mount(path: Path) -> Path:
-    """Return the root of the file system of ``path`` or, if there is no such file, of its next parent."""
+    """Return the root of the file system of ``path`` or, if it does not exist, of its next parent."""
     path = path.absolute()
     return next(p for p in (path, *path.parents) if p.exists() and p.is_mount())
 
@@ -137,7 +137,7 @@ class Store:
     """See the module docstring.
 
     Args:
-        uri: a local path, ``file:///…``, or any URI ``pyarrow.fs.FileSystem.from_uri`` knows (``s3://bucket/prefix``).
+        uri: a local path, ``file:///…``, or any URI ``pyarrow.fs.FileSystem.from_uri`` accepts (``s3://bucket/prefix``).
     """
 
     def __init__(self, uri: str):

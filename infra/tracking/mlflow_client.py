@@ -75,7 +75,7 @@ def as_batch(operation: Batch | Curves) -> Batch:
 
 
 def joined(operations: Iterable[Operation]) -> tuple[Operation, int]:
-    """Merge the first operation with those that follow; returns the merged one and how many it stands for.
+    """Merge the first operation with following ones; returns the merged one and the number of operations in it.
 
     Neighbouring batches and curves of one run are merged up to MLflow's limits: updates that waited for a server are thousands of small
     batches, and one call each would take minutes.
@@ -131,13 +131,13 @@ class MlflowCalls:
             return error.response.status_code in (400, 409, 413)
         if isinstance(error, MlflowException):
             status = error.get_http_status_code()
-            if isinstance(operation, Start):  # an answer that is not JSON comes from another server: a port that wants https
+            if isinstance(operation, Start):  # an answer that is not JSON comes from another server: a port that requires https
                 return status in (400, 409, 413) and (isinstance(error, RestException) or not self.uri.startswith("http"))
             return status in (400, 409, 413) or (status == 404 and self._is_known_there(operation.run))
         return isinstance(error, (FileNotFoundError, TypeError, ValueError))
 
     def _is_known_there(self, but: str) -> bool:
-        """Whether the server knows another run of this tracker: then the missing one was deleted, else this is another server."""
+        """Whether the server has another run of this tracker: then the missing one was deleted, else this is another server."""
         from mlflow.exceptions import MlflowException
 
         assert self._client is not None

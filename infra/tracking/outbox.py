@@ -171,11 +171,11 @@ class _Log:
 
 
 class Outbox:
-    """An open, locked outbox. ``pending`` and ``facts`` hold what was read back when it was adopted.
+    """An open, locked outbox. ``pending`` and ``facts`` are read back at its adoption.
 
     Attributes:
         pending: (sequence number, operation) not yet acknowledged, in the order they were appended.
-        facts: everything acknowledgements carried, merged (``{local run id: server run id}``).
+        facts: merged content of the acknowledgements (``{local run id: server run id}``).
         operations: every operation ever appended to an adopted outbox, acknowledged or not.
     """
 

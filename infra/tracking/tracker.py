@@ -156,14 +156,14 @@ class Tracker:
             return self._calls.ids.get(run_id)
 
     def url(self, run_id: str) -> str | None:
-        """Return the URL of the run's page, or None with SQLite (no server) or while the server does not know the run."""
+        """Return the URL of the run's page, or None with SQLite (no server) or while the server does not have the run."""
         mlflow_id, experiment = self.mlflow_id(run_id), self._calls.experiments.get(self.project)
         if mlflow_id is None or experiment is None or not self.uri.startswith("http"):
             return None
         return f"{without_credentials(self.uri).rstrip('/')}/#/experiments/{experiment}/runs/{mlflow_id}{UI_PAGES}"
 
     def close(self, patience_seconds: float = 10.0, limit_seconds: float = 60.0) -> list[str]:
-        """End unfinished runs as KILLED, send the waiting updates, and return warnings for people (empty: everything is in MLflow).
+        """End unfinished runs as KILLED, send the waiting updates, and return warnings (empty: everything is in MLflow).
 
         Returns as soon as everything is sent, after one last failed attempt, after ``patience_seconds`` without progress,
         or after ``limit_seconds``. Later calls of any method have no effect.
@@ -198,7 +198,7 @@ class Tracker:
                 return
             try:
                 self._queue.append((self._outbox, self._outbox.append(operation), operation))
-            except OSError as error:  # disk full: the run goes on without its tracking
+            except OSError as error:  # disk full: the run continues without tracking
                 self._lost.append(f"{operation.kind} was not sent: the outbox cannot be written: {error}")
             self._changed.notify_all()
 

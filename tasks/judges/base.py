@@ -44,7 +44,7 @@ class JudgeSpec(StageSpec):
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of N responses, shape (N,), larger is better, not finite where there is no verdict; and the judge's facts."""
+    """Scores of N responses, shape (N,), larger is better, not finite without a verdict; and the judge's facts."""
 
     scores: np.ndarray
     facts: Facts = field(default_factory=Facts)
@@ -55,7 +55,7 @@ class JudgeKind:
     """A judge's descriptor.
 
     Attributes:
-        config: its settings; ``config.asks_server`` says whether it needs ``execution.endpoint``.
+        config: its settings; ``config.asks_server``: whether it needs ``execution.endpoint``.
         score: scores rows (record_id, prompt, prompt_hash, sample, response; responses of one prompt are neighbours) by ``spec.judge``.
         lacks: error message for a spec that is incomplete for this judge; None if it is complete.
         facts: model of its facts; every field has a default.

@@ -35,7 +35,7 @@ SWAPPED: dict[Verdict | None, Verdict | None] = {"first": "second", "second": "f
 
 
 class LLMFacts(RequestFacts):
-    """How the comparisons and the requests for them went. Shares are null where no pair has two verdicts."""
+    """Statistics of the comparisons and their requests. Shares are null where no pair has two verdicts."""
 
     comparisons: int = Field(0, description="Pairs of responses that were compared.")
     unparsable: int = Field(0, description="Answers without a verdict.")
@@ -45,7 +45,7 @@ class LLMFacts(RequestFacts):
 
 @dataclass
 class _Group:
-    """The responses of one record: their rows in the table, sample numbers and texts, their opponents, and the ``games``: pairs of places
+    """Responses of one record: their rows in the table, sample numbers and texts, their opponents, and the ``games``: pairs of places
     in ``responses`` and ``opponents``."""
 
     record_id: str
@@ -56,17 +56,17 @@ class _Group:
     opponents: list[str]
     games: list[tuple[int, int]]
 
-    def asked(self) -> Iterator[tuple[int, int]]:
-        """Games of two different texts; others are ties."""
+    def compared(self) -> Iterator[tuple[int, int]]:
+        """Yield the games of two different texts; equal texts tie without a request."""
         return ((i, j) for i, j in self.games if self.responses[i] != self.opponents[j])
 
     def questions(self, judge: LLMJudge) -> Iterator[Question]:
-        """Two per compared game: in this order, and swapped."""
+        """Yield two questions per compared game: in this order, and swapped."""
         from dora_core.evaluation.llm_judge import judging_messages
         from infra.chat_client import Question
 
         sampling = {"model": judge.model, "temperature": 0.0, "max_tokens": judge.max_new_tokens, "seed": judge.seed}
-        for i, j in self.asked():
+        for i, j in self.compared():
             pair = self.responses[i], self.opponents[j]
             for first, second in (pair, pair[::-1]):
                 messages = judging_messages(self.prompt, first, second, judge.criteria)
@@ -74,7 +74,7 @@ class _Group:
 
 
 def score(spec: JudgeSpec, context: StageContext, rows: pa.Table) -> Scored:
-    """Mean outcome of each response's comparisons; writes ``votes.parquet``.
+    """Score each response by the mean outcome of its comparisons; write ``votes.parquet``.
 
     Returns:
         Scores in [0, 1], NaN for a response without any verdict; and :class:`LLMFacts`.
@@ -100,7 +100,7 @@ def score(spec: JudgeSpec, context: StageContext, rows: pa.Table) -> Scored:
             hint="give several (generate.samples), or compare with the given responses: judge.against=given",
         )
     questions = (question for group in groups for question in group.questions(judge))
-    total = sum(2 * len(list(group.asked())) for group in groups)
+    total = sum(2 * len(list(group.compared())) for group in groups)
     asked = ask(context, spec.execution.endpoint, questions, total, unit="verdicts")
     said = [parse_verdict(answer.text) for answer in asked.answers]
     if said and not any(said):
@@ -112,7 +112,7 @@ def score(spec: JudgeSpec, context: StageContext, rows: pa.Table) -> Scored:
     pairs = zip(said[::2], [SWAPPED[verdict] for verdict in said[1::2]], strict=True)
     scores, votes = np.full(len(rows), np.nan), list[dict[str, Any]]()
     for group in groups:
-        verdicts = {game: next(pairs) for game in group.asked()}
+        verdicts = {game: next(pairs) for game in group.compared()}
         outcomes = [(i, j, outcome(*verdicts.get((i, j), ("tie", "tie")))) for i, j in group.games]
         scores[group.rows] = mean_outcomes(group.responses, outcomes, mutual=mutual)
         for (i, j), (verdict, swapped) in verdicts.items():
@@ -133,7 +133,7 @@ def score(spec: JudgeSpec, context: StageContext, rows: pa.Table) -> Scored:
 
 
 def _groups(rows: pa.Table, judge: LLMJudge, given: dict[str, list[str]] | None) -> list[_Group]:
-    """The rows by record; ``given`` None: responses meet each other."""
+    """Group the rows by record; ``given`` None: responses of a record are compared with each other."""
     from dora_core.evaluation.llm_judge import pairs_against, pairs_among
 
     places = defaultdict[str, list[int]](list)
@@ -150,7 +150,7 @@ def _groups(rows: pa.Table, judge: LLMJudge, given: dict[str, list[str]] | None)
 
 
 def _given(spec: JudgeSpec, context: StageContext) -> dict[str, list[str]]:
-    """The responses of every record."""
+    """Read the responses of every record."""
     import pyarrow.parquet as pq
 
     records = pq.read_table(context.fetch(spec.records) / RECORDS_FILE, columns=["record_id", "responses"])

@@ -28,6 +28,6 @@ JUDGES = _find()
 
 
 def facts_of_all() -> type[Facts]:
-    """One model for the facts of every judge: a result holds those of the judge that ran, and the defaults of the others."""
+    """Build one model with the facts of every judge; those of judges that did not run have their defaults."""
     models = dict.fromkeys(judge.facts for judge in JUDGES.values() if judge.facts is not Facts)
     return create_model("JudgeFacts", __base__=tuple(models), __doc__="Facts of the judge that ran.")

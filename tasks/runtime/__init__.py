@@ -1,1 +1,1 @@
-"""What every stage runs on: specs, shards, actors, caches."""
+"""Runtime of the stages: specs, shards, actors, caches."""

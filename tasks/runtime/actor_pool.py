@@ -1,8 +1,8 @@
 """A pool of Ray actors: start, assign, replace. Used for shards of rows (``tasks/runtime/shards.py``) and for the stages of a batch
-(``tasks/stages/batch.py``), which say through :class:`Work` what is next.
+(``tasks/stages/batch.py``), which implement :class:`Work`, the queue.
 
-One piece of work per actor is in flight. It is only assigned to an actor that has started, so that two steps that share a cluster never
-wait for each other's places. Work may become ready while other work finishes.
+One piece of work per actor is in flight. It is only assigned to an actor that has started, so that two steps that share a cluster cannot
+deadlock. Work may become ready while other work finishes.
 
 Failure policy: the *death* of an actor (kill −9, out of memory, a lost node) returns its work, and another actor takes its place
 (``tasks/runtime/worker_failures.py`` has the bounds). An *exception* of the actor's code is raised as it is.
@@ -21,7 +21,7 @@ from tasks.runtime.cluster import check_fits, ray_session
 from tasks.runtime.worker_failures import WorkerFailures
 
 FLUSH_SECONDS = 2.0
-"""Between two flushes of the journal while no actor finishes anything."""
+"""Interval of journal flushes while no work finishes."""
 
 Item = TypeVar("Item")
 
@@ -30,25 +30,25 @@ class Work(Protocol[Item]):
     """Source of a pool's work; called from one thread."""
 
     def has_ready(self) -> bool:
-        """Whether :meth:`take` gives something now."""
+        """Whether :meth:`take` returns a piece of work now."""
 
     def expects_more(self) -> bool:
         """Whether work may become ready later, so that idle actors are kept."""
 
     def take(self) -> Item:
-        """The next piece of work."""
+        """Return the next piece of work."""
 
     def task(self, item: Item) -> tuple[Any, ...]:
-        """Arguments of the actor's method ``work``."""
+        """Return the arguments of the actor's method ``work``."""
 
     def describe(self, item: Item) -> str:
-        """The piece in words, unique: ``rows 0 to 10``."""
+        """Return a unique description: ``rows 0 to 10``."""
 
     def give_back(self, item: Item) -> None:
-        """Its actor died: it is to be taken again."""
+        """Return a piece to the queue after the death of its actor."""
 
     def set_aside(self, item: Item, failure: StageFailed) -> None:
-        """It killed too many actors, and is not taken again."""
+        """Give up a piece that killed too many actors."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def run_on_actors(
     failures: WorkerFailures,
     journal: JournalWriter,
 ) -> Generator[Finished[Item]]:
-    """Finished work, as it finishes. All actors are gone when the iterator ends or is closed.
+    """Yield work as it finishes. All actors have ended when the iterator ends or is closed.
 
     Args:
         actor: class with the methods ``ready()`` and ``work(*task)``.

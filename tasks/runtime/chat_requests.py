@@ -1,7 +1,7 @@
-"""Chat requests to an OpenAI-compatible server: many at once, every answer kept, none sent twice.
+"""Chat requests to an OpenAI-compatible server: concurrent, with every answer kept and no request repeated after its answer.
 
 Answers are appended to ``scratch/answers/<time>-<process>.jsonl``, one line each under the sha256 of its request, and synced to disk before
-they count. Every process writes a file of its own, a partially written last line is ignored, and finished files are committed to a remote
+they count. Every process writes a separate file, a partially written last line is ignored, and finished files are committed to a remote
 store every :data:`COMMIT_SECONDS` and at the end, also after an error. So a stage that was killed, or whose server went away, requests only
 the rest.
 
@@ -39,7 +39,7 @@ from tasks.runtime.stage import StageContext
 T = TypeVar("T")
 
 COMMIT_SECONDS = 30.0
-"""Between two commits to a remote store: a lost machine costs the answers of this time."""
+"""Interval of commits to a remote store: a lost machine costs at most the answers of this time."""
 BACKOFF_SECONDS = (0.5, 30.0)
 """First and longest wait before a request is sent again."""
 PROGRESS_SECONDS = 0.5
@@ -57,10 +57,10 @@ class Asked:
 
 
 def ask(context: StageContext, endpoint: Endpoint, questions: Iterable[Question], total: int, *, unit: str) -> Asked:
-    """Answers to all ``questions``; those with an answer of an earlier attempt are not sent again.
+    """Return the answers to all ``questions``; answers of an earlier attempt are reused.
 
     Args:
-        questions: taken as they can be sent, so they need not all exist at once.
+        questions: consumed as requests are sent, so they may be generated lazily.
         total: number of questions, for the progress bar.
         unit: name of an answer in the progress bar.
 
@@ -107,7 +107,7 @@ def ask(context: StageContext, endpoint: Endpoint, questions: Iterable[Question]
 
 
 class AnswerLog:
-    """The answers of all attempts, by key; see the module docstring."""
+    """Answers of all attempts, by key; see the module docstring."""
 
     def __init__(self, context: StageContext):
         self._context, self._folder = context, context.scratch / "answers"
@@ -116,7 +116,7 @@ class AnswerLog:
         self._committed = time.monotonic()
 
     def read(self) -> dict[str, Answer]:
-        """Every whole line of every file, of this machine's and the store's; of two answers under one key the first."""
+        """Read all complete lines of this machine's and the store's files; of two answers under one key the first counts."""
         store, relative = self._context.store, self._folder.relative_to(self._context.store.local_root).as_posix()
         answers: dict[str, Answer] = {}
         for name in sorted({path.name for path in self._folder.iterdir()} | set(store.list(relative))):
@@ -131,7 +131,7 @@ class AnswerLog:
         return answers
 
     def append(self, answers: dict[str, Answer]) -> None:
-        """On disk when this returns."""
+        """Append an answer durably."""
         if not answers:
             return
         if self._file is None:
@@ -143,7 +143,7 @@ class AnswerLog:
             self.close()
 
     def close(self) -> None:
-        """Commit what was appended; a further answer begins a file of its own."""
+        """Commit the current file; the next answer begins another."""
         self._committed = time.monotonic()
         if self._file is not None:
             self._file.close()
@@ -154,11 +154,11 @@ class AnswerLog:
 class _Workers:
     """``count`` threads that send requests. The first one checks that the server is there, and then starts the others.
 
-    They are daemons, since a request cannot be interrupted: a process that ends does not wait for them, and in one that goes on each ends
-    with its request.
+    They are daemons, since a request cannot be interrupted: a process that ends does not wait for them; otherwise each ends with its
+    request.
 
     Attributes:
-        open: questions that were put in and whose answers were not taken out. retries: requests that failed and were sent again.
+        open: questions whose answers were not taken yet. retries: requests that failed and were sent again.
     """
 
     def __init__(self, endpoint: Endpoint, count: int, log: logging.Logger):
@@ -178,7 +178,7 @@ class _Workers:
             self._start(self._open_up)
 
     def wait(self) -> dict[str, Answer]:
-        """The next answers by key; empty when another event ended the wait.
+        """Wait for the next answers, by key; empty when another event ended the wait.
 
         Raises:
             ServiceError: no event for ``give_up_seconds``. ConfigError: a request was refused.
@@ -239,8 +239,8 @@ class _Workers:
         self._todo.put(None)  # for the next thread
 
     def _persistently(self, attempt: Callable[[], T]) -> T | None:
-        """The result of the first attempt that meets no :class:`Trouble`; None when stopped before."""
-        longest = min(BACKOFF_SECONDS[1], self._endpoint.give_up_seconds / 4)  # so that giving up is never for one bad moment
+        """Return the result of the first attempt without :class:`Trouble`; None if stopped before."""
+        longest = min(BACKOFF_SECONDS[1], self._endpoint.give_up_seconds / 4)  # a single failure never ends the step
         number = 0
         while True:
             try:
@@ -260,5 +260,5 @@ class _Workers:
 
 
 def backoff_seconds(number: int, longest: float) -> float:
-    """Wait after the failure ``number`` in a row (from 0): doubled each time up to ``longest``, a random half of it taken off."""
+    """Return the wait after ``number`` (from 0) failures in a row: doubled each time up to ``longest``, a random half of it taken off."""
     return min(longest, BACKOFF_SECONDS[0] * 2.0 ** min(number, 16)) * random.uniform(0.5, 1.0)

@@ -14,9 +14,9 @@ from dora_core.errors import ServiceError
 def ray_session() -> Iterator[None]:
     """Connect this process to the cluster that runs its job, and disconnect at the end.
 
-    The Jobs API sets ``RAY_ADDRESS`` for every job; token authentication comes with the environment of the head. A process
-    that is already connected (an outer session, a test's ``ray.init(address="local")``) keeps its connection. No cluster is
-    ever started here: a bare ``ray.init()`` would attach to any head on the machine, or start one that is never stopped.
+    The Jobs API sets ``RAY_ADDRESS`` for every job; token authentication comes with the environment of the head. A process that is already
+    connected (an outer session, a test's ``ray.init(address="local")``) keeps its connection. This function never starts a cluster: a bare
+    ``ray.init()`` would attach to any head on the machine, or start one that is never stopped.
 
     Workers set their threads themselves (:func:`tasks.runtime.workers.use_threads`).
 
@@ -49,7 +49,7 @@ def ray_session() -> Iterator[None]:
 
 
 def check_fits(execution: Execution) -> None:
-    """Refuse a worker that fits on no node: Ray would wait for one forever.
+    """Refuse a worker that fits on no node; Ray would wait forever.
 
     Raises:
         ServiceError: with the needs of the worker and the resources of the nodes.

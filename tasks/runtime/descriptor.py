@@ -1,4 +1,4 @@
-"""Descriptor of a stage: the end of its file, and all that other modules need to know of it.
+"""Descriptor of a stage: the end of its file, and its interface to all other modules.
 
 The registry (``tasks/stages/registry.py``) lists the descriptors; the command line's headlines, the parent run's metrics, events,
 garbage collection, report sections and the entry point iterate over it and name no stage.
@@ -23,7 +23,7 @@ class StageResult(Generic[F]):
         payload: the spec as its digest covers it.
         rows: rows written.
         metrics: finite numbers by name.
-        seconds: how long ``run`` took.
+        seconds: duration of ``run``.
     """
 
     stage: str
@@ -60,7 +60,7 @@ class Event:
     """Event of a finished stage, sent to Prefect as ``dora.<name>``, for automations and webhooks.
 
     Attributes:
-        message: one sentence, with which a notice begins.
+        message: one sentence, the first of a notice.
         metrics: numbers that go with it.
         stops: it ends the run; the message then begins with the stage's label.
     """
@@ -95,13 +95,13 @@ class Stage:
     Attributes:
         run: computes the output.
         facts: model of its facts.
-        headline: the most wanted number, as a short text.
+        headline: the main number, as a short text.
         tracked: beginnings of the names of its metrics that also go to the MLflow run of the whole run, or of its round.
         event: the event of a stage that has run; None: no event.
-        keeps: names of the facts that refer to stages which the output needs although its spec does not name them: garbage collection
+        keeps: names of facts that refer to stages which the output needs although its spec does not name them; garbage collection
             reads them, as JSON, for results of any release.
         row_cache: kept by garbage collection as long as the stage is; None: there is none.
-        section: where the report shows it: ``stage`` in a section of its own, with the template ``flows/report/<name>.html``; ``training``
+        section: place in the report: ``stage`` in a separate section, with the template ``flows/report/<name>.html``; ``training``
             among the trainings; None nowhere.
         unplanned: sentence of the report for a run without this stage; ``{objective}`` stands for the name of its objective.
     """

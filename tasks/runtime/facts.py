@@ -18,7 +18,7 @@ Quantiles = dict[str, float]
 
 
 class Stop(StrictModel):
-    """Why a stage ends the run, in one sentence, and the next step."""
+    """Reason of a stage for ending the run, in one sentence, and the next step."""
 
     message: str
     hint: str
@@ -27,7 +27,7 @@ class Stop(StrictModel):
 class Facts(StrictModel):
     """Base of every stage's facts. No prompts, no responses.
 
-    A field that is added to a stage's facts needs a default, so that results of earlier releases stay readable.
+    A new field of a stage's facts needs a default, so that results of earlier releases stay readable.
     """
 
     model_config = ConfigDict(ser_json_inf_nan="constants")  # a NaN is refused when the result is written, not hidden as null
@@ -36,18 +36,18 @@ class Facts(StrictModel):
     stop: Stop | None = Field(None, description="Ends the run; what is finished is kept.")
 
     def dump(self) -> dict[str, Any]:
-        """JSON form. A field that was never set is left out, so that parsing and dumping a stored result changes nothing."""
+        """Return the JSON form. Unset fields are left out, so that parsing and dumping a stored result changes nothing."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class AnyFacts(Facts):
-    """Facts without a model of their own (toy stages of tests)."""
+    """Facts without a specific model (toy stages of tests)."""
 
     model_config = ConfigDict(extra="allow")
 
 
 class RequestFacts(Facts):
-    """How the requests to a served model went (``tasks/runtime/chat_requests.py``); empty where no server is used."""
+    """Statistics of the requests to a served model (``tasks/runtime/chat_requests.py``); empty where no server is used."""
 
     requests: int = Field(0, description="Sent in this attempt, retries included.")
     retries: int = 0

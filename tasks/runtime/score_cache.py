@@ -1,11 +1,11 @@
-"""The row ledger: values that are computed once for a row, and found by the row's key from then on.
+"""Row cache: values computed once per row and model, read by the row's key from then on.
 
-A ledger is a folder of the store with immutable Parquet parts (``key`` and columns of numbers), each named by the sha256 of its content:
+A row cache is a folder of the store with immutable Parquet parts (``key`` and columns of numbers), each named by the sha256 of its content:
 a part that is torn or altered does not have its name and is not read, concurrent writers never touch one file, and it works through any
 store. The folder's name identifies the model that computed the values (``scores/<classifier digest>``, ``logps/<digest of weights,
 tokenizer and truncation>``), so values of another model are never found in it.
 
-:func:`score_rows` computes the values that a ledger lacks. A finished shard survives a crash in the stage's scratch folder
+:func:`score_rows` computes the values that a row cache lacks. A finished shard survives a crash in the stage's scratch folder
 (``tasks/runtime/shards.py``); when all are finished they become one new part.
 """
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 ROW_GROUP = 65_536
 
 
-class RowLedger:
+class CachedRows:
     """Columns of numbers by uint64 ``key``; see the module docstring."""
 
     def __init__(self, context: StageContext, folder: str):
@@ -85,7 +85,7 @@ def _is_whole(part: Path) -> bool:
 
 
 class ScoringFacts(Facts):
-    """How many rows were scored now, how many values came from the ledger, and the throughput."""
+    """How many rows were scored now, how many values came from the row cache, and the throughput."""
 
     scored_rows: int
     reused_rows: int
@@ -112,7 +112,7 @@ class Scores:
 
 def score_rows(
     context: StageContext,
-    ledger: RowLedger,
+    cache: CachedRows,
     key_N: NDArray[np.uint64],
     rows: Callable[[NDArray[np.int64]], Iterator[pa.Table]],
     *,
@@ -122,8 +122,7 @@ def score_rows(
     execution: Execution,
     unit: str,
 ) -> Scores:
-    """Values of all rows: from the ledger where it has them, else from a ``worker`` (``tasks/runtime/shards.py``); then they are in the
-    ledger.
+    """Return values of all rows: from the row cache, else from a ``worker`` (``tasks/runtime/shards.py``), which are then cached.
 
     Memory: 16 bytes a row, and 17 bytes and the values per distinct key; texts are streamed.
 
@@ -137,7 +136,7 @@ def score_rows(
     from tasks.runtime.shards import stream_shards
 
     values = _Values(*np.unique(key_N, return_index=True, return_inverse=True))
-    for table in ledger.tables():
+    for table in cache.tables():
         values.put(table)
     new, totals = values.missing(), dict.fromkeys(summed, 0.0)
     rows_per_second: float | None = None
@@ -161,9 +160,9 @@ def score_rows(
                 yield kept
 
         with closing(scored()) as tables:  # an error while writing also ends the actors
-            ledger.add(tables)
+            cache.add(tables)
         rows_per_second = len(new) / (time.monotonic() - started)
-    assert values.found_K.all(), "every row was in the ledger or has been scored"
+    assert values.found_K.all(), "every row was cached or has been scored"
     facts = ScoringFacts(scored_rows=len(new), reused_rows=len(key_N) - len(new), rows_per_second=rows_per_second)
     return Scores(facts, totals, values.columns, values.place_N)
 

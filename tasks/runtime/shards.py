@@ -2,7 +2,7 @@
 
 Rows are cut into shards by position (``execution.shard_rows``), however the stream was batched. A shard's output depends on its rows
 and the worker's arguments alone, so the number of workers, their deaths and restarts never change a byte of the result. (Where the
-accelerator ran out of memory, results are the same up to rounding, and the stage says so.)
+accelerator ran out of memory, results are the same up to rounding, and the result has a warning.)
 
 Memory does not grow with the rows: a shard is cut when an actor is free for it (one more waits), and results are read back from
 disk one by one, in the order of the rows.
@@ -109,15 +109,15 @@ def stream_shards(
         StageFailed: poison shards, or too many deaths of actors.
         ServiceError: no node of the cluster is big enough for a worker.
     """
-    ledger, finished, reused = ShardLedger(context, name), 0, 0
-    waiting: deque[Shard] = deque()  # cut and not yielded, without their rows
-    done: set[int] = set()  # starts of those that are on disk
+    stored, finished, reused = StoredShards(context, name), 0, 0
+    waiting: deque[Shard] = deque()  # shards that are cut and not yielded, without their rows
+    done: set[int] = set()  # starts of shards on disk
 
     def incomplete() -> Iterator[Shard]:
         nonlocal finished, reused
         for shard in cut(rows, execution.shard_rows):
             waiting.append(Shard(shard.start, shard.stop, b""))
-            if not ledger.is_done(shard):
+            if not stored.is_done(shard):
                 yield shard
                 continue
             done.add(shard.start)
@@ -128,7 +128,7 @@ def stream_shards(
         while waiting and waiting[0].start in done:
             shard = waiting.popleft()
             done.remove(shard.start)
-            yield ledger.read(shard)
+            yield stored.read(shard)
 
     context.progress(0, total, unit, name)
     if execution.workers == 0:
@@ -136,15 +136,15 @@ def stream_shards(
     else:
         results = _on_actors(incomplete(), worker, execution, context, -(-total // execution.shard_rows), unit)
     for computed in results:
-        ledger.mark_done(computed)
+        stored.mark_done(computed)
         done.add(computed.shard.start)
         finished += computed.table.num_rows
         context.progress(finished, total, unit, name)
         yield from ready()
     yield from ready()
-    if ledger.batch_tokens is not None:
+    if stored.batch_tokens is not None:
         context.warn(
-            f"{name}: the accelerator's memory did not hold {execution.batch_tokens} tokens, so batches were cut to {ledger.batch_tokens}: "
+            f"{name}: the accelerator's memory did not hold {execution.batch_tokens} tokens, so batches were cut to {stored.batch_tokens}: "
             f"set batch_tokens of execution.{context.folder.stage} to that"
         )
     if reused:
@@ -152,7 +152,7 @@ def stream_shards(
 
 
 def cut(tables: Iterable[pa.Table], shard_rows: int) -> Iterator[Shard]:
-    """Consecutive shards of ``shard_rows`` rows; the last may be smaller. An empty table is one empty shard (it has a schema)."""
+    """Yield consecutive shards of ``shard_rows`` rows; the last may be smaller. An empty table is one empty shard (it has a schema)."""
     import numpy as np
 
     start = 0
@@ -162,7 +162,7 @@ def cut(tables: Iterable[pa.Table], shard_rows: int) -> Iterator[Shard]:
         start += rows.num_rows
 
 
-class ShardLedger:
+class StoredShards:
     """Finished shards of one sharded step, verified by checksums; see the module docstring.
 
     Attributes:
@@ -175,7 +175,7 @@ class ShardLedger:
         self.batch_tokens: int | None = None
 
     def is_done(self, shard: Shard) -> bool:
-        """The marker is there, belongs to these input rows, and the data has its checksum."""
+        """Whether the marker exists and agrees with the input rows and the data's checksum."""
         store, prefix = self._context.store, f"{self._context.folder.stage}/{self._context.folder.digest}"
         marker = store.read_json(f"{prefix}/{self._marker(shard)}")
         if not isinstance(marker, dict) or marker.get("input_sha256") != shard.sha256:
@@ -255,7 +255,7 @@ def _in_process(todo: Iterator[Shard], build: BuildWorker) -> Iterator[Computed]
 def _on_actors(
     todo: Iterator[Shard], build: BuildWorker, execution: Execution, context: StageContext, most: int, unit: str
 ) -> Iterator[Computed]:
-    """One shard per actor in flight, and one cut ahead of need; there are ``most`` shards at most."""
+    """Yield computed shards: one per actor in flight, one cut ahead of need, ``most`` in total at most."""
     queue = _ShardQueue(todo, build, unit)
     if not queue.has_ready():
         return
@@ -270,7 +270,7 @@ def _on_actors(
 
 
 class _ShardQueue:
-    """The shards of a stream as a pool's work: one is cut ahead of need; those whose actor died come first."""
+    """The shards of a stream as a pool's work: one is cut ahead of need; shards of dead actors come first."""
 
     def __init__(self, todo: Iterator[Shard], build: BuildWorker, unit: str):
         self._todo, self._build, self._unit = todo, build, unit
@@ -298,7 +298,7 @@ class _ShardQueue:
         self._pending.appendleft(item)
 
     def set_aside(self, item: Shard, failure: StageFailed) -> None:
-        """The step fails at its end (:meth:`WorkerFailures.raise_set_aside`)."""
+        """Do nothing: the step fails at its end (:meth:`WorkerFailures.raise_set_aside`)."""
 
     def _cut_ahead(self) -> None:
         if not self._pending and (shard := next(self._todo, None)) is not None:
@@ -306,7 +306,7 @@ class _ShardQueue:
 
 
 class _ShardActor:
-    """Holds one worker. It is built at the first shard, so that its errors are task errors with a type of their own."""
+    """Holds one worker. It is built at the first shard, so that its errors are task errors, which keep their type."""
 
     def __init__(self, execution: Execution):
         self._execution = execution

@@ -95,7 +95,7 @@ class StageSpec(StrictModel):
         return sha256_of(self.payload())
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with other values, and so with a digest of its own."""
+        """Return a copy with other values; its digest is computed anew."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("_digest", None)
         return copied
@@ -128,16 +128,16 @@ class StageSpec(StrictModel):
         return found
 
     def is_done(self, store: Store) -> bool:
-        """Its result is there and complete, so that nothing has to run."""
+        """Whether the result exists and is complete, so that nothing has to run."""
         return store.is_done(self.stage, self.digest())
 
 
 @dataclass
 class StageOutput:
-    """What ``run`` returns; :func:`execute` adds checksums, seconds, versions and writes ``result.json``.
+    """Return value of ``run``; :func:`execute` adds checksums, seconds, versions and writes ``result.json``.
 
     Attributes:
-        rows: rows written, the first number users look for.
+        rows: rows written.
         metrics: few, named, finite numbers; they go to MLflow as they are.
         facts: details for figures and the report (tables, histograms, decisions).
     """
@@ -149,7 +149,7 @@ class StageOutput:
 
 @dataclass
 class StageContext:
-    """Environment of a running stage: everything it may use besides its spec.
+    """Environment of a running stage: folders, store, journal, log.
 
     Attributes:
         warnings: added to the warnings of the stage's own facts; see :meth:`warn`.
@@ -203,7 +203,7 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
 
     Raises:
         DoraError: as raised by ``run``; also written to ``error.json`` so that a supervisor in another process sees it.
-        StoreError: a disk is full, whatever ``run`` made of it.
+        StoreError: a disk is full, even if ``run`` raised another error for it.
     """
     digest = spec.digest()
     if spec.is_done(store):
@@ -235,7 +235,7 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
         raise
     except BaseException as error:  # torch.distributed.checkpoint raises a BaseException
         named = _full_disk(error, folder)
-        with suppress(OSError, DoraError):  # a full disk has no room for it either: the cause is raised all the same
+        with suppress(OSError, DoraError):  # a full disk has no space for it either; the cause is raised all the same
             folder.write_json(ERROR, describe_error(named or error))
         if named is not None:
             raise named from error
@@ -243,7 +243,7 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
     finally:
         with suppress(OSError, DoraError):
             context.journal.flush()
-    shutil.rmtree(folder.path / "scratch", ignore_errors=True)  # kept for resume until here
+    shutil.rmtree(folder.path / "scratch", ignore_errors=True)  # needed for resume until here
     result = store.read_result(spec.stage, digest)
     assert result is not None
     return result
@@ -272,14 +272,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None and id(cause) not in seen:
         yield cause
         seen.add(id(cause))
-        # Ray wraps a worker's exception in attributes of its own rather than in __cause__.
+        # Ray keeps a worker's exception in special attributes rather than in __cause__.
         failures = getattr(cause, "worker_failures", None)
         inner = next(iter(failures.values())) if failures else getattr(cause, "cause", None)
         cause = inner if isinstance(inner, BaseException) and inner is not cause else (cause.__cause__ or cause.__context__)
 
 
 def _full_disk(error: BaseException, folder: StageFolder) -> DoraError | None:
-    """The error to raise instead of ``error`` if its cause is a full disk and no error in the chain says so yet."""
+    """Return the error to raise instead of ``error`` if its cause is a full disk and the chain has no such error yet."""
     for cause in _causes(error):
         if isinstance(cause, DoraError):
             return None
@@ -295,7 +295,7 @@ def write_spec(spec: StageSpec, store: Store) -> str:
 
 
 def prepare_process() -> None:
-    """Logging of a process that runs stages, and silence of the libraries below: progress goes through the journal."""
+    """Set up logging of a process that runs stages; silence its libraries, since progress goes through the journal."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=os.environ.get("DORA_LOG_LEVEL", "INFO"), format="%(levelname)s %(name)s: %(message)s")

@@ -1,9 +1,9 @@
 """Policy for worker failures (kill −9, out of memory, a lost node): distinguish poison work from an unhealthy node.
 
-*Work* is what one worker takes at a time: a shard of rows, a stage of a batch. With n = ``execution.max_failures``: work whose worker died
-is tried again; work that has killed more than n workers is *set aside*, and the step fails for it when all other work is finished. More
-than n pieces of work set aside, or deaths at more than n others (those of starting workers included), are the fault of no single piece: an
-unhealthy node, and the step ends at once. So at most (n + 1)² + n² workers die, and nothing hangs.
+*Work* is the unit that one worker takes at a time: a shard of rows, a stage of a batch. With n = ``execution.max_failures``: work whose
+worker died is tried again; work that has killed more than n workers is *set aside*, and the step fails for it when all other work is
+finished. More than n pieces of work set aside, or deaths at more than n others (deaths of starting workers included), mean an unhealthy
+node, and the step ends at once. So at most (n + 1)² + n² workers die, and nothing hangs.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _KILLED = {"rows": "the same rows killed every worker that took them", "stage": 
 
 @dataclass
 class WorkerFailures:
-    """Counts the deaths of workers by the work that they had.
+    """Count of worker deaths by work.
 
     Args:
         most: n of the module docstring.
         section: of the configuration, where the hints point: ``execution.calibrate``.
-        log: gets a warning per death.
+        log: receives a warning per death.
         unit: kind of work, for messages.
         budgets: keys of ``section`` that lower a worker's memory.
     """
@@ -43,7 +43,7 @@ class WorkerFailures:
 
         Args:
             work: in words ("rows 0 to 10"); None: the worker was starting.
-            error: how Ray reports the death.
+            error: Ray's error for the death.
 
         Raises:
             StageFailed: the node is unhealthy.
@@ -59,7 +59,7 @@ class WorkerFailures:
         return work not in aside
 
     def failure_of(self, work: str) -> StageFailed:
-        """The error of work that was set aside."""
+        """Return the error of work that was set aside."""
         return self._failure({work: self._deaths[work]})
 
     def raise_set_aside(self) -> None:

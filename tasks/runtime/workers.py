@@ -38,7 +38,7 @@ class Worker(ABC):
 
 
 BuildWorker = Callable[[], Worker]
-"""Makes a worker, in any process: a ``functools.partial`` of an importable class."""
+"""Builds a worker, in any process: a ``functools.partial`` of an importable class."""
 
 
 class WorkerArguments(StrictModel):

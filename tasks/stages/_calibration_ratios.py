@@ -27,7 +27,7 @@ class Heads:
 
     Attributes:
         gamma: (S,).
-        prior: (S,) bool: heads that cannot be told from golden; their c is the prior, w = 1.
+        prior: (S,) bool: heads indistinguishable from golden; their c is the prior, w = 1.
         highest: (S,) largest c.
     """
 

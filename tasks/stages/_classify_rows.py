@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dora_core.classifier.model import Examples
 
 UNLABELLED = "unlabelled"
-"""The pseudo-source of responses that do not name theirs."""
+"""Pseudo-source of responses without a source."""
 
 
 def labelled_rows(records: Path, golden_sources: list[str]) -> pa.Table:

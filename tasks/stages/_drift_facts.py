@@ -80,7 +80,7 @@ class SourceDrift(StrictModel):
 
 
 class Facts(BaseFacts):
-    """See ``drift.py``."""
+    """Facts of the ``drift`` stage; see ``drift.py``."""
 
     decision: Literal["fit", "reuse", "refit", "refuse"]
     reason: str

@@ -77,7 +77,7 @@ def check_splits(splits: Counter[str], data: DataConfig, given: int) -> None:
     """Refuse data without training or without held-out records.
 
     Args:
-        given: records whose split the data says.
+        given: records with a split in the data.
 
     Raises:
         DataError: with the way out.

@@ -37,7 +37,7 @@ class MappingFacts(StrictModel):
     preset: str | None = Field(description="Null: none.")
     recognised: bool = Field(description="The preset was found by the schema.")
     shape: str
-    adapter: str = Field(description="What the preset and the configuration stand for, as YAML.")
+    adapter: str = Field(description="Mapping of the preset and the configuration, as YAML.")
     used: list[str] = Field(description="Columns.")
     carried: list[str]
     ignored: list[str]
@@ -58,7 +58,7 @@ class InputFacts(StrictModel):
     ties: int = Field(description="Records without preference: all measured rewards are equal.")
     unmeasured: int = Field(description="Records of several responses with fewer than two rewards.")
     splits: Splits = Field(description="Rows of the table, copies included.")
-    split_given: int = Field(description="Records whose split the data says.")
+    split_given: int = Field(description="Records with a split in the data.")
     not_selected: int = Field(description="Records beyond `max_rows`.")
     weighted_out: int = Field(description="Training records left out by a `weight` below 1.")
     copies: int = Field(description="Further copies by `weight` and `repeat`.")
@@ -94,7 +94,7 @@ class BadRowFacts(StrictModel):
 
 
 class Facts(BaseFacts):
-    """Of the stage ``ingest``."""
+    """Facts of the stage ``ingest``."""
 
     rows_in: int
     rows_bad: int

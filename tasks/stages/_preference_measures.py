@@ -41,7 +41,7 @@ HISTOGRAM_BINS = 30
 
 
 class ByModel(StrictModel):
-    """A measure of each model; the start has no implicit reward, and a twin is trained only where the configuration wants one."""
+    """A measure of each model; the start has no implicit reward, and a twin exists only if configured."""
 
     policy: Interval
     start: Interval | None = None
@@ -123,7 +123,7 @@ class LabelMeasures(StrictModel):
 
 
 class PreferenceMeasures(StrictModel):
-    """Everything that the ``evaluate`` stage measures."""
+    """All measures of the ``evaluate`` stage on preferences and labels."""
 
     parts: dict[str, Part] = Field(description="all; golden and synthetic where there are such pairs; empty without a pair.")
     margins: MarginHistogram

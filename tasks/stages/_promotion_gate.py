@@ -5,7 +5,7 @@ is left out of the result; one without evidence (no pairs, no golden pairs, no c
 
 Held-out preferences are evidence as pairs (``accuracy``, ``lift``) or as labels (``label_auc``, with the threshold of ``accuracy``: the AUC
 is the accuracy over all pairs of a desirable and an undesirable response, chance ½). Where one of the two covers fewer prompts than
-``evaluate.min_group`` and the other does not, the smaller is left to the other: its interval says nothing. Without a pair, and without
+``evaluate.min_group`` and the other does not, the smaller is ignored: its interval is too wide. Without a pair, and without
 another rule that compares the policy (labels, win rates), the rule :data:`EVIDENCE` fails the gate: limits on KL alone promote nothing.
 
 Left out: a rule for the worst source or task. The lowest of many estimates is low by chance, so a threshold on it refuses policies for
@@ -75,13 +75,13 @@ class Evidence:
 
     @property
     def pairs(self) -> Part | None:
-        """Measures of all pairs; None where there are none, or too few beside the labels."""
+        """Measures of all pairs; None if there are too few beside the labels."""
         whole = self.measures.parts.get("all")
         return None if whole is None or self._too_few(whole.accuracy.policy, self._label_auc) else whole
 
     @property
     def label_auc(self) -> Interval | None:
-        """AUC of the policy over labelled responses; None where there is none, or too few beside the pairs."""
+        """AUC of the policy over labelled responses; None if there are too few beside the pairs."""
         whole, auc = self.measures.parts.get("all"), self._label_auc
         return None if auc is None or self._too_few(auc, whole.accuracy.policy if whole else None) else auc
 
@@ -115,10 +115,10 @@ class GateRule:
     """A rule of the gate: ``value`` in ``relation`` to the threshold.
 
     Attributes:
-        value: the number that is checked; None where there is no evidence for the rule.
+        value: the number that is checked; None without evidence for the rule.
         threshold: field of ``GateConfig``.
         subject: the sentence before ``relation``.
-        missing: reason why there is no evidence; None where the rule is not about this data.
+        missing: reason for the lack of evidence; None if the rule does not apply to this data.
         compares: whether the rule compares the policy with preferences or another policy, rather than limiting a change.
     """
 

@@ -75,7 +75,7 @@ class Facts(TrainingFacts):
 
 
 def plugin_digests(align: AlignConfig) -> list[str]:
-    """For :attr:`Spec.plugins`; empty where loss and objective are ours."""
+    """For :attr:`Spec.plugins`; empty if loss and objective are built in."""
     from dora_core.objectives import find_objective
     from dora_core.plugins import code_digest
 

@@ -11,10 +11,10 @@ other one is tried. Cost: that of the stages over the actors, and one start.
 
 Failure policy: the *death* of an actor costs its stage one attempt, and the stage starts again on another actor. A poison stage, which
 killed more than ``execution.max_failures`` actors, fails; an unhealthy node, on which different stages kill theirs, ends the batch
-(``tasks/runtime/worker_failures.py``). A stage that *fails* costs those that depend on it. The rest goes on; at the end the first failure
+(``tasks/runtime/worker_failures.py``). A stage that *fails* costs its dependants. The others still run; at the end the first failure
 is raised, with the others in its hint.
 
-Left out: stages with workers of their own. They would wait for places that this batch holds, so they are refused.
+Left out: stages with Ray workers (``execution.workers`` > 0). They would wait for resources that this batch holds, so they are refused.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Spec(StageSpec):
     stages: list[StageRef] = Field(min_length=1)
 
     def inputs(self) -> dict[str, StageRef]:
-        """None: the stages are the output of a batch, not its input."""
+        """Return no inputs: the stages are the output of a batch."""
         return {}
 
     def is_done(self, store: Store) -> bool:
@@ -82,10 +82,10 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 
 def load_spec(ref: StageRef, store: Store) -> StageSpec:
-    """A stage's spec as it was written to the store.
+    """Read a stage's spec from the store.
 
     Raises:
-        StoreError: the store has no spec, or this version of the code gives it another digest. ConfigError: it needs workers of its own.
+        StoreError: the store has no spec, or this version of the code gives it another digest. ConfigError: it has Ray workers.
     """
     data = store.read_json(f"{ref.stage}/{ref.digest}/{SPEC}")
     if data is None:
@@ -99,7 +99,7 @@ def load_spec(ref: StageRef, store: Store) -> StageSpec:
     if spec.execution.workers != 0:
         raise ConfigError(
             f"{_short(ref)} has execution.workers={spec.execution.workers} inside a batch",
-            hint="a batch gives each stage one of its own processes: set the stage's execution.workers to 0",
+            hint="a batch runs each stage in one of its processes: set the stage's execution.workers to 0",
         )
     return spec
 
@@ -127,7 +127,7 @@ def _short(ref: StageRef) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one attempt at a stage ended: ``error`` is None or :func:`tasks.runtime.stage.describe_error`'s description."""
+    """Outcome of one attempt at a stage: ``error`` is None or :func:`tasks.runtime.stage.describe_error`'s description."""
 
     seconds: float
     error: dict[str, Any] | None
@@ -177,7 +177,7 @@ class Board:
 
         @cache
         def chain(digest: str) -> int:
-            """Number of stages on the longest path from here to an end."""
+            """Return the number of stages on the longest path from ``digest`` to an end."""
             return 1 + max((chain(d) for d in self._dependants[digest]), default=0)
 
         self._order = {ref.digest: (-chain(ref.digest), position) for position, ref in enumerate(self._refs)}
@@ -197,7 +197,7 @@ class Board:
         return self._total - self._done
 
     def take(self) -> StageSpec:
-        """The next stage; it counts as running until :meth:`settle`, :meth:`set_aside` or :meth:`give_back`."""
+        """Return the next stage; it counts as running until :meth:`settle`, :meth:`set_aside` or :meth:`give_back`."""
         *_, digest = heapq.heappop(self._ready)
         spec = self._specs[digest]
         self._running[digest] = spec.ref()
@@ -217,7 +217,7 @@ class Board:
         heapq.heappush(self._ready, (*self._order[digest], digest))
 
     def set_aside(self, item: StageSpec, failure: StageFailed) -> None:
-        """It fails; the others go on."""
+        """Fail the stage; the others still run."""
         self.settle(item, Outcome(0.0, failure.to_json()))
 
     def settle(self, spec: StageSpec, outcome: Outcome) -> None:
@@ -276,7 +276,7 @@ def _in_process(board: Board, context: StageContext) -> None:
 
 
 def _on_actors(board: Board, execution: Execution, context: StageContext) -> None:
-    """One stage per actor in flight."""
+    """Yield outcomes, with one stage per actor in flight."""
     budgets = ("batch_tokens", "micro_batch_tokens")
     failures = WorkerFailures(execution.max_failures, "execution.default", context.log, "stage", budgets)
     size = min(execution.workers, board.unfinished)

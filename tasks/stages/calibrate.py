@@ -3,7 +3,7 @@
 Input: records and a ``classify`` stage. Output: ``calibration.parquet`` (zstd, rows in the order of records, train split only):
 record_id, response_index, source, fold, c_<source>…, w_<source>…, h, schema_version; one c and w per head, golden has none (w = 1).
 Guarantee: every response was scored by the fold model that never saw its prompt; no NaN. Cost: one forward pass over responses
-that *this classifier* never scored; logits of other rows come from the row ledger ``scores/<classifier digest>/``
+that *this classifier* never scored; logits of other rows come from the row cache ``scores/<classifier digest>/``
 (``tasks/runtime/score_cache.py``), so other settings of h cost no forward pass.
 
 Memory: texts are streamed. Quantiles and the effective sample size of h are statistics of all rows, so numbers are held: about
@@ -15,7 +15,7 @@ ever, α_lab = 0 included. w_u is capped at 1/a⁺, its largest possible value (
 row's posterior of being golden from above. Forms ``paper`` and ``released`` need labelled golden responses or every source's name, and
 are refused without them.
 
-No shift: a head that cannot be told from golden (``classifier_report.family_interval``) has no ratio but noise; its c is replaced by
+No shift: a head indistinguishable from golden (``classifier_report.family_interval``) has only noise as ratio; its c is replaced by
 the prior 1/(1 + γ), so w = 1. If that holds of every head, h = 1 for all.
 
 Poisoned rows, counted in ``facts.rows``: a response without a number (a logit is NaN) keeps its place with w = 1 for that head, as for
@@ -38,7 +38,7 @@ from dora_core.strict_model import StrictModel
 from infra.store.store import Store
 from tasks.runtime.descriptor import Event, Stage, StageResult
 from tasks.runtime.facts import Quantiles
-from tasks.runtime.score_cache import ROW_GROUP, RowLedger, Scores, ScoringFacts, score_rows
+from tasks.runtime.score_cache import ROW_GROUP, CachedRows, Scores, ScoringFacts, score_rows
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages import classify
 from tasks.stages._calibration_ratios import Heads, Ratios, poisoned, undefined
@@ -135,7 +135,7 @@ def score(spec: Spec, context: StageContext, classifier: StageRef, records: Path
 
     return score_rows(
         context,
-        RowLedger(context, f"scores/{classifier.digest}"),
+        CachedRows(context, f"scores/{classifier.digest}"),
         index.key_N,
         rows,
         summed=["tokens", "padded"],

@@ -1,4 +1,4 @@
-"""Stage ``classify``: fit the source classifiers, or keep earlier ones where the ``drift`` stage found that they still fit.
+"""Stage ``classify``: fit the source classifiers, or keep earlier ones if the ``drift`` stage decided so.
 
 Input: the records and extra golden rows of ``ingest``. Output: ``classifier/`` (a folder per fold, tokenizer, ``meta.json``, the
 keys of fitted rows), all safetensors, JSON and Parquet; facts alone if an earlier classifier is kept.
@@ -10,9 +10,9 @@ Memory: about 50 bytes per training response to choose the rows to fit on; texts
 The golden side Q_0 is the pool of all golden sources' training responses and the rows of ``golden.parquet``: h needs one trusted
 distribution. Golden sources get no head, their ratio is 1 by definition.
 
-Responses that do not name their source are one more pseudo-source, :data:`UNLABELLED` (rows that name a source of just this name join
-them). Its head tells golden from unlabelled, which is positive-unlabelled learning with the golden pool as positives; the golden share a
-among the unlabelled is estimated from the out-of-fold logits (``dora_core/classifier/golden_share.py``) and is ``facts.unlabelled``.
+Responses without a source are one more pseudo-source, :data:`UNLABELLED` (rows that name a source of just this name join them). Its head
+separates golden from unlabelled, which is positive-unlabelled learning with the golden pool as positives; the golden share a among the
+unlabelled is estimated from the out-of-fold logits (``dora_core/classifier/golden_share.py``) and is ``facts.unlabelled``.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Reliability(StrictModel):
 
 
 class HeadFacts(StrictModel):
-    """How well one head tells its source from golden, on held-out prompts (``dora_core/classifier/diagnostics.py``). Null: undefined."""
+    """Quality of one head, its source against golden, on held-out prompts (``dora_core/classifier/diagnostics.py``). Null: undefined."""
 
     n: int = Field(description="Responses of the source in the fit.")
     gamma: float = Field(description="Responses of the source per golden response.")

@@ -6,7 +6,7 @@ the earlier rows) and h under the earlier classifiers (likewise); and the classi
 ``facts.rules`` holds each measure with its thresholds (``DriftConfig``) and a verdict, ``facts.decision`` the consequence:
 
 - ``fit``: no earlier classifier exists, or it cannot serve this data;
-- ``reuse``: ``facts.keep`` names the ``classify`` stage to go on with;
+- ``reuse``: ``facts.keep`` names the ``classify`` stage to use;
 - ``refit``: it could serve, but a measure is beyond its ``refit_…`` threshold, or ``classifier.refit`` is ``always``;
 - ``refuse``: a measure is beyond its ``refuse_…`` threshold, whatever ``classifier.refit`` is; ``facts.stop`` ends the run.
 

@@ -10,7 +10,7 @@ Guarantee: every measure carries a bootstrap interval over prompts; comparisons 
 Three readings of a preference pair: *accuracy*, the implicit reward log π − log π_start is larger for the better response
 (chance ½, undefined for the start); *margin*, by how many nats; *ranking*, the likelihood per token is larger for it, which the
 start has too, so lifts over the start are differences in ranking. Unpaired records (``dora_core/data/unpaired.py``) are read by their
-labels: the AUC of the implicit reward and the share with the label's sign; those of one prompt with different labels also make pairs.
+labels: the AUC of the implicit reward and the share with the label's sign; records of one prompt with different labels also make pairs.
 Cost: one forward pass over held-out responses per policy, and ``kl_prompts`` sampled responses.
 """
 
@@ -158,7 +158,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 
 def metrics_of(facts: Facts) -> dict[str, float]:
-    """The metrics to compare runs by."""
+    """Return the metrics for comparing runs."""
     metrics = {f"accuracy_{part}": measures.accuracy.policy.value for part, measures in facts.parts.items()}
     if whole := facts.parts.get("all"):
         metrics |= {f"ranking_{name}": interval.value for name, interval in whole.ranking.measured().items()}

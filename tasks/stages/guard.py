@@ -1,6 +1,6 @@
-"""Stage ``guard``: decides whether a self-training round may go on.
+"""Stage ``guard``: decides whether a self-training round may continue.
 
-Reads whatever stages of the round it is given: its samples (before they cost a judgement), its mixture and their calibration (before
+Input: stages of the round: its samples (before they cost a judgement), its mixture and their calibration (before
 training on them), its evaluation. Output: facts alone. ``facts.rules`` holds every rule with evidence: value, threshold and a sentence;
 ``passed`` is null where it was not judged (switched off, or too little evidence). If a rule is broken, ``facts.stop`` names all broken
 rules and ends the run; the rounds before are kept. The rules are in ``_guard_rules.py``.

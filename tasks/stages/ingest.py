@@ -12,7 +12,7 @@ Ids are unique per input: a record whose id an earlier input has gets one with a
 earlier input of its kind, or an earlier row of the same input where rows have no ids, is counted and left out.
 
 Split: the row's split column; ``eval`` for ``data.eval``; without either, ``train`` if there is ``data.eval``, else the hash of the prompt.
-Where split columns name no held-out record at all, the hash decides for all, and a warning says so.
+If split columns name no held-out record at all, the hash decides for all, with a warning.
 
 Cost: inputs are read twice (checksum, rows), those with ``max_rows`` once more; memory holds one row group, all record ids and, with
 several inputs, 16 bytes of every record's content.
@@ -90,7 +90,7 @@ class Spec(StageSpec):
 
 @dataclass
 class _InputTally:
-    """Counts of one input; the names are those of :class:`InputFacts`."""
+    """Counts of one input, named as in :class:`InputFacts`."""
 
     records: int = 0
     bad: int = 0
@@ -284,7 +284,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 
 def check_inputs(spec: Spec) -> list[str]:
-    """Open every input and resolve its adapter, so that a plan never promises what the stage would refuse at its first row.
+    """Open every input and resolve its adapter, so that the plan fails on inputs that the stage would refuse at its first row.
 
     Returns:
         How each input is read, one sentence each; findings of the files' names.
@@ -313,7 +313,7 @@ _LEAVES_NO_PROMPT = frozenset({Reason.PROMPT_MISMATCH, Reason.CONTEXT_CONFLICT, 
 
 
 def _all_problems(problems: list[Problem], rules: Rules) -> list[Problem]:
-    """The adapter's problems of a row, and those that the record would have had in other fields."""
+    """Return the adapter's problems of a row, and further problems of the record in other fields."""
     if not isinstance(problems, Refused):
         return problems
     found = {_root(problem) for problem in problems}

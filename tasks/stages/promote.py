@@ -13,7 +13,7 @@ aliases. Decision:
 An evaluation counts against the champion that it compared the policy with. If another version is champion now, or the evaluation compared
 with none, the policy stays *challenger*; the next run plans a comparison with today's champion and evaluates anew. (Where ``compare`` is
 off, the gate alone decides.) An answer counts in the same way: given for another champion than today's, it is not used. Until a person has
-decided, and while the comparison is outdated, the stage *waits*: it is not done, and the next run runs it again.
+decided, and while the comparison is outdated, the stage *waits*: it is not done, and the next run repeats it.
 
 Guarantee: the same policy is registered once, however often this runs and wherever it was killed. A final decision is not repeated:
 after ``dora rollback`` the same data does not bring the model back, and a rejected model stays rejected.
@@ -48,7 +48,7 @@ DECISIONS: dict[Decision, str] = {
 
 
 class Tracking(StrictModel):
-    """Where the registry is and which MLflow run produced the model."""
+    """Address of the registry, and the MLflow run that produced the model."""
 
     uri: str = Field(min_length=1, description="MLflow address: sqlite:///… or http(s)://…")
     run_id: str | None = Field(
@@ -104,7 +104,7 @@ class Audit(StrictModel):
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Audit:
-        """From an entry of the registry's history; keys that only another release knows are left out."""
+        """Parse an entry of the registry's history; unknown keys are left out."""
         return cls(**{name: entry[name] for name in cls.model_fields if name in entry})
 
     @property

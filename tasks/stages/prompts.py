@@ -35,7 +35,7 @@ from tasks.tables.artifacts import RECORDS_FILE, SAMPLES_FILE, given_samples_sch
 SHOWN = 5
 """Bad rows named in an error."""
 RULES = Rules(max_text_bytes=50_000_000, max_responses=1_000_000)
-"""Practically no limits: stages that read these records truncate long texts themselves."""
+"""No practical limits: stages that read these records truncate long texts themselves."""
 SAMPLES_SCHEMA = given_samples_schema()
 
 
@@ -59,7 +59,7 @@ class Spec(StageSpec):
 
 
 def plan(kind: Literal["prompts", "responses"], source: DataSource, against: DataSource | None = None) -> Spec:
-    """The stage for a file as it is now.
+    """Build the spec for the current content of a file.
 
     Raises:
         DataError: a file that is not there or cannot be read.

@@ -1,11 +1,11 @@
 """Stage ``reference``: log π_ref of every response, once.
 
-Input: records and the model alignment will start from. Output: ``logps.parquet`` (record_id, response_index, logp in nats, tokens and
+Input: records and the starting model of the alignment. Output: ``logps.parquet`` (record_id, response_index, logp in nats, tokens and
 prompt_tokens after truncation, truncated), rows in the order of records, both splits. Guarantee: the key covers weights, tokenizer,
 template, truncation and rows, so a stale cache cannot be read; training asserts policy ≈ reference at its first step.
 
-Cost: one forward pass, sharded over actors, over responses that *these weights* never scored. Other values come from the row ledger
-``logps/<digest>/`` (``tasks/runtime/score_cache.py``), the digest being that of weights, tokenizer and truncation (:func:`ledger_digest`).
+Cost: one forward pass, sharded over actors, over responses that *these weights* never scored. Other values come from the row cache
+``logps/<digest>/`` (``tasks/runtime/score_cache.py``) of the same weights, tokenizer and truncation (:func:`row_cache_digest`).
 Memory: texts are streamed; about 80 bytes of numbers a row.
 """
 
@@ -22,7 +22,7 @@ from pydantic import Field
 from dora_core.config.method import ModelConfig, TextConfig
 from infra.store.store import sha256_of
 from tasks.runtime.descriptor import RowCache, Stage
-from tasks.runtime.score_cache import ROW_GROUP, RowLedger, Scores, ScoringFacts, score_rows
+from tasks.runtime.score_cache import ROW_GROUP, CachedRows, Scores, ScoringFacts, score_rows
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.runtime.workers import ModelWorker, WorkerArguments
 from tasks.tables.artifacts import LOGPS_FILE, RECORDS_FILE, logps_schema
@@ -91,12 +91,12 @@ class LogpScorer(ModelWorker[LogpArguments]):
         return pa.table(columns)
 
 
-def ledger_digest(spec: Spec, *, as_planned: bool = False) -> str:
+def row_cache_digest(spec: Spec, *, as_planned: bool = False) -> str:
     """Digest of everything besides the row that log-probabilities depend on. A trained start enters by its stage's digest; a model by
     name by its commit or the digest of its files *as they are now*, not as planned, so values of other weights are never found.
 
     Args:
-        as_planned: use the files as the plan saw them, which gives the ledger of an earlier run.
+        as_planned: use the files as the plan saw them, which gives the row cache of an earlier run.
     """
     from dora_core.models.pinning import pin
 
@@ -120,7 +120,7 @@ def score(spec: Spec, context: StageContext, records: Path) -> Scores:
     arguments = LogpArguments(store_uri=context.store.uri, execution=spec.execution, models=models, text=spec.text)
     return score_rows(
         context,
-        RowLedger(context, f"logps/{ledger_digest(spec)}"),
+        CachedRows(context, f"logps/{row_cache_digest(spec)}"),
         index.key_N,
         rows,
         name="logps",
@@ -160,7 +160,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 def _cache_name(spec: dict[str, Any], digest: str) -> str:
     planned = Spec.model_validate({name: value for name, value in spec.items() if name not in ("stage", "version")})
-    return ledger_digest(planned, as_planned=True)
+    return row_cache_digest(planned, as_planned=True)
 
 
 STAGE = Stage(Spec, run, Facts, row_cache=RowCache("logps", _cache_name))

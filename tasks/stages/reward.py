@@ -72,7 +72,7 @@ class Facts(TrainingFacts):
 
     pairs: PairCounts
     accuracy: dict[str, Interval] = Field(description="Share of pairs ordered rightly, by split; a split without pairs is missing.")
-    data: Literal["all", "golden"] = Field(description="Whose preferences count: those of every source, or of golden ones alone.")
+    data: Literal["all", "golden"] = Field(description="Preferences that count: of every source, or of golden ones alone.")
 
 
 class TrainedScorer(RewardScorer):

@@ -64,7 +64,7 @@ class CellParams(Cell):
 
 
 class CellFacts(StrictModel):
-    """One cell of the grid. ``params`` and ``metrics`` are those of its MLflow run."""
+    """One cell of the grid, with the ``params`` and ``metrics`` of its MLflow run."""
 
     params: CellParams
     metrics: dict[str, float]
@@ -215,7 +215,7 @@ def cell_facts(key: str, cells: Cells, estimates: dict[str, Estimate], context: 
 
 
 def broken_rules(runs: dict[int, Measured], context: StageContext) -> dict[str, dict[str, str]]:
-    """``{seed: {rule: message}}`` of the guard rails that would stop the round; a study goes on, to measure the round all the same."""
+    """``{seed: {rule: message}}`` of the guard rails that would stop the round; a study measures the round all the same."""
     guards = {seed: [context.facts(ref, guard.Facts).rules for ref in one.run.guards] for seed, one in runs.items()}
     broken = {seed: {r.name: r.message for rules in found for r in rules if r.passed is False} for seed, found in guards.items()}
     return {str(seed): rules for seed, rules in broken.items() if rules}

@@ -1,6 +1,6 @@
 """Responses of ``records.parquet`` and ``golden.parquet`` as rows, streamed, for the sharded stages.
 
-A *row* is one response; rows are in the order of the records, and a row's *position* among those of its split is its number. Numbers of
+A *row* is one response; rows are in the order of the records, and a row's *position* is its number within its split. Numbers of
 all rows (:func:`read_index`, 20 bytes each) fit in memory where texts do not: stages decide on numbers which rows they need, then
 stream those rows' texts (:func:`text_rows`), one Parquet row group at a time.
 """

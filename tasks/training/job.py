@@ -1,10 +1,10 @@
 """Work of every training worker, alone or on Ray Train: make the model and the task from plain arguments, train, save.
 
-A :class:`TrainingJob` holds paths and specs, never tensors. The trained model ends in ``<stage folder>/model``; the job's ``kind`` says
-which kind of model it is.
+A :class:`TrainingJob` holds paths and specs, never tensors. The trained model ends in ``<stage folder>/model``; the job's ``kind`` is
+the kind of model.
 
-Out of memory in a step, training goes on from the last checkpoint with half as many tokens in a micro-batch, which changes the weights
-by rounding only. A file in the stage's scratch folder keeps that budget for the other ranks and the next attempt.
+After an out-of-memory error in a step, training continues from the last checkpoint with half as many tokens in a micro-batch, which changes
+the weights by rounding only. A file in the stage's scratch folder keeps that budget for the other ranks and the next attempt.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CausalLM:
     """A kind of model: a language model, trained through the log-probabilities of responses.
 
     Every kind has these three functions and peft's name for it. ``wrap`` makes the module that is trained, with the model as its
-    attribute ``model``; ``warnings`` are for people, about the wrapped module.
+    attribute ``model``; ``warnings`` are about the wrapped module, for users.
     """
 
     lora_task = "CAUSAL_LM"

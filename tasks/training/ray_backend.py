@@ -1,4 +1,4 @@
-"""A training job on Ray Train: attempts, checkpoints, resume, and which failures end it.
+"""A training job on Ray Train: attempts, checkpoints, resume, permanent failures.
 
 The Ray Train run is named after the digest: Ray resumes by (storage path, name), and another configuration under the same
 name would silently resume a foreign checkpoint.
@@ -80,8 +80,8 @@ def train_on_ray(context: StageContext, job: TrainingJob) -> TrainingReport:
 class _EndAtOnce(UserCallback):  # type: ignore[misc]  # Ray has no types
     """Callback of Ray Train that ends the run after permanent errors, where Ray would start the workers again.
 
-    An exception of a callback is an error of the controller: no attempt follows, and the workers are ended, also those that wait in a
-    collective for the one that failed. A permanent error beside another worker's death may be its consequence, and is tried again.
+    An exception of a callback is an error of the controller: no attempt follows, and the workers are ended, also when they wait in a
+    collective for the failed one. A permanent error beside another worker's death may be its consequence, and is tried again.
     """
 
     def __init__(self, folder: Path):
@@ -94,8 +94,8 @@ class _EndAtOnce(UserCallback):  # type: ignore[misc]  # Ray has no types
 
 
 def _permanent(error: Exception, folder: Path) -> DoraError | None:
-    """The error that every attempt would end with; None where another may help: a death, an unexpected exception, memory that smaller
-    micro-batches fit into."""
+    """Return the error that every attempt would end with; None if another attempt may help: a death, an unexpected exception, memory that
+    smaller micro-batches fit into."""
     if isinstance(error, DoraError):
         return None if error.retryable or isinstance(error, OutOfMemory) else error
     return full_disk(error, folder)
@@ -111,8 +111,8 @@ def _last_failure(job: TrainingJob, error: TrainingFailedError) -> DoraError:
     lines = [f"rank {rank}: {type(cause).__name__}: {str(cause).strip().splitlines()[0]}" for rank, cause in causes.items()]
     return TrainingError(
         f"{job.stage} failed more than {job.execution.max_failures} times, at last because of {'; '.join(lines)}",
-        hint=f"run again: training goes on from its last checkpoint. A worker that dies without a message usually ran out of the machine's "
-        f"memory (lower execution.{job.stage}.workers) or on a lost node (raise execution.{job.stage}.max_failures)",
+        hint="run again: training continues from its last checkpoint. A worker that dies without a message usually ran out of the "
+        f"machine's memory (lower execution.{job.stage}.workers) or on a lost node (raise execution.{job.stage}.max_failures)",
     )
 
 

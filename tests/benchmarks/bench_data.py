@@ -2,7 +2,7 @@
 
 (a) N responses (four a record, four sources, about 300 characters each, generated on the fly) go through the stages' own code,
 ``calibrate`` → ``reference`` → the join of ``align`` → the trainer's loader (every record once, shuffled), with scorers of negligible
-cost: the rest is reading, hashing, sharding, the ledgers, tokenising and writing. Every size runs in its own process;
+cost: the rest is reading, hashing, sharding, row caches, tokenising and writing. Every size runs in its own process;
 its peak is that of the kernel (VmHWM), mapped files included. Seconds are wall clock; processor seconds are beside them because
 tokenising uses all cores.
 

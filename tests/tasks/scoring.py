@@ -74,7 +74,7 @@ def run(store: Store, world: World, execution: Execution = ALONE, **settings: An
 
 
 def written(store: Store) -> dict[str, str]:
-    """Output and ledger by name and content: what must not depend on faults. Nothing else may be left."""
+    """Output and row cache by name and content: what must not depend on faults. Nothing else may be left."""
     (result,) = [json.loads(path.read_text()) for path in store.local_root.glob("calibrate/*/result.json")]
     assert not [p for p in store.local_root.rglob("*") if p.name.endswith(".tmp") or p.name == "scratch"]
     return {name: facts["sha256"] for name, facts in result["files"].items()} | {p.name: "" for p in store.local_root.glob("scores/*/*")}

@@ -75,7 +75,7 @@ def judge_file(
 
 
 def _checked_judge(settings: JudgeOptions, against: DataSource | None) -> JudgeOptions:
-    """Everything the judge needs is there and pinned, and nothing that it would ignore."""
+    """Return the judge with its model pinned; refuse missing and superfluous options."""
     chosen, changes = settings.judge, dict[str, Any]()
     implicit = isinstance(chosen, ImplicitJudge)
     if implicit != (settings.model is not None) or implicit != (settings.reference is not None):
@@ -96,7 +96,7 @@ def _checked_judge(settings: JudgeOptions, against: DataSource | None) -> JudgeO
 
 
 def _judge_name(spec: judge.Spec, read: prompts.Spec) -> str:
-    """Equal for scores that can be compared: kind, relative or not, and a digest of all that the judge is."""
+    """Return a name that is equal for comparable scores: kind, relative or not, and a digest of the judge's settings."""
     payload = spec.payload()
     relative = isinstance(spec.judge, LLMJudge) and spec.judge.against == "each_other"
     against = read.content[-1] if read.against is not None else None

@@ -19,7 +19,7 @@ OptionsT = TypeVar("OptionsT", bound=StrictModel)
 
 
 def options(kind: type[OptionsT], given: Mapping[str, Any], overrides: Sequence[str]) -> OptionsT:
-    """Return validated settings: ``given`` by options of their own (None: not given), then ``--set``.
+    """Return validated settings: ``given`` by dedicated options (None: not given), then ``--set``.
 
     Args:
         given: by key path, e.g. ``{"generate.samples": 4}``.

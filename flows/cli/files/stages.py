@@ -1,4 +1,4 @@
-"""Runs the stages behind ``dora generate`` and ``dora judge``, and what both do with the stages' files.
+"""Runs the stages behind ``dora generate`` and ``dora judge``, and reads their files.
 
 They are the stages of a realignment (``tasks/stages/generate.py``, ``tasks/stages/judge.py``) after one that reads the file
 (``tasks/stages/prompts.py``), so they are cached by content and settings, and an interrupted command continues where it was. They run in
@@ -61,7 +61,7 @@ class FileStages:
 
     @contextmanager
     def _cluster(self, plan: Plan) -> Iterator[Callable[[], RayJobs]]:
-        """Give the Jobs API, on a cluster that starts only where a stage of the plan is a job."""
+        """Yield the Jobs API, on a cluster that starts only if a stage of the plan is a job."""
         if not plan.needs_ray:
             yield _no_jobs
             return

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 2_000
-"""Rows that are written at a time."""
+"""Rows written at a time."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Output:
 
     @contextmanager
     def _replaced(self) -> Iterator[Path]:
-        """Give a path to write to, and put what is there in the output's place."""
+        """Yield a path to write to; the file there replaces the output at the end."""
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

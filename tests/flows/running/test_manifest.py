@@ -1,4 +1,4 @@
-"""The manifest while its run goes on: written at every change, continued after a decision."""
+"""The manifest during its run: written at every change, continued after a decision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cluster of a run: given, or a head of its own."""
+"""The cluster of a run: given, or a private head."""
 
 from __future__ import annotations
 

@@ -204,18 +204,18 @@ def test_the_next_plan_finds_what_it_looks_back_at(place: Settings, store: Store
     assert there(store) == {at(first), at(kept), f"scores/{first.digest}"}
 
 
-def test_the_ledger_of_log_probabilities_belongs_to_its_model(place: Settings, store: Store) -> None:
+def test_the_row_cache_of_log_probabilities_belongs_to_its_model(place: Settings, store: Store) -> None:
     start, data = made(store, "sft", "start"), made(store, "ingest", "data")
     spec = reference.Spec(records=data, start=start, model=ModelConfig(), text=TextConfig())
     folder = store.folder("reference", spec.digest())
     store.mark_done(folder, {"stage": "reference", "digest": spec.digest(), "spec": spec.payload(), "facts": {}})
     ran(store, "p-1", spec.ref())
-    for digest in (reference.ledger_digest(spec), "d" * 64):
+    for digest in (reference.row_cache_digest(spec), "d" * 64):
         store.local(f"logps/{digest}").mkdir(parents=True)
         (store.local(f"logps/{digest}") / "part.parquet").write_bytes(b"x")
     age(store.local_root, 30)
     assert collect(place).removed == [f"logps/{'d' * 64}"]
-    assert there(store) == {at(start), at(data), at(spec.ref()), f"logps/{reference.ledger_digest(spec)}"}
+    assert there(store) == {at(start), at(data), at(spec.ref()), f"logps/{reference.row_cache_digest(spec)}"}
 
 
 def test_unfinished_work_stays_while_it_may_be_somebodys(place: Settings, store: Store) -> None:
@@ -256,13 +256,13 @@ def test_leftovers_of_killed_processes_go_and_foreign_folders_stay(place: Settin
 
 @pytest.mark.fault(7)
 def test_what_a_killed_collection_was_about_to_delete_is_no_run_and_goes(place: Settings, store: Store) -> None:
-    """A manifest halfway out looked like a run that has just begun: what it names, and every ledger, stayed for ever."""
+    """A manifest halfway out looked like a run that has just begun: what it names, and every row cache, stayed for ever."""
     kept, gone = made(store, "align", "kept"), made(store, "align", "gone")
     ran(store, "p-2", kept, days=29)
     ran(store, "p-1", gone)
-    ledger = store.local(f"scores/{'c' * 64}")
-    ledger.mkdir(parents=True)
-    (ledger / "part.parquet").write_bytes(b"x")
+    cache = store.local(f"scores/{'c' * 64}")
+    cache.mkdir(parents=True)
+    (cache / "part.parquet").write_bytes(b"x")
     manifest, scratch = store.local(f"runs/.p-1{TRASH}"), store.local(f"{at(kept)}/.scratch{TRASH}")
     store.local("runs/p-1").rename(manifest)
     scratch.mkdir()
@@ -393,7 +393,7 @@ def test_a_dead_runs_stages_stay_until_it_is_reaped(place: Settings, store: Stor
     ran(store, "p-1", old, status="running", process=process(alive=False))
     done = collect(place)
     assert at(old) in done.kept and done.notes == [
-        "p-1: the process is gone, but the run was not ended; `dora reap` ends it, and frees what it keeps"
+        "p-1: the process is gone, but the run was not ended; `dora reap` ends it, and frees its results"
     ]
 
 
@@ -461,7 +461,7 @@ def test_after_a_collection_a_kept_run_has_nothing_to_do_and_the_next_scores_onl
     newest = {s.label: store.read_result(s.stage, s.digest) for s in small_plan(store, tmp_path, mixture, *more).stages}
     assert newest["classify"]["facts"]["reused"]
     scored, reused = (newest["calibrate"]["facts"][name] for name in ("scored_rows", "reused_rows"))
-    assert 0 < scored < reused, "the ledger stayed"
+    assert 0 < scored < reused, "the row cache stayed"
 
 
 # ------------------------------------------------------------------------------------------------------- remote, commands

@@ -21,7 +21,7 @@ HOLD = """
 import sys, time
 from infra.store.locks import ownership
 from infra.store.store import Store
-with ownership(Store(sys.argv[1]), "align", "0" * 64, "first", is_done=lambda: False, tell=print):
+with ownership(Store(sys.argv[1]), "align", "0" * 64, "first", is_done=lambda: False, on_wait=print):
     print("has it", flush=True)
     time.sleep(600)
 """
@@ -35,17 +35,17 @@ def test_a_stage_is_computed_by_one_and_found_done_by_the_other(tmp_path: Path) 
     store, told, order, done = Store(str(tmp_path)), list[str](), list[str](), threading.Event()
 
     def second() -> None:
-        with ownership(store, "align", DIGEST, "second", is_done=done.is_set, tell=told.append) as is_done:
+        with ownership(store, "align", DIGEST, "second", is_done=done.is_set, on_wait=told.append) as is_done:
             order.append(f"second, done: {is_done}")
 
-    with ownership(store, "align", DIGEST, "first", is_done=done.is_set, tell=told.append) as is_done:
+    with ownership(store, "align", DIGEST, "first", is_done=done.is_set, on_wait=told.append) as is_done:
         assert not is_done
         other = threading.Thread(target=second)
         other.start()
         while not told:
             time.sleep(0.01)
         order.append("first")
-        with ownership(store, "sft", DIGEST, "first", is_done=lambda: False, tell=told.append) as is_done:
+        with ownership(store, "sft", DIGEST, "first", is_done=lambda: False, on_wait=told.append) as is_done:
             assert not is_done, "another stage is not concerned"
         done.set()
     other.join()
@@ -64,7 +64,7 @@ def test_who_is_killed_owns_nothing_any_more(tmp_path: Path, recovery: Recovery)
         holder.kill()
         recovery.begins()
 
-    with ownership(store, "align", DIGEST, "second", is_done=lambda: False, tell=kill) as is_done:
+    with ownership(store, "align", DIGEST, "second", is_done=lambda: False, on_wait=kill) as is_done:
         recovery.ends()
         assert not is_done and told == [f"waits for first (process {holder.pid}), which computes the same align"]
     holder.wait()
@@ -90,7 +90,7 @@ def test_of_many_only_one_is_inside(tmp_path: Path) -> None:
     def work() -> None:
         nonlocal inside, most
         for _ in range(3):
-            with ownership(store, "align", DIGEST, "one", is_done=lambda: False, tell=lambda _: None):
+            with ownership(store, "align", DIGEST, "one", is_done=lambda: False, on_wait=lambda _: None):
                 inside += 1
                 most = max(most, inside)
                 time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The row ledger: only new rows are computed, a crash loses no finished shard, damage is noticed, memory is bounded."""
+"""The row cache: only new rows are computed, a crash loses no finished shard, damage is noticed, memory is bounded."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dora_core.config.execution import Execution
 from dora_core.errors import DataError
 from infra.store.journal import JournalWriter
 from infra.store.store import Store
-from tasks.runtime import score_cache as ledger_module
-from tasks.runtime.score_cache import RowLedger, score_rows
+from tasks.runtime import score_cache as cache_module
+from tasks.runtime.score_cache import CachedRows, score_rows
 from tasks.runtime.stage import StageContext
 from tasks.runtime.workers import Worker
 
@@ -55,7 +55,7 @@ def score(context, tmp_path, keys, shard_rows=4, tables=None, **arguments):
 
     return score_rows(
         context,
-        RowLedger(context, FOLDER),
+        CachedRows(context, FOLDER),
         key_N,
         rows,
         summed=["tokens"],
@@ -120,10 +120,10 @@ def test_parts_are_named_by_their_content_and_a_damaged_one_is_not_read(context,
     assert not list((context.store.local_root / FOLDER).glob(".*"))
 
 
-def test_a_ledger_larger_than_what_is_asked_is_read_in_pieces(context, tmp_path, monkeypatch):
+def test_a_cache_larger_than_the_request_is_read_in_pieces(context, tmp_path, monkeypatch):
     """Unwanted rows of a part are never all in memory, nor are the new ones while they are written."""
-    monkeypatch.setattr(ledger_module, "ROW_GROUP", 5)
+    monkeypatch.setattr(cache_module, "ROW_GROUP", 5)
     score(context, tmp_path, range(23))
-    assert [len(table) for table in RowLedger(context, FOLDER).tables()] == [5, 5, 5, 5, 3]
+    assert [len(table) for table in CachedRows(context, FOLDER).tables()] == [5, 5, 5, 5, 3]
     scores = score(context, tmp_path, [22, 4])
     assert scores.rows()["square"].tolist() == [484.0, 16.0] and len(scores.columns["square"]) == 2

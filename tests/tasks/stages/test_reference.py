@@ -87,17 +87,17 @@ def test_more_data_scores_only_what_is_new_and_keeps_the_old_values(store, model
     assert len(shared) == len(old) and all(row == before[row["record_id"], row["response_index"]] for row in shared)
 
 
-def test_other_weights_or_truncation_never_read_the_same_ledger(store, model, tmp_path):
-    """A folder whose files change keeps its name: the ledger goes by its content."""
+def test_other_weights_or_truncation_never_read_the_same_row_cache(store, model, tmp_path):
+    """A folder whose files change keeps its name: the row cache goes by its content."""
     records = ingested(store, tmp_path, 50)
     spec = reference_spec(records, model)
     shorter = reference_spec(records, model, text=TEXT.model_copy(update={"max_response_tokens": 16}))
     facts = execute(spec, reference.run, store)["facts"]
     assert execute(shorter, reference.run, store)["facts"]["scored_rows"] == facts["scored_rows"]
-    before = reference.ledger_digest(spec)
+    before = reference.row_cache_digest(spec)
     config = (model / "generation_config.json").read_text()
     (model / "generation_config.json").write_text(config + "\n")
-    assert reference.ledger_digest(spec) != before
+    assert reference.row_cache_digest(spec) != before
     shutil.rmtree(store.local_root / "reference" / spec.digest())
     assert execute(spec, reference.run, store)["facts"]["scored_rows"] == facts["scored_rows"]
 

@@ -195,7 +195,7 @@ def overflow(rank: int, module: torch.nn.Module, store: Path) -> None:
 
 
 def run_out_of_memory_on_one_rank(rank: int, module: torch.nn.Module, store: Path) -> None:
-    """Where no smaller batch helps; the other rank goes on, and waits in its next step."""
+    """Where no smaller batch helps; the other rank continues, and waits in its next step."""
 
     def step(optimizer: torch.optim.Optimizer) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of 1.00 GiB.")
