@@ -226,8 +226,8 @@ class _Writer:
         self.decide.append(f"data.golden_sources: which of {', '.join(self.names[:SOURCES_SHOWN])} is trusted")
         yield "  # DECIDE which of them is trusted; no name looks like people. Until then align.objective is erm, which does not read it."
         yield from (f"  # golden_sources: [{_flow_text(name)}]" for name in self.names[:SOURCES_SHOWN])
-        yield f"  golden_sources: {_flow_text(self.golden)}      # the rarest one that wins most, as the key needs a name; nothing below
-        depends on it"
+        yield "  # The key needs a name: here the rarest source that wins most; nothing below depends on it."
+        yield f"  golden_sources: {_flow_text(self.golden)}"
 
     def _method(self) -> Iterator[str]:
         yield "text:                         # limits that cut almost none of these texts; long ones cost time"
