@@ -8,7 +8,7 @@ A preset (``dora_core/data/presets``) is a prepared adapter; keys that are writt
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -16,7 +16,6 @@ from dora_core.config.path_syntax import MappedPath, PathText, parse_path
 from dora_core.strict_model import StrictModel
 
 Shape: TypeAlias = Literal["pair", "list", "ab", "unpaired", "rows", "tree", "single"]
-SHAPES: tuple[str, ...] = get_args(Shape)
 
 Value: TypeAlias = bool | int | float | str | None
 """A label's value as it is in the data. Compared as value and as text: 1, 1.0, "1" and true are equal."""

@@ -1,4 +1,4 @@
-"""How inputs are to be read where no configuration says it: preset, content, split, and columns that need a decision.
+"""Recognition of inputs without a configuration: preset, content, split, and columns that need a decision.
 
 An assumption is a comment that begins with ``ASSUMED``; a decision that only the user can make is one that begins with ``DECIDE``.
 """
@@ -29,7 +29,7 @@ _HELD_OUT = frozenset({"test", "eval", "validation", "valid", "val", "dev", "hol
 
 @dataclass
 class Found:
-    """One input as it was recognised."""
+    """An input and its recognised mapping."""
 
     path: str
     content: Content
@@ -38,11 +38,11 @@ class Found:
     """Keys beside the path, as they are written."""
     comments: list[str] = field(default_factory=list)
     text: str = ""
-    """What the preset stands for."""
+    """The keys that the preset sets, as YAML."""
 
 
 def look_at_all(path: str, *, several: bool) -> list[Found]:
-    """How an input is to be read; a folder with splits may be two: its training and its evaluation data."""
+    """Recognise an input; a folder with splits may be two inputs: its training and its evaluation data."""
     splits = splits_at(Path(path).expanduser())
     train = min((name for name in splits if name.startswith("train")), key=lambda name: ("pref" not in name, name), default=None)
     if train is None:
@@ -60,7 +60,7 @@ def look_at_all(path: str, *, several: bool) -> list[Found]:
 
 
 def splits_at(folder: Path) -> list[str]:
-    """Splits of a saved ``datasets`` dictionary, or of the file names in a folder; empty for anything else."""
+    """Return the splits of a saved ``datasets`` dictionary, or of the file names in a folder; empty for anything else."""
     if not folder.is_dir():
         return []
     try:
@@ -71,15 +71,15 @@ def splits_at(folder: Path) -> list[str]:
 
 
 def look_at(path: str, *, content: Content | None = None, several: bool = False, split: str | None = None) -> Found:
-    """How an input is to be read.
+    """Recognise one input, or one split of it.
 
     Args:
-        split: which of its splits is read.
-        content: what it holds; None: preference data if it can be read as that, else trusted responses.
+        split: the split to read; None: the whole input.
+        content: its kind; None: preference data if it can be read as that, else trusted responses.
         several: whether it is one of several inputs, so that it may be the evaluation data of another.
 
     Raises:
-        DataError: it cannot be read, or it is open how.
+        DataError: it cannot be read, or its mapping is ambiguous.
     """
     local = Path(path).expanduser()
     where = str(local.resolve()) if local.exists() else path

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 PREFIX = "dora: "
 TAG = "dora"
 """Tag of our deployments, and so of their runs."""
+OURS = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
+RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
 UPKEEP = "upkeep"
 """Work queue of maintenance flows (reap, gc)."""
 BLOCK = "dora-webhook"
@@ -101,19 +103,24 @@ def automations(ui: str, block: UUID | None, heartbeat_seconds: int | None) -> I
         block: the webhook's; None = no notices.
         heartbeat_seconds: interval of a run's heartbeats; None = heartbeats are off.
     """
+    yield from _crash_detection(heartbeat_seconds)
+    if block is not None:
+        yield from _notices(ui, block)
+
+
+def _crash_detection(heartbeat_seconds: int | None) -> Iterator[AutomationCore]:
+    """Yield the automations that set runs to Crashed: upkeep that never began, runs without a heartbeat."""
     from prefect.client.schemas.objects import StateType
-    from prefect.events import CallWebhook, ChangeFlowRunState, EventTrigger, Posture
+    from prefect.events import ChangeFlowRunState, EventTrigger, Posture
     from prefect.events.schemas.automations import AutomationCore
 
-    ours = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
-    runs = {"prefect.resource.id": "prefect.flow-run.*"}
     heartbeat = "prefect.flow-run.heartbeat"
     ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", STOPPED, "Crashed", "Cancelled", "Suspended", "Paused")}
 
     def silence(of: Any, after: str, expect: set[str], within: timedelta) -> EventTrigger:
         """Return a trigger for each run that, within a time after an event, has sent neither an expected one nor its end."""
         return EventTrigger(
-            match=runs,
+            match=RUNS,
             match_related=of,
             after={after},
             expect=expect | ends,
@@ -144,18 +151,23 @@ def automations(ui: str, block: UUID | None, heartbeat_seconds: int | None) -> I
             name=f"{PREFIX}a run without a heartbeat is Crashed",
             description=f"Sets runs tagged {TAG} to Crashed that have sent nothing for {limit}: their process is gone.",
             enabled=True,
-            trigger=silence(ours, heartbeat, {heartbeat}, limit),
+            trigger=silence(OURS, heartbeat, {heartbeat}, limit),
             actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {limit}: its process is gone; {AGAIN}")],
         )
-    if block is None:
-        return
+
+
+def _notices(ui: str, block: UUID) -> Iterator[AutomationCore]:
+    """Yield the automations that send failures and decisions to the webhook."""
+    from prefect.events import CallWebhook, EventTrigger, Posture
+    from prefect.events.schemas.automations import AutomationCore
+
     failed = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}
     project = {"prefect.resource.id": "dora.project.*"}
     for name, what, trigger, payload in (
         (
             "notice of failures",
             f"runs tagged {TAG} that failed or crashed",
-            EventTrigger(match=runs, match_related=ours, expect=failed, for_each={"prefect.resource.id"}, posture=Posture.Reactive),
+            EventTrigger(match=RUNS, match_related=OURS, expect=failed, for_each={"prefect.resource.id"}, posture=Posture.Reactive),
             FAILURE.replace("UI/", f"{ui}/"),
         ),
         (

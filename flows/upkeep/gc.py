@@ -89,6 +89,13 @@ class Collected:
     def freed_bytes(self) -> int:
         return sum(count.removed_bytes for count in self.stages.values()) + self.leftover_bytes
 
+    def count(self, folders: dict[str, Folder], kept: dict[str, str]) -> None:
+        """Record all folders of the store, and the reasons and sizes of those that stay."""
+        self.kept, self.kept_bytes = kept, {place: folders[place].bytes for place in kept}
+        for place, folder in folders.items():
+            count = self.stages.setdefault(place.split("/")[0], Count())
+            count.folders, count.bytes = count.folders + 1, count.bytes + folder.bytes
+
     def reasons(self) -> dict[str, tuple[int, int]]:
         """``{why: (folders, bytes)}``, the largest first."""
         found: dict[str, tuple[int, int]] = {}
@@ -214,10 +221,7 @@ def collect(
     models = {root.place for root in versions}
     gone = [run_id for run_id, run in runs.records.items() if run_id not in runs.kept and models.isdisjoint(run.places)]
 
-    collected.kept, collected.kept_bytes = kept, {place: folders[place].bytes for place in kept}
-    for place, folder in folders.items():
-        count = collected.stages.setdefault(place.split("/")[0], Count())
-        count.folders, count.bytes = count.folders + 1, count.bytes + folder.bytes
+    collected.count(folders, kept)
     live = needed.reach(store, stages, under_way)
     watch = Watch(store, runs)
     sweep = Sweep(store, collected, watch, delete, progress)

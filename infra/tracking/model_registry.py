@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dora_core.errors import DoraError, ServiceError, did_you_mean
 from infra.back_ends import without_credentials
@@ -37,7 +37,6 @@ from infra.tracking.tracker import user_name
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-Alias = Literal["champion", "previous", "challenger"]
 
 MODEL_URI = "dora.model_uri"
 UPLOAD_LIMIT_BYTES = 2 * 1024**3  # about 100 MB/s to a server on the same machine

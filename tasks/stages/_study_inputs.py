@@ -12,6 +12,7 @@ from dora_core.evaluation.study_statistics import Cell, TableName
 from dora_core.strict_model import StrictModel
 from tasks.runtime.stage import StageContext, StageRef
 from tasks.stages import evaluate
+from tasks.tables.artifacts import EVALUATION_FILE, RESPONSES_FILE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,13 +105,13 @@ def measure(one: CellRun, reader: Reader) -> dict[str, Series]:
     samples = reader.table(one.samples, "samples.parquet", ["record_id", "sample"])
     found["tokens"] = _prompt_means(strings(samples["record_id"]), samples["tokens"].to_numpy().astype(float))
 
-    pairs = reader.table(one.evaluation, "evaluation.parquet", ["prompt_hash"])
+    pairs = reader.table(one.evaluation, EVALUATION_FILE, ["prompt_hash"])
     found["accuracy"] = _prompt_means(pairs["prompt_hash"].to_numpy(), correct(pairs["margin_policy"].to_numpy()))
 
     keys = ["record_id", "response_index"]
     truth = reader.table(one.truth, "truth.parquet", keys)
     held_out = truth.filter(pc.equal(truth["split"], "eval")).select([*keys, "gold"])
-    scored = reader.table(one.evaluation, "responses.parquet", keys).join(held_out, keys, join_type="inner")
+    scored = reader.table(one.evaluation, RESPONSES_FILE, keys).join(held_out, keys, join_type="inner")
     scored = scored.sort_by([(key, "ascending") for key in keys])
     prompts, index = np.unique(strings(scored["record_id"]), return_inverse=True)
     columns = {name: padded(scored[name].to_numpy(), index) for name in ("implicit", "logp_per_token", "gold")}

@@ -29,7 +29,7 @@ from dora_core.strict_model import StrictModel
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
-from tasks.tables.artifacts import RECORDS_FILE
+from tasks.tables.artifacts import COMPARISON_FILE, RECORDS_FILE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,7 +176,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
             f"no response could be compared: the {judge} judge gave no pair of scores for the {len(table)} held-out records",
             hint="see the judge stages' count of unscored responses; for an llm judge, read its log for answers without a verdict",
         )
-    pq.write_table(table, context.path / "comparison.parquet", compression="zstd")
+    pq.write_table(table, context.path / COMPARISON_FILE, compression="zstd")
 
     golden = sorted(name for name in {*sources} if is_golden_source(name, spec.golden_sources))
     metrics = {f"win_rate_{name}": found.win_rate.value for name, found in wins.items()}

@@ -29,6 +29,7 @@ from tasks.runtime.workers import ModelWorker, WorkerArguments
 from tasks.stages import compare
 from tasks.stages._preference_measures import HeldOut, PreferenceMeasures, RewardCorrelation, measure, rank_correlation
 from tasks.stages._promotion_gate import Evidence, GateResult, decide
+from tasks.tables.artifacts import EVALUATION_FILE, RESPONSES_FILE
 from tasks.training.facts import TrainingFacts
 
 if TYPE_CHECKING:
@@ -148,12 +149,12 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     table |= {f"margin_{name}": values for name, values in held_out.margins.items()}
     pq.write_table(
         pa.table(table | {"winner_source": pa.array(groups["source"], pa.string())}),
-        context.path / "evaluation.parquet",
+        context.path / EVALUATION_FILE,
         compression="zstd",
     )
     responses = responses.add_column(2, "implicit", pa.array(implicit["policy"]))
     responses = responses.add_column(3, "logp_per_token", pa.array(likelihood["policy"]))
-    pq.write_table(responses, context.path / "responses.parquet", compression="zstd")
+    pq.write_table(responses, context.path / RESPONSES_FILE, compression="zstd")
     return StageOutput(rows=len(pairs.record_P), metrics=metrics_of(facts), facts=facts)
 
 

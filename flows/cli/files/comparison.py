@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def compare_files(ours: Path, theirs: Path, evaluate: EvaluateConfig) -> Facts:
-    """Facts of the comparison, as those of the ``compare`` stage with one opponent, named after its file.
+    """Return the facts of the comparison in the form of the ``compare`` stage, with one opponent, named after its file.
 
     Records are matched by prompt where both files have one, else by ``record_id``.
 
@@ -99,7 +99,7 @@ def _keys(table: pa.Table, key: str) -> list[str]:
 
 
 def _groups(table: pa.Table, name: str, key: str, place_of: Mapping[str, int], side: Side) -> np.ndarray:
-    """Per record of ``side``: what its first row says in column ``name``; None without one."""
+    """Return the value of column ``name`` in the first row of each record of ``side``; None without one."""
     import numpy as np
 
     found: dict[int, Any] = {}

@@ -139,7 +139,7 @@ def _without_trust(preview: Preview) -> Preview:
 
 
 def _configured(request: Request, out: Out) -> tuple[DataConfig, TextConfig, ModelConfig, Wanted, bool]:
-    """Data, text, policy, what a run does with the data, and whether it is open which source is trusted."""
+    """Return data, text and policy settings, the use of the data by a run, and whether the trusted source is undecided."""
     if request.config is not None:
         config = load_any(request.config, request.overrides)
         return config.data, config.text, config.policy, wanted_of(config), False
@@ -152,7 +152,7 @@ def _configured(request: Request, out: Out) -> tuple[DataConfig, TextConfig, Mod
 
 
 def wanted_of(config: RealignConfig) -> Wanted:
-    """What a run with this configuration does with its data."""
+    """Return the use of the data by a run with this configuration."""
     name = config.align.objective.name
     return Wanted(name, find_objective(name).uses_factors)
 

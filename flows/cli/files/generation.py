@@ -23,7 +23,7 @@ class GenerateOptions(StrictModel):
     model: ModelConfig | None = Field(None, description="What responds, unless a server does.")
     generate: GenerateConfig = Field(default_factory=GenerateConfig, description="Sampling.")
     text: TextConfig = Field(default_factory=TextConfig, description="Template and truncation of prompts.")
-    execution: Execution = Field(description="Where it runs, and the server that is asked.")
+    execution: Execution = Field(description="Workers, devices, and the server for requests.")
 
 
 def generate_file(stages: FileStages, source: DataSource, output: Output, settings: GenerateOptions) -> dict[str, Any]:

@@ -25,9 +25,9 @@ class JudgeOptions(StrictModel):
 
     judge: Judge = Field(description="Who judges.")
     model: ModelConfig | None = Field(None, description="The policy, for the implicit judge.")
-    reference: ModelConfig | None = Field(None, description="What the policy started from, for the implicit judge.")
+    reference: ModelConfig | None = Field(None, description="Model that the policy started from, for the implicit judge.")
     text: TextConfig = Field(default_factory=TextConfig, description="Template and truncation, for judges that are models.")
-    execution: Execution = Field(description="Where it runs, and the server that is asked.")
+    execution: Execution = Field(description="Workers, devices, and the server for requests.")
 
 
 def judge_file(
@@ -82,7 +82,7 @@ def _checked_judge(settings: JudgeOptions, against: DataSource | None) -> JudgeO
         takes = "needs --model POLICY and --reference START" if implicit else "takes no policy and no reference"
         raise ConfigError(f"the {chosen.kind} judge {takes}", hint="--judge implicit --model POLICY --reference START judges by a policy")
     if mistake := endpoint_mistake(f"judge.kind={chosen.kind}", chosen.asks_server, "--endpoint", settings.execution.endpoint):
-        raise ConfigError(mistake, hint="--judge llm --model NAME --endpoint URL asks a server")
+        raise ConfigError(mistake, hint="--judge llm --model NAME --endpoint URL uses a server")
     if against is not None or (isinstance(chosen, LLMJudge) and chosen.against == "given"):
         if against is None or not isinstance(chosen, LLMJudge):
             raise ConfigError("comparing with given responses needs an llm judge and a file of them", hint="--judge llm --against FILE")

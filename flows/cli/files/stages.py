@@ -42,7 +42,7 @@ class FileStages:
         """Return folders with the stages' files. Stages whose result is there are not run.
 
         Raises:
-            DoraError: a stage's own error; what is finished of it is kept, and the next call continues from there.
+            DoraError: a stage's own error; its finished parts are kept, and the next call continues from there.
         """
         plan = Plan("files", tuple(_planned(spec, self.store) for spec in specs), {})
         for stage in plan.to_run:
