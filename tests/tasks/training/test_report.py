@@ -27,7 +27,7 @@ def test_a_report_comes_back_from_json() -> None:
 
 def test_facts_of_the_stage_are_made_of_it() -> None:
     report = TrainingReport.model_validate(WRITTEN)
-    facts = TrainingFacts.of(report.model_dump(), report.records)
+    facts = TrainingFacts.of(report, report.records)
     assert (facts.steps, facts.records, facts.warnings, facts.curve.measures) == (2, 80, ["slow"], {"loss": [0.7, 0.6]})
 
 
