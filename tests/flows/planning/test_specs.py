@@ -64,7 +64,7 @@ def test_labels_carry_the_round_from_the_first_one_on() -> None:
 
 
 def test_without_a_supervised_start_nothing_is_added() -> None:
-    made = chain(sft={"enabled": False})
+    made = chain(sft={"enabled": False}, policy={"source": "folder"})
     assert made.start() is None and list(made.specs) == ["ingest"]
 
 
@@ -79,7 +79,7 @@ def test_a_reward_model_is_trained_only_for_a_judge_without_weights() -> None:
 
 def test_opponents_draw_their_own_random_numbers() -> None:
     made = chain()
-    made.compare(POLICY, None, [StageRef(stage="align", digest="c" * 64)])
+    made.compare(POLICY, made.start(), [StageRef(stage="align", digest="c" * 64)])
     seeds = {label: made.specs[label].generate.seed for label in ("generate", "generate start", "generate champion")}  # type: ignore[attr-defined]
     seed = seeds["generate"]
     assert seeds == {"generate": seed, "generate start": seed + START_STREAM, "generate champion": seed + CHAMPION_STREAM}
