@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dora_core.config.method import ModelConfig, TextConfig
-from dora_core.data.preview import RecordShown
+from dora_core.data.previewed import RecordShown
 from dora_core.errors import ConfigError
 from flows.cli import app
 from flows.cli.files.data_preview import SHOWN_CHARS, TINY_END, _clip, _example, _template, load_any, wanted_of
