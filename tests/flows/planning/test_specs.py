@@ -91,7 +91,7 @@ def test_without_a_comparison_nothing_is_added() -> None:
 
 
 def test_guard_rails_belong_to_rounds() -> None:
-    with pytest.raises(AssertionError, match="guard rails are of self-training rounds"):
+    with pytest.raises(AssertionError, match="guard rails need self-training rounds"):
         chain().guard("guard")
 
 
