@@ -28,4 +28,4 @@ def test_the_error_is_one_document(own_home: Path) -> None:
 
 def test_wrong_options() -> None:
     assert_wrong("deploy", "--pool-type", "vm", says="'vm' is not one of " + ", ".join(repr(kind.value) for kind in PoolType))
-    assert_wrong("deploy", "--limit", "0", says="0 is not in the range x>=1")
+    assert_wrong("deploy", "--limit", "0", says="Input should be greater than or equal to 1")

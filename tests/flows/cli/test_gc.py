@@ -29,11 +29,12 @@ def test_help_has_an_example_and_the_options() -> None:
 
 @pytest.mark.parametrize("age", ["soon", "7 weeks", "-1d", ""])
 def test_a_wrong_duration_is_refused_with_examples(age: str, own_home: Path) -> None:
-    assert_wrong("gc", f"--older-than={age}", says="30d")
+    hint = "give a number and one of s, m, h, d, w: 90m, 12h, 7d"
+    assert_wrong("gc", f"--older-than={age}", says=f"{age!r} is not a valid duration hint: {hint}")
 
 
 def test_at_least_one_run_stays() -> None:
-    assert_wrong("gc", "--keep-runs", "0", says="0 is not in the range x>=1")
+    assert_wrong("gc", "--keep-runs", "0", says="Input should be greater than or equal to 1")
 
 
 def test_without_delete_only_the_report(unneeded: Path) -> None:

@@ -30,7 +30,7 @@ def test_an_output_is_needed(prompts: Path) -> None:
         (["--temperature", "-1"], "generate.temperature"),
         (["--top-p", "1.5"], "generate.top_p"),
         (["--set", "generate.sample=2"], "did you mean"),
-        (["--workers", "-1"], "-1 is not in the range x>=0"),
+        (["--workers", "-1"], "Input should be greater than or equal to 0"),
     ],
 )
 def test_a_wrong_setting_is_named(options: list[str], says: str, prompts: Path, tmp_path: Path) -> None:

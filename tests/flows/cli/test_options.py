@@ -29,7 +29,7 @@ def test_every_shared_option_is_used_and_explained(name: str) -> None:
     found = users(option)
     assert found and option.help.endswith(".")
     for parameter in found.values():
-        assert set(option.param_decls) == set(parameter.opts)
+        assert {option.default, *option.param_decls} == set(parameter.opts)
 
 
 def test_json_means_the_same_in_every_command() -> None:

@@ -1,4 +1,4 @@
-"""`dora reap`: nothing left over, and a killed run that is shown first and closed then. Its rules: ``tests/flows/upkeep/test_reap.py``."""
+"""`dora reap`: nothing left over, and a killed run that is shown. Ending runs: ``tests/flows/upkeep/test_reap.py``."""
 
 from __future__ import annotations
 
@@ -39,9 +39,3 @@ def test_nothing_is_left_over(own_home: Path) -> None:
 def test_a_killed_run_is_shown_and_stays_as_it_is(killed: Store) -> None:
     assert document("reap", "--dry-run")["runs"].keys() == {"p-1"}
     assert status(killed) == "running"
-
-
-def test_a_killed_run_is_ended(killed: Store) -> None:
-    done = invoke("reap")
-    assert done.code == 0 and "p-1: ended, " in done.out and status(killed) != "running"
-    assert document("reap")["runs"] == {}, "safe to repeat"

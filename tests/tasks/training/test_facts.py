@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from pydantic import ValidationError
 
 from tasks.training.facts import Curve, TrainingFacts
+from tasks.training.report import TrainingReport
 
-REPORT: dict[str, Any] = {"steps": 2, "resumed_from": None, "warnings": ["slow"], "curve": {"loss": [0.7, 0.6], "lambda": [1.0, 0.5]}}
+CURVE = {"loss": [0.7, 0.6], "lambda": [1.0, 0.5]}
+REPORT = TrainingReport(steps=2, planned_steps=2, resumed_from=None, warnings=["slow"], curve=CURVE, records=80)
 
 
 def test_facts_of_a_fit_report() -> None:

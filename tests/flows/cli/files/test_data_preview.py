@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dora_core.config.method import ModelConfig, TextConfig
-from dora_core.data.preview import RecordShown
+from dora_core.data.previewed import RecordShown
 from dora_core.errors import ConfigError
 from flows.cli import app
 from flows.cli.files.data_preview import SHOWN_CHARS, TINY_END, _clip, _example, _template, load_any, wanted_of
@@ -99,7 +99,7 @@ def test_a_long_text_is_cut_and_its_rest_counted() -> None:
 
 def test_the_best_response_is_rendered_with_the_end_of_the_tiny_policy() -> None:
     responses = [{"text": "bad", "source": None, "reward": 0.0}, {"text": "good", "source": None, "reward": 1.0}]
-    fields = {"record_id": "1", "file": "a", "row": 0, "split": "train", "prompt": [{"role": "user", "content": "q"}]}
+    fields = {"record_id": "1", "file": "a", "row": 0, "split": "train", "kind": "pairwise", "prompt": [{"role": "user", "content": "q"}]}
     record = RecordShown.model_validate(fields | {"responses": responses})
     template = _template(None, ModelConfig(), TextConfig())
     assert TINY_END in template.note and template.tokenizer is None

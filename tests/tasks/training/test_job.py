@@ -1,0 +1,100 @@
+"""The work of a training worker: what it learned about memory, the model that it starts from, and the model that it leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dora_core.config.execution import Execution
+from dora_core.config.method import ModelConfig, OptimizationConfig
+from dora_core.models.loading import build_policy, load_policy, save_model, train_tokenizer
+from dora_core.training.distributed import Worker
+from dora_core.training.loop import OutOfMemory
+from infra.store.store import Store
+from tasks.training.job import CausalLM, Memory, ScalarHead, TrainingJob, decoder_layers, load, trained_folder, trained_model
+
+TINY = ModelConfig(hidden_size=16, layers=3, heads=2, vocab_size=300)
+DIGEST = "a" * 64
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("start")
+    tokenizer = train_tokenizer(["How do I clean it?", "Wipe it with a damp cloth."], TINY.vocab_size)
+    torch.manual_seed(0)
+    save_model(build_policy(TINY, tokenizer, 64), tokenizer, folder)
+    return folder
+
+
+def job(start: Path, store: Path, **changes: Any) -> TrainingJob:
+    given: dict[str, Any] = {
+        "build": lambda start, worker: None,
+        "arguments": {},
+        "model": ModelConfig(source=str(start)),
+        "optimization": OptimizationConfig(),
+        "execution": Execution(micro_batch_tokens=1000),
+        "store_uri": str(store),
+        "stage": "align",
+        "digest": DIGEST,
+    }
+    return TrainingJob(**given | changes)
+
+
+def out_of_memory(budget: int) -> OutOfMemory:
+    error = OutOfMemory("out of memory")
+    error.budget = budget
+    return error
+
+
+def test_a_budget_that_was_learned_stays_for_the_next_attempt(start: Path, tmp_path: Path) -> None:
+    one = job(start, tmp_path)
+    memory = Memory.of(one)
+    assert (memory.micro_batch_tokens, memory.warnings) == (1000, [])
+    memory.lower(one, out_of_memory(250))
+    again = Memory.of(one)
+    assert again.micro_batch_tokens == 250
+    assert again.warnings[0].endswith("set execution.align.micro_batch_tokens to 250 to save the attempt")
+    again.lower(one, out_of_memory(125))
+    assert [Memory.of(one).micro_batch_tokens, len(Memory.of(one).warnings)] == [125, 2]
+
+
+def test_a_smaller_configured_budget_counts(start: Path, tmp_path: Path) -> None:
+    Memory.of(job(start, tmp_path)).lower(job(start, tmp_path), out_of_memory(250))
+    assert Memory.of(job(start, tmp_path, execution=Execution(micro_batch_tokens=100))).micro_batch_tokens == 100
+    assert Memory.of(job(start, tmp_path, digest="b" * 64)).micro_batch_tokens == 1000, "another training"
+
+
+def test_layers_are_the_repeated_blocks(start: Path) -> None:
+    model, _ = load_policy(start)
+    assert len(decoder_layers(model)) == TINY.layers and decoder_layers(torch.nn.Linear(1, 1)) == []
+
+
+@pytest.mark.parametrize("kind", [CausalLM, ScalarHead])
+def test_the_start_is_the_same_on_every_rank(kind: type, start: Path, tmp_path: Path) -> None:
+    one = job(start, tmp_path, kind=kind)
+    first, second = (load(one, Worker()).module.state_dict() for _ in range(2))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_trained_weights_are_those_of_the_model_that_is_saved(start: Path, tmp_path: Path) -> None:
+    one = job(start, tmp_path)
+    module = load(one, Worker()).module
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.125)
+    weights = module.state_dict()
+    model = trained_model(one, weights)
+    assert all(torch.equal(value, weights[f"model.{name}"].to(value.dtype)) for name, value in model.state_dict().items())
+    with pytest.raises(AssertionError, match="unexpected"):
+        trained_model(one, weights | {"model.unheard": torch.zeros(1)})
+
+
+def test_the_folder_of_a_trained_model_is_on_this_machine(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    folder = store.folder("align", DIGEST)
+    (folder.path / "model").mkdir()
+    (folder.path / "model" / "config.json").write_text("{}")
+    assert (trained_folder(store, "align", DIGEST) / "config.json").read_text() == "{}"
