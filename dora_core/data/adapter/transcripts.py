@@ -2,7 +2,8 @@ r"""Conversations written as one text: Anthropic-HH transcripts, and texts that 
 
 A transcript (``\n\nHuman: …\n\nAssistant: …``) is always read. Templated text is refused by default, because a second template would be put
 around it and its special tokens would become tokens of the policy; ``messages: {templated: parse}`` reads ChatML, Llama 2, Llama 3, Gemma,
-Zephyr and Phi 3, HelpSteer's turns and the Beaver prompt. Left out: other templates (they are recognised and refused), and texts cut off inside a marker.
+Zephyr and Phi 3, HelpSteer's turns and the Beaver prompt. Left out: other templates (they are recognised and refused), and texts cut off
+inside a marker.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ _BEAVER_START = "BEGINNING OF CONVERSATION:"
 _BEAVER_SPLIT = re.compile(r"(?:^|\s)(USER|ASSISTANT):")
 _END_TOKENS = re.compile(r"(?:\s*(?:<\|im_end\|>|<\|eot_id\|>|<\|endoftext\|>|<\|end_of_text\|>|<end_of_turn>|<\|end\|>|<eos>|</s>))+\s*\Z")
 _ROLE_PROMPT = re.compile(
-    r"(?:^|\s)USER:.*\sASSISTANT:\s*\Z|(?:^|\n)[ \t]*(?:User|Human):.*\n[ \t]*Assistant:\s*\Z|\n\nAssistant:\s*\Z"
-    r"|(?:^|\n)Instruct(?:ion)?:.*\nOutput:\s*\Z",
+    r"(?:^|\s)USER:.*\sASSISTANT:\s*\Z|(?:^|\n)[ \t]*(?:User|Human):.*\n[ \t]*Assistant:\s*\Z|\n\nAssistant:\s*\Z",
     re.DOTALL,
 )
+_INSTRUCT = re.compile(r"(?:^|\n)Instruct(?:ion)?:.*\nOutput:\s*\Z", re.DOTALL)
 _HEADINGS = re.compile(r"^###[ \t]*(\w[\w ]{0,30}?)[ \t]*:", re.MULTILINE)
 _OPEN_HEADING = re.compile(r"(?:^|\n)###[ \t]*(?:Response|Assistant|Answer|Output|Completion|AI|Bot|GPT)[ \t]*:\s*\Z", re.IGNORECASE)
 _GEMMA = re.compile(r"<start_of_turn>([A-Za-z_]+)\n(.*?)(?:<end_of_turn>\s*|\Z)", re.DOTALL)
@@ -79,6 +80,8 @@ def template_in(text: str, *, prompt: bool) -> str | None:
             return "the Alpaca template '### Instruction: … ### Response:'"
         if (marks := _HEADINGS.findall(text)) and len(marks) > 1 and _OPEN_HEADING.search(text):
             return f"the template '### {marks[0]}: … ### {marks[-1]}:'"
+        if _INSTRUCT.search(text):
+            return "the template 'Instruct: … Output:'"
         if _ROLE_PROMPT.search(text):
             return "the template 'User: … Assistant:'"
     return None
