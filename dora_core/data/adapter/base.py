@@ -222,6 +222,9 @@ class RowReader:
         if not isinstance(value, str):
             problems.append(problem(path.text, Reason.WRONG_TYPE, f"is {describe(value)}, expected text"))
             return None
+        if value.strip() in ("nan", "NaN", "<NA>", "NaT"):
+            self.notes["texts of the context that stand for a missing value"] += 1
+            return None
         return value if value.strip() else None
 
     def _earlier(self, row: dict[str, Any], problems: list[Problem]) -> list[Message]:

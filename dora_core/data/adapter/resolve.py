@@ -242,6 +242,8 @@ def _suggested(columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> s
     """Lines that map the responses: by the columns that look like two of them, else by the fields' names."""
     for sides, shape, first, second, more in _TWO_RESPONSES:
         for column in columns:
+            if not re.search("[A-Za-z]", column) or (shape == "ab" and re.match("chosen|rejected", column, re.IGNORECASE)):
+                continue
             for one, other in (sides, (sides[0].upper(), sides[1].upper())):
                 twin = re.sub(rf"(?<![A-Za-z0-9]){one}(?![A-Za-z0-9])|(?<=[a-z]){one}$", other, column.replace("_", " ")).replace(" ", "_")
                 if twin != column and twin in columns and all(_may_be_response(row.get(name)) for row in sample for name in (column, twin)):
