@@ -126,7 +126,7 @@ def _refuse_table_by_columns(at: Location) -> None:
     if by_columns or by_index or split:
         raise DataError(
             f"{at.name} is one object that holds a table by its columns or index, and a row is read as an object",
-            hint="write one object per row: `df.to_json(FILE, orient='records', lines=True)` with pandas, `dataset.to_json(FILE)` with datasets",
+            hint="write one object per row: with pandas `df.to_json(FILE, orient='records', lines=True)`, with datasets `data.to_json(FILE)`",
         )
 
 

@@ -1014,15 +1014,11 @@ def golden_transcript() -> Case:
     return _golden("golden_transcript", lambda i: {"prompt": hh_text(i, None), "response": hh_text(i, best(i))}, hh_prompt)
 
 
-def all_cases() -> Iterator[Case]:
-    for make in CASES.values():
-        yield make()
-
-
 @case
 def arena_55k() -> Case:
     """One text per turn in lists written as JSON; the winner has 1 in a column of its own."""
-    rows, truth = [], {}
+    rows: list[dict[str, Any]] = []
+    truth: dict[int, Truth | str] = {}
     for i in range(ROWS):
         one, other, first_better = _sides(i)
         tie = i % 4 == 0
@@ -1057,12 +1053,8 @@ def stack_exchange_answers() -> Case:
         }
         for i in range(ROWS)
     ]
-    return Case(
-        "stack_exchange_answers",
-        rows,
-        {i: Truth([user(question(i))], {best(i): 5.0, worst(i): 0.0}) for i in range(ROWS)},
-        "stack_exchange",
-    )
+    truth: dict[int, Truth | str] = {i: Truth([user(question(i))], {best(i): 5.0, worst(i): 0.0}) for i in range(ROWS)}
+    return Case("stack_exchange_answers", rows, truth, "stack_exchange")
 
 
 @case
@@ -1086,8 +1078,12 @@ def capybara() -> Case:
 
 @case
 def llama_factory_kto() -> Case:
-    rows = [
-        {"instruction": question(i), "input": "", "output": best(i) if i % 2 else worst(i), "kto_tag": bool(i % 2)} for i in range(ROWS)
-    ]
-    truth = {i: Truth([user(question(i))], {best(i): 1.0} if i % 2 else {worst(i): 0.0}) for i in range(ROWS)}
+    said = [best(i) if i % 2 else worst(i) for i in range(ROWS)]
+    rows = [{"instruction": question(i), "input": "", "output": said[i], "kto_tag": bool(i % 2)} for i in range(ROWS)]
+    truth: dict[int, Truth | str] = {i: Truth([user(question(i))], {said[i]: float(i % 2)}) for i in range(ROWS)}
     return Case("llama_factory_kto", rows, truth, "kto")
+
+
+def all_cases() -> Iterator[Case]:
+    for make in CASES.values():
+        yield make()

@@ -98,7 +98,7 @@ def test_column_without_a_name_is_left_out():
     [
         ("tools", [{"name": "f"}], "ignore: [in.tools]"),
         ("system", "Be kind.", "context: {system: in.system}"),
-        ("images", ["a.png"], "ignore"),
+        ("images", ["a.png"], "ignore: [in.images]"),
     ],
 )
 def test_part_beside_a_nested_prompt_needs_a_decision(key, value, line):
