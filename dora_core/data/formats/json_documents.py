@@ -80,14 +80,16 @@ def open_json(at: Location) -> Reader:
     with open_bytes(file) as stream:
         scanner = Scanner(stream, at.name)
         first = scanner.peek()
+        alone = False
         try:
             arrays = _arrays_of_objects(scanner, at.name) if first == "{" else []
             lines = first != "[" and (not arrays or scanner.peek() != "")
+            alone = first == "{" and scanner.peek() == ""
         except DataError:
             if not _mostly_lines(at):
                 raise
             lines = True  # the first line of JSON lines may be a bad row
-    if lines and first == "{" and not arrays:
+    if alone and not (arrays and not lines):
         _refuse_table_by_columns(at)
     if lines:
         _refuse_split(at, [])
@@ -115,8 +117,7 @@ def _refuse_table_by_columns(at: Location) -> None:
     """
     (file,) = at.files
     with open_bytes(file) as stream:
-        lines = list(islice((line for line in stream if line.strip()), 2))
-        document = parse_line(lines[0]) if len(lines) == 1 else None
+        document = parse_line(stream.read())
     values = list(document.values()) if isinstance(document, dict) else []
     if len(values) < 2:
         return
@@ -126,7 +127,7 @@ def _refuse_table_by_columns(at: Location) -> None:
     if by_columns or by_index or split:
         raise DataError(
             f"{at.name} is one object that holds a table by its columns or index, and a row is read as an object",
-            hint="write one object per row: with pandas `df.to_json(FILE, orient='records', lines=True)`, with datasets `data.to_json(FILE)`",
+            hint="write one object per row: pandas `df.to_json(FILE, orient='records', lines=True)`, datasets `data.to_json(FILE)`",
         )
 
 

@@ -11,7 +11,6 @@ import pytest
 from dora_core.data.inputs import open_files
 from dora_core.data.problems import Problem, Reason
 from dora_core.data.row_views import count_rows
-from dora_core.errors import DataError
 from tests.dora_core.data.written_inputs import ROWS, input_at, read, refused, write_jsonl
 
 
@@ -76,6 +75,5 @@ def test_whole_rows_and_counts(tmp_path: Path) -> None:
 )
 def test_file_without_any_good_line_says_what_is_wrong_with_the_first(tmp_path: Path, line: bytes, found: str, hint: str) -> None:
     (tmp_path / "a.jsonl").write_bytes(line + b"\n")
-    with pytest.raises(DataError, match=found) as caught:
-        open_files(input_at(tmp_path / "a.jsonl"), {})
-    assert hint in caught.value.hint
+    error = refused(tmp_path / "a.jsonl")
+    assert found in error.message and hint in error.hint
