@@ -138,6 +138,7 @@ def columns_left(adapter: Adapter, columns: Sequence[str], sample: Sequence[Mapp
     switched_off |= {name for name in type(adapter.context).model_fields if getattr(adapter.context, name) is False}
     carried = {root for path in adapter.carry for root in CompiledPath(path, there).roots}
     ignored = {root for path in adapter.ignore for root in CompiledPath(path, there).roots} - used - carried
+    ignored |= {column for column in columns if not column.strip()} - used  # the index of a CSV file, which no path can name
     unnamed, decisions = [], []
     open_columns = [column for column in columns if column not in used | carried | ignored]
     for column in open_columns:

@@ -84,6 +84,8 @@ def _remedy(found: Problem) -> str:
         name = found.field.partition("[")[0]
         if name in ("id", "task", "source", "sources", "chosen_source", "rejected_source"):
             return f"map a column of names, or write `columns: {{{name}: false}}`"
+        if not any(word in found.detail for word in ("struct", "list", "object", "dict")):
+            return "correct the value, or take the row out"
     return REMEDIES[found.reason]
 
 

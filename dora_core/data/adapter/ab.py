@@ -29,8 +29,12 @@ class AbShape:
     def __call__(self, row: dict[str, Any]) -> Adapted:
         problems: list[Problem] = []
         reader, responses = self.reader, self._responses
-        given = reader.given(row, problems)
-        replies = [responses.reply(self.a, row, problems, "a"), responses.reply(self.b, row, problems, "b")]
+        paired = reader.turns_in_lists(row, (self.a, self.b), problems)
+        if paired is not None:
+            given, replies = paired
+        else:
+            given = reader.given(row, problems)
+            replies = [responses.reply(self.a, row, problems, "a"), responses.reply(self.b, row, problems, "b")]
         if problems:
             return problems
         prompt, texts = reader.joined(given, replies, problems, self._names)

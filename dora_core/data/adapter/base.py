@@ -142,6 +142,43 @@ class RowReader:
 
     # ------------------------------------------------------------------------------------------------- prompt
 
+    def turns_in_lists(
+        self, row: dict[str, Any], paths: Sequence[CompiledPath], problems: list[Problem]
+    ) -> tuple[Given, list[Reply]] | None:
+        """Prompt and responses of a row whose prompt is a list of one text per turn, as are its responses (Chatbot Arena's 55k battles).
+
+        The lists may be written as text. None for any other row; a list beside responses of another length is a problem.
+        """
+        path = self._prompt
+        value = None if path is None else path.get(row)
+        if path is None or not (type(value) is list or (type(value) is str and value[:1] == "[" and value[-1:] == "]")):
+            return None
+        asked = _texts_of(value)
+        if not asked:
+            return None
+        said = [_texts_of(one.get(row)) for one in paths]
+        if any(texts is None or len(texts) != len(asked) for texts in said):
+            if type(value) is str:
+                detail = (
+                    "is a list of texts written as text, and the responses are not lists of as many; "
+                    f"name one of them: write `prompt: {path.text}[0]`, or leave the row out"
+                )
+                problems.append(problem(path.text, Reason.STRUCTURED_TEXT, detail))
+                return Given([], None), []
+            return None
+        replies = []
+        for texts in said:
+            turns = [
+                {"role": role, "content": text}
+                for pair in zip(asked, texts or [], strict=True)
+                for role, text in zip(("user", "assistant"), pair, strict=True)
+            ]
+            read = self.messages.turns(turns, path.text, problems)
+            replies.append(Reply(read[:-1], read[-1]["content"]) if read else Reply([], None))
+        history = self._earlier(row, problems)
+        replies = [Reply([*history, *reply.lead], reply.text) for reply in replies]
+        return Given(None, self._text(self._system, row, problems) if self._system is not None else None), replies
+
     def given(self, row: dict[str, Any], problems: list[Problem]) -> Given:
         """The prompt as the columns give it, history and input included."""
         path = self._prompt
@@ -184,6 +221,9 @@ class RowReader:
             return None
         if not isinstance(value, str):
             problems.append(problem(path.text, Reason.WRONG_TYPE, f"is {describe(value)}, expected text"))
+            return None
+        if value.strip() in ("nan", "NaN", "<NA>", "NaT"):
+            self.notes["texts of the context that stand for a missing value"] += 1
             return None
         return value if value.strip() else None
 
@@ -465,6 +505,16 @@ class ResponseReader:
             if path is not None:
                 return self.reader.optional(path, row, problems)
         return None
+
+
+def _texts_of(value: Any) -> list[str] | None:
+    """The texts of a list, also of one written as text; None for any other value."""
+    if isinstance(value, str) and looks_structured(value) and value.lstrip()[:1] == "[":
+        try:
+            value = parse_structure(value)
+        except Unparsable:
+            return None
+    return value if isinstance(value, list) and value and all(isinstance(text, str) for text in value) else None
 
 
 def split_named(value: str, further: dict[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from decimal import Decimal
 from typing import Any
 
 NOT_MEASURED = frozenset({"", "n/a", "na", "null", "none", "nan"})
@@ -54,7 +55,7 @@ def to_number(value: Any, missing: frozenset[str] = NOT_MEASURED) -> float | Non
         if text.casefold().lstrip("+-") in ("inf", "infinity"):
             raise NotANumber(f"is {shown}, expected a finite number", nonfinite=True)
         raise NotANumber(f'is {shown}, expected a number; texts that mean "not measured" go under `label.missing`')
-    if isinstance(value, int | float):  # a subclass, such as a NumPy float
+    if isinstance(value, int | float | Decimal):  # a subclass, such as a NumPy float; decimals of Parquet and SQL
         return to_number(float(value), missing)
     raise NotANumber(f"is {describe(value)}, expected a number or null")
 

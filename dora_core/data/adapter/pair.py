@@ -35,11 +35,12 @@ class PairShape:
     def __call__(self, row: dict[str, Any]) -> Adapted:
         problems: list[Problem] = []
         reader, responses = self.reader, self._responses
-        given = reader.given(row, problems)
-        replies = [
-            responses.reply(self.chosen, row, problems, "chosen"),
-            responses.reply(self.rejected, row, problems, "rejected"),
-        ]
+        paired = reader.turns_in_lists(row, (self.chosen, self.rejected), problems)
+        if paired is not None:
+            given, replies = paired
+        else:
+            given = reader.given(row, problems)
+            replies = [responses.reply(self.chosen, row, problems, "chosen"), responses.reply(self.rejected, row, problems, "rejected")]
         if problems:
             return problems
         prompt, texts = reader.joined(given, replies, problems, self._names)

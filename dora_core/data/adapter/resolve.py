@@ -126,7 +126,7 @@ def resolve(
     if shape is None:
         raise DataError(
             f"{place}: {name} fits no preset, and its columns show no shape",
-            hint=f"set `shape`, and map the responses, e.g. `columns: {{chosen: …, rejected: …}}`, `columns: {{responses: …}}` or a preset "
+            hint=f"set `shape`, and map the responses, e.g. {_suggested(columns, sample)}or a preset "
             f"({', '.join(_presets_of(golden))}); columns there: {', '.join(columns)}",
         )
     if adapter.shape is None and shape != "mixed":
@@ -142,7 +142,7 @@ def resolve(
         lines = "; ".join(decision.text() for decision in left.decisions)
         raise DataError(f"{place}: {name} has columns that nothing reads and that need a decision", hint=f"{lines} (under {place})")
     if left.unnamed:
-        adapter = _with(adapter, place, carry=[*adapter.carry, *(quote_key(column) for column in left.unnamed if column.strip())])
+        adapter = _with(adapter, place, carry=[*adapter.carry, *(quote_key(column) for column in left.unnamed)])
     adapter = _with(adapter, place, preset="none")
     return Resolved(adapter, shape, preset, recognised, as_text(adapter), left)
 
@@ -236,6 +236,34 @@ def _wrong_paths(adapter: Adapter, columns: Sequence[str], sample: Sequence[Mapp
             "columns.prompt",
         ):
             yield from _wrong_type(place, path, [value for value in found if value is not None and type(value) is not Missing])
+
+
+def _suggested(columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str:
+    """Lines that map the responses: by the columns that look like two of them, else by the fields' names."""
+    for sides, shape, first, second, more in _TWO_RESPONSES:
+        for column in columns:
+            if not re.search("[A-Za-z]", column) or (shape == "ab" and re.match("chosen|rejected", column, re.IGNORECASE)):
+                continue
+            for one, other in (sides, (sides[0].upper(), sides[1].upper())):
+                twin = re.sub(rf"(?<![A-Za-z0-9]){one}(?![A-Za-z0-9])|(?<=[a-z]){one}$", other, column.replace("_", " ")).replace(" ", "_")
+                if twin != column and twin in columns and all(_may_be_response(row.get(name)) for row in sample for name in (column, twin)):
+                    return f"`shape: {shape}` with `columns: {{{first}: {quote_key(column)}, {second}: {quote_key(twin)}}}`{more}, "
+    return "`columns: {chosen: …, rejected: …}`, `columns: {responses: …}`, one response with an approval (`shape: unpaired`) "
+
+
+_WITH_LABEL = " and `label: {column: …, a: …, b: …}`"
+_TWO_RESPONSES = (
+    (("chosen", "rejected"), "pair", "chosen", "rejected", ""),
+    (("preferred", "dispreferred"), "pair", "chosen", "rejected", ""),
+    (("a", "b"), "ab", "a", "b", _WITH_LABEL),
+    (("0", "1"), "ab", "a", "b", _WITH_LABEL),
+    (("1", "2"), "ab", "a", "b", _WITH_LABEL),
+)
+"""Parts of the names of two columns with responses, and the shape and fields that read them."""
+
+
+def _may_be_response(value: Any) -> bool:
+    return value is None or isinstance(value, list | dict) or (isinstance(value, str) and " " in value)
 
 
 def _ranks_as_rewards(adapter: Adapter) -> Iterator[str]:

@@ -25,10 +25,10 @@ _BEAVER_START = "BEGINNING OF CONVERSATION:"
 _BEAVER_SPLIT = re.compile(r"(?:^|\s)(USER|ASSISTANT):")
 _END_TOKENS = re.compile(r"(?:\s*(?:<\|im_end\|>|<\|eot_id\|>|<\|endoftext\|>|<\|end_of_text\|>|<end_of_turn>|<\|end\|>|<eos>|</s>))+\s*\Z")
 _ROLE_PROMPT = re.compile(
-    r"(?:^|\s)USER:.*\sASSISTANT:\s*\Z|(?:^|\n)[ \t]*(?:User|Human):.*\n[ \t]*Assistant:\s*\Z|\n\nAssistant:\s*\Z"
-    r"|(?:^|\n)Instruct(?:ion)?:.*\nOutput:\s*\Z",
+    r"(?:^|\s)USER:.*\sASSISTANT:\s*\Z|(?:^|\n)[ \t]*(?:User|Human):.*\n[ \t]*Assistant:\s*\Z|\n\nAssistant:\s*\Z",
     re.DOTALL,
 )
+_INSTRUCT = re.compile(r"(?:^|\n)Instruct(?:ion)?:.*\nOutput:\s*\Z", re.DOTALL)
 _HEADINGS = re.compile(r"^###[ \t]*(\w[\w ]{0,30}?)[ \t]*:", re.MULTILINE)
 _OPEN_HEADING = re.compile(r"(?:^|\n)###[ \t]*(?:Response|Assistant|Answer|Output|Completion|AI|Bot|GPT)[ \t]*:\s*\Z", re.IGNORECASE)
 _GEMMA = re.compile(r"<start_of_turn>([A-Za-z_]+)\n(.*?)(?:<end_of_turn>\s*|\Z)", re.DOTALL)
@@ -80,6 +80,8 @@ def template_in(text: str, *, prompt: bool) -> str | None:
             return "the Alpaca template '### Instruction: … ### Response:'"
         if (marks := _HEADINGS.findall(text)) and len(marks) > 1 and _OPEN_HEADING.search(text):
             return f"the template '### {marks[0]}: … ### {marks[-1]}:'"
+        if _INSTRUCT.search(text):
+            return "the template 'Instruct: … Output:'"
         if _ROLE_PROMPT.search(text):
             return "the template 'User: … Assistant:'"
     return None

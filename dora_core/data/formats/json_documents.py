@@ -80,13 +80,17 @@ def open_json(at: Location) -> Reader:
     with open_bytes(file) as stream:
         scanner = Scanner(stream, at.name)
         first = scanner.peek()
+        alone = False
         try:
             arrays = _arrays_of_objects(scanner, at.name) if first == "{" else []
             lines = first != "[" and (not arrays or scanner.peek() != "")
+            alone = first == "{" and scanner.peek() == ""
         except DataError:
             if not _mostly_lines(at):
                 raise
             lines = True  # the first line of JSON lines may be a bad row
+    if alone and not (arrays and not lines):
+        _refuse_table_by_columns(at)
     if lines:
         _refuse_split(at, [])
         return JsonLinesReader(at)
@@ -103,6 +107,28 @@ def open_json(at: Location) -> Reader:
         f"{at.name} is an object with several lists of rows: {', '.join(arrays)}",
         hint=f"set {at.place}.split to one of them: {', '.join(arrays)}",
     )
+
+
+def _refuse_table_by_columns(at: Location) -> None:
+    """Refuse a document that is one object with a table in it by columns or by an index, as pandas and ``datasets.to_dict`` write it.
+
+    Raises:
+        DataError: names the export that is read.
+    """
+    (file,) = at.files
+    with open_bytes(file) as stream:
+        document = parse_line(stream.read())
+    values = list(document.values()) if isinstance(document, dict) else []
+    if len(values) < 2:
+        return
+    by_columns = all(isinstance(value, list) and len(value) == len(values[0]) > 1 for value in values)
+    by_index = all(isinstance(value, dict) and value.keys() == values[0].keys() and value for value in values)
+    split = isinstance(document, dict) and {"columns", "data"} <= document.keys() and isinstance(document["data"], list)
+    if by_columns or by_index or split:
+        raise DataError(
+            f"{at.name} is one object that holds a table by its columns or index, and a row is read as an object",
+            hint="write one object per row: pandas `df.to_json(FILE, orient='records', lines=True)`, datasets `data.to_json(FILE)`",
+        )
 
 
 def _refuse_split(at: Location, arrays: list[str]) -> None:

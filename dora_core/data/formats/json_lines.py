@@ -32,6 +32,7 @@ class JsonLinesReader:
         (self._file,) = at.files
         self.types: Mapping[str, pa.DataType] = {}
         names: dict[str, None] = {}
+        first: Problem | None = None
         for i, (_, line) in enumerate(islice(self._lines(), PROBE_LINES)):
             if i == 0:
                 refuse_utf16(line, at.name)
@@ -39,10 +40,17 @@ class JsonLinesReader:
                 raise DataError(f"{at.name} is a JSON array, not JSON lines", hint="set format: json")
             if isinstance(row := parse_line(line), dict):
                 names |= dict.fromkeys(row)
+            elif first is None and isinstance(row, Problem):
+                first = row
         self.columns = list(names)
         if not names and any(True for _ in self._lines()):
             hint = 'each line must be an object such as {"prompt": …, "responses": […]}; set format: json if the file is one JSON document'
-            raise DataError(f"{at.name}: none of its first {PROBE_LINES} lines is a JSON object", hint=hint)
+            found = f"; the first one: {first.detail}" if first else ""
+            if first is not None and first.detail.startswith("not UTF-8"):
+                hint = "convert it: iconv -f LATIN1 -t UTF-8 FILE > NEW_FILE, with its encoding; or unpack it, if it is compressed (again)"
+            elif first is not None and first.detail == _TWICE:
+                hint = "keep one of the values: Python would silently take the last one"
+            raise DataError(f"{at.name}: none of its first {PROBE_LINES} lines is a JSON object{found}", hint=hint)
 
     def rows(self, columns: Mapping[str, str] | None, batch_rows: int) -> Iterator[tuple[int, Any]]:
         if columns is not None and not columns:
@@ -68,9 +76,12 @@ def parse_line(line: bytes) -> Any:
     except UnicodeDecodeError as error:
         return Problem("", Reason.UNPARSABLE, f"not UTF-8 at byte {error.start}")
     except _DuplicateKey:
-        return Problem("", Reason.UNPARSABLE, "an object has the same key twice")
+        return Problem("", Reason.UNPARSABLE, _TWICE)
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, nesting without end
         return Problem("", Reason.UNPARSABLE, type(error).__name__)
+
+
+_TWICE = "an object has the same key twice"
 
 
 class _DuplicateKey(ValueError):

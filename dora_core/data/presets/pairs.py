@@ -157,6 +157,17 @@ class Argilla(Preset):
             optional=frozenset({"columns.chosen_source", "columns.rejected_source"}),
         ),
         Variant(
+            needs={"chosen": "messages", "rejected": "messages", "rating_chosen": "number", "rating_rejected": "number"},
+            adapter={
+                "shape": "pair",
+                "columns": {"chosen_source": "chosen_model", "rejected_source": "rejected_model"},
+                "label": {"scores": [{"chosen": "rating_chosen", "rejected": "rating_rejected"}]},
+                "carry": ["source"],
+                "ignore": ["conversation", "original_response", "generation_prompt", "raw_generation_responses", "new_generations"],
+            },
+            optional=frozenset({"columns.chosen_source", "columns.rejected_source"}),
+        ),
+        Variant(
             needs={"chosen": "messages", "rejected": "messages", "chosen_rating": "number", "rejected_rating": "number"},
             adapter={
                 "shape": "pair",
@@ -268,7 +279,8 @@ class RewardBench(Preset):
 
 @register_preset
 class StackExchange(Preset):
-    """lvwerra/stack-exchange-paired: `response_j` was voted above `response_k`; `qid` repeats over the pairs of a question."""
+    """lvwerra/stack-exchange-paired: `response_j` was voted above `response_k`; `qid` repeats over the pairs of a question.
+    HuggingFaceH4/stack-exchange-preferences: all answers with `pm_score`, the logarithm of their votes."""
 
     name = "stack_exchange"
     variants = (
@@ -277,6 +289,15 @@ class StackExchange(Preset):
             adapter={
                 "shape": "pair",
                 "columns": {"prompt": "question", "chosen": "response_j", "rejected": "response_k"},
+                "carry": ["qid", "date"],
+                "ignore": ["metadata"],
+            },
+        ),
+        Variant(
+            needs={"qid": "scalar", "question": "text", "answers": "structs"},
+            adapter={
+                "shape": "list",
+                "columns": {"prompt": "question", "responses": "answers[].text", "rewards": "answers[].pm_score"},
                 "carry": ["qid", "date"],
                 "ignore": ["metadata"],
             },

@@ -32,8 +32,8 @@ class Helpsteer2(Preset):
 
 @register_preset
 class Kto(Preset):
-    """TRL's unpaired format (trl-lib/kto-mix-14k: `prompt`, `completion`, `label`), and LLaMA-Factory's (`messages`, `label`; `kto_tag`
-    beside its Alpaca or ShareGPT columns)."""
+    """TRL's unpaired format (trl-lib/kto-mix-14k: `prompt`, `completion`, `label`), and LLaMA-Factory's (`messages`, `label`;
+    `kto_tag` beside its Alpaca or ShareGPT columns)."""
 
     name = "kto"
     variants = (

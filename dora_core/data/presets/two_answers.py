@@ -114,7 +114,7 @@ class Webgpt(Preset):
 @register_preset
 class Arena(Preset):
     """lmsys/chatbot_arena_conversations, lmsys/mt_bench_human_judgments, lmarena-ai/arena-human-preference-140k. Ids repeat in some:
-    carried."""
+    carried. lmsys/lmsys-arena-human-preference-55k: prompts and responses are lists of one text per turn, 1 in the winner's column."""
 
     name = "arena"
     variants = (
@@ -149,6 +149,23 @@ class Arena(Preset):
                 ],
             },
             optional=frozenset({"columns.task"}),
+        ),
+        Variant(
+            needs={
+                "model_a": "text",
+                "model_b": "text",
+                "prompt": "any",
+                "response_a": "any",
+                "response_b": "any",
+                "winner_model_a": "scalar",
+                "winner_model_b": "scalar",
+            },
+            adapter={
+                "shape": "ab",
+                "columns": {"a": "response_a", "b": "response_b", "a_source": "model_a", "b_source": "model_b"},
+                "label": {"scores": [{"a": "winner_model_a", "b": "winner_model_b"}]},
+                "carry": ["winner_tie"],
+            },
         ),
     )
 

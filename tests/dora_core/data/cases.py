@@ -1014,6 +1014,76 @@ def golden_transcript() -> Case:
     return _golden("golden_transcript", lambda i: {"prompt": hh_text(i, None), "response": hh_text(i, best(i))}, hh_prompt)
 
 
+@case
+def arena_55k() -> Case:
+    """One text per turn in lists written as JSON; the winner has 1 in a column of its own."""
+    rows: list[dict[str, Any]] = []
+    truth: dict[int, Truth | str] = {}
+    for i in range(ROWS):
+        one, other, first_better = _sides(i)
+        tie = i % 4 == 0
+        rows.append(
+            {
+                "id": i,
+                "model_a": "gpt",
+                "model_b": "llama",
+                "prompt": json.dumps([question(i)]),
+                "response_a": json.dumps([one]),
+                "response_b": json.dumps([other]),
+                "winner_model_a": int(first_better and not tie),
+                "winner_model_b": int(not first_better and not tie),
+                "winner_tie": int(tie),
+            }
+        )
+        answers = {one: 0.0, other: 0.0} if tie else {best(i): 1.0, worst(i): 0.0}
+        truth[i] = Truth([user(question(i))], dict(answers), {one: "gpt", other: "llama"})
+    return Case("arena_55k", rows, truth, "arena")
+
+
+@case
+def stack_exchange_answers() -> Case:
+    """All answers of a question with the logarithm of their votes."""
+    rows = [
+        {
+            "qid": i,
+            "question": question(i),
+            "answers": [{"answer_id": 1, "pm_score": 0, "text": worst(i)}, {"answer_id": 2, "pm_score": 5, "text": best(i)}],
+            "date": "2020/01/01",
+            "metadata": ["x"],
+        }
+        for i in range(ROWS)
+    ]
+    truth: dict[int, Truth | str] = {i: Truth([user(question(i))], {best(i): 5.0, worst(i): 0.0}) for i in range(ROWS)}
+    return Case("stack_exchange_answers", rows, truth, "stack_exchange")
+
+
+@case
+def capybara() -> Case:
+    return _pairs(
+        lambda i: {
+            "source": "Airoboros",
+            "conversation": [{"input": question(i), "output": best(i)}],
+            "prompt": question(i),
+            "chosen": [user(question(i)), assistant(best(i))],
+            "rejected": [user(question(i)), assistant(worst(i))],
+            "rating_chosen": 5,
+            "rating_rejected": 2,
+            "chosen_model": "a",
+            "rejected_model": "b",
+        },
+        name="capybara",
+        preset="argilla",
+    )
+
+
+@case
+def llama_factory_kto() -> Case:
+    said = [best(i) if i % 2 else worst(i) for i in range(ROWS)]
+    rows = [{"instruction": question(i), "input": "", "output": said[i], "kto_tag": bool(i % 2)} for i in range(ROWS)]
+    truth: dict[int, Truth | str] = {i: Truth([user(question(i))], {said[i]: float(i % 2)}) for i in range(ROWS)}
+    return Case("llama_factory_kto", rows, truth, "kto")
+
+
 def all_cases() -> Iterator[Case]:
     for make in CASES.values():
         yield make()

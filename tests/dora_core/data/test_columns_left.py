@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from dora_core.config.adapter import Adapter
 from dora_core.data.columns_left import columns_left
@@ -32,6 +33,14 @@ def test_harmless_columns_need_no_decision(column):
         ("margin", 2.5, "a margin", "carry: [margin]"),
         ("source", "gpt-4", "a source", "columns: {source: source}"),
         ("chosen_model", "gpt-4", "a source", "columns: {source: chosen_model}"),
+        ("audio_url", "a.wav", "media", "ignore: [audio_url]"),
+        ("img", "a.png", "media", "ignore: [img]"),
+        ("is_tie", True, "a winner", "label: {column: is_tie, …}"),
+        ("flipped", True, "a winner", "label: {column: flipped, …}"),
+        ("status", "tie", "a winner", "label: {column: status, …}"),
+        ("winner_model_b", 1, "a winner", "label: {column: winner_model_b, …}"),
+        ("rejected2", "c", "a further response", "carry: [rejected2]"),
+        ("question", "What?", "a prompt", "columns: {prompt: question}"),
         ("rank", 1, "a rank", "label: {ranks: rank, base: 1}"),
         ("rm.score", 1, None, ""),
         ("quality_score", 1, "a score", "label: {scores: [quality_score]}"),
@@ -48,6 +57,56 @@ def test_columns_that_may_say_how_to_read_a_row_need_a_decision(column, value, l
         return
     (decision,) = found.decisions
     assert (decision.column, decision.looks_like) == (column, looks) and any(line in one for one in decision.lines)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "line"),
+    [
+        ("helpfulness_chosen", "helpfulness_rejected", "label: {scores: [{chosen: helpfulness_chosen, rejected: helpfulness_rejected}]}"),
+        ("chosen_quality", "rejected_quality", "label: {scores: [{chosen: chosen_quality, rejected: rejected_quality}]}"),
+        ("score_A", "score_B", "label: {scores: [{a: score_A, b: score_B}]}"),
+        ("winner_model_a", "winner_model_b", "label: {scores: [{a: winner_model_a, b: winner_model_b}]}"),
+    ],
+)
+def test_numbers_of_each_response_are_scores_with_one_line_for_both(one, other, line):
+    decisions = left({one: 1, other: 4}).decisions
+    assert [decision.column for decision in decisions] == [one, other] and all(decision.lines[0] == line for decision in decisions)
+    assert Adapter.model_validate({"shape": "ab" if "{a:" in line else "pair", **yaml.safe_load(line)})
+
+
+def test_models_of_each_response_have_one_line_for_both():
+    (decision, _) = left({"chosen_model": "x", "rejected_model": "y"}).decisions
+    assert decision.lines[0] == "columns: {chosen_source: chosen_model, rejected_source: rejected_model}"
+
+
+@pytest.mark.parametrize("column", ["tokens_{}", "{}_length", "created_at_utc_{}", "id_{}"])
+def test_sizes_and_times_of_each_response_are_no_scores(column):
+    assert not left({column.format("chosen"): 1, column.format("rejected"): 2}).decisions
+
+
+def test_column_that_repeats_a_text_of_the_row_is_carried():
+    assert left({"question": "q"}).unnamed == ("question",)
+
+
+def test_column_without_a_name_is_left_out():
+    found = left({"": 0, "Unnamed: 0": 0})
+    assert (found.ignored, found.unnamed) == (("",), ("Unnamed: 0",))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("tools", [{"name": "f"}], "ignore: [in.tools]"),
+        ("system", "Be kind.", "context: {system: in.system}"),
+        ("images", ["a.png"], "ignore: [in.images]"),
+    ],
+)
+def test_part_beside_a_nested_prompt_needs_a_decision(key, value, line):
+    row = {"in": {"messages": [{"role": "user", "content": "q"}], key: value, "n": 1}, "chosen": "a", "rejected": "b"}
+    keys = {"shape": "pair", "columns": {"prompt": "in.messages"}}
+    (decision,) = columns_left(Adapter.model_validate(keys), list(row), [row]).decisions
+    assert decision.column == f"in.{key}" and any(line in one for one in decision.lines)
+    assert not columns_left(Adapter.model_validate({**keys, "ignore": [f"in.{key}"]}), list(row), [row]).decisions
 
 
 @pytest.mark.parametrize("value", [None, "", [], {}])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from dora_core.data.problems import Problem, Reason, in_words
 
 
@@ -27,3 +29,16 @@ def test_a_problem_in_words_names_the_field_what_was_found_and_the_next_step() -
         "task is a list; write `columns: {task: false}`"
     )
     assert in_words(Problem("", Reason.UNPARSABLE, "half a line")).startswith("row: half a line; ")
+
+
+@pytest.mark.parametrize(
+    ("field", "detail", "remedy"),
+    [
+        ("prompt", "ends with a message of role assistant, expected user", "map the turn"),
+        ("sources[0]", "is float, expected a string or null", "`columns: {sources: false}`"),
+        ("model", "differs from the partition model=a in the file's path", "correct the value, or take the row out"),
+        ("chosen", "is dict, expected a string", "map the part that holds the text"),
+    ],
+)
+def test_remedy_of_a_wrong_type_fits_what_was_found(field: str, detail: str, remedy: str) -> None:
+    assert remedy in in_words(Problem(field, Reason.WRONG_TYPE, detail))

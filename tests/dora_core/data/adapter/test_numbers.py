@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -52,3 +53,7 @@ def test_text_of_a_number_is_the_number(number):
 def test_description_names_the_keys_of_a_struct():
     assert describe({"a": 1, "b": 2}) == "a struct with the keys a, b"
     assert describe([1]) == "a list of 1" and describe(None) == "null" and describe(True) == "a boolean"
+
+
+def test_decimals_of_parquet_are_numbers():
+    assert to_number(Decimal("4.50")) == 4.5

@@ -60,3 +60,18 @@ def test_bad_rows_and_damage(tmp_path: Path) -> None:
     assert "holds the field 'data' twice" in refused(written(tmp_path, '{"data": [{"a": 1}], "data": [{"a": 2}]}')).message
     path.write_text(json.dumps(ROWS), encoding="utf-16")
     assert "UTF-16" in refused(path).message
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"prompt": ["a", "b"], "chosen": ["c", "d"], "rejected": ["e", "f"]},
+        {"prompt": {"0": "a", "1": "b"}, "chosen": {"0": "c", "1": "d"}},
+        {"0": {"prompt": "a", "chosen": "c"}, "1": {"prompt": "b", "chosen": "d"}},
+        {"columns": ["prompt", "chosen"], "index": [0], "data": [["a", "c"]]},
+    ],
+)
+def test_table_by_columns_or_index_is_refused_with_the_export_that_is_read(tmp_path: Path, document: dict[str, Any]) -> None:
+    for indent in (None, 2):
+        error = refused(written(tmp_path, document, indent=indent))
+        assert "by its columns or index" in error.message and "orient='records'" in error.hint

@@ -6,6 +6,8 @@ import gzip
 import json
 from pathlib import Path
 
+import pytest
+
 from dora_core.data.inputs import open_files
 from dora_core.data.problems import Problem, Reason
 from dora_core.data.row_views import count_rows
@@ -62,3 +64,16 @@ def test_whole_rows_and_counts(tmp_path: Path) -> None:
     (file,) = open_files(input_at(path), {})
     assert list(file.rows())[-1] == (1200, {"late": True}) and "late" not in file.columns
     assert count_rows(file.reader) == 1201
+
+
+@pytest.mark.parametrize(
+    ("line", "found", "hint"),
+    [
+        ('{"prompt": "für"}'.encode("latin-1"), "not UTF-8 at byte", "iconv"),
+        (b'{"prompt": "a", "prompt": "b"}', "the same key twice", "keep one"),
+    ],
+)
+def test_file_without_any_good_line_says_what_is_wrong_with_the_first(tmp_path: Path, line: bytes, found: str, hint: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(line + b"\n")
+    error = refused(tmp_path / "a.jsonl")
+    assert found in error.message and hint in error.hint
