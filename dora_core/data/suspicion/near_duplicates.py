@@ -6,11 +6,11 @@ texts with the smallest hashes of their content, so that memory is bounded and t
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from dora_core.config.data import DataConfig
 from dora_core.data.suspicion.base import EXAMPLES, Example, Finding, Rule, Seen
@@ -20,8 +20,8 @@ THRESHOLD = 0.8
 PERMUTATIONS = 64
 SAMPLE = 4000
 """Texts of each kind and side that are compared at most."""
-SHORTEST, LONGEST = 8, 400
-"""Words of a text that is compared, and words of it that are read."""
+SHORTEST, LONGEST = 8, 3000
+"""Words of a text that is compared, and characters of it that are read."""
 _WORD = re.compile(r"\w+")
 
 
@@ -32,31 +32,36 @@ class _Text(NamedTuple):
 
 
 class _Sample:
-    """The texts with the smallest hashes."""
+    """The texts with the smallest keys; a key is taken once."""
 
     def __init__(self, size: int):
-        self._heap: list[tuple[int, int, _Text]] = []
-        self._seen, self.size, self.all = set[int](), size, 0
+        self._heap: list[tuple[int, int, str, str, Example]] = []
+        self._keys, self._limit = set[int](), 1 << 64
+        self.size, self.all = size, 0
 
-    def add(self, text: str, group: str, at: Example) -> None:
-        key = int.from_bytes(hashlib.blake2b(f"{group}\0{text}".encode(), digest_size=8).digest(), "big")
-        if key in self._seen or (len(self._heap) >= self.size and -self._heap[0][0] <= key):
-            self.all += key not in self._seen
-            return
-        words = _WORD.findall(text.casefold())[:LONGEST]
-        if len(words) < SHORTEST:
-            return
+    def wants(self, key: int) -> bool:
+        """Whether a text of this key would be in the sample."""
         self.all += 1
-        triples = frozenset(" ".join(words[i : i + 3]) for i in range(len(words) - 2))
-        entry = (-key, self.all, _Text(triples, group, at))
-        self._seen.add(key)
+        return key < self._limit and key not in self._keys
+
+    def add(self, key: int, text: str, group: str, at: Example) -> None:
+        entry = (-key, self.all, text[:LONGEST], group, at)
+        self._keys.add(key)
         if len(self._heap) < self.size:
             heapq.heappush(self._heap, entry)
         else:
-            self._seen.discard(-heapq.heappushpop(self._heap, entry)[0])
+            self._keys.discard(-heapq.heapreplace(self._heap, entry)[0])
+        if len(self._heap) == self.size:
+            self._limit = -self._heap[0][0]
 
     def texts(self) -> list[_Text]:
-        return [text for _, _, text in sorted(self._heap, reverse=True)]
+        """Texts of at least :data:`SHORTEST` words, in the order of their keys."""
+        found = list[_Text]()
+        for _, _, text, group, at in sorted(self._heap, reverse=True):
+            words = _WORD.findall(text.casefold())
+            if len(words) >= SHORTEST:
+                found.append(_Text(frozenset(" ".join(words[i : i + 3]) for i in range(len(words) - 2)), group, at))
+        return found
 
 
 class NearDuplicates(Rule):
@@ -72,10 +77,14 @@ class NearDuplicates(Rule):
 
     def see(self, seen: Seen) -> None:
         record = seen.record
-        self.prompts[seen.split].add("\n".join(message["content"] for message in record.prompt), seen.split, seen.at)
+        prompts, responses = self.prompts[seen.split], self.responses
+        if prompts.wants(record.prompt_hash):
+            prompts.add(record.prompt_hash, "\n".join(message["content"] for message in record.prompt), seen.split, seen.at)
         for response, source in zip(record.responses, record.sources, strict=True):
             if source is not None:
-                self.responses.add(response, source, seen.at)
+                key = crc32(response.encode(), crc32(source.encode()))
+                if responses.wants(key):
+                    responses.add(key, response, source, seen.at)
 
     def findings(self) -> Iterator[Finding]:
         train, held_out = (self.prompts[split].texts() for split in ("train", "eval"))
@@ -95,7 +104,7 @@ class NearDuplicates(Rule):
             yield self.found(len(pairs), f"{message}{self._sampled(self.responses)}", list(dict.fromkeys(examples)))
 
     def _sampled(self, sample: _Sample) -> str:
-        return f", in a sample of {sample.size} of {sample.all}" if sample.all > sample.size else ""
+        return f", in a sample of {sample.size} of {sample.all} texts" if sample.all > sample.size else ""
 
 
 def _pairs(texts: list[_Text]) -> list[tuple[_Text, _Text]]:
