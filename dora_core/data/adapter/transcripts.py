@@ -117,7 +117,7 @@ def without_end_tokens(text: str) -> str:
 
 def _whole(pattern: re.Pattern[str], text: str) -> list[Turn] | None:
     turns, position = [], 0
-    text = f"{text}\n" if re.search(r"<\|im_start\|>[A-Za-z_]+\Z", text) else text
+    text = f"{text}\n" if re.search(r"(?:<\|im_start\|>|<start_of_turn>)[A-Za-z_]+\Z", text) else text
     for match in pattern.finditer(text):
         if match.start() != position:
             return None

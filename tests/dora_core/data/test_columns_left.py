@@ -134,3 +134,9 @@ def test_every_column_of_every_schema_is_accounted_for(case):
     found = resolve(Adapter.model_validate(case.adapter), case.columns, case.rows, golden=case.golden).left
     named = [*found.used, *found.carried, *found.ignored, *found.unnamed]
     assert sorted(named) == sorted(case.columns) and not found.decisions
+
+
+def test_parts_of_single_responses_other_than_media_need_no_decision():
+    row = {"prompt": "q", "done": [{"text": "a", "system_prompt": "s", "images": ["x"]}, {"text": "b", "system_prompt": "t", "images": []}]}
+    adapter = Adapter.model_validate({"shape": "list", "columns": {"responses": "done[].text"}})
+    assert [decision.column for decision in columns_left(adapter, list(row), [row]).decisions] == ["done[].images"]

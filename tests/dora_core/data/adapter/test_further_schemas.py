@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dora_core.errors import DataError
 from tests.dora_core.data.adapter.reading import assert_same, read_rows, says
-from tests.dora_core.data.cases import Truth, assistant, user
+from tests.dora_core.data.cases import Truth, assistant, system, user
 
 WORDS = st.text(alphabet="abcdefgh ÄÖé水🧥.,?!'\"\n", min_size=1, max_size=40).map(str.strip).filter(bool)
 
@@ -146,3 +146,18 @@ def test_columns_that_look_like_two_responses_are_suggested(one_column, other, l
     with pytest.raises(DataError) as caught:
         read_rows([{"prompt": "q", one_column: "a b", other: "c d"}])
     assert line in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("prompt", "end"),
+    [
+        ("<bos><start_of_turn>user\nq<end_of_turn>\n<start_of_turn>model\n", "<end_of_turn>"),
+        ("<|system|>\nS</s>\n<|user|>\nq</s>\n<|assistant|>\n", "</s>"),
+        ("<|user|>\nq<|end|>\n<|assistant|>\n", "<|end|>"),
+    ],
+)
+def test_gemma_zephyr_and_phi_templates_are_parsed(prompt, end):
+    row = {"prompt": prompt, "chosen": f"a{end}", "rejected": f"b{end}"}
+    assert "templated: parse" in read_rows([row]).problems[0][0].detail
+    said = says(one([row], {"messages": {"templated": "parse"}}))
+    assert (said.prompt, list(said.answers)) == ([*([system("S")] if "S<" in prompt else []), user("q")], ["a", "b"])
