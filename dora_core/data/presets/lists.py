@@ -8,7 +8,7 @@ from dora_core.data.presets.base import Preset, Variant, register_preset
 @register_preset
 class Ultrafeedback(Preset):
     """openbmb/UltraFeedback: four completions with an overall score each. `source` is the origin of the prompt; `models` repeats the
-    completions."""
+    completions. Each completion had a system prompt of its own, which is carried: the record's one prompt cannot hold four."""
 
     name = "ultrafeedback"
     variants = (
@@ -22,7 +22,7 @@ class Ultrafeedback(Preset):
                     "rewards": "completions[].overall_score",
                     "sources": "completions[].model",
                 },
-                "carry": ["source"],
+                "carry": ["source", "completions[].custom_system_prompt"],
                 "ignore": ["models", "correct_answers", "incorrect_answers"],
             },
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dora_core.config.method import TextConfig
-from dora_core.data.encoding import Encoder, plain_prompt, render_prompt
+from dora_core.data.encoding import Encoder, chat_turns, plain_prompt, render_prompt
 from dora_core.errors import ModelError
 
 USER = [{"role": "user", "content": "the cat sat"}]
@@ -60,3 +60,29 @@ def test_lists_are_encoded_as_one_by_one(tokenizer) -> None:
     assert found == [[encoder.encode(p, y) for y in ys] for p, ys in zip(prompts, responses, strict=True)]
     assert found[0][0].prompt_ids is found[0][1].prompt_ids
     assert encoder.encode_lists([], []) == []
+
+
+CALL = '{"tool_calls":[{"function":{"name":"lookup"},"id":"c1"}]}'
+WITH_TOOLS = [
+    {"role": "user", "content": "the cat", "extra": '{"tools":[{"name":"lookup"}]}'},
+    {"role": "assistant", "content": "", "extra": CALL},
+    {"role": "tool", "content": "sat", "extra": '{"tool_call_id":"c1"}'},
+]
+TOOL_TEMPLATE = (
+    "{% for t in tools %}[{{ t.name }}]{% endfor %}{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    "{% for c in m.tool_calls %}!{{ c.function.name }}{% endfor %}{% if m.tool_call_id %}#{{ m.tool_call_id }}{% endif %}{% endfor %}"
+)
+
+
+def test_tools_and_tool_calls_reach_the_chat_template(tokenizer) -> None:
+    tokenizer.chat_template = TOOL_TEMPLATE
+    assert render_prompt(WITH_TOOLS, tokenizer, "auto") == "[lookup]<user>the cat<assistant>!lookup<tool>sat#c1"
+    bare = [message | {"extra": None} for message in USER]
+    assert chat_turns(bare) == (USER, None), "a prompt without tools reaches templates and servers as it always did"
+
+
+def test_tools_that_cannot_be_rendered_are_refused_and_never_left_out(tokenizer) -> None:
+    for template, text in ((CHAT_TEMPLATE, "the chat template"), (None, "plain text")):
+        tokenizer.chat_template = template
+        with pytest.raises(ModelError, match=f"have tools, and {text} of .* cannot render them"):
+            render_prompt(WITH_TOOLS, tokenizer, "auto")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dora_core.data.adapter.base import CanonicalRow
 from dora_core.data.problems import Problem, Reason
 from dora_core.data.records import (
     GOLDEN_SCHEMA,
@@ -20,9 +21,12 @@ from dora_core.data.records import (
     golden_table,
     hash_prompt,
     is_golden_source,
+    is_held_out,
+    parse_canonical,
     parse_row,
     records_table,
     split_of,
+    with_tools,
 )
 
 USER = {"role": "user", "content": "hi"}
@@ -268,3 +272,46 @@ def test_tables_have_the_published_schemas():
     assert table["rewards"].to_pylist() == [[1.5, None]]
     assert golden_table([record({"prompt": "hi", "response": "x"}, "golden")], 0.1).schema.equals(GOLDEN_SCHEMA)
     assert records_table([], 0.1).num_rows == 0
+
+
+def canonical(form="listwise", **fields):
+    rows = {"listwise": {"responses": ["x", "y"], "rewards": [1.0, 0.0]}, "unpaired": {"response": "x", "label": True, "source": "m"}}
+    return parse_canonical(CanonicalRow(form, {"prompt": [USER], **rows[form], **fields}), Rules())
+
+
+def test_a_canonical_row_is_the_record_of_the_plain_row_and_what_is_beside_it_changes_its_id():
+    plain = canonical()
+    assert plain == record({"prompt": "hi", "responses": ["x", "y"], "rewards": [1.0, 0.0]}), "ids of old rows stay"
+    beside = [canonical(weight=0.5), canonical(split="eval"), canonical(extra='{"a":1}')]
+    assert len({r.record_id for r in [plain, *beside]}) == 4 and {r.prompt_hash for r in beside} == {plain.prompt_hash}
+    assert (beside[0].weight, beside[1].split, beside[2].extra) == (0.5, "eval", '{"a":1}')
+
+
+def test_final_texts_are_not_read_a_second_time():
+    text = "\n\nHuman: hi\n\nAssistant: x"
+    assert canonical(responses=[text, "y"]).responses[0] == text
+
+
+def test_an_unpaired_row_has_one_response_and_its_label_as_reward():
+    good, bad = canonical("unpaired"), canonical("unpaired", label=False)
+    assert (good.reward_kind, good.responses, good.rewards, good.sources) == ("label", ["x"], [1.0], ["m"]) and bad.rewards == [0.0]
+
+
+def test_tools_are_kept_in_the_messages_and_in_the_schema_that_has_them():
+    call = {"role": "assistant", "content": "", "tool_calls": '[{"id": "c1"}]'}
+    answer = {"role": "tool", "content": "42", "tool_call_id": "c1"}
+    r = canonical(prompt=[USER, call, answer], tools='[{"name": "f"}]')
+    assert [json.loads(m["extra"]) for m in r.prompt] == [
+        {"tools": [{"name": "f"}]},
+        {"tool_calls": [{"id": "c1"}]},
+        {"tool_call_id": "c1"},
+    ]
+    assert r.prompt_hash != canonical(prompt=[USER, {"role": "assistant", "content": ""}, {"role": "tool", "content": "42"}]).prompt_hash
+    assert records_table([r], 0.1, with_tools(RECORDS_SCHEMA))["prompt"].to_pylist() == [r.prompt]
+    plain = records_table([canonical()], 0.1)["prompt"].to_pylist()
+    assert plain == [[USER]], "messages of other data have no further field"
+
+
+@given(st.integers(0, 2**64 - 1), st.sampled_from([0.01, 0.1, 0.37, 0.5]))
+def test_one_prompt_is_held_out_where_the_vectorised_split_says_so(prompt_hash, fraction):
+    assert is_held_out(prompt_hash, fraction) == (split_of(np.array([prompt_hash], np.uint64), fraction)[0] == "eval")

@@ -100,6 +100,7 @@ READ: dict[str, Case] = {
             order_of(o.records[4]) == "Wipe=Rinse>No idea>Burn"
             and len(next(iter(o.sources))) == 4
             and o.records[0]["reward_kind"] == "reward"
+            and "custom_system_prompt" in o.records[0]["extra"]
         ),
     ),
     "03_ultrafeedback_binarized": Case(
