@@ -37,16 +37,13 @@ class OneTaskSource(Rule):
                 self.examples[source].append(seen.at)
 
     def findings(self) -> Iterator[Finding]:
-        if len(self.tasks) < 2:
-            return
-        for source, tasks in sorted(self.of_source.items()):
-            if len(tasks) == 1 and self.counts[source] >= FEWEST:
-                shown = next(iter(tasks)) or "no task"
-                yield self.found(
-                    self.counts[source],
-                    f"source {source} has one of {len(self.tasks)} kinds of prompts only ({shown}, {self.counts[source]} records)",
-                    self.examples[source],
-                )
+        alone = [name for name, tasks in sorted(self.of_source.items()) if len(tasks) == 1 and self.counts[name] >= FEWEST]
+        if len(self.tasks) > 1 and alone:
+            shown = [f"{name} ({next(iter(self.of_source[name])) or 'no task'}, {self.counts[name]} records)" for name in alone]
+            names = ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+            examples = [at for name in alone for at in self.examples[name][:1]]
+            message = f"{len(alone)} of {len(self.of_source)} sources have one of the {len(self.tasks)} kinds of prompts only: {names}"
+            yield self.found(len(alone), message, examples)
 
 
 RULE = OneTaskSource
