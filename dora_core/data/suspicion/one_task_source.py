@@ -41,9 +41,9 @@ class OneTaskSource(Rule):
         if len(self.tasks) > 1 and alone:
             shown = [f"{name} ({next(iter(self.of_source[name])) or 'no task'}, {self.counts[name]} records)" for name in alone]
             names = ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
-            examples = [at for name in alone for at in self.examples[name][:1]]
+            examples = [at for first in zip(*(self.examples[name] for name in alone), strict=False) for at in first]
             message = f"{len(alone)} of {len(self.of_source)} sources have one of the {len(self.tasks)} kinds of prompts only: {names}"
-            yield self.found(len(alone), message, examples)
+            yield self.found(sum(self.counts[name] for name in alone), message, list(dict.fromkeys(examples)))
 
 
 RULE = OneTaskSource

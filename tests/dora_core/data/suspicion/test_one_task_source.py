@@ -21,7 +21,14 @@ def test_sound_data_has_no_finding() -> None:
 def test_examples_are_the_first_three_rows() -> None:
     (finding,) = findings("one_task_source", MANY)
     assert (finding.count, [at.row for at in finding.examples]) == (30, [0, 1, 2])
-    assert finding.text().startswith("source m has one of 2 kinds of prompts only (math, 30 records)")
+    assert finding.text().startswith("1 of 3 sources have one of the 2 kinds of prompts only: m (math, 30 records)")
+
+
+def test_all_sources_are_in_one_finding_with_a_row_of_each() -> None:
+    more = [seen(50 + i, sources=("human", "n"), task="home") for i in range(25)]
+    (finding,) = findings("one_task_source", [*MANY, *more])
+    assert (finding.count, [at.row for at in finding.examples]) == (55, [0, 50, 1])
+    assert "m (math, 30 records), n (home, 25 records)" in finding.message
 
 
 def test_fewer_records_of_a_source_than_the_bound_say_nothing() -> None:
