@@ -220,7 +220,9 @@ def _decision_of_part(path: str, values: Sequence[Any]) -> Decision | None:
     given = [value for value in values if value not in _EMPTY]
     key = parse_path(path)[0][-1]
     kind = next((kind for kind, pattern in _NAMES if isinstance(key, str) and pattern.fullmatch(key)), None)
-    if not given or kind not in (_OF_PARTS if "[]" not in path else {"media"}):  # a response's own prompt is how it was sampled
+    if (
+        not given or kind is None or kind not in (_OF_PARTS if "[]" not in path else {"media"})
+    ):  # a response's own prompt is how it was sampled
         return None
     return _decision(path, kind, tuple(line.format(path) for line in _LINES[kind]), path)
 

@@ -15,7 +15,7 @@ from dora_core.losses import LOSSES
 from dora_core.objectives import OBJECTIVES
 
 HERE = Path(__file__).parent
-EXAMPLES = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("__init__", Path(__file__).stem))
+EXAMPLES = sorted(path.stem for path in HERE.glob("*.py") if path.stem != "__init__" and not path.stem.startswith("test_"))
 
 
 @pytest.fixture(autouse=True)
