@@ -152,13 +152,13 @@ def test_the_same_digests_and_bytes_as_on_sqlite_and_local_files(
     local = Place(Dora(tmp_path), place.s3, "", place.data)
     local.dora.environment["JUDGE_KEY"] = API_KEY
     there = local.realign(workers=0)
-    assert [s["state"] for s in here["stages"]] == [s["state"] for s in there["stages"]] == ["ran"] * 6
+    assert [s["state"] for s in here["stages"]] == [s["state"] for s in there["stages"]] == ["ran"] * 7
     assert results(here, place.dora, Store(settings.store_uri)) == results(there, local.dora, local.dora.store())
     assert here["warnings"] == [] and not (place.dora.home / "mlflow.db").exists() and not (place.dora.home / "store").exists()
 
 
 def test_mlflow_on_postgresql_has_the_runs_their_metrics_and_figures_in_the_bucket(place: Place, here: dict[str, Any]) -> None:
-    assert set(place.sql("select distinct status from runs")) == {("FINISHED",)} and place.sql("select count(*) from runs") == [(7,)]
+    assert set(place.sql("select distinct status from runs")) == {("FINISHED",)} and place.sql("select count(*) from runs") == [(8,)]
     assert place.sql("select count(*) from metrics where key = 'gold_win_rate' or key like 'loss%'") > [(0,)]
     figures = [key for key in place.s3.objects("mlflow/") if "/artifacts/figures/" in key and key.endswith(".png")]
     assert figures

@@ -47,7 +47,7 @@ def test_two_runs_take_turns_and_show_stages_reasons_and_links(machine: Machine)
     assert all("runs: first time" in t["state"]["message"] for t in tasks)
     align = next(t for t in tasks if t["name"].startswith("align"))
     parents = {p["id"] for inputs in align["task_inputs"].values() for p in inputs if p["input_type"] == "task_run"}
-    assert parents == {t["id"] for t in tasks if t["name"].split(" · ")[0] in ("ingest", "sft", "reference")}
+    assert parents == {t["id"] for t in tasks if t["name"].split(" · ")[0] in ("ingest", "sft", "reference", "training_data")}
     artifacts = machine.prefect("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
     summary = next(a["data"] for a in artifacts if a["type"] == "markdown" and not a["key"].startswith("data-"))
     assert machine.urls["mlflow"] in summary and "align" in summary
