@@ -1,4 +1,4 @@
-"""Every module has its test file in the mirrored folder: the tests of ``a/b.py`` are in ``tests/a/test_b.py``."""
+"""Every module has its test file in the mirrored folder: the tests of ``<folder>/<name>.py`` are in ``tests/<folder>/test_<name>.py``."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dora_core.data.records import RECORDS_SCHEMA
+from dora_core.data.records import RECORDS_SCHEMA, with_tools
 from dora_core.errors import DataError
 from tasks.tables.preference_export import approvals, export_rows, export_schema, preferences
 
@@ -103,7 +103,7 @@ def test_tool_calls_stay_in_the_prompt(tmp_path: Path) -> None:
         {"role": "assistant", "content": "", "extra": json.dumps({"tool_calls": call})},
     ]
     path = tmp_path / "records.parquet"
-    pq.write_table(pa.Table.from_pylist([made("a", [1.0, 0.0], prompt=prompt)], schema=RECORDS_SCHEMA), path)
+    pq.write_table(pa.Table.from_pylist([made("a", [1.0, 0.0], prompt=prompt)], schema=with_tools(RECORDS_SCHEMA)), path)
     (row,) = export_rows(path, None, "trl-pairs", Counter())
     assert json.loads(row["tools"]) == tools and row["prompt"][1]["tool_calls"] == call
 
