@@ -136,10 +136,6 @@ class RowReader:
             if f"{parent}.{key}" not in named and key != steps[-1]
         ]
 
-    @property
-    def has_prompt(self) -> bool:
-        return self._prompt is not None
-
     # ------------------------------------------------------------------------------------------------- prompt
 
     def turns_in_lists(

@@ -134,19 +134,6 @@ _LABEL_HINTS = {
 }
 
 
-def adapt_rows(
-    rows: Iterable[tuple[int, Any]], adapter: Adapter | RowAdapter, columns: Sequence[str]
-) -> Iterator[tuple[int, CanonicalRow | list[Problem]]]:
-    """Canonical rows or problems of raw rows.
-
-    Args:
-        rows: (position, row): a dict of all columns as read, another JSON value, or a :class:`Problem` of the reader, which is passed on.
-        adapter: resolved; as :class:`RowAdapter`, its ``notes`` can be read afterwards.
-        columns: all columns of the input.
-    """
-    yield from (adapter if isinstance(adapter, RowAdapter) else RowAdapter(adapter, columns)).rows(rows)
-
-
 def shape_by_columns(adapter: Adapter, columns: Sequence[str]) -> Shape | Any:
     """The shape that mapped or canonical columns show; ``mixed`` for pairs and lists in one file, None if they show none."""
     fields = Fields(adapter, columns)
