@@ -183,6 +183,9 @@ class TestbedConfig(StrictModel):
         0.0, ge=0.0, le=4.0, description="Bias of the separate golden reference towards the first synthetic source; 0 = truly golden."
     )
     unlabelled: float = Field(0.0, ge=0.0, le=1.0, description="Share of records whose responses do not name their source.")
+    prompt_shift: float = Field(
+        0.0, ge=0.0, le=4.0, description="How far the sources' topics differ; 0 = every source answers every topic alike."
+    )
     topics: int = Field(16, ge=2, le=16, description="Topics in prompts and advice.")
     max_sentences: int = Field(6, ge=1, le=8, description="Most sentences between opener and closer.")
     seed: int = Field(0, ge=0, description="Seed of prompts, responses and labels.")
