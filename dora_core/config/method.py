@@ -98,6 +98,10 @@ class CalibrationConfig(StrictModel):
     form: Literal["mixture", "paper", "released"] = Field(
         "mixture", description="mixture: exact p_golden/P; paper: the paper's formula; released: the authors' code."
     )
+    ratio: Literal["conditional", "joint"] = Field(
+        "conditional",
+        description="conditional: ratio of responses given the prompt, p(y|x)/q(y|x), as in the paper; joint: of prompts and responses.",
+    )
     shares: dict[str, float] | None = Field(None, description="Mixture share per source, summing to 1; null = counts.")
     normalize: bool = Field(True, description="Scale h to mean 1.")
     cap_quantile: float | None = Field(0.99, gt=0.5, le=1.0, description="Cap h at this quantile; null = no cap.")

@@ -112,7 +112,7 @@ class Fit:
         truth = reader.table(one.truth, "truth.parquet", keys)
         truth = truth.filter(pc.equal(truth["split"], "train"))
         used = reader.table(one.calibration, "calibration.parquet", keys)
-        names = [name for name in used.column_names if name[:2] in ("c_", "w_") or name == "h"]
+        names = [name for name in used.column_names if name.startswith(("c_", "w_", "prompt_")) or name in ("h", "golden_prompt")]
         table = truth.join(used.select([*keys, *names]), keys, join_type="inner").sort_by([(key, "ascending") for key in keys])
         assert len(table) == len(used), "the truth stage covers every response of the same records"
         self._run, self._calibration, self._table, self._reader = one, one.calibration, table, reader
@@ -144,7 +144,10 @@ class Fit:
         w = np.column_stack([self._table[f"w_{name}"].to_numpy() for name in heads])
         shares = self._reader.context.facts(self._calibration, calibrate.Facts).shares
         gamma = np.median(w * (1.0 - c) / c, axis=0)  # w = γ·c/(1 − c): one number per head, up to rounding
-        return self._forms(c, gamma, np.array([shares["golden"], *(shares[name] for name in heads)]), heads)
+        prompts: np.ndarray | None = None
+        if "golden_prompt" in self._table.column_names:  # of calibration.ratio: conditional
+            prompts = np.column_stack([self._table[name].to_numpy() for name in ("golden_prompt", *(f"prompt_{name}" for name in heads))])
+        return self._forms(c, gamma, np.array([shares["golden"], *(shares[name] for name in heads)]), heads, prompts)
 
     def _exact(self) -> dict[str, np.ndarray]:
         """Raw h of every form from a perfect classifier, trained on the mixture itself (γ_i = m_i/α), and the true shares."""
@@ -159,8 +162,10 @@ class Fit:
         logits = np.column_stack([log_q[GOLDEN] - log_q[name] for name in heads]) - np.log(gamma)
         return self._forms(probabilities(logits), gamma, m, heads)
 
-    def _forms(self, c: np.ndarray, gamma: np.ndarray, shares: np.ndarray, heads: list[str]) -> dict[str, np.ndarray]:
+    def _forms(
+        self, c: np.ndarray, gamma: np.ndarray, shares: np.ndarray, heads: list[str], prompts: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         from dora_core.calibration import FORMS, factor
 
         own = np.array([1 + heads.index(name) if name in heads else 0 for name in self.source])
-        return {form: factor(form, c, gamma, shares, own) for form in FORMS if form != "released" or None not in self.source}
+        return {form: factor(form, c, gamma, shares, own, prompts) for form in FORMS if form != "released" or None not in self.source}

@@ -1,7 +1,9 @@
 """Stage ``calibrate``: one calibration factor h per training response.
 
 Input: records and a ``classify`` stage. Output: ``calibration.parquet`` (zstd, rows in the order of records, train split only):
-record_id, response_index, source, fold, c_<source>…, w_<source>…, h, schema_version; one c and w per head, golden has none (w = 1).
+record_id, response_index, source, fold, c_<source>…, w_<source>…, h, schema_version; one c and w per head, golden has none (w = 1). With
+``calibration.ratio: conditional`` they are those of the response given the prompt, and the log-ratios of the prompt are beside them,
+prompt_<source>… and golden_prompt (``dora_core/classifier/prompt.py``).
 Guarantee: every response was scored by the fold model that never saw its prompt; no NaN. Cost: one forward pass over responses
 that *this classifier* never scored; logits of other rows come from the row cache ``scores/<classifier digest>/``
 (``tasks/runtime/score_cache.py``), so other settings of h cost no forward pass.
@@ -15,8 +17,8 @@ ever, α_lab = 0 included. w_u is capped at 1/a⁺, its largest possible value (
 row's posterior of being golden from above. Forms ``paper`` and ``released`` need labelled golden responses or every source's name, and
 are refused without them.
 
-No shift: a head indistinguishable from golden (``classifier_report.family_interval``) has only noise as ratio; its c is replaced by
-the prior 1/(1 + γ), so w = 1. If that holds of every head, h = 1 for all.
+No shift: a head indistinguishable from golden (``diagnostics.family_interval``; given the prompt if the ratio is conditional) has only
+noise as ratio; its c is replaced by the prior 1/(1 + γ), so w = 1. If that holds of every head, h = 1 for all.
 
 Poisoned rows, counted in ``facts.rows``: a response without a number (a logit is NaN) keeps its place with w = 1 for that head, as for
 an unknown ratio; more than ``MOST_UNSCORED`` of them are refused. A logit beyond ±30 (infinite: zero probability) is
@@ -28,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -41,7 +43,7 @@ from tasks.runtime.facts import Quantiles
 from tasks.runtime.score_cache import ROW_GROUP, CachedRows, Scores, ScoringFacts, score_rows
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages import classify
-from tasks.stages._calibration_ratios import Heads, Ratios, poisoned, undefined
+from tasks.stages._calibration_ratios import Heads, Ratios, poisoned, separation, undefined
 from tasks.stages._classify_rows import UNLABELLED
 from tasks.stages.classify import FOLDER, LogitArguments, LogitScorer
 from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
 
     from dora_core.classifier.golden_share import GoldenShare
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HISTOGRAM_BINS = 40
 
 
@@ -62,7 +64,7 @@ class Spec(StageSpec):
     """See the module docstring."""
 
     stage: ClassVar[str] = "calibrate"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # the ratio of responses given the prompt; balance
 
     records: StageRef
     classifier: StageRef
@@ -111,6 +113,7 @@ class Facts(ScoringFacts):
 
     padding_waste: float | None = Field(description="Share of the new rows' padded tokens that are padding; null where nothing is new.")
     form: str
+    ratio: Literal["conditional", "joint"] = Field("joint", description="Of responses given the prompt, or of both together.")
     h: dict[str, FactorFacts] = Field(description="By source.")
     histogram: Histogram
     ess: float = Field(description="Effective sample size as a share of the responses.")
@@ -173,7 +176,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     scores = score(spec, context, classifier, records, index, fold_N)
     # A source that left the mixture keeps its head in the classifier but has no share in P.
-    ratios = Ratios(scores, Heads.of(heads, meta, fit))
+    ratios = Ratios(scores, Heads.of(heads, meta, fit, spec.calibration.ratio))
     rows = poisoned(scores, ratios.heads, len(index))
     same = [name for name, prior in zip(heads, ratios.heads.prior, strict=True) if prior]
     shares = mixture_shares(counts, spec.calibration.shares, golden, heads)
@@ -183,7 +186,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         part = slice(start, start + ROW_GROUP)
         c, _ = ratios.of(part.start, part.stop)
         for form, h_N in forms.items():
-            h_N[part] = factor(form, c, ratios.heads.gamma, shares, own[index.source_N[part]])
+            h_N[part] = factor(form, c, ratios.heads.gamma, shares, own[index.source_N[part]], ratios.prompts(part.start, part.stop))
     no_shift = len(same) == len(heads)
     result = calibrate(np.ones(len(index)) if no_shift else forms[spec.calibration.form], spec.calibration)
     bad = int((~np.isfinite(result.h)).sum())
@@ -192,7 +195,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     padded, ess = scores.totals["padded"], {form: effective_sample_size(h) for form, h in forms.items()}
     by_source = _grouped(result.h, index)
-    warnings = _no_shift_warnings(same, no_shift, fit) + _warnings(spec.calibration, result.ess, result.tau)
+    warnings = _no_shift_warnings(spec.calibration, same, no_shift, fit) + _warnings(spec.calibration, result.ess, result.tau)
     if rows["unscored"]:
         warnings.append(f"{rows['unscored']} of {rows['in']} responses got no number from the classifier: their ratio is set to 1")
     for warning in warnings:
@@ -201,6 +204,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         **scores.facts.dump(),
         padding_waste=1.0 - scores.totals["tokens"] / padded if padded else None,
         form=spec.calibration.form,
+        ratio=spec.calibration.ratio,
         h={name: FactorFacts(n=len(v), mean=float(v.mean()), quantiles=quantiles(v)) for name, v in by_source.items()},
         histogram=_histogram(result.h, by_source),
         ess=result.ess,
@@ -248,10 +252,11 @@ def _alpha(shares: np.ndarray, heads: list[str], unlabelled: GoldenShare | None)
     return GoldenFraction(value=value, low=low, high=high, estimated=True)
 
 
-def _no_shift_warnings(same: list[str], no_shift: bool, fit: classify.Facts) -> list[str]:
+def _no_shift_warnings(config: CalibrationConfig, same: list[str], no_shift: bool, fit: classify.Facts) -> list[str]:
     warnings = []
     for name in same:
-        low, high = fit.sources[name].auc_family_low, fit.sources[name].auc_family_high
+        found = separation(fit.sources[name], config.ratio)
+        low, high = found.auc_family_low, found.auc_family_high
         interval = "AUC undefined" if low is None or high is None else f"AUC interval [{low:.2f}, {high:.2f}] contains or lies below 0.5"
         warnings.append(f"{name} cannot be told from golden ({interval}): its ratio is set to 1")
     if no_shift:
@@ -282,6 +287,9 @@ def _write(path: Path, records: Path, ratios: Ratios, fold_N: NDArray[np.int32],
         c, w = ratios.of(start, stop)
         columns: dict[str, Any] = {name: part[name] for name in ("record_id", "response_index", "source")} | {"fold": fold_N[start:stop]}
         columns |= {f"{letter}_{name}": x[:, i] for letter, x in (("c", c), ("w", w)) for i, name in enumerate(ratios.heads.names)}
+        if (prompts := ratios.prompts(start, stop)) is not None:
+            columns |= {f"prompt_{name}": prompts[:, 1 + i] for i, name in enumerate(ratios.heads.names)}
+            columns[classify.GOLDEN_PROMPT] = prompts[:, 0]
         columns |= {"h": h_N[start:stop], "schema_version": np.full(stop - start, SCHEMA_VERSION, dtype=np.int32)}
         table = pa.table(columns)
         writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")

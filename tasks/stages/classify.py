@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from dora_core.classifier.fit import FoldFit
     from dora_core.classifier.model import Examples
 
+GOLDEN_PROMPT = "golden_prompt"
+"""Column of scores: log-ratio of a prompt's density in the golden pool to that among the mixture's golden responses."""
 FOLDER, KEYS, LOGITS = CLASSIFIER_FOLDER, FITTED_KEYS_FILE, "out_of_fold.safetensors"
 
 
@@ -49,7 +51,7 @@ class Spec(StageSpec):
     """See the module docstring. Without ``drift`` the classifiers are fitted."""
 
     stage: ClassVar[str] = "classify"
-    version: ClassVar[int] = 3  # thresholds of refitting are the drift stage's
+    version: ClassVar[int] = 4  # the prompt part is separate; its log-ratios are scored too
 
     records: StageRef
     classifier: ClassifierConfig
@@ -63,6 +65,17 @@ class Reliability(StrictModel):
     confidence: list[float] = Field(description="Mean prediction.")
     accuracy: list[float] = Field(description="Share of golden responses.")
     count: list[int]
+
+
+class GivenPrompt(StrictModel):
+    """How well a head's logits of the response given the prompt separate, over rows weighted such that prompts tell nothing."""
+
+    auc: float | None
+    auc_low: float | None = Field(description="95 % bootstrap interval over prompts.")
+    auc_high: float | None
+    auc_family_low: float | None = Field(description="Interval at the level of all heads together.")
+    auc_family_high: float | None
+    told_apart: bool = Field(description="The family-wise interval lies above ½.")
 
 
 class HeadFacts(StrictModel):
@@ -81,6 +94,8 @@ class HeadFacts(StrictModel):
     ece: float | None = Field(description="Expected calibration error.")
     temperature: float | None
     prompt_only_auc: float | None = Field(description="Of a model that reads the prompt alone.")
+    prompt_slope: float = Field(0.0, description="Shrinkage of that model's log-ratio; 0: the prompt tells nothing beyond noise.")
+    given_prompt: GivenPrompt | None = Field(None, description="Without the prompt's part; absent before that was measured.")
     length_only_auc: float | None = Field(description="Of the response's length.")
     reliability: Reliability
 
@@ -117,7 +132,8 @@ class LogitArguments(WorkerArguments):
 
 
 class LogitScorer(ModelWorker[LogitArguments]):
-    """Scores rows (prompt, response, fold, key) with fitted classifiers: (key, logit_<source>…, tokens, padded)."""
+    """Scores rows (prompt, response, fold, key) with fitted classifiers: (key, logit_<source>…, prompt_<source>…, golden_prompt, tokens,
+    padded). A logit is that of prompt and response; without the prompt's log-ratio, that of the response given the prompt."""
 
     def load(self) -> None:
         from dora_core.classifier.scoring import FittedClassifiers
@@ -132,7 +148,9 @@ class LogitScorer(ModelWorker[LogitArguments]):
 
         scored = self._fitted.score(rows["prompt"].to_pylist(), rows["response"].to_pylist(), rows["fold"].to_numpy())
         columns: dict[str, Any] = {"key": rows["key"]}
-        columns |= {f"logit_{name}": pa.array(scored.logits_NS[:, i]) for i, name in enumerate(self._fitted.meta.sources)}
+        for i, name in enumerate(self._fitted.meta.sources):
+            columns |= {f"logit_{name}": pa.array(scored.logits_NS[:, i]), f"prompt_{name}": pa.array(scored.prompt_NC[:, i + 1])}
+        columns[GOLDEN_PROMPT] = pa.array(scored.prompt_NC[:, 0])
         return pa.table(columns | {"tokens": pa.array(scored.tokens_N), "padded": pa.array(scored.padded_N)})
 
 
@@ -168,7 +186,8 @@ def fit_one_fold(job: FoldJob, fold: int) -> FoldFit:
     folder, relative, marker = store.folder(job.stage, job.digest), f"{FOLDER}/fold-{fold}", f"scratch/fold-{fold}.json"
     done = store.read_json(f"{job.stage}/{job.digest}/{marker}")
     if done is not None and all(_is_whole(store, folder, f"{relative}/{name}", sha256) for name, sha256 in done["files"].items()):
-        return FoldFit(fold, load_file(folder.path / relative / LOGITS)["logits"].numpy(), done["curve"], done["deep"])
+        held = load_file(folder.path / relative / LOGITS)
+        return FoldFit(fold, held["logits"].numpy(), held["prompt"].numpy(), done["curve"], done["deep"])
     journal = JournalWriter(folder)
     fit = fit_fold(
         job.examples,
@@ -180,7 +199,8 @@ def fit_one_fold(job: FoldJob, fold: int) -> FoldFit:
         device=torch.device("cuda" if job.execution.gpus_per_worker > 0 else "cpu"),
         progress=lambda done, total: journal.progress(done, total, "steps", f"fold {fold + 1} of {job.config.folds}"),
     )
-    save_file({"logits": torch.from_numpy(fit.logits_NS)}, folder.path / relative / LOGITS)
+    held = {"logits": torch.from_numpy(fit.logits_NS), "prompt": torch.from_numpy(fit.prompt_NC)}
+    save_file(held, folder.path / relative / LOGITS)
     files = sorted((folder.path / relative).iterdir())
     for file in files:
         folder.commit(f"{relative}/{file.name}")
@@ -248,10 +268,11 @@ def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dora_core.classifier.diagnostics import diagnose, prompt_only_logits
+    from dora_core.classifier.diagnostics import diagnose
     from dora_core.classifier.golden_share import golden_share
     from dora_core.classifier.model import GOLDEN, build_tokenizer
-    from dora_core.classifier.scaling import fit_scaling
+    from dora_core.classifier.prompt import PromptCounts
+    from dora_core.classifier.scaling import fit_scaling, overlap_weights
     from dora_core.classifier.scoring import Meta, save_meta
 
     started, config, records = time.monotonic(), spec.classifier, context.fetch(spec.records)
@@ -263,26 +284,31 @@ def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
     in_process = spec.execution.workers == 0
     fits = [fit_one_fold(job, fold) for fold in range(config.folds)] if in_process else _fit_on_ray(job)
 
-    logits = np.zeros((len(examples), len(sources)))
+    logits, prompt = np.zeros((len(examples), len(sources))), np.zeros((len(examples), 1 + len(sources)))
     for fit in fits:
-        logits[examples.fold_N == fit.fold] = fit.logits_NS
-    golden = examples.head_N == GOLDEN
+        logits[examples.fold_N == fit.fold], prompt[examples.fold_N == fit.fold] = fit.logits_NS, fit.prompt_NC
+    counts = PromptCounts.of(examples.prompts, *examples.prompt_targets(len(sources)), np.zeros(len(examples), np.int64))
+    slopes = counts.slopes_of_rows(prompt)
+    golden, shrunk = examples.head_N == GOLDEN, prompt * slopes
     scaling = [
-        fit_scaling(config.scaling, logits[own, i], golden[own]) for i in range(len(sources)) for own in [golden | (examples.head_N == i)]
+        fit_scaling(config.scaling, logits[own, i], golden[own], overlap_weights(shrunk[own, i + 1], golden[own]))
+        for i in range(len(sources))
+        for own in [golden | (examples.head_N == i)]
     ]
-    prompt_only = prompt_only_logits(examples, len(sources), tokenizer, config.folds)
-    table, warnings = diagnose(examples, sources, logits, scaling, prompt_only)
+    table, warnings = diagnose(examples, sources, logits, scaling, prompt, slopes)
     unlabelled = None
     if UNLABELLED in sources:
-        own = golden | (examples.head_N == sources.index(UNLABELLED))
-        unlabelled = golden_share(logits[own, sources.index(UNLABELLED)], golden[own], examples.prompt_hash_N[own])
+        head = sources.index(UNLABELLED)
+        own = golden | (examples.head_N == head)
+        unlabelled = golden_share((logits[:, head] + shrunk[:, head + 1])[own], golden[own], examples.prompt_hash_N[own])
     for warning in warnings:
         context.log.warning("%s", warning)
 
     folder = context.path / FOLDER
     heads = {name: HeadFacts.model_validate(table[name]) for name in sources}
     gamma = [head.gamma for head in heads.values()]
-    save_meta(folder, tokenizer, Meta(sources, spec.golden_sources, gamma, scaling, config.folds, config.model_dump(mode="json")))
+    meta = Meta(sources, spec.golden_sources, gamma, scaling, config.folds, config.model_dump(mode="json"), slopes.tolist())
+    save_meta(folder, tokenizer, meta)
     pq.write_table(pa.table({"key": rows["key"]}), folder / KEYS, compression="zstd")
     for fold in range(config.folds):  # fitted on another machine: its files are in the store already
         for name in context.store.list(f"{spec.stage}/{spec.digest()}/{FOLDER}/fold-{fold}"):
