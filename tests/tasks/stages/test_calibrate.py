@@ -60,6 +60,25 @@ def test_trained_classifiers_order_the_forms_as_exact_densities_do(store, tmp_pa
     assert error["mixture"] < 0.5 * min(error["paper"], error["released"])
 
 
+def test_the_ratio_given_the_prompt_is_right_where_sources_answer_different_topics(store, tmp_path):
+    """Prompts alone tell sources apart; correlation of log h with the exact p_golden(y|x)/P(y|x)."""
+    config = TestbedConfig(prompts=600, sources=2, alpha=0.3, prompt_shift=2.0, seed=100)
+    testbed, rows = Testbed(config), Testbed(config).generate()
+    records = ingested(store, tmp_path / "topics", rows, testbed.generate_golden(800))
+    fit = classify_spec(records, epochs=0.1)
+    heads = execute(fit, classify.run, store)["facts"]["sources"]
+    assert all(head["prompt_slope"] > 0.5 and head["prompt_only_auc"] > 0.8 for head in heads.values())
+    correlation = {}
+    for ratio in ("joint", "conditional"):
+        spec = calibrate_spec(records, fit.ref(), ratio=ratio, normalize=False, cap_quantile=None)
+        facts = execute(spec, calibrate.run, store)["facts"]
+        table = table_of(store, spec)
+        assert facts["ratio"] == ratio and ("golden_prompt" in table.column_names) == (ratio == "conditional")
+        correlation[ratio] = np.corrcoef(np.log(table["h"].to_numpy()), np.log(true_ratios(testbed, rows, table)))[0, 1]
+    print(correlation)
+    assert correlation["conditional"] > 0.9 > 0.8 > correlation["joint"]
+
+
 def test_table_has_every_training_response_once_in_order(store, fitted):
     spec = calibrate_spec(fitted.records, fitted.classifier)
     execute(spec, calibrate.run, store)
@@ -70,8 +89,8 @@ def test_table_has_every_training_response_once_in_order(store, fitted):
     folds = fold_of(np.array([r["prompt_hash"] for r in records for _ in r["sources"]], dtype=np.uint64), CONFIG.folds)
     assert table["fold"].to_pylist() == folds.tolist()
     heads = [s for s in Testbed(WORLD).sources if s not in GOLDEN]
-    names = ["record_id", "response_index", "source", "fold", *(f"{x}_{s}" for x in "cw" for s in sorted(heads)), "h", "schema_version"]
-    assert table.column_names == names
+    ratios = [f"{x}_{s}" for x in ("c", "w", "prompt") for s in sorted(heads)]
+    assert table.column_names == ["record_id", "response_index", "source", "fold", *ratios, "golden_prompt", "h", "schema_version"]
     facts = store.read_result("calibrate", spec.digest())["facts"]
     for name in heads:
         c, gamma = table[f"c_{name}"].to_numpy(), store.read_result("classify", fitted.classifier.digest)["facts"]["sources"][name]["gamma"]
