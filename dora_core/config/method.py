@@ -109,6 +109,10 @@ class CalibrationConfig(StrictModel):
         "auto", description="h^τ with τ in [0, 1]; auto: the largest τ that keeps the effective sample size above ess_floor."
     )
     ess_floor: float = Field(0.5, gt=0, le=1.0, description="auto temper: floor of (Σh)²/(N·Σh²).")
+    balance: Literal["report", "enforce"] = Field(
+        "report",
+        description="Means of text statistics under h beside golden ones; enforce: tilt h until they agree (entropy balancing).",
+    )
     aggregate: Literal["mean", "min", "chosen", "product"] = Field("mean", description="How a record's h follows from its responses'.")
 
     @model_validator(mode="after")

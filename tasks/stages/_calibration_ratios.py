@@ -98,6 +98,17 @@ class Ratios:
         """:meth:`Heads.prompts` of the rows [start, stop)."""
         return self.heads.prompts(self.scores.rows(start, stop))
 
+    def golden_share(self, positions: NDArray[np.int64], shares: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Golden share m_0(x) of the prompts of rows; None where prompts tell nothing, or are not asked: it is the mixture's."""
+        from dora_core.calibration import prompt_shares
+
+        columns = [classify.GOLDEN_PROMPT, *(f"prompt_{name}" for name in self.heads.names)]
+        if not self.heads.conditional or not any(self.scores.columns[name].any() for name in columns):
+            return None
+        prompts = self.heads.prompts(self.scores.at(positions))
+        assert prompts is not None
+        return prompt_shares(shares, prompts)[:, 0]
+
 
 def poisoned(scores: Scores, heads: Heads, rows: int) -> dict[str, int]:
     """Count ``{"in", "scored", "unscored", "clipped"}`` of ``rows`` responses: in = scored + unscored; clipped are scored responses with a

@@ -20,6 +20,10 @@ are refused without them.
 No shift: a head indistinguishable from golden (``diagnostics.family_interval``; given the prompt if the ratio is conditional) has only
 noise as ratio; its c is replaced by the prior 1/(1 + γ), so w = 1. If that holds of every head, h = 1 for all.
 
+Balance: ``facts.balance`` compares text statistics of the responses, weighted by h, with golden ones; ``calibration.balance: enforce`` first
+tilts the raw h until they agree (``dora_core/balance.py``), as far as :data:`BALANCED_ESS` of its effective sample size is kept. Costs
+a pass over the texts of at most 20,000 responses and as many golden ones; enforced, over all texts.
+
 Poisoned rows, counted in ``facts.rows``: a response without a number (a logit is NaN) keeps its place with w = 1 for that head, as for
 an unknown ratio; more than ``MOST_UNSCORED`` of them are refused. A logit beyond ±30 (infinite: zero probability) is
 clipped. Factors above ``cap_quantile`` are lowered to it. No row is dropped.
@@ -43,6 +47,7 @@ from tasks.runtime.facts import Quantiles
 from tasks.runtime.score_cache import ROW_GROUP, CachedRows, Scores, ScoringFacts, score_rows
 from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
 from tasks.stages import classify
+from tasks.stages._calibration_balance import Balance, Sides, statistics_at
 from tasks.stages._calibration_ratios import Heads, Ratios, poisoned, separation, undefined
 from tasks.stages._classify_rows import UNLABELLED
 from tasks.stages.classify import FOLDER, LogitArguments, LogitScorer
@@ -57,6 +62,7 @@ if TYPE_CHECKING:
     from dora_core.classifier.golden_share import GoldenShare
 
 SCHEMA_VERSION = 2
+BALANCED_ESS = 0.8  # share of the raw factors' effective sample size that enforced balance keeps
 HISTOGRAM_BINS = 40
 
 
@@ -125,6 +131,7 @@ class Facts(ScoringFacts):
     shares: dict[str, float] = Field(description="Shares of the mixture: `golden`, then every head.")
     alpha: GoldenFraction
     no_shift: bool = Field(description="No source can be told from golden: h = 1.")
+    balance: Balance | None = Field(None, description="Absent with too few golden responses, and before that was measured.")
 
 
 def score(spec: Spec, context: StageContext, classifier: StageRef, records: Path, index: RowIndex, fold_N: NDArray[np.int32]) -> Scores:
@@ -188,18 +195,22 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         for form, h_N in forms.items():
             h_N[part] = factor(form, c, ratios.heads.gamma, shares, own[index.source_N[part]], ratios.prompts(part.start, part.stop))
     no_shift = len(same) == len(heads)
-    result = calibrate(np.ones(len(index)) if no_shift else forms[spec.calibration.form], spec.calibration)
+    raw = np.ones(len(index)) if no_shift else forms[spec.calibration.form]
+    sides = Sides.read(records.parent, own[index.source_N] == 0, ratios, shares)
+    raw, ridge, unbalanced = _balanced(spec.calibration, records, sides, raw, no_shift)
+    result = calibrate(raw, spec.calibration)
     bad = int((~np.isfinite(result.h)).sum())
     assert bad == 0, f"{bad} factors are not finite: clipped logits and shares > 0 exclude it"
     _write(context.path / CALIBRATION_FILE, records, ratios, fold_N, result.h)
 
     padded, ess = scores.totals["padded"], {form: effective_sample_size(h) for form, h in forms.items()}
     by_source = _grouped(result.h, index)
-    warnings = _no_shift_warnings(spec.calibration, same, no_shift, fit) + _warnings(spec.calibration, result.ess, result.tau)
+    warnings = _no_shift_warnings(spec.calibration, same, no_shift, fit) + _warnings(spec.calibration, result.ess, result.tau) + unbalanced
     if rows["unscored"]:
         warnings.append(f"{rows['unscored']} of {rows['in']} responses got no number from the classifier: their ratio is set to 1")
     for warning in warnings:
         context.log.warning("%s", warning)
+    balance = sides.facts(result.h, ridge) if sides else None
     facts = Facts(
         **scores.facts.dump(),
         padding_waste=1.0 - scores.totals["tokens"] / padded if padded else None,
@@ -216,12 +227,37 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         shares={"golden": float(shares[0])} | {name: float(m) for name, m in zip(heads, shares[1:], strict=True)},
         alpha=_alpha(shares, heads, fit.unlabelled),
         no_shift=no_shift,
+        balance=balance,
         warnings=warnings,
     )
     names = ("scored_rows", "reused_rows", "rows_per_second", "padding_waste", "ess", "capped_fraction", "tau")
     metrics = {name: getattr(facts, name) for name in names}
     metrics |= {f"ess_{form}": value for form, value in ess.items()} | {"h_max": float(result.h.max()), "nan": bad}
+    metrics |= {"smd_max_before": balance.worst_before, "smd_max": balance.worst} if balance else {}
     return StageOutput(rows=len(index), metrics={k: v for k, v in metrics.items() if v is not None}, facts=facts)
+
+
+def _balanced(
+    config: CalibrationConfig, records: Path, sides: Sides | None, raw_N: NDArray[np.float64], no_shift: bool
+) -> tuple[NDArray[np.float64], float | None, list[str]]:
+    """The raw factors, tilted if balance is enforced; the ridge of the tilt; and warnings."""
+    import numpy as np
+
+    from dora_core.calibration import effective_sample_size
+
+    if config.balance == "report" or no_shift:
+        return raw_N, None, []
+    if sides is None:
+        return raw_N, None, ["calibration.balance is enforce, but there are too few golden responses to compare with: h is as it was"]
+    tilt = sides.tilt(raw_N, BALANCED_ESS * effective_sample_size(raw_N))
+    if tilt.ridge is None:
+        kept = f"{BALANCED_ESS:.0%} of the effective sample size"
+        return raw_N, None, [f"no tilt of h balances the text statistics and keeps {kept}: h is as it was"]
+    out, start = np.empty_like(raw_N), 0
+    for stop in [*range(ROW_GROUP, len(raw_N), ROW_GROUP), len(raw_N)]:
+        out[start:stop] = tilt(raw_N[start:stop], statistics_at(records, np.arange(start, stop)))
+        start = stop
+    return out, tilt.ridge, []
 
 
 def _check_sources(spec: Spec, golden: list[str], unlabelled: bool) -> None:
@@ -329,7 +365,7 @@ STAGE = Stage(
     run,
     Facts,
     headline=headline,
-    tracked=("ess",),
+    tracked=("ess", "smd_max"),
     event=event,
     section="stage",
     unplanned="Not part of this run: the {objective} objective does not use calibration factors.",

@@ -99,6 +99,23 @@ def test_table_has_every_training_response_once_in_order(store, fitted):
     assert facts["ess_by_form"].keys() == {"mixture", "paper", "released"}
 
 
+def test_weighting_by_h_brings_text_statistics_to_golden_ones_and_enforcing_further(store, fitted):
+    """Golden text is shorter and repeats less here; h comes from a classifier of 1,000 responses, so it closes most of the gap."""
+    found = {}
+    for balance in ("report", "enforce"):
+        spec = calibrate_spec(fitted.records, fitted.classifier, balance=balance, cap_quantile=None)
+        result = execute(spec, calibrate.run, store)
+        found[balance] = calibrate.Facts.model_validate(result["facts"])
+        h = table_of(store, spec)["h"].to_numpy()
+        assert h.mean() == pytest.approx(1.0) and result["metrics"]["smd_max"] == found[balance].balance.worst
+    report, enforced = found["report"].balance, found["enforce"].balance
+    assert report.ridge is None and enforced.ridge is not None
+    assert report.worst_before == enforced.worst_before > 0.15
+    assert enforced.worst < report.worst < report.worst_before
+    assert found["enforce"].ess >= 0.8 * found["report"].ess - 1e-6
+    assert report.responses == sum(one.n for one in found["report"].h.values()) and report.golden == found["report"].h["human"].n
+
+
 def test_other_settings_of_h_score_nothing(store, fitted):
     first = execute(calibrate_spec(fitted.records, fitted.classifier), calibrate.run, store)["facts"]
     again = execute(calibrate_spec(fitted.records, fitted.classifier, form="paper", temper="auto", ess_floor=0.9), calibrate.run, store)[
