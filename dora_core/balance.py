@@ -68,8 +68,8 @@ class Tilt:
 def entropy_balance(h_N: Floats, mixture_NF: Floats, moments: Moments, ess_floor: float) -> Tilt:
     """θ of the weakest ridge in :data:`RIDGES` whose factors have an effective sample size (share of N) of at least ``ess_floor``.
 
-    θ minimises the convex dual log Σ h·exp(θ·z) + ½·δ·‖θ‖², z the standardised statistics, whose gradient is the imbalance E[z] + δ·θ: what a
-    ridge leaves of the imbalance is −δ·θ. Newton's method with backtracking.
+    θ minimises the convex dual log Σ h·exp(θ·z) + ½·δ·‖θ‖², z the standardised statistics, by Newton's method with backtracking. Its
+    gradient is the imbalance E[z] + δ·θ: what a ridge leaves of the imbalance is −δ·θ.
     """
     z_NF = moments.standardised(mixture_NF)
     for ridge in RIDGES:

@@ -59,8 +59,9 @@ def prompt_shares(shares: Floats, prompt_NC: Floats) -> Floats:
         prompt_NC: (N, S + 1) r = log p_golden(x)/q_i(x) of the prompt, column 0 of the mixture's golden responses.
     """
     peak_N1 = np.where(shares > 0, -prompt_NC, -np.inf).max(axis=1, keepdims=True)
-    weight_NC: Floats = shares * np.exp(np.minimum(-prompt_NC - peak_N1, 0.0))
-    return weight_NC / weight_NC.sum(axis=1, keepdims=True)
+    weight_NC = shares * np.exp(np.minimum(-prompt_NC - peak_N1, 0.0))
+    shares_NC: Floats = weight_NC / weight_NC.sum(axis=1, keepdims=True)
+    return shares_NC
 
 
 def mixture_factor(w_NS: Floats, shares: Floats) -> Floats:

@@ -57,7 +57,8 @@ def auc(scores: Floats, golden: NDArray[np.bool_], weights_BN: Floats | None = N
 def auc_resamples(
     scores: Floats, golden: NDArray[np.bool_], prompts: NDArray[np.uint64], seed: int = 0, weights: Floats | None = None
 ) -> Floats:
-    """AUCs of rows with ``weights`` (default 1) in :data:`RESAMPLES` bootstrap samples of prompts (rows of one prompt are not independent); undefined ones are left out."""
+    """AUCs of rows with ``weights`` (default 1) in :data:`RESAMPLES` bootstrap samples of prompts (rows of one prompt are not independent);
+    undefined ones are left out."""
     _, inverse = np.unique(prompts, return_inverse=True)
     rng, count = np.random.default_rng(seed), int(inverse.max(initial=-1)) + 1
     values = []

@@ -150,7 +150,7 @@ class Testbed:
         return math.log(golden / other)
 
     def true_ratio(self, prompt: str, response: str) -> float:
-        """Return p_golden(y|x)/P(y|x) in (0, 1/P(golden | topic)], the target of `mixture` calibration; NaN outside the testbed's language."""
+        """Return p_golden(y|x)/P(y|x) in (0, 1/P(golden | topic)], the target of `mixture` calibration; NaN outside the language."""
         return math.exp(self.log_density(GOLDEN, prompt, response) - self.log_mixture(prompt, response))
 
     def gold_reward(self, prompt: str, response: str) -> float:

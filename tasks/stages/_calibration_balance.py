@@ -1,7 +1,7 @@
 """Balance of text statistics between the mixture under h and golden responses, for the ``calibrate`` stage (``dora_core/balance.py``).
 
-Statistics are log(1 + x) of ``dora_core/classifier/text_statistics.py``. The comparison takes at most :data:`SAMPLE` rows of either side, evenly
-spaced. With a conditional ratio golden responses count as on the prompts of the mixture, weight 1/m_0(x) with m_0(x) the golden
+Statistics are log(1 + x) of ``dora_core/classifier/text_statistics.py``. The comparison takes at most :data:`SAMPLE` rows of either side,
+evenly spaced. With a conditional ratio golden responses count as on the prompts of the mixture, weight 1/m_0(x) with m_0(x) the golden
 share of their prompt; of extra golden rows no such share is known, so they are compared only if prompts tell nothing (all m_0(x) alike).
 """
 

@@ -160,7 +160,8 @@ class Fit:
         log_q = {name: self._table[f"log_q_{name}"].to_numpy() for name in shares}
         gamma = m[1:] / m[0]
         logits = np.column_stack([log_q[GOLDEN] - log_q[name] for name in heads]) - np.log(gamma)
-        return self._forms(probabilities(logits), gamma, m, heads)
+        prompts = np.column_stack([self._table[f"log_prompt_{name}"].to_numpy() for name in (GOLDEN, *heads)])
+        return self._forms(probabilities(logits), gamma, m, heads, prompts)
 
     def _forms(
         self, c: np.ndarray, gamma: np.ndarray, shares: np.ndarray, heads: list[str], prompts: np.ndarray | None = None

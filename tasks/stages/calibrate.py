@@ -20,7 +20,7 @@ are refused without them.
 No shift: a head indistinguishable from golden (``diagnostics.family_interval``; given the prompt if the ratio is conditional) has only
 noise as ratio; its c is replaced by the prior 1/(1 + γ), so w = 1. If that holds of every head, h = 1 for all.
 
-Balance: ``facts.balance`` compares text statistics of the responses, weighted by h, with golden ones; ``calibration.balance: enforce`` first
+Balance: ``facts.balance`` compares text statistics of responses, weighted by h, with golden ones; ``calibration.balance: enforce`` first
 tilts the raw h until they agree (``dora_core/balance.py``), as far as :data:`BALANCED_ESS` of its effective sample size is kept. Costs
 a pass over the texts of at most 20,000 responses and as many golden ones; enforced, over all texts.
 

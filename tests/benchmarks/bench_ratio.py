@@ -5,8 +5,8 @@ of the mixture, against exact densities: correlation of log w with log p_golden(
 (each head on its own and on golden responses, mean over heads), the same for log h and log p_golden(y|x)/P(y|x) up to a
 constant, and the effective sample size. *one m*: conditional w with the mixture's shares instead of each prompt's. Seeds are 0 … n − 1.
 
-*Real mixture* (``mixture.parquet`` and ``golden.parquet`` in ``--data``; skipped with a reason if absent): no exact density is known; by source
-the quantiles of h (mean 1, neither capped nor tempered) of both settings, their rank correlation, and the effective sample sizes.
+*Real mixture* (``mixture.parquet`` and ``golden.parquet`` in ``--data``; skipped with a reason if absent): no exact density is known; by
+source the quantiles of h (mean 1, neither capped nor tempered) of both settings, their rank correlation, and the effective sample sizes.
 
     python -m tests.benchmarks.bench_ratio [--seeds 3] [--shifts 0 1 2] [--real]
 """
@@ -45,7 +45,9 @@ CLASSIFIER = ClassifierConfig(encoder=ENCODER, max_prompt_tokens=24, max_respons
 HERE = Execution(workers=0)
 
 
-def tables(data: DataConfig, classifier: ClassifierConfig, folder: Path) -> tuple[dict[str, pa.Table], dict[str, Any], list[dict[str, Any]]]:
+def tables(
+    data: DataConfig, classifier: ClassifierConfig, folder: Path
+) -> tuple[dict[str, pa.Table], dict[str, Any], list[dict[str, Any]]]:
     """Calibration tables of both ratios (raw h), facts of classify, and the records."""
     store = Store(str(folder / "store"))
     records = ingest.Spec(data=data, fingerprints=fingerprint_sources(data), execution=HERE)
@@ -131,12 +133,14 @@ def show_real(data: Path) -> None:
     ess = {ratio: effective_sample_size(values) for ratio, values in h.items()}
     print(f"real mixture: {len(source)} responses; ESS joint {ess['joint']:.2f}, conditional {ess['conditional']:.2f}; ", end="")
     print(f"rank correlation of h {_rank_correlation(h['joint'], h['conditional']):.2f}")
-    print(f"{'source':<24} {'n':>5} {'AUC':>5} {'prompt':>6} {'given':>6} {'slope':>5}  h joint 5/50/95 %, mean    h conditional 5/50/95 %, mean  rank r")
+    columns = f"{'source':<24} {'n':>5} {'AUC':>5} {'prompt':>6} {'given':>6} {'slope':>5}"
+    print(f"{columns}  h joint 5/50/95 %, mean    h conditional 5/50/95 %, mean  rank r")
     for name in sorted(set(source), key=str):
         own, head = source == name, fit["sources"].get(name)
         quality = "    –      –      –     –" if head is None else _quality(head)
         cells = "   ".join(
-            "/".join(f"{q:.2f}" for q in np.quantile(h[ratio][own], [0.05, 0.5, 0.95])) + f", {h[ratio][own].mean():.2f}" for ratio in RATIOS
+            "/".join(f"{q:.2f}" for q in np.quantile(h[ratio][own], [0.05, 0.5, 0.95])) + f", {h[ratio][own].mean():.2f}"
+            for ratio in RATIOS
         )
         print(f"{name!s:<24} {own.sum():>5} {quality}  {cells}   {_rank_correlation(h['joint'][own], h['conditional'][own]):.2f}")
 

@@ -122,5 +122,7 @@ def test_a_source_that_cannot_be_told_apart_is_named_with_its_interval():
     table, warnings = diagnose(examples, ["twin"], rng.normal(size=(n, 1)), [PLAIN], np.zeros((n, 2)), np.zeros(2))
     assert table["twin"]["told_apart"] is False and table["twin"]["auc_family_low"] < 0.5
     assert any(w.startswith("twin: cannot be distinguished from golden (AUC") for w in warnings)
-    table, warnings = diagnose(examples, ["other"], rng.normal(size=(n, 1)) + (head == GOLDEN)[:, None], [PLAIN], np.zeros((n, 2)), np.zeros(2))
+    table, warnings = diagnose(
+        examples, ["other"], rng.normal(size=(n, 1)) + (head == GOLDEN)[:, None], [PLAIN], np.zeros((n, 2)), np.zeros(2)
+    )
     assert table["other"]["told_apart"] is True and not any("cannot be told" in w for w in warnings)

@@ -57,4 +57,6 @@ def test_ratios_of_prompts_and_of_responses_are_exact():
     assert bed.true_ratio(x, y) == pytest.approx(expected, rel=1e-9) and expected <= 1 / shares[GOLDEN]
     # P(topic | s) = P(s | topic)·P(topic)/P(s): the frequency of the topic cancels in the ratio.
     source = bed.sources[1]
-    assert bed.log_prompt_ratio(source, x) == pytest.approx(math.log(shares[GOLDEN] * bed.shares[source] / shares[source] / bed.shares[GOLDEN]))
+    assert bed.log_prompt_ratio(source, x) == pytest.approx(
+        math.log(shares[GOLDEN] * bed.shares[source] / shares[source] / bed.shares[GOLDEN])
+    )
