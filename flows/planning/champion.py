@@ -9,7 +9,7 @@ from flows.config.models import RealignConfig
 from infra.settings import Places
 from infra.store.store import Store
 from infra.tracking import model_registry as registry
-from tasks.runtime.stage import StageRef
+from tasks.runtime.spec import StageRef
 
 
 def champions(places: Places, config: RealignConfig, store: Store, note: Callable[[str], None]) -> list[StageRef]:

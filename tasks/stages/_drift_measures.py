@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dora_core.config.rounds import DriftConfig
 from dora_core.strict_model import StrictModel
-from tasks.runtime.stage import StageContext, StageRef
+from tasks.runtime.spec import StageRef
+from tasks.runtime.stage import StageContext
 from tasks.stages import classify
 from tasks.stages._calibration_ratios import Heads, undefined
 from tasks.stages._classify_rows import UNLABELLED

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from dora_core.evaluation.study_statistics import Cell, TableName
 from dora_core.strict_model import StrictModel
-from tasks.runtime.stage import StageContext, StageRef
+from tasks.runtime.spec import StageRef
+from tasks.runtime.stage import StageContext
 from tasks.stages import evaluate
 from tasks.tables.artifacts import EVALUATION_FILE, RESPONSES_FILE
 

@@ -39,7 +39,8 @@ from infra.store.store import Store
 from tasks.runtime.descriptor import Event, Stage, StageResult
 from tasks.runtime.facts import Quantiles
 from tasks.runtime.score_cache import ROW_GROUP, CachedRows, Scores, ScoringFacts, score_rows
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages import classify
 from tasks.stages._calibration_ratios import Heads, Ratios, poisoned, undefined
 from tasks.stages._classify_rows import UNLABELLED

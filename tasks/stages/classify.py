@@ -30,7 +30,8 @@ from dora_core.strict_model import StrictModel
 from infra.store.store import StageFolder, Store, sha256_file
 from tasks.runtime.descriptor import RowCache, Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import NotInDigest, StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.runtime.workers import ModelWorker, WorkerArguments, use_threads
 from tasks.stages import _drift_facts
 from tasks.stages._classify_rows import UNLABELLED, at_most, head_names, labelled_rows, to_examples

@@ -32,7 +32,8 @@ from dora_core.errors import DataError
 from infra.store.store import Store
 from tasks.runtime.descriptor import Event, Stage, StageResult
 from tasks.runtime.facts import Stop
-from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import NotInDigest, StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages import classify
 from tasks.stages._classify_rows import at_most, head_names, labelled_rows, to_examples
 from tasks.stages._drift_facts import Facts, Previous, Rule

@@ -24,7 +24,8 @@ from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.runtime.workers import ModelWorker, WorkerArguments
 from tasks.stages import compare
 from tasks.stages._preference_measures import HeldOut, PreferenceMeasures, RewardCorrelation, measure, rank_correlation

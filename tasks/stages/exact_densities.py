@@ -15,7 +15,8 @@ from dora_core.config.method import CalibrationConfig, TestbedConfig
 from dora_core.errors import DataError
 from tasks.runtime.descriptor import Stage
 from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE, TRUTH_FILE
 
 

@@ -28,7 +28,8 @@ from infra.store.store import Store
 from tasks.runtime.descriptor import Event, Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.facts import Stop
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages import calibrate, evaluate, mix
 from tasks.stages._guard_rules import GUARD_RAILS, Evidence, Policy, Rule, Samples
 from tasks.tables.artifacts import SAMPLES_FILE

@@ -57,7 +57,8 @@ from dora_core.data.suspicion import Example, Finding, Seen, Suspicion, refuse
 from dora_core.errors import DataError
 from infra.settings import Settings
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.stage import StageContext, StageOutput, StageSpec
+from tasks.runtime.spec import StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages._ingest_checks import Tally, check_quality, check_sources, check_splits
 from tasks.stages._ingest_facts import (
     BadRowFacts,

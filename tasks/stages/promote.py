@@ -33,7 +33,8 @@ from infra.store.store import Store
 from infra.tracking import model_registry as registry
 from tasks.runtime.descriptor import Event, Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import NotInDigest, StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages import evaluate
 from tasks.stages._promotion_gate import GateResult
 

@@ -21,7 +21,8 @@ from dora_core.evaluation.study_statistics import MEASURES, TABLES, Cell, Estima
 from dora_core.strict_model import StrictModel
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages import guard
 from tasks.stages._study_factors import Bootstrap, FactorRow, ScatterPoints, calibration_rows
 from tasks.stages._study_inputs import CellRun, Reader, Series, measure
