@@ -30,22 +30,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import ConfigDict, Field
-
 from dora_core.config.method import CalibrationConfig
 from dora_core.errors import DataError
-from dora_core.strict_model import StrictModel
 from infra.store.store import Store
 from tasks.runtime.descriptor import Event, Stage, StageResult
-from tasks.runtime.facts import Quantiles
-from tasks.runtime.score_cache import ROW_GROUP, CachedRows, Scores, ScoringFacts, score_rows
+from tasks.runtime.score_cache import ROW_GROUP, CachedRows, Scores, score_rows
 from tasks.runtime.spec import StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
-from tasks.stages import classify
+from tasks.stages._calibrate_facts import FactorFacts, GoldenFraction, Histogram, ScoredRows
+from tasks.stages._calibrate_facts import Facts as Facts
 from tasks.stages._calibration_ratios import Heads, Ratios, poisoned, undefined
-from tasks.stages._classify_rows import UNLABELLED
-from tasks.stages.classify import FOLDER, LogitArguments, LogitScorer
-from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE
+from tasks.stages._classify_facts import Facts as ClassifyFacts
+from tasks.stages.classify import LogitArguments, LogitScorer
+from tasks.tables.artifacts import CALIBRATION_FILE, CLASSIFIER_FOLDER, RECORDS_FILE, UNLABELLED
 from tasks.tables.rows import RowIndex, read_index, rebatch, record_batches, responses_of, text_rows
 
 if TYPE_CHECKING:
@@ -69,60 +66,6 @@ class Spec(StageSpec):
     classifier: StageRef
     calibration: CalibrationConfig
     golden_sources: list[str]
-
-
-class FactorFacts(StrictModel):
-    """h of one source's responses."""
-
-    n: int
-    mean: float
-    quantiles: Quantiles
-
-
-class Histogram(StrictModel):
-    """Counts by source over common bins; one edge more than bins."""
-
-    edges: list[float]
-    counts: dict[str, list[int]]
-
-
-class ScoredRows(StrictModel):
-    """Outcome of scoring: in = scored + unscored."""
-
-    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
-
-    in_: int = Field(alias="in")
-    scored: int
-    unscored: int = Field(description="No number from the classifier: w = 1.")
-    clipped: int = Field(description="Of the scored: a logit beyond its limit.")
-    capped: int = Field(description="Factors that were lowered to the cap.")
-
-
-class GoldenFraction(StrictModel):
-    """Golden share α of the mixture, with its interval where it is estimated."""
-
-    value: float
-    low: float
-    high: float
-    estimated: bool
-
-
-class Facts(ScoringFacts):
-    """See the module docstring."""
-
-    padding_waste: float | None = Field(description="Share of the new rows' padded tokens that are padding; null where nothing is new.")
-    form: str
-    h: dict[str, FactorFacts] = Field(description="By source.")
-    histogram: Histogram
-    ess: float = Field(description="Effective sample size as a share of the responses.")
-    ess_by_form: dict[str, float] = Field(description="Of the raw factors.")
-    capped_fraction: float
-    rows: ScoredRows | None = Field(None, description="Absent before that was counted.")
-    nan: int = Field(description="0.")
-    tau: float = Field(description="Temper; 1 where the factors are as they came.")
-    shares: dict[str, float] = Field(description="Shares of the mixture: `golden`, then every head.")
-    alpha: GoldenFraction
-    no_shift: bool = Field(description="No source can be told from golden: h = 1.")
 
 
 def score(spec: Spec, context: StageContext, classifier: StageRef, records: Path, index: RowIndex, fold_N: NDArray[np.int32]) -> Scores:
@@ -157,9 +100,9 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     from dora_core.classifier.scoring import read_meta
     from dora_core.data.records import fold_of, is_golden_source
 
-    classifier = context.facts(spec.classifier, classify.Facts).classifier
-    fit = context.facts(classifier, classify.Facts)
-    meta = read_meta(context.fetch(classifier) / FOLDER)
+    classifier = context.facts(spec.classifier, ClassifyFacts).classifier
+    fit = context.facts(classifier, ClassifyFacts)
+    meta = read_meta(context.fetch(classifier) / CLASSIFIER_FOLDER)
     records = context.fetch(spec.records) / RECORDS_FILE
     index = read_index(records, "train")
     fold_N = fold_of(index.prompt_hash_N, meta.folds).astype(np.int32)
@@ -249,7 +192,7 @@ def _alpha(shares: np.ndarray, heads: list[str], unlabelled: GoldenShare | None)
     return GoldenFraction(value=value, low=low, high=high, estimated=True)
 
 
-def _no_shift_warnings(same: list[str], no_shift: bool, fit: classify.Facts) -> list[str]:
+def _no_shift_warnings(same: list[str], no_shift: bool, fit: ClassifyFacts) -> list[str]:
     warnings = []
     for name in same:
         low, high = fit.sources[name].auc_family_low, fit.sources[name].auc_family_high

@@ -22,7 +22,8 @@ from pydantic import Field
 from dora_core.config.method import ModelConfig, TextConfig
 from infra.store.store import sha256_of
 from tasks.runtime.descriptor import RowCache, Stage
-from tasks.runtime.score_cache import ROW_GROUP, CachedRows, Scores, ScoringFacts, score_rows
+from tasks.runtime.facts import ScoringFacts
+from tasks.runtime.score_cache import ROW_GROUP, CachedRows, Scores, score_rows
 from tasks.runtime.spec import StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
 from tasks.runtime.workers import ModelWorker, WorkerArguments
