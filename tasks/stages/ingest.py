@@ -33,11 +33,11 @@ import pyarrow as pa
 
 from dora_core.config.data import DataConfig
 from dora_core.data.adapted import AdaptedInput, AdaptedRow, MappedFiles
-from dora_core.data.adapter.base import CanonicalRow, Refused
+from dora_core.data.adapter.canonical import CanonicalRow, Refused, is_repetition
 from dora_core.data.fingerprints import FingerprintMemory
-from dora_core.data.inputs import Input, changed_sources
+from dora_core.data.inputs import Input, changed_sources, rules_of
 from dora_core.data.mixing import Selection, content_key, copies
-from dora_core.data.opening import is_repetition, open_inputs, rules_of
+from dora_core.data.opening import open_inputs
 from dora_core.data.problems import Problem, Reason, in_words
 from dora_core.data.record_counts import UNKNOWN, is_tie, is_unmeasured
 from dora_core.data.records import (
