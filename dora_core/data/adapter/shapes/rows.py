@@ -1,6 +1,7 @@
 """Shape rows: one response per row; rows of one prompt are a record. Order of the records: first row of each group.
 
-All rows are spilled to disk (``spill.py``) and grouped by the sort of SQLite. A bad row is reported at once and takes no part in its group.
+All rows are spilled to disk (``dora_core/data/adapter/spill.py``) and grouped by the sort of SQLite. A bad row is reported at once and
+takes no part in its group.
 """
 
 from __future__ import annotations
