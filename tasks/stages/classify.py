@@ -36,9 +36,11 @@ from tasks.tables.artifacts import CLASSIFIER_FOLDER, FITTED_KEYS_FILE, UNLABELL
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from transformers import PreTrainedTokenizerBase
 
     from dora_core.classifier.fit import FoldFit
     from dora_core.classifier.model import Examples
+    from dora_core.classifier.scoring import Meta
 
 FOLDER, KEYS, LOGITS = CLASSIFIER_FOLDER, FITTED_KEYS_FILE, "out_of_fold.safetensors"
 
@@ -193,14 +195,12 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from dora_core.classifier.diagnostics import diagnose, prompt_only_logits
     from dora_core.classifier.golden_share import golden_share
     from dora_core.classifier.model import GOLDEN, build_tokenizer
     from dora_core.classifier.scaling import fit_scaling
-    from dora_core.classifier.scoring import Meta, save_meta
+    from dora_core.classifier.scoring import Meta
 
     started, config, records = time.monotonic(), spec.classifier, context.fetch(spec.records)
     rows = labelled_rows(records, spec.golden_sources)
@@ -227,14 +227,9 @@ def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
     for warning in warnings:
         context.log.warning("%s", warning)
 
-    folder = context.path / FOLDER
     heads = {name: HeadFacts.model_validate(table[name]) for name in sources}
     gamma = [head.gamma for head in heads.values()]
-    save_meta(folder, tokenizer, Meta(sources, spec.golden_sources, gamma, scaling, config.folds, config.model_dump(mode="json")))
-    pq.write_table(pa.table({"key": rows["key"]}), folder / KEYS, compression="zstd")
-    for fold in range(config.folds):  # fitted on another machine: its files are in the store already
-        for name in context.store.list(f"{spec.stage}/{spec.digest()}/{FOLDER}/fold-{fold}"):
-            context.store.download(f"{spec.stage}/{spec.digest()}/{FOLDER}/fold-{fold}/{name}")
+    _save(context, tokenizer, Meta(sources, spec.golden_sources, gamma, scaling, config.folds, config.model_dump(mode="json")), rows)
 
     seconds = time.monotonic() - started
     known = {name: head.auc for name, head in heads.items() if head.auc is not None}
@@ -254,6 +249,22 @@ def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
         curve=[CurvePoint.model_validate(point) for fit in fits for point in fit.curve],
     )
     return StageOutput(rows=len(examples), metrics=metrics, facts=facts)
+
+
+def _save(context: StageContext, tokenizer: PreTrainedTokenizerBase, meta: Meta, rows: pa.Table) -> None:
+    """Write what all folds share, and fetch the files of folds that were fitted on another machine: the store has them already."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dora_core.classifier.scoring import save_meta
+
+    folder, stage = context.path / FOLDER, context.folder
+    save_meta(folder, tokenizer, meta)
+    pq.write_table(pa.table({"key": rows["key"]}), folder / KEYS, compression="zstd")
+    for fold in range(meta.folds):
+        stored = f"{stage.stage}/{stage.digest}/{FOLDER}/fold-{fold}"
+        for name in context.store.list(stored):
+            context.store.download(f"{stored}/{name}")
 
 
 def headline(result: StageResult[Facts]) -> str:
