@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dora_core.config.method import CalibrationConfig
 from dora_core.errors import DataError
@@ -98,7 +98,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     from dora_core.calibration import FORMS, calibrate, effective_sample_size, factor, mixture_shares, quantiles
     from dora_core.classifier.scoring import read_meta
-    from dora_core.data.records import fold_of, is_golden_source
+    from dora_core.data.records import fold_of
 
     classifier = context.facts(spec.classifier, ClassifyFacts).classifier
     fit = context.facts(classifier, ClassifyFacts)
@@ -106,28 +106,22 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     records = context.fetch(spec.records) / RECORDS_FILE
     index = read_index(records, "train")
     fold_N = fold_of(index.prompt_hash_N, meta.folds).astype(np.int32)
-    named = [*(name or UNLABELLED for name in index.names), UNLABELLED]  # the last for −1, no source
-    counts = dict.fromkeys(sorted(named), 0)
-    for name, count in zip(named, np.bincount(index.source_N % len(named), minlength=len(named)).tolist(), strict=True):
-        counts[name] += count
-    counts = {name: count for name, count in counts.items() if count}
-    golden = [name for name in counts if is_golden_source(name, spec.golden_sources)]
-    heads = [name for name in counts if name not in golden]
-    _check_sources(spec, golden, UNLABELLED in heads)
+    mixture = Mixture.of(index, spec.golden_sources)
+    heads = mixture.heads
+    _check_sources(spec, mixture.golden, UNLABELLED in heads)
 
     scores = score(spec, context, classifier, records, index, fold_N)
     # A source that left the mixture keeps its head in the classifier but has no share in P.
     ratios = Ratios(scores, Heads.of(heads, meta, fit))
     rows = poisoned(scores, ratios.heads, len(index))
     same = [name for name, prior in zip(heads, ratios.heads.prior, strict=True) if prior]
-    shares = mixture_shares(counts, spec.calibration.shares, golden, heads)
-    own = np.array([0 if name in golden else 1 + heads.index(name) if name in heads else 0 for name in named])
+    shares = mixture_shares(mixture.counts, spec.calibration.shares, mixture.golden, heads)
     forms = {form: np.empty(len(index)) for form in FORMS if not undefined(form, shares, heads)}
     for start in range(0, len(index), ROW_GROUP):
         part = slice(start, start + ROW_GROUP)
         c, _ = ratios.of(part.start, part.stop)
         for form, h_N in forms.items():
-            h_N[part] = factor(form, c, ratios.heads.gamma, shares, own[index.source_N[part]])
+            h_N[part] = factor(form, c, ratios.heads.gamma, shares, mixture.share_of[index.source_N[part]])
     no_shift = len(same) == len(heads)
     result = calibrate(np.ones(len(index)) if no_shift else forms[spec.calibration.form], spec.calibration)
     bad = int((~np.isfinite(result.h)).sum())
@@ -162,6 +156,38 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     metrics = {name: getattr(facts, name) for name in names}
     metrics |= {f"ess_{form}": value for form, value in ess.items()} | {"h_max": float(result.h.max()), "nan": bad}
     return StageOutput(rows=len(index), metrics={k: v for k, v in metrics.items() if v is not None}, facts=facts)
+
+
+class Mixture(NamedTuple):
+    """Sources of the training responses.
+
+    Attributes:
+        counts: responses by source; :data:`UNLABELLED` where the data names none.
+        golden: names of golden sources.
+        heads: names of all others, sorted: the order of heads and shares.
+        share_of: position in (golden, *heads) of each source of the index; the last is that of −1, no source.
+    """
+
+    counts: dict[str, int]
+    golden: list[str]
+    heads: list[str]
+    share_of: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, index: RowIndex, golden_sources: list[str]) -> Mixture:
+        """Count the sources of all rows."""
+        import numpy as np
+
+        from dora_core.data.records import is_golden_source
+
+        named = [*(name or UNLABELLED for name in index.names), UNLABELLED]  # the last for −1, no source
+        counts = dict.fromkeys(sorted(named), 0)
+        for name, count in zip(named, np.bincount(index.source_N % len(named), minlength=len(named)).tolist(), strict=True):
+            counts[name] += count
+        counts = {name: count for name, count in counts.items() if count}
+        golden = [name for name in counts if is_golden_source(name, golden_sources)]
+        heads = [name for name in counts if name not in golden]
+        return cls(counts, golden, heads, np.array([1 + heads.index(name) if name in heads else 0 for name in named]))
 
 
 def _check_sources(spec: Spec, golden: list[str], unlabelled: bool) -> None:
