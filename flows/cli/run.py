@@ -18,8 +18,6 @@ from infra.settings import Settings, apply_environment
 from infra.store.store import Store, write_atomic
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State
-
     from dora_core.data.previewed import Preview
 
 DRY_ROWS = 2_000
@@ -140,7 +138,7 @@ def _run_flow(config: RealignConfig | StudyConfig, until: Until) -> EndedRun:
     Raises:
         DoraError: the cause of its failure.
     """
-    state: State[Any]
+    state: Any
     if isinstance(config, StudyConfig):
         from flows.study import study
 

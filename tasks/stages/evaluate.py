@@ -24,7 +24,7 @@ from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.stage import ModelSource, StageContext, StageOutput, StageRef, StageSpec
 from tasks.runtime.workers import ModelWorker, WorkerArguments
 from tasks.stages import compare
 from tasks.stages._preference_measures import HeldOut, PreferenceMeasures, RewardCorrelation, measure, rank_correlation
@@ -72,7 +72,7 @@ class KLArguments(WorkerArguments):
     """Arguments of :class:`KLSampler`."""
 
     policy: StageRef
-    start: ModelConfig | StageRef
+    start: ModelSource
     text: TextConfig
     generate: GenerateConfig
 

@@ -22,7 +22,7 @@ from dora_core.config.execution import Execution
 from dora_core.config.method import ModelConfig, OptimizationConfig
 from dora_core.strict_model import StrictModel
 from infra.store.store import Store
-from tasks.runtime.stage import StageRef, local_model
+from tasks.runtime.stage import ModelSource, local_model
 from tasks.training.report import TrainingReport
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class TrainingJob:
 
     build: Callable[..., Task]
     arguments: dict[str, Any]
-    model: ModelConfig | StageRef
+    model: ModelSource
     optimization: OptimizationConfig
     execution: Execution
     store_uri: str
