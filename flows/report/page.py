@@ -16,6 +16,7 @@ from flows.report.find import manifest_of
 from flows.report.html import InlineFigure, inline_figures, render_template, web_links, yaml_text
 from flows.report.rounds import rounds_view
 from flows.run_record import RunRecord, StageRecord
+from infra.store.json_files import StoredResult
 from infra.store.store import Store
 from tasks.runtime.descriptor import StageResult
 from tasks.runtime.facts import Facts
@@ -49,7 +50,7 @@ class Page:
     """
 
     run: RunRecord
-    stored: dict[str, dict[str, Any]]
+    stored: dict[str, StoredResult]
 
     @classmethod
     def of(cls, store: Store, run: RunRecord) -> Page:

@@ -39,6 +39,7 @@ from flows.running.states import STOPPED
 from flows.running.surroundings import Surroundings
 from flows.running.task_runs import end_task_runs, open_task_runs
 from infra.settings import Settings
+from infra.store.journal import JournalEvent
 from tasks.runtime.descriptor import read_result
 from tasks.runtime.stage import StageRef
 from tasks.stages import compare, evaluate, ingest, promote
@@ -222,7 +223,7 @@ class ProgressArtifacts(Observer):
     def __init__(self) -> None:
         self._bars: dict[str, tuple[Any, float]] = {}
 
-    def event(self, stage: PlannedStage, event: dict[str, Any]) -> None:
+    def event(self, stage: PlannedStage, event: JournalEvent) -> None:
         if event["kind"] != "progress" or event["total"] <= 0:
             return
         percent = 100.0 * event["done"] / event["total"]

@@ -26,7 +26,7 @@ from tasks.runtime.stage import ModelSource, local_model
 from tasks.training.report import TrainingReport
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from dora_core.models.logprobs import ResponseLogps
@@ -206,7 +206,7 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     return max(lists, key=len, default=[])
 
 
-def trained_model(job: TrainingJob, weights: dict[str, Any]) -> PreTrainedModel:
+def trained_model(job: TrainingJob, weights: dict[str, Tensor]) -> PreTrainedModel:
     """An unsharded model with the trained weights, adapters merged, in the precision it was trained in."""
     import torch
 
