@@ -224,7 +224,7 @@ class RayJobs:
         while True:
             job = self._job(submission_id)
             if job is None:
-                raise ServiceError(f"Ray no longer knows job {submission_id}: its head was restarted", hint=RESUME)
+                raise ServiceError(f"Ray has no job {submission_id} any more: its head was restarted", hint=RESUME)
             terminal = job["status"] not in ACTIVE
             started = time.monotonic()
             if terminal or started >= next_log:

@@ -31,7 +31,7 @@ def generate(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write responses to a file of prompts, from a model or a server. Repeated: at once; interrupted: continues where it was."""
+    """Write responses to a file of prompts, from a model or a server. A repeated command ends at once; an interrupted one is resumed."""
     with explained(as_json):
         from flows.cli.files.generation import generate_file
         from flows.cli.files.settings import data_source, execution_options

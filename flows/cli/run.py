@@ -156,7 +156,7 @@ def _run_flow(config: RealignConfig | StudyConfig, until: Until) -> EndedRun:
 
 
 def write_report(store: Store, run_id: str, path: Path) -> Path:
-    """Write the page of a run; a study has a page of its own kind."""
+    """Write the page of a run; a study has a different page."""
     run = read_record(store, run_id)
     if run is not None and run.flow == "study":
         from flows.report.study import render_study as render

@@ -237,7 +237,7 @@ def _at(data: Any, path: KeyPath) -> Any:
 def _locate(loc: Iterable[str | int], root: type[BaseModel]) -> tuple[KeyPath, type[BaseModel]]:
     """Split a pydantic location into the user's key path and the model that holds its last key.
 
-    Pydantic adds the member of a union (``float``, ``literal['auto']``, a tag) to the location; those are no keys.
+    Pydantic adds the member of a union (``float``, ``literal['auto']``, a tag) to the location; these are not keys.
     """
     path: list[str | int] = []
     holder: type[BaseModel] = root
@@ -269,7 +269,7 @@ def _sentence(fault: dict[str, Any], model: type[BaseModel], path: KeyPath) -> s
         field = _keys(model).get(str(path[-1]))
         return f"is required: {field.description}" if field and field.description else "is required"
     if kind == "union_tag_not_found":
-        return "is required: it says what the section is"
+        return "is required: it is the kind of the section"
     if kind in ("literal_error", "union_tag_invalid"):
         allowed = re.findall(r"'([^']*)'", context["expected" if kind == "literal_error" else "expected_tags"])
         if not isinstance(found, str):

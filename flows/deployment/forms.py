@@ -170,7 +170,7 @@ def _find(model: type[BaseModel], path: list[str]) -> Any:
 
 
 class _Registered:
-    """JSON schema of a name out of a registry, plug-ins included; read when a schema is asked for."""
+    """JSON schema of a name out of a registry, plug-ins included; read when a schema is made."""
 
     def __init__(self, names: Callable[[], Iterable[str]]):
         self._names = names

@@ -26,7 +26,7 @@ from tasks.stages.registry import STAGES, parse_result
 UNDECIDED = {
     "running": "The run has not ended; this page shows what is finished.",
     "failed": "The run failed before a decision; the champion stays.",
-    "stopped": "The run stopped itself before a decision; the champion stays. The reason is below.",
+    "stopped": "The run was stopped before a decision; the champion stays. The reason is below.",
     "cancelled": "The run was cancelled before a decision; the champion stays.",
     "completed": "This run ends without a decision: it had no promotion stage.",
     "waiting": "The run waits for a person to approve the model.",
@@ -35,7 +35,7 @@ UNDECIDED = {
 ENDED = {
     "failed": "failed",
     "cancelled": "was cancelled",
-    "stopped": "stopped itself",
+    "stopped": "was stopped",
     "completed": "ended",
     "waiting": "waits for a person",
 }

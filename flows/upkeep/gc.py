@@ -342,7 +342,7 @@ class Sweep:
             return True
         try:
             return discard(self.store, place, lambda: self.watch.is_unwanted(place))
-        except FileNotFoundError:  # another collection was quicker
+        except FileNotFoundError:  # deleted by another collection
             return False
         except (OSError, DoraError) as error:
             self.collected.problems.append(f"{place}: {error}")

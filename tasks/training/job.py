@@ -178,8 +178,8 @@ class Memory(StrictModel):
     def lower(self, job: TrainingJob, error: OutOfMemory) -> None:
         """Store a smaller budget. Ranks that run out of memory in the same step may all do this; the last write counts."""
         warning = (
-            f"{error.message}: training went on from the last checkpoint with at most {error.budget} tokens, which changes the weights by "
-            f"rounding only; set execution.{job.stage}.micro_batch_tokens to {error.budget} to save the attempt"
+            f"{error.message}: training continued from the last checkpoint with at most {error.budget} tokens, which changes the weights "
+            f"by rounding only; set execution.{job.stage}.micro_batch_tokens to {error.budget} to save the attempt"
         )
         log.warning(warning)
         lowered = Memory(micro_batch_tokens=error.budget, warnings=[*self.warnings, warning])
