@@ -25,7 +25,8 @@ from flows.running.session import Session
 from flows.running.supervise import ProgressArtifacts, clean_up_dead_run, ended, outcome, publish_summary, recorded, run_plan
 from flows.running.surroundings import Surroundings
 from tasks.runtime.descriptor import read_result
-from tasks.runtime.stage import StageRef, write_spec
+from tasks.runtime.spec import StageRef
+from tasks.runtime.stage import write_spec
 from tasks.stages import study as tables
 
 

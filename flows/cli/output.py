@@ -16,7 +16,7 @@ from rich.text import Text
 from dora_core.evaluation.metrics import estimate_text
 from flows.running.observer import Observer
 from tasks.runtime.descriptor import read_result
-from tasks.runtime.stage import StageRef
+from tasks.runtime.spec import StageRef
 from tasks.stages import study
 from tasks.stages.registry import STAGES, parse_result
 

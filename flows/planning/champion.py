@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dora_core.errors import ServiceError
 from infra.store.store import Store
 from infra.tracking import model_registry as registry
-from tasks.runtime.stage import StageRef
+from tasks.runtime.spec import StageRef
 
 
 def champions(mlflow_uri: str, model_name: str, store: Store, note: Callable[[str], None]) -> list[StageRef]:

@@ -19,7 +19,7 @@ from flows.planning.specs import Chain, pinned
 from infra.settings import Settings
 from infra.store.store import SPEC, Store
 from tasks.runtime.descriptor import read_result
-from tasks.runtime.stage import StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
 from tasks.stages import drift, ingest
 from tasks.stages._drift_facts import Previous
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from infra.store.store import Store
-from tasks.runtime.stage import StageSpec
+from tasks.runtime.spec import StageSpec
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dora_core.config.judging import Judge, RewardModelJudge
 from dora_core.config.method import GenerateConfig, OptimizationConfig, SftConfig
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
 from infra.store.store import sha256_of
-from tasks.runtime.stage import ModelSource, StageRef, StageSpec
+from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.stages._drift_facts import Previous
 
 Configuration = TypeVar("Configuration", bound=MethodConfig)

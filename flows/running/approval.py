@@ -49,7 +49,7 @@ from infra.store.store import Store
 from infra.tracking.tracker import UI_PAGES
 from tasks.runtime.descriptor import read_result
 from tasks.runtime.facts import F
-from tasks.runtime.stage import StageRef
+from tasks.runtime.spec import StageRef
 from tasks.stages import compare, evaluate, promote
 from tasks.stages.promote import Answer
 

@@ -15,7 +15,8 @@ from infra.ray_jobs import RayJobs
 from infra.store.journal import JournalPart, JournalReader
 from infra.store.json_files import StoredResult
 from infra.store.store import Store
-from tasks.runtime.stage import StageSpec, execute
+from tasks.runtime.spec import StageSpec
+from tasks.runtime.stage import execute
 from tasks.stages.registry import STAGES
 
 

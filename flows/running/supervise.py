@@ -41,7 +41,7 @@ from flows.running.task_runs import end_task_runs, open_task_runs
 from infra.settings import Settings
 from infra.store.journal import JournalEvent
 from tasks.runtime.descriptor import read_result
-from tasks.runtime.stage import StageRef
+from tasks.runtime.spec import StageRef
 from tasks.stages import compare, evaluate, ingest, promote
 from tasks.stages.registry import parse_result
 

@@ -34,7 +34,7 @@ from infra.prefect_api import connected
 from infra.settings import Places, Settings, apply_environment
 from infra.store.deletion import TRASH, delete_file, discard, files_below
 from infra.store.store import Store
-from tasks.runtime.stage import DIGEST_PATTERN
+from tasks.runtime.spec import DIGEST_PATTERN
 from tasks.stages.registry import STAGES
 
 ROW_CACHES = tuple(stage.row_cache.folder for stage in STAGES.values() if stage.row_cache)

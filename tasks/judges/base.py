@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from dora_core.config.judging import Judge, JudgeConfig
 from dora_core.config.method import TextConfig
 from tasks.runtime.facts import Facts
-from tasks.runtime.stage import ModelSource, StageContext, StageRef, StageSpec
+from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+
+    from tasks.runtime.stage import StageContext
 
 
 class JudgeSpec(StageSpec):

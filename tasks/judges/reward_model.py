@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from dora_core.config.judging import RewardModelJudge
 from dora_core.config.method import ModelConfig, TextConfig
 from tasks.judges.base import JudgeKind, JudgeSpec, Scored
-from tasks.runtime.stage import ModelSource, StageContext, local_model
+from tasks.runtime.spec import ModelSource, local_model
+from tasks.runtime.stage import StageContext
 from tasks.runtime.workers import ModelWorker, WorkerArguments
 
 if TYPE_CHECKING:

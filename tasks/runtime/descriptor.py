@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from infra.store.json_files import StoredResult
 from infra.store.store import Store
 from tasks.runtime.facts import AnyFacts, F, Facts
-from tasks.runtime.stage import Run, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+
+if TYPE_CHECKING:
+    from tasks.runtime.stage import Run
 
 
 @dataclass(frozen=True)

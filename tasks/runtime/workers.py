@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from dora_core.config.execution import Execution
 from dora_core.strict_model import StrictModel
-from tasks.runtime.stage import ModelSource, local_model
+from tasks.runtime.spec import ModelSource, local_model
 
 if TYPE_CHECKING:
     import pyarrow as pa

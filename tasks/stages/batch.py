@@ -36,7 +36,8 @@ from infra.store.store import SPEC, Store
 from tasks.runtime.actor_pool import run_on_actors
 from tasks.runtime.descriptor import STAGES, Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import Run, StageContext, StageOutput, StageRef, StageSpec, describe_error, execute, prepare_process
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import Run, StageContext, StageOutput, describe_error, execute, prepare_process
 from tasks.runtime.worker_failures import WorkerFailures
 from tasks.runtime.workers import use_threads
 

@@ -25,7 +25,8 @@ from dora_core.config.method import GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import DataError
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import RequestFacts
-from tasks.runtime.stage import ModelSource, StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import ModelSource, StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.runtime.workers import ModelWorker, WorkerArguments
 from tasks.tables.artifacts import RECORDS_FILE, SAMPLES_FILE
 

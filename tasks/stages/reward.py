@@ -23,7 +23,8 @@ from dora_core.strict_model import StrictModel
 from infra.store.store import Store
 from tasks.judges.reward_model import RewardArguments, RewardScorer
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.tables.artifacts import RECORDS_FILE
 from tasks.tables.rows import record_batches, responses_of
 from tasks.tables.training_records import count_unpaired

@@ -22,7 +22,7 @@ from dora_core.config.execution import Execution
 from dora_core.config.method import ModelConfig, OptimizationConfig
 from dora_core.strict_model import StrictModel
 from infra.store.store import Store
-from tasks.runtime.stage import ModelSource, local_model
+from tasks.runtime.spec import ModelSource, local_model
 from tasks.training.report import TrainingReport
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dora_core.errors import ConfigError
 from flows.cli.files.settings import from_options, trained
 from flows.cli.files.stages import Done, FileStages, with_prompts
 from flows.cli.files.tables import Output
-from tasks.runtime.stage import StageRef
+from tasks.runtime.spec import StageRef
 from tasks.stages import generate, prompts
 
 HINT = "give --model FOLDER_OR_ID, or --endpoint URL with --served-model NAME"

@@ -27,7 +27,8 @@ from flows.running.stage_runner import StageRunner
 from infra.ray_jobs import RayJobs
 from infra.settings import Settings, apply_environment
 from infra.store.store import Store
-from tasks.runtime.stage import StageSpec, prepare_process, write_spec
+from tasks.runtime.spec import StageSpec
+from tasks.runtime.stage import prepare_process, write_spec
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,7 +10,8 @@ import pytest
 from dora_core.errors import DataError
 from infra.store.json_files import StoredError, StoredResult
 from infra.store.store import ERROR, RESULT, Store
-from tasks.runtime.stage import StageContext, StageOutput, StageSpec, execute
+from tasks.runtime.spec import StageSpec
+from tasks.runtime.stage import StageContext, StageOutput, execute
 
 
 class Spec(StageSpec):
