@@ -30,12 +30,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import pyarrow.fs as pafs
 
 from dora_core.errors import DoraError, StoreError
-from infra.store.json_files import FileFacts, Result, StoredResult
+
+if TYPE_CHECKING:
+    from infra.store.json_files import FileFacts, Result, StoredResult
 
 RESULT = "result.json"
 SPEC = "spec.json"
@@ -188,7 +190,7 @@ class Store:
     def read_result(self, stage: str, digest: str) -> StoredResult | None:
         """Read ``result.json``; None if it is missing or damaged."""
         result = self.read_json(f"{stage}/{digest}/{RESULT}")
-        return cast(StoredResult, result) if isinstance(result, dict) and result.keys() >= {"digest", "files"} else None
+        return cast("StoredResult", result) if isinstance(result, dict) and result.keys() >= {"digest", "files"} else None
 
     # ------------------------------------------------------------------------------------------------------- files
 
