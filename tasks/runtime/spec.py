@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from dora_core.config.execution import Execution
 from dora_core.config.method import ModelConfig
@@ -36,7 +36,15 @@ class StageRef(StrictModel):
     digest: str = Field(pattern=DIGEST_PATTERN)
 
 
-def local_model(source: ModelConfig | StageRef, store_uri: str) -> ModelConfig | Path:
+def _source_kind(value: object) -> str:
+    return "StageRef" if isinstance(value, StageRef) or (isinstance(value, dict) and "digest" in value) else "ModelConfig"
+
+
+ModelSource = Annotated[Annotated[StageRef, Tag("StageRef")] | Annotated[ModelConfig, Tag("ModelConfig")], Discriminator(_source_kind)]
+"""A model: by name, or the stage that trained it. The discriminator keeps messages about one of them free of the other's fields."""
+
+
+def local_model(source: ModelSource, store_uri: str) -> ModelConfig | Path:
     """The model as a worker loads it: by name, or the folder of a stage's model, fetched to this machine."""
     return Store(store_uri).fetch(source.stage, source.digest) / "model" if isinstance(source, StageRef) else source
 

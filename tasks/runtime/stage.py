@@ -28,6 +28,7 @@ from typing import Any
 
 from dora_core.errors import DoraError
 from infra.store.journal import JournalWriter
+from infra.store.json_files import Result, StoredError, StoredResult
 from infra.store.store import ERROR, SPEC, StageFolder, Store, full_disk, split_uri
 from tasks.runtime.facts import F, Facts
 from tasks.runtime.spec import StageRef, StageSpec
@@ -77,7 +78,7 @@ class StageContext:
         """Local folder with an input stage's files."""
         return self.store.fetch(ref.stage, ref.digest)
 
-    def result(self, ref: StageRef) -> dict[str, Any]:
+    def result(self, ref: StageRef) -> StoredResult:
         """An input stage's ``result.json``."""
         result = self.store.read_result(ref.stage, ref.digest)
         assert result is not None, f"{ref} was planned but has no result"
@@ -99,7 +100,7 @@ class StageContext:
 Run = Callable[[Any, StageContext], StageOutput]
 
 
-def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
+def execute(spec: StageSpec, run: Run, store: Store) -> StoredResult:
     """Run a stage unless its result is already there; returns ``result.json``'s content.
 
     Raises:
@@ -119,7 +120,7 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
         output = run(spec, context)
         context.journal.flush()
         extra = {"warnings": [*output.facts.warnings, *context.warnings]} if context.warnings else {}
-        result = {
+        content: Result = {
             "stage": spec.stage,
             "digest": digest,
             "spec": spec.payload(),
@@ -131,7 +132,7 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
             "seconds": time.monotonic() - clock,
             "python": platform.python_version(),
         }
-        store.mark_done(folder, result)
+        store.mark_done(folder, content)
     except (SystemExit, KeyboardInterrupt):  # a stop is not an error of the stage
         raise
     except BaseException as error:  # torch.distributed.checkpoint raises a BaseException
@@ -150,11 +151,11 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
     return result
 
 
-def describe_error(error: BaseException) -> dict[str, Any]:
+def describe_error(error: BaseException) -> StoredError:
     """JSON form of any exception: the innermost :class:`DoraError` in the chain if there is one, else type and place."""
     for cause in _causes(error):
         if isinstance(cause, DoraError):
-            return cause.to_json()
+            return StoredError(type=type(cause).__name__, message=cause.message, hint=cause.hint, retryable=cause.retryable)
     frame = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
     place = f" at {Path(frame.filename).name}:{frame.lineno}" if frame else ""
     return {

@@ -53,7 +53,7 @@ def labelled_rows(records: Path, golden_sources: list[str]) -> pa.Table:
         )
     if golden == len(rows):
         raise DataError(
-            "every training response is golden: there is nothing to tell apart",
+            "every training response is golden: there is nothing to distinguish",
             hint="use objective erm, or name only the trusted sources in data.golden_sources",
         )
     return rows.sort_by("key")

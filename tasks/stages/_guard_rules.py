@@ -126,7 +126,7 @@ def _share_of_round_1(config: GuardConfig, samples: Samples) -> float | None:
     needs="samples",
     at_least="min_distinct",
     limit=_share_of_round_1,
-    remedy="the samples have lost their words: compare them with round 1's, raise generate.temperature or top_p",
+    remedy="the vocabulary of the samples has shrunk: compare them with round 1's, raise generate.temperature or top_p",
 )
 def distinct(config: GuardConfig, samples: Samples) -> Found:
     now, floor = samples.now, _share_of_round_1(config, samples)

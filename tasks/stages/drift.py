@@ -135,7 +135,7 @@ def stop(rules: list[Rule]) -> Stop:
     keys = ", ".join(f"drift.refuse_{r.name} to {math.ceil(100 * r.excess) / 100:g}" for r in worst)
     return Stop(
         message=f"the data has moved too far from the last run's: {reasons(rules, 'refuse')}",
-        hint=f"look at the new rows {rows}; if the change is meant, raise {keys} or more, or set it to null",
+        hint=f"look at the new rows {rows}; if the change is intended, raise {keys} or more, or set it to null",
     )
 
 

@@ -23,7 +23,7 @@ from dora_core.config.method import EvaluateConfig, GateConfig, GenerateConfig, 
 from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
 from tasks.runtime.workers import ModelWorker, WorkerArguments
 from tasks.stages import compare
@@ -68,7 +68,7 @@ class KLArguments(WorkerArguments):
     """Arguments of :class:`KLSampler`."""
 
     policy: StageRef
-    start: ModelConfig | StageRef
+    start: ModelSource
     text: TextConfig
     generate: GenerateConfig
 
