@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from dora_core.strict_model import StrictModel
+from tasks.stages._calibrate_facts import Balance, Imbalance
 from tasks.tables.artifacts import GOLDEN_FILE, RECORDS_FILE
 from tasks.tables.rows import read_index, text_rows
 
@@ -25,34 +23,12 @@ if TYPE_CHECKING:
     from tasks.stages._calibration_ratios import Ratios
 
 SAMPLE = 20_000
+CHUNK = 65_536  # rows whose statistics are in memory at a time
 SMALLEST_SHARE = 0.01  # of golden responses to a prompt: no golden row weighs more than 100 times another
 FEWEST = 50
 """Golden rows below which nothing is compared."""
-
-
-class Imbalance(StrictModel):
-    """Standardised mean difference of a statistic: mixture − golden, in standard deviations."""
-
-    before: float = Field(description="All responses alike.")
-    after: float = Field(description="Responses weighted by h.")
-
-
-class Balance(StrictModel):
-    """Text statistics of the mixture beside golden ones."""
-
-    statistics: dict[str, Imbalance]
-    responses: int = Field(description="Compared responses of the mixture.")
-    golden: int = Field(description="Compared golden responses.")
-    ridge: float | None = Field(None, description="Of the enforced balance; null: not enforced.")
-
-    @property
-    def worst_before(self) -> float:
-        return max((abs(one.before) for one in self.statistics.values()), default=0.0)
-
-    @property
-    def worst(self) -> float:
-        """Largest |difference| after weighting."""
-        return max((abs(one.after) for one in self.statistics.values()), default=0.0)
+BALANCED_ESS = 0.8
+"""Share of the raw factors' effective sample size that enforced balance keeps."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +63,13 @@ class Sides:
             return None
         return cls(mixture, statistics, len(golden), Moments.of(statistics, golden, weights))
 
-    def tilt(self, h_N: NDArray[np.float64], ess_floor: float) -> Tilt:
-        """The tilt of h that balances; ``ess_floor`` as of ``dora_core.balance.entropy_balance``."""
+    def tilt(self, h_N: NDArray[np.float64]) -> Tilt:
+        """The tilt of h that balances, as far as :data:`BALANCED_ESS` allows."""
         from dora_core.balance import entropy_balance
+        from dora_core.calibration import effective_sample_size
 
-        return entropy_balance(h_N[self.mixture_M], self.statistics_MF, self.moments, ess_floor)
+        h_M = h_N[self.mixture_M]
+        return entropy_balance(h_M, self.statistics_MF, self.moments, BALANCED_ESS * effective_sample_size(h_M))
 
     def facts(self, h_N: NDArray[np.float64], ridge: float | None) -> Balance:
         import numpy as np
@@ -104,6 +82,27 @@ class Sides:
         found = zip(STATISTICS, before.tolist(), after.tolist(), strict=True)
         compared = {name: Imbalance(before=b, after=a) for name, b, a in found}
         return Balance(statistics=compared, responses=len(h), golden=self.golden, ridge=ridge)
+
+
+def balanced_factors(
+    sides: Sides | None, raw_N: NDArray[np.float64], records: Path, *, enforce: bool
+) -> tuple[NDArray[np.float64], float | None, list[str]]:
+    """The raw factors, tilted where balance is enforced; the ridge of the tilt; and warnings."""
+    import numpy as np
+
+    if not enforce:
+        return raw_N, None, []
+    if sides is None:
+        return raw_N, None, ["calibration.balance is enforce, but there are too few golden responses to compare with: h is as it was"]
+    tilt = sides.tilt(raw_N)
+    if tilt.ridge is None:
+        kept = f"{BALANCED_ESS:.0%} of the effective sample size"
+        return raw_N, None, [f"no tilt of h balances the text statistics and keeps {kept}: h is as it was"]
+    out = np.empty_like(raw_N)
+    for start in range(0, len(raw_N), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(raw_N)))
+        out[rows] = tilt(raw_N[rows], statistics_at(records, rows))
+    return out, tilt.ridge, []
 
 
 def statistics_at(file: Path, positions: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from dora_core.errors import ModelError
-from tasks.runtime.score_cache import Scores
-from tasks.stages import classify
-from tasks.stages._classify_rows import UNLABELLED
+from tasks.tables.artifacts import GOLDEN_PROMPT, UNLABELLED
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from dora_core.classifier.scoring import Meta
+    from tasks.runtime.score_cache import Scores
+    from tasks.stages._classify_facts import Facts as ClassifyFacts
+    from tasks.stages._classify_facts import GivenPrompt, HeadFacts
 
 MOST_UNSCORED = 0.01
 """Share of responses without a number beyond which the classifier is at fault, and not the responses."""
@@ -39,7 +40,7 @@ class Heads:
     conditional: bool
 
     @classmethod
-    def of(cls, names: list[str], meta: Meta, fit: classify.Facts, ratio: Literal["conditional", "joint"]) -> Heads:
+    def of(cls, names: list[str], meta: Meta, fit: ClassifyFacts, ratio: Literal["conditional", "joint"]) -> Heads:
         """The heads of the sources ``names``; ``fit``: facts of the classify stage that fitted them."""
         import numpy as np
 
@@ -72,10 +73,10 @@ class Heads:
 
         if not self.conditional:
             return None
-        return np.column_stack([scores[classify.GOLDEN_PROMPT], *(scores[f"prompt_{name}"] for name in self.names)])
+        return np.column_stack([scores[GOLDEN_PROMPT], *(scores[f"prompt_{name}"] for name in self.names)])
 
 
-def separation(head: classify.HeadFacts, ratio: Literal["conditional", "joint"]) -> classify.HeadFacts | classify.GivenPrompt:
+def separation(head: HeadFacts, ratio: Literal["conditional", "joint"]) -> HeadFacts | GivenPrompt:
     """How well a head separates what the ratio compares."""
     return head if ratio == "joint" or head.given_prompt is None else head.given_prompt
 
@@ -102,7 +103,7 @@ class Ratios:
         """Golden share m_0(x) of the prompts of rows; None where prompts tell nothing, or are not asked: it is the mixture's."""
         from dora_core.calibration import prompt_shares
 
-        columns = [classify.GOLDEN_PROMPT, *(f"prompt_{name}" for name in self.heads.names)]
+        columns = [GOLDEN_PROMPT, *(f"prompt_{name}" for name in self.heads.names)]
         if not self.heads.conditional or not any(self.scores.columns[name].any() for name in columns):
             return None
         prompts = self.heads.prompts(self.scores.at(positions))

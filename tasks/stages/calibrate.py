@@ -21,7 +21,7 @@ No shift: a head indistinguishable from golden (``diagnostics.family_interval``;
 noise as ratio; its c is replaced by the prior 1/(1 + γ), so w = 1. If that holds of every head, h = 1 for all.
 
 Balance: ``facts.balance`` compares text statistics of responses, weighted by h, with golden ones; ``calibration.balance: enforce`` first
-tilts the raw h until they agree (``dora_core/balance.py``), as far as :data:`BALANCED_ESS` of its effective sample size is kept. Costs
+tilts the raw h until they agree (``dora_core/balance.py``), as far as 80 % of its effective sample size is kept. Costs
 a pass over the texts of at most 20,000 responses and as many golden ones; enforced, over all texts.
 
 Poisoned rows, counted in ``facts.rows``: a response without a number (a logit is NaN) keeps its place with w = 1 for that head, as for
@@ -34,24 +34,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-from pydantic import ConfigDict, Field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dora_core.config.method import CalibrationConfig
 from dora_core.errors import DataError
-from dora_core.strict_model import StrictModel
 from infra.store.store import Store
 from tasks.runtime.descriptor import Event, Stage, StageResult
-from tasks.runtime.facts import Quantiles
-from tasks.runtime.score_cache import ROW_GROUP, CachedRows, Scores, ScoringFacts, score_rows
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
-from tasks.stages import classify
-from tasks.stages._calibration_balance import Balance, Sides, statistics_at
+from tasks.runtime.score_cache import ROW_GROUP, CachedRows, Scores, score_rows
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
+from tasks.stages._calibrate_facts import FactorFacts, GoldenFraction, Histogram, ScoredRows
+from tasks.stages._calibrate_facts import Facts as Facts
+from tasks.stages._calibration_balance import Sides, balanced_factors
 from tasks.stages._calibration_ratios import Heads, Ratios, poisoned, separation, undefined
-from tasks.stages._classify_rows import UNLABELLED
-from tasks.stages.classify import FOLDER, LogitArguments, LogitScorer
-from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE
+from tasks.stages._classify_facts import Facts as ClassifyFacts
+from tasks.stages.classify import LogitArguments, LogitScorer
+from tasks.tables.artifacts import CALIBRATION_FILE, CLASSIFIER_FOLDER, GOLDEN_PROMPT, RECORDS_FILE, UNLABELLED
 from tasks.tables.rows import RowIndex, read_index, rebatch, record_batches, responses_of, text_rows
 
 if TYPE_CHECKING:
@@ -62,7 +60,6 @@ if TYPE_CHECKING:
     from dora_core.classifier.golden_share import GoldenShare
 
 SCHEMA_VERSION = 2
-BALANCED_ESS = 0.8  # share of the raw factors' effective sample size that enforced balance keeps
 HISTOGRAM_BINS = 40
 
 
@@ -76,62 +73,6 @@ class Spec(StageSpec):
     classifier: StageRef
     calibration: CalibrationConfig
     golden_sources: list[str]
-
-
-class FactorFacts(StrictModel):
-    """h of one source's responses."""
-
-    n: int
-    mean: float
-    quantiles: Quantiles
-
-
-class Histogram(StrictModel):
-    """Counts by source over common bins; one edge more than bins."""
-
-    edges: list[float]
-    counts: dict[str, list[int]]
-
-
-class ScoredRows(StrictModel):
-    """Outcome of scoring: in = scored + unscored."""
-
-    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
-
-    in_: int = Field(alias="in")
-    scored: int
-    unscored: int = Field(description="No number from the classifier: w = 1.")
-    clipped: int = Field(description="Of the scored: a logit beyond its limit.")
-    capped: int = Field(description="Factors that were lowered to the cap.")
-
-
-class GoldenFraction(StrictModel):
-    """Golden share α of the mixture, with its interval where it is estimated."""
-
-    value: float
-    low: float
-    high: float
-    estimated: bool
-
-
-class Facts(ScoringFacts):
-    """See the module docstring."""
-
-    padding_waste: float | None = Field(description="Share of the new rows' padded tokens that are padding; null where nothing is new.")
-    form: str
-    ratio: Literal["conditional", "joint"] = Field("joint", description="Of responses given the prompt, or of both together.")
-    h: dict[str, FactorFacts] = Field(description="By source.")
-    histogram: Histogram
-    ess: float = Field(description="Effective sample size as a share of the responses.")
-    ess_by_form: dict[str, float] = Field(description="Of the raw factors.")
-    capped_fraction: float
-    rows: ScoredRows | None = Field(None, description="Absent before that was counted.")
-    nan: int = Field(description="0.")
-    tau: float = Field(description="Temper; 1 where the factors are as they came.")
-    shares: dict[str, float] = Field(description="Shares of the mixture: `golden`, then every head.")
-    alpha: GoldenFraction
-    no_shift: bool = Field(description="No source can be told from golden: h = 1.")
-    balance: Balance | None = Field(None, description="Absent with too few golden responses, and before that was measured.")
 
 
 def score(spec: Spec, context: StageContext, classifier: StageRef, records: Path, index: RowIndex, fold_N: NDArray[np.int32]) -> Scores:
@@ -164,40 +105,35 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     from dora_core.calibration import FORMS, calibrate, effective_sample_size, factor, mixture_shares, quantiles
     from dora_core.classifier.scoring import read_meta
-    from dora_core.data.records import fold_of, is_golden_source
+    from dora_core.data.records import fold_of
 
-    classifier = context.facts(spec.classifier, classify.Facts).classifier
-    fit = context.facts(classifier, classify.Facts)
-    meta = read_meta(context.fetch(classifier) / FOLDER)
+    classifier = context.facts(spec.classifier, ClassifyFacts).classifier
+    fit = context.facts(classifier, ClassifyFacts)
+    meta = read_meta(context.fetch(classifier) / CLASSIFIER_FOLDER)
     records = context.fetch(spec.records) / RECORDS_FILE
     index = read_index(records, "train")
     fold_N = fold_of(index.prompt_hash_N, meta.folds).astype(np.int32)
-    named = [*(name or UNLABELLED for name in index.names), UNLABELLED]  # the last for −1, no source
-    counts = dict.fromkeys(sorted(named), 0)
-    for name, count in zip(named, np.bincount(index.source_N % len(named), minlength=len(named)).tolist(), strict=True):
-        counts[name] += count
-    counts = {name: count for name, count in counts.items() if count}
-    golden = [name for name in counts if is_golden_source(name, spec.golden_sources)]
-    heads = [name for name in counts if name not in golden]
-    _check_sources(spec, golden, UNLABELLED in heads)
+    mixture = Mixture.of(index, spec.golden_sources)
+    heads = mixture.heads
+    _check_sources(spec, mixture.golden, UNLABELLED in heads)
 
     scores = score(spec, context, classifier, records, index, fold_N)
     # A source that left the mixture keeps its head in the classifier but has no share in P.
     ratios = Ratios(scores, Heads.of(heads, meta, fit, spec.calibration.ratio))
     rows = poisoned(scores, ratios.heads, len(index))
     same = [name for name, prior in zip(heads, ratios.heads.prior, strict=True) if prior]
-    shares = mixture_shares(counts, spec.calibration.shares, golden, heads)
-    own = np.array([0 if name in golden else 1 + heads.index(name) if name in heads else 0 for name in named])
+    shares = mixture_shares(mixture.counts, spec.calibration.shares, mixture.golden, heads)
     forms = {form: np.empty(len(index)) for form in FORMS if not undefined(form, shares, heads)}
     for start in range(0, len(index), ROW_GROUP):
         part = slice(start, start + ROW_GROUP)
         c, _ = ratios.of(part.start, part.stop)
         for form, h_N in forms.items():
-            h_N[part] = factor(form, c, ratios.heads.gamma, shares, own[index.source_N[part]], ratios.prompts(part.start, part.stop))
+            own_N, prompts = mixture.share_of[index.source_N[part]], ratios.prompts(part.start, part.stop)
+            h_N[part] = factor(form, c, ratios.heads.gamma, shares, own_N, prompts)
     no_shift = len(same) == len(heads)
     raw = np.ones(len(index)) if no_shift else forms[spec.calibration.form]
-    sides = Sides.read(records.parent, own[index.source_N] == 0, ratios, shares)
-    raw, ridge, unbalanced = _balanced(spec.calibration, records, sides, raw, no_shift)
+    sides = Sides.read(records.parent, mixture.share_of[index.source_N] == 0, ratios, shares)
+    raw, ridge, unbalanced = balanced_factors(sides, raw, records, enforce=spec.calibration.balance == "enforce" and not no_shift)
     result = calibrate(raw, spec.calibration)
     bad = int((~np.isfinite(result.h)).sum())
     assert bad == 0, f"{bad} factors are not finite: clipped logits and shares > 0 exclude it"
@@ -237,27 +173,36 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     return StageOutput(rows=len(index), metrics={k: v for k, v in metrics.items() if v is not None}, facts=facts)
 
 
-def _balanced(
-    config: CalibrationConfig, records: Path, sides: Sides | None, raw_N: NDArray[np.float64], no_shift: bool
-) -> tuple[NDArray[np.float64], float | None, list[str]]:
-    """The raw factors, tilted if balance is enforced; the ridge of the tilt; and warnings."""
-    import numpy as np
+class Mixture(NamedTuple):
+    """Sources of the training responses.
 
-    from dora_core.calibration import effective_sample_size
+    Attributes:
+        counts: responses by source; :data:`UNLABELLED` where the data names none.
+        golden: names of golden sources.
+        heads: names of all others, sorted: the order of heads and shares.
+        share_of: position in (golden, *heads) of each source of the index; the last is that of −1, no source.
+    """
 
-    if config.balance == "report" or no_shift:
-        return raw_N, None, []
-    if sides is None:
-        return raw_N, None, ["calibration.balance is enforce, but there are too few golden responses to compare with: h is as it was"]
-    tilt = sides.tilt(raw_N, BALANCED_ESS * effective_sample_size(raw_N))
-    if tilt.ridge is None:
-        kept = f"{BALANCED_ESS:.0%} of the effective sample size"
-        return raw_N, None, [f"no tilt of h balances the text statistics and keeps {kept}: h is as it was"]
-    out, start = np.empty_like(raw_N), 0
-    for stop in [*range(ROW_GROUP, len(raw_N), ROW_GROUP), len(raw_N)]:
-        out[start:stop] = tilt(raw_N[start:stop], statistics_at(records, np.arange(start, stop)))
-        start = stop
-    return out, tilt.ridge, []
+    counts: dict[str, int]
+    golden: list[str]
+    heads: list[str]
+    share_of: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, index: RowIndex, golden_sources: list[str]) -> Mixture:
+        """Count the sources of all rows."""
+        import numpy as np
+
+        from dora_core.data.records import is_golden_source
+
+        named = [*(name or UNLABELLED for name in index.names), UNLABELLED]  # the last for −1, no source
+        counts = dict.fromkeys(sorted(named), 0)
+        for name, count in zip(named, np.bincount(index.source_N % len(named), minlength=len(named)).tolist(), strict=True):
+            counts[name] += count
+        counts = {name: count for name, count in counts.items() if count}
+        golden = [name for name in counts if is_golden_source(name, golden_sources)]
+        heads = [name for name in counts if name not in golden]
+        return cls(counts, golden, heads, np.array([1 + heads.index(name) if name in heads else 0 for name in named]))
 
 
 def _check_sources(spec: Spec, golden: list[str], unlabelled: bool) -> None:
@@ -288,7 +233,7 @@ def _alpha(shares: np.ndarray, heads: list[str], unlabelled: GoldenShare | None)
     return GoldenFraction(value=value, low=low, high=high, estimated=True)
 
 
-def _no_shift_warnings(config: CalibrationConfig, same: list[str], no_shift: bool, fit: classify.Facts) -> list[str]:
+def _no_shift_warnings(config: CalibrationConfig, same: list[str], no_shift: bool, fit: ClassifyFacts) -> list[str]:
     warnings = []
     for name in same:
         found = separation(fit.sources[name], config.ratio)
@@ -325,7 +270,7 @@ def _write(path: Path, records: Path, ratios: Ratios, fold_N: NDArray[np.int32],
         columns |= {f"{letter}_{name}": x[:, i] for letter, x in (("c", c), ("w", w)) for i, name in enumerate(ratios.heads.names)}
         if (prompts := ratios.prompts(start, stop)) is not None:
             columns |= {f"prompt_{name}": prompts[:, 1 + i] for i, name in enumerate(ratios.heads.names)}
-            columns[classify.GOLDEN_PROMPT] = prompts[:, 0]
+            columns[GOLDEN_PROMPT] = prompts[:, 0]
         columns |= {"h": h_N[start:stop], "schema_version": np.full(stop - start, SCHEMA_VERSION, dtype=np.int32)}
         table = pa.table(columns)
         writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")

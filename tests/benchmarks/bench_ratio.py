@@ -35,7 +35,8 @@ from dora_core.data.encoding import plain_prompt
 from dora_core.data.inputs import fingerprint_sources
 from dora_core.testbed.mixture import GOLDEN, Testbed, materialize
 from infra.store.store import Store
-from tasks.runtime.stage import StageRef, execute
+from tasks.runtime.spec import StageRef
+from tasks.runtime.stage import execute
 from tasks.stages import calibrate, classify, ingest
 from tests.benchmarks.bench_real_mixture import DATA, configuration
 

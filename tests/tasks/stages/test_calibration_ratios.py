@@ -7,10 +7,11 @@ import pytest
 
 from dora_core.calibration import LOGIT_LIMIT
 from dora_core.errors import ModelError
-from tasks.runtime.score_cache import Scores, ScoringFacts
+from tasks.runtime.facts import ScoringFacts
+from tasks.runtime.score_cache import Scores
 from tasks.stages._calibration_ratios import MOST_UNSCORED, Heads, Ratios, poisoned, separation, undefined
-from tasks.stages._classify_rows import UNLABELLED
-from tasks.stages.classify import GivenPrompt, HeadFacts, Reliability
+from tasks.stages._classify_facts import GivenPrompt, HeadFacts, Reliability
+from tasks.tables.artifacts import UNLABELLED
 
 
 def heads(*prior: bool, gamma: float = 1.0, highest: float = 1.0, conditional: bool = False) -> Heads:
