@@ -8,8 +8,9 @@ Two kinds of entrant:
 
 * A *weighting* gives synthetic records a weight κ, alone or times their factor h, with their labels as they are or softened by trust.
   κ = 0 is "golden only", κ = 1 is ``erm``, κ = 1 with h is ``reweight``.
-* A *robust objective* (``dora``, ``dora_tilted``) at an effective-sample-size target: λ is what holds the target at the optimum, as
-  ``lambda: auto`` does in training, since λ itself has the unit of the loss and does not carry over from proxy to policy.
+* A *robust objective* (``dora``, ``dora_tilted``) at an effective-sample-size target, as with ``lambda: auto`` in training: λ itself has the
+  unit of the loss and does not carry over from proxy to policy. λ is what meets the target on the losses of the optimum at λ = ∞;
+  following the target to its own optimum would flatten the losses for ever smaller λ, down to θ = 0.
 
 The choice averages the weightings instead of taking the first: record weights under pseudo-BMA+ (Yao, Vehtari, Simpson & Gelman 2018,
 section 3.4), w = Σ_e p_e·w_e with p_e the mean over Bayesian bootstraps of the prompts of softmax(−total golden loss). With few golden prompts
@@ -40,8 +41,6 @@ Floats = NDArray[np.float64]
 KAPPAS = (0.03, 0.1, 0.3, 1.0)
 ESS_TARGETS = (0.9, 0.7, 0.5)
 BOOTSTRAPS = 1000
-LAMBDA_ROUNDS = 3
-"""Alternations of fitting at λ and finding the λ of the target; λ moves by less than a tenth after the second."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class Choice:
         weight_P: weight of each pair's record.
         label_P: probability of each pair's label.
         reason: one sentence.
-        decided: whether the golden preferences tell the choice from ``erm`` and ``golden_only`` by more than one standard error.
+        decided: :attr:`Race.is_decided`.
     """
 
     objective: str
@@ -219,15 +218,15 @@ class Race:
             gain, error = self.excess(best, first)
             if gain > error:
                 return self._robust_choice(first, best, gain, error)
-        return self._averaged_choice(best)
+        return self._averaged_choice()
 
     def _robust_choice(self, entrant: Entrant, best: Entrant, gain: float, error: float) -> Choice:
         label_P = self._labels(entrant)
         assert self.data.factor_P is not None
         reason = f"{entrant.name}: golden loss lower than that of the best weighting ({best.name}) by {gain:.4f} ± {error:.4f} nats"
-        return Choice(entrant.objective, entrant.ess_target, self.data.factor_P, label_P, reason, decided=True)
+        return Choice(entrant.objective, entrant.ess_target, self.data.factor_P, label_P, reason, self.is_decided)
 
-    def _averaged_choice(self, best: Entrant) -> Choice:
+    def _averaged_choice(self) -> Choice:
         pairs, shares = self.data.pairs, self.posterior()
         for_P, against_P = np.zeros(len(pairs)), np.zeros(len(pairs))
         for entrant, share in shares.items():
@@ -239,13 +238,16 @@ class Race:
         first, share = max(shares.items(), key=lambda item: item[1])
         synthetic = ~pairs.golden_P
         kappa = float(weight_P[synthetic].mean()) if synthetic.any() else 0.0
-        named = f"{first.name} ({share:.0%} of the evidence)" if share >= 0.5 else f"an average of weightings, {first.name} first ({share:.0%})"
-        decided = all(self._beats(best, e) for e in (Entrant(kappa=0.0), Entrant()) if e in self.losses and e != best)
-        return Choice("reweight", 1.0, weight_P, label_P, f"{named}; a synthetic record has weight {kappa:.2f} on average", decided)
+        named = (
+            f"{first.name} ({share:.0%} of the evidence)" if share >= 0.5 else f"an average of weightings, {first.name} first ({share:.0%})"
+        )
+        return Choice("reweight", 1.0, weight_P, label_P, f"{named}; a synthetic record has weight {kappa:.2f} on average", self.is_decided)
 
-    def _beats(self, entrant: Entrant, other: Entrant) -> bool:
-        gain, error = self.excess(other, entrant)
-        return gain > error
+    @property
+    def is_decided(self) -> bool:
+        """Whether the golden losses of ``erm`` and ``golden_only`` differ by more than one standard error."""
+        gap, error = self.excess(Entrant(kappa=0.0), Entrant())
+        return abs(gap) > error
 
     def _labels(self, entrant: Entrant) -> Floats:
         """Labels for a fit on all pairs: cross-fitted ones are each from the fold of the pair itself."""
@@ -265,7 +267,7 @@ def fit_objective(
     ess_target: float,
     ridge: float,
 ) -> Head:
-    """Fit the head under a registered robust objective, over all pairs as one batch, with λ at the effective-sample-size target.
+    """Fit the head under a registered robust objective, over all pairs as one batch, at the λ of the module docstring.
 
     Minimises n·V(ℓ, h, λ) + ridge/2·‖θ‖², n = Σ weight, which equals :func:`proxy.fit` for ``erm``. ``weight_P`` scales h and
     n alike where it is 1/(pairs of a record).
@@ -295,13 +297,7 @@ def fit_objective(
 
         optimizer.step(closure)  # type: ignore[no-untyped-call]
 
-    lam = UNBOUNDED
-    for _ in range(LAMBDA_ROUNDS if rule.uses_lambda and ess_target < 1 else 1):
-        minimise(lam)
-        found = lambda_for_ess(rule, losses().detach(), scaled, ess_target) if rule.uses_lambda and ess_target < 1 else None
-        if found is None:
-            break
-        lam = found
-    else:
+    minimise(UNBOUNDED)
+    if rule.uses_lambda and ess_target < 1 and (lam := lambda_for_ess(rule, losses().detach(), scaled, ess_target)) is not None:
         minimise(lam)
     return Head(theta.detach().numpy().copy())

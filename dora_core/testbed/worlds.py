@@ -120,7 +120,9 @@ class WorldModel:
         return reward
 
     def responses(self, prompt_Np: Floats, source_N: NDArray[np.int64], rng: np.random.Generator) -> Floats:
-        drawn: Floats = prompt_Np @ self.context_dp.T + self.text_shift_Sd[source_N] + rng.normal(size=(len(prompt_Np), self.world.features))
+        drawn: Floats = (
+            prompt_Np @ self.context_dp.T + self.text_shift_Sd[source_N] + rng.normal(size=(len(prompt_Np), self.world.features))
+        )
         return drawn
 
     def sample(self) -> WorldData:
