@@ -135,7 +135,7 @@ def fit(
 
     if curvature_DD is None:
         p_P = sigmoid(margin_P)
-        curvature_DD = _hessian(difference_PD, weight_P * p_P * (1 - p_P), ridge)
+        curvature_DD = hessian(difference_PD, weight_P * p_P * (1 - p_P), ridge)
     metric = _Metric(np.linalg.inv(curvature_DD))
     now, gradient = value(margin_P, theta), difference_PD.T @ (weight_P * (sigmoid(margin_P) - label_P)) + ridge * theta
     for _ in range(STEPS):
@@ -178,7 +178,8 @@ class _Metric:
         return out
 
 
-def _hessian(difference_PD: Floats, curvature_P: Floats, ridge: float) -> Floats:
+def hessian(difference_PD: Floats, curvature_P: Floats, ridge: float) -> Floats:
+    """Σ_p curvature_p·difference_p·difference_pᵀ + ridge·1, shape (D, D)."""
     hessian_DD: Floats = (difference_PD * curvature_P[:, None]).T @ difference_PD
     hessian_DD[np.diag_indices_from(hessian_DD)] += ridge
     return hessian_DD
@@ -245,7 +246,7 @@ class CrossFit:
         for group in range(groups):
             for fold in range(pairs.folds):
                 own = (pairs.group_P == group) & (pairs.fold_P == fold)
-                sums[group, fold] = _hessian(pairs.difference_PD[own], curvature_P[own], 0.0)
+                sums[group, fold] = hessian(pairs.difference_PD[own], curvature_P[own], 0.0)
         return sums
 
     def _curvature(self, fold: int, weight_P: Floats) -> Floats:
