@@ -137,12 +137,23 @@ class Trust:
         probability_P: q of each pair's label; 1 for golden pairs.
         people_P: P(people prefer the stated winner) before the label itself is taken into account, out of fold.
         golden_loss: mean calibrated out-of-fold loss of golden pairs in nats, log 2 for a head that knows nothing; None without any.
+        heads, scale: of each fold, and the factor that calibrates their margins.
     """
 
     agreement: dict[int, Interval]
     probability_P: Floats
     people_P: Floats
     golden_loss: float | None
+    heads: list[Head]
+    scale: float
+
+    def people(self, difference_PD: Floats, fold_P: NDArray[np.integer]) -> Floats:
+        """P(people prefer the first response) of other pairs, (P,), each by the head of its fold."""
+        people_P = np.empty(len(fold_P))
+        for fold, head in enumerate(self.heads):
+            own = fold_P == fold
+            people_P[own] = _inside(sigmoid(self.scale * head.margins(difference_PD[own])))
+        return people_P
 
 
 def reward_model_trust(pairs: ProxyPairs, ridge: float, *, samples: int = 200, confidence: float = 0.95, seed: int = 0) -> Trust:
@@ -169,7 +180,7 @@ def reward_model_trust(pairs: ProxyPairs, ridge: float, *, samples: int = 200, c
         agreement[group] = _interval(1 - noise[group], 1 - drawn_B, confidence, prompts)
     weight = pairs.weight_P[golden_P]
     loss = float(weight @ preference_loss(scale * margin_P[golden_P]) / weight.sum())
-    return Trust(agreement, label_probability(people_P, _noise_of_pairs(pairs, noise)), people_P, loss)
+    return Trust(agreement, label_probability(people_P, _noise_of_pairs(pairs, noise)), people_P, loss, heads, scale)
 
 
 def held_out_label_probabilities(pairs: ProxyPairs, trust: Trust, ridge: float) -> Floats:
@@ -198,7 +209,8 @@ def em_trust(pairs: ProxyPairs, ridge: float, *, samples: int = 200, confidence:
     q_P = np.ones(len(pairs))
     for step in range(EM_STEPS):
         fitted = CrossFit(pairs, ridge, label_P=q_P)
-        people_P = _inside(sigmoid(fitted.out_of_fold(fitted.fit(np.ones(len(pairs))))))
+        heads = fitted.fit(np.ones(len(pairs)))
+        people_P = _inside(sigmoid(fitted.out_of_fold(heads)))
         before = noise
         if step >= EM_BURN_IN:
             noise = {g: noise_rate(people_P[pairs.group_P == g], pairs.weight_P[pairs.group_P == g], 0.5) for g in groups}
@@ -213,7 +225,7 @@ def em_trust(pairs: ProxyPairs, ridge: float, *, samples: int = 200, confidence:
         weight_BP = draw_counts(prompts, samples, seed + 1 + group)[:, prompt_P] * pairs.weight_P[own]
         drawn_B = noise_rates(np.broadcast_to(people_P[own], weight_BP.shape), weight_BP, 0.5)
         agreement[group] = _interval(1 - noise[group], 1 - drawn_B, confidence, prompts)
-    return Trust(agreement, q_P, people_P, None)
+    return Trust(agreement, q_P, people_P, None, heads, 1.0)
 
 
 def _sources(pairs: ProxyPairs) -> list[int]:

@@ -269,14 +269,19 @@ def cross_fitted_golden_loss(pairs: ProxyPairs, weight_P: Floats, *, ridge: floa
 
 
 def choose_ridge(pairs: ProxyPairs, weight_P: Floats, ridges: Sequence[float] = RIDGES) -> float:
-    """Choose the strongest ridge whose cross-fitted golden loss is within one standard error (of the paired difference) of the lowest
-    (Breiman et al. 1984, section 3.4.3)."""
-    losses = [cross_fitted_golden_loss(pairs, weight_P, ridge=ridge) for ridge in ridges]
-    return ridges[within_one_error(losses)]
+    """Choose the ridge of the lowest cross-fitted golden loss; candidates are tried from strong to weak until one is worse."""
+    best, lowest = ridges[0], np.inf
+    for ridge in ridges:
+        loss = float(cross_fitted_golden_loss(pairs, weight_P, ridge=ridge).mean())
+        if loss > lowest:
+            break
+        best, lowest = ridge, loss
+    return best
 
 
 def within_one_error(losses: Sequence[Floats]) -> int:
-    """Position of the first candidate whose mean loss exceeds the lowest by at most one standard error of the paired difference."""
+    """Position of the first candidate whose mean loss exceeds the lowest by at most one standard error of the paired difference (Breiman
+    et al. 1984, section 3.4.3)."""
     best = min(range(len(losses)), key=lambda i: float(losses[i].mean()))
     for i, loss_G in enumerate(losses):
         excess_G = loss_G - losses[best]

@@ -30,6 +30,7 @@ from tasks.stages import (
     sft,
     study,
     training_data,
+    value,
 )
 
 __all__ = ["STAGES", "parse_result"]
@@ -42,6 +43,7 @@ STAGES.update(
         classify.STAGE,
         calibrate.STAGE,
         exact_densities.STAGE,
+        value.STAGE,
         sft.STAGE,
         reference.STAGE,
         reward.STAGE,
