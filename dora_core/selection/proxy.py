@@ -135,7 +135,7 @@ def fit(
 
     if curvature_DD is None:
         p_P = sigmoid(margin_P)
-        curvature_DD = _hessian(difference_PD, weight_P * p_P * (1 - p_P), ridge)
+        curvature_DD = hessian(difference_PD, weight_P * p_P * (1 - p_P), ridge)
     metric = _Metric(np.linalg.inv(curvature_DD))
     now, gradient = value(margin_P, theta), difference_PD.T @ (weight_P * (sigmoid(margin_P) - label_P)) + ridge * theta
     for _ in range(STEPS):
@@ -178,7 +178,8 @@ class _Metric:
         return out
 
 
-def _hessian(difference_PD: Floats, curvature_P: Floats, ridge: float) -> Floats:
+def hessian(difference_PD: Floats, curvature_P: Floats, ridge: float) -> Floats:
+    """Σ_p curvature_p·difference_p·difference_pᵀ + ridge·1, shape (D, D)."""
     hessian_DD: Floats = (difference_PD * curvature_P[:, None]).T @ difference_PD
     hessian_DD[np.diag_indices_from(hessian_DD)] += ridge
     return hessian_DD
@@ -245,7 +246,7 @@ class CrossFit:
         for group in range(groups):
             for fold in range(pairs.folds):
                 own = (pairs.group_P == group) & (pairs.fold_P == fold)
-                sums[group, fold] = _hessian(pairs.difference_PD[own], curvature_P[own], 0.0)
+                sums[group, fold] = hessian(pairs.difference_PD[own], curvature_P[own], 0.0)
         return sums
 
     def _curvature(self, fold: int, weight_P: Floats) -> Floats:
@@ -268,14 +269,19 @@ def cross_fitted_golden_loss(pairs: ProxyPairs, weight_P: Floats, *, ridge: floa
 
 
 def choose_ridge(pairs: ProxyPairs, weight_P: Floats, ridges: Sequence[float] = RIDGES) -> float:
-    """Choose the strongest ridge whose cross-fitted golden loss is within one standard error (of the paired difference) of the lowest
-    (Breiman et al. 1984, section 3.4.3)."""
-    losses = [cross_fitted_golden_loss(pairs, weight_P, ridge=ridge) for ridge in ridges]
-    return ridges[within_one_error(losses)]
+    """Choose the ridge of the lowest cross-fitted golden loss; candidates are tried from strong to weak until one is worse."""
+    best, lowest = ridges[0], np.inf
+    for ridge in ridges:
+        loss = float(cross_fitted_golden_loss(pairs, weight_P, ridge=ridge).mean())
+        if loss > lowest:
+            break
+        best, lowest = ridge, loss
+    return best
 
 
 def within_one_error(losses: Sequence[Floats]) -> int:
-    """Position of the first candidate whose mean loss exceeds the lowest by at most one standard error of the paired difference."""
+    """Position of the first candidate whose mean loss exceeds the lowest by at most one standard error of the paired difference (Breiman
+    et al. 1984, section 3.4.3)."""
     best = min(range(len(losses)), key=lambda i: float(losses[i].mean()))
     for i, loss_G in enumerate(losses):
         excess_G = loss_G - losses[best]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from infra.store.json_files import StoredResult
 from tasks.runtime.descriptor import STAGES, StageResult
 from tasks.stages import (
     align,
@@ -30,6 +31,7 @@ from tasks.stages import (
     sft,
     study,
     training_data,
+    value,
 )
 
 __all__ = ["STAGES", "parse_result"]
@@ -42,6 +44,7 @@ STAGES.update(
         classify.STAGE,
         calibrate.STAGE,
         exact_densities.STAGE,
+        value.STAGE,
         sft.STAGE,
         reference.STAGE,
         reward.STAGE,
@@ -61,6 +64,6 @@ STAGES.update(
 )
 
 
-def parse_result(content: dict[str, Any]) -> StageResult[Any]:
+def parse_result(content: StoredResult) -> StageResult[Any]:
     """Parse the content of any stage's ``result.json``, with the facts model of that stage."""
     return STAGES[content["stage"]].parse(content)

@@ -21,6 +21,8 @@ QUARANTINE_FILE = "quarantine.parquet"
 """``ingest``: bad rows with file, row, field and reason."""
 CALIBRATION_FILE = "calibration.parquet"
 """``calibrate``, ``truth``: the calibration factor of every training response."""
+TRUST_FILE = "label_trust.parquet"
+"""``value``: record_id, label_source, and the probability that the record's label is right, of every train record."""
 TRUTH_FILE = "truth.parquet"
 """``truth``: exact densities and gold rewards of every response of the known mixture."""
 LOGPS_FILE = "logps.parquet"
@@ -43,6 +45,8 @@ CLASSIFIER_FOLDER = "classifier"
 """``classify``: fitted heads by fold, tokenizer, ``meta.json``, and :data:`FITTED_KEYS_FILE`."""
 FITTED_KEYS_FILE = "rows.parquet"
 """Within :data:`CLASSIFIER_FOLDER`: keys of the rows there were at the fit."""
+UNLABELLED = "unlabelled"
+"""Pseudo-source of responses without a source: a head of ``classify``, columns of ``calibrate``."""
 
 
 def logps_schema() -> pa.Schema:

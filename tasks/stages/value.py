@@ -1,0 +1,315 @@
+"""Stage ``value``: trust in the labels of every source, and how many golden labels one of them is worth.
+
+Input: records, calibration factors (where the run has them). Output: ``label_trust.parquet`` (record_id, label_source,
+label_probability), one row per record of the train split, in their order: the probability that the record's label is the one people would
+give, 1 for golden labels, null where there is no preference or no estimate. Facts hold agreement, exchange rate and verdict per source.
+Guarantee: no record is judged by a head that saw its prompt. Cost: two passes over the texts and some hundred convex fits on at most
+``exchange.max_labels`` labels per source, minutes on one core; no model is loaded. Memory: features of those labels, 2.6 kB a response.
+
+The method of trust is chosen per source (``trust.method: auto``): overlap where enough prompts have both labels, else a reward model of
+golden labels, else expectation maximisation, which has a warning: it cannot see a bias that sources share.
+
+Left out: labels of unpaired records, and golden rows of ``golden.parquet``, which have no label.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dora_core.config.valuation import ExchangeConfig, TrustConfig
+from dora_core.errors import DataError
+from dora_core.evaluation.metrics import Interval, estimate_text
+from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.stages import calibrate, classify
+from tasks.stages._value_facts import Facts, SourceValue
+from tasks.stages._value_labels import NO_PREFERENCE, Labels, Overlap, find_overlap, label_pairs, proxy_pairs, read_labels
+from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE, TRUST_FILE
+from tasks.tables.training_records import Aggregate
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dora_core.selection.exchange import Exchange
+    from dora_core.selection.label_trust import Trust
+    from dora_core.selection.proxy import ProxyPairs
+
+LEAST_GOLDEN = 20
+"""Least number of golden-labelled prompts for exchange rates."""
+CHANCE = 0.68
+"""A golden loss above this, of log 2 = .693 at chance, gets a warning: features or labels are too few to learn people's preference."""
+
+
+class Spec(StageSpec):
+    """See the module docstring."""
+
+    stage: ClassVar[str] = "value"
+
+    records: StageRef
+    calibration: StageRef | None
+    trust: TrustConfig
+    exchange: ExchangeConfig
+    golden_sources: list[str]
+    aggregate: Aggregate = "mean"
+
+
+def run(spec: Spec, context: StageContext) -> StageOutput:
+    records = context.fetch(spec.records) / RECORDS_FILE
+    factors = None if spec.calibration is None else context.fetch(spec.calibration) / CALIBRATION_FILE
+    labels = read_labels(records, factors, spec.aggregate, spec.golden_sources, spec.trust.labeller, spec.exchange.max_sources)
+    if not (labels.group_R != NO_PREFERENCE).any():
+        raise DataError(
+            "no training record has a strict preference: there are no labels to value",
+            hint="set trust.method: off and exchange.enabled: false, or map rewards with data.train[i].columns.rewards",
+        )
+    overlap = find_overlap(records, labels)
+    chosen = labels.sample(spec.exchange.max_labels, spec.exchange.seed)
+    pairs, features, record_P = proxy_pairs(records, labels, chosen, spec.exchange.folds, spec.exchange.buckets)
+    warnings = list[str]()
+    estimate = estimate_trust(spec, labels, overlap, pairs, warnings)
+    exchange, fits = exchange_of(spec, context, labels, pairs, record_P, estimate, warnings)
+    q_R = estimate.probabilities(records, labels, features, overlap, spec.exchange.folds)
+    write_trust(context.path / TRUST_FILE, labels, q_R)
+    facts = Facts(
+        golden_labels=labels.count(0),
+        golden_prompts=labels.prompts(0),
+        sources=_sources(spec, context, labels, overlap, estimate, exchange),
+        golden_loss=estimate.trust.golden_loss if estimate.trust else None,
+        fits=fits,
+        warnings=warnings,
+        **_search_facts(exchange),
+    )
+    for warning in warnings:
+        context.log.warning("%s", warning)
+    return StageOutput(rows=len(labels.ids), metrics=_metrics(facts), facts=facts)
+
+
+# --------------------------------------------------------------------------------------------------------------- trust
+
+
+class Estimate:
+    """Trust of every group: how it was estimated, and what other records' labels get by it.
+
+    Attributes:
+        trust: of the proxy; None if trust is off, or nothing could be fitted.
+        agreement, method: by group.
+        held_out: q for the search, see ``held_out_label_probabilities``; None without golden labels.
+    """
+
+    def __init__(self) -> None:
+        self.trust: Trust | None = None
+        self.agreement: dict[int, Interval] = {}
+        self.method: dict[int, Any] = {}
+        self.held_out: NDArray[np.float64] | None = None
+
+    def probabilities(self, records: Path, labels: Labels, features: Any, overlap: Overlap, folds: int) -> NDArray[np.float64]:
+        """q of every train record, (R,); NaN without a preference or an estimate."""
+        import numpy as np
+
+        from dora_core.data.records import fold_of
+        from dora_core.selection.label_trust import label_probability
+
+        q_R = np.full(len(labels.ids), np.nan)
+        if not self.agreement:
+            return q_R
+        q_R[labels.group_R == 0] = 1.0
+        noise = np.array([1 - self.agreement[g].value if g in self.agreement else np.nan for g in range(len(labels.names))])
+        if self.trust is None:
+            for group in self.agreement:
+                q_R[labels.group_R == group] = self.agreement[group].value
+        else:
+            for record_P, difference_PD in label_pairs(records, labels, features):
+                people_P = self.trust.people(difference_PD, fold_of(labels.prompt_R[record_P], folds))
+                group_P = labels.group_R[record_P]
+                q_R[record_P] = np.where(group_P == 0, 1.0, label_probability(people_P, noise[group_P]))
+        for record, right in overlap.right.items():
+            q_R[record] = float(right)  # people have labelled this very pair
+        return q_R
+
+
+def estimate_trust(spec: Spec, labels: Labels, overlap: Overlap, pairs: ProxyPairs, warnings: list[str]) -> Estimate:
+    """Estimate every group's agreement by the configured method, or the best that the data allow."""
+    import numpy as np
+
+    from dora_core.selection.label_trust import em_trust, held_out_label_probabilities, overlap_agreement, reward_model_trust
+    from dora_core.selection.proxy import ProxyPairs, choose_ridge
+
+    estimate, settings = Estimate(), spec.trust
+    groups = range(1, len(labels.names))
+    if settings.method == "off" or not groups:
+        return estimate
+    options: dict[str, Any] = {"confidence": spec.exchange.confidence, "seed": spec.exchange.seed}
+    golden = labels.prompts(0)
+    by_model = golden >= (settings.min_golden if settings.method == "auto" else 2) and len(np.unique(pairs.fold_P[pairs.golden_P])) > 1
+    if settings.method == "reward_model" and not by_model:
+        raise DataError(
+            f"trust.method is reward_model, which learns from golden labels, and there are {golden} golden-labelled prompts",
+            hint="use trust.method: auto or em, or check data.golden_sources and trust.labeller",
+        )
+    if by_model and settings.method != "em":
+        ridge = choose_ridge(pairs, pairs.golden_P.astype(np.float64))
+        estimate.trust = reward_model_trust(pairs, ridge, **options)
+        estimate.held_out = held_out_label_probabilities(pairs, estimate.trust, ridge)
+        if estimate.trust.golden_loss is not None and estimate.trust.golden_loss > CHANCE:
+            warnings.append(
+                f"the reward model of {golden} golden-labelled prompts is barely better than chance "
+                f"(loss {estimate.trust.golden_loss:.3f} nats, chance .693): trust and exchange rates are vague"
+            )
+    elif settings.method in ("auto", "em"):
+        alike = ProxyPairs(pairs.difference_PD, np.zeros_like(pairs.group_P), pairs.prompt_P, pairs.fold_P, pairs.weight_P)
+        estimate.trust = em_trust(pairs, choose_ridge(alike, np.ones(len(pairs))), **options)
+        warnings.append(
+            f"labels are compared with each other ({golden} prompts have golden labels): a bias that sources share counts as agreement"
+        )
+    for group in groups:
+        prompts = overlap.prompts.get(group)
+        enough = prompts is not None and len(np.unique(prompts)) >= (settings.min_overlap if settings.method == "auto" else 1)
+        if settings.method in ("auto", "overlap") and enough and prompts is not None:
+            estimate.agreement[group] = overlap_agreement(overlap.agrees[group], prompts, spec.exchange.confidence)
+            estimate.method[group] = "overlap"
+        elif settings.method != "overlap" and estimate.trust is not None and group in estimate.trust.agreement:
+            estimate.agreement[group] = estimate.trust.agreement[group]
+            estimate.method[group] = "reward_model" if estimate.trust.golden_loss is not None else "em"
+    if settings.method == "overlap" and (missing := [labels.names[g] for g in groups if g not in estimate.agreement]):
+        warnings.append(f"no pair of {', '.join(missing)} has a golden label too: their labels have no probability")
+    return estimate
+
+
+def write_trust(path: Path, labels: Labels, q_R: NDArray[np.float64]) -> None:
+    """Write one row per train record."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sources = [None if group == NO_PREFERENCE else labels.names[group] for group in labels.group_R.tolist()]
+    probability = pa.array(q_R, pa.float64(), mask=np.isnan(q_R))
+    columns = {"record_id": pa.array(labels.ids, pa.string()), "label_source": pa.array(sources, pa.string())}
+    pq.write_table(pa.table(columns | {"label_probability": probability}), path, compression="zstd")
+
+
+# ------------------------------------------------------------------------------------------------------------ exchange
+
+
+def exchange_of(
+    spec: Spec,
+    context: StageContext,
+    labels: Labels,
+    pairs: ProxyPairs,
+    record_P: NDArray[np.int64],
+    estimate: Estimate,
+    warnings: list[str],
+) -> tuple[Exchange | None, int]:
+    """Search the exchange rates, and count the weightings tried; None if they are off or there is nothing to compare."""
+    import numpy as np
+
+    from dora_core.selection.exchange import exchange_rates
+
+    golden = labels.prompts(0)
+    if not spec.exchange.enabled or len(labels.names) == 1:
+        return None, 0
+    if golden < LEAST_GOLDEN or len(np.unique(pairs.fold_P[pairs.golden_P])) < 2:
+        warnings.append(f"{golden} prompts have golden labels, at least {LEAST_GOLDEN} are needed for exchange rates: there are none")
+        return None, 0
+    factors = dict[str, Any]()
+    if spec.calibration is not None:
+        factors["h"] = labels.factor_R[record_P]
+    if estimate.held_out is not None:
+        factors["trust"] = estimate.held_out
+    if len(factors) == 2:
+        factors["h·trust"] = factors["h"] * factors["trust"]
+    fits = 0
+
+    def progress(done: int) -> None:
+        nonlocal fits
+        fits = done
+        context.progress(done, max(done, 25 * len(labels.names) * (1 + len(factors)) // 2), "weightings")
+
+    settings = spec.exchange
+    exchange = exchange_rates(
+        pairs,
+        factors,
+        few_prompts=settings.few_prompts,
+        samples=settings.bootstrap_samples,
+        confidence=settings.confidence,
+        seed=settings.seed,
+        progress=progress,
+    )
+    return exchange, fits
+
+
+# --------------------------------------------------------------------------------------------------------------- facts
+
+
+def _sources(
+    spec: Spec, context: StageContext, labels: Labels, overlap: Overlap, estimate: Estimate, exchange: Exchange | None
+) -> dict[str, SourceValue]:
+    aucs = _aucs(spec, context)
+    out = {}
+    for group, name in enumerate(labels.names[1:], 1):
+        found = exchange.sources.get(group) if exchange else None
+        own = labels.group_R == group
+        out[name] = SourceValue(
+            n=labels.count(group),
+            auc=aucs.get(name),
+            mean_h=None if spec.calibration is None else float(labels.factor_R[own].mean()),
+            method=estimate.method.get(group),
+            agreement=estimate.agreement.get(group),
+            overlap=len(overlap.agrees.get(group, ())),
+            rate=found.rate if found else None,
+            worth=found.rate.value * labels.count(group) if found else None,
+            verdict=found.verdict if found else None,
+            profile={f"{kappa:g}": loss for kappa, loss in found.profile.items()} if found else {},
+        )
+    return out
+
+
+def _aucs(spec: Spec, context: StageContext) -> dict[str, float | None]:
+    """AUC by source of the classifiers behind the factors; empty without them, or where factors are exact densities."""
+    if spec.calibration is None or spec.calibration.stage != calibrate.Spec.stage:
+        return {}
+    classifier = StageRef.model_validate(context.result(spec.calibration)["inputs"]["classifier"])
+    return {name: head.auc for name, head in context.facts(classifier, classify.Facts).sources.items()}
+
+
+def _search_facts(exchange: Exchange | None) -> dict[str, Any]:
+    if exchange is None:
+        return {}
+    names = ("factor", "losses", "golden_alone", "all_alike")
+    return {name: getattr(exchange, name) for name in names}
+
+
+def _metrics(facts: Facts) -> dict[str, float]:
+    metrics: dict[str, float | None] = {"golden_labels": facts.golden_labels, "golden_loss": facts.golden_loss}
+    metrics |= {"golden_alone_loss": facts.golden_alone, "all_alike_loss": facts.all_alike}
+    metrics["best_loss"] = min(facts.losses.values(), default=None)
+    for name, source in facts.sources.items():
+        metrics[f"agreement_{name}"] = source.agreement.value if source.agreement else None
+        metrics[f"exchange_rate_{name}"] = source.rate.value if source.rate else None
+    worth = [source.worth for source in facts.sources.values() if source.worth is not None]
+    metrics["worth"] = sum(worth) if worth else None
+    return {name: float(value) for name, value in metrics.items() if value is not None}
+
+
+def headline(result: StageResult[Facts]) -> str:
+    sources = result.facts.sources
+    parts = [
+        f"{name} {estimate_text(source.rate, '.2f')} golden labels each ({source.verdict})"
+        if source.rate
+        else f"{name} agrees {estimate_text(source.agreement, '.2f')}"
+        for name, source in sources.items()
+    ]
+    shown = ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
+    return shown or "no source beside golden"
+
+
+STAGE = Stage(
+    Spec,
+    run,
+    Facts,
+    headline=headline,
+    tracked=("worth", "best_loss", "golden_alone_loss"),
+    section="stage",
+    unplanned="Not part of this run: set exchange.enabled: true for what each source's labels are worth.",
+)
