@@ -42,3 +42,12 @@ class ExchangeConfig(StrictModel):
     bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="Bootstrap resamples, over golden prompts.")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the intervals, those of trust included.")
     seed: int = Field(0, ge=0, description="Seed of samples of labels and of the bootstrap.")
+
+
+class RaceConfig(StrictModel):
+    """Race of ``objective: auto`` (``dora_core/selection/race.py``); samples, folds and features are those of ``exchange``."""
+
+    objectives: list[str] = Field(
+        default_factory=lambda: ["dora", "dora_tilted"], description="Robust objectives that run beside the weightings; may be empty."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the Bayesian bootstrap.")

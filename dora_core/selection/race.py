@@ -8,13 +8,13 @@ Two kinds of entrant:
 
 * A *weighting* gives synthetic records a weight κ, alone or times their factor h, with their labels as they are or softened by trust.
   κ = 0 is "golden only", κ = 1 is ``erm``, κ = 1 with h is ``reweight``.
-* A *robust objective* (``dora``, ``dora_tilted``) at an effective-sample-size target, as with ``lambda: auto`` in training: λ itself has the
-  unit of the loss and does not carry over from proxy to policy. λ is what meets the target on the losses of the optimum at λ = ∞;
+* A *robust objective* (``dora``, ``dora_tilted``) at an effective-sample-size target, as with ``lambda: auto`` in training: λ itself has
+  the unit of the loss and does not carry over from proxy to policy. λ is what meets the target on the losses of the optimum at λ = ∞;
   following the target to its own optimum would flatten the losses for ever smaller λ, down to θ = 0.
 
 The choice averages the weightings instead of taking the first: record weights under pseudo-BMA+ (Yao, Vehtari, Simpson & Gelman 2018,
-section 3.4), w = Σ_e p_e·w_e with p_e the mean over Bayesian bootstraps of the prompts of softmax(−total golden loss). With few golden prompts
-the losses of neighbouring κ do not differ by more than their noise, and the first place is a draw; with many, the average is the winner.
+section 3.4), w = Σ_e p_e·w_e with p_e ∝ prior_e·exp(−total golden loss), the mean over Bayesian bootstraps of the prompts. With few golden
+prompts the losses of neighbouring κ do not differ by more than their noise, and the first place is a draw; with many, the average is the winner.
 A robust objective is chosen only where it is better than the best weighting by more than one standard error of the paired
 difference.
 
@@ -27,14 +27,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dora_core.evaluation.metrics import cluster_means
-from dora_core.selection.proxy import CrossFit, Head, ProxyPairs, preference_loss
+from dora_core.selection.proxy import RIDGES, CrossFit, Head, ProxyPairs, cross_fitted_golden_loss, preference_loss
 
 Floats = NDArray[np.float64]
 
@@ -79,6 +79,13 @@ class Entrant:
         return base + (" + trust" if self.uses_trust else "")
 
 
+BASELINES = (Entrant(kappa=0.0), Entrant())
+"""Golden only and erm, which every race compares."""
+BASELINE_PRIOR = 0.25
+"""Prior probability of each baseline; the other weightings share the rest. They are many and alike, and would else outvote the baselines
+where the golden preferences tell nothing."""
+
+
 def entrants(*, factors: bool, trust: bool, objectives: Sequence[str] = ("dora", "dora_tilted")) -> list[Entrant]:
     """List the entrants for which the data exists; golden only first, then erm.
 
@@ -89,7 +96,7 @@ def entrants(*, factors: bool, trust: bool, objectives: Sequence[str] = ("dora",
     h, soft = (False, True)[: 1 + factors], (False, True)[: 1 + trust]
     weightings = [Entrant(k, uses_factors=x, uses_trust=t) for k in reversed(KAPPAS) for x in h for t in soft]
     robust = [Entrant(objective=o, ess_target=e, uses_factors=True, uses_trust=t) for o in objectives for e in ESS_TARGETS for t in soft]
-    return [Entrant(kappa=0.0), *weightings, *(robust if factors else [])]
+    return [BASELINES[0], *weightings, *(robust if factors else [])]
 
 
 @dataclass(frozen=True)
@@ -99,28 +106,41 @@ class RaceData:
     Attributes:
         pairs: proxy pairs, golden and synthetic.
         factor_P: h of each pair's record; None without factors.
-        label_P: P(a person prefers the first response) of synthetic pairs, 1 for golden ones; (P,), or (K, P) where it was estimated
-            without the fold's golden prompts. None without trust.
+        label_P: probability of each pair's label (``label_trust.py``), 1 for golden ones, for the training that follows; None without
+            trust.
+        held_out_label_KP: the same for the scoring of each fold, estimated without the fold's golden prompts; None: ``label_P``.
     """
 
     pairs: ProxyPairs
     factor_P: Floats | None = None
     label_P: Floats | None = None
+    held_out_label_KP: Floats | None = None
 
     @cached_property
-    def relative_factor_P(self) -> Floats:
-        """h in units of its mean over golden records."""
-        assert self.factor_P is not None
-        relative: Floats = self.factor_P / max(float(self.factor_P[self.pairs.golden_P].mean()), 1e-12)
-        return relative
+    def golden_factor(self) -> float:
+        """Mean h of golden pairs, the unit in which synthetic weights count h."""
+        return 1.0 if self.factor_P is None else max(float(self.factor_P[self.pairs.golden_P].mean()), 1e-12)
 
     def weights(self, entrant: Entrant) -> Floats:
         """Weight of each pair in a weighting, (P,)."""
-        synthetic = entrant.kappa * (self.relative_factor_P if entrant.uses_factors else np.ones(len(self.pairs)))
-        return np.where(self.pairs.golden_P, 1.0, synthetic)
+        return weights_of(entrant, self.pairs.golden_P, self.factor_P, self.golden_factor)
 
-    def labels(self, entrant: Entrant) -> Floats | None:
-        return self.label_P if entrant.uses_trust else None
+    def labels(self, entrant: Entrant) -> Floats:
+        """Label probability of each pair in the training that follows, (P,)."""
+        return self.label_P if entrant.uses_trust and self.label_P is not None else np.ones(len(self.pairs))
+
+    def held_out_labels(self, entrant: Entrant) -> Floats:
+        """The same for scoring, (K, P)."""
+        if entrant.uses_trust and self.held_out_label_KP is not None:
+            return self.held_out_label_KP
+        return np.broadcast_to(self.labels(entrant), (self.pairs.folds, len(self.pairs)))
+
+
+def weights_of(entrant: Entrant, golden_N: NDArray[np.bool_], factor_N: Floats | None, golden_factor: float) -> Floats:
+    """Weights of N records in a weighting: 1 for golden ones, κ or κ·h/``golden_factor`` for the others."""
+    assert factor_N is not None or not entrant.uses_factors
+    synthetic = entrant.kappa * (factor_N / golden_factor if entrant.uses_factors and factor_N is not None else np.ones(len(golden_N)))
+    return np.where(golden_N, 1.0, synthetic)
 
 
 @dataclass(frozen=True)
@@ -128,19 +148,40 @@ class Choice:
     """What to align with.
 
     Attributes:
-        objective, ess_target: of the training; ``reweight`` with weights of this choice, or a robust objective with factors h.
-        weight_P: weight of each pair's record.
-        label_P: probability of each pair's label.
+        shares: weightings whose record weights are averaged, with their probabilities, which sum to 1; or one robust objective.
+        golden_factor: see :class:`RaceData`.
+        decided: whether the golden losses of ``erm`` and ``golden_only`` differ by more than one standard error.
         reason: one sentence.
-        decided: :attr:`Race.is_decided`.
     """
 
-    objective: str
-    ess_target: float
-    weight_P: Floats
-    label_P: Floats
-    reason: str
+    shares: dict[Entrant, float]
+    golden_factor: float
     decided: bool
+    reason: str
+
+    @property
+    def robust(self) -> Entrant | None:
+        """The robust objective, where one was chosen: it trains with h as it is, and λ by its effective-sample-size target."""
+        first = next(iter(self.shares))
+        return None if first.is_weighting else first
+
+    def recipe(self, golden_N: NDArray[np.bool_], factor_N: Floats | None, label_N: Floats | None) -> tuple[Floats, Floats]:
+        """Weights and label probabilities of N records, each (N,).
+
+        The average is one of losses: w·[q·ℓ(m) + (1 − q)·ℓ(−m)] = Σ_e p_e·w_e·[q_e·ℓ(m) + (1 − q_e)·ℓ(−m)] at every margin.
+        """
+        ones = np.ones(len(golden_N))
+        if self.robust is not None:
+            assert factor_N is not None
+            return factor_N, label_N if self.robust.uses_trust and label_N is not None else ones
+        for_N, against_N = np.zeros(len(golden_N)), np.zeros(len(golden_N))
+        for entrant, share in self.shares.items():
+            weight_N = share * weights_of(entrant, golden_N, factor_N, self.golden_factor)
+            q_N = label_N if entrant.uses_trust and label_N is not None else ones
+            for_N += weight_N * q_N
+            against_N += weight_N * (1 - q_N)
+        weight_N = for_N + against_N
+        return weight_N, np.divide(for_N, weight_N, out=ones, where=weight_N > 0)
 
 
 @dataclass
@@ -148,7 +189,7 @@ class Race:
     """Cross-fitted golden losses of entrants, and the choice they lead to.
 
     Args:
-        ridge: of every fit (``proxy.choose_ridge``).
+        ridge: of every fit (:func:`lowest_ridge`).
         seed: of the Bayesian bootstrap.
     """
 
@@ -165,10 +206,9 @@ class Race:
         return self.losses[entrant]
 
     def _weighting(self, entrant: Entrant) -> Floats:
-        key = entrant.uses_trust
-        if key not in self._fitters:
-            self._fitters[key] = CrossFit(self.data.pairs, self.ridge, self.data.labels(entrant))
-        fitted = self._fitters[key]
+        fitted = self._fitters.setdefault(
+            entrant.uses_trust, CrossFit(self.data.pairs, self.ridge, self.data.held_out_labels(entrant) if entrant.uses_trust else None)
+        )
         return fitted.golden_losses(fitted.fit(self.data.weights(entrant)))
 
     @cached_property
@@ -176,16 +216,13 @@ class Race:
         return {}
 
     def _robust(self, entrant: Entrant) -> Floats:
-        pairs, label_P = self.data.pairs, self.data.labels(entrant)
+        pairs, label_KP = self.data.pairs, self.data.held_out_labels(entrant)
         assert self.data.factor_P is not None
         margin_P = np.zeros(len(pairs))
         for fold in range(pairs.folds):
             seen = pairs.fold_P != fold
-            labels = np.ones(len(pairs)) if label_P is None else label_P[fold] if label_P.ndim == 2 else label_P
-            head = fit_objective(
-                pairs.difference_PD[seen], pairs.weight_P[seen], self.data.factor_P[seen], labels[seen],
-                objective=entrant.objective, ess_target=entrant.ess_target, ridge=self.ridge,
-            )  # fmt: skip
+            columns = (pairs.difference_PD, pairs.weight_P, self.data.factor_P, label_KP[fold])
+            head = fit_objective(*(c[seen] for c in columns), objective=entrant.objective, ess_target=entrant.ess_target, ridge=self.ridge)
             margin_P[~seen] = head.margins(pairs.difference_PD[~seen])
         golden = pairs.golden_P
         return cluster_means(preference_loss(margin_P[golden]), pairs.prompt_P[golden])
@@ -193,15 +230,19 @@ class Race:
     # ------------------------------------------------------------------------------------------------------------- choice
 
     def posterior(self) -> dict[Entrant, float]:
-        """Pseudo-BMA+ probability of every weighting that has run; they sum to 1."""
+        """Pseudo-BMA+ probability of every weighting that has run, the largest first; they sum to 1."""
         weightings = [e for e in self.losses if e.is_weighting]
+        base = sum(e in BASELINES for e in weightings)
+        others = max(len(weightings) - base, 1)
+        prior_E = np.array([BASELINE_PRIOR if e in BASELINES else (1 - base * BASELINE_PRIOR) / others for e in weightings])
         loss_EG = np.stack([self.losses[e] for e in weightings])
         prompts = loss_EG.shape[1]
         draws_BG = np.random.default_rng([self.seed, 7]).dirichlet(np.ones(prompts), BOOTSTRAPS) * prompts
         total_BE = draws_BG @ loss_EG.T
-        shares_BE = np.exp(total_BE.min(axis=1, keepdims=True) - total_BE)
+        shares_BE = prior_E * np.exp(total_BE.min(axis=1, keepdims=True) - total_BE)
         shares_E = (shares_BE / shares_BE.sum(axis=1, keepdims=True)).mean(axis=0)
-        return dict(zip(weightings, shares_E.tolist(), strict=True))
+        found = zip(weightings, shares_E.tolist(), strict=True)
+        return dict(sorted(found, key=lambda item: -item[1]))
 
     def excess(self, entrant: Entrant, other: Entrant) -> tuple[float, float]:
         """Mean golden loss of ``entrant`` above that of ``other``, nats, and the standard error of this paired difference."""
@@ -210,51 +251,36 @@ class Race:
         return float(difference_G.mean()), error
 
     def choose(self) -> Choice:
-        """Choose by the rules of the module docstring; at least golden only and erm must have run."""
+        """Choose by the rules of the module docstring; at least the :data:`BASELINES` must have run."""
+        gap, error = self.excess(*BASELINES)
+        decided = abs(gap) > error
         best = min((e for e in self.losses if e.is_weighting), key=lambda e: float(self.losses[e].mean()))
-        robust = [e for e in self.losses if not e.is_weighting]
-        if robust:
-            first = min(robust, key=lambda e: float(self.losses[e].mean()))
-            gain, error = self.excess(best, first)
+        robust = min((e for e in self.losses if not e.is_weighting), key=lambda e: float(self.losses[e].mean()), default=None)
+        if robust is not None:
+            gain, error = self.excess(best, robust)
             if gain > error:
-                return self._robust_choice(first, best, gain, error)
-        return self._averaged_choice()
-
-    def _robust_choice(self, entrant: Entrant, best: Entrant, gain: float, error: float) -> Choice:
-        label_P = self._labels(entrant)
-        assert self.data.factor_P is not None
-        reason = f"{entrant.name}: golden loss lower than that of the best weighting ({best.name}) by {gain:.4f} ± {error:.4f} nats"
-        return Choice(entrant.objective, entrant.ess_target, self.data.factor_P, label_P, reason, self.is_decided)
-
-    def _averaged_choice(self) -> Choice:
-        pairs, shares = self.data.pairs, self.posterior()
-        for_P, against_P = np.zeros(len(pairs)), np.zeros(len(pairs))
-        for entrant, share in shares.items():
-            weight_P, label_P = self.data.weights(entrant), self._labels(entrant)
-            for_P += share * weight_P * label_P
-            against_P += share * weight_P * (1 - label_P)
-        weight_P = for_P + against_P
-        label_P = np.divide(for_P, weight_P, out=np.ones_like(for_P), where=weight_P > 0)
-        first, share = max(shares.items(), key=lambda item: item[1])
-        synthetic = ~pairs.golden_P
-        kappa = float(weight_P[synthetic].mean()) if synthetic.any() else 0.0
+                reason = f"{robust.name}: golden loss lower than that of the best weighting ({best.name}) by {gain:.4f} ± {error:.4f} nats"
+                return Choice({robust: 1.0}, self.data.golden_factor, decided, reason)
+        shares = self.posterior()
+        choice = Choice(shares, self.data.golden_factor, decided, "")
+        synthetic = ~self.data.pairs.golden_P
+        weight_P, _ = choice.recipe(self.data.pairs.golden_P, self.data.factor_P, self.data.label_P)
+        first, share = next(iter(shares.items()))
         named = (
             f"{first.name} ({share:.0%} of the evidence)" if share >= 0.5 else f"an average of weightings, {first.name} first ({share:.0%})"
         )
-        return Choice("reweight", 1.0, weight_P, label_P, f"{named}; a synthetic record has weight {kappa:.2f} on average", self.is_decided)
+        kappa = float(weight_P[synthetic].mean()) if synthetic.any() else 0.0
+        return replace(choice, reason=f"{named}; a synthetic record has weight {kappa:.2f} on average")
 
-    @property
-    def is_decided(self) -> bool:
-        """Whether the golden losses of ``erm`` and ``golden_only`` differ by more than one standard error."""
-        gap, error = self.excess(Entrant(kappa=0.0), Entrant())
-        return abs(gap) > error
 
-    def _labels(self, entrant: Entrant) -> Floats:
-        """Labels for a fit on all pairs: cross-fitted ones are each from the fold of the pair itself."""
-        label_P = self.data.labels(entrant)
-        if label_P is None:
-            return np.ones(len(self.data.pairs))
-        return label_P if label_P.ndim == 1 else label_P[self.data.pairs.fold_P, np.arange(len(self.data.pairs))]
+def lowest_ridge(pairs: ProxyPairs, kappa: float = 0.3) -> float:
+    """Choose the ridge of the lowest cross-fitted golden loss, with synthetic pairs at weight ``kappa``.
+
+    Not the strongest within one standard error (``proxy.choose_ridge``): a ridge far above the optimum turns every entrant into the mean
+    difference of its pairs, and entrants are then told apart by how much they shrink.
+    """
+    weight_P = np.where(pairs.golden_P, 1.0, kappa)
+    return min(RIDGES, key=lambda ridge: float(cross_fitted_golden_loss(pairs, weight_P, ridge=ridge).mean()))
 
 
 def fit_objective(

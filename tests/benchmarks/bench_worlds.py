@@ -25,7 +25,7 @@ from dora_core.calibration import calibrate, mixture_factor
 from dora_core.config.method import CalibrationConfig
 from dora_core.selection.label_trust import held_out_label_probabilities, reward_model_trust
 from dora_core.selection.proxy import Floats, Head, ProxyPairs, choose_ridge, fit
-from dora_core.selection.race import Entrant, Race, RaceData, entrants, fit_objective
+from dora_core.selection.race import Entrant, Race, RaceData, entrants, fit_objective, lowest_ridge
 from dora_core.testbed.worlds import WorldData, WorldModel, random_world
 from tests.benchmarks.harness import Row, argument_parser, report
 
@@ -73,7 +73,7 @@ def measure(number: int, seed: int) -> dict[str, float | str]:
     pairs = ProxyPairs(data.difference_Nd, data.source_N, np.arange(n), fold, np.ones(n))
     h = factors(data, rng.permutation(np.arange(n) % CLASSIFIER_FOLDS))
     golden = data.golden_N.astype(float)
-    ridge = choose_ridge(pairs, np.where(data.golden_N, 1.0, 0.3))
+    ridge = lowest_ridge(pairs)
     trust_ridge = choose_ridge(pairs, golden)
     trust = reward_model_trust(pairs, trust_ridge, samples=2)
     labels_KP = held_out_label_probabilities(pairs, trust, trust_ridge)
@@ -90,11 +90,11 @@ def measure(number: int, seed: int) -> dict[str, float | str]:
         of = {"objective": entrant.objective, "ess_target": entrant.ess_target}
         return fit_objective(pairs.difference_PD, pairs.weight_P, h, labels, ridge=ridge, **of)
 
-    if choice.objective == "reweight":
-        chosen = fit(pairs.difference_PD, choice.weight_P, choice.label_P, ridge=ridge)
+    if choice.robust is None:
+        weight, label = choice.recipe(data.golden_N, h, trust.probability_P)
+        chosen = fit(pairs.difference_PD, weight, label, ridge=ridge)
     else:
-        of = {"objective": choice.objective, "ess_target": choice.ess_target}
-        chosen = fit_objective(pairs.difference_PD, pairs.weight_P, choice.weight_P, choice.label_P, ridge=ridge, **of)
+        chosen = final(choice.robust)
     rate = {entrant.name: float(model.gold_win_rate(final(entrant).theta_D).mean()) for entrant in field}
     shown = {"golden_only": "golden_only", "erm": "erm", "reweight": "reweight", "dora": "dora @ 0.9"}
     return {name: rate[of] for name, of in shown.items()} | {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dora_core.selection.proxy import ProxyPairs, fit, preference_loss
-from dora_core.selection.race import Entrant, Race, RaceData, entrants, fit_objective
+from dora_core.selection.race import BASELINES, Entrant, Race, RaceData, entrants, fit_objective
 from dora_core.testbed.worlds import World, WorldModel
 
 FOLDS = 5
@@ -30,6 +30,10 @@ def run_all(race: Race) -> None:
             race.run(entrant)
 
 
+def recipe_of(race: Race) -> tuple[np.ndarray, np.ndarray]:
+    return race.choose().recipe(race.data.pairs.golden_P, race.data.factor_P, race.data.label_P)
+
+
 def test_entrants_are_those_the_data_allows() -> None:
     assert [e.name for e in entrants(factors=False, trust=False)] == ["golden_only", "erm", "κ 0.3", "κ 0.1", "κ 0.03"]
     names = [e.name for e in entrants(factors=True, trust=True, objectives=["dora"])]
@@ -52,7 +56,7 @@ def test_golden_loss_of_a_weighting_is_that_of_separate_fits() -> None:
 
 def test_posterior_of_two_entrants_by_hand() -> None:
     race, _ = race_of(World(records=100, golden_share=0.5))
-    one, two = Entrant(kappa=0.0), Entrant()
+    one, two = BASELINES
     # Every prompt's loss is .01 lower for the first: whatever the bootstrap weights (sum 50), the log odds are 50 · .01 = .5.
     race.losses = {one: np.full(50, 0.60), two: np.full(50, 0.61)}
     assert race.posterior()[one] == pytest.approx(1 / (1 + np.exp(-0.5)))
@@ -63,17 +67,18 @@ def test_clear_evidence_leaves_the_winner_alone() -> None:
     race, _ = race_of(World(records=1500, golden_share=0.4, label_bias=4.0))
     run_all(race)
     choice = race.choose()
+    weight, label = recipe_of(race)
     synthetic = ~race.data.pairs.golden_P
-    assert choice.objective == "reweight" and choice.decided
-    assert choice.weight_P[synthetic].mean() < 0.1 and np.allclose(choice.weight_P[~synthetic], 1.0)
+    assert choice.robust is None and choice.decided
+    assert weight[synthetic].mean() < 0.1 and np.allclose(weight[~synthetic], 1.0) and (label == 1).all()
 
 
 def test_unbiased_sources_keep_their_weight() -> None:
     race, _ = race_of(World(records=3000, golden_share=0.1, features=40, text_shift=0.0))
     run_all(race)
-    choice = race.choose()
-    assert choice.weight_P[~race.data.pairs.golden_P].mean() > 0.5
-    assert "a synthetic record has weight" in choice.reason
+    weight, _ = recipe_of(race)
+    assert weight[~race.data.pairs.golden_P].mean() > 0.5
+    assert "a synthetic record has weight" in race.choose().reason
 
 
 def test_the_average_of_softened_labels_is_the_average_of_the_losses() -> None:
@@ -82,11 +87,11 @@ def test_the_average_of_softened_labels_is_the_average_of_the_losses() -> None:
     label_P = np.where(race.data.pairs.golden_P, 1.0, 0.7)
     race = Race(RaceData(race.data.pairs, None, label_P), ridge=1.0)
     run_all(race)
-    choice, shares = race.choose(), race.posterior()
+    (weight, label), shares = recipe_of(race), race.posterior()
     for margin in (-1.5, 0.3):
         at = np.full(len(label_P), margin)
         expected = sum(share * race.data.weights(e) * preference_loss(at, label_P if e.uses_trust else 1.0) for e, share in shares.items())
-        assert choice.weight_P * preference_loss(at, choice.label_P) == pytest.approx(expected, rel=1e-9)
+        assert weight * preference_loss(at, label) == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_robust_objective_wins_only_by_more_than_its_error() -> None:
@@ -94,10 +99,10 @@ def test_a_robust_objective_wins_only_by_more_than_its_error() -> None:
     weighting, robust = Entrant(), Entrant(objective="dora", ess_target=0.7, uses_factors=True)
     noise = np.linspace(-1, 1, 50)  # sd .589, standard error .083
     race.losses = {Entrant(kappa=0.0): np.full(50, 0.9), weighting: np.full(50, 0.6), robust: 0.6 - 0.05 + noise}
-    assert race.choose().objective == "reweight"
+    assert race.choose().robust is None
     race.losses[robust] = 0.6 - 0.15 + noise
     choice = race.choose()
-    assert (choice.objective, choice.ess_target) == ("dora", 0.7) and choice.reason.startswith("dora @ 0.7: golden loss lower")
+    assert choice.shares == {robust: 1.0} and choice.robust == robust and choice.reason.startswith("dora @ 0.7: golden loss lower")
 
 
 def test_erm_as_an_objective_is_the_weighted_fit() -> None:
