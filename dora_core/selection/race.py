@@ -81,7 +81,7 @@ class Entrant:
 
 BASELINES = (Entrant(kappa=0.0), Entrant())
 """Golden only and erm, which every race compares."""
-BASELINE_PRIOR = 0.25
+BASELINE_PRIOR = 1 / 3
 """Prior probability of each baseline; the other weightings share the rest. They are many and alike, and would else outvote the baselines
 where the golden preferences tell nothing."""
 

@@ -35,23 +35,28 @@ NAMES = ("golden_only", "erm", "reweight", "dora", "choice", "hindsight")
 
 
 def factors(data: WorldData, fold: np.ndarray) -> Floats:
-    """Calibrated h of every record, the mean over its responses, from the ratios of responses given the prompt."""
+    """Calibrated h of every record, the mean over its responses, from the ratios of responses given the prompt.
+
+    Both responses of a pair are rows of one classifier: one for better and one for worse responses would tell it the golden labels.
+    """
     counts = np.bincount(data.source_N).astype(float)
-    log_w = np.zeros((len(data.source_N), 2, len(counts) - 1))
+    prompts, golden = np.concatenate([data.prompt_Np] * 2), np.concatenate([data.golden_N] * 2)
+    joint = np.column_stack([np.concatenate([data.better_Nd, data.worse_Nd]), prompts])
+    log_w = np.empty((2 * len(fold), len(counts) - 1))
     for source in range(1, len(counts)):
-        used = (data.source_N == 0) | (data.source_N == source)
-        for place, response in enumerate((data.better_Nd, data.worse_Nd)):
-            joint = np.column_stack([response, data.prompt_Np])
-            log_w[:, place, source - 1] = _of_all(joint, data, used, fold) - _of_all(data.prompt_Np, data, used, fold)
-    ratios = np.exp(np.clip(log_w, -30, 30)).reshape(-1, len(counts) - 1)
-    return calibrate(mixture_factor(ratios, counts / counts.sum()), CalibrationConfig()).h.reshape(-1, 2).mean(axis=1)
+        used = np.concatenate([(data.source_N == 0) | (data.source_N == source)] * 2)
+        log_w[:, source - 1] = log_odds(joint, golden, used, np.concatenate([fold] * 2)) - log_odds(
+            prompts, golden, used, np.concatenate([fold] * 2)
+        )
+    ratios = np.exp(np.clip(log_w, -30, 30))
+    return calibrate(mixture_factor(ratios, counts / counts.sum()), CalibrationConfig()).h.reshape(2, -1).mean(axis=0)
 
 
-def _of_all(features: Floats, data: WorldData, used: np.ndarray, fold: np.ndarray) -> Floats:
-    """Log odds of every row: out of fold where the classifier has seen the source, the mean of the folds' classifiers elsewhere."""
+def log_odds(features: Floats, golden: np.ndarray, used: np.ndarray, fold: np.ndarray) -> Floats:
+    """log p(golden)/p(source) of every row from logistic regression on the ``used`` ones, with the class balance taken out; out of fold where
+    the row is used, the mean of the folds' classifiers elsewhere."""
     rows = np.column_stack([features, np.ones(len(features))])
     out = np.zeros(len(rows))
-    golden = data.golden_N
     for k in range(CLASSIFIER_FOLDS):
         seen = used & (fold != k)
         head = fit(rows[seen], np.ones(seen.sum()), golden[seen].astype(float), ridge=CLASSIFIER_RIDGE)
