@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dora_core.evaluation.metrics import Interval, draw_counts, percentiles
+from dora_core.evaluation.metrics import Interval, draw_counts
 from dora_core.selection.proxy import GOLDEN, RIDGES, CrossFit, Floats, ProxyPairs, within_one_error
 
 GRID = (0.0, 0.03, 0.1, 0.3, 1.0)
@@ -131,7 +131,7 @@ def exchange_rates(
         profile = search.profile(point, factor_P, group)
         resampled_BC = counts_BG @ np.stack([search.losses(p, factor_P) for p in profile.values()]).T
         drawn_B = np.array(list(profile))[resampled_BC.argmin(axis=1)]
-        low, high = percentiles(drawn_B, confidence)
+        low, high = np.quantile(drawn_B, [(1 - confidence) / 2, (1 + confidence) / 2], method="closest_observation")
         value = point.kappa[group]
         rate = Interval(value=value, low=min(value, float(low)), high=max(value, float(high)), n=prompts)
         labels = float(pairs.weight_P[pairs.group_P == group].sum())

@@ -98,7 +98,7 @@ def noise_rates(probability_BP: Floats, weight_BP: Floats, highest: float = 1.0)
         middle_B = (low_B + high_B) / 2
         slope_B = (weight_BP * signed_BP / (probability_BP + middle_B[:, None] * signed_BP)).sum(axis=1)
         low_B, high_B = np.where(slope_B > 0, middle_B, low_B), np.where(slope_B > 0, high_B, middle_B)
-    noise_B: Floats = (low_B + high_B) / 2
+    noise_B: Floats = np.round((low_B + high_B) / 2, 9)  # a bound is reached exactly
     return noise_B
 
 

@@ -26,6 +26,7 @@ from dora_core.config.method import (
     TextConfig,
 )
 from dora_core.config.rounds import DriftConfig, RoundsConfig
+from dora_core.config.valuation import ExchangeConfig, TrustConfig
 from dora_core.data.presets.base import is_unpaired
 from dora_core.errors import did_you_mean
 from dora_core.evaluation.study_statistics import TABLES, TableName
@@ -88,6 +89,7 @@ class ExecutionConfig(StrictModel):
     default: Execution = Field(default_factory=Execution, description="For all stages, unless their section overrides it.")
     classify: Execution | None = Field(None, description="Fitting the source classifiers.")
     calibrate: Execution | None = Field(None, description="Scoring responses with the classifiers.")
+    value: Execution | None = Field(None, description="Trust in labels and their exchange rates.")
     drift: Execution | None = Field(None, description="Scoring new data with the last run's classifiers.")
     sft: Execution | None = Field(None, description="Supervised start.")
     reference: Execution | None = Field(None, description="Reference log-probabilities.")
@@ -160,6 +162,8 @@ class RealignConfig(MethodConfig):
     data: DataConfig = Field(description="Preference data.")
     gate: GateConfig = Field(default_factory=GateConfig, description="Promotion gate.")
     drift: DriftConfig = Field(default_factory=DriftConfig, description="How far the data may move from the last run's.")
+    trust: TrustConfig = Field(default_factory=TrustConfig, description="Trust in labels that are not people's.")
+    exchange: ExchangeConfig = Field(default_factory=ExchangeConfig, description="Golden labels that labels of sources are worth.")
     compare: CompareConfig | None = Field(default_factory=CompareConfig, description="Win rates on held-out prompts; null = none.")
     promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="Promotion.")
 
@@ -183,6 +187,11 @@ class RealignConfig(MethodConfig):
     @property
     def model_name(self) -> str:
         return self.promotion.model_name or self.project
+
+    @property
+    def needs_valuation(self) -> bool:
+        """Whether the stage ``value`` runs: for exchange rates, or for label probabilities that alignment uses."""
+        return self.exchange.enabled or self.trust.apply != "off"
 
     @property
     def needs_calibration(self) -> bool:

@@ -73,6 +73,8 @@ def _specs(config: RealignConfig, until: Until, previous: Previous | None, champ
     calibration = chain.calibrate(chain.drift(previous)) if config.needs_calibration or until == "calibrate" else None
     if until == "calibrate":
         return chain
+    if config.needs_valuation:
+        chain.value(calibration)
     start = chain.start()
     reference = chain.reference(start)
     policy = chain.align(start, reference, calibration)

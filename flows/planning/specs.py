@@ -107,6 +107,21 @@ class Chain:
             ),
         )
 
+    def value(self, calibration: StageRef | None) -> StageRef:
+        """Add trust in labels and exchange rates."""
+        from tasks.stages import value
+
+        spec = value.Spec(
+            records=self.records,
+            calibration=calibration,
+            trust=self.config.trust,
+            exchange=self.config.exchange,
+            golden_sources=self._golden,
+            aggregate=self.config.calibration.aggregate if calibration else "mean",
+            execution=self._run("value"),
+        )
+        return self.add("value", spec)
+
     def start(self) -> StageRef | None:
         """Add the supervised start; None where alignment starts from the model as it is."""
         return self._fine_tune(None, self.config.sft) if self.config.sft.enabled else None

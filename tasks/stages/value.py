@@ -21,9 +21,11 @@ from dora_core.config.valuation import ExchangeConfig, TrustConfig
 from dora_core.errors import DataError
 from dora_core.evaluation.metrics import Interval, estimate_text
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
-from tasks.stages import calibrate, classify
-from tasks.stages._value_facts import Facts, SourceValue
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
+from tasks.stages._classify_facts import Facts as ClassifyFacts
+from tasks.stages._value_facts import Facts as Facts
+from tasks.stages._value_facts import SourceValue
 from tasks.stages._value_labels import NO_PREFERENCE, Labels, Overlap, find_overlap, label_pairs, proxy_pairs, read_labels
 from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE, TRUST_FILE
 from tasks.tables.training_records import Aggregate
@@ -267,10 +269,10 @@ def _sources(
 
 def _aucs(spec: Spec, context: StageContext) -> dict[str, float | None]:
     """AUC by source of the classifiers behind the factors; empty without them, or where factors are exact densities."""
-    if spec.calibration is None or spec.calibration.stage != calibrate.Spec.stage:
+    if spec.calibration is None or spec.calibration.stage != "calibrate":
         return {}
     classifier = StageRef.model_validate(context.result(spec.calibration)["inputs"]["classifier"])
-    return {name: head.auc for name, head in context.facts(classifier, classify.Facts).sources.items()}
+    return {name: head.auc for name, head in context.facts(classifier, ClassifyFacts).sources.items()}
 
 
 def _search_facts(exchange: Exchange | None) -> dict[str, Any]:
