@@ -26,7 +26,7 @@ from dora_core.config.method import (
     TextConfig,
 )
 from dora_core.config.rounds import DriftConfig, RoundsConfig
-from dora_core.config.valuation import ExchangeConfig, TrustConfig
+from dora_core.config.valuation import ExchangeConfig, RaceConfig, TrustConfig
 from dora_core.data.presets.base import is_unpaired
 from dora_core.errors import did_you_mean
 from dora_core.evaluation.study_statistics import TABLES, TableName
@@ -90,6 +90,7 @@ class ExecutionConfig(StrictModel):
     classify: Execution | None = Field(None, description="Fitting the source classifiers.")
     calibrate: Execution | None = Field(None, description="Scoring responses with the classifiers.")
     value: Execution | None = Field(None, description="Trust in labels and their exchange rates.")
+    race: Execution | None = Field(None, description="The race of objective auto.")
     drift: Execution | None = Field(None, description="Scoring new data with the last run's classifiers.")
     sft: Execution | None = Field(None, description="Supervised start.")
     reference: Execution | None = Field(None, description="Reference log-probabilities.")
@@ -164,6 +165,7 @@ class RealignConfig(MethodConfig):
     drift: DriftConfig = Field(default_factory=DriftConfig, description="How far the data may move from the last run's.")
     trust: TrustConfig = Field(default_factory=TrustConfig, description="Trust in labels that are not people's.")
     exchange: ExchangeConfig = Field(default_factory=ExchangeConfig, description="Golden labels that labels of sources are worth.")
+    race: RaceConfig = Field(default_factory=RaceConfig, description="Race of align.objective.name: auto.")
     compare: CompareConfig | None = Field(default_factory=CompareConfig, description="Win rates on held-out prompts; null = none.")
     promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="Promotion.")
 
@@ -190,8 +192,13 @@ class RealignConfig(MethodConfig):
 
     @property
     def needs_valuation(self) -> bool:
-        """Whether the stage ``value`` runs: for exchange rates, or for label probabilities that alignment uses."""
-        return self.exchange.enabled or self.trust.apply != "off"
+        """Whether the stage ``value`` runs: for exchange rates, or for label probabilities that alignment or the race uses."""
+        return self.exchange.enabled or self.trust.apply != "off" or self.races
+
+    @property
+    def races(self) -> bool:
+        """Whether the race chooses the objective."""
+        return self.align.objective.name == Auto.name
 
     @property
     def needs_calibration(self) -> bool:
@@ -220,6 +227,8 @@ class SelfTrainConfig(RealignConfig):
         mistakes = []
         if self.generate.prompts is not None:
             mistakes.append("generate.prompts: rounds.prompts is the number of prompts of a round, other ones each round")
+        if self.races:
+            mistakes.append("align.objective.name: auto chooses for one training; name an objective for rounds, for instance that of a realignment")
         if self.evaluate.erm_twin:
             mistakes.append(
                 "evaluate.erm_twin compares one alignment; for rounds run self-train again with align.objective.name=erm, or a study"
@@ -237,6 +246,8 @@ class SelfTrainConfig(RealignConfig):
 
 
 def _objective_of_a_study(name: str) -> str:
+    if name == Auto.name:
+        raise ValueError("auto chooses one objective by a race, a study compares named ones")
     return name if name == ROBUST else find_objective(name).name
 
 

@@ -122,6 +122,23 @@ class Chain:
         )
         return self.add("value", spec)
 
+    def race(self, calibration: StageRef, value: StageRef) -> StageRef:
+        """Add the race, which chooses the objective and the weights of records."""
+        from tasks.stages import race
+
+        spec = race.Spec(
+            records=self.records,
+            calibration=calibration,
+            value=value,
+            race=self.config.race,
+            trust=self.config.trust,
+            exchange=self.config.exchange,
+            golden_sources=self._golden,
+            aggregate=self.config.calibration.aggregate,
+            execution=self._run("race"),
+        )
+        return self.add("race", spec)
+
     def start(self) -> StageRef | None:
         """Add the supervised start; None where alignment starts from the model as it is."""
         return self._fine_tune(None, self.config.sft) if self.config.sft.enabled else None
