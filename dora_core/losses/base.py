@@ -41,6 +41,8 @@ class PreferenceBatch:
         mask_BN: True where there is a response; the other tensors may hold anything where it is False.
         unpaired_B: True for a record of one labelled response, reward 1 desirable or 0 undesirable; no record where it is left out.
             Never derived from the rewards: a list with a single measured response is not an unpaired record.
+        label_probability_B: in [0, 1], the probability q that the record's label is right: that the responses are preferred in the order
+            of their rewards, or that an unpaired response's label holds. None: 1 for every record.
     """
 
     policy_logps_BN: Tensor
@@ -49,6 +51,7 @@ class PreferenceBatch:
     rewards_BN: Tensor
     mask_BN: Tensor
     unpaired_B: Tensor = None  # type: ignore[assignment]  # set below
+    label_probability_B: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.unpaired_B is None:
@@ -117,6 +120,17 @@ class PreferenceBatch:
         """``values_BN`` of each record's worst response, (B,)."""
         return values_BN.gather(1, self.best_worst[1][:, None]).squeeze(1)
 
+    def of_preferred(self, values_BN: Tensor) -> Tensor:
+        """Expected ``values_BN`` of the response that is truly preferred, (B,): the best one's with probability q, else the worst one's."""
+        best_B = self.of_best(values_BN)
+        return best_B if self.label_probability_B is None else self.mixed(best_B, self.of_worst(values_BN))
+
+    def mixed(self, right: Tensor, wrong: Tensor) -> Tensor:
+        """q·right + (1 − q)·wrong of values (B, …): their expectation over whether each record's label is right."""
+        assert self.label_probability_B is not None
+        q = self.label_probability_B.reshape(-1, *[1] * (right.dim() - 1))
+        return q * right + (1 - q) * wrong
+
 
 class PreferenceLoss(LossParams):
     """Base of all losses: parameters are typed fields, the loss is ``__call__``.
@@ -130,6 +144,13 @@ class PreferenceLoss(LossParams):
     reads_unpaired: ClassVar[bool] = False
     """Whether ℓ is defined for a record of one labelled response (``batch.unpaired_B``). Other losses never meet such a record: alignment
     refuses them beforehand."""
+
+    reads_label_probability: ClassVar[bool] = False
+    """Whether ℓ uses ``batch.label_probability_B``. Alignment refuses records with a probability for the other losses, as they would
+    train on an uncertain label as on a certain one."""
+
+    needs_label_probability: ClassVar[bool] = False
+    """Whether the loss is another loss's under a new name where no record has a label probability; alignment then refuses it."""
 
     @property
     def reads_pairs_only(self) -> bool:

@@ -105,4 +105,4 @@ class RPO(MarginLoss):
         return -logsigmoid(margin)
 
     def __call__(self, batch: PreferenceBatch) -> Tensor:
-        return super().__call__(batch) - self.sft_weight * batch.of_best(batch.average_logps_BN)
+        return super().__call__(batch) - self.sft_weight * batch.of_preferred(batch.average_logps_BN)

@@ -16,6 +16,7 @@ from dora_core.config.alignment import AlignConfig
 from dora_core.config.execution import Execution
 from dora_core.errors import TrainingError
 from dora_core.losses import PreferenceBatch
+from dora_core.losses.label_probability import refuse_label_probability
 from dora_core.losses.unpaired import refuse_unpaired
 from dora_core.models.logprobs import ResponseLogps
 from dora_core.objectives.global_batch import GlobalBatch
@@ -45,6 +46,8 @@ class AlignmentTask:
         pad_id: int,
     ):
         refuse_unpaired(config.loss, data.unpaired, len(data) + data.dropped)
+        self._uncertain = data.uncertain if config.label_probability == "use" else 0
+        refuse_label_probability(config.loss, self._uncertain, len(data) + data.dropped)
         self.module, self.layers = logps, layers
         self.tokens = data.tokens if logps.shares_prefix else data.unshared_tokens
         self.exact = config.objective.scope == "global"
@@ -119,6 +122,7 @@ class AlignmentTask:
             rewards_BN=_pad(logps_R.new_tensor([x for r in records for x in r.rewards]), lengths, width, math.nan),
             mask_BN=_pad(torch.ones(len(rows), dtype=torch.bool, device=logps_R.device), lengths, width, False),
             unpaired_B=torch.tensor([r.unpaired for r in records], device=logps_R.device),
+            label_probability_B=logps_R.new_tensor([r.label_probability for r in records]) if self._uncertain else None,
         )
 
     def _check_reference(self, batch: PreferenceBatch) -> None:

@@ -27,9 +27,10 @@ CanonicalForm: TypeAlias = Literal["pairwise", "listwise", "golden", "unpaired"]
 class CanonicalRow(NamedTuple):
     """A row for ``parse_row``: a prompt as messages, responses as final texts.
 
-    ``fields`` by form, all with ``id``, ``prompt``, ``task``, ``split`` (train, eval or None = by hash), ``weight``, ``extra`` (JSON text
-    or None) and ``tools`` (JSON text or None): pairwise ``chosen, rejected, chosen_source, rejected_source``; listwise ``responses,
-    rewards`` or ``ranks`` (1 = best), ``sources``; golden ``response``; unpaired ``response, label`` (bool), ``source``.
+    ``fields`` by form, all with ``id``, ``prompt``, ``task``, ``split`` (train, eval or None = by hash), ``weight``,
+    ``label_probability``, ``extra`` (JSON text or None) and ``tools`` (JSON text or None): pairwise ``chosen, rejected, chosen_source,
+    rejected_source``; listwise ``responses, rewards`` or ``ranks`` (1 = best), ``sources``; golden ``response``; unpaired ``response,
+    label`` (bool), ``source``.
     """
 
     form: CanonicalForm
@@ -47,7 +48,7 @@ class Refused(list[Problem]):
 Adapted: TypeAlias = "CanonicalRow | list[Problem] | None"
 """None: the row is left out by decision and counted."""
 
-UNMAPPED_BY_NAME = frozenset({"source", "weight"})
+UNMAPPED_BY_NAME = frozenset({"source", "weight", "label_probability"})
 """Fields that are read only where the configuration maps them: a column of that name may mean something else."""
 
 MEDIA_COLUMNS = frozenset({"image", "images", "video", "videos", "audio", "audios", "pixel_values"})
@@ -107,6 +108,7 @@ class RowReader:
         )
         self._bare = self._system is None and self._history is None and self._input is None
         self._id, self._task, self._split, self._weight = (fields.path(name) for name in ("id", "task", "split", "weight"))
+        self._label_probability = fields.path("label_probability")
         self._splits = {name.strip().casefold(): split for name, split in adapter.splits.items()}
         self._split_cache: dict[str, str | None] = {}
         self._carry = [fields.compile(path) for path in adapter.carry]
@@ -119,7 +121,7 @@ class RowReader:
         ]
         self._beside = bool(
             self._refused or self._parts or self._carry or self._tools or self._id or self._task or self._split or self._weight
-        )
+        ) or bool(self._label_probability)
 
     def _undecided_parts(self, adapter: Adapter) -> list[tuple[CompiledPath, bool]]:
         """Paths of tools and media beside the prompt in one struct (``input.tools`` of ``input.messages``); whether each is media."""
@@ -369,7 +371,7 @@ class RowReader:
     # ------------------------------------------------------------------------------------------------- beside the responses
 
     def beside(self, row: dict[str, Any], fields: dict[str, Any], problems: list[Problem]) -> None:
-        """Put id, task, split, weight, tools and carried columns into ``fields``; report media and tools that are not decided."""
+        """Put id, task, split, weight, label probability, tools and carried columns into ``fields``; report media and tools that are not decided."""
         if not self._beside:
             return
         beside = [(column, row.get(column), column.casefold() in MEDIA_COLUMNS) for column in self._refused]
@@ -407,6 +409,8 @@ class RowReader:
             fields["split"] = self._split_of(row, problems)
         if self._weight is not None:
             fields["weight"] = self.weight(row, problems)
+        if self._label_probability is not None:
+            fields["label_probability"] = self.label_probability(row, problems)
         if self._tools is not None:
             fields["tools"] = self._json(self.optional(self._tools, row, problems))
         if self._carry:
@@ -463,6 +467,20 @@ class RowReader:
             problems.append(problem(self._weight.text, Reason.NOT_A_NUMBER, "is negative, expected a weight of at least 0"))
             return None
         return weight
+
+    def label_probability(self, row: dict[str, Any], problems: list[Problem]) -> float | None:
+        """Probability that the row's label is right, or None where it is not given."""
+        assert self._label_probability is not None
+        place = self._label_probability
+        try:
+            probability = to_number(self.optional(place, row, problems))
+        except NotANumber as error:
+            problems.append(problem(place.text, Reason.NOT_A_NUMBER, str(error)))
+            return None
+        if probability is not None and not 0 <= probability <= 1:
+            problems.append(problem(place.text, Reason.NOT_A_NUMBER, f"is {probability:g}, expected a probability from 0 to 1"))
+            return None
+        return probability
 
     def carried(self, path: CompiledPath, row: dict[str, Any]) -> Any:
         value = path.get(row)

@@ -32,7 +32,7 @@ _FIELDS_OF_SHAPE: dict[str, tuple[str, ...]] = {
     "single": ("response",),
     "mixed": ("chosen", "rejected", "chosen_source", "rejected_source", "responses", "rewards", "ranks", "sources"),
 }
-"""Fields that only some shapes have; the others (id, prompt, source, task, split, weight) all have."""
+"""Fields that only some shapes have; the others (:data:`_EVERYWHERE`) all have."""
 _NEEDED: dict[str, tuple[str, ...]] = {
     "pair": ("chosen", "rejected"),
     "list": ("responses",),
@@ -44,7 +44,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "mixed": (),
 }
 _RANK = re.compile(r"(.*[_-])?rank(s|ing|ings)?", re.IGNORECASE)
-_EVERYWHERE = frozenset({"id", "prompt", "source", "task", "split", "weight"})
+_EVERYWHERE = frozenset({"id", "prompt", "source", "task", "split", "weight", "label_probability"})
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _conflicts(adapter: Adapter, offered: Adapter) -> Iterator[str]:
             continue
         if field not in possible:
             yield f"`columns.{field}: {own}` is not read by its shape {offered.shape}"
-        elif isinstance(other, str) and own != other and field not in ("id", "task", "split", "weight", "source"):
+        elif isinstance(other, str) and own != other and field not in ("id", "task", "split", "weight", "label_probability", "source"):
             yield f"`columns.{field}: {own}` differs from its `{field}: {other}`"
 
 

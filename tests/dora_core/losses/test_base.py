@@ -96,11 +96,31 @@ def test_huge_log_ratios_stay_finite(variant: str, dtype: torch.dtype, order: li
 
 @each_loss
 def test_the_batch_is_left_as_it_was(variant: str) -> None:
-    batch = batch_of(*RAGGED)
+    batch = dataclasses.replace(batch_of(*RAGGED), label_probability_B=torch.tensor([0.9, 1.0, 0.2], dtype=torch.float64))
     before = {f.name: getattr(batch, f.name).clone() for f in dataclasses.fields(batch)}
     VARIANTS[variant](batch)
     for name, tensor in before.items():
         torch.testing.assert_close(getattr(batch, name), tensor, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if VARIANTS[v].reads_label_probability and v.split()[0] != "dpo_pro"])
+@for_all(batch=ragged(), chances=st.lists(st.floats(0, 1), min_size=3, max_size=3))
+def test_a_soft_label_is_the_expectation_over_the_two_labels(variant: str, batch: PreferenceBatch, chances: list[float]) -> None:
+    """ℓ with probability q = q·ℓ + (1 − q)·ℓ of the record with its order reversed."""
+    loss, q_B = VARIANTS[variant], torch.tensor(chances[: len(batch.mask_BN)], dtype=torch.float64)
+    reversed_batch = dataclasses.replace(batch, rewards_BN=-batch.rewards_BN)
+    same(loss(dataclasses.replace(batch, label_probability_B=q_B)), q_B * loss(batch) + (1 - q_B) * loss(reversed_batch))
+    same(loss(dataclasses.replace(batch, label_probability_B=torch.ones_like(q_B))), loss(batch))
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if VARIANTS[v].reads_unpaired])
+def test_a_soft_label_of_one_response_is_the_expectation_over_its_two_labels(variant: str) -> None:
+    columns = [[[2.0], [-1.0], [3.0, 1.0]], [[1.0], [0.0], [1.0, 0.0]]]
+    q_B = torch.tensor([0.7, 0.25, 1.0], dtype=torch.float64)
+    batch = batch_of(*columns, unpaired=[True, True, False])
+    other = batch_of(columns[0], [[0.0], [1.0], [0.0, 1.0]], unpaired=[True, True, False])
+    loss = VARIANTS[variant]
+    same(loss(dataclasses.replace(batch, label_probability_B=q_B)), q_B * loss(batch) + (1 - q_B) * loss(other))
 
 
 @each_loss
