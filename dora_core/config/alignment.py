@@ -35,8 +35,8 @@ class AlignConfig(StrictModel):
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="The robust objective.")
     label_probability: Literal["use", "ignore"] = Field(
         "use",
-        description="The records' probabilities that their labels are right (data.train[i].columns.label_probability): use: as soft labels, "
-        "by losses on pairs; ignore: every label counts as certain.",
+        description="The records' probabilities that their labels are right (data.train[i].columns.label_probability): use: as soft "
+        "labels, by losses on pairs; ignore: every label counts as certain.",
     )
     optimization: OptimizationConfig = Field(default_factory=OptimizationConfig, description="Optimisation.")
     max_responses: int = Field(

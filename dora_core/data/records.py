@@ -192,8 +192,8 @@ def parse_row(row: Any, form: Form, rules: Rules, taken: Container[str] = ()) ->
 def parse_canonical(row: CanonicalRow, rules: Rules, taken: Container[str] = ()) -> Record | list[Problem]:
     """:func:`parse_row` for a row of an adapter: the prompt is messages, the responses are final texts. Never raises.
 
-    Beside the fields of :func:`parse_row` a row may have ``split``, ``weight``, ``label_probability``, ``extra`` and ``tools``, and the form
-    ``unpaired`` the fields ``response, label, source``.
+    Beside the fields of :func:`parse_row` a row may have ``split``, ``weight``, ``label_probability``, ``extra`` and ``tools``, and the
+    form ``unpaired`` the fields ``response, label, source``.
     """
     parser = _RowParser(rules, taken, final=True)
     record = parser.parse(row.fields, row.form)

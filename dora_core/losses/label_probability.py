@@ -20,7 +20,8 @@ def refuse_label_probability(loss: PreferenceLoss, uncertain: int, records: int)
         raise DataError(
             f"{uncertain} of {records} training records have a label_probability below 1, and align.loss.name: {loss.name} would train "
             "on their labels as on certain ones",
-            hint=f"set align.loss.name to one that reads it ({able}), or align.label_probability: ignore to train on the labels as they are",
+            hint=f"set align.loss.name to one that reads it ({able}), or set align.label_probability: ignore to train on the labels as "
+            "they are",
         )
     if loss.needs_label_probability and not uncertain:
         raise DataError(

@@ -119,9 +119,10 @@ class RowReader:
         self._refused = [c for c in self._media if c not in decided] + [
             c for c in columns if c.casefold() in TOOL_COLUMNS and c not in decided and c not in adapter.carry
         ]
+        numbers = (self._weight, self._label_probability)
         self._beside = bool(
-            self._refused or self._parts or self._carry or self._tools or self._id or self._task or self._split or self._weight
-        ) or bool(self._label_probability)
+            self._refused or self._parts or self._carry or self._tools or self._id or self._task or self._split or any(numbers)
+        )
 
     def _undecided_parts(self, adapter: Adapter) -> list[tuple[CompiledPath, bool]]:
         """Paths of tools and media beside the prompt in one struct (``input.tools`` of ``input.messages``); whether each is media."""
@@ -371,7 +372,8 @@ class RowReader:
     # ------------------------------------------------------------------------------------------------- beside the responses
 
     def beside(self, row: dict[str, Any], fields: dict[str, Any], problems: list[Problem]) -> None:
-        """Put id, task, split, weight, label probability, tools and carried columns into ``fields``; report media and tools that are not decided."""
+        """Put everything beside the responses (id, task, split, numbers, tools, carried columns) into ``fields``; report media and tools
+        that are not decided."""
         if not self._beside:
             return
         beside = [(column, row.get(column), column.casefold() in MEDIA_COLUMNS) for column in self._refused]
