@@ -3,14 +3,19 @@
 from dora_core.losses.absolute import NCA, APODown, APOZero
 from dora_core.losses.base import LOSSES, LossParams, PreferenceBatch, PreferenceLoss, parse_loss, register_loss, registered_losses
 from dora_core.losses.binary import FixedPointKTO, FixedShiftBCO
+from dora_core.losses.combined import MPO
 from dora_core.losses.finite_margin import EXO, IPO, SPPO, Hinge
 from dora_core.losses.label_noise import CDPO, DPOPRO, ROPO, RobustDPO
+from dora_core.losses.latent_label import LCPO
 from dora_core.losses.listwise import D2O, DPOPL, PRO, RRHF, LiRE
 from dora_core.losses.logistic import DPO, RDPO, RPO, ChiPO, LnDPO, SimPO
+from dora_core.losses.on_policy import WPO
+from dora_core.losses.optimal_transport import AOT
 from dora_core.losses.pairwise import MarginLoss, PairwiseLoss
 from dora_core.losses.reference_free import ASFT, CPO, ORPO, SFT
 
 __all__ = [
+    "AOT",
     "ASFT",
     "CDPO",
     "CPO",
@@ -20,7 +25,9 @@ __all__ = [
     "DPOPRO",
     "EXO",
     "IPO",
+    "LCPO",
     "LOSSES",
+    "MPO",
     "NCA",
     "ORPO",
     "PRO",
@@ -30,6 +37,7 @@ __all__ = [
     "RRHF",
     "SFT",
     "SPPO",
+    "WPO",
     "APODown",
     "APOZero",
     "ChiPO",

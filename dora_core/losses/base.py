@@ -43,6 +43,12 @@ class PreferenceBatch:
             Never derived from the rewards: a list with a single measured response is not an unpaired record.
         label_probability_B: in [0, 1], the probability q that the record's label is right: that the responses are preferred in the order
             of their rewards, or that an unpaired response's label holds. None: 1 for every record.
+        noise_rates_B: in [0, ½], the estimated chance of a wrong label of the record's sources, for losses that estimate it; None: not
+            estimated yet.
+        partners_B2: quantiles that the record's own two quantities are matched with, for a loss that ``matches_records``; None: the batch
+            is the whole optimisation step, and is matched in itself.
+        log_collisions_BN: Σ_t log Σ_v π(v | x, y_<t)² over response tokens, ≤ 0, without gradient; None unless the loss
+            ``reads_collisions``.
     """
 
     policy_logps_BN: Tensor
@@ -52,6 +58,9 @@ class PreferenceBatch:
     mask_BN: Tensor
     unpaired_B: Tensor = None  # type: ignore[assignment]  # set below
     label_probability_B: Tensor | None = None
+    noise_rates_B: Tensor | None = None
+    partners_B2: Tensor | None = None
+    log_collisions_BN: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.unpaired_B is None:
@@ -151,6 +160,21 @@ class PreferenceLoss(LossParams):
 
     needs_label_probability: ClassVar[bool] = False
     """Whether the loss is another loss's under a new name where no record has a label probability; alignment then refuses it."""
+
+    estimates_noise: ClassVar[bool] = False
+    """Whether the loss reads ``batch.noise_rates_B``, which alignment then estimates (``noise_rates.py``)."""
+
+    reads_collisions: ClassVar[bool] = False
+    """Whether the loss reads ``batch.log_collisions_BN``, which costs one more pass over the logits."""
+
+    matches_records: ClassVar[bool] = False
+    """Whether ℓ compares a record with others of the same optimisation step (:class:`dora_core.losses.optimal_transport.AOT`); alignment
+    then looks at the whole step before it computes gradients."""
+
+    @property
+    def nested(self) -> list[PreferenceLoss]:
+        """Losses among the parameters."""
+        return []
 
     @property
     def reads_pairs_only(self) -> bool:

@@ -64,8 +64,8 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_loss_in_one_file_works_like_ours(plugin: Path) -> None:
     assert len(HINGE.strip().splitlines()) < 30
     config = AlignConfig.model_validate({"loss": {"name": "squared_hinge", "beta": 0.2, "pairs": "all"}})
-    # lr = (3, 1, 0), rewards in that order, β = .2: max(0, 1 − .2·2) = .6, 1 − .2·3 = .4, 1 − .2·1 = .8: mean .6
-    assert config.loss(batch_of([[3.0, 1.0, 0.0]], [[2.0, 1.0, 0.0]])).item() == pytest.approx(0.6)
+    # lr = (3, 1, 0), rewards in that order, β = .2: max(0, 1 − .2·2)² = .36, (1 − .2·3)² = .16, (1 − .2·1)² = .64: mean .58/1.5
+    assert config.loss(batch_of([[3.0, 1.0, 0.0]], [[2.0, 1.0, 0.0]])).item() == pytest.approx(1.16 / 3)
     assert AlignConfig.model_validate_json(config.model_dump_json()) == config
     with pytest.raises(ValueError, match="greater than 0"):
         parse_loss({"name": "squared_hinge", "beta": -1.0})
