@@ -43,9 +43,7 @@ class MPO(PreferenceLoss):
     @model_validator(mode="after")
     def _check(self) -> MPO:
         if refused := [part.loss.name for part in self.parts if not stands_alone(part.loss)]:
-            raise ValueError(
-                f"{', '.join(refused)} cannot be a part of mpo: it needs what alignment estimates for it; use it as align.loss"
-            )
+            raise ValueError(f"{', '.join(refused)} cannot be a part of mpo: it needs more than the record itself; use it as align.loss")
         return self
 
     @property

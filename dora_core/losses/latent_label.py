@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 class LCPO(PreferenceLoss):
     """ℓ = sg(w)·ℓ₁ + (1 − sg(w))·ℓ₀, w = (1−η)p/((1−η)p + η(1−p)), p = σ(ℓ₀ − ℓ₁) — LCPO (later RE-PO), arXiv 2509.24159.
 
-    ℓ₁ is the base loss of the record as it is labelled, ℓ₀ with its order reversed; for dpo ℓ₀ − ℓ₁ = m, so p = σ(m), and in general p is the
-    paper's e^{−ℓ₁}/(e^{−ℓ₁} + e^{−ℓ₀}). η is the chance of a wrong label (the paper's η is 1 − ours), of each source by itself, and
-    a record's is the mean over its responses' sources (the paper has one per annotator). Estimated by alignment
-    (``noise_rates.py``): η ← memory·η + (1 − memory)·mean(1 − w) over a step's records, at most ½. Ours is the burn-in: until the policy has
-    margins, w = 1, the base loss; at the reference p = ½ and w = 1 − η says nothing.
+    ℓ₁ is the base loss of the record as it is labelled, ℓ₀ with its order reversed; for dpo ℓ₀ − ℓ₁ = m, so p = σ(m), and in general p is
+    the paper's e^{−ℓ₁}/(e^{−ℓ₁} + e^{−ℓ₀}). η is the chance of a wrong label (the paper's η is 1 − ours), of each source by itself; a
+    record's is the mean over its responses' sources (the paper has one per annotator). Alignment estimates it (``noise_rates.py``):
+    η ← memory·η + (1 − memory)·mean(1 − w) over a step's records, at most ½. The burn-in is ours: until the policy has margins w = 1, the
+    base loss; at the reference p = ½, and w = 1 − η says nothing.
     """
 
     estimates_noise: ClassVar[bool] = True

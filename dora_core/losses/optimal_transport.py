@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 class AOT(PreferenceLoss):
     """mean_k −log σ(β(u_(k) − v_(k))), k-th smallest of each over the step — Alignment via Optimal Transport, arXiv 2406.05882.
 
-    First-order stochastic dominance of u over v, with the logistic cost of the paper's violation penalty; sorting solves the transport in one
-    dimension. ``margins``, for pairs of one prompt: u = log π(y_w) − log π(y_l), v the same of the reference (TRL's ``aot``). ``responses``,
-    where winners and losers need not belong together: u = lr_w, v = lr_l (TRL's ``aot_unpaired``); both depend on the policy, and a record's
-    ℓ is the mean of the two matches of its responses, its gradient their sum, so that the mean over records has the value and the gradient
-    of the formula. Matching is over the whole optimisation step, in other code bases over a micro-batch of one rank. Under another objective
-    than ``erm`` a record's ℓ is weighed by itself, which the paper does not consider.
+    First-order stochastic dominance of u over v, with the logistic cost of the paper's violation penalty; sorting solves the transport in
+    one dimension. ``margins``, for pairs of one prompt: u = log π(y_w) − log π(y_l), v the same of the reference (TRL's ``aot``).
+    ``responses``, where winners and losers need not belong together: u = lr_w, v = lr_l (TRL's ``aot_unpaired``). Both depend on the
+    policy; a record's ℓ is the mean of the two matches of its responses, its gradient their sum, so that the mean over records has the
+    value and the gradient of the formula. Matching is over the whole optimisation step, in other code bases over a micro-batch of a rank.
+    Under another objective than ``erm`` a record's ℓ is weighed by itself, which the paper does not consider.
     """
 
     matches_records: ClassVar[bool] = True
