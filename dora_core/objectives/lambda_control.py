@@ -3,8 +3,8 @@
 λ acts relative to the spread of h·ℓ, which differs between losses and shrinks during training. ``auto`` therefore fixes the
 *consequence* instead: the effective sample size (ESS) of a step's record weights, as a fraction of
 what it is at λ = ∞. After each step the smallest λ that keeps this fraction on the step's own losses is found; the next step
-uses it if it is larger than the λ so far, else log λ moves a tenth of the way, λ falling by a fifth at most. So λ lags by one step (the gradient is
-needed in one pass), rises at once when the losses spread, falls slowly, and is ∞ until losses differ at all.
+uses it if it is larger than the λ so far, else log λ moves a tenth of the way, and λ falls by a fifth at most. So λ lags by one step
+(the gradient is needed in one pass), rises at once when the losses spread, falls slowly, and is ∞ until losses differ at all.
 
 At the start the losses differ by rounding alone and spread manifold with every step, so the λ found on one step would put most of
 the next one's weight on a few records. The first λ is therefore not the one found, but a tenth of the way to it (in log λ) from
