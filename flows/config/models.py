@@ -228,7 +228,9 @@ class SelfTrainConfig(RealignConfig):
         if self.generate.prompts is not None:
             mistakes.append("generate.prompts: rounds.prompts is the number of prompts of a round, other ones each round")
         if self.races:
-            mistakes.append("align.objective.name: auto chooses for one training; name an objective for rounds, for instance that of a realignment")
+            mistakes.append(
+                "align.objective.name: auto chooses for one training; name an objective for rounds, for instance that of a realignment"
+            )
         if self.evaluate.erm_twin:
             mistakes.append(
                 "evaluate.erm_twin compares one alignment; for rounds run self-train again with align.objective.name=erm, or a study"

@@ -174,8 +174,15 @@ class Chain:
         calibration: StageRef | None,
         label: str = "align",
         align: AlignConfig | None = None,
+        value: StageRef | None = None,
+        race: StageRef | None = None,
     ) -> StageRef:
-        """Add the alignment; returns the policy."""
+        """Add the alignment; returns the policy.
+
+        Args:
+            value: gives label probabilities, where ``trust.apply`` says so.
+            race: gives objective, weights and label probabilities, for ``objective: auto``.
+        """
         from tasks.stages import align as stage
 
         config, align = self.config, align or self.config.align
@@ -184,9 +191,11 @@ class Chain:
             stage.Spec(
                 **self._policy(start),
                 reference=reference,
-                calibration=calibration,
+                calibration=race or calibration,
                 align=align,
-                aggregate=config.calibration.aggregate if calibration else "mean",
+                aggregate=config.calibration.aggregate if calibration and race is None else "mean",
+                **_trust(config.trust, value, race),
+                race=race,
                 plugins=stage.plugin_digests(align),
                 execution=self._run("align"),
             ),
@@ -341,6 +350,13 @@ class Chain:
     def _policy(self, start: StageRef | None) -> dict[str, Any]:
         """Return the inputs of every stage that works with the policy."""
         return {"records": self.records, "start": start, "model": self.config.policy, "text": self.config.text}
+
+
+def _trust(trust: TrustConfig, value: StageRef | None, race: StageRef | None) -> dict[str, Any]:
+    """Return the inputs of ``align`` for label probabilities."""
+    if race is not None:
+        return {"trust": race}
+    return {"trust": value, "trust_use": trust.apply} if value is not None and trust.apply != "off" else {}
 
 
 def pinned(config: Configuration) -> Configuration:

@@ -20,12 +20,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 READ_ROWS = 16_384
+LABEL_PROBABILITY = "label_probability"
 
 Aggregate = Literal["mean", "min", "chosen", "product"]
 """How a record's h follows from its responses' (``dora_core.calibration.aggregate``)."""
 
 
-def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: Aggregate) -> Iterator[pa.Table]:
+TrustUse = Literal["soft_label", "weight"]
+"""How a record's trust enters: as the loss's label probability, or as a factor of h."""
+
+
+def joined_records(
+    records: Path,
+    logps: Path,
+    factors: Path | None,
+    aggregate: Aggregate,
+    trust: Path | None = None,
+    trust_use: TrustUse = "soft_label",
+) -> Iterator[pa.Table]:
     """Training records, in order, as tables of ``dora_core.training.alignment_data.JOINED_COLUMNS``.
 
     Args:
@@ -33,6 +45,7 @@ def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: 
         logps: ``logps.parquet`` of a ``reference`` stage, both splits.
         factors: ``calibration.parquet`` of a ``calibrate`` or ``truth`` stage, train split; None: h = 1.
         aggregate: see :data:`Aggregate`.
+        trust: ``label_trust.parquet`` of a ``value`` or ``race`` stage. A label probability of the data itself stays as it is.
 
     Raises:
         DataError: a table does not go with the records; names the first response where it differs.
@@ -40,12 +53,18 @@ def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: 
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
     reference = _Follower(logps, "logp")
     calibration = None if factors is None else _Follower(factors, "h")
+    trusted = None if trust is None else _RecordFollower(trust, LABEL_PROBABILITY)
     columns = ["record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "split"]
+    # Records of an earlier release have no such column.
+    has_probability = LABEL_PROBABILITY in pq.read_schema(records).names
     row = 0
-    for batch in record_batches(records, columns):
+    for batch in record_batches(records, [*columns, LABEL_PROBABILITY] if has_probability else columns):
+        if not has_probability:
+            batch = batch.append_column(LABEL_PROBABILITY, pa.nulls(len(batch), pa.float64()))
         keys = responses_of(batch.select(["record_id", "responses", "split"]))
         train = pc.equal(batch["split"], "train")
         values = reference.take(keys)
@@ -53,15 +72,25 @@ def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: 
         if not len(batch):
             continue
         h = np.ones(len(batch)) if calibration is None else _record_factors(batch, calibration, aggregate)
+        if trusted is not None:
+            q = trusted.take(batch.select(["record_id"]))
+            if trust_use == "weight":
+                h = h * np.nan_to_num(q, nan=1.0)
+            else:
+                own = batch[LABEL_PROBABILITY].combine_chunks()
+                filled = pc.coalesce(own, pa.array(q, pa.float64(), from_pandas=True))
+                batch = batch.set_column(batch.schema.get_field_index(LABEL_PROBABILITY), LABEL_PROBABILITY, filled)
         yield batch.append_column("row", pa.array(np.arange(row, row + len(batch)))).append_column("factor", pa.array(h))
         row += len(batch)
-    for follower in (reference, calibration):
+    for follower in (reference, calibration, trusted):
         if follower is not None:
             follower.finish()
 
 
 class _Follower:
     """One column of a table with a row per response, read along with the records."""
+
+    keys: tuple[str, ...] = ("record_id", "response_index")
 
     def __init__(self, path: Path, column: str):
         self._path, self._column = path, column
@@ -74,7 +103,7 @@ class _Follower:
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(self._path) as file:
-            for batch in file.iter_batches(READ_ROWS, columns=["record_id", "response_index", self._column]):
+            for batch in file.iter_batches(READ_ROWS, columns=[*self.keys, self._column]):
                 yield pa.Table.from_batches([batch])
 
     def take(self, keys: pa.Table) -> NDArray[np.float64]:
@@ -89,17 +118,20 @@ class _Follower:
         table = pa.concat_tables(held) if held else keys.slice(0, 0)
         own, self._held = table.slice(0, len(keys)), table.slice(len(keys))
         expected = keys.slice(0, len(own))
-        same = pc.and_(
-            pc.equal(own["record_id"], expected["record_id"]),
-            pc.equal(own["response_index"].cast("int32"), expected["response_index"]),
-        )
+        same = pc.equal(own["record_id"], expected["record_id"])
+        if "response_index" in self.keys:
+            same = pc.and_(same, pc.equal(own["response_index"].cast("int32"), expected["response_index"]))
         at = pc.index(same, False).as_py()
         if at >= 0 or len(own) < len(keys):
             at = at if at >= 0 else len(own)
-            found = f"{own['record_id'][at]} response {own['response_index'][at]}" if at < len(own) else "nothing"
-            self._refuse(f"{found} where {keys['record_id'][at]} response {keys['response_index'][at]} is expected", self._row + at)
+            found = self._named(own, at) if at < len(own) else "nothing"
+            self._refuse(f"{found} where {self._named(keys, at)} is expected", self._row + at)
         self._row += len(own)
         return np.asarray(own[self._column].to_numpy(), dtype=np.float64)
+
+    def _named(self, rows: pa.Table, at: int) -> str:
+        record = str(rows["record_id"][at])
+        return f"{record} response {rows['response_index'][at]}" if "response_index" in self.keys else record
 
     def finish(self) -> None:
         if (self._held is not None and len(self._held)) or next(self._tables, None) is not None:
@@ -110,6 +142,12 @@ class _Follower:
             f"{self._path.name} row {row} does not go with the records: {difference}",
             hint=f"it was computed for other records; delete {self._path.parent} and run again",
         )
+
+
+class _RecordFollower(_Follower):
+    """One column of a table with a row per train record; NaN where it is null."""
+
+    keys = ("record_id",)
 
 
 def _like_lists(lists: pa.ChunkedArray, values: NDArray[np.float64]) -> pa.ListArray:
