@@ -14,7 +14,8 @@ Two kinds of entrant:
 
 The choice averages the weightings instead of taking the first: record weights under pseudo-BMA+ (Yao, Vehtari, Simpson & Gelman 2018,
 section 3.4), w = Σ_e p_e·w_e with p_e ∝ prior_e·exp(−total golden loss), the mean over Bayesian bootstraps of the prompts. With few golden
-prompts the losses of neighbouring κ do not differ by more than their noise, and the first place is a draw; with many, the average is the winner.
+prompts the losses of neighbouring κ do not differ by more than their noise, and the first place is a draw; with many, the average is the
+winner.
 A robust objective is chosen only where it is better than the best weighting by more than one standard error of the paired
 difference.
 

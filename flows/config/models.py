@@ -31,7 +31,7 @@ from dora_core.data.presets.base import is_unpaired
 from dora_core.errors import did_you_mean
 from dora_core.evaluation.study_statistics import TABLES, TableName
 from dora_core.losses.unpaired import unpaired_remedy
-from dora_core.objectives import find_objective
+from dora_core.objectives import Auto, find_objective
 from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.strict_model import NAME_PATTERN, StrictModel
 

@@ -73,11 +73,11 @@ def _specs(config: RealignConfig, until: Until, previous: Previous | None, champ
     calibration = chain.calibrate(chain.drift(previous)) if config.needs_calibration or until == "calibrate" else None
     if until == "calibrate":
         return chain
-    if config.needs_valuation:
-        chain.value(calibration)
+    value = chain.value(calibration) if config.needs_valuation else None
+    race = chain.race(calibration, value) if config.races and calibration is not None and value is not None else None
     start = chain.start()
     reference = chain.reference(start)
-    policy = chain.align(start, reference, calibration)
+    policy = chain.align(start, reference, calibration, value=value, race=race)
     if until == "align":
         return chain
     if isinstance(config, SelfTrainConfig):

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from dora_core.config.alignment import AlignConfig
 from dora_core.config.judging import Judge, RewardModelJudge
 from dora_core.config.method import GenerateConfig, OptimizationConfig, SftConfig
+from dora_core.config.valuation import TrustConfig
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
 from infra.store.store import sha256_of
 from tasks.runtime.spec import ModelSource, StageRef, StageSpec

@@ -1,8 +1,8 @@
 """Stage ``race``: what to align with, by cross-fitted loss on golden preferences (``objective: auto``).
 
-Input: records, calibration factors, the labels' trust (stage ``value``). Output: ``calibration.parquet`` (record_id, response_index, source,
-h), in the form of ``calibrate``, with h the weight of the response's record, of mean 1; ``label_trust.parquet`` in the form of ``value``, with
-the label probabilities of the choice. ``align`` reads both in place of those tables, and its objective from the facts. Guarantee: no golden
+Input: records, calibration factors, the labels' trust (stage ``value``). Output: ``calibration.parquet`` (record_id, response_index,
+source, h), in the form of ``calibrate``, with h the weight of the response's record, of mean 1; ``label_trust.parquet`` in the form of
+``value``, with the label probabilities of the choice. ``align`` reads both in place of those tables, and its objective from the facts. Guarantee: no golden
 preference is scored by a head that saw its prompt, nor by labels softened with its help. Cost: some hundred convex fits on at most
 ``exchange.max_labels`` labels per source, minutes on one core; no model is loaded.
 
@@ -24,7 +24,7 @@ from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages._race_facts import Facts as Facts
 from tasks.stages._race_facts import Standing
 from tasks.stages._value_labels import Labels, find_overlap, proxy_pairs, read_labels
-from tasks.stages._value_trust import estimate_trust
+from tasks.stages.value import estimate_trust
 from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE, TRUST_FILE
 from tasks.tables.rows import record_batches, responses_of
 from tasks.tables.training_records import Aggregate

@@ -131,7 +131,8 @@ def tables(found: dict[tuple[int, int], dict[str, float | str]], worlds: list[in
         below += gap < -error
         world = random_world(number)
         described = (
-            f"{number}: {world.records} records, {world.golden_share:.0%} golden, {world.sources} sources, {world.features} features; shift "
+            f"{number}: {world.records} records, {world.golden_share:.0%} golden, {world.sources} sources, "
+            f"{world.features} features; shift "
             f"{world.prompt_shift:.1f} prompts {world.text_shift:.1f} texts {world.golden_shift:.1f} golden, bias {world.label_bias:.1f}, "
             f"noise {world.noise:.2f}, curvature {world.curvature:.1f}"
         )
