@@ -80,7 +80,10 @@ def plugin_digests(align: AlignConfig) -> list[str]:
     from dora_core.objectives import find_objective
     from dora_core.plugins import code_digest
 
-    digests = (code_digest(align.loss), code_digest(find_objective(align.objective.name)))
+    losses = [align.loss]
+    for loss in losses:  # grows: a loss may have others among its parameters
+        losses += loss.nested
+    digests = [*map(code_digest, losses), code_digest(find_objective(align.objective.name))]
     return [digest for digest in digests if digest is not None]
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 READ_ROWS = 16_384
+LABEL_PROBABILITY = "label_probability"
 
 Aggregate = Literal["mean", "min", "chosen", "product"]
 """How a record's h follows from its responses' (``dora_core.calibration.aggregate``)."""
@@ -40,12 +41,17 @@ def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: 
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
     reference = _Follower(logps, "logp")
     calibration = None if factors is None else _Follower(factors, "h")
     columns = ["record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "split"]
+    # Records of an earlier release have no such column.
+    has_probability = LABEL_PROBABILITY in pq.read_schema(records).names
     row = 0
-    for batch in record_batches(records, columns):
+    for batch in record_batches(records, [*columns, LABEL_PROBABILITY] if has_probability else columns):
+        if not has_probability:
+            batch = batch.append_column(LABEL_PROBABILITY, pa.nulls(len(batch), pa.float64()))
         keys = responses_of(batch.select(["record_id", "responses", "split"]))
         train = pc.equal(batch["split"], "train")
         values = reference.take(keys)
