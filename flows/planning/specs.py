@@ -45,6 +45,7 @@ class Chain:
         self.rounds: dict[str, int | None] = {}
         self._run, self._golden = config.execution.of, config.data.golden_sources
         self._refs: set[StageRef] = set()
+        self._trust: dict[StageRef, StageRef] = {}
         self.given = self.records = self.add(
             "ingest", ingest.Spec(data=config.data, fingerprints=fingerprints, execution=self._run("ingest"))
         )
@@ -108,7 +109,7 @@ class Chain:
         )
 
     def value(self, calibration: StageRef | None) -> StageRef:
-        """Add trust in labels and exchange rates."""
+        """Add trust in the labels of the current records, which their alignments use by ``trust.apply``, and exchange rates."""
         from tasks.stages import value
 
         spec = value.Spec(
@@ -120,7 +121,8 @@ class Chain:
             aggregate=self.config.calibration.aggregate if calibration else "mean",
             execution=self._run("value"),
         )
-        return self.add("value", spec)
+        self._trust[self.records] = ref = self.add("value", spec)
+        return ref
 
     def start(self) -> StageRef | None:
         """Add the supervised start; None where alignment starts from the model as it is."""
@@ -162,6 +164,9 @@ class Chain:
         from tasks.stages import align as stage
 
         config, align = self.config, align or self.config.align
+        # A weight is a factor of h, which an objective without h does not read.
+        trusts = config.trust.apply == "soft_label" or (config.trust.apply == "weight" and calibration is not None)
+        trust: dict[str, Any] = {"trust": self._trust.get(self.records), "trust_use": config.trust.apply} if trusts else {}
         return self.add(
             label,
             stage.Spec(
@@ -171,6 +176,7 @@ class Chain:
                 align=align,
                 aggregate=config.calibration.aggregate if calibration else "mean",
                 plugins=stage.plugin_digests(align),
+                **trust,
                 execution=self._run("align"),
             ),
         )

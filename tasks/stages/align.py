@@ -23,7 +23,7 @@ from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages import training_data
 from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE
 from tasks.tables.rows import record_batches
-from tasks.tables.training_records import Aggregate, count_unpaired
+from tasks.tables.training_records import Aggregate, TrustUse, count_unpaired
 from tasks.training.facts import HeavyRecord, LossSettings, ObjectiveSettings, TrainingFacts
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ class Spec(StageSpec):
     text: TextConfig
     align: AlignConfig
     aggregate: Aggregate = "mean"
+    trust: StageRef | None = None
+    """Probabilities of the labels, used as ``trust_use`` says."""
+    trust_use: TrustUse = "soft_label"
     plugins: list[str] = Field(default_factory=list)
     """sha256 of the files that define a loss or objective of the user's (:func:`plugin_digests`): edited code is another run."""
 
@@ -61,6 +64,8 @@ class Spec(StageSpec):
             model=self.model,
             text=self.text,
             aggregate=self.aggregate,
+            trust=self.trust,
+            trust_use=self.trust_use,
             max_responses=2 if self.align.loss.reads_pairs_only else self.align.max_responses,
             loss=self.align.loss,
             execution=self.execution.model_copy(update={"workers": 0, "gpus_per_worker": 0.0}),
