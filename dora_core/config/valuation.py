@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dora_core.strict_model import StrictModel
 
@@ -28,6 +28,12 @@ class TrustConfig(StrictModel):
     )
     min_overlap: int = Field(50, ge=2, description="auto: least number of prompts with labels of both for the method overlap.")
     min_golden: int = Field(50, ge=2, description="auto: least number of golden-labelled prompts for the method reward_model.")
+
+    @model_validator(mode="after")
+    def _check(self) -> TrustConfig:
+        if self.method == "off" and self.apply != "off":
+            raise ValueError(f"apply={self.apply} needs an estimate: set method to auto, or apply to off")
+        return self
 
 
 class ExchangeConfig(StrictModel):

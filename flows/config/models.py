@@ -186,6 +186,23 @@ class RealignConfig(MethodConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_trust(self) -> Self:
+        loss, objective = self.align.loss, self.align.objective.name
+        if self.trust.apply == "soft_label" and not loss.reads_label_probability:
+            raise ValueError(
+                f"trust.apply=soft_label: align.loss.name={loss.name} does not read how sure a label is; use a pairwise loss such as dpo, "
+                "or trust.apply: weight"
+            )
+        if self.trust.apply == "soft_label" and self.align.label_probability == "ignore":
+            raise ValueError("trust.apply=soft_label contradicts align.label_probability=ignore; set one of the two")
+        if self.trust.apply == "weight" and not self.needs_calibration:
+            raise ValueError(
+                f"trust.apply=weight multiplies h, and align.objective.name={objective} does not read h; use reweight or dora, "
+                "or trust.apply: soft_label"
+            )
+        return self
+
     @property
     def model_name(self) -> str:
         return self.promotion.model_name or self.project

@@ -77,7 +77,7 @@ def _specs(config: RealignConfig, until: Until, previous: Previous | None, champ
     race = chain.race(calibration, value) if config.races and calibration is not None and value is not None else None
     start = chain.start()
     reference = chain.reference(start)
-    policy = chain.align(start, reference, calibration, value=value, race=race)
+    policy = chain.align(start, reference, calibration, race=race)
     if until == "align":
         return chain
     if isinstance(config, SelfTrainConfig):

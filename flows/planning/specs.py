@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar
 from dora_core.config.alignment import AlignConfig
 from dora_core.config.judging import Judge, RewardModelJudge
 from dora_core.config.method import GenerateConfig, OptimizationConfig, SftConfig
-from dora_core.config.valuation import TrustConfig
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
 from infra.store.store import sha256_of
 from tasks.runtime.spec import ModelSource, StageRef, StageSpec
@@ -46,6 +45,7 @@ class Chain:
         self.rounds: dict[str, int | None] = {}
         self._run, self._golden = config.execution.of, config.data.golden_sources
         self._refs: set[StageRef] = set()
+        self._trust: dict[StageRef, StageRef] = {}
         self.given = self.records = self.add(
             "ingest", ingest.Spec(data=config.data, fingerprints=fingerprints, execution=self._run("ingest"))
         )
@@ -109,7 +109,7 @@ class Chain:
         )
 
     def value(self, calibration: StageRef | None) -> StageRef:
-        """Add trust in labels and exchange rates."""
+        """Add trust in the labels of the current records, which their alignments use by ``trust.apply``, and exchange rates."""
         from tasks.stages import value
 
         spec = value.Spec(
@@ -121,7 +121,8 @@ class Chain:
             aggregate=self.config.calibration.aggregate if calibration else "mean",
             execution=self._run("value"),
         )
-        return self.add("value", spec)
+        self._trust[self.records] = ref = self.add("value", spec)
+        return ref
 
     def race(self, calibration: StageRef, value: StageRef) -> StageRef:
         """Add the race, which chooses the objective and the weights of records."""
@@ -175,18 +176,19 @@ class Chain:
         calibration: StageRef | None,
         label: str = "align",
         align: AlignConfig | None = None,
-        value: StageRef | None = None,
         race: StageRef | None = None,
     ) -> StageRef:
         """Add the alignment; returns the policy.
 
         Args:
-            value: gives label probabilities, where ``trust.apply`` says so.
             race: gives objective, weights and label probabilities, for ``objective: auto``.
         """
         from tasks.stages import align as stage
 
         config, align = self.config, align or self.config.align
+        # A weight is a factor of h, which an objective without h does not read.
+        trusts = config.trust.apply == "soft_label" or (config.trust.apply == "weight" and calibration is not None)
+        trust: dict[str, Any] = {"trust": self._trust.get(self.records), "trust_use": config.trust.apply} if trusts else {}
         return self.add(
             label,
             stage.Spec(
@@ -195,9 +197,8 @@ class Chain:
                 calibration=race or calibration,
                 align=align,
                 aggregate=config.calibration.aggregate if calibration and race is None else "mean",
-                **_trust(config.trust, value, race),
-                race=race,
                 plugins=stage.plugin_digests(align),
+                **({"race": race, "trust": race} if race is not None else trust),
                 execution=self._run("align"),
             ),
         )
@@ -351,13 +352,6 @@ class Chain:
     def _policy(self, start: StageRef | None) -> dict[str, Any]:
         """Return the inputs of every stage that works with the policy."""
         return {"records": self.records, "start": start, "model": self.config.policy, "text": self.config.text}
-
-
-def _trust(trust: TrustConfig, value: StageRef | None, race: StageRef | None) -> dict[str, Any]:
-    """Return the inputs of ``align`` for label probabilities."""
-    if race is not None:
-        return {"trust": race}
-    return {"trust": value, "trust_use": trust.apply} if value is not None and trust.apply != "off" else {}
 
 
 def pinned(config: Configuration) -> Configuration:

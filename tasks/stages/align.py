@@ -50,7 +50,7 @@ class Spec(StageSpec):
     align: AlignConfig
     aggregate: Aggregate = "mean"
     trust: StageRef | None = None
-    """Stage with the label probabilities; None: those of the data."""
+    """Probabilities of the labels, used as ``trust_use`` says."""
     trust_use: TrustUse = "soft_label"
     race: StageRef | None = None
     """Stage that chooses objective, weights and label probabilities: then also :attr:`calibration` and :attr:`trust`."""

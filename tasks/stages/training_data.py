@@ -1,7 +1,7 @@
 """Stage ``training_data``: the records of alignment, joined, chosen and tokenised once.
 
-Input: records, reference log-probabilities, calibration factors (where the objective uses them), label probabilities (of ``value``, where
-``trust.apply`` says so, or of the race), the tokenizer of the starting model.
+Input: records, reference log-probabilities, calibration factors (where the objective uses them), probabilities of labels
+(where ``trust.apply`` says so), the tokenizer of the starting model.
 Output: ``training_data.arrow`` (``dora_core/training/alignment_data.py``), which every training worker maps into memory. Guarantee: it
 does not depend on settings of training alone, so another λ, learning rate or loss of as many responses does not tokenise again.
 Unpaired records (``dora_core/data/unpaired.py``) are refused before anything is tokenised if the loss does not read them; ``align``
@@ -44,9 +44,9 @@ class Spec(StageSpec):
     model: ModelConfig
     text: TextConfig
     aggregate: Aggregate
+    max_responses: int = Field(ge=2)
     trust: StageRef | None = None
     trust_use: TrustUse = "soft_label"
-    max_responses: int = Field(ge=2)
     loss: Annotated[Loss | None, NotInDigest] = None
 
 

@@ -76,7 +76,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     write_trust(context.path / TRUST_FILE, labels, q_R)
     facts = Facts(
         golden_labels=labels.count(0),
-        golden_prompts=labels.prompts(0),
+        golden_prompts=labels.golden_prompts,
         sources=_sources(spec, context, labels, overlap, estimate, exchange),
         golden_loss=estimate.trust.golden_loss if estimate.trust else None,
         fits=fits,
@@ -143,7 +143,7 @@ def estimate_trust(spec: Spec, labels: Labels, overlap: Overlap, pairs: ProxyPai
     if settings.method == "off" or not groups:
         return estimate
     options: dict[str, Any] = {"confidence": spec.exchange.confidence, "seed": spec.exchange.seed}
-    golden = labels.prompts(0)
+    golden = labels.golden_prompts
     by_model = golden >= (settings.min_golden if settings.method == "auto" else 2) and len(np.unique(pairs.fold_P[pairs.golden_P])) > 1
     if settings.method == "reward_model" and not by_model:
         raise DataError(
@@ -208,7 +208,7 @@ def exchange_of(
 
     from dora_core.selection.exchange import exchange_rates
 
-    golden = labels.prompts(0)
+    golden = labels.golden_prompts
     if not spec.exchange.enabled or len(labels.names) == 1:
         return None, 0
     if golden < LEAST_GOLDEN or len(np.unique(pairs.fold_P[pairs.golden_P])) < 2:

@@ -7,8 +7,8 @@ from tasks.stages import value
 from tests.flows.report.runs import MANY, make_facts
 
 
-def facts_of(sources: list[str], **changes: object) -> value.Facts:
-    return value.Facts.model_validate(make_facts(sources)["value"] | changes)
+def facts_of(names: list[str], **changes: object) -> value.Facts:
+    return value.Facts.model_validate(make_facts(names)["value"] | changes)
 
 
 def test_every_source_has_its_rate_and_worth() -> None:

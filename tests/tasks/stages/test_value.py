@@ -107,14 +107,15 @@ def test_factors_and_quality_of_the_classifiers_are_read(fitted: Fitted, tmp_pat
 
 def test_labels_of_both_are_compared_directly(tmp_path: Path) -> None:
     """Every record of people is also labelled by a judge, named in a carried column, who reverses each fourth."""
-    rows = Testbed(TestbedConfig(prompts=160, responses_per_prompt=2, shift=0.0, one_source_per_record=True)).generate()
+    testbed = Testbed(TestbedConfig(prompts=160, responses_per_prompt=2, shift=0.0, one_source_per_record=True))
+    rows = testbed.generate()
     people = [row | {"sources": ["lm"] * 2, "labeller": "human"} for row in rows]
     judged = [
         row | {"id": f"j{i}", "sources": ["lm"] * 2, "labeller": "judge-1", "rewards": row["rewards"][:: -1 if i % 4 == 0 else 1]}
         for i, row in enumerate(rows)
     ]
     store = Store(str(tmp_path / "store"))
-    records = ingested(store, tmp_path / "data", people + judged, carry=["labeller"])
+    records = ingested(store, tmp_path / "data", people + judged, testbed.generate_golden(10), carry=["labeller"])
     spec = spec_of(records, trust=TrustConfig(labeller="labeller"), enabled=False)
     facts = value.Facts.model_validate(execute(spec, value.run, store)["facts"])
     (name,) = facts.sources

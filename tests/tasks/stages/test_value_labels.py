@@ -23,8 +23,9 @@ from tasks.stages._value_labels import (
     UNNAMED,
     _groups,
     find_overlap,
+    label_of,
     label_pairs,
-    label_source,
+    label_sources,
     proxy_pairs,
     read_labels,
 )
@@ -43,18 +44,36 @@ def written(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def test_the_source_of_a_label() -> None:
-    def of(sources: list[Any], rewards: list[Any], labeller: str | None = None, extra: str | None = None) -> str:
-        return label_source({"sources": sources, "rewards": rewards, "extra": extra}, ["human", "crowd-*"], labeller)
+    def of(sources: list[Any], rewards: list[Any], labeller: str | None = None, extra: str | None = None) -> tuple[str | None, bool]:
+        row = {"sources": sources, "rewards": rewards, "extra": extra, "reward_kind": "reward"}
+        return label_of(row, label_sources(row, ["human", "crowd-*"], labeller))
 
-    assert of(["human", "crowd-7"], [1.0, 0.0]) == GOLDEN
-    assert of(["human", "bot"], [1.0, 0.0]) == "bot"
-    assert of(["human", "bot"], [1.0, None]) == GOLDEN  # unmeasured: it takes part in no pair
-    assert of(["a", "b"], [1.0, 0.0]) == SEVERAL
-    assert of([None, "human"], [1.0, 0.0]) == UNNAMED
+    assert of(["human", "crowd-7"], [1.0, 0.0]) == (GOLDEN, True)
+    assert of(["human", "bot"], [1.0, 0.0]) == ("bot", False)
+    assert of(["a", "b"], [1.0, 0.0]) == (SEVERAL, False)
+    assert of([None, "human"], [1.0, 0.0]) == (UNNAMED, False)
+    assert of(["human", "human"], [1.0, None]) == of(["human", "human"], [1.0, 1.0]) == (None, False)
+    # The best and the worst decide; a pair of two golden responses within the list is golden all the same.
+    assert of(["human", "bot", "human"], [2.0, 1.0, 0.0]) == (GOLDEN, True)
+    assert of(["bot", "human", "human"], [2.0, 1.0, 0.0]) == ("bot", True)
+    assert of(["bot", "human", "human"], [2.0, 0.0, 0.0]) == ("bot", False)
     by = json.dumps({"annotator": "judge-1"})
-    assert of(["human", "human"], [1.0, 0.0], "annotator", by) == "judge-1"
-    assert of(["bot", "bot"], [1.0, 0.0], "annotator", json.dumps({"annotator": "crowd-3"})) == GOLDEN
-    assert of(["bot", "bot"], [1.0, 0.0], "annotator", json.dumps({"other": 1})) == "bot"
+    assert of(["human", "human"], [1.0, 0.0], "annotator", by) == ("judge-1", False)
+    assert of(["bot", "bot"], [1.0, 0.0], "annotator", json.dumps({"annotator": "crowd-3"})) == (GOLDEN, True)
+    assert of(["bot", "bot"], [1.0, 0.0], "annotator", json.dumps({"other": 1})) == ("bot", False)
+
+
+def test_every_pair_of_a_mixed_list_has_its_own_source(tmp_path: Path) -> None:
+    rows = [record(i, f"p{i}", ["x", "y"], [1.0, 0.0], [name] * 2) for i, name in enumerate(["a", "b"] * LEAST_LABELS)]
+    rows += [
+        record(100 + i, f"q{i}", ["v", "w", "x", "y"], [3.0, 2.0, 1.0, 0.0], ["human", "human", "a", "b"]) for i in range(LEAST_LABELS)
+    ]
+    rows += [record(200 + i, f"r{i}", ["x", "y"], [1.0, 0.0], ["a", "b"]) for i in range(LEAST_LABELS)]
+    path = written(tmp_path / "records.parquet", rows)
+    labels = read_labels(path, None, "mean", ["human"], None, 8)
+    assert labels.names == [GOLDEN, "b", "a", SEVERAL] and labels.golden_prompts == LEAST_LABELS
+    pairs, _, record_P = proxy_pairs(path, labels, np.array([2 * LEAST_LABELS]), folds=2, buckets=16)
+    assert [labels.names[g] for g in pairs.group_P] == [GOLDEN, "a", "b", "a", "b", SEVERAL] and set(record_P) == {2 * LEAST_LABELS}
 
 
 def test_small_and_surplus_sources_are_pooled() -> None:
