@@ -62,7 +62,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     records = context.fetch(spec.records) / RECORDS_FILE
     factors = context.fetch(spec.calibration) / CALIBRATION_FILE
     labels = read_labels(records, factors, spec.aggregate, spec.golden_sources, spec.trust.labeller, spec.exchange.max_sources)
-    golden = labels.prompts(0)
+    golden = labels.golden_prompts
     if golden < LEAST_GOLDEN:
         raise DataError(
             f"align.objective.name is auto, which compares ways to train on golden preferences, and {golden} prompts have golden labels; "
