@@ -207,8 +207,9 @@ def em_trust(pairs: ProxyPairs, ridge: float, *, samples: int = 200, confidence:
     groups = _sources(pairs)
     noise = dict.fromkeys(groups, EM_FIRST)
     q_P = np.ones(len(pairs))
+    fitted = CrossFit(pairs, ridge)
     for step in range(EM_STEPS):
-        fitted = CrossFit(pairs, ridge, label_P=q_P)
+        fitted.label_P = q_P
         heads = fitted.fit(np.ones(len(pairs)))
         people_P = _inside(sigmoid(fitted.out_of_fold(heads)))
         before = noise

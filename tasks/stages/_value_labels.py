@@ -20,7 +20,6 @@ import numpy as np
 
 from dora_core.data.records import is_golden_source
 from dora_core.data.unpaired import LABEL
-from tasks.tables.preference_export import Factors
 from tasks.tables.rows import record_batches, row_keys
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def read_labels(
         labeller: carried column with the name of a label's annotator or judge.
         most_sources: groups beside golden; smaller ones are pooled as :data:`OTHERS`.
     """
-    from tasks.tables.preference_export import record_factor
+    from tasks.tables.preference_export import Factors, record_factor
 
     prompts, ids, h = [np.empty(0, np.uint64)], list[str](), list[float]()
     named, labels, has_golden = list[list[str]](), list[str | None](), list[bool]()

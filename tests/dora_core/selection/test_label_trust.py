@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import beta
 
+from dora_core.config.method import TestbedConfig
 from dora_core.selection.label_trust import (
     beta_quantiles,
     em_trust,
@@ -20,6 +22,8 @@ from dora_core.selection.label_trust import (
     reward_model_trust,
     temperature,
 )
+from dora_core.selection.proxy import ProxyPairs
+from dora_core.testbed.mixture import FEATURES, LABEL_STD, Testbed
 from tests.dora_core.selection.worlds import pairs_of
 
 
@@ -151,3 +155,30 @@ def test_expectation_maximisation_is_blind_to_a_shared_bias() -> None:
     # The limit that the module names: all labels share the bias, so they look right.
     trust = em_trust(pairs_of([(0, 0.0, 0.0), (1500, 0.0, 4.0)]), 3.0, samples=20)
     assert trust.agreement[1].value > 0.9
+
+
+@pytest.mark.parametrize(("shift", "reversed_share"), [(0.0, 0.0), (0.0, 0.2), (0.0, 0.4), (1.0, 0.0)])
+def test_agreement_on_the_known_mixture(shift: float, reversed_share: float) -> None:
+    """Reversed labels, and judges biased as the testbed's model labellers are, with the mixture's own features: within .05 of the truth."""
+    config = TestbedConfig(prompts=900, responses_per_prompt=2, alpha=0.5, shift=shift, sources=1, one_source_per_record=True)
+    testbed, rng = Testbed(config), np.random.default_rng(0)
+    difference, group, people = [], [], []
+    for row in testbed.generate():
+        features, gold = zip(
+            *((testbed.features(row["prompt"], y), testbed.gold_reward(row["prompt"], y)) for y in row["responses"]), strict=True
+        )
+        winner = int(row["rewards"][1] > row["rewards"][0])
+        if row["labeller"] != "human" and rng.random() < reversed_share:
+            winner = 1 - winner
+        assert features[0] is not None and features[1] is not None
+        difference.append([features[winner][name] - features[1 - winner][name] for name in FEATURES])
+        group.append(int(row["labeller"] != "human"))
+        # Both labels have noise of LABEL_STD: P(a person prefers the stated winner).
+        people.append(NormalDist().cdf((gold[winner] - gold[1 - winner]) / (LABEL_STD * math.sqrt(2))))
+    prompt = np.arange(len(group))
+    pairs = ProxyPairs(np.array(difference), np.array(group), prompt, prompt % 4, np.ones(len(group)))
+    p = np.array(people)[pairs.group_P == 1]
+    two = (p**2 + (1 - p) ** 2).mean()
+    truth = 1 - (two - p.mean()) / (2 * two - 1)
+    found = reward_model_trust(pairs, 0.3, samples=50).agreement[1]
+    assert found.value == pytest.approx(min(truth, 1.0), abs=0.05)

@@ -19,6 +19,7 @@ from tasks.runtime.stage import execute
 from tasks.stages import calibrate, value
 from tests.tasks.classified import calibrate_spec, ingested
 from tests.tasks.conftest import GOLDEN
+from tests.tasks.facts import assert_round_trip
 from tests.tasks.stages.conftest import Fitted
 
 REVERSED = {"human": 0.0, "verbose-lm": 0.0, "sycophant-lm": 0.4, "repeater-lm": 1.0}
@@ -86,6 +87,7 @@ def test_the_result_has_a_headline_and_metrics(valued: tuple[Store, value.Spec, 
     store, spec, facts = valued
     content = store.read_result("value", spec.digest())
     assert content is not None
+    assert_round_trip(content)
     result = value.STAGE.parse(content)
     assert "verbose-lm 1.00" in value.headline(result) and "(use)" in value.headline(result)
     assert (
