@@ -38,6 +38,13 @@ class AlignConfig(StrictModel):
         description="The records' probabilities that their labels are right (data.train[i].columns.label_probability): use: as soft "
         "labels, by losses on pairs; ignore: every label counts as certain.",
     )
+    drop_hardest: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the training records left out: those with the lowest label_probability (Selective DPO, arXiv 2502.09650). "
+        "Unaffected by label_probability: ignore.",
+    )
     optimization: OptimizationConfig = Field(default_factory=OptimizationConfig, description="Optimisation.")
     max_responses: int = Field(
         8,

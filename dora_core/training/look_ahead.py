@@ -64,7 +64,7 @@ class LookAhead:
             torch.stack([self._loss(b).double().cpu(), h_B.double().cpu()], dim=1)[v_B.cpu()]
             for b, h_B, v_B in zip(batches, factors, valid, strict=True)
         ]
-        everyone_n2 = torch.cat([mine for mine in self._everyone(torch.cat(rows))])
+        everyone_n2 = torch.cat(self._everyone(torch.cat(rows)))
         return Ahead(partners, *everyone_n2.unbind(dim=1))
 
     def _match(self, loss: AOT, batches: Sequence[PreferenceBatch], valid: Sequence[Tensor]) -> list[Tensor]:
@@ -73,7 +73,7 @@ class LookAhead:
         everyone = self._everyone(mine_n2)
         before = sum(len(rows) for rows in everyone[: self._worker.rank])
         found_n2 = loss.match(torch.cat(everyone))[before : before + len(mine_n2)]
-        parts = found_n2.split([int(v_B.sum()) for v_B in valid])
+        parts = torch.split(found_n2, [int(v_B.sum()) for v_B in valid])
         return [
             torch.zeros_like(q_B2).masked_scatter(v_B[:, None].to(q_B2.device), part.to(q_B2))
             for q_B2, v_B, part in zip(own, valid, parts, strict=True)

@@ -41,9 +41,7 @@ LAMBDAS: tuple[Lam, ...] = (0.05, 1.0, "auto")
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "very", "old", "dog", "run", "home"]
 
 
-def make_task(
-    objective: ObjectiveConfig, worker: Worker, unpaired: str | None = None, loss: dict[str, Any] | None = None
-) -> AlignmentTask:
+def make_task(objective: ObjectiveConfig, worker: Worker, unpaired: str | None = None, loss: dict[str, Any] | None = None) -> AlignmentTask:
     """The same weights, records and reference in every process; ``unpaired``: a loss for labels, and every other record is one response."""
     rng = np.random.default_rng(0)
 

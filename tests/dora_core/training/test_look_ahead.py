@@ -49,7 +49,9 @@ def _rank_main(rank: int, folder: str, cases: list[str]) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    results = {(case, size): step_gradient(CASES[case][1], Worker.current(), size, loss=CASES[case][0]) for case in cases for size in (4, 2)}
+    results = {
+        (case, size): step_gradient(CASES[case][1], Worker.current(), size, loss=CASES[case][0]) for case in cases for size in (4, 2)
+    }
     torch.save(results, Path(folder) / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
