@@ -18,7 +18,8 @@ from dora_core.config.alignment import AlignConfig
 from dora_core.config.method import ModelConfig, TextConfig
 from infra.store.store import Store
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages import training_data
 from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE
 from tasks.tables.rows import record_batches
