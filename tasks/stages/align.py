@@ -161,7 +161,7 @@ def build_task(start: Start, worker: Worker, *, store_uri: str, data: StageRef, 
     from dora_core.training.alignment import AlignmentTask
     from dora_core.training.alignment_data import AlignmentData
 
-    records = AlignmentData(Store(store_uri).fetch(data.stage, data.digest) / TRAINING_DATA_FILE)
+    records = AlignmentData(Store(store_uri).fetch(data.stage, data.digest) / TRAINING_DATA_FILE, align.drop_hardest)
     return AlignmentTask(start.module, start.layers, records, align, execution, worker, start.tokenizer.pad_token_id)
 
 
