@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-from tests.shared_ray import module_of
+from tests.shared_ray import EQUAL_PRIORITY, module_of
 
 if TYPE_CHECKING:
     from tests.machine import Machine
@@ -65,9 +65,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def home_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests that choose no home of their own leave nothing in the working directory."""
+def environment_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests that choose no home of their own leave nothing in the working directory; Ray's workers have no lower priority."""
     os.environ.setdefault("DORA_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+    os.environ |= EQUAL_PRIORITY
 
 
 @pytest.fixture(autouse=True)
