@@ -76,7 +76,8 @@ class WorldData:
 
     @property
     def golden_N(self) -> NDArray[np.bool_]:
-        return self.source_N == 0
+        golden_N: NDArray[np.bool_] = self.source_N == 0
+        return golden_N
 
 
 def sigmoid(z: Floats) -> Floats:

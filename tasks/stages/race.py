@@ -2,9 +2,9 @@
 
 Input: records, calibration factors, the labels' trust (stage ``value``). Output: ``calibration.parquet`` (record_id, response_index,
 source, h), in the form of ``calibrate``, with h the weight of the response's record, of mean 1; ``label_trust.parquet`` in the form of
-``value``, with the label probabilities of the choice. ``align`` reads both in place of those tables, and its objective from the facts. Guarantee: no golden
-preference is scored by a head that saw its prompt, nor by labels softened with its help. Cost: some hundred convex fits on at most
-``exchange.max_labels`` labels per source, minutes on one core; no model is loaded.
+``value``, with the label probabilities of the choice. ``align`` reads both in place of those tables, and its objective from the
+facts. Guarantee: no golden preference is scored by a head that saw its prompt, nor by labels softened with its help. Cost: some hundred
+convex fits on at most ``exchange.max_labels`` labels per source, minutes on one core; no model is loaded.
 
 The method, and what it leaves out, is in ``dora_core/selection/race.py``. Entrants are compared on a proxy, a linear head on frozen text
 features: it sees which labels and texts predict people's preferences, not what a large policy might learn beyond them.
@@ -24,7 +24,7 @@ from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages._race_facts import Facts as Facts
 from tasks.stages._race_facts import Standing
 from tasks.stages._value_labels import Labels, find_overlap, proxy_pairs, read_labels
-from tasks.stages.value import estimate_trust
+from tasks.stages._value_trust import estimate_trust
 from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE, TRUST_FILE
 from tasks.tables.rows import record_batches, responses_of
 from tasks.tables.training_records import Aggregate
@@ -72,7 +72,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     warnings = list[str]()
     chosen = labels.sample(spec.exchange.max_labels, spec.exchange.seed)
     pairs, _, record_P = proxy_pairs(records, labels, chosen, spec.exchange.folds, spec.exchange.buckets)
-    estimate = estimate_trust(spec, labels, find_overlap(records, labels), pairs, warnings)
+    estimate = estimate_trust(spec.trust, spec.exchange, labels, find_overlap(records, labels), pairs, warnings)
     label_P = None if estimate.held_out is None or estimate.trust is None else estimate.trust.probability_P
     data = RaceData(pairs, labels.factor_R[record_P], label_P, estimate.held_out)
     race = Race(data, lowest_ridge(pairs), spec.race.seed)
@@ -133,7 +133,8 @@ def read_probabilities(path: Path) -> NDArray[np.float64]:
     import pyarrow.parquet as pq
 
     column = pq.read_table(path, columns=["label_probability"])["label_probability"]
-    return np.nan_to_num(column.to_numpy(), nan=1.0)
+    probability_R: NDArray[np.float64] = np.nan_to_num(column.to_numpy(), nan=1.0)
+    return probability_R
 
 
 def write_recipe(records: Path, folder: Path, labels: Labels, weight_R: NDArray[np.float64], label_R: NDArray[np.float64]) -> None:

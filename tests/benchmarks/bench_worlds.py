@@ -53,8 +53,8 @@ def factors(data: WorldData, fold: np.ndarray) -> Floats:
 
 
 def log_odds(features: Floats, golden: np.ndarray, used: np.ndarray, fold: np.ndarray) -> Floats:
-    """log p(golden)/p(source) of every row from logistic regression on the ``used`` ones, with the class balance taken out; out of fold where
-    the row is used, the mean of the folds' classifiers elsewhere."""
+    """log p(golden)/p(source) of every row from logistic regression on the ``used`` ones, with the class balance taken out; out of fold
+    where the row is used, the mean of the folds' classifiers elsewhere."""
     rows = np.column_stack([features, np.ones(len(features))])
     out = np.zeros(len(rows))
     for k in range(CLASSIFIER_FOLDS):
