@@ -1,4 +1,4 @@
-"""Choice of the method of trust by what the data allow; the estimates themselves are tested with ``label_trust.py`` and ``value.py``."""
+"""Choice of the method of trust by what the data allow; the estimates themselves have tests beside their module."""
 
 from __future__ import annotations
 
