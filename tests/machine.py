@@ -139,7 +139,7 @@ def small_run(machine: Machine, project: str, **sft: Any) -> dict[str, Any]:
         "sft": {"optimization": {"batch_size": 8}},
         "evaluate": {"kl_prompts": 0, "bootstrap_samples": 100},
         "compare": None,
-        "gate": {"min_accuracy": 0.0, "min_lift": -1.0, "max_golden_drop": 1.0},
+        "gate": {"min_accuracy": 0.0, "min_lift": -1.0, "max_golden_drop": 1.0, "when_uncertain": "promote"},
         "execution": {"default": {"workers": 1}, "reference": {"workers": 0}, "evaluate": {"workers": 0}},
     }
     (machine.home / "configs").mkdir(exist_ok=True)

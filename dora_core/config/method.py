@@ -204,7 +204,11 @@ class EvaluateConfig(StrictModel):
 
 
 class GateConfig(StrictModel):
-    """Rules for promotion. The decision names every rule that fails."""
+    """Rules for promotion. The decision names every rule that is not met.
+
+    A rule on an estimate with an interval reads its lower bound: the policy must be *shown* to be above the threshold. Where the interval
+    contains the threshold, the evidence does not say: the rule is uncertain, and `when_uncertain` decides.
+    """
 
     min_accuracy: float = Field(0.5, ge=0, le=1, description="Lower bound of held-out preference accuracy must exceed this.")
     min_lift: float = Field(
@@ -215,11 +219,22 @@ class GateConfig(StrictModel):
         0.02, ge=0, le=1, description="Ranking accuracy on pairs with a golden response may fall by at most this against the start."
     )
     min_win_rate: float | None = Field(
+        0.5, ge=0, le=1, description="Lower bound of the judged win rate against the start must exceed this; null = off."
+    )
+    min_win_rate_equal_length: float | None = Field(
         0.5,
         ge=0,
         le=1,
-        description="Minimum of the upper bound of the judged win rate against the start (not shown to be worse); null = off.",
+        description="The same of the win rate at equal length, so that a policy that only writes longer is not promoted; null = off.",
     )
     min_champion_win_rate: float | None = Field(
-        0.45, ge=0, le=1, description="Minimum of the judged win rate against the champion, if one exists; null = off."
+        0.45,
+        ge=0,
+        le=1,
+        description="Lower bound of the judged win rate against the champion must be at least this, if one exists; null = off.",
+    )
+    when_uncertain: Literal["hold", "promote"] = Field(
+        "hold",
+        description="An interval contains the threshold of a rule: hold registers a challenger and leaves the decision to a person; "
+        "promote counts the rule as met.",
     )

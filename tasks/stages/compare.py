@@ -23,8 +23,8 @@ from pydantic import Field, model_validator
 from dora_core.config.method import EvaluateConfig
 from dora_core.data.record_counts import UNKNOWN
 from dora_core.errors import DataError
-from dora_core.evaluation.metrics import GroupInterval, Interval, estimate_text
-from dora_core.evaluation.winrate import Outcomes
+from dora_core.evaluation.metrics import GroupInterval, estimate_text
+from dora_core.evaluation.winrate import ByLength, Outcomes
 from dora_core.strict_model import StrictModel
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
@@ -47,6 +47,7 @@ class Spec(StageSpec):
     """
 
     stage: ClassVar[str] = "compare"
+    version: ClassVar[int] = 2  # pairs of near-equal length
     placement: ClassVar[Literal["job", "local"]] = "local"
 
     records: StageRef
@@ -78,11 +79,10 @@ class Lengths(StrictModel):
     opponent: float
 
 
-class Wins(Outcomes):
+class Wins(Outcomes, ByLength):
     """The policy against one opponent."""
 
     sign_test_p: float = Field(description="Exact two-sided p-value of prompts being as likely won as lost.")
-    length_controlled: Interval = Field(description="Win rate at equal length.")
     length: Lengths
     records: int = Field(description="Records of the policy that are compared.")
     records_left_out: int = Field(description="Records of the policy without a judged pair.")
@@ -317,7 +317,7 @@ class Comparison:
         import numpy as np
 
         from dora_core.evaluation.metrics import worst_group
-        from dora_core.evaluation.winrate import by_group, length_controlled, outcomes, sign_test, win_rate
+        from dora_core.evaluation.winrate import by_group, by_length, outcomes, sign_test, win_rate
 
         boot = (evaluate.bootstrap_samples, evaluate.confidence, evaluate.seed)
         prompts, shares = prompt_R[self.row_R], self.shares_R3
@@ -326,12 +326,12 @@ class Comparison:
         for by, names in groups.items():
             named = np.array([name is not None for name in names[self.row_R]], dtype=bool)
             tables[by] = by_group(shares[named], names[self.row_R][named].astype(str), prompts[named], *boot)
-        controlled = length_controlled(self.policy.score_RN, self.opponent.score_RN, ours, theirs, prompts, *boot)
+        controlled = by_length(self.policy.score_RN, self.opponent.score_RN, ours, theirs, prompts, *boot)
         rates = {by: {name: group.win_rate for name, group in table.items()} for by, table in tables.items()}
         return Wins(
             **dict(outcomes(shares, prompts, *boot)),
+            **dict(controlled),
             sign_test_p=sign_test(win_rate(shares), prompts),
-            length_controlled=controlled,
             length=Lengths(unit=unit, policy=float(np.nanmean(ours)), opponent=float(np.nanmean(theirs))),
             records=len(self.row_R),
             records_left_out=self.records - len(self.row_R),

@@ -5,9 +5,11 @@ aliases. Decision:
 
 - gate failed → *refused*: registered without an alias, so that the registry shows the model and the reasons, and a person may still
   promote it by hand;
+- gate cannot tell (an interval contains its threshold) → *undecided*: registered as challenger, and a person may promote it;
+  ``gate.when_uncertain: promote`` counts the rule as met instead;
 - gate passed and mode auto → *promoted* (alias ``champion``; the old champion becomes ``previous``);
 - mode never → *challenger*;
-- mode ask → a person decides, in the form of the run (``flows/running/approval.py``) or by hand (`dora promote`, `dora reject`):
+- mode ask → for a gate that passed or cannot tell, a person decides, in the form of the run (``flows/running/approval.py``) or by hand (`dora promote`, `dora reject`):
   approved → *promoted*, rejected → *refused*; until then *challenger*.
 
 An evaluation counts against the champion that it compared the policy with. If another version is champion now, or the evaluation compared
@@ -38,13 +40,19 @@ from tasks.stages import evaluate
 from tasks.stages._promotion_gate import GateResult
 
 Mode = Literal["auto", "ask", "never"]
-Decision = Literal["promoted", "challenger", "refused"]
+Decision = Literal["promoted", "challenger", "undecided", "refused"]
 DECISIONS: dict[Decision, str] = {
     "promoted": "The aligned model passed the gate and is the champion now.",
     "challenger": "The aligned model passed the gate and is registered as challenger; a person decides.",
+    "undecided": "The evidence does not show whether the aligned model is good enough: it is registered as challenger, and the champion stays.",
     "refused": "The aligned model was refused, by the gate or by a person; the champion stays.",
 }
 """The sentence below a decision in the report."""
+NARROWER = (
+    "more held-out prompts (data.holdout_fraction, compare.generate.prompts) or samples (compare.generate.samples) narrow the intervals; "
+    "gate.when_uncertain=promote promotes all the same"
+)
+"""Next steps after an undecided gate."""
 
 
 class Tracking(StrictModel):
@@ -178,7 +186,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     if verdict.is_new:
         if verdict.decision == "promoted":
             registry.promote(uri, name, version, verdict.words or why, who=verdict.who, instead_of=champion)
-        elif verdict.decision == "challenger":
+        elif verdict.decision in ("challenger", "undecided"):
             registry.challenge(uri, name, version, why)
         elif verdict.who is not None:
             registry.reject(uri, name, version, verdict.words, who=verdict.who)
@@ -200,11 +208,14 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 
 def decide(gate: GateResult, mode: Mode) -> Verdict:
-    """Verdict of gate and mode, with the broken rules, or the met ones, as its reasons."""
-    if not gate.passed:
-        return Verdict("refused", [rule.message for rule in gate.broken])
-    met = [rule.message for rule in gate.rules]
-    return Verdict("challenger", [*met, "promotion.mode is never"]) if mode == "never" else Verdict("promoted", met)
+    """Verdict of gate and mode; its reasons are the broken rules, else the uncertain ones, else those met."""
+    if gate.outcome == "failed":
+        return Verdict("refused", [rule.reason for rule in gate.broken])
+    uncertain = [rule.reason for rule in gate.uncertain]
+    if uncertain and mode != "ask":
+        return Verdict("undecided", [*uncertain, NARROWER])
+    reasons = uncertain or [rule.reason for rule in gate.rules]
+    return Verdict("challenger", [*reasons, "promotion.mode is never"]) if mode == "never" else Verdict("promoted", reasons)
 
 
 def by_hand(spec: Spec, history: list[Audit], verdict: Verdict) -> Verdict:
@@ -260,11 +271,12 @@ def headline(result: StageResult[Facts]) -> str:
 
 
 def event(result: StageResult[Facts], store: Store) -> Event | None:
-    """Announce a promotion or a refusal, with the metrics of the evaluation."""
+    """Announce a promotion, a refusal or an undecided gate, with the metrics of the evaluation."""
     facts = result.facts
-    if facts.decision not in ("promoted", "refused"):
+    outcomes = {"promoted": "is champion", "refused": "was refused", "undecided": "is not promoted"}
+    if facts.decision not in outcomes:
         return None
-    outcome = "is champion" if facts.decision == "promoted" else "was refused"
+    outcome = outcomes[facts.decision]
     evaluation = store.read_result("evaluate", result.inputs["evaluation"].digest)
     message = f"version {facts.version} of {facts.model_name} {outcome}: {'; '.join(facts.reasons)}"
     return Event(facts.decision, message, evaluation["metrics"] if evaluation else {})
