@@ -4,8 +4,8 @@
 is left out of the result; one without evidence (no pairs, no golden pairs, no champion, …) is listed in ``unchecked`` with the reason.
 
 A rule on an :class:`Interval` reads its lower bound and has three outcomes: *met*, the lower bound is above the threshold; *not met*, the
-upper bound is below it; *uncertain*, the interval contains it (or no data support the estimate: a win rate at equal length where one side is
-always longer). A rule on a single number (changes of ranking accuracy, KL) limits a change by its estimate and is met or not.
+upper bound is below it; *uncertain*, the interval contains it (or no data support the estimate: a win rate at equal length where one side
+is always longer). A rule on a single number (changes of ranking accuracy, KL) limits a change by its estimate and is met or not.
 The gate *passes* if every rule is met, *cannot tell* if some are uncertain and none is broken, and *fails* otherwise. ``when_uncertain:
 promote`` counts uncertain rules as met.
 

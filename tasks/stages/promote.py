@@ -9,8 +9,8 @@ aliases. Decision:
   ``gate.when_uncertain: promote`` counts the rule as met instead;
 - gate passed and mode auto → *promoted* (alias ``champion``; the old champion becomes ``previous``);
 - mode never → *challenger*;
-- mode ask → for a gate that passed or cannot tell, a person decides, in the form of the run (``flows/running/approval.py``) or by hand (`dora promote`, `dora reject`):
-  approved → *promoted*, rejected → *refused*; until then *challenger*.
+- mode ask → for a gate that passed or cannot tell, a person decides, in the form of the run (``flows/running/approval.py``) or by hand
+  (`dora promote`, `dora reject`): approved → *promoted*, rejected → *refused*; until then *challenger*.
 
 An evaluation counts against the champion that it compared the policy with. If another version is champion now, or the evaluation compared
 with none, the policy stays *challenger*; the next run plans a comparison with today's champion and evaluates anew. (Where ``compare`` is
@@ -44,7 +44,7 @@ Decision = Literal["promoted", "challenger", "undecided", "refused"]
 DECISIONS: dict[Decision, str] = {
     "promoted": "The aligned model passed the gate and is the champion now.",
     "challenger": "The aligned model passed the gate and is registered as challenger; a person decides.",
-    "undecided": "The evidence does not show whether the aligned model is good enough: it is registered as challenger, and the champion stays.",
+    "undecided": "The evidence does not show whether the aligned model is good enough: it is registered as challenger; the champion stays.",
     "refused": "The aligned model was refused, by the gate or by a person; the champion stays.",
 }
 """The sentence below a decision in the report."""
