@@ -10,10 +10,11 @@ Left out: file paths of outputs (the store owns them) and settings of servers (`
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from dora_core.config.twins import TWINS, TwinName
 from dora_core.strict_model import REVISION_PATTERN, StrictModel
 
 # --------------------------------------------------------------------------------------------------------------- text
@@ -194,13 +195,33 @@ class TestbedConfig(StrictModel):
 class EvaluateConfig(StrictModel):
     """Measurements on held-out prompts."""
 
-    erm_twin: bool = Field(False, description="Also train the same loss without robustness (erm) and compare.")
+    twins: list[TwinName] = Field(
+        default_factory=list,
+        description="Also train these and compare: erm (no robustness), golden_only and synthetic_only (part of the records, as many "
+        "steps), golden_only_epochs (as many passes).",
+    )
     bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="Bootstrap resamples, over prompts.")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the intervals.")
     kl_prompts: int = Field(64, ge=0, le=10_000, description="Held-out prompts sampled for KL(policy‖start); 0 = skip.")
     kl_max_new_tokens: int = Field(64, ge=1, le=4096, description="Tokens per sample for the KL estimate.")
     min_group: int = Field(20, ge=1, description="A source or task with fewer held-out prompts is reported, but never named the worst.")
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_key(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "erm_twin" in given:
+            line = "twins: [erm, golden_only, golden_only_epochs]" if given["erm_twin"] is True else "twins: []"
+            raise ValueError(f"erm_twin is now one of several twins; write instead: {line}")
+        return given
+
+    @field_validator("twins")
+    @classmethod
+    def _each_once(cls, twins: list[TwinName]) -> list[TwinName]:
+        """Return the twins in the order of ``TWINS``, which is part of no result."""
+        if len(set(twins)) < len(twins):
+            raise ValueError(f"{', '.join(twins)} names a twin twice")
+        return [name for name in TWINS if name in twins]
 
 
 class GateConfig(StrictModel):

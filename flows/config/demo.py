@@ -26,5 +26,5 @@ def demo_config(folder: Path, rounds: int = 0) -> RealignConfig:
     if rounds == 0:
         return validate(raw, place="demo.yaml", folder=folder, lines=lines)
     raw |= {"rounds": {"rounds": rounds}, "generate": {"samples": 4, "max_new_tokens": 96}}
-    raw["evaluate"]["erm_twin"] = False
+    raw["evaluate"]["twins"] = []
     return validate(raw, place="demo.yaml", folder=folder, lines=lines, model=SelfTrainConfig)

@@ -211,9 +211,9 @@ class SelfTrainConfig(RealignConfig):
         mistakes = []
         if self.generate.prompts is not None:
             mistakes.append("generate.prompts: rounds.prompts is the number of prompts of a round, other ones each round")
-        if self.evaluate.erm_twin:
+        if self.evaluate.twins:
             mistakes.append(
-                "evaluate.erm_twin compares one alignment; for rounds run self-train again with align.objective.name=erm, or a study"
+                "evaluate.twins compare one alignment; for rounds self-train again with align.objective.name=erm, or run a study"
             )
         served, endpoint = self.generate.served_model, self.execution.of("generate").endpoint
         setting = f"generate.served_model={served or 'null'}"
@@ -339,8 +339,8 @@ class StudyConfig(MethodConfig):
             mistakes.append(f"lambdas: auto needs robust.scope global, got {self.robust.scope}")
         if self.rounds.strategy != "align":
             mistakes.append("rounds.strategy: the rounds table compares erm and robust by alignment; name others in strategies")
-        if self.evaluate.erm_twin:
-            mistakes.append("evaluate.erm_twin: the grid has its own erm rows; leave it false")
+        if self.evaluate.twins:
+            mistakes.append("evaluate.twins: the grid has its own rows of erm, and of part of the records (baselines); leave it out")
         if not self.sft.enabled:
             mistakes.append("sft.enabled: the study judges policies against the supervised start; leave it true")
         if self.testbed.unlabelled:

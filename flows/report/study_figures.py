@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {
-    "erm": ROLES["twin"][0],
+    "erm": ROLES["erm"][0],
     "dora": PALETTE[0],
     "dro": PALETTE[1],
     "reweight": PALETTE[2],

@@ -166,7 +166,7 @@ class GateRule:
             doubt = self.unsupported(evidence)
             if doubt is None and not met and found.high >= threshold:
                 doubt = f"the interval contains {threshold:g}"
-        message = f"{self.subject} {self.relation} {threshold:g}: {value:.4g}{estimate}" + (f"; cannot tell: {doubt}" if doubt else "")
+        message = f"{self.subject} {self.relation} {threshold:g}: {value:.4g}{estimate}" + (f", cannot tell: {doubt}" if doubt else "")
         passed = gate.when_uncertain == "promote" if doubt else met
         return RuleResult(name=self.name, passed=passed, value=value, threshold=threshold, message=message, uncertain=doubt is not None)
 

@@ -49,7 +49,7 @@ DECISIONS: dict[Decision, str] = {
 }
 """The sentence below a decision in the report."""
 NARROWER = (
-    "more held-out prompts (data.holdout_fraction, compare.generate.prompts) or samples (compare.generate.samples) narrow the intervals; "
+    "more held-out prompts (data.holdout_fraction, compare.generate.prompts) or samples (compare.generate.samples) narrow the intervals, "
     "gate.when_uncertain=promote promotes all the same"
 )
 """Next steps after an undecided gate."""
@@ -133,6 +133,7 @@ class Facts(BaseFacts):
     champion_before: str | None = Field(None, description="Version that was champion; null = none.")
     aliases: dict[str, str] = Field(description="Versions by alias, after the decision.")
     audit: Audit | None = Field(None, description="Last entry of the version's history in the registry.")
+    summary: str = Field("", description="The evaluation in one sentence.")
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     version = registry.register(uri, name, model, spec.tracking.run_id, tags | {"dora.config": spec.config})
     champion = registry.aliases(uri, name).get("champion")
 
-    verdict = decide(context.facts(spec.evaluation, evaluate.Facts).gate, spec.mode)
+    evaluation = context.facts(spec.evaluation, evaluate.Facts)
+    verdict = decide(evaluation.gate, spec.mode)
     if verdict.decision == "promoted":
         verdict = by_hand(spec, [Audit.of(entry) for entry in registry.history(uri, name, version)], verdict)
     if verdict.decision == "promoted" and verdict.is_new:
@@ -190,7 +192,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
             registry.challenge(uri, name, version, why)
         elif verdict.who is not None:
             registry.reject(uri, name, version, verdict.words, who=verdict.who)
-    registry.describe(uri, name, version, verdict.decision, why)
+    registry.describe(uri, name, version, verdict.decision, why, evaluation.summary)
     context.log.info("%s version %s: %s (%s)", name, version, verdict.decision, why)
 
     past = registry.history(uri, name, version)
@@ -203,6 +205,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         champion_before=champion,
         aliases=registry.aliases(uri, name),
         audit=Audit.of(past[-1]) if past else None,
+        summary=evaluation.summary,
     )
     return StageOutput(rows=1, metrics={"promoted": float(verdict.decision == "promoted")}, facts=facts)
 
@@ -267,7 +270,8 @@ def champion_seen(spec: Spec, context: StageContext) -> str | None:
 
 
 def headline(result: StageResult[Facts]) -> str:
-    return f"{result.facts.decision}, {result.facts.model_name} version {result.facts.version}"
+    because = "" if result.facts.decision == "promoted" else f": {result.facts.reasons[0]}" if result.facts.reasons else ""
+    return f"{result.facts.decision}, {result.facts.model_name} version {result.facts.version}{because}"
 
 
 def event(result: StageResult[Facts], store: Store) -> Event | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dora_core.data.unpaired import LABEL
 from dora_core.errors import DataError
+from tasks.tables.record_selection import RecordSelection
 from tasks.tables.rows import record_batches, responses_of
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ Aggregate = Literal["mean", "min", "chosen", "product"]
 """How a record's h follows from its responses' (``dora_core.calibration.aggregate``)."""
 
 
-def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: Aggregate) -> Iterator[pa.Table]:
+def joined_records(
+    records: Path, logps: Path, factors: Path | None, aggregate: Aggregate, selection: RecordSelection | None = None
+) -> Iterator[pa.Table]:
     """Training records, in order, as tables of ``dora_core.training.alignment_data.JOINED_COLUMNS``.
 
     Args:
@@ -33,6 +36,7 @@ def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: 
         logps: ``logps.parquet`` of a ``reference`` stage, both splits.
         factors: ``calibration.parquet`` of a ``calibrate`` or ``truth`` stage, train split; None: h = 1.
         aggregate: see :data:`Aggregate`.
+        selection: the records wanted; None: all. Their ``row`` is the position among all training records.
 
     Raises:
         DataError: a table does not go with the records; names the first response where it differs.
@@ -53,8 +57,11 @@ def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: 
         if not len(batch):
             continue
         h = np.ones(len(batch)) if calibration is None else _record_factors(batch, calibration, aggregate)
-        yield batch.append_column("row", pa.array(np.arange(row, row + len(batch)))).append_column("factor", pa.array(h))
+        numbered = batch.append_column("row", pa.array(np.arange(row, row + len(batch)))).append_column("factor", pa.array(h))
         row += len(batch)
+        chosen = numbered if selection is None else numbered.filter(selection.of(numbered["sources"]))
+        if len(chosen):
+            yield chosen
     for follower in (reference, calibration):
         if follower is not None:
             follower.finish()

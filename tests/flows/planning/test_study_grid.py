@@ -108,7 +108,7 @@ def test_a_loss_with_other_parameters_is_another_row(tmp_path: Path) -> None:
         ("rounds: {strategy: raft}", "name others in strategies"),
         ("tables: [pairwse]", "did you mean 'pairwise'?"),
         ("lambdas: [0]", "lambdas.0: must be greater than 0"),
-        ("evaluate: {erm_twin: true}", "the grid has its own erm rows"),
+        ("evaluate: {twins: [erm]}", "the grid has its own rows of erm"),
         ("data: {train: []}", "data: unknown key"),
     ],
 )
