@@ -207,7 +207,7 @@ def test_the_twin_is_one_more_training_and_leaves_the_policy_alone(
     assert reasons(plan)[TWIN] == "runs: first time"
     twin = next(s for s in plan.stages if s.label == TWIN)
     assert twin.spec.align.objective.name == "erm" and twin.spec.calibration is None
-    assert reasons(plan)["evaluate"] == f"runs: evaluate.twins [] → ['erm']; {TWIN} changed"
+    assert reasons(plan)["evaluate"] == f"runs: evaluate.twins [] → ['erm']; {TWIN}, compare changed"
 
 
 def test_the_twin_does_not_depend_on_what_erm_ignores(tmp_path: Path, mixture: Path, store: Store) -> None:
@@ -217,6 +217,23 @@ def test_the_twin_does_not_depend_on_what_erm_ignores(tmp_path: Path, mixture: P
 
     assert twin() == twin("align.objective.lambda=3", "calibration.form=paper", "calibration.aggregate=min")
     assert twin() != twin("align.loss={name: dpo, beta: 0.2}")
+
+
+def test_twins_of_part_of_the_records_prepare_their_data_before_anything_is_aligned(
+    tmp_path: Path, mixture: Path, config: RealignConfig, store: Store
+) -> None:
+    before = build_plan(config, store)
+    plan = build_plan(load(tmp_path, mixture, "evaluate.twins=[golden_only,golden_only_epochs,synthetic_only]"), store)
+    labels = [stage.label for stage in plan.stages]
+    data = ["training_data (golden_only twin)", "training_data (synthetic_only twin)"]
+    assert [label for label in labels if label.startswith("training_data")] == [*data, "training_data"], "both golden twins share theirs"
+    assert labels.index("align") > labels.index(data[1])
+    specs = {stage.label: stage.spec for stage in plan.stages}
+    golden, epochs = (specs[f"align ({name} twin)"] for name in ("golden_only", "golden_only_epochs"))
+    assert golden.selection.records == "golden" and golden.selection.golden_sources == ["human"]
+    assert (golden.equal_steps, epochs.equal_steps) == (True, False) and golden.calibration is None
+    assert specs["evaluate"].twins["golden_only"] == golden.ref()
+    assert specs["align"].digest() == next(stage.digest for stage in before.stages if stage.label == "align")
 
 
 def test_objectives_without_factors_score_nothing(tmp_path: Path, mixture: Path, store: Store) -> None:

@@ -122,7 +122,7 @@ def test_labels_by_hand(pairs: bool) -> None:
 
 def test_without_pairs_the_measures_of_pairs_are_missing() -> None:
     measures = measure(labelled(pairs=False), 1.0, None, UNKNOWN)
-    assert measures.parts == measures.by_source == measures.by_task == {} and measures.lift.measured() == {}
+    assert measures.parts == measures.by_source == measures.by_task == {} and measures.lift.over_start() == {}
     assert measures.reward_calibration is None and measures.worst_group is None
     assert measures.margins.edges == [] and measures.reward_confidence.count == []
     assert PreferenceMeasures.model_validate(measures.model_dump(mode="json", exclude_unset=True)) == measures
