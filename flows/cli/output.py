@@ -248,7 +248,7 @@ def main_table(facts: study.Facts) -> Iterator[Table]:
     name = next((name for name in facts.tables if name != "calibration"), None)
     if name is None:
         return
-    table = _table(name, "win rate against the start", "minus erm", "gold reward", "KL, nats", "tokens")
+    table = _table(name, "win rate against the start", "minus erm", "minus golden alone", "gold reward", "KL, nats", "tokens")
     for cell in facts.cells_of(name):
         shown = [estimate_text(cell.estimates.get(m), form) for m, form in _MAIN.items()]
         number = f" · round {cell.params.round}" if cell.params.round else ""
@@ -256,7 +256,7 @@ def main_table(facts: study.Facts) -> Iterator[Table]:
     yield table
 
 
-_MAIN = {"win_rate": ".3f", "win_rate_lift": "+.3f", "gold": ".2f", "kl": ".1f", "tokens": ".0f"}
+_MAIN = {"win_rate": ".3f", "win_rate_lift": "+.3f", "win_rate_over_golden": "+.3f", "gold": ".2f", "kl": ".1f", "tokens": ".0f"}
 
 
 def headline(result: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from dora_core.config.method import (
     TextConfig,
 )
 from dora_core.config.rounds import DriftConfig, RoundsConfig
+from dora_core.config.twins import TWINS, TwinName
 from dora_core.data.presets.base import is_unpaired
 from dora_core.errors import did_you_mean
 from dora_core.evaluation.study_statistics import TABLES, TableName
@@ -289,6 +290,11 @@ class StudyConfig(MethodConfig):
     ablation: list[Annotated[str, AfterValidator(_objective_of_a_study)]] = Field(
         default=["erm", "dro", "reweight", "dora", "dora_outer", "dora_tilted"], description="Objectives of the ablation table."
     )
+    baselines: list[Literal["golden_only", "golden_only_epochs", "synthetic_only"]] | None = Field(
+        None,
+        description="Rows of the losses of focus trained on part of the records (dora_core/config/twins.py); null = all where "
+        "testbed.one_source_per_record, else none.",
+    )
     lambdas: list[Annotated[float, Field(gt=0)] | Literal["auto"]] = Field(
         default=[0.1, 0.3, 1.0, 3.0, 10.0, "auto"], description="λ of dora in the lambda table."
     )
@@ -319,9 +325,20 @@ class StudyConfig(MethodConfig):
     def contenders(self) -> dict[str, Contender]:
         return {contender.label: contender for contender in (*self.pairwise, *self.listwise)}
 
+    @property
+    def parts(self) -> list[TwinName]:
+        """The baselines, in the order of ``TWINS``."""
+        if self.baselines is None:
+            return [name for name in TWINS if name != "erm"] if self.testbed.one_source_per_record else []
+        return [name for name in TWINS if name in self.baselines]
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         mistakes = []
+        if self.baselines and not self.testbed.one_source_per_record:
+            mistakes.append(
+                "baselines: few records of this testbed are of one kind of source: set testbed.one_source_per_record=true, or baselines=[]"
+            )
         labels = [contender.label for contender in (*self.pairwise, *self.listwise)]
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:

@@ -231,6 +231,8 @@ def shifted_golden(facts: Facts) -> Figure | None:
 
 
 def _colour(cell: CellFacts) -> str:
+    if cell.params.is_baseline:
+        return ROLES[cell.params.baseline][0] if cell.params.baseline in ROLES else OTHER
     return COLOURS.get(cell.params.objective, OTHER)
 
 
