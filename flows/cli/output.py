@@ -14,15 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from dora_core.evaluation.metrics import estimate_text
+from flows.run_summary import evaluation_summary
 from flows.running.observer import Observer
 from tasks.runtime.descriptor import read_result
 from tasks.runtime.stage import StageRef
-from tasks.stages import evaluate, study
+from tasks.stages import study
 from tasks.stages.registry import STAGES, parse_result
 
 if TYPE_CHECKING:
     from flows.planning.planned_stage import Plan, PlannedStage
-    from flows.run_record import EndedRun, RunRecord
+    from flows.run_record import EndedRun
     from flows.running.question import Question
     from infra.doctor import Check
     from infra.store.store import Store
@@ -102,7 +103,7 @@ class Out:
         outcome = "stopped" if run.status == "stopped" else outcome
         decision = f" · {run.decision}" if run.decision else ""
         self.say(f"{run.run_id}: {outcome}, {total:.0f} s{decision}")
-        if summary := _summary(store, run):
+        if summary := evaluation_summary(store, run):
             self.say(summary)
         self.links(links)
 
@@ -234,13 +235,6 @@ class Meter:
         rate = f", {work / seconds:.3g}/s" if seconds > 0.5 and work > 0 else ""
         note = f", {event['note']}" if event["note"] else ""
         return f"{event['done']}/{event['total']} {event['unit']}{rate}{note}"
-
-
-def _summary(store: Store, run: RunRecord) -> str:
-    """Return the last evaluation in one sentence; empty without one."""
-    done = [stage for stage in run.stages if stage.stage == evaluate.STAGE.name and stage.digest]
-    result = read_result(store, StageRef(stage=done[-1].stage, digest=done[-1].digest), evaluate.Facts) if done else None
-    return result.facts.summary if result else ""
 
 
 def main_table(facts: study.Facts) -> Iterator[Table]:

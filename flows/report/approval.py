@@ -40,7 +40,6 @@ def decision_lines(promotion: promote.Facts, gate: GateResult | None = None) -> 
     elsewhere = {rule.reason for rule in gate.rules} if gate else set()
     aliases = ", ".join(f"{alias} → {number}" for alias, number in sorted(promotion.aliases.items())) or "none"
     lines = [f"**{promotion.decision}**: model `{promotion.model_name}` version {promotion.version}; aliases: {aliases}"]
-    lines += [cell(promotion.summary)] if promotion.summary else []
     lines += [cell(reason) for reason in promotion.reasons if reason not in elsewhere]
     audit = promotion.audit
     if audit:

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OPPONENTS = {
+OPPONENTS: dict[str, str] = {
     "start": "the start",
     "champion": "the champion",
-    **{name: twin.title for name, twin in TWINS.items()},
+    **{str(name): twin.title for name, twin in TWINS.items()},
     "chosen": "chosen responses",
 }
 OUTCOMES = {"win": PALETTE[0], "tie": "#c9ced6", "lose": PALETTE[4]}

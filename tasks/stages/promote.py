@@ -133,7 +133,6 @@ class Facts(BaseFacts):
     champion_before: str | None = Field(None, description="Version that was champion; null = none.")
     aliases: dict[str, str] = Field(description="Versions by alias, after the decision.")
     audit: Audit | None = Field(None, description="Last entry of the version's history in the registry.")
-    summary: str = Field("", description="The evaluation in one sentence.")
 
 
 @dataclass(frozen=True)
@@ -205,7 +204,6 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         champion_before=champion,
         aliases=registry.aliases(uri, name),
         audit=Audit.of(past[-1]) if past else None,
-        summary=evaluation.summary,
     )
     return StageOutput(rows=1, metrics={"promoted": float(verdict.decision == "promoted")}, facts=facts)
 
