@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from dora_core.config.adapter import AdapterColumns, paths_of, roots_of
-from dora_core.data.adapter.base import CanonicalRow
+from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.adapter.driver import RowAdapter
 from dora_core.data.adapter.resolve import Resolved, resolve
 from dora_core.data.arrow_rows import UnreadableValues
@@ -52,6 +52,11 @@ class MappedFiles:
     files: list[str] = field(default_factory=list)
     empty: tuple[str, ...] = ()
     """Columns that nothing reads and that are null in the sample: a later value may need a decision."""
+
+    @property
+    def gives_split(self) -> bool:
+        """Whether rows of these files say their split."""
+        return "split" in self.resolved.left.used or bool(self.resolved.adapter.columns.split)
 
 
 class AdaptedInput:

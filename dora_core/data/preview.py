@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from dora_core.config.data import DataConfig
 from dora_core.data.adapted import AdaptedInput, AdaptedRow
-from dora_core.data.adapter.base import CanonicalRow
+from dora_core.data.adapter.canonical import CanonicalRow, is_repetition
 from dora_core.data.columns_left import ColumnsLeft
 from dora_core.data.encoding import plain_prompt, render_prompt
-from dora_core.data.inputs import BATCH_ROWS, Input, inputs_of
+from dora_core.data.inputs import BATCH_ROWS, Input, inputs_of, rules_of
 from dora_core.data.locations import locate
-from dora_core.data.opening import gives_split, is_repetition, reference_texts, rules_of
 from dora_core.data.previewed import BadRow, ColumnUse, Estimate, FindingShown, InputPreview, Preview, RecordShown, ResponseShown
 from dora_core.data.problems import Problem, in_words
 from dora_core.data.record_counts import UNKNOWN, RecordCounter, RecordCounts
 from dora_core.data.records import Message, Record, Split, is_golden_source, is_held_out, parse_canonical
+from dora_core.data.reference_texts import reference_texts
 from dora_core.data.suspicion import Example, Finding, Seen, Suspicion
 from dora_core.errors import DoraError
 
@@ -80,7 +80,7 @@ def preview_data(
     if suspicion is not None:
         for reading in readings:
             for mapping in reading.input.mappings if reading.input else ():
-                suspicion.opened(reading.item.place, mapping.files, gives_split(mapping))
+                suspicion.opened(reading.item.place, mapping.files, mapping.gives_split)
         for text in reference_texts(data, {}):
             suspicion.reference(text)
     for reading in readings:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from dora_core.data.problems import Problem, Reason
 
 if TYPE_CHECKING:
-    from dora_core.data.adapter.base import CanonicalRow
+    from dora_core.data.adapter.canonical import CanonicalRow
 
 SCHEMA_VERSION = 3  # 2: task; 3: weight, extra, tools in messages
 ROLES = ("system", "user", "assistant", "tool")

@@ -286,7 +286,7 @@ class StudyConfig(MethodConfig):
         min_length=1,
         description="Losses, of those above, of the ablation and lambda tables; the first is that of noise and shifted_golden.",
     )
-    robust: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="What `robust` (in tables: + dora) means.")
+    robust: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="Objective that `robust` (in tables: + dora) stands for.")
     ablation: list[Annotated[str, AfterValidator(_objective_of_a_study)]] = Field(
         default=["erm", "dro", "reweight", "dora", "dora_outer", "dora_tilted"], description="Objectives of the ablation table."
     )

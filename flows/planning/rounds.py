@@ -16,7 +16,7 @@ from dora_core.config.judging import ImplicitJudge
 from dora_core.config.method import GenerateConfig
 from flows.config.models import SelfTrainConfig
 from flows.planning.specs import Chain
-from tasks.runtime.stage import StageRef
+from tasks.runtime.spec import StageRef
 
 
 @dataclass

@@ -12,12 +12,12 @@ from typing import Any, Literal, TypeVar
 
 from dora_core.config.alignment import AlignConfig
 from dora_core.config.judging import Judge, RewardModelJudge
-from dora_core.config.method import GenerateConfig, ModelConfig, OptimizationConfig, SftConfig
+from dora_core.config.method import GenerateConfig, OptimizationConfig, SftConfig
 from dora_core.config.twins import TWINS, TwinName
 from dora_core.objectives.settings import ObjectiveConfig
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
 from infra.store.store import sha256_of
-from tasks.runtime.stage import StageRef, StageSpec
+from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.stages._drift_facts import Previous
 from tasks.tables.record_selection import RecordSelection
 
@@ -252,7 +252,7 @@ class Chain:
         judge: Judge,
         samples: StageRef | None,
         model: StageRef | None = None,
-        reference: StageRef | ModelConfig | None = None,
+        reference: ModelSource | None = None,
     ) -> StageRef:
         """Add scores of samples; without samples, of the held-out responses of the given records."""
         from tasks.stages import judge as stage

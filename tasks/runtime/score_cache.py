@@ -19,11 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
 from dora_core.config.execution import Execution
 from infra.store.store import replacing, sha256_file
-from tasks.runtime.facts import Facts
+from tasks.runtime.facts import ScoringFacts
 from tasks.runtime.stage import StageContext
 from tasks.runtime.workers import BuildWorker
 from tasks.tables.rows import rebatch
@@ -82,14 +80,6 @@ class CachedRows:
 
 def _is_whole(part: Path) -> bool:
     return part.exists() and sha256_file(part) == part.stem
-
-
-class ScoringFacts(Facts):
-    """How many rows were scored now, how many values came from the row cache, and the throughput."""
-
-    scored_rows: int
-    reused_rows: int
-    rows_per_second: float | None = Field(description="Of new rows; null where there are none.")
 
 
 @dataclass(frozen=True)

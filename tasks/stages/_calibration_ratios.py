@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dora_core.errors import ModelError
-from tasks.runtime.score_cache import Scores
-from tasks.stages import classify
-from tasks.stages._classify_rows import UNLABELLED
+from tasks.tables.artifacts import UNLABELLED
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from dora_core.classifier.scoring import Meta
+    from tasks.runtime.score_cache import Scores
+    from tasks.stages._classify_facts import Facts as ClassifyFacts
 
 MOST_UNSCORED = 0.01
 """Share of responses without a number beyond which the classifier is at fault, and not the responses."""
@@ -37,7 +37,7 @@ class Heads:
     highest: NDArray[np.float64]
 
     @classmethod
-    def of(cls, names: list[str], meta: Meta, fit: classify.Facts) -> Heads:
+    def of(cls, names: list[str], meta: Meta, fit: ClassifyFacts) -> Heads:
         """The heads of the sources ``names``; ``fit``: facts of the classify stage that fitted them."""
         import numpy as np
 

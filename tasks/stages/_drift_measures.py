@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dora_core.config.rounds import DriftConfig
 from dora_core.strict_model import StrictModel
-from tasks.runtime.stage import StageContext, StageRef
-from tasks.stages import classify
+from tasks.runtime.spec import StageRef
+from tasks.runtime.stage import StageContext
+from tasks.stages._calibrate_facts import Facts as CalibrateFacts
 from tasks.stages._calibration_ratios import Heads, undefined
-from tasks.stages._classify_rows import UNLABELLED
+from tasks.stages._classify_facts import Facts as ClassifyFacts
 from tasks.stages._drift_facts import AucChange, Counts, Rule, Shares, Shift, SourceDrift
-from tasks.stages.calibrate import Facts as CalibrateFacts
-from tasks.stages.classify import FOLDER, KEYS
-from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE
+from tasks.tables.artifacts import CALIBRATION_FILE, CLASSIFIER_FOLDER, FITTED_KEYS_FILE, RECORDS_FILE, UNLABELLED
 from tasks.tables.rows import read_index, record_batches
 
 if TYPE_CHECKING:
@@ -110,11 +109,11 @@ class Fit:
 
     ref: StageRef
     folder: Path
-    facts: classify.Facts
+    facts: ClassifyFacts
 
     @classmethod
     def of(cls, ref: StageRef, context: StageContext) -> Fit:
-        return cls(ref, context.fetch(ref) / FOLDER, context.facts(ref, classify.Facts))
+        return cls(ref, context.fetch(ref) / CLASSIFIER_FOLDER, context.facts(ref, ClassifyFacts))
 
     @cached_property
     def meta(self) -> Meta:
@@ -127,7 +126,7 @@ class Fit:
         """Keys of the rows that existed at the fit."""
         import pyarrow.parquet as pq
 
-        keys: NDArray[np.uint64] = pq.read_table(self.folder / KEYS)["key"].to_numpy()
+        keys: NDArray[np.uint64] = pq.read_table(self.folder / FITTED_KEYS_FILE)["key"].to_numpy()
         return keys
 
 

@@ -13,19 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
 
 import numpy as np
-from pydantic import Field, model_validator
 
 from dora_core.config.method import EvaluateConfig
 from dora_core.evaluation.labels import label_accuracy, label_auc
 from dora_core.evaluation.metrics import (
-    GroupInterval,
     Interval,
     Pairs,
-    Reliability,
-    RewardConfidence,
     cluster_bootstrap,
     correct,
     padded,
@@ -35,128 +30,20 @@ from dora_core.evaluation.metrics import (
     spearman_within,
     worst_group,
 )
-from dora_core.strict_model import StrictModel
+from tasks.stages._evaluate_facts import (
+    ByModel,
+    Group,
+    LabelMeasures,
+    Lift,
+    MarginHistogram,
+    Part,
+    PreferenceMeasures,
+    RewardCalibration,
+    RewardCorrelation,
+)
 
 Scores = dict[str, np.ndarray]
 HISTOGRAM_BINS = 30
-
-
-class OfTwins(StrictModel):
-    """A measure that twins (``dora_core/config/twins.py``) have too; earlier releases had one, ``twin``."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_twin(cls, given: Any) -> Any:
-        for old in ("twin", "twin_all"):
-            if isinstance(given, dict) and old in given:
-                one = given[old]
-                given = {name: value for name, value in given.items() if name != old} | ({"twins": {"erm": one}} if one is not None else {})
-        return given
-
-
-class ByModel(OfTwins):
-    """A measure of each model; the start has no implicit reward, and twins exist only if configured."""
-
-    policy: Interval
-    start: Interval | None = None
-    twins: dict[str, Interval] = Field(default_factory=dict)
-
-    @classmethod
-    def of(cls, found: Mapping[str, Interval]) -> Self:
-        """From the measures of ``policy``, ``start`` and twins by name."""
-        own = {name: found[name] for name in ("policy", "start") if name in found}
-        return cls(**own, twins={name: interval for name, interval in found.items() if name not in own})
-
-    def measured(self) -> dict[str, Interval]:
-        """By model, of those that have the measure."""
-        return {"policy": self.policy} | ({"start": self.start} if self.start else {}) | self.twins
-
-
-class Part(StrictModel):
-    """Measures of a part of the pairs."""
-
-    accuracy: ByModel = Field(description="Share of pairs whose better response has the larger implicit reward.")
-    margin: ByModel = Field(description="Implicit reward of the better response minus that of the worse, nats.")
-    ranking: ByModel = Field(description="Share of pairs whose better response has the larger likelihood per token.")
-
-
-class MarginHistogram(OfTwins):
-    """Number of pairs per bin of the margin."""
-
-    edges: list[float]
-    policy: list[int]
-    twins: dict[str, list[int]] = Field(default_factory=dict)
-
-
-class Group(StrictModel):
-    """Measures of the pairs of one source or task. Prompts weigh the same in ``accuracy``, pairs in the other numbers."""
-
-    accuracy: Interval
-    accuracy_policy: float
-    ranking_policy: float
-    ranking_start: float
-    n: int = Field(description="Pairs.")
-
-
-class Lift(OfTwins):
-    """Paired differences: ranking accuracy of policy minus start on each part, preference accuracy of policy minus each twin's."""
-
-    start_all: Interval | None = None
-    start_golden: Interval | None = None
-    start_synthetic: Interval | None = None
-    twins: dict[str, Interval] = Field(default_factory=dict, description="By twin.")
-
-    def over_start(self) -> dict[str, Interval]:
-        """The differences to the start, by part that has pairs."""
-        parts = {"all": self.start_all, "golden": self.start_golden, "synthetic": self.start_synthetic}
-        return {part: interval for part, interval in parts.items() if interval is not None}
-
-
-class RewardCalibration(Reliability):
-    """Calibration of σ(β · margin) as the probability that the better response wins."""
-
-    beta: float
-
-
-class RewardCorrelation(StrictModel):
-    """Spearman's ρ of a score with the measured rewards within a prompt; null where no record has two different rewards and scores."""
-
-    implicit: Interval | None = Field(description="Of the policy's implicit reward.")
-    likelihood: Interval | None = Field(description="Of the policy's likelihood per token.")
-    likelihood_start: Interval | None = Field(description="Of the start's likelihood per token.")
-
-
-class LabelMeasures(StrictModel):
-    """Measures of labelled responses, over all prompts: of the implicit reward of policy and twins, and the likelihood's as a baseline."""
-
-    desirable: int = Field(description="Responses with the label desirable.")
-    undesirable: int
-    prompts: int
-    pairs: int = Field(description="Pairs of a desirable and an undesirable response of the same prompt; they count in ``parts``.")
-    auc: ByModel | None = Field(
-        description="Probability that a desirable response has a larger implicit reward than an undesirable one, of any prompt; "
-        "½ is chance. Null with one label only."
-    )
-    accuracy: ByModel = Field(description="Share whose implicit reward has the sign of the label: + desirable, − undesirable.")
-    accuracy_desirable: ByModel | None = Field(description="The same of desirable responses alone; null without one.")
-    accuracy_undesirable: ByModel | None = Field(description="The same of undesirable responses alone; null without one.")
-    auc_likelihood: ByModel | None = Field(description="AUC of the likelihood per token, which the start has too.")
-
-
-class PreferenceMeasures(StrictModel):
-    """All measures of the ``evaluate`` stage on preferences and labels."""
-
-    parts: dict[str, Part] = Field(description="all; golden and synthetic where there are such pairs; empty without a pair.")
-    margins: MarginHistogram
-    reward_confidence: RewardConfidence
-    by_source: dict[str, Group] = Field(description="By the source of the better response.")
-    by_task: dict[str, Group]
-    worst_group: GroupInterval | None = Field(description="Lowest accuracy among the groups of enough prompts.")
-    reward_calibration: RewardCalibration | None
-    reward_correlation: RewardCorrelation
-    lift: Lift
-    kl: Interval | None = Field(description="KL(policy‖start) per sampled response, nats; null where none is sampled.")
-    labels: LabelMeasures | None = Field(None, description="Of unpaired records; null without such a record.")
 
 
 @dataclass(frozen=True)

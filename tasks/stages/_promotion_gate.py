@@ -26,57 +26,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field
-
 from dora_core.config.method import GateConfig
 from dora_core.evaluation.metrics import Interval, estimate_text
-from dora_core.strict_model import StrictModel
-from tasks.stages._preference_measures import Part, PreferenceMeasures
+from tasks.stages._evaluate_facts import GateResult, Part, PreferenceMeasures, RuleResult
 from tasks.stages.compare import Wins
 
-GateOutcome = Literal["passed", "cannot tell", "failed"]
 RELATIONS: dict[str, Callable[[float, float], bool]] = {"above": operator.gt, "at least": operator.ge, "at most": operator.le}
-
-
-class RuleResult(StrictModel):
-    """A rule that was checked."""
-
-    name: str
-    passed: bool = Field(description="Whether it counts as met.")
-    value: float = Field(description="The number that is compared: an estimate, or the lower bound of one.")
-    threshold: float
-    message: str = Field(description="The rule with its threshold and the number found.")
-    uncertain: bool = Field(False, description="The interval contains the threshold: the rule is neither met nor broken.")
-
-    @property
-    def reason(self) -> str:
-        """The message after the rule's name."""
-        return f"{self.name}: {self.message}"
-
-
-class GateResult(StrictModel):
-    """Every rule that was checked; the gate passes when all of them do."""
-
-    passed: bool
-    rules: list[RuleResult]
-    unchecked: dict[str, str] = Field(
-        default_factory=dict,
-        description="Reason for every rule that has a threshold and no evidence; empty in results of earlier releases.",
-    )
-
-    @property
-    def broken(self) -> list[RuleResult]:
-        """The rules that were shown not to be met."""
-        return [rule for rule in self.rules if not rule.passed and not rule.uncertain]
-
-    @property
-    def uncertain(self) -> list[RuleResult]:
-        """The rules that the evidence does not decide, and that do not count as met."""
-        return [rule for rule in self.rules if rule.uncertain and not rule.passed]
-
-    @property
-    def outcome(self) -> GateOutcome:
-        return "passed" if self.passed else "failed" if self.broken else "cannot tell"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from dora_core.evaluation.study_statistics import FACTOR_MEASURES, Estimate, factor_columns, two_level
 from dora_core.strict_model import StrictModel
-from tasks.stages import calibrate, exact_densities
+from tasks.stages._calibrate_facts import Facts as CalibrateFacts
+from tasks.stages._exact_densities_facts import Facts as TruthFacts
 from tasks.stages._study_inputs import CellRun, Reader, strings
 
 SCATTER_POINTS = 400
@@ -142,7 +143,7 @@ class Fit:
         heads = [name[2:] for name in self._table.column_names if name.startswith("c_")]
         c = np.column_stack([self._table[f"c_{name}"].to_numpy() for name in heads])
         w = np.column_stack([self._table[f"w_{name}"].to_numpy() for name in heads])
-        shares = self._reader.context.facts(self._calibration, calibrate.Facts).shares
+        shares = self._reader.context.facts(self._calibration, CalibrateFacts).shares
         gamma = np.median(w * (1.0 - c) / c, axis=0)  # w = γ·c/(1 − c): one number per head, up to rounding
         return self._forms(c, gamma, np.array([shares["golden"], *(shares[name] for name in heads)]), heads)
 
@@ -151,7 +152,7 @@ class Fit:
         from dora_core.calibration import probabilities
         from dora_core.testbed.mixture import GOLDEN
 
-        shares = self._reader.context.facts(self._run.truth, exact_densities.Facts).shares
+        shares = self._reader.context.facts(self._run.truth, TruthFacts).shares
         heads = [name for name in shares if name != GOLDEN]
         m = np.array([shares[GOLDEN], *(shares[name] for name in heads)])
         log_q = {name: self._table[f"log_q_{name}"].to_numpy() for name in shares}

@@ -5,25 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
 from dora_core.config.twins import TWINS
-from dora_core.evaluation.metrics import Interval, estimate_text
-from dora_core.strict_model import StrictModel
+from dora_core.evaluation.metrics import estimate_text
+from tasks.stages._evaluate_facts import PreferenceMeasures, TwinMeasures
 
 if TYPE_CHECKING:
     from tasks.stages import compare
-    from tasks.stages._preference_measures import PreferenceMeasures
-
-
-class TwinMeasures(StrictModel):
-    """A twin: its own measures, and paired differences of the policy to it. Null where there are no pairs or no win rates."""
-
-    accuracy: Interval | None = Field(description="Held-out preference accuracy of the twin.")
-    ranking: Interval | None = Field(description="Ranking accuracy of the twin.")
-    accuracy_lift: Interval | None = Field(description="Preference accuracy of the policy minus the twin's.")
-    win_rate: Interval | None = Field(description="Win rate of the policy against the twin.")
-    win_rate_lift: Interval | None = Field(description="Win rate against the start of the policy minus the twin's.")
 
 
 def twin_measures(twins: list[str], measures: PreferenceMeasures, comparison: compare.Facts | None) -> dict[str, TwinMeasures]:

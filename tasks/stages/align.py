@@ -19,7 +19,8 @@ from dora_core.config.method import ModelConfig, OptimizationConfig, TextConfig
 from dora_core.errors import DataError
 from infra.store.store import Store
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages import training_data
 from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE
 from tasks.tables.record_selection import RecordSelection, count_trainable

@@ -28,23 +28,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from pydantic import ConfigDict, Field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dora_core.config.method import CalibrationConfig
 from dora_core.errors import DataError
-from dora_core.strict_model import StrictModel
 from infra.store.store import Store
 from tasks.runtime.descriptor import Event, Stage, StageResult
-from tasks.runtime.facts import Quantiles
-from tasks.runtime.score_cache import ROW_GROUP, CachedRows, Scores, ScoringFacts, score_rows
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
-from tasks.stages import classify
+from tasks.runtime.score_cache import ROW_GROUP, CachedRows, Scores, score_rows
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
+from tasks.stages._calibrate_facts import FactorFacts, GoldenFraction, Histogram, ScoredRows
+from tasks.stages._calibrate_facts import Facts as Facts
 from tasks.stages._calibration_ratios import Heads, Ratios, poisoned, undefined
-from tasks.stages._classify_rows import UNLABELLED
-from tasks.stages.classify import FOLDER, LogitArguments, LogitScorer
-from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE
+from tasks.stages._classify_facts import Facts as ClassifyFacts
+from tasks.stages.classify import LogitArguments, LogitScorer
+from tasks.tables.artifacts import CALIBRATION_FILE, CLASSIFIER_FOLDER, RECORDS_FILE, UNLABELLED
 from tasks.tables.rows import RowIndex, read_index, rebatch, record_batches, responses_of, text_rows
 
 if TYPE_CHECKING:
@@ -68,60 +66,6 @@ class Spec(StageSpec):
     classifier: StageRef
     calibration: CalibrationConfig
     golden_sources: list[str]
-
-
-class FactorFacts(StrictModel):
-    """h of one source's responses."""
-
-    n: int
-    mean: float
-    quantiles: Quantiles
-
-
-class Histogram(StrictModel):
-    """Counts by source over common bins; one edge more than bins."""
-
-    edges: list[float]
-    counts: dict[str, list[int]]
-
-
-class ScoredRows(StrictModel):
-    """Outcome of scoring: in = scored + unscored."""
-
-    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
-
-    in_: int = Field(alias="in")
-    scored: int
-    unscored: int = Field(description="No number from the classifier: w = 1.")
-    clipped: int = Field(description="Of the scored: a logit beyond its limit.")
-    capped: int = Field(description="Factors that were lowered to the cap.")
-
-
-class GoldenFraction(StrictModel):
-    """Golden share α of the mixture, with its interval where it is estimated."""
-
-    value: float
-    low: float
-    high: float
-    estimated: bool
-
-
-class Facts(ScoringFacts):
-    """See the module docstring."""
-
-    padding_waste: float | None = Field(description="Share of the new rows' padded tokens that are padding; null where nothing is new.")
-    form: str
-    h: dict[str, FactorFacts] = Field(description="By source.")
-    histogram: Histogram
-    ess: float = Field(description="Effective sample size as a share of the responses.")
-    ess_by_form: dict[str, float] = Field(description="Of the raw factors.")
-    capped_fraction: float
-    rows: ScoredRows | None = Field(None, description="Absent before that was counted.")
-    nan: int = Field(description="0.")
-    tau: float = Field(description="Temper; 1 where the factors are as they came.")
-    shares: dict[str, float] = Field(description="Shares of the mixture: `golden`, then every head.")
-    alpha: GoldenFraction
-    no_shift: bool = Field(description="No source can be told from golden: h = 1.")
 
 
 def score(spec: Spec, context: StageContext, classifier: StageRef, records: Path, index: RowIndex, fold_N: NDArray[np.int32]) -> Scores:
@@ -154,36 +98,30 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     from dora_core.calibration import FORMS, calibrate, effective_sample_size, factor, mixture_shares, quantiles
     from dora_core.classifier.scoring import read_meta
-    from dora_core.data.records import fold_of, is_golden_source
+    from dora_core.data.records import fold_of
 
-    classifier = context.facts(spec.classifier, classify.Facts).classifier
-    fit = context.facts(classifier, classify.Facts)
-    meta = read_meta(context.fetch(classifier) / FOLDER)
+    classifier = context.facts(spec.classifier, ClassifyFacts).classifier
+    fit = context.facts(classifier, ClassifyFacts)
+    meta = read_meta(context.fetch(classifier) / CLASSIFIER_FOLDER)
     records = context.fetch(spec.records) / RECORDS_FILE
     index = read_index(records, "train")
     fold_N = fold_of(index.prompt_hash_N, meta.folds).astype(np.int32)
-    named = [*(name or UNLABELLED for name in index.names), UNLABELLED]  # the last for −1, no source
-    counts = dict.fromkeys(sorted(named), 0)
-    for name, count in zip(named, np.bincount(index.source_N % len(named), minlength=len(named)).tolist(), strict=True):
-        counts[name] += count
-    counts = {name: count for name, count in counts.items() if count}
-    golden = [name for name in counts if is_golden_source(name, spec.golden_sources)]
-    heads = [name for name in counts if name not in golden]
-    _check_sources(spec, golden, UNLABELLED in heads)
+    mixture = Mixture.of(index, spec.golden_sources)
+    heads = mixture.heads
+    _check_sources(spec, mixture.golden, UNLABELLED in heads)
 
     scores = score(spec, context, classifier, records, index, fold_N)
     # A source that left the mixture keeps its head in the classifier but has no share in P.
     ratios = Ratios(scores, Heads.of(heads, meta, fit))
     rows = poisoned(scores, ratios.heads, len(index))
     same = [name for name, prior in zip(heads, ratios.heads.prior, strict=True) if prior]
-    shares = mixture_shares(counts, spec.calibration.shares, golden, heads)
-    own = np.array([0 if name in golden else 1 + heads.index(name) if name in heads else 0 for name in named])
+    shares = mixture_shares(mixture.counts, spec.calibration.shares, mixture.golden, heads)
     forms = {form: np.empty(len(index)) for form in FORMS if not undefined(form, shares, heads)}
     for start in range(0, len(index), ROW_GROUP):
         part = slice(start, start + ROW_GROUP)
         c, _ = ratios.of(part.start, part.stop)
         for form, h_N in forms.items():
-            h_N[part] = factor(form, c, ratios.heads.gamma, shares, own[index.source_N[part]])
+            h_N[part] = factor(form, c, ratios.heads.gamma, shares, mixture.share_of[index.source_N[part]])
     no_shift = len(same) == len(heads)
     result = calibrate(np.ones(len(index)) if no_shift else forms[spec.calibration.form], spec.calibration)
     bad = int((~np.isfinite(result.h)).sum())
@@ -220,6 +158,38 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     return StageOutput(rows=len(index), metrics={k: v for k, v in metrics.items() if v is not None}, facts=facts)
 
 
+class Mixture(NamedTuple):
+    """Sources of the training responses.
+
+    Attributes:
+        counts: responses by source; :data:`UNLABELLED` where the data names none.
+        golden: names of golden sources.
+        heads: names of all others, sorted: the order of heads and shares.
+        share_of: position in (golden, *heads) of each source of the index; the last is that of −1, no source.
+    """
+
+    counts: dict[str, int]
+    golden: list[str]
+    heads: list[str]
+    share_of: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, index: RowIndex, golden_sources: list[str]) -> Mixture:
+        """Count the sources of all rows."""
+        import numpy as np
+
+        from dora_core.data.records import is_golden_source
+
+        named = [*(name or UNLABELLED for name in index.names), UNLABELLED]  # the last for −1, no source
+        counts = dict.fromkeys(sorted(named), 0)
+        for name, count in zip(named, np.bincount(index.source_N % len(named), minlength=len(named)).tolist(), strict=True):
+            counts[name] += count
+        counts = {name: count for name, count in counts.items() if count}
+        golden = [name for name in counts if is_golden_source(name, golden_sources)]
+        heads = [name for name in counts if name not in golden]
+        return cls(counts, golden, heads, np.array([1 + heads.index(name) if name in heads else 0 for name in named]))
+
+
 def _check_sources(spec: Spec, golden: list[str], unlabelled: bool) -> None:
     form = spec.calibration.form
     if not golden and not unlabelled:
@@ -248,7 +218,7 @@ def _alpha(shares: np.ndarray, heads: list[str], unlabelled: GoldenShare | None)
     return GoldenFraction(value=value, low=low, high=high, estimated=True)
 
 
-def _no_shift_warnings(same: list[str], no_shift: bool, fit: classify.Facts) -> list[str]:
+def _no_shift_warnings(same: list[str], no_shift: bool, fit: ClassifyFacts) -> list[str]:
     warnings = []
     for name in same:
         low, high = fit.sources[name].auc_family_low, fit.sources[name].auc_family_high

@@ -21,26 +21,26 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
-
-from dora_core.classifier.golden_share import GoldenShare
 from dora_core.config.execution import Execution
 from dora_core.config.method import ClassifierConfig
-from dora_core.strict_model import StrictModel
 from infra.store.store import StageFolder, Store, sha256_file
 from tasks.runtime.descriptor import RowCache, Stage, StageResult
-from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import NotInDigest, StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.runtime.workers import ModelWorker, WorkerArguments, use_threads
 from tasks.stages import _drift_facts
-from tasks.stages._classify_rows import UNLABELLED, at_most, head_names, labelled_rows, to_examples
-from tasks.tables.artifacts import CLASSIFIER_FOLDER, FITTED_KEYS_FILE
+from tasks.stages._classify_facts import CurvePoint, HeadFacts
+from tasks.stages._classify_facts import Facts as Facts
+from tasks.stages._classify_rows import at_most, head_names, labelled_rows, to_examples
+from tasks.tables.artifacts import CLASSIFIER_FOLDER, FITTED_KEYS_FILE, UNLABELLED
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from transformers import PreTrainedTokenizerBase
 
     from dora_core.classifier.fit import FoldFit
     from dora_core.classifier.model import Examples
+    from dora_core.classifier.scoring import Meta
 
 FOLDER, KEYS, LOGITS = CLASSIFIER_FOLDER, FITTED_KEYS_FILE, "out_of_fold.safetensors"
 
@@ -55,56 +55,6 @@ class Spec(StageSpec):
     classifier: ClassifierConfig
     golden_sources: list[str]
     drift: Annotated[StageRef | None, NotInDigest] = None
-
-
-class Reliability(StrictModel):
-    """Reliability curve: one entry per non-empty bin of the predicted probability."""
-
-    confidence: list[float] = Field(description="Mean prediction.")
-    accuracy: list[float] = Field(description="Share of golden responses.")
-    count: list[int]
-
-
-class HeadFacts(StrictModel):
-    """Quality of one head, its source against golden, on held-out prompts (``dora_core/classifier/diagnostics.py``). Null: undefined."""
-
-    n: int = Field(description="Responses of the source in the fit.")
-    gamma: float = Field(description="Responses of the source per golden response.")
-    auc: float | None
-    auc_low: float | None = Field(description="95 % bootstrap interval over prompts.")
-    auc_high: float | None
-    auc_family_low: float | None = Field(description="Interval at the level of all heads together.")
-    auc_family_high: float | None
-    told_apart: bool = Field(description="The family-wise interval lies above ½.")
-    within_prompt_auc: float | None = Field(description="Against golden responses to the same prompt.")
-    log_loss: float | None
-    ece: float | None = Field(description="Expected calibration error.")
-    temperature: float | None
-    prompt_only_auc: float | None = Field(description="Of a model that reads the prompt alone.")
-    length_only_auc: float | None = Field(description="Of the response's length.")
-    reliability: Reliability
-
-
-class CurvePoint(StrictModel):
-    """Losses of a fold at an optimisation step."""
-
-    fold: int
-    step: int
-    loss: float
-    validation_loss: float
-
-
-class Facts(BaseFacts):
-    """See the module docstring."""
-
-    classifier: StageRef = Field(description="The stage output to score with: this one, or the one that is kept.")
-    reused: bool
-    reason: str = Field(description="Why the classifiers were fitted or kept.")
-    seconds_fit: float
-    sources: dict[str, HeadFacts]
-    unlabelled: GoldenShare | None = Field(description="Golden share among unlabelled responses, at most; null without such responses.")
-    deep_folds: int = Field(description="Folds whose encoder is used.")
-    curve: list[CurvePoint]
 
 
 # -------------------------------------------------------------------------------------------------------------- scoring
@@ -245,14 +195,12 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from dora_core.classifier.diagnostics import diagnose, prompt_only_logits
     from dora_core.classifier.golden_share import golden_share
     from dora_core.classifier.model import GOLDEN, build_tokenizer
     from dora_core.classifier.scaling import fit_scaling
-    from dora_core.classifier.scoring import Meta, save_meta
+    from dora_core.classifier.scoring import Meta
 
     started, config, records = time.monotonic(), spec.classifier, context.fetch(spec.records)
     rows = labelled_rows(records, spec.golden_sources)
@@ -279,14 +227,9 @@ def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
     for warning in warnings:
         context.log.warning("%s", warning)
 
-    folder = context.path / FOLDER
     heads = {name: HeadFacts.model_validate(table[name]) for name in sources}
     gamma = [head.gamma for head in heads.values()]
-    save_meta(folder, tokenizer, Meta(sources, spec.golden_sources, gamma, scaling, config.folds, config.model_dump(mode="json")))
-    pq.write_table(pa.table({"key": rows["key"]}), folder / KEYS, compression="zstd")
-    for fold in range(config.folds):  # fitted on another machine: its files are in the store already
-        for name in context.store.list(f"{spec.stage}/{spec.digest()}/{FOLDER}/fold-{fold}"):
-            context.store.download(f"{spec.stage}/{spec.digest()}/{FOLDER}/fold-{fold}/{name}")
+    _save(context, tokenizer, Meta(sources, spec.golden_sources, gamma, scaling, config.folds, config.model_dump(mode="json")), rows)
 
     seconds = time.monotonic() - started
     known = {name: head.auc for name, head in heads.items() if head.auc is not None}
@@ -306,6 +249,22 @@ def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
         curve=[CurvePoint.model_validate(point) for fit in fits for point in fit.curve],
     )
     return StageOutput(rows=len(examples), metrics=metrics, facts=facts)
+
+
+def _save(context: StageContext, tokenizer: PreTrainedTokenizerBase, meta: Meta, rows: pa.Table) -> None:
+    """Write what all folds share, and fetch the files of folds that were fitted on another machine: the store has them already."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dora_core.classifier.scoring import save_meta
+
+    folder, stage = context.path / FOLDER, context.folder
+    save_meta(folder, tokenizer, meta)
+    pq.write_table(pa.table({"key": rows["key"]}), folder / KEYS, compression="zstd")
+    for fold in range(meta.folds):
+        stored = f"{stage.stage}/{stage.digest}/{FOLDER}/fold-{fold}"
+        for name in context.store.list(stored):
+            context.store.download(f"{stored}/{name}")
 
 
 def headline(result: StageResult[Facts]) -> str:

@@ -25,13 +25,15 @@ from dora_core.config.method import EvaluateConfig, GateConfig, GenerateConfig, 
 from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import ModelSource, StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.runtime.workers import ModelWorker, WorkerArguments
 from tasks.stages import compare
-from tasks.stages._preference_measures import HeldOut, PreferenceMeasures, RewardCorrelation, measure, rank_correlation
-from tasks.stages._promotion_gate import Evidence, GateResult, decide
-from tasks.stages._twin_measures import TwinMeasures, summary, twin_measures
+from tasks.stages._evaluate_facts import Facts as Facts
+from tasks.stages._evaluate_facts import RewardCorrelation
+from tasks.stages._preference_measures import HeldOut, measure, rank_correlation
+from tasks.stages._promotion_gate import Evidence, decide
+from tasks.stages._twin_measures import summary, twin_measures
 from tasks.tables.artifacts import EVALUATION_FILE, RESPONSES_FILE
 from tasks.training.facts import TrainingFacts
 
@@ -65,19 +67,11 @@ class Spec(StageSpec):
     golden_sources: list[str]
 
 
-class Facts(PreferenceMeasures, BaseFacts):
-    """Measures of the policy, and the result of the promotion gate."""
-
-    gate: GateResult
-    twins: dict[str, TwinMeasures] = Field(default_factory=dict, description="By twin, on the same held-out prompts.")
-    summary: str = Field("", description="One sentence: win rate against the start, and the difference to every twin.")
-
-
 class KLArguments(WorkerArguments):
     """Arguments of :class:`KLSampler`."""
 
     policy: StageRef
-    start: ModelConfig | StageRef
+    start: ModelSource
     text: TextConfig
     generate: GenerateConfig
 

@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 from dora_core.config.method import CalibrationConfig, TestbedConfig
 from dora_core.errors import DataError
 from tasks.runtime.descriptor import Stage
-from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
+from tasks.stages._exact_densities_facts import Facts
 from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE, TRUTH_FILE
 
 
@@ -27,13 +28,6 @@ class Spec(StageSpec):
     records: StageRef
     testbed: TestbedConfig
     calibration: CalibrationConfig
-
-
-class Facts(BaseFacts):
-    """Sources of the mixture, the golden one first, and the share of each."""
-
-    sources: list[str]
-    shares: dict[str, float]
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:

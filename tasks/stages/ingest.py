@@ -33,11 +33,11 @@ import pyarrow as pa
 
 from dora_core.config.data import DataConfig
 from dora_core.data.adapted import AdaptedInput, AdaptedRow, MappedFiles
-from dora_core.data.adapter.base import CanonicalRow, Refused
+from dora_core.data.adapter.canonical import CanonicalRow, Refused, is_repetition
 from dora_core.data.fingerprints import FingerprintMemory
-from dora_core.data.inputs import Input, changed_sources
+from dora_core.data.inputs import Input, changed_sources, rules_of
 from dora_core.data.mixing import Selection, content_key, copies
-from dora_core.data.opening import is_repetition, open_inputs, rules_of
+from dora_core.data.opening import open_inputs
 from dora_core.data.problems import Problem, Reason, in_words
 from dora_core.data.record_counts import UNKNOWN, is_tie, is_unmeasured
 from dora_core.data.records import (
@@ -57,7 +57,8 @@ from dora_core.data.suspicion import Example, Finding, Seen, Suspicion, refuse
 from dora_core.errors import DataError
 from infra.settings import Settings
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.stage import StageContext, StageOutput, StageSpec
+from tasks.runtime.spec import StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages._ingest_checks import Tally, check_quality, check_sources, check_splits
 from tasks.stages._ingest_facts import (
     BadRowFacts,

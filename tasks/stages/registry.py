@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from infra.store.json_files import StoredResult
 from tasks.runtime.descriptor import STAGES, StageResult
 from tasks.stages import (
     align,
@@ -61,6 +62,6 @@ STAGES.update(
 )
 
 
-def parse_result(content: dict[str, Any]) -> StageResult[Any]:
+def parse_result(content: StoredResult) -> StageResult[Any]:
     """Parse the content of any stage's ``result.json``, with the facts model of that stage."""
     return STAGES[content["stage"]].parse(content)

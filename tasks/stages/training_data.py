@@ -21,7 +21,8 @@ from dora_core.config.alignment import Loss
 from dora_core.config.method import ModelConfig, TextConfig
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts
-from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec, local_model
+from tasks.runtime.spec import NotInDigest, StageRef, StageSpec, local_model
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.tables.artifacts import CALIBRATION_FILE, LOGPS_FILE, RECORDS_FILE, TRAINING_DATA_FILE
 from tasks.tables.record_selection import RecordSelection
 from tasks.tables.rows import record_batches, responses_of

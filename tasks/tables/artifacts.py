@@ -43,6 +43,8 @@ CLASSIFIER_FOLDER = "classifier"
 """``classify``: fitted heads by fold, tokenizer, ``meta.json``, and :data:`FITTED_KEYS_FILE`."""
 FITTED_KEYS_FILE = "rows.parquet"
 """Within :data:`CLASSIFIER_FOLDER`: keys of the rows there were at the fit."""
+UNLABELLED = "unlabelled"
+"""Pseudo-source of responses without a source: a head of ``classify``, columns of ``calibrate``."""
 
 
 def logps_schema() -> pa.Schema:

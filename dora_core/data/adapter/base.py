@@ -1,8 +1,8 @@
 """Parts of a row that every shape reads the same way: fields, prompt with its context, split, weight, carried columns, and the row that
 results.
 
-A shape (``pair.py``, ``list.py``, …) is compiled once per input from an :class:`~dora_core.config.adapter.Adapter` and the columns, and
-then called per row; it never raises for what a row holds.
+A shape (``shapes/pair.py``, …) is compiled once per input from an :class:`~dora_core.config.adapter.Adapter` and the columns, and then
+called per row; it never raises for what a row holds.
 """
 
 from __future__ import annotations
@@ -11,44 +11,17 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 from dora_core.config.adapter import Adapter, roots_of
 from dora_core.config.path_syntax import quote_key
+from dora_core.data.adapter.fields import Fields
 from dora_core.data.adapter.messages import Message, MessageReader, Reply
 from dora_core.data.adapter.numbers import NotANumber, describe, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
 from dora_core.data.problems import Problem, Reason, problem
-
-CanonicalForm: TypeAlias = Literal["pairwise", "listwise", "golden", "unpaired"]
-
-
-class CanonicalRow(NamedTuple):
-    """A row for ``parse_row``: a prompt as messages, responses as final texts.
-
-    ``fields`` by form, all with ``id``, ``prompt``, ``task``, ``split`` (train, eval or None = by hash), ``weight``, ``extra`` (JSON text
-    or None) and ``tools`` (JSON text or None): pairwise ``chosen, rejected, chosen_source, rejected_source``; listwise ``responses,
-    rewards`` or ``ranks`` (1 = best), ``sources``; golden ``response``; unpaired ``response, label`` (bool), ``source``.
-    """
-
-    form: CanonicalForm
-    fields: dict[str, Any]
-
-
-class Refused(list[Problem]):
-    """Problems of a row that could be read so far: ``row`` is looked at for further ones."""
-
-    def __init__(self, problems: list[Problem], row: CanonicalRow):
-        super().__init__(problems)
-        self.row = row
-
-
-Adapted: TypeAlias = "CanonicalRow | list[Problem] | None"
-"""None: the row is left out by decision and counted."""
-
-UNMAPPED_BY_NAME = frozenset({"source", "weight"})
-"""Fields that are read only where the configuration maps them: a column of that name may mean something else."""
+from dora_core.data.splits import split_named
 
 MEDIA_COLUMNS = frozenset({"image", "images", "video", "videos", "audio", "audios", "pixel_values"})
 TOOL_COLUMNS = frozenset({"tools", "functions"})
@@ -57,32 +30,8 @@ _PLACEHOLDER = re.compile(r"<(?:image|video|audio)>|<\|image(?:_\d+)?\|>")
 _MEDIA_AT_END = re.compile(r"\A\s*<(?:image|video|audio)>|<(?:image|video|audio)>\s*\Z|<\|(?:image|video|audio)(?:_\d+|_pad)?\|>")
 _BASE64 = re.compile(r"data:(?:image|audio|video|application)/[\w.+-]+;base64,[A-Za-z0-9+/=]{64}")
 
-_TRAIN = re.compile(r"train", re.IGNORECASE)
-_EVAL = re.compile(r"test|val|dev|eval|hold[-_ ]?out|held[-_ ]?out", re.IGNORECASE)
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, default=str).encode
 _LETTER_OR_DIGIT = re.compile(r"\w")
-
-
-class Fields:
-    """Compiled paths of an adapter's canonical fields, for rows with these columns."""
-
-    def __init__(self, adapter: Adapter, columns: Sequence[str]):
-        self.adapter, self.columns = adapter, columns
-        self._there = frozenset(columns)
-
-    def path(self, name: str) -> CompiledPath | None:
-        """Path of a canonical field; None if it is switched off, or not mapped and no column has its name."""
-        mapped = getattr(self.adapter.columns, name)
-        if mapped is None and name in self._there and name not in UNMAPPED_BY_NAME:
-            mapped = name if name.isidentifier() else None
-        return self.compile(mapped) if isinstance(mapped, str) else None
-
-    def needed(self, name: str) -> CompiledPath:
-        """Path of a field without which the shape cannot be read; the field's own name where it is not mapped."""
-        return self.path(name) or self.compile(name)
-
-    def compile(self, text: str) -> CompiledPath:
-        return CompiledPath(text, self._there)
 
 
 class Given(NamedTuple):
@@ -511,14 +460,6 @@ def _texts_of(value: Any) -> list[str] | None:
         except Unparsable:
             return None
     return value if isinstance(value, list) and value and all(isinstance(text, str) for text in value) else None
-
-
-def split_named(value: str, further: dict[str, Any]) -> str | None:
-    """``"train"`` or ``"eval"`` for a split's name (train_prefs, valid1, test, …), by ``further`` first; None if it is neither."""
-    name = value.strip().casefold()
-    if name in further:
-        return str(further[name])
-    return "train" if _TRAIN.match(name) else "eval" if _EVAL.match(name) else None
 
 
 def _same(one: Message, other: Message) -> bool:

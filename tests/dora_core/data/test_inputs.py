@@ -12,7 +12,7 @@ import pytest
 from dora_core.config.data import DataConfig, DataSource
 from dora_core.data import inputs
 from dora_core.data.fingerprints import FingerprintMemory
-from dora_core.data.inputs import Input, changed_sources, fingerprint_inputs, fingerprint_sources, inputs_of, open_input
+from dora_core.data.inputs import Input, changed_sources, fingerprint_inputs, fingerprint_sources, inputs_of, open_input, rules_of
 from tests.dora_core.data.written_inputs import ROWS, input_at, read, refused, write_jsonl, write_parquet
 
 
@@ -23,6 +23,12 @@ def test_inputs_know_their_place_and_content() -> None:
         ("data.train[1]", "train", "b"),
         ("data.golden[0]", "golden", "c"),
     ]
+
+
+def test_limits_of_the_configuration_are_those_of_the_rows() -> None:
+    data = DataConfig(train=[{"path": "a", "source": "human"}], sources=["human"], max_responses=7, max_text_bytes=5000)
+    rules = rules_of(data, inputs_of(data)[0])
+    assert (rules.max_responses, rules.max_text_bytes, rules.allowed_sources, rules.default_source) == (7, 5000, {"human"}, "human")
 
 
 def test_read_options_enter_a_dump_only_where_they_are_set() -> None:

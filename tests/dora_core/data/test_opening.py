@@ -1,4 +1,4 @@
-"""All inputs of a configuration opened together: files and evaluation texts reach the rules, limits reach the rows."""
+"""All inputs of a configuration opened together: files and evaluation texts reach the rules."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from pathlib import Path
 import pytest
 
 from dora_core.config.data import DataConfig
-from dora_core.data.adapter.base import CanonicalRow
-from dora_core.data.inputs import inputs_of
-from dora_core.data.opening import gives_split, is_repetition, open_inputs, reference_texts, rules_of
-from dora_core.data.problems import Reason, problem
+from dora_core.data.opening import open_inputs
 from dora_core.errors import DataError
 from tests.dora_core.data.written_inputs import write_jsonl
 
@@ -33,7 +30,7 @@ def config(folder: Path, *names: str, **keys: object) -> DataConfig:
 def test_every_input_is_opened_in_the_order_of_the_configuration(folder: Path) -> None:
     inputs, suspicion = open_inputs(config(folder, "train.jsonl", "test.jsonl"), {})
     assert [one.item.place for one in inputs] == ["data.train[0]", "data.train[1]"]
-    assert [gives_split(mapping) for one in inputs for mapping in one.mappings] == [False, True]
+    assert [mapping.gives_split for one in inputs for mapping in one.mappings] == [False, True]
     assert suspicion.findings() == [], "rows of test.jsonl say their split themselves"
 
 
@@ -44,27 +41,9 @@ def test_rules_see_the_names_of_the_files(folder: Path) -> None:
     assert (finding.rule, finding.level) == ("evaluation_file_in_train", "refuse")
 
 
-def test_reference_texts_are_all_texts_at_any_depth(folder: Path) -> None:
-    assert list(reference_texts(config(folder, "train.jsonl"), {})) == ["Why?", "A", "B"]
-
-
 def test_a_reference_that_cannot_be_read_is_refused_only_where_it_is_read(folder: Path) -> None:
     (folder / "exam.jsonl").unlink()
     with pytest.raises(DataError, match=r"exam\.jsonl"):
         open_inputs(config(folder, "train.jsonl"), {})
     inputs, _ = open_inputs(config(folder, "train.jsonl"), {}, references=False)
     assert len(inputs) == 1
-
-
-def test_limits_of_the_configuration_are_those_of_the_rows(folder: Path) -> None:
-    data = config(folder, "train.jsonl", sources=["human"], max_responses=7, max_text_bytes=5000)
-    rules = rules_of(data, inputs_of(data)[0])
-    assert (rules.max_responses, rules.max_text_bytes, rules.allowed_sources, rules.default_source) == (7, 5000, {"human"}, "human")
-
-
-def test_a_repeated_row_without_an_id_is_a_repetition_and_with_an_id_a_fault() -> None:
-    twice = [problem("id", Reason.DUPLICATE_ID, "is there twice")]
-    assert is_repetition(CanonicalRow("pairwise", dict(PAIR)), twice)
-    assert not is_repetition(CanonicalRow("pairwise", {**PAIR, "id": "7"}), twice)
-    assert not is_repetition(CanonicalRow("pairwise", dict(PAIR)), [*twice, problem("prompt", Reason.WRONG_TYPE, "x")])
-    assert not is_repetition(twice, twice)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora_core.data.adapter.base import CanonicalRow
+from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.problems import Problem, Reason
 from dora_core.data.records import (
     GOLDEN_SCHEMA,

@@ -7,9 +7,10 @@ import pytest
 
 from dora_core.calibration import LOGIT_LIMIT
 from dora_core.errors import ModelError
-from tasks.runtime.score_cache import Scores, ScoringFacts
+from tasks.runtime.facts import ScoringFacts
+from tasks.runtime.score_cache import Scores
 from tasks.stages._calibration_ratios import MOST_UNSCORED, Heads, Ratios, poisoned, undefined
-from tasks.stages._classify_rows import UNLABELLED
+from tasks.tables.artifacts import UNLABELLED
 
 
 def heads(*prior: bool, gamma: float = 1.0, highest: float = 1.0) -> Heads:

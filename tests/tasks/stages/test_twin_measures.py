@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.stages import compare
-from tasks.stages._preference_measures import PreferenceMeasures
+from tasks.stages._evaluate_facts import PreferenceMeasures
 from tasks.stages._twin_measures import summary, twin_measures
 from tests.tasks import facts
 from tests.tasks.facts import interval

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from dora_core.config.adapter import Adapter
-from dora_core.data.adapter.base import CanonicalRow
+from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.adapter.driver import RowAdapter
 from dora_core.data.adapter.resolve import Resolved, resolve
 from dora_core.data.problems import Problem

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from dora_core.config.adapter import Adapter
-from dora_core.data.adapter.base import Adapted, CanonicalRow
-from dora_core.data.adapter.list import ListShape
-from dora_core.data.adapter.pair import PairShape
+from dora_core.data.adapter.canonical import Adapted, CanonicalRow
 from dora_core.data.adapter.paths import CompiledPath, Missing
+from dora_core.data.adapter.shapes.base import RowShape
+from dora_core.data.adapter.shapes.list import ListShape
+from dora_core.data.adapter.shapes.pair import PairShape
 from dora_core.data.problems import Reason, problem
 
 
@@ -61,3 +62,10 @@ class PairOrListShape:
 def _given(path: CompiledPath, row: dict[str, Any]) -> bool:
     value = path.get(row)
     return value is not None and type(value) is not Missing
+
+
+SHAPE = RowShape(
+    "mixed",
+    by_row=PairOrListShape,
+    fields=("chosen", "rejected", "chosen_source", "rejected_source", "responses", "rewards", "ranks", "sources"),
+)

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from dora_core.config.adapter import Adapter
-from dora_core.data.adapter.base import CanonicalRow
+from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.adapter.driver import RowAdapter
 from tests.dora_core.data.adapter.reading import read_rows, says
 

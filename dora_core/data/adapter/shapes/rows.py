@@ -1,6 +1,7 @@
 """Shape rows: one response per row; rows of one prompt are a record. Order of the records: first row of each group.
 
-All rows are spilled to disk (``spill.py``) and grouped by the sort of SQLite. A bad row is reported at once and takes no part in its group.
+All rows are spilled to disk (``dora_core/data/adapter/spill.py``) and grouped by the sort of SQLite. A bad row is reported at once and
+takes no part in its group.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from dora_core.config.adapter import Adapter
-from dora_core.data.adapter.base import CanonicalRow, ResponseReader, RowReader
+from dora_core.data.adapter.base import ResponseReader, RowReader
+from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.adapter.labels import SKIPPED, OneLabel
 from dora_core.data.adapter.numbers import describe
 from dora_core.data.adapter.paths import Missing
+from dora_core.data.adapter.shapes.base import RowShape
 from dora_core.data.adapter.spill import spill_file
 from dora_core.data.problems import Problem, Reason, problem
 
@@ -135,3 +138,13 @@ class RowsShape:
         if "group" in first and isinstance(first["group"], str | int):
             fields["id"] = first["group"]
         return CanonicalRow("listwise", fields)
+
+
+SHAPE = RowShape(
+    "rows",
+    by_stream=RowsShape,
+    fields=("response",),
+    needed=("response",),
+    label_example="e.g. `label: {scores: [helpfulness]}`, `label: {ranks: rank, base: 1}`, "
+    "or `label: {column: label, true: [true], false: [false]}`",
+)

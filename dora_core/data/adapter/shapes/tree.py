@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from dora_core.config.adapter import Adapter, Tree
-from dora_core.data.adapter.base import CanonicalRow, RowReader
+from dora_core.data.adapter.base import RowReader
+from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.adapter.labels import based_rank
 from dora_core.data.adapter.numbers import NotANumber, describe, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
+from dora_core.data.adapter.shapes.base import RowShape
 from dora_core.data.adapter.spill import spill_file
 from dora_core.data.problems import Problem, Reason, problem
 
@@ -215,3 +217,9 @@ class TreeShape:
             return None
         value = self._source.get(reply)
         return value if isinstance(value, str) else None
+
+
+SHAPE = RowShape(
+    "tree",
+    by_stream=TreeShape,
+)

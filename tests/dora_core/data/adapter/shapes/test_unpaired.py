@@ -1,13 +1,12 @@
-"""Shapes single and unpaired: trusted responses, and feedback that is read, skipped or refused."""
+"""Shape unpaired: feedback on one response that is read, skipped or refused."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.dora_core.data.adapter.reading import assert_case, few, read_rows
-from tests.dora_core.data.cases import CASES, user
+from tests.dora_core.data.cases import CASES
 
 
 @few
@@ -24,12 +23,6 @@ def test_feedback_is_read_skipped_or_refused(thumbs):
     assert read.notes["rows without feedback, left out"] == sum(thumb in (None, "later") for thumb in thumbs)
 
 
-def test_trusted_response_becomes_a_golden_row():
-    read = read_rows([{"prompt": "q", "response": "r"}], {"shape": "single"}, golden=True)
-    (row,) = read.rows[0]
-    assert (row.form, row.fields["response"]) == ("golden", "r") and row.fields["prompt"] == [user("q")]
-
-
 def test_feedback_without_a_response_is_refused():
     label = {"column": "ok", "true": [True], "false": [False]}
     rows = [{"prompt": "q", "response": "r", "ok": True}, {"prompt": "q", "response": None, "ok": True}]
@@ -37,6 +30,5 @@ def test_feedback_without_a_response_is_refused():
     assert read.rows[0][0].form == "unpaired" and read.problems[1][0].reason == "missing_response"
 
 
-@pytest.mark.parametrize("name", ["thumbs", "golden_transcript"])
-def test_schema_with_one_response_per_row_is_read_right(name):
-    assert assert_case(CASES[name]()).resolved.shape in ("single", "unpaired")
+def test_schema_with_one_approval_per_row_is_read_right():
+    assert assert_case(CASES["thumbs"]()).resolved.shape == "unpaired"

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from dora_core.config.adapter import Adapter
-from dora_core.data.adapter.base import Adapted, CanonicalRow, ResponseReader, RowReader
+from dora_core.data.adapter.base import ResponseReader, RowReader
+from dora_core.data.adapter.canonical import Adapted, CanonicalRow
 from dora_core.data.adapter.labels import TwoSided
+from dora_core.data.adapter.shapes.base import RowShape
 from dora_core.data.problems import Problem, Reason, problem
 
 
@@ -56,3 +58,13 @@ class AbShape:
         numbers = "ranks" if verdict.kind == "rank" else "rewards"
         fields |= {"responses": texts, numbers: [first, second], "sources": sources}
         return CanonicalRow("listwise", fields)
+
+
+SHAPE = RowShape(
+    "ab",
+    by_row=AbShape,
+    fields=("a", "b", "a_source", "b_source"),
+    needed=("a", "b"),
+    two=("a", "b"),
+    label_example="e.g. `label: {column: winner, a: model_a, b: model_b, tie: [tie]}`, or `label: {scores: [{a: score_a, b: score_b}]}`",
+)

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from dora_core.config.adapter import Adapter
-from dora_core.data.adapter.base import Adapted, CanonicalRow, Refused, ResponseReader, RowReader
+from dora_core.data.adapter.base import ResponseReader, RowReader
+from dora_core.data.adapter.canonical import Adapted, CanonicalRow, Refused
 from dora_core.data.adapter.labels import TwoSided
+from dora_core.data.adapter.shapes.base import RowShape
 from dora_core.data.problems import Problem, Reason, problem
 
 
@@ -72,3 +74,12 @@ class PairShape:
             self.notes["pairs whose scores overrule chosen and rejected"] += 1
         fields |= {"responses": texts, "rewards": [verdict.first, verdict.second], "sources": sources}
         return CanonicalRow("listwise", fields)
+
+
+SHAPE = RowShape(
+    "pair",
+    by_row=PairShape,
+    fields=("chosen", "rejected", "chosen_source", "rejected_source"),
+    needed=("chosen", "rejected"),
+    two=("chosen", "rejected"),
+)

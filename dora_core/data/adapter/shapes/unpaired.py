@@ -1,4 +1,4 @@
-"""Shapes with one response per row: single (trusted, golden) and unpaired (with an approval)."""
+"""Shape unpaired: one response per row, with an approval."""
 
 from __future__ import annotations
 
@@ -7,29 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from dora_core.config.adapter import Adapter
-from dora_core.data.adapter.base import Adapted, CanonicalRow, ResponseReader, RowReader
+from dora_core.data.adapter.base import ResponseReader, RowReader
+from dora_core.data.adapter.canonical import Adapted, CanonicalRow
 from dora_core.data.adapter.labels import SKIPPED, OneLabel
+from dora_core.data.adapter.shapes.base import RowShape
 from dora_core.data.problems import Problem, Reason, problem
-
-
-class SingleShape:
-    """Reads one row with one trusted response."""
-
-    def __init__(self, adapter: Adapter, columns: Sequence[str], notes: Counter[str]):
-        self.reader = RowReader(adapter, columns, notes)
-        self._responses = ResponseReader(self.reader)
-        self.response = self.reader.fields.needed("response")
-
-    def __call__(self, row: dict[str, Any]) -> Adapted:
-        problems: list[Problem] = []
-        given = self.reader.given(row, problems)
-        reply = self._responses.reply(self.response, row, problems, "response")
-        if problems:
-            return problems
-        prompt, texts = self.reader.joined(given, [reply], problems, (self.response.text,))
-        fields: dict[str, Any] = {"prompt": prompt, "response": texts[0]}
-        self.reader.beside(row, fields, problems)
-        return problems or CanonicalRow("golden", fields)
 
 
 class UnpairedShape:
@@ -59,3 +41,12 @@ class UnpairedShape:
         fields["source"] = self._responses.source((self._source,), row, problems)
         self.reader.beside(row, fields, problems)
         return problems or CanonicalRow("unpaired", fields)
+
+
+SHAPE = RowShape(
+    "unpaired",
+    by_row=UnpairedShape,
+    fields=("response",),
+    needed=("response",),
+    label_example="e.g. `label: {column: label, true: [true], false: [false]}`",
+)

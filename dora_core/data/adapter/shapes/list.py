@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from dora_core.config.adapter import Adapter
-from dora_core.data.adapter.base import Adapted, CanonicalRow, Refused, RowReader
+from dora_core.data.adapter.base import RowReader
+from dora_core.data.adapter.canonical import Adapted, CanonicalRow, Refused
 from dora_core.data.adapter.labels import ListLabel, list_value
 from dora_core.data.adapter.paths import Missing
+from dora_core.data.adapter.shapes.base import RowShape
 from dora_core.data.problems import Problem, Reason, problem
 
 
@@ -51,3 +53,11 @@ class ListShape:
         if any(number is not None for number in numbers):
             fields["ranks" if kind == "rank" else "rewards"] = numbers
         return CanonicalRow("listwise", fields)
+
+
+SHAPE = RowShape(
+    "list",
+    by_row=ListShape,
+    fields=("responses", "rewards", "ranks", "sources"),
+    needed=("responses",),
+)
