@@ -5,7 +5,7 @@ from __future__ import annotations
 from flows.run_record import RunRecord
 from infra.store.store import Store
 from tasks.runtime.descriptor import read_result
-from tasks.runtime.stage import StageRef
+from tasks.runtime.spec import StageRef
 from tasks.stages import evaluate
 
 
