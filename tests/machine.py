@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -124,10 +125,12 @@ class Machine:
         return requests.post(f"{api}/runs/search", json={"experiment_ids": [experiment["experiment_id"]]}, timeout=30).json()["runs"]
 
 
-def small_run(machine: Machine, project: str, **sft: Any) -> dict[str, Any]:
+def small_run(machine: Machine, project: str, *, on_ray_train: Iterable[str] = (), **sft: Any) -> dict[str, Any]:
     """Parameters of the UI's form for a small run without a classifier: a file on the worker's machine, and the filled-in fields.
 
     Args:
+        on_ray_train: stages that train in a worker of Ray Train, which takes longer to start than these stages to compute; the others do
+            in the process of their job.
         sft: fields of its optimisation.
     """
     (machine.home / project).mkdir(exist_ok=True)
@@ -140,7 +143,7 @@ def small_run(machine: Machine, project: str, **sft: Any) -> dict[str, Any]:
         "evaluate": {"kl_prompts": 0, "bootstrap_samples": 100},
         "compare": None,
         "gate": {"min_accuracy": 0.0, "min_lift": -1.0, "max_golden_drop": 1.0, "when_uncertain": "promote"},
-        "execution": {"default": {"workers": 1}, "reference": {"workers": 0}, "evaluate": {"workers": 0}},
+        "execution": {"default": {"workers": 0}} | {stage: {"workers": 1} for stage in on_ray_train},
     }
     (machine.home / "configs").mkdir(exist_ok=True)
     (machine.home / "configs" / "small.yaml").write_text(yaml.safe_dump(small))

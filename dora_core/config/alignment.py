@@ -6,7 +6,7 @@ include the user's plug-ins.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, SerializeAsAny
 
@@ -33,6 +33,11 @@ class AlignConfig(StrictModel):
         default={"name": "dpo"}, description="A registered loss and its parameters, e.g. {name: dpo, beta: 0.1}."
     )
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="The robust objective.")
+    label_probability: Literal["use", "ignore"] = Field(
+        "use",
+        description="The records' probabilities that their labels are right (data.train[i].columns.label_probability): use: as soft "
+        "labels, by losses on pairs; ignore: every label counts as certain.",
+    )
     optimization: OptimizationConfig = Field(default_factory=OptimizationConfig, description="Optimisation.")
     max_responses: int = Field(
         8,

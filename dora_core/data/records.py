@@ -53,6 +53,7 @@ RECORDS_SCHEMA = pa.schema(
         ("schema_version", pa.int32()),
         ("weight", pa.float64()),  # of the record, as the data gives it; null = not given
         ("extra", pa.string()),  # JSON object of the columns that are carried along; null = none
+        ("label_probability", pa.float64()),  # that the order of the rewards is right, in [0, 1]; null = not given: as 1
     ]
 )
 GOLDEN_SCHEMA = pa.schema(
@@ -91,6 +92,7 @@ class Record:
     split: Split | None = None  # given by the user; None: by the hash of the prompt
     weight: float | None = None
     extra: str | None = None
+    label_probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -190,8 +192,8 @@ def parse_row(row: Any, form: Form, rules: Rules, taken: Container[str] = ()) ->
 def parse_canonical(row: CanonicalRow, rules: Rules, taken: Container[str] = ()) -> Record | list[Problem]:
     """:func:`parse_row` for a row of an adapter: the prompt is messages, the responses are final texts. Never raises.
 
-    Beside the fields of :func:`parse_row` a row may have ``split``, ``weight``, ``extra`` and ``tools``, and the form ``unpaired`` the
-    fields ``response, label, source``.
+    Beside the fields of :func:`parse_row` a row may have ``split``, ``weight``, ``label_probability``, ``extra`` and ``tools``, and the
+    form ``unpaired`` the fields ``response, label, source``.
     """
     parser = _RowParser(rules, taken, final=True)
     record = parser.parse(row.fields, row.form)
@@ -241,7 +243,7 @@ class _RowParser:
         record_id, task = self._identifier(row.get("id")), self._task(row.get("task"))
         # Canonical JSON of an invalid row may not exist (NaN), so a row without an id is looked up only when it is sound.
         # Rows that name no task keep the content they had before there were tasks.
-        beside = {name: row[name] for name in ("split", "weight", "extra") if row.get(name) is not None}
+        beside = {name: row[name] for name in ("split", "weight", "extra", "label_probability") if row.get(name) is not None}
         parts = [prompt, responses, rewards, sources, kind, *([task] if task else []), *([beside] if beside else [])]
         content = "" if self.problems else canonical_json(parts)
         record_id = record_id or hashlib.sha256(content.encode()).hexdigest()[:32]
@@ -446,7 +448,7 @@ def _short(value: Any) -> str:
 def records_table(records: Sequence[Record], holdout_fraction: float, schema: pa.Schema = RECORDS_SCHEMA) -> pa.Table:
     """Rows of ``records.parquet``, in the order given."""
     hashes = np.array([r.prompt_hash for r in records], dtype=np.uint64)
-    names = ("record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "task", "weight", "extra")
+    names = ("record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "task", "weight", "extra", "label_probability")
     columns: dict[str, Any] = {name: [getattr(r, name) for r in records] for name in names}
     columns |= {
         "split": _splits(records, hashes, holdout_fraction),

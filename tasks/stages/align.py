@@ -23,9 +23,9 @@ from tasks.runtime.spec import StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages import training_data
 from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE
-from tasks.tables.record_selection import RecordSelection, count_trainable
+from tasks.tables.record_selection import RecordSelection
 from tasks.tables.rows import record_batches
-from tasks.tables.training_records import Aggregate, count_unpaired
+from tasks.tables.training_records import Aggregate, count_trainable, count_unpaired
 from tasks.training.facts import HeavyRecord, LossSettings, ObjectiveSettings, TrainingFacts
 
 if TYPE_CHECKING:
@@ -95,7 +95,10 @@ def plugin_digests(align: AlignConfig) -> list[str]:
     from dora_core.objectives import find_objective
     from dora_core.plugins import code_digest
 
-    digests = (code_digest(align.loss), code_digest(find_objective(align.objective.name)))
+    losses = [align.loss]
+    for loss in losses:  # grows: a loss may have others among its parameters
+        losses += loss.nested
+    digests = [*map(code_digest, losses), code_digest(find_objective(align.objective.name))]
     return [digest for digest in digests if digest is not None]
 
 

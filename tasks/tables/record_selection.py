@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dora_core.data.unpaired import LABEL
 from dora_core.errors import DataError
 from dora_core.strict_model import StrictModel
-from tasks.tables.rows import record_batches
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,20 +40,3 @@ class RecordSelection(StrictModel):
             hint=f"take {self.records}_only out of evaluate.twins, or set data.golden_sources to the trusted ones; records that mix "
             "golden and synthetic responses count as neither",
         )
-
-
-def count_trainable(records: Path, selection: RecordSelection | None = None) -> int:
-    """Number of training records from which alignment learns: two different rewards, or one label."""
-    import pyarrow.compute as pc
-
-    count = 0
-    for batch in record_batches(records, ["rewards", "reward_kind", "sources"], "train"):
-        chosen = batch if selection is None else batch.filter(selection.of(batch["sources"]))
-        labelled = pc.equal(chosen["reward_kind"], LABEL).to_pylist()
-        count += sum(is_labelled or _differ(rewards) for is_labelled, rewards in zip(labelled, chosen["rewards"].to_pylist(), strict=True))
-    return count
-
-
-def _differ(rewards: list[float | None]) -> bool:
-    measured = {reward for reward in rewards if reward is not None and not math.isnan(reward)}
-    return len(measured) > 1

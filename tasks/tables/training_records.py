@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 READ_ROWS = 16_384
+LABEL_PROBABILITY = "label_probability"
 
 Aggregate = Literal["mean", "min", "chosen", "product"]
 """How a record's h follows from its responses' (``dora_core.calibration.aggregate``)."""
@@ -44,12 +45,17 @@ def joined_records(
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
     reference = _Follower(logps, "logp")
     calibration = None if factors is None else _Follower(factors, "h")
     columns = ["record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "split"]
+    # Records of an earlier release have no such column.
+    has_probability = LABEL_PROBABILITY in pq.read_schema(records).names
     row = 0
-    for batch in record_batches(records, columns):
+    for batch in record_batches(records, [*columns, LABEL_PROBABILITY] if has_probability else columns):
+        if not has_probability:
+            batch = batch.append_column(LABEL_PROBABILITY, pa.nulls(len(batch), pa.float64()))
         keys = responses_of(batch.select(["record_id", "responses", "split"]))
         train = pc.equal(batch["split"], "train")
         values = reference.take(keys)
@@ -158,3 +164,20 @@ def count_unpaired(records: Path, split: str) -> tuple[int, int]:
         unpaired += pc.sum(pc.equal(batch["reward_kind"], LABEL)).as_py() or 0
         total += len(batch)
     return unpaired, total
+
+
+def count_trainable(records: Path, selection: RecordSelection | None = None) -> int:
+    """Number of training records from which alignment learns: two different rewards, or one label."""
+    import pyarrow.compute as pc
+
+    count = 0
+    for batch in record_batches(records, ["rewards", "reward_kind", "sources"], "train"):
+        chosen = batch if selection is None else batch.filter(selection.of(batch["sources"]))
+        labelled = pc.equal(chosen["reward_kind"], LABEL).to_pylist()
+        count += sum(is_labelled or _differ(rewards) for is_labelled, rewards in zip(labelled, chosen["rewards"].to_pylist(), strict=True))
+    return count
+
+
+def _differ(rewards: list[float | None]) -> bool:
+    measured = {reward for reward in rewards if reward is not None and not math.isnan(reward)}
+    return len(measured) > 1

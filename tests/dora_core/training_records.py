@@ -14,15 +14,20 @@ from dora_core.training.alignment_data import AlignmentData, write_alignment_dat
 
 
 def alignment_data(records: list[dict[str, Any]], factors: Sequence[float], logps: Sequence[float], encoder: Encoder) -> AlignmentData:
-    """``records`` have prompt (messages), responses, rewards and sources, and ``reward_kind`` where it is not reward; ``logps`` are of
-    all their responses, flat."""
+    """``records`` have prompt (messages), responses, rewards and sources, and ``reward_kind`` where it is not reward, ``label_probability``
+    where it is not 1; ``logps`` are of all their responses, flat."""
     flat = iter(logps)
     rows = [
-        {"reward_kind": "reward"} | r | {"row": i, "factor": float(h), "logps": [next(flat) for _ in r["responses"]]}
+        {"reward_kind": "reward", "label_probability": None}
+        | r
+        | {"row": i, "factor": float(h), "logps": [next(flat) for _ in r["responses"]]}
         for i, (r, h) in enumerate(zip(records, factors, strict=True))
     ]
+    table = pa.Table.from_pylist(rows)
+    place = table.column_names.index("label_probability")
+    table = table.set_column(place, "label_probability", table["label_probability"].cast(pa.float64()))
     names = [name for r in records for name in r["sources"]]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "data.arrow"
-        write_alignment_data(path, [pa.Table.from_pylist(rows)], encoder, 8, sources=names, records=len(rows))
+        write_alignment_data(path, [table], encoder, 8, sources=names, records=len(rows))
         return AlignmentData(path)  # it is mapped: the name may go

@@ -56,6 +56,7 @@ class RowReader:
         )
         self._bare = self._system is None and self._history is None and self._input is None
         self._id, self._task, self._split, self._weight = (fields.path(name) for name in ("id", "task", "split", "weight"))
+        self._label_probability = fields.path("label_probability")
         self._splits = {name.strip().casefold(): split for name, split in adapter.splits.items()}
         self._split_cache: dict[str, str | None] = {}
         self._carry = [fields.compile(path) for path in adapter.carry]
@@ -66,8 +67,9 @@ class RowReader:
         self._refused = [c for c in self._media if c not in decided] + [
             c for c in columns if c.casefold() in TOOL_COLUMNS and c not in decided and c not in adapter.carry
         ]
+        numbers = (self._weight, self._label_probability)
         self._beside = bool(
-            self._refused or self._parts or self._carry or self._tools or self._id or self._task or self._split or self._weight
+            self._refused or self._parts or self._carry or self._tools or self._id or self._task or self._split or any(numbers)
         )
 
     def _undecided_parts(self, adapter: Adapter) -> list[tuple[CompiledPath, bool]]:
@@ -318,7 +320,8 @@ class RowReader:
     # ------------------------------------------------------------------------------------------------- beside the responses
 
     def beside(self, row: dict[str, Any], fields: dict[str, Any], problems: list[Problem]) -> None:
-        """Put id, task, split, weight, tools and carried columns into ``fields``; report media and tools that are not decided."""
+        """Put everything beside the responses (id, task, split, numbers, tools, carried columns) into ``fields``; report media and tools
+        that are not decided."""
         if not self._beside:
             return
         beside = [(column, row.get(column), column.casefold() in MEDIA_COLUMNS) for column in self._refused]
@@ -356,6 +359,8 @@ class RowReader:
             fields["split"] = self._split_of(row, problems)
         if self._weight is not None:
             fields["weight"] = self.weight(row, problems)
+        if self._label_probability is not None:
+            fields["label_probability"] = self.label_probability(row, problems)
         if self._tools is not None:
             fields["tools"] = self._json(self.optional(self._tools, row, problems))
         if self._carry:
@@ -412,6 +417,20 @@ class RowReader:
             problems.append(problem(self._weight.text, Reason.NOT_A_NUMBER, "is negative, expected a weight of at least 0"))
             return None
         return weight
+
+    def label_probability(self, row: dict[str, Any], problems: list[Problem]) -> float | None:
+        """Probability that the row's label is right, or None where it is not given."""
+        assert self._label_probability is not None
+        place = self._label_probability
+        try:
+            probability = to_number(self.optional(place, row, problems))
+        except NotANumber as error:
+            problems.append(problem(place.text, Reason.NOT_A_NUMBER, str(error)))
+            return None
+        if probability is not None and not 0 <= probability <= 1:
+            problems.append(problem(place.text, Reason.NOT_A_NUMBER, f"is {probability:g}, expected a probability from 0 to 1"))
+            return None
+        return probability
 
     def carried(self, path: CompiledPath, row: dict[str, Any]) -> Any:
         value = path.get(row)

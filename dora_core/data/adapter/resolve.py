@@ -24,7 +24,7 @@ from dora_core.data.presets import as_text, expand, find_preset, recognise
 from dora_core.errors import ConfigError, DataError, did_you_mean
 
 _RANK = re.compile(r"(.*[_-])?rank(s|ing|ings)?", re.IGNORECASE)
-_EVERYWHERE = frozenset({"id", "prompt", "source", "task", "split", "weight"})
+_EVERYWHERE = frozenset({"id", "prompt", "source", "task", "split", "weight", "label_probability"})
 """Fields of every shape."""
 
 
@@ -161,7 +161,7 @@ def _conflicts(adapter: Adapter, offered: Adapter) -> Iterator[str]:
             continue
         if field not in possible:
             yield f"`columns.{field}: {own}` is not read by its shape {offered.shape}"
-        elif isinstance(other, str) and own != other and field not in ("id", "task", "split", "weight", "source"):
+        elif isinstance(other, str) and own != other and field not in ("id", "task", "split", "weight", "label_probability", "source"):
             yield f"`columns.{field}: {own}` differs from its `{field}: {other}`"
 
 

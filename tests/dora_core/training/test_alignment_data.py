@@ -33,6 +33,7 @@ def make_rows(n: int) -> list[dict]:
                 "sources": [["human", None, "a-lm"][int(rng.integers(0, 3))] for _ in range(size)],
                 "logps": (-rng.exponential(size=size)).tolist(),
                 "factor": float(rng.gamma(2.0)),
+                "label_probability": float(rng.random()) if i % 3 else None,
             }
         )
     return rows
@@ -40,6 +41,8 @@ def make_rows(n: int) -> list[dict]:
 
 def write(path: Path, rows: list[dict], encoder: Encoder, batch: int, limit: int) -> AlignmentData:
     table = pa.Table.from_pylist(rows)
+    place = table.column_names.index("label_probability")
+    table = table.set_column(place, "label_probability", table["label_probability"].cast(pa.float64()))
     batches = (table.slice(i, batch) for i in range(0, len(table), batch))
     write_alignment_data(path, batches, encoder, limit, sources=["human", None, "a-lm", "left"], records=len(rows))
     return AlignmentData(path)
@@ -65,6 +68,7 @@ def test_records_are_those_of_encoding_one_by_one(tokenizer, tmp_path: Path, bat
         assert record.responses == [encoder.encode(r["prompt"], r["responses"][j]) for j in chosen]
         assert all(response.prompt_ids is record.responses[0].prompt_ids for response in record.responses)
         assert record.rewards == [r["rewards"][j] for j in chosen] and record.reference_logps == [r["logps"][j] for j in chosen]
+        assert record.label_probability == (1.0 if r["label_probability"] is None else r["label_probability"])
         assert [names[s] for s in record.sources] == [r["sources"][j] or UNKNOWN for j in chosen]
         assert data.tokens[i] == len(record.responses[0].prompt_ids) + sum(len(x.response_ids) for x in record.responses)
         assert data.unshared_tokens[i] == sum(map(len, record.responses))
@@ -120,15 +124,16 @@ def test_unpaired_records_stay_and_a_list_with_one_measured_response_does_not(to
     assert (data.unpaired, data.dropped) == (2, 1)
 
 
-def test_a_file_of_an_earlier_release_has_no_unpaired_records(tokenizer, tmp_path: Path) -> None:
+def test_a_file_of_an_earlier_release_has_no_unpaired_and_no_uncertain_records(tokenizer, tmp_path: Path) -> None:
     write(tmp_path / "data.arrow", make_rows(9), Encoder(tokenizer, TextConfig()), 3, 8)
     with pa.ipc.open_file(str(tmp_path / "data.arrow")) as reader:
         table = reader.read_all()
-    old = table.drop_columns("unpaired")
+    old = table.drop_columns(["unpaired", "label_probability"])
     with pa.ipc.new_file(str(tmp_path / "old.arrow"), old.schema) as file:
         file.write_table(old)
     data = AlignmentData(tmp_path / "old.arrow")
     assert data.unpaired == 0 and len(data) == len(table) and not data[0].unpaired
+    assert data.uncertain == 0 and data[0].label_probability == 1.0
 
 
 def test_a_record_without_exactly_one_label_is_refused(tokenizer, tmp_path: Path) -> None:

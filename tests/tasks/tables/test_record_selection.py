@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dora_core.data.records import RECORDS_SCHEMA
-from tasks.tables.record_selection import RecordSelection, count_trainable
+from tasks.tables.record_selection import RecordSelection
+from tasks.tables.training_records import count_trainable
 
 ROWS: list[tuple[list[str | None], list[float | None], str, str]] = [  # sources, rewards, kind, split
     (["human", "human"], [1.0, 0.0], "reward", "train"),  # golden

@@ -119,3 +119,15 @@ def test_h_of_an_unpaired_record_is_that_of_its_response(tables, tmp_path, aggre
     assert [r["factor"] for r in unpaired] == pytest.approx([factors[r["record_id"], 0] for r in unpaired], rel=1e-14)
     assert [r["logps"] for r in unpaired] == [[logps[r["record_id"], 0]] for r in unpaired]
     assert count_unpaired(tmp_path / "records.parquet", "train") == (len(unpaired), sum(r["split"] == "train" for r in records))
+
+
+def test_label_probabilities_stay_with_their_records_and_old_tables_have_none(tables, tmp_path):
+    records, _, _ = tables
+    for number, record in enumerate(records):
+        record["label_probability"] = None if number % 3 else number / 50
+    pq.write_table(pa.Table.from_pylist(records, schema=RECORDS_SCHEMA), tmp_path / "records.parquet")
+    expected = [r["label_probability"] for r in records if r["split"] == "train"]
+    assert [r["label_probability"] for r in joined(tmp_path)] == expected
+    before = RECORDS_SCHEMA.remove(RECORDS_SCHEMA.get_field_index("label_probability"))
+    pq.write_table(pa.Table.from_pylist(records, schema=before), tmp_path / "records.parquet")
+    assert {r["label_probability"] for r in joined(tmp_path)} == {None}
