@@ -44,7 +44,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "key on the wrong level": (
         DATA + "align: {lambda: 1.0}",
         "align.lambda: unknown key",
-        "allowed: loss, max_responses, objective, optimization",
+        "allowed: drop_hardest, label_probability, loss, max_responses, objective, optimization",
     ),
     "unknown stage": (DATA + "execution: {algn: {workers: 1}}", "execution.algn: unknown key", "did you mean 'align'?"),
     "missing file": ("data: {train: [{path: dta.parquet}]}", "data.train.0.path: no such file or folder", "did you mean 'data.parquet'?"),
