@@ -293,7 +293,7 @@ class Chain:
             champion_samples=champion_samples,
             champion_scores=champion_scores,
             chosen_scores=self.judge("judge chosen", config.judge, None, model),
-            evaluate=self.config.evaluate.evolve(erm_twin=False),  # nothing here depends on it
+            evaluate=self.config.evaluate.evolve(erm_twin=False, groups=[]),  # nothing here depends on them
             golden_sources=self._golden,
             execution=self._run("compare"),
         )
