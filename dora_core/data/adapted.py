@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from dora_core.config.adapter import AdapterColumns, paths_of, roots_of
+from dora_core.data.acceptance import BadRow
 from dora_core.data.adapter.base import CanonicalRow
 from dora_core.data.adapter.driver import RowAdapter
 from dora_core.data.adapter.resolve import Resolved, resolve
@@ -22,7 +23,7 @@ from dora_core.data.columns_left import decision_of
 from dora_core.data.formats import Reader
 from dora_core.data.inputs import BATCH_ROWS, Input, open_files
 from dora_core.data.locations import readable
-from dora_core.data.problems import Problem
+from dora_core.data.problems import Problem, in_words
 from dora_core.errors import DataError
 
 SAMPLE_ROWS = 64
@@ -40,6 +41,11 @@ class AdaptedRow(NamedTuple):
     def column_of(self, name: str) -> str:
         """The user's name for a field, for messages about their file."""
         return self.adapter.place_of(name)
+
+    def bad(self, found: Problem) -> BadRow:
+        """The row by its first problem, under the user's name of the field."""
+        text = in_words(found._replace(field=self.column_of(found.field)))
+        return BadRow(file=self.file, row=self.row, reason=str(found.reason), text=text)
 
 
 @dataclass

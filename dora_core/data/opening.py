@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dora_core.config.data import DataConfig
+from dora_core.data.acceptance import Mapped
 from dora_core.data.adapted import AdaptedInput, MappedFiles
 from dora_core.data.adapter.base import CanonicalRow
 from dora_core.data.inputs import Input, inputs_of, open_files, references_of
@@ -43,6 +44,13 @@ def reference_texts(data: DataConfig, fingerprints: Mapping[str, str]) -> Iterat
 def gives_split(mapping: MappedFiles) -> bool:
     """Whether rows of these files say their split."""
     return "split" in mapping.resolved.left.used or bool(mapping.resolved.adapter.columns.split)
+
+
+def mapped(source: AdaptedInput) -> list[Mapped]:
+    """How the files of an input are read, for the rules of acceptance."""
+    return [
+        Mapped(source.item.place, one.resolved.shape, tuple(one.resolved.adapter.carry), gives_split(one)) for one in source.mappings
+    ]
 
 
 def rules_of(data: DataConfig, item: Input) -> Rules:

@@ -26,10 +26,10 @@ from dora_core.config.method import (
     TextConfig,
 )
 from dora_core.config.rounds import DriftConfig, RoundsConfig
+from dora_core.data.acceptance import Wanted, unpaired_inputs
 from dora_core.data.presets.base import is_unpaired
 from dora_core.errors import did_you_mean
 from dora_core.evaluation.study_statistics import TABLES, TableName
-from dora_core.losses.unpaired import unpaired_remedy
 from dora_core.objectives import find_objective
 from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.strict_model import NAME_PATTERN, StrictModel
@@ -171,13 +171,10 @@ class RealignConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _check_labels(self) -> Self:
-        """Refuse inputs known to be unpaired; a preset found by ``auto`` is known only with the rows, and refused by ``training_data``."""
-        unpaired = [f"data.train[{i}]" for i, source in enumerate(self.data.train) if is_unpaired(source)]
-        if unpaired and not self.align.loss.reads_unpaired:
-            raise ValueError(
-                f"{', '.join(unpaired)}: rows are unpaired (one response with a label), and align.loss.name: {self.align.loss.name} "
-                f"compares responses of one record; {unpaired_remedy()}"
-            )
+        """Refuse inputs known to be unpaired; a preset found by ``auto`` is known only with the rows, and refused by the plan."""
+        refusal = unpaired_inputs(self.align.loss, [f"data.train[{i}]" for i, source in enumerate(self.data.train) if is_unpaired(source)])
+        if refusal is not None:
+            raise ValueError(f"{refusal.message}; {refusal.hint}")
         return self
 
     @property
@@ -188,6 +185,12 @@ class RealignConfig(MethodConfig):
     def needs_calibration(self) -> bool:
         """Whether the objective reads h; for erm, dro and dr_dpo nothing is scored."""
         return find_objective(self.align.objective.name).uses_factors
+
+
+    @property
+    def wanted(self) -> Wanted:
+        """What a run does with the data."""
+        return Wanted(self.align.objective.name, self.needs_calibration, self.align.loss, tuple(self.evaluate.groups))
 
 
 class SelfTrainConfig(RealignConfig):

@@ -30,15 +30,27 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import pyarrow as pa
+import yaml
 
+from dora_core.config.adapter import Adapter
 from dora_core.config.data import DataConfig
+from dora_core.data.acceptance import (
+    Mapped,
+    Quality,
+    Wanted,
+    bad_rows,
+    both_splits,
+    refuse_first,
+    trusted_sources,
+    unusable,
+)
 from dora_core.data.adapted import AdaptedInput, AdaptedRow, MappedFiles
 from dora_core.data.adapter.base import CanonicalRow, Refused
 from dora_core.data.fingerprints import FingerprintMemory
 from dora_core.data.inputs import Input, changed_sources
 from dora_core.data.mixing import Selection, content_key, copies
-from dora_core.data.opening import is_repetition, open_inputs, rules_of
-from dora_core.data.problems import Problem, Reason, in_words
+from dora_core.data.opening import is_repetition, mapped, open_inputs, rules_of
+from dora_core.data.problems import Problem, Reason
 from dora_core.data.record_counts import UNKNOWN, is_tie, is_unmeasured
 from dora_core.data.records import (
     GOLDEN_SCHEMA,
@@ -58,7 +70,6 @@ from dora_core.errors import DataError
 from infra.settings import Settings
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.stage import StageContext, StageOutput, StageSpec
-from tasks.stages._ingest_checks import Tally, check_quality, check_sources, check_splits
 from tasks.stages._ingest_facts import (
     BadRowFacts,
     ExampleFacts,
@@ -117,7 +128,8 @@ class _Ingestion:
 
     def __init__(self, data: DataConfig, folder: Path, suspicion: Suspicion):
         self.data, self.folder, self.suspicion = data, folder, suspicion
-        self.tallies: dict[Kind, Tally] = {"train": Tally(), "eval": Tally(), "golden": Tally()}
+        self.tallies: dict[Kind, Quality] = {"train": Quality(), "eval": Quality(), "golden": Quality()}
+        self.repeated_responses = 0
         self.inputs: list[_InputTally] = []
         self.sources: dict[str, _SourceTally] = {}
         self.splits: Counter[str] = Counter()
@@ -168,15 +180,10 @@ class _Ingestion:
         self._bad.close()
 
     def _quarantine(self, problems: list[Problem], row: AdaptedRow, kind: Kind) -> None:
-        tally, named = self.tallies[kind], [problem._replace(field=row.column_of(problem.field)) for problem in problems]
-        for problem in named:
-            place = {"file": row.file, "row": row.row, "field": problem.field}
+        for problem in problems:
+            place = {"file": row.file, "row": row.row, "field": row.column_of(problem.field)}
             self._bad.add(place | {"reason": problem.reason.value, "detail": problem.detail})
-        reason = named[0].reason.value
-        tally.bad += 1
-        tally.reasons[reason] += 1
-        if reason not in tally.first:
-            tally.first[reason] = BadRowFacts(kind=kind, reason=reason, file=row.file, row=row.row, text=in_words(named[0]))
+        self.tallies[kind].see_bad(row.bad(problems[0]))
 
     def _take(
         self,
@@ -242,7 +249,7 @@ class _Ingestion:
         golden, tally = kind == "golden", self.tallies[kind]
         self._ids[golden].add(record.record_id)
         tally.kept += 1
-        tally.repeated += len(record.responses) - len(set(record.responses))
+        self.repeated_responses += 0 if golden else len(record.responses) - len(set(record.responses))
         self._good[golden].add(record, len(record.content))
         self.fingerprint.update(f"{kind} {record.record_id} {record.content}\n".encode())
         one.splits[split] += 1
@@ -257,8 +264,8 @@ class _Ingestion:
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
     if changed := changed_sources(spec.data, spec.fingerprints, FingerprintMemory(Settings().fingerprints)):
-        names = ", ".join(changed[:5])
-        raise DataError(f"input changed between planning and reading: {names}", hint="run the same command again to plan with the new data")
+        shown = ", ".join(changed[:5])
+        raise DataError(f"input changed between planning and reading: {shown}", hint="run the same command again to plan with the new data")
     inputs, suspicion = open_inputs(spec.data, spec.fingerprints)
     ingestion = _Ingestion(spec.data, context.path, suspicion)
     try:
@@ -270,8 +277,10 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     finally:  # the quarantine explains a failure, so it is kept in any case
         ingestion.close()
         context.folder.commit(QUARANTINE_FILE)
-    check_quality(ingestion.tallies, spec.data, context.path / QUARANTINE_FILE)
-    check_sources(sorted(ingestion.sources.keys() - {UNKNOWN}), ingestion.tallies["golden"].kept, spec.data)
+    quarantine = str(context.path / QUARANTINE_FILE)
+    refuse_first(bad_rows(kind, tally, spec.data, quarantine=quarantine) for kind, tally in ingestion.tallies.items())
+    names = sorted(ingestion.sources.keys() - {UNKNOWN})
+    refuse_first([trusted_sources(names, ingestion.tallies["golden"].kept, spec.data)])
     findings = suspicion.findings()
     refuse(findings)
     given = sum(one.split_given for one in ingestion.inputs)
@@ -279,23 +288,43 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     if by_hash:
         ingestion.splits = hold_out_by_hash(context.path / RECORDS_FILE, spec.data.holdout_fraction, ingestion.copied)
         hold_out_by_hash(context.path / GOLDEN_FILE, spec.data.holdout_fraction, frozenset())
-    check_splits(ingestion.splits, spec.data, given)
+    refuse_first([both_splits(ingestion.splits, given, spec.data)])
     return _output(ingestion, inputs, findings, by_hash)
 
 
-def check_inputs(spec: Spec) -> list[str]:
-    """Open every input and resolve its adapter, so that the plan fails on inputs that the stage would refuse at its first row.
+def check_inputs(spec: Spec, wanted: Wanted = Wanted()) -> list[str]:  # noqa: B008  # immutable
+    """Open every input and resolve its adapter, so that the plan fails on inputs that the stage would refuse at its first row, and on
+    rows that the run cannot use.
+
+    Args:
+        wanted: what the run would do with the records.
 
     Returns:
         How each input is read, one sentence each; findings of the files' names.
 
     Raises:
-        DataError, ConfigError: an input cannot be read as configured, or needs a decision.
+        DataError, ConfigError: an input cannot be read as configured, needs a decision, or cannot be used as configured.
     """
     inputs, suspicion = open_inputs(spec.data, spec.fingerprints, references=False)
     findings = suspicion.findings()
     refuse(findings)
+    refuse_first(unusable(wanted, spec.data, [one for source in inputs for one in mapped(source)]))
     return [line for source in inputs for line in _how_read(source)] + [finding.text() for finding in findings]
+
+
+def check_read(spec: Spec, facts: Facts, wanted: Wanted) -> None:
+    """The same of inputs that were read before: refuse rows that the run cannot use.
+
+    Raises:
+        DataError, ConfigError: rows cannot be used as configured.
+    """
+    refuse_first(unusable(wanted, spec.data, [one for given in facts.inputs for one in _mapped_before(given)]))
+
+
+def _mapped_before(given: InputFacts) -> Iterator[Mapped]:
+    for mapping in given.mappings:
+        adapter = Adapter.model_validate(yaml.safe_load(mapping.adapter) or {})
+        yield Mapped(given.place, mapping.shape, tuple(adapter.carry), given.split_given > 0)
 
 
 def _selection(source: AdaptedInput, spec: Spec) -> Selection | None:
@@ -348,13 +377,15 @@ def _output(ingestion: _Ingestion, inputs: list[AdaptedInput], findings: list[Fi
     facts = Facts(
         **counts,
         bad_by_reason=dict(sorted(sum((tally.reasons for tally in tallies), Counter[str]()).items())),
-        repeated_responses=sum(ingestion.tallies[kind].repeated for kind in ("train", "eval")),
+        repeated_responses=ingestion.repeated_responses,
         records=Splits(train=ingestion.splits["train"], eval=ingestion.splits["eval"]),
         sources=sources,
         fingerprint=ingestion.fingerprint.hexdigest(),
         inputs=[_input_facts(source, one) for source, one in zip(inputs, ingestion.inputs, strict=True)],
         findings=[_finding_facts(finding) for finding in findings],
-        first_bad=[bad for tally in tallies for bad in tally.first.values()],
+        first_bad=[
+            BadRowFacts(kind=kind, **bad.model_dump()) for kind, tally in ingestion.tallies.items() for bad in tally.first.values()
+        ],
         warnings=list(_warnings(ingestion, inputs, findings, by_hash)),
     )
     return StageOutput(rows=records, metrics=counts | {"records": records, "responses": responses, "sources": len(sources)}, facts=facts)

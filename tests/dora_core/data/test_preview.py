@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dora_core.config.data import DataConfig
-from dora_core.data.preview import Wanted, preview_data, rendered
+from dora_core.data.acceptance import Wanted
+from dora_core.data.preview import preview_data, rendered
 from dora_core.data.previewed import Preview
 
 

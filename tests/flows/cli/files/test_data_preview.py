@@ -14,7 +14,7 @@ from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.data.previewed import RecordShown
 from dora_core.errors import ConfigError
 from flows.cli import app
-from flows.cli.files.data_preview import SHOWN_CHARS, TINY_END, _clip, _example, _template, load_any, wanted_of
+from flows.cli.files.data_preview import SHOWN_CHARS, TINY_END, _clip, _example, _template, load_any
 from flows.config.models import RealignConfig, SelfTrainConfig
 
 CONFIG = "data: {{train: [{{path: {path}}}], golden_sources: [human]}}\n"
@@ -88,7 +88,7 @@ def test_a_wrong_configuration_is_refused(config: Path) -> None:
 
 @pytest.mark.parametrize(("objective", "uses"), [("dora", True), ("erm", False)])
 def test_only_an_objective_with_factors_wants_them(objective: str, uses: bool, config: Path) -> None:
-    wanted = wanted_of(load_any(config, [f"align.objective.name={objective}"]))
+    wanted = load_any(config, [f"align.objective.name={objective}"]).wanted
     assert wanted == (objective, uses)
 
 
