@@ -1,9 +1,9 @@
 """Settings of the method, typed, described and bounded: the configuration is the manual.
 
-Imports pydantic alone, beside the syntax of paths, so that ``dora --help`` and the planner start quickly. Sections follow the pipeline: text → models → classifier →
-calibration → training → generation → evaluation. Data is ``data.py``; alignment, which reads the registries of losses and objectives,
-is ``alignment.py``. Settings of speed (workers, micro-batches) are ``execution.py``: they never enter a digest, because they do not
-change the result beyond float tolerance.
+Imports only pydantic and the syntax of paths, so that ``dora --help`` and the planner start quickly. Sections follow the pipeline: text →
+models → classifier → calibration → training → generation → evaluation. Data is ``data.py``; alignment, which reads the registries of losses
+and objectives, is ``alignment.py``. Settings of speed (workers, micro-batches) are ``execution.py``: they never enter a digest, as they do
+not change the result beyond float tolerance.
 
 Left out: file paths of outputs (the store owns them) and settings of servers (``infra/settings.py``).
 """

@@ -48,9 +48,7 @@ def gives_split(mapping: MappedFiles) -> bool:
 
 def mapped(source: AdaptedInput) -> list[Mapped]:
     """How the files of an input are read, for the rules of acceptance."""
-    return [
-        Mapped(source.item.place, one.resolved.shape, tuple(one.resolved.adapter.carry), gives_split(one)) for one in source.mappings
-    ]
+    return [Mapped(source.item.place, one.resolved.shape, tuple(one.resolved.adapter.carry), gives_split(one)) for one in source.mappings]
 
 
 def rules_of(data: DataConfig, item: Input) -> Rules:

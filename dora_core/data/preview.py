@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from dora_core.config.data import DataConfig
-from dora_core.data.acceptance import BadRow, Mapped, Quality, Refusal, Wanted, bad_rows, both_splits, trusted_sources, unusable
+from dora_core.data.acceptance import BadRow, Quality, Refusal, Wanted, bad_rows, both_splits, trusted_sources, unusable
 from dora_core.data.adapted import AdaptedInput, AdaptedRow
 from dora_core.data.adapter.base import CanonicalRow
 from dora_core.data.columns_left import ColumnsLeft

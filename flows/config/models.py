@@ -186,7 +186,6 @@ class RealignConfig(MethodConfig):
         """Whether the objective reads h; for erm, dro and dr_dpo nothing is scored."""
         return find_objective(self.align.objective.name).uses_factors
 
-
     @property
     def wanted(self) -> Wanted:
         """What a run does with the data."""

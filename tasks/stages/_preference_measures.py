@@ -71,7 +71,8 @@ class MarginHistogram(StrictModel):
 
 
 class Group(StrictModel):
-    """Measures of the pairs of one source, task or value of a carried column. Prompts weigh the same in ``accuracy``, pairs in the other numbers."""
+    """Measures of the pairs of one source, task or value of a carried column. Prompts weigh the same in ``accuracy``, pairs in the other
+    numbers."""
 
     accuracy: Interval
     accuracy_policy: float

@@ -383,9 +383,7 @@ def _output(ingestion: _Ingestion, inputs: list[AdaptedInput], findings: list[Fi
         fingerprint=ingestion.fingerprint.hexdigest(),
         inputs=[_input_facts(source, one) for source, one in zip(inputs, ingestion.inputs, strict=True)],
         findings=[_finding_facts(finding) for finding in findings],
-        first_bad=[
-            BadRowFacts(kind=kind, **bad.model_dump()) for kind, tally in ingestion.tallies.items() for bad in tally.first.values()
-        ],
+        first_bad=[BadRowFacts(kind=kind, **bad.model_dump()) for kind, tally in ingestion.tallies.items() for bad in tally.first.values()],
         warnings=list(_warnings(ingestion, inputs, findings, by_hash)),
     )
     return StageOutput(rows=records, metrics=counts | {"records": records, "responses": responses, "sources": len(sources)}, facts=facts)

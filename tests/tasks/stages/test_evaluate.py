@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute  # noqa: F401  # pa.compute
+import pyarrow.compute  # pa.compute
 import pyarrow.parquet as pq
 import pytest
 

@@ -68,7 +68,8 @@ def test_carried_columns_group_the_pairs_of_their_records() -> None:
     assert found.by_column["annotator"].without == 1
     assert found.worst_group is not None and found.worst_group.by == "source", "a grouping of one group has no worst one"
     several = RowGroups(np.array(["bob", "ann"], dtype=object), ("ann", "bob"), merged=0)
-    worst = measure(HeldOut(**vars(held_out()) | {"groups": {"source": np.array([None, None]), "task": np.array([None, None])}, "columns": {"source": several}}), 1.0, None, UNKNOWN)
+    nothing = {name: np.array([None, None]) for name in ("source", "task")}
+    worst = measure(HeldOut(**vars(held_out()) | {"groups": nothing, "columns": {"source": several}}), 1.0, None, UNKNOWN)
     assert worst.worst_group is not None and (worst.worst_group.by, worst.worst_group.name) == ("column source", "ann")
     assert PreferenceMeasures.model_validate(found.model_dump(mode="json", exclude_unset=True)) == found
 
