@@ -85,7 +85,7 @@ class BadRow(StrictModel):
 
 @dataclass
 class Quality:
-    """Rows of one kind of input (train, eval, golden): all, bad ones with their reasons, and those that are kept as records."""
+    """Rows of one kind of input (train, eval, golden): all, bad ones with their reasons, and those that are good."""
 
     rows: int = 0
     bad: int = 0
@@ -153,11 +153,12 @@ def trusted_sources(names: Sequence[str], golden_rows: int, data: DataConfig, *,
     )
 
 
-def both_splits(splits: Mapping[str, int], given: int, data: DataConfig) -> Refusal | None:
+def both_splits(splits: Mapping[str, int], given: int, data: DataConfig, *, overlapping: int = 0) -> Refusal | None:
     """Data without training or without held-out records.
 
     Args:
         given: records with a split in the data.
+        overlapping: training records that were left out because their prompt is held out.
     """
     records = sum(splits.values())
     for split, other in (("train", "eval"), ("eval", "train")):
@@ -165,6 +166,8 @@ def both_splits(splits: Mapping[str, int], given: int, data: DataConfig) -> Refu
             hint = f"prompts are split by hash: give more prompts, or change data.holdout_fraction = {data.holdout_fraction}"
             if given or data.eval:
                 hint = f"the data gives the split of {given} records, all of them {other}: add inputs, or write `columns: {{split: false}}`"
+            if overlapping and split == "train":
+                hint = f"the prompts of all {overlapping} training records are held out, too: give other ones (data.split_overlap)"
             return Refusal(f"none of {records} records falls into the {split} split", hint)
     return None
 

@@ -59,6 +59,11 @@ class MappedFiles:
     empty: tuple[str, ...] = ()
     """Columns that nothing reads and that are null in the sample: a later value may need a decision."""
 
+    @property
+    def gives_split(self) -> bool:
+        """Whether rows say their split."""
+        return "split" in self.resolved.left.used or bool(self.resolved.adapter.columns.split)
+
 
 class AdaptedInput:
     """One input with its adapters.
@@ -80,6 +85,11 @@ class AdaptedInput:
         self.mappings = self._resolved(list(self._schemas()))
         if item.content in ("train", "eval"):
             self._check_sources()
+
+    @property
+    def gives_split(self) -> bool:
+        """Whether rows of a file say their split."""
+        return any(mapping.gives_split for mapping in self.mappings)
 
     @property
     def files(self) -> list[str]:
@@ -150,8 +160,11 @@ class AdaptedInput:
 
     # ------------------------------------------------------------------------------------------------- rows
 
-    def rows(self, batch_rows: int = BATCH_ROWS) -> Iterator[AdaptedRow]:
+    def rows(self, batch_rows: int = BATCH_ROWS, *, but_train: bool = False) -> Iterator[AdaptedRow]:
         """All rows in the order of the files. A record of the shapes rows and tree stands at its first row, after all rows were read.
+
+        Args:
+            but_train: leave out rows whose split is train by their own column, where a row is a record.
 
         Raises:
             DataError: a file cannot be read to its end, or late rows have a column that needs a decision.
@@ -169,7 +182,10 @@ class AdaptedInput:
             for name, reader, _ in open_files(self.item, self._fingerprints):
                 mapping = of_file[name]
                 adapter = adapters[id(mapping)]
-                for position, value in adapter.rows(self._read(name, reader, mapping, late, batch_rows)):
+                raw = self._read(name, reader, mapping, late, batch_rows)
+                if but_train:
+                    raw = ((position, row) for position, row in raw if not adapter.is_train(row))
+                for position, value in adapter.rows(raw):
                     yield AdaptedRow(name, position, value, adapter)
         for adapter in adapters.values():
             self.notes.update(adapter.notes)

@@ -7,12 +7,12 @@ from typing import Any
 
 from dora_core.config.data import DataConfig
 from dora_core.data.acceptance import Mapped
-from dora_core.data.adapted import AdaptedInput, MappedFiles
+from dora_core.data.adapted import AdaptedInput
 from dora_core.data.adapter.base import CanonicalRow
 from dora_core.data.inputs import Input, inputs_of, open_files, references_of
 from dora_core.data.locations import readable
 from dora_core.data.problems import Problem, Reason
-from dora_core.data.records import Rules
+from dora_core.data.records import Record, Rules, Split, is_held_out
 from dora_core.data.suspicion import Suspicion
 
 
@@ -29,7 +29,7 @@ def open_inputs(data: DataConfig, fingerprints: Mapping[str, str], *, references
     inputs = [AdaptedInput(item, fingerprints) for item in inputs_of(data)]
     for source in inputs:
         for mapping in source.mappings:
-            suspicion.opened(source.item.place, mapping.files, gives_split(mapping))
+            suspicion.opened(source.item.place, mapping.files, mapping.gives_split)
     for text in reference_texts(data, fingerprints) if references else ():
         suspicion.reference(text)
     return inputs, suspicion
@@ -41,14 +41,9 @@ def reference_texts(data: DataConfig, fingerprints: Mapping[str, str]) -> Iterat
         yield from _texts_of(item, fingerprints)
 
 
-def gives_split(mapping: MappedFiles) -> bool:
-    """Whether rows of these files say their split."""
-    return "split" in mapping.resolved.left.used or bool(mapping.resolved.adapter.columns.split)
-
-
 def mapped(source: AdaptedInput) -> list[Mapped]:
     """How the files of an input are read, for the rules of acceptance."""
-    return [Mapped(source.item.place, one.resolved.shape, tuple(one.resolved.adapter.carry), gives_split(one)) for one in source.mappings]
+    return [Mapped(source.item.place, one.resolved.shape, tuple(one.resolved.adapter.carry), one.gives_split) for one in source.mappings]
 
 
 def rules_of(data: DataConfig, item: Input) -> Rules:
@@ -59,6 +54,17 @@ def rules_of(data: DataConfig, item: Input) -> Rules:
         allowed_sources=None if data.sources is None else frozenset(data.sources),
         default_source=item.source.source,
     )
+
+
+def split_of(record: Record, item: Input, data: DataConfig) -> Split:
+    """Split of a record: ``data.eval``, the row's own, train beside ``data.eval``, else by the hash of its prompt."""
+    if item.content == "eval":
+        return "eval"
+    if record.split is not None:
+        return record.split
+    if data.eval and item.content == "train":
+        return "train"
+    return "eval" if is_held_out(record.prompt_hash, data.holdout_fraction) else "train"
 
 
 def is_repetition(value: CanonicalRow | list[Problem], problems: list[Problem]) -> bool:

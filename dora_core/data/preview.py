@@ -8,6 +8,7 @@ Left out: texts in anything but ``shown`` and ``table``, which callers ask for.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from dora_core.data.columns_left import ColumnsLeft
 from dora_core.data.encoding import plain_prompt, render_prompt
 from dora_core.data.inputs import BATCH_ROWS, Input, inputs_of
 from dora_core.data.locations import locate
-from dora_core.data.opening import gives_split, is_repetition, mapped, reference_texts, rules_of
+from dora_core.data.opening import is_repetition, mapped, reference_texts, rules_of, split_of
 from dora_core.data.previewed import ColumnUse, Estimate, FindingShown, InputPreview, Preview, RecordShown, ResponseShown
 from dora_core.data.problems import Problem
 from dora_core.data.record_counts import UNKNOWN, RecordCounter, RecordCounts
@@ -69,7 +70,7 @@ def preview_data(
     if suspicion is not None:
         for reading in readings:
             for mapping in reading.input.mappings if reading.input else ():
-                suspicion.opened(reading.item.place, mapping.files, gives_split(mapping))
+                suspicion.opened(reading.item.place, mapping.files, mapping.gives_split)
         for text in reference_texts(data, {}):
             suspicion.reference(text)
     for reading in readings:
@@ -99,6 +100,7 @@ class _InputReading:
         self.shown: list[RecordShown] = []
         self.quality = Quality()
         self.by_hash: Counter[str] = Counter()
+        self.prompts: dict[Split, array[int]] = {"train": array("Q"), "eval": array("Q")}
         self.duplicates, self.split_given = 0, 0
         self.first_bad: BadRow | None = None
         self.format, self.refused, self.hint = "", "", ""
@@ -135,8 +137,9 @@ class _InputReading:
                         self._refuse(parsed, row)
                     continue
                 self.quality.kept += 1
-                split = self._split(parsed)
+                split = split_of(parsed, self.item, self.data)
                 self.by_hash["eval" if is_held_out(parsed.prompt_hash, self.data.holdout_fraction) else "train"] += 1
+                self.prompts[split].append(parsed.prompt_hash)
                 self.split_given += parsed.split is not None or self.item.content == "eval"
                 self.counter.add(parsed, split)
                 self._show(parsed, split, row)
@@ -204,15 +207,6 @@ class _InputReading:
             self.shown.append(shown)
         if len(self.table) < self.keep:
             self.table.append(shown)
-
-    def _split(self, record: Record) -> Split:
-        if self.item.content == "eval":
-            return "eval"
-        if record.split is not None:
-            return record.split
-        if self.data.eval and self.item.content == "train":
-            return "train"
-        return "eval" if is_held_out(record.prompt_hash, self.data.holdout_fraction) else "train"
 
     def _refuse(self, problems: Sequence[Problem], row: AdaptedRow) -> None:
         bad = row.bad(problems[0])
@@ -304,12 +298,21 @@ def _refusals(
     if untrusted is not None:
         yield untrusted.text()
     if counts.records and all(item.complete for item in inputs):
-        given, splits = sum(item.split_given for item in inputs), counts.splits
+        given, splits, overlapping = sum(item.split_given for item in inputs), counts.splits, 0
         if given and not splits.get("eval"):
             splits = sum((reading.by_hash for reading in readings if reading.item.content != "golden"), Counter[str]())
-        unsplit = both_splits(splits, given, data)
+        elif given and data.split_overlap == "drop_from_train":
+            overlapping = _overlapping([reading for reading in readings if reading.item.content != "golden"])
+            splits = splits | {"train": splits.get("train", 0) - overlapping}
+        unsplit = both_splits(splits, given, data, overlapping=overlapping)
         if unsplit is not None:
             yield unsplit.text()
+
+
+def _overlapping(readings: Sequence[_InputReading]) -> int:
+    """Training records of held-out prompts."""
+    held_out = {prompt for reading in readings for prompt in reading.prompts["eval"]}
+    return sum(prompt in held_out for reading in readings for prompt in reading.prompts["train"])
 
 
 def _together(readings: Sequence[_InputReading]) -> Quality:

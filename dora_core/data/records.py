@@ -262,8 +262,6 @@ class _RowParser:
         if not isinstance(value, str):
             self._add(field, if_null if value is None else Reason.WRONG_TYPE, f"is {_kind(value)}, expected a string")
             return ""
-        if if_blank is not None and value.strip() in _NOT_A_TEXT:
-            self._add(field, if_blank, f"is {value.strip()!r}, which stands for a missing value")
         if if_blank is not None and not value.strip():
             self._add(field, if_blank, f"{len(value)} characters, all white space" if value else "no characters")
         try:
@@ -336,9 +334,7 @@ class _RowParser:
         prompt = leads[0] if leads else given or []
         if not any(p.field.startswith("prompt") for p in self.problems):
             size = sum(len(m["content"]) for m in prompt)
-            if len(prompt) == 1 and prompt[0]["content"].strip() in _NOT_A_TEXT:
-                self._add("prompt", Reason.EMPTY_PROMPT, f"is {prompt[0]['content'].strip()!r}, which stands for a missing value")
-            elif not any(m["content"].strip() for m in prompt):
+            if not any(m["content"].strip() for m in prompt):
                 self._add("prompt", Reason.EMPTY_PROMPT, "no characters but white space")
             elif size > self.rules.max_text_bytes:
                 self._add("prompt", Reason.TEXT_TOO_LONG, f"{size} characters in all messages, limit {self.rules.max_text_bytes} bytes")
@@ -411,8 +407,6 @@ def _transcript(text: str) -> list[Message] | None:
     return [{"role": role, "content": content.strip()} for role, content in zip(roles, pieces[1::2], strict=True)]
 
 
-_NOT_A_TEXT = frozenset({"nan", "NaN", "<NA>", "NaT"})
-"""How pandas writes a missing value as text."""
 _PLAIN_EXTRA = frozenset({"tool_call_id", "name"})
 """Keys of a message that are names; the others that an adapter keeps are JSON text."""
 

@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dora_core.data.previewed import BadRow, InputPreview, Preview, RecordShown
+from dora_core.data.acceptance import BadRow
+from dora_core.data.previewed import InputPreview, Preview, RecordShown
 from dora_core.data.record_counts import RecordCounts
 from flows.report.html import HERE, render_template
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from dora_core.config.adapter import LABELS_OF_SHAPE, Adapter, Shape
 from dora_core.data.adapter.ab import AbShape
-from dora_core.data.adapter.base import Adapted, CanonicalRow, Fields
+from dora_core.data.adapter.base import Adapted, CanonicalRow, Fields, split_named
 from dora_core.data.adapter.list import ListShape
 from dora_core.data.adapter.mixed import PairOrListShape
 from dora_core.data.adapter.numbers import describe
@@ -65,7 +65,14 @@ class RowAdapter:
             raise ConfigError(
                 f"shape {self.shape} cannot have this kind of label", hint=f"kinds it can have: {kinds}; or set another `shape`"
             )
+        self._split = Fields(adapter, columns).path("split")
+        self._splits = {name.strip().casefold(): split for name, split in adapter.splits.items()}
         self._by_row = _BY_ROW[self.shape](adapter, columns, self.notes) if self.shape in _BY_ROW else None
+
+    def is_train(self, row: Any) -> bool:
+        """Whether a raw row says, in its own column, that it belongs to training."""
+        value = self._split.get(row) if self._split is not None and type(row) is dict else None
+        return type(value) is str and split_named(value, self._splits) == "train"
 
     def rows(self, rows: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, CanonicalRow | list[Problem]]]:
         """(position, canonical row or problems). Shapes rows and tree yield a record at the position of its first row, after all rows were

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from dora_core.config.data import DataConfig
 from dora_core.data.adapter.base import CanonicalRow
 from dora_core.data.inputs import inputs_of
-from dora_core.data.opening import gives_split, is_repetition, open_inputs, reference_texts, rules_of
+from dora_core.data.opening import is_repetition, mapped, open_inputs, reference_texts, rules_of, split_of
 from dora_core.data.problems import Reason, problem
+from dora_core.data.records import Record, is_held_out, parse_canonical
 from dora_core.errors import DataError
 from tests.dora_core.data.written_inputs import write_jsonl
 
@@ -33,8 +35,24 @@ def config(folder: Path, *names: str, **keys: object) -> DataConfig:
 def test_every_input_is_opened_in_the_order_of_the_configuration(folder: Path) -> None:
     inputs, suspicion = open_inputs(config(folder, "train.jsonl", "test.jsonl"), {})
     assert [one.item.place for one in inputs] == ["data.train[0]", "data.train[1]"]
-    assert [gives_split(mapping) for one in inputs for mapping in one.mappings] == [False, True]
+    assert [(one.shape, one.gives_split) for source in inputs for one in mapped(source)] == [("pair", False), ("pair", True)]
     assert suspicion.findings() == [], "rows of test.jsonl say their split themselves"
+
+
+def test_split_of_a_record(folder: Path) -> None:
+    """By the input, then by the row, then by what other inputs there are, then by the hash of the prompt."""
+    (train,), (golden,) = (
+        [one for one in inputs_of(config(folder, "train.jsonl", golden=[{"path": "c"}])) if one.content == content]
+        for content in ("train", "golden")
+    )
+    by_hash, held_out = config(folder, "train.jsonl", holdout_fraction=0.5), config(folder, "train.jsonl", eval=[{"path": "b"}])
+    found = parse_canonical(CanonicalRow("pairwise", PAIR | {"prompt": [{"role": "user", "content": "q"}]}), rules_of(by_hash, train))
+    assert isinstance(found, Record)
+    hashed = "eval" if is_held_out(found.prompt_hash, 0.5) else "train"
+    assert split_of(found, train, by_hash) == hashed and split_of(found, train, held_out) == "train"
+    assert split_of(found, golden, by_hash) == hashed
+    assert split_of(replace(found, split="eval"), train, held_out) == "eval"
+    assert split_of(replace(found, split="train"), train._replace(content="eval"), by_hash) == "eval"
 
 
 def test_rules_see_the_names_of_the_files(folder: Path) -> None:

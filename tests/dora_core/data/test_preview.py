@@ -78,6 +78,19 @@ def test_a_split_column_without_evaluation_records_is_replaced_by_the_hash(tmp_p
     assert any("none of 1 records falls into the eval split" in text for text in alone.refusals)
 
 
+def test_training_records_of_held_out_prompts(tmp_path: Path) -> None:
+    same = {"path": write(tmp_path / "a.jsonl", [rated(i) for i in range(10)])}
+    more = {"path": write(tmp_path / "b.jsonl", [rated(i) for i in range(8, 20)])}
+    (refusal,) = preview(data(same, eval=[same])).refusals
+    assert "none of 10 records falls into the train split → the prompts of all 10 training records are held out, too" in refusal
+    found = preview(data(more, eval=[same]))
+    assert found.accepted and any("2 of 12 training records are left out of training" in text for text in found.warnings)
+    refused = preview(data(more, eval=[same], split_overlap="refuse"))
+    assert "2 of 10 evaluation records have a prompt that training data has, too" in refused.refusals[0]
+    allowed = preview(data(same, eval=[same], split_overlap="allow"))
+    assert allowed.accepted and any("evaluation measures memory" in text for text in allowed.warnings)
+
+
 def test_a_sample_says_its_size(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [rated(i) for i in range(50)])
     found = preview(data({"path": path}), rows=10)
