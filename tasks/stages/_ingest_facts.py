@@ -64,6 +64,7 @@ class InputFacts(StrictModel):
     weighted_out: int = Field(description="Training records left out by a `weight` below 1.")
     copies: int = Field(description="Further copies by `weight` and `repeat`.")
     notes: dict[str, int] = Field(description="Parts of rows that were left out or decided.")
+    file_notes: list[str] = Field(default_factory=list, description="Choices made when the files were opened, such as the split read.")
 
 
 class ExampleFacts(StrictModel):

@@ -432,6 +432,7 @@ def _input_facts(source: AdaptedInput, one: _InputTally) -> InputFacts:
         rows=source.rows_read,
         splits=Splits(train=one.splits["train"], eval=one.splits["eval"]),
         notes=dict(sorted(source.notes.items())),
+        file_notes=source.file_notes,
         **counts,
     )
 
