@@ -267,7 +267,10 @@ class _Ingestion:
         if not golden:
             self.splits[split] += 1
             for response, reward, source in zip(record.responses, record.rewards, record.sources, strict=True):
-                facts = self.sources.setdefault(source or UNKNOWN, _SourceTally())
+                name = source or UNKNOWN
+                facts = self.sources.get(name)
+                if facts is None:
+                    facts = self.sources[name] = _SourceTally()
                 facts.responses += 1
                 facts.chars += len(response)
                 facts.measured += reward is not None
