@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from dora_core.data.presets import registered_presets
+from tests.dora_core.data import hub_cases  # noqa: F401  # registers its cases
 from tests.dora_core.data.cases import CASES
 
 
