@@ -113,8 +113,8 @@ class Webgpt(Preset):
 
 @register_preset
 class Arena(Preset):
-    """lmsys/chatbot_arena_conversations, lmsys/mt_bench_human_judgments, lmarena-ai/arena-human-preference-140k (ids repeat in some, so they
-    are carried), lmarena-ai/PPE-Human-Preference-V1 (`response_1`, `response_2`), and lmsys/lmsys-arena-human-preference-55k: prompts and
+    """lmsys/chatbot_arena_conversations, lmsys/mt_bench_human_judgments, lmarena-ai/arena-human-preference-140k (ids repeat in some:
+    carried), lmarena-ai/PPE-Human-Preference-V1 (`response_1`, `response_2`), and lmsys/lmsys-arena-human-preference-55k: prompts and
     responses are lists of one text per turn, 1 in the winner's column."""
 
     name = "arena"
