@@ -23,9 +23,10 @@ from flows.running.gpu_slots import gpu_slot
 from flows.running.manifest import FlowRun
 from flows.running.session import Session
 from flows.running.supervise import ProgressArtifacts, clean_up_dead_run, ended, outcome, publish_summary, recorded, run_plan
-from infra.settings import Settings
+from flows.running.surroundings import Surroundings
 from tasks.runtime.descriptor import read_result
-from tasks.runtime.stage import StageRef, write_spec
+from tasks.runtime.spec import StageRef
+from tasks.runtime.stage import write_spec
 from tasks.stages import study as tables
 
 
@@ -50,10 +51,11 @@ def study(config: StudyConfig) -> State[EndedRun]:
 
 def supervise_study(config: StudyConfig) -> State[EndedRun]:
     """Body of the flow: plan, run every seed, write the tables."""
-    grid = build_grid(config, Settings().root / "study")
+    here = Surroundings.of_run(ProgressArtifacts())
+    grid = build_grid(config, here.settings.root / "study")
     flow_run = FlowRun("study", this_run.id, this_run.name)
-    planned = gpu_slot(lambda store, _: plan_study(config, grid, store))
-    with recorded(), planned as build, Session.open(config, build, flow_run, ProgressArtifacts) as session:
+    slot = gpu_slot(here, lambda: plan_study(config, grid, here.store))
+    with recorded(), slot as plan, Session.open(config, plan, flow_run, here) as session:
         write_specs(session, grid)
         run_plan(session)
         track_cells(session)

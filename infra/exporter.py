@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from dora_core.errors import DoraError
 from infra.settings import Settings
+from infra.store.journal import JournalEvent, ProgressEvent
 from infra.store.store import Store
 
 PORT = 9464
@@ -97,10 +98,11 @@ class StoreCollector(Collector):
             if step is not None:
                 families["dora_stage_step"].add_metric(place, step)
 
-    def _live(self, stage: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any] | None, int | None]:
+    def _live(self, stage: dict[str, Any]) -> tuple[dict[str, float], ProgressEvent | None, int | None]:
         """Return the newest step metrics, progress event and step of a running stage."""
         metrics: dict[str, float] = {}
-        progress = step = None
+        progress: ProgressEvent | None = None
+        step: int | None = None
         for event in newest_events(self._store, stage["stage"], stage["digest"]):
             if event["kind"] == "metrics":
                 metrics |= event["values"]
@@ -136,12 +138,13 @@ class StoreCollector(Collector):
                 yield run
 
 
-def newest_events(store: Store, stage: str, digest: str) -> list[dict[str, Any]]:
+def newest_events(store: Store, stage: str, digest: str) -> list[JournalEvent]:
     """Read the newest journal part of every writer (``<start>-<process>-<part>.jsonl``), events oldest first; empty if there is none."""
     folder = f"{stage}/{digest}/journal"
     newest = {name.rsplit("-", 1)[0]: name for name in store.list(folder) if name.endswith(".jsonl")}  # sorted: the last part wins
     lines = [line for name in newest.values() for line in store.download(f"{folder}/{name}").read_text(encoding="utf-8").splitlines()]
-    return sorted((json.loads(line) for line in lines), key=lambda event: event["time"])
+    events: list[JournalEvent] = [json.loads(line) for line in lines]
+    return sorted(events, key=lambda event: event["time"])
 
 
 def serve(store: Store, host: str, port: int) -> tuple[WSGIServer, threading.Thread]:

@@ -26,13 +26,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 from urllib.parse import urlsplit
 
 import requests
 
 from dora_core.errors import ServiceError, StageFailed
 from infra.ray_head import JOB_STOP_SECONDS, auth_headers
+from infra.store.json_files import StoredError
 
 ACTIVE = frozenset({"PENDING", "RUNNING"})
 LOG_SECONDS = 2.0
@@ -53,6 +54,15 @@ _NOISE = re.compile(
     r"|^\s*$"
 )
 _ERROR_LINE = re.compile(r"^(?:[\w.]*(?:Error|Exception|Interrupt|Exit)\b.*|\w+ failed: .*)")
+
+
+class RayJob(TypedDict):
+    """The fields read here of Ray's ``JobDetails``."""
+
+    status: str
+    message: NotRequired[str | None]
+    error_type: NotRequired[str | None]
+    driver_exit_code: NotRequired[int | None]
 
 
 def _ignore(_: str) -> None:
@@ -107,7 +117,7 @@ class RayJobs:
         on_poll: Callable[[], None] = lambda: None,
         poll_seconds: float = 0.2,
         on_submitted: Callable[[str], None] = _ignore,
-        read_error: Callable[[], dict[str, Any] | None] = lambda: None,
+        read_error: Callable[[], StoredError | None] = lambda: None,
     ) -> str:
         """Run a stage's job to its end, see the module docstring; returns the submission id.
 
@@ -191,9 +201,10 @@ class RayJobs:
         jobs = self._request("GET", "/api/jobs/").json()
         return {job["submission_id"]: job["status"] for job in jobs if (job.get("submission_id") or "").startswith(prefix)}
 
-    def _job(self, submission_id: str, *, patience: float | None = None) -> dict[str, Any] | None:
+    def _job(self, submission_id: str, *, patience: float | None = None) -> RayJob | None:
         response = self._request("GET", f"/api/jobs/{submission_id}", allowed=(404,), patience=patience)
-        return None if response.status_code == 404 else response.json()
+        found: RayJob | None = None if response.status_code == 404 else response.json()
+        return found
 
     def _submit(self, submission_id: str, entrypoint: str) -> None:
         if self._stopping.is_set():
@@ -207,13 +218,13 @@ class RayJobs:
             reason = response.text.strip().splitlines()[-1]
             raise ServiceError(f"Ray refused job {submission_id}: {reason}", hint=f"entrypoint: {entrypoint}", retryable=False)
 
-    def _watch(self, submission_id: str, log: _LogTail, on_poll: Callable[[], None], poll_seconds: float) -> dict[str, Any]:
+    def _watch(self, submission_id: str, log: _LogTail, on_poll: Callable[[], None], poll_seconds: float) -> RayJob:
         """Poll until the job is terminal; the end of the log is not the end of the job. Returns the job's last state."""
         next_log = 0.0
         while True:
             job = self._job(submission_id)
             if job is None:
-                raise ServiceError(f"Ray no longer knows job {submission_id}: its head was restarted", hint=RESUME)
+                raise ServiceError(f"Ray has no job {submission_id} any more: its head was restarted", hint=RESUME)
             terminal = job["status"] not in ACTIVE
             started = time.monotonic()
             if terminal or started >= next_log:
@@ -274,7 +285,7 @@ class RayJobs:
             pause = min(pause * 2, 5.0)
 
     def _failure(
-        self, stage: str, submission_id: str, job: dict[str, Any], log: str, before: dict[str, Any] | None, error: dict[str, Any] | None
+        self, stage: str, submission_id: str, job: RayJob, log: str, before: StoredError | None, error: StoredError | None
     ) -> StageFailed:
         """Return the stage's own error if it could write one, else the cause of its end as far as it is known."""
         where = f"job log: {self._keep_log(submission_id, log)}"
@@ -297,20 +308,20 @@ class RayJobs:
         return str(path)
 
 
-def _signal_of(job: dict[str, Any]) -> int | None:
+def _signal_of(job: RayJob) -> int | None:
     """Return the signal that ended a job's process, None if it exited by itself. A shell reports a child's signal n as 128 + n."""
     code = job.get("driver_exit_code")
     return None if code is None else -code if code < 0 else code - 128 if code > 128 else None
 
 
-def _killed_from_outside(job: dict[str, Any]) -> bool:
+def _killed_from_outside(job: RayJob) -> bool:
     """Whether its end came from outside: the kernel (out of memory), a person, the machine's shutdown, the death of Ray's supervisor.
     A crash in native code (SIGSEGV, SIGABRT) is the job's own error."""
     supervisor_died = (job.get("error_type") or "").startswith("JOB_SUPERVISOR_ACTOR")
     return job["status"] == "FAILED" and (supervisor_died or _signal_of(job) in (signal.SIGKILL, signal.SIGTERM))
 
 
-def _cause_of_death(job: dict[str, Any], log: str) -> str:
+def _cause_of_death(job: RayJob, log: str) -> str:
     """Describe the end of a job without ``error.json`` in one sentence: stopped, killed, without a result, or its last error line."""
     code, message = job.get("driver_exit_code"), (job.get("message") or "").strip()
     if job["status"] == "SUCCEEDED":

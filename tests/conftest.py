@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+from tests.shared_ray import EQUAL_PRIORITY, module_of
 
 if TYPE_CHECKING:
     from tests.machine import Machine
@@ -20,19 +25,27 @@ hypothesis.settings.register_profile("dora", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("dora")
 
 
-pytest_plugins = ["tests.faults"]
+pytest_plugins = ["tests.faults", "tests.shared_ray"]
 SLOW = ("browser", "system", "component")
+USES_OF_RAY = ("unconnected", "ray_cluster")
+"""Fixtures of ``tests/shared_ray.py``, in the order in which modules with them run: Ray then starts once."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Modules with slow tests first; the quick ones fill what is left. Within a module the order stays: fixtures build on it."""
-    ranks: dict[str, int] = {}
+    words: dict[str, set[str]] = {}
     for item in items:
-        rank = next((place for place, name in enumerate(SLOW) if item.get_closest_marker(name)), len(SLOW))
-        module = item.nodeid.partition("::")[0]
-        ranks[module] = min(rank, ranks.get(module, rank))
-    items.sort(key=lambda item: ranks[item.nodeid.partition("::")[0]])
+        found = {mark.name for mark in item.iter_markers()} | {*getattr(item, "fixturenames", ())}
+        words.setdefault(module_of(item), set()).update(found)
+
+    def rank(item: pytest.Item) -> int:
+        mine = words[module_of(item)]
+        order = (*SLOW, *USES_OF_RAY)
+        wanted = USES_OF_RAY if mine.intersection(USES_OF_RAY) else SLOW
+        return next((order.index(word) for word in wanted if word in mine), len(order))
+
+    items.sort(key=rank)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -52,9 +65,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def home_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests that choose no home of their own leave nothing in the working directory."""
+def environment_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests that choose no home of their own leave nothing in the working directory; Ray's workers have no lower priority."""
     os.environ.setdefault("DORA_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+    os.environ |= EQUAL_PRIORITY
 
 
 @pytest.fixture(autouse=True)
@@ -72,19 +86,38 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session")
-def empty_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its migrations take seconds, so the workers of `pytest -n` share one."""
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a file that the workers of `pytest -n` share; the first to need it makes it."""
     from filelock import FileLock
 
-    from infra.tracking.mlflow_client import mlflow_client
-
     folder = tmp_path_factory.getbasetemp()
-    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "mlflow-template.db"
+    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / name
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            mlflow_client(f"sqlite:///{path}").search_experiments()
+            make(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its migrations take seconds: copy it."""
+    from infra.tracking.mlflow_client import mlflow_client
+
+    return made_once(tmp_path_factory, "mlflow-template.db", lambda path: mlflow_client(f"sqlite:///{path}").search_experiments())
+
+
+@pytest.fixture(scope="session")
+def empty_prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its migrations take seconds: copy it."""
+
+    def make(path: Path) -> None:
+        with TemporaryDirectory() as home:
+            own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+            command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+            subprocess.run(command, env=own | {"PREFECT_HOME": home}, check=True, capture_output=True)
+            shutil.copy(Path(home) / "prefect.db", path)
+
+    return made_once(tmp_path_factory, "prefect-template.db", make)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from dora_core.testbed.mixture import Testbed, TestbedConfig
 from flows.run_record import read_records
 from infra.ray_head import auth_headers
 from infra.store.store import Store
+from tests.shared_ray import EQUAL_PRIORITY
 
 WAIT_SECONDS = 400
 
@@ -34,13 +36,18 @@ def processes_of(home: Path) -> list[psutil.Process]:
     return found
 
 
+def environment_of(home: Path) -> dict[str, str]:
+    """Return the environment of commands with a separate home: it names no server, and Ray's workers have the priority of all processes."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DORA_", "PREFECT_", "MLFLOW_", "RAY_"))}
+    return inherited | EQUAL_PRIORITY | {"DORA_HOME": str(home)}
+
+
 class Machine:
     """A home of its own with servers started by ``dora up``."""
 
     def __init__(self, home: Path):
         self.home = home
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("DORA_", "PREFECT_", "MLFLOW_", "RAY_"))}
-        self.environment["DORA_HOME"] = str(home)
+        self.environment = environment_of(home)
         self.urls: dict[str, str] = {}
 
     def dora(self, *arguments: str, code: int = 0) -> dict[str, Any]:
@@ -124,10 +131,12 @@ class Machine:
         return requests.post(f"{api}/runs/search", json={"experiment_ids": [experiment["experiment_id"]]}, timeout=30).json()["runs"]
 
 
-def small_run(machine: Machine, project: str, **sft: Any) -> dict[str, Any]:
+def small_run(machine: Machine, project: str, *, on_ray_train: Iterable[str] = (), **sft: Any) -> dict[str, Any]:
     """Parameters of the UI's form for a small run without a classifier: a file on the worker's machine, and the filled-in fields.
 
     Args:
+        on_ray_train: stages that train in a worker of Ray Train, which takes longer to start than these stages to compute; the others do
+            in the process of their job.
         sft: fields of its optimisation.
     """
     (machine.home / project).mkdir(exist_ok=True)
@@ -140,7 +149,7 @@ def small_run(machine: Machine, project: str, **sft: Any) -> dict[str, Any]:
         "evaluate": {"kl_prompts": 0, "bootstrap_samples": 100},
         "compare": None,
         "gate": {"min_accuracy": 0.0, "min_lift": -1.0, "max_golden_drop": 1.0},
-        "execution": {"default": {"workers": 1}, "reference": {"workers": 0}, "evaluate": {"workers": 0}},
+        "execution": {"default": {"workers": 0}} | {stage: {"workers": 1} for stage in on_ray_train},
     }
     (machine.home / "configs").mkdir(exist_ok=True)
     (machine.home / "configs" / "small.yaml").write_text(yaml.safe_dump(small))

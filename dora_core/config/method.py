@@ -99,6 +99,10 @@ class CalibrationConfig(StrictModel):
     form: Literal["mixture", "paper", "released"] = Field(
         "mixture", description="mixture: exact p_golden/P; paper: the paper's formula; released: the authors' code."
     )
+    ratio: Literal["conditional", "joint"] = Field(
+        "conditional",
+        description="conditional: ratio of responses given the prompt, p(y|x)/q(y|x), as in the paper; joint: of prompts and responses.",
+    )
     shares: dict[str, float] | None = Field(None, description="Mixture share per source, summing to 1; null = counts.")
     normalize: bool = Field(True, description="Scale h to mean 1.")
     cap_quantile: float | None = Field(0.99, gt=0.5, le=1.0, description="Cap h at this quantile; null = no cap.")
@@ -106,6 +110,10 @@ class CalibrationConfig(StrictModel):
         "auto", description="h^τ with τ in [0, 1]; auto: the largest τ that keeps the effective sample size above ess_floor."
     )
     ess_floor: float = Field(0.5, gt=0, le=1.0, description="auto temper: floor of (Σh)²/(N·Σh²).")
+    balance: Literal["report", "enforce"] = Field(
+        "report",
+        description="Means of text statistics under h beside golden ones; enforce: tilt h until they agree (entropy balancing).",
+    )
     aggregate: Literal["mean", "min", "chosen", "product"] = Field("mean", description="How a record's h follows from its responses'.")
 
     @model_validator(mode="after")
@@ -184,6 +192,9 @@ class TestbedConfig(StrictModel):
         0.0, ge=0.0, le=4.0, description="Bias of the separate golden reference towards the first synthetic source; 0 = truly golden."
     )
     unlabelled: float = Field(0.0, ge=0.0, le=1.0, description="Share of records whose responses do not name their source.")
+    prompt_shift: float = Field(
+        0.0, ge=0.0, le=4.0, description="How far the sources' topics differ; 0 = every source answers every topic alike."
+    )
     topics: int = Field(16, ge=2, le=16, description="Topics in prompts and advice.")
     max_sentences: int = Field(6, ge=1, le=8, description="Most sentences between opener and closer.")
     seed: int = Field(0, ge=0, description="Seed of prompts, responses and labels.")

@@ -14,8 +14,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from dora_core.config.adapter import AdapterColumns, paths_of, roots_of
-from dora_core.data.acceptance import BadRow
-from dora_core.data.adapter.base import CanonicalRow
+from dora_core.data.acceptance import BadRow, Mapped
+from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.adapter.driver import RowAdapter
 from dora_core.data.adapter.resolve import Resolved, resolve
 from dora_core.data.arrow_rows import UnreadableValues
@@ -61,7 +61,7 @@ class MappedFiles:
 
     @property
     def gives_split(self) -> bool:
-        """Whether rows say their split."""
+        """Whether rows of these files say their split."""
         return "split" in self.resolved.left.used or bool(self.resolved.adapter.columns.split)
 
 
@@ -90,6 +90,11 @@ class AdaptedInput:
     def gives_split(self) -> bool:
         """Whether rows of a file say their split."""
         return any(mapping.gives_split for mapping in self.mappings)
+
+    @property
+    def mapped(self) -> list[Mapped]:
+        """How the files are read, for the rules of acceptance."""
+        return [Mapped(self.item.place, one.resolved.shape, tuple(one.resolved.adapter.carry), one.gives_split) for one in self.mappings]
 
     @property
     def files(self) -> list[str]:

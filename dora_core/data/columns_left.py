@@ -13,9 +13,10 @@ from typing import Any
 
 from dora_core.config.adapter import Adapter, paths_of
 from dora_core.config.path_syntax import Each, parse_path, quote_key
-from dora_core.data.adapter.base import UNMAPPED_BY_NAME, split_named
+from dora_core.data.adapter.fields import UNMAPPED_BY_NAME
 from dora_core.data.adapter.paths import CompiledPath
 from dora_core.data.adapter.transcripts import hh_transcript
+from dora_core.data.splits import split_named
 
 _NAMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(pattern, re.IGNORECASE))

@@ -28,7 +28,7 @@ from dora_core.config.data import DataConfig, DataSource
 from dora_core.data.fingerprints import FingerprintMemory
 from dora_core.data.formats import FORMATS, File, Location, Reader, look_at
 from dora_core.data.locations import locate, readable
-from dora_core.data.records import Form, canonical_json
+from dora_core.data.records import Form, Record, Rules, Split, canonical_json, is_held_out
 from dora_core.data.row_views import PartitionedReader, SlicedReader, count_rows
 from dora_core.errors import DataError, did_you_mean
 
@@ -119,6 +119,27 @@ def inputs_of(data: DataConfig) -> list[Input]:
 def references_of(data: DataConfig) -> list[Input]:
     """The evaluation files of ``data.decontaminate``."""
     return [Input(DataSource(path=path), "reference", f"data.decontaminate[{i}]") for i, path in enumerate(data.decontaminate)]
+
+
+def rules_of(data: DataConfig, item: Input) -> Rules:
+    """Limits of the rows of one input."""
+    return Rules(
+        max_text_bytes=data.max_text_bytes,
+        max_responses=data.max_responses,
+        allowed_sources=None if data.sources is None else frozenset(data.sources),
+        default_source=item.source.source,
+    )
+
+
+def split_of(record: Record, item: Input, data: DataConfig) -> Split:
+    """Split of a record: ``data.eval``, the row's own, train beside ``data.eval``, else by the hash of its prompt."""
+    if item.content == "eval":
+        return "eval"
+    if record.split is not None:
+        return record.split
+    if data.eval and item.content == "train":
+        return "train"
+    return "eval" if is_held_out(record.prompt_hash, data.holdout_fraction) else "train"
 
 
 def fingerprint_sources(data: DataConfig, memory: FingerprintMemory | None = None) -> dict[str, str]:

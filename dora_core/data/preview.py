@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any, cast
 from dora_core.config.data import DataConfig
 from dora_core.data.acceptance import BadRow, Quality, Refusal, Wanted, bad_rows, both_splits, trusted_sources, unusable
 from dora_core.data.adapted import AdaptedInput, AdaptedRow
-from dora_core.data.adapter.base import CanonicalRow
+from dora_core.data.adapter.canonical import CanonicalRow, is_repetition
 from dora_core.data.columns_left import ColumnsLeft
 from dora_core.data.encoding import plain_prompt, render_prompt
-from dora_core.data.inputs import BATCH_ROWS, Input, inputs_of
+from dora_core.data.inputs import BATCH_ROWS, Input, inputs_of, rules_of, split_of
 from dora_core.data.locations import locate
-from dora_core.data.opening import is_repetition, mapped, reference_texts, rules_of, split_of
 from dora_core.data.previewed import ColumnUse, Estimate, FindingShown, InputPreview, Preview, RecordShown, ResponseShown
 from dora_core.data.problems import Problem
 from dora_core.data.record_counts import UNKNOWN, RecordCounter, RecordCounts
 from dora_core.data.records import Message, Record, Split, is_golden_source, is_held_out, parse_canonical
+from dora_core.data.reference_texts import reference_texts
 from dora_core.data.suspicion import Example, Finding, Seen, Suspicion
 from dora_core.errors import DoraError
 
@@ -285,7 +285,7 @@ def _refusals(
             yield item.refused + (f" → {item.hint}" if item.hint else "")
     if any(item.refused for item in inputs):
         return
-    found: list[Refusal | None] = [*unusable(wanted, data, [one for reading in readings if reading.input for one in mapped(reading.input)])]
+    found: list[Refusal | None] = [*unusable(wanted, data, [one for reading in readings if reading.input for one in reading.input.mapped])]
     for kind in ("train", "eval", "golden"):
         of_kind = [reading for reading in readings if reading.item.content == kind]
         seen = _seen([item for item in inputs if item.content == kind])

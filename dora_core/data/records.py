@@ -24,7 +24,7 @@ import pyarrow as pa
 from dora_core.data.problems import Problem, Reason
 
 if TYPE_CHECKING:
-    from dora_core.data.adapter.base import CanonicalRow
+    from dora_core.data.adapter.canonical import CanonicalRow
 
 SCHEMA_VERSION = 3  # 2: task; 3: weight, extra, tools in messages
 ROLES = ("system", "user", "assistant", "tool")
@@ -54,6 +54,7 @@ RECORDS_SCHEMA = pa.schema(
         ("schema_version", pa.int32()),
         ("weight", pa.float64()),  # of the record, as the data gives it; null = not given
         ("extra", pa.string()),  # JSON object of the columns that are carried along; null = none
+        ("label_probability", pa.float64()),  # that the order of the rewards is right, in [0, 1]; null = not given: as 1
     ]
 )
 GOLDEN_SCHEMA = pa.schema(
@@ -92,6 +93,7 @@ class Record:
     split: Split | None = None  # given by the user; None: by the hash of the prompt
     weight: float | None = None
     extra: str | None = None
+    label_probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -195,8 +197,8 @@ def parse_row(row: Any, form: Form, rules: Rules, taken: Container[str] = ()) ->
 def parse_canonical(row: CanonicalRow, rules: Rules, taken: Container[str] = ()) -> Record | list[Problem]:
     """:func:`parse_row` for a row of an adapter: the prompt is messages, the responses are final texts. Never raises.
 
-    Beside the fields of :func:`parse_row` a row may have ``split``, ``weight``, ``extra`` and ``tools``, and the form ``unpaired`` the
-    fields ``response, label, source``.
+    Beside the fields of :func:`parse_row` a row may have ``split``, ``weight``, ``label_probability``, ``extra`` and ``tools``, and the
+    form ``unpaired`` the fields ``response, label, source``.
     """
     parser = _RowParser(rules, taken, final=True)
     record = parser.parse(row.fields, row.form)
@@ -247,7 +249,7 @@ class _RowParser:
         record_id, task = self._identifier(row.get("id")), self._task(row.get("task"))
         # Canonical JSON of an invalid row may not exist (NaN), so a row without an id is looked up only when it is sound.
         # Rows that name no task keep the content they had before there were tasks.
-        beside = {name: row[name] for name in ("split", "weight", "extra") if row.get(name) is not None}
+        beside = {name: row[name] for name in ("split", "weight", "extra", "label_probability") if row.get(name) is not None}
         parts = [prompt, responses, rewards, sources, kind, *([task] if task else []), *([beside] if beside else [])]
         prompt_json = "" if self.problems else canonical_json(prompt)
         content = "" if self.problems else f"[{prompt_json},{canonical_json(parts[1:])[1:]}"  # the JSON of ``parts``, encoded once
@@ -456,7 +458,7 @@ def _short(value: Any) -> str:
 def records_table(records: Sequence[Record], holdout_fraction: float, schema: pa.Schema = RECORDS_SCHEMA) -> pa.Table:
     """Rows of ``records.parquet``, in the order given."""
     hashes = np.array([r.prompt_hash for r in records], dtype=np.uint64)
-    names = ("record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "task", "weight", "extra")
+    names = ("record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "task", "weight", "extra", "label_probability")
     columns: dict[str, Any] = {name: [getattr(r, name) for r in records] for name in names}
     columns |= {
         "split": _splits(records, hashes, holdout_fraction),

@@ -1,4 +1,4 @@
-"""Splits of an input: the expression that chooses them, slices of their rows, and split names in file names.
+"""Splits of an input: the expression that chooses them, slices of their rows, and split names in file names and columns.
 
 Expressions and rounding are those of ``datasets`` (``train[:10%]``, ``train[10:20]``, ``train[-5:]``, ``train+validation``).
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dora_core.errors import DataError
 
 _PART = re.compile(r"\s*(?P<split>\w[\w.-]*)\s*(\[\s*(?P<start>-?\d+%?)?\s*:\s*(?P<stop>-?\d+%?)?\s*\])?\s*")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _NAMED_SHARD = re.compile(r"data/(?P<split>[\w.-]+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?\.[^/]*")
+_TRAIN = re.compile(r"train", re.IGNORECASE)
+_EVAL = re.compile(r"test|val|dev|eval|hold[-_ ]?out|held[-_ ]?out", re.IGNORECASE)
 _KEYWORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
@@ -104,3 +106,11 @@ def _position(bound: str | None, rows: int, default: int) -> int:
         return default
     at = round(int(bound[:-1]) * rows / 100) if bound.endswith("%") else int(bound)
     return min(max(at + rows, 0) if at < 0 else at, rows)
+
+
+def split_named(value: str, further: dict[str, Any]) -> str | None:
+    """``"train"`` or ``"eval"`` for a split's name (train_prefs, valid1, test, …), by ``further`` first; None if it is neither."""
+    name = value.strip().casefold()
+    if name in further:
+        return str(further[name])
+    return "train" if _TRAIN.match(name) else "eval" if _EVAL.match(name) else None

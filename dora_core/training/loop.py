@@ -16,6 +16,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -183,21 +184,10 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
         optimizer = adamw(module, config)
     module.train()
 
-    start, resumed_from, curve, warnings = 0, None, {}, []
-    for checkpoint in hooks.checkpoints():
-        if reason := flaw(checkpoint, run_identity, worker):
-            warnings.append(f"checkpoint {checkpoint} was not used: {reason}; training went on from an older one or from the start")
-            log.warning(warnings[-1])
-            continue
-        with explained("a checkpoint was loaded"):
-            progress = load_checkpoint(checkpoint, module, optimizer, worker)
-        start = resumed_from = progress["step"]
-        curve, warnings = progress["curve"], progress["warnings"] + warnings
-        task.restore(progress["task"])
-        break
-
+    progress = _resume(task, module, optimizer, hooks, run_identity, worker, explained)
+    curve, warnings = progress.curve, progress.warnings
     autocast = torch.autocast(worker.device.type, torch.bfloat16) if bfloat16 and execution.strategy == "ddp" else contextlib.nullcontext()
-    for step in range(start, schedule.steps):
+    for step in range(progress.step, schedule.steps):
         clock = time.monotonic()
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(step)
@@ -206,11 +196,8 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
             [int(task.tokens[i]) for i in indices], worker.world_size, execution.micro_batch_tokens, execution.micro_batch_size
         )
         micro_batches = [[indices[i] for i in part] for part in parts[worker.rank]]
-        try:
-            with autocast:
-                scale, metrics = task.backward(module, micro_batches, step)
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory(task, micro_batches, step) from error
+        with autocast:
+            scale, metrics = _backward(task, module, micro_batches, step)
         with explained(f"the gradient of step {step} was measured"):
             norm = gradient_norm(module) * abs(scale)
         if not math.isfinite(norm):
@@ -240,7 +227,48 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
                     save_checkpoint, module=module, optimizer=optimizer, progress=state, run_identity=run_identity, worker=worker
                 )
                 hooks.save(write, done)
-    return FitReport(schedule.steps, resumed_from, curve, warnings)
+    return FitReport(schedule.steps, progress.resumed_from, curve, warnings)
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """Where a run begins: its first step, and what its earlier steps reported."""
+
+    step: int
+    resumed_from: int | None
+    curve: dict[str, list[float]]
+    warnings: list[str]
+
+
+def _resume(
+    task: Task,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    hooks: Hooks,
+    run_identity: dict[str, Any],
+    worker: Worker,
+    explained: Callable[[str], AbstractContextManager[None]],
+) -> _Progress:
+    """Load the newest checkpoint that is whole and of this run; the start without one."""
+    warnings: list[str] = []
+    for checkpoint in hooks.checkpoints():
+        if reason := flaw(checkpoint, run_identity, worker):
+            warnings.append(f"checkpoint {checkpoint} was not used: {reason}; training went on from an older one or from the start")
+            log.warning(warnings[-1])
+            continue
+        with explained("a checkpoint was loaded"):
+            saved = load_checkpoint(checkpoint, module, optimizer, worker)
+        task.restore(saved["task"])
+        return _Progress(saved["step"], saved["step"], saved["curve"], saved["warnings"] + warnings)
+    return _Progress(0, None, {}, warnings)
+
+
+def _backward(task: Task, module: nn.Module, micro_batches: list[list[int]], step: int) -> tuple[float, dict[str, float]]:
+    """:meth:`Task.backward`, with the remedy where memory is short."""
+    try:
+        return task.backward(module, micro_batches, step)
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(task, micro_batches, step) from error
 
 
 def _out_of_memory(task: Task, micro_batches: list[list[int]], step: int) -> TrainingError:

@@ -1,4 +1,4 @@
-"""``dora``: the command line. Commands are thin; every import of theirs is inside them, so that ``--help`` answers at once.
+"""``dora``: the command line. Commands are thin; all imports are inside their functions, so that ``--help`` answers at once.
 
 **A new command** is a file here with an ``@app.command`` function, and a line in :data:`NOUNS`.
 """

@@ -13,7 +13,7 @@ from flows.cli.options import Json
 
 
 class PoolType(StrEnum):
-    """Where a worker runs flows: in a process beside it, in a container, or in a pod."""
+    """Place of the flows that a worker starts: in a process beside it, in a container, or in a pod."""
 
     PROCESS = "process"
     DOCKER = "docker"

@@ -43,12 +43,12 @@ def compare(ours: Path, theirs: Path, overrides: list[str], report: Path | None,
     """Print how often our responses win, and write it to ``report`` as Markdown."""
     from dora_core.config.method import EvaluateConfig
     from flows.cli.files.comparison import COLUMNS, compare_files, markdown, summary, table_rows
-    from flows.cli.files.settings import options
+    from flows.cli.files.settings import from_options
     from flows.cli.files.tables import write_text
     from flows.cli.output import Out
 
     out = Out(as_json)
-    facts = compare_files(ours, theirs, options(EvaluateConfig, {}, overrides))
+    facts = compare_files(ours, theirs, from_options(EvaluateConfig, {}, overrides))
     out.table(COLUMNS, table_rows(facts))
     out.say(summary(ours, facts))
     if report is not None:

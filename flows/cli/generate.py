@@ -31,10 +31,10 @@ def generate(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write responses to a file of prompts, from a model or a server. Repeated: at once; interrupted: continues where it was."""
+    """Write responses to a file of prompts, from a model or a server. A repeated command ends at once; an interrupted one is resumed."""
     with explained(as_json):
-        from flows.cli.files.generation import GenerateOptions, generate_file
-        from flows.cli.files.settings import data_source, options
+        from flows.cli.files.generation import generate_file
+        from flows.cli.files.settings import data_source, execution_options
         from flows.cli.files.stages import FileStages
         from flows.cli.files.tables import Output
         from flows.cli.output import Out
@@ -42,20 +42,15 @@ def generate(
         out = Out(as_json)
         given = {
             "model.source": model,
-            "execution.workers": workers,
-            "execution.endpoint.url": endpoint,
-            "execution.endpoint.api_key_env": api_key_env,
             "generate.served_model": served_model,
             "generate.samples": samples,
             "generate.temperature": temperature,
             "generate.top_p": top_p,
             "generate.max_new_tokens": max_new_tokens,
             "generate.seed": seed,
-        }
-        settings = options(GenerateOptions, given, overrides)
+        } | execution_options(workers, endpoint, api_key_env)
         stages = FileStages("generate", out, verbose=verbose)
-        done = generate_file(stages, data_source(prompts, columns), Output(output, overwrite), settings)
-        metrics = done["metrics"]
-        finished = f"{metrics['finished_fraction']:.0%} ended by themselves"
-        out.say(f"{done['output']}: {metrics['samples']:.0f} responses to {metrics['prompts']:.0f} prompts, {finished}")
-        out.document(done)
+        done = generate_file(stages, data_source(prompts, columns), Output(output, overwrite), given, overrides)
+        finished = f"{done.metrics['finished_fraction']:.0%} ended by themselves"
+        out.say(f"{done.output}: {done.metrics['samples']:.0f} responses to {done.metrics['prompts']:.0f} prompts, {finished}")
+        out.document(done.model_dump(mode="json"))

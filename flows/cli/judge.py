@@ -40,27 +40,20 @@ def judge(
 ) -> None:
     """Add a score to every response of a file. Larger is better; null where there is no verdict."""
     with explained(as_json):
-        from flows.cli.files.judging import JudgeOptions, judge_file
-        from flows.cli.files.settings import data_source, options
+        from flows.cli.files.judging import judge_file
+        from flows.cli.files.settings import data_source, execution_options
         from flows.cli.files.stages import FileStages
         from flows.cli.files.tables import Output
         from flows.cli.output import Out
 
         out = Out(as_json)
         named = {JudgeKind.REWARD_MODEL: "judge.model.source", JudgeKind.LLM: "judge.model"}.get(kind, "model.source")
-        given = {
-            "judge.kind": kind.value,
-            named: model,
-            "reference.source": reference,
-            "execution.workers": workers,
-            "execution.endpoint.url": endpoint,
-            "execution.endpoint.api_key_env": api_key_env,
-        }
-        settings = options(JudgeOptions, given, overrides)
+        given: dict[str, object] = {"judge.kind": kind.value, named: model, "reference.source": reference}
+        given |= execution_options(workers, endpoint, api_key_env)
         stages = FileStages("judge", out, verbose=verbose)
         other = None if against is None else data_source(against)
-        done = judge_file(stages, data_source(responses, columns), Output(output, overwrite), settings, other)
-        mean, unscored = done["metrics"].get("mean_score"), done["metrics"]["unscored"]
+        done = judge_file(stages, data_source(responses, columns), Output(output, overwrite), given, overrides, other)
+        mean, unscored = done.metrics.get("mean_score"), done.metrics["unscored"]
         shown = ([] if mean is None else [f"mean {mean:.4g}"]) + ([f"{unscored:.0f} without a verdict"] if unscored else [])
-        out.say(", ".join([f"{done['output']}: {done['rows']} scores", *shown]))
-        out.document(done)
+        out.say(", ".join([f"{done.output}: {done.rows} scores", *shown]))
+        out.document(done.model_dump(mode="json"))

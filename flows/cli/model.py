@@ -29,7 +29,7 @@ def reject(
     why: Annotated[str, typer.Option("--why", help="Reason, kept with the version.")],
     as_json: Json = False,
 ) -> None:
-    """Decide against a version that waits for approval; runs with the same data do not ask about it again."""
+    """Decide against a version that waits for approval; runs with the same data do not repeat the question."""
     _decide("reject", model, version, why, as_json)
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from dora_core.evaluation.metrics import estimate_text
 from flows.running.observer import Observer
 from tasks.runtime.descriptor import read_result
-from tasks.runtime.stage import StageRef
+from tasks.runtime.spec import StageRef
 from tasks.stages import study
 from tasks.stages.registry import STAGES, parse_result
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from flows.run_record import EndedRun
     from flows.running.question import Question
     from infra.doctor import Check
+    from infra.store.journal import JournalEvent
+    from infra.store.json_files import StoredResult
     from infra.store.store import Store
     from tasks.stages.promote import Answer
 
@@ -72,9 +74,8 @@ class Out:
                 style="dim" if stage.cached else "",
             )
         self.console.print(table)
-        facts = plan.to_json()
-        estimate = facts["estimated_seconds"]
-        parts = [f"{facts['to_run']} of {len(plan.stages)} stages run" if plan.to_run else "nothing to do: every stage is cached"]
+        estimate = plan.estimated_seconds
+        parts = [f"{len(plan.to_run)} of {len(plan.stages)} stages run" if plan.to_run else "nothing to do: every stage is cached"]
         parts += [f"{plan.records} records"] if plan.records is not None else []
         parts += [f"about {estimate:.0f} s, as before"] if plan.to_run and estimate is not None else []
         self.say(f"{plan.project}: {', '.join(parts)}")
@@ -159,7 +160,7 @@ class Lines(Observer):
     def started(self, stage: PlannedStage) -> None:
         self._out.say(f"{stage.label}: {stage.reason}")
 
-    def event(self, stage: PlannedStage, event: dict[str, Any]) -> None:
+    def event(self, stage: PlannedStage, event: JournalEvent) -> None:
         text = self._meter.read(stage.label, event)
         if text and time.monotonic() >= self._next.get(stage.label, 0.0):
             self._next[stage.label] = time.monotonic() + LINE_SECONDS
@@ -169,7 +170,7 @@ class Lines(Observer):
         if self._verbose:
             self._out.say(f"{stage.label} | {line}")
 
-    def finished(self, stage: PlannedStage, state: str, result: dict[str, Any] | None) -> None:
+    def finished(self, stage: PlannedStage, state: str, result: StoredResult | None) -> None:
         self._out.say(f"{stage.label}: {_ending(stage, state, result)}")
 
 
@@ -194,16 +195,16 @@ class Bars(Observer):
     def started(self, stage: PlannedStage) -> None:
         self._bars[stage.label] = self._progress.add_task(stage.label, total=None, note=stage.reason)
 
-    def event(self, stage: PlannedStage, event: dict[str, Any]) -> None:
-        text = self._meter.read(stage.label, event)
-        if text:
-            self._progress.update(self._bars[stage.label], completed=event["done"], total=event["total"], note=text)
+    def event(self, stage: PlannedStage, event: JournalEvent) -> None:
+        if event["kind"] == "progress":
+            note = self._meter.read(stage.label, event)
+            self._progress.update(self._bars[stage.label], completed=event["done"], total=event["total"], note=note)
 
     def log(self, stage: PlannedStage, line: str) -> None:
         if self._verbose:
             self._out.say(f"{stage.label} | {line}")
 
-    def finished(self, stage: PlannedStage, state: str, result: dict[str, Any] | None) -> None:
+    def finished(self, stage: PlannedStage, state: str, result: StoredResult | None) -> None:
         if stage.label in self._bars:
             self._progress.remove_task(self._bars.pop(stage.label))
         self._out.console.print(Text.assemble((stage.label, _COLOURS[state]), ": ", _ending(stage, state, result)))
@@ -223,7 +224,7 @@ class Meter:
     def __init__(self) -> None:
         self._first: dict[tuple[str, str], tuple[float, int]] = {}
 
-    def read(self, label: str, event: dict[str, Any]) -> str:
+    def read(self, label: str, event: JournalEvent) -> str:
         """Empty for events that are not progress."""
         if event["kind"] != "progress":
             return ""
@@ -250,12 +251,12 @@ def main_table(facts: study.Facts) -> Iterator[Table]:
 _MAIN = {"win_rate": ".3f", "win_rate_lift": "+.3f", "gold": ".2f", "kl": ".1f", "tokens": ".0f"}
 
 
-def headline(result: dict[str, Any]) -> str:
+def headline(result: StoredResult) -> str:
     """Return the main number of a stage as text, from its ``result.json``."""
     return STAGES[result["stage"]].headline(parse_result(result))
 
 
-def _ending(stage: PlannedStage, state: str, result: dict[str, Any] | None) -> str:
+def _ending(stage: PlannedStage, state: str, result: StoredResult | None) -> str:
     if result is None:
         return state
     return f"cached ({headline(result)})" if state == "cached" else f"{headline(result)} in {result['seconds']:.1f} s"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,6 @@ from dora_core.errors import RunStopped
 from flows.cli.output import Out
 from flows.config.loading import load_config
 from flows.config.models import RealignConfig, SelfTrainConfig, StudyConfig
-from flows.planning.champion import champions
 from flows.planning.plan import Until, build_plan
 from flows.run_record import EndedRun, read_record
 from infra.settings import Settings, apply_environment
@@ -50,7 +48,7 @@ def show_plan(config: RealignConfig, until: Until, *, as_json: bool) -> None:
     """Print the plan; nothing runs and nothing is written."""
     settings = Settings()
     store, places = Store(settings.store_uri), apply_environment(settings)
-    plan = build_plan(config, store, until=until, champions=partial(champions, places, config, store))
+    plan = build_plan(config, store, until=until, mlflow_uri=places.mlflow_uri)
     out = Out(as_json)
     preview = _print_data(config, out)
     out.plan(plan)
@@ -87,53 +85,13 @@ def dry_study(config: StudyConfig, *, as_json: bool) -> None:
     out.document(plan.to_json() | counts)
 
 
-def run(config: RealignConfig, until: Until, *, as_json: bool, verbose: bool, report: Path | None = None) -> None:
-    """Run ``realign``, or ``self-train`` for its configuration, in this process and print its summary.
+def run(config: RealignConfig | StudyConfig, until: Until = "promote", *, as_json: bool, verbose: bool, report: Path | None = None) -> None:
+    """Run the flow of a configuration in this process; print its summary and write its report.
 
     Raises:
         DoraError: the failure of a stage. RunStopped: a guard rail; summary and report are there.
             KeyboardInterrupt: stopped; Ray jobs and servers of this command have ended.
     """
-
-    def start() -> EndedRun:
-        if isinstance(config, SelfTrainConfig):
-            from flows.self_train import self_train
-
-            return _result(self_train(config, return_state=True))
-        from flows.realign import realign
-
-        return _result(realign(config, until, return_state=True))
-
-    _run(start, as_json=as_json, verbose=verbose, report=report)
-
-
-def run_study(config: StudyConfig, *, as_json: bool, verbose: bool) -> None:
-    """Run ``study`` in this process and print its main table.
-
-    Raises:
-        As :func:`run`.
-    """
-
-    def start() -> EndedRun:
-        from flows.study import study
-
-        return _result(study(config, return_state=True))
-
-    _run(start, as_json=as_json, verbose=verbose)
-
-
-def _result(state: Any) -> EndedRun:
-    """Return the result of a flow run.
-
-    Raises:
-        DoraError: the cause of its failure.
-    """
-    ended: EndedRun = state.result()
-    return ended
-
-
-def _run(start: Callable[[], EndedRun], *, as_json: bool, verbose: bool, report: Path | None = None) -> None:
-    """Call ``start``, which imports and runs a flow, in this process; print its summary and write its report."""
     settings = Settings()
     places = apply_environment(settings)
     if not verbose:
@@ -155,7 +113,7 @@ def _run(start: Callable[[], EndedRun], *, as_json: bool, verbose: bool, report:
         token = COMMAND.set(Command(places, observer))
         stopped: RunStopped | None = None
         try:
-            ended = start()
+            ended = _run_flow(config, until)
         except RunStopped as error:
             stopped, ended = error, error.run
         finally:
@@ -173,8 +131,31 @@ def _run(start: Callable[[], EndedRun], *, as_json: bool, verbose: bool, report:
     out.document(ended.to_json() | {"links": links})
 
 
+def _run_flow(config: RealignConfig | StudyConfig, until: Until) -> EndedRun:
+    """Run ``study``, ``self-train`` or ``realign``, by the model of the configuration.
+
+    Raises:
+        DoraError: the cause of its failure.
+    """
+    state: Any
+    if isinstance(config, StudyConfig):
+        from flows.study import study
+
+        state = study(config, return_state=True)
+    elif isinstance(config, SelfTrainConfig):
+        from flows.self_train import self_train
+
+        state = self_train(config, return_state=True)
+    else:
+        from flows.realign import realign
+
+        state = realign(config, until, return_state=True)
+    ended: EndedRun = state.result()
+    return ended
+
+
 def write_report(store: Store, run_id: str, path: Path) -> Path:
-    """Write the page of a run; a study has a page of its own kind."""
+    """Write the page of a run; a study has a different page."""
     run = read_record(store, run_id)
     if run is not None and run.flow == "study":
         from flows.report.study import render_study as render

@@ -32,7 +32,7 @@ def study(
     """Run the paper's comparisons on generated data whose truth is known; write tables with intervals and a page."""
     with explained(as_json):
         from dora_core.errors import ConfigError
-        from flows.cli.run import dry_study, run_study
+        from flows.cli.run import dry_study, run
         from flows.config.loading import load_config, load_preset
         from flows.config.models import StudyConfig
 
@@ -48,4 +48,4 @@ def study(
         if dry_run:
             dry_study(loaded, as_json=as_json)
         else:
-            run_study(loaded, as_json=as_json, verbose=verbose)
+            run(loaded, as_json=as_json, verbose=verbose)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from flows.config.loading import packaged, validate
 from flows.config.models import RealignConfig, SelfTrainConfig
-from flows.config.yaml_text import read_yaml
+from flows.config.yaml_text import Override, apply_override, read_yaml
 
 GOLDEN_RESPONSES = 1500
 
 
-def demo_config(folder: Path, rounds: int = 0) -> RealignConfig:
+def demo_config(folder: Path, rounds: int = 0, overrides: Sequence[Override] = (), paths_from: Path | None = None) -> RealignConfig:
     """Write ``data.parquet`` and ``golden.parquet`` unless they are there as this version makes them; return the configuration.
 
     Args:
         rounds: self-training rounds after the realignment; 0 = a realignment alone.
+        overrides: replace values of the packaged file.
+        paths_from: relative paths in ``overrides`` are relative to this folder; None: to ``folder``.
+
+    Raises:
+        ConfigError: as :func:`flows.config.loading.load_config`.
     """
     from dora_core.config.method import TestbedConfig
     from dora_core.testbed.mixture import materialize
@@ -23,8 +29,10 @@ def demo_config(folder: Path, rounds: int = 0) -> RealignConfig:
     data, golden = materialize(TestbedConfig(), GOLDEN_RESPONSES, folder)
     raw, lines = read_yaml(packaged("demo.yaml"), "demo.yaml")
     raw["data"]["train"][0]["path"], raw["data"]["golden"][0]["path"] = str(data), str(golden)
-    if rounds == 0:
-        return validate(raw, place="demo.yaml", folder=folder, lines=lines)
-    raw |= {"rounds": {"rounds": rounds}, "generate": {"samples": 4, "max_new_tokens": 96}}
-    raw["evaluate"]["erm_twin"] = False
-    return validate(raw, place="demo.yaml", folder=folder, lines=lines, model=SelfTrainConfig)
+    if rounds:
+        raw |= {"rounds": {"rounds": rounds}, "generate": {"samples": 4, "max_new_tokens": 96}}
+        raw["evaluate"]["erm_twin"] = False
+    for override in overrides:
+        apply_override(raw, override)
+    model = SelfTrainConfig if rounds else RealignConfig
+    return validate(raw, place="demo.yaml", folder=paths_from or folder, lines=lines, model=model)

@@ -11,7 +11,6 @@ folder can be moved as a whole.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import importlib.resources
 import json
@@ -116,17 +115,17 @@ def validate(
     lines: dict[KeyPath, int] | None = None,
     model: type[Model] = RealignConfig,  # type: ignore[assignment]  # the default decides the type variable
 ) -> Model:
-    """Validate raw data; relative paths in it are resolved against ``folder``.
+    """Validate raw data; relative paths in it are resolved against ``folder``, in place.
 
     Raises:
         ConfigError: as :func:`load_config`.
     """
-    mistakes: list[tuple[KeyPath, str]] = []
-    data = _resolve_paths(data, folder, mistakes)
+    mistakes = _resolve_paths(data, folder)
     config = None
     try:
-        # JSON mode is strict about types without refusing what YAML can express (an int where a float is meant).
-        config = model.model_validate_json(json.dumps(data), strict=True)
+        config = model.model_validate(
+            data, strict=True
+        )  # fields have types of YAML (no tuples, enums), or strictness would refuse lists, texts
     except ValidationError as error:
         mistakes = [*_explain(error, data, model), *mistakes]
     if config is not None and not mistakes:
@@ -138,9 +137,9 @@ def validate(
     )
 
 
-def _resolve_paths(data: dict[str, Any], folder: Path, mistakes: list[tuple[KeyPath, str]]) -> dict[str, Any]:
-    """Return a copy with absolute paths; a text that is clearly a path but does not exist becomes a mistake."""
-    data = copy.deepcopy(data)
+def _resolve_paths(data: dict[str, Any], folder: Path) -> list[tuple[KeyPath, str]]:
+    """Make paths absolute, in place; returns the mistakes: texts that are clearly paths but do not exist."""
+    mistakes: list[tuple[KeyPath, str]] = []
     places: list[tuple[Any, Any, KeyPath]] = []
     given = data.get("data")
     section: dict[str, Any] = given if isinstance(given, dict) else {}
@@ -177,7 +176,7 @@ def _resolve_paths(data: dict[str, Any], folder: Path, mistakes: list[tuple[KeyP
             not is_model and (Path(value).suffix or (isinstance(holder, dict) and holder.get("format") in ("parquet", "jsonl")))
         ):
             mistakes.append((key, f"no such file or folder: {path}; {_neighbours(path)}"))
-    return data
+    return mistakes
 
 
 # ------------------------------------------------------------------------------------------------------ plain language
@@ -190,6 +189,7 @@ _TYPES = {
     "list": "a list",
     "dict": "a mapping",
     "model": "a section with keys",
+    "model_attributes": "a mapping",  # of a union of sections
 }
 _PATTERNS = {
     NAME_PATTERN: "must be 1 to 64 lower-case letters, digits, '.', '_' or '-', starting with a letter or digit",
@@ -237,7 +237,7 @@ def _at(data: Any, path: KeyPath) -> Any:
 def _locate(loc: Iterable[str | int], root: type[BaseModel]) -> tuple[KeyPath, type[BaseModel]]:
     """Split a pydantic location into the user's key path and the model that holds its last key.
 
-    Pydantic adds the member of a union (``float``, ``literal['auto']``, a tag) to the location; those are no keys.
+    Pydantic adds the member of a union (``float``, ``literal['auto']``, a tag) to the location; these are not keys.
     """
     path: list[str | int] = []
     holder: type[BaseModel] = root
@@ -269,7 +269,7 @@ def _sentence(fault: dict[str, Any], model: type[BaseModel], path: KeyPath) -> s
         field = _keys(model).get(str(path[-1]))
         return f"is required: {field.description}" if field and field.description else "is required"
     if kind == "union_tag_not_found":
-        return "is required: it says what the section is"
+        return "is required: it is the kind of the section"
     if kind in ("literal_error", "union_tag_invalid"):
         allowed = re.findall(r"'([^']*)'", context["expected" if kind == "literal_error" else "expected_tags"])
         if not isinstance(found, str):

@@ -26,11 +26,12 @@ from dora_core.config.method import (
     TextConfig,
 )
 from dora_core.config.rounds import DriftConfig, RoundsConfig
+from dora_core.config.valuation import ExchangeConfig, RaceConfig, TrustConfig
 from dora_core.data.acceptance import Wanted, unpaired_inputs
 from dora_core.data.presets.base import is_unpaired
 from dora_core.errors import did_you_mean
 from dora_core.evaluation.study_statistics import TABLES, TableName
-from dora_core.objectives import find_objective
+from dora_core.objectives import Auto, find_objective
 from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.strict_model import NAME_PATTERN, StrictModel
 
@@ -88,6 +89,8 @@ class ExecutionConfig(StrictModel):
     default: Execution = Field(default_factory=Execution, description="For all stages, unless their section overrides it.")
     classify: Execution | None = Field(None, description="Fitting the source classifiers.")
     calibrate: Execution | None = Field(None, description="Scoring responses with the classifiers.")
+    value: Execution | None = Field(None, description="Trust in labels and their exchange rates.")
+    race: Execution | None = Field(None, description="The race of objective auto.")
     drift: Execution | None = Field(None, description="Scoring new data with the last run's classifiers.")
     sft: Execution | None = Field(None, description="Supervised start.")
     reference: Execution | None = Field(None, description="Reference log-probabilities.")
@@ -160,6 +163,9 @@ class RealignConfig(MethodConfig):
     data: DataConfig = Field(description="Preference data.")
     gate: GateConfig = Field(default_factory=GateConfig, description="Promotion gate.")
     drift: DriftConfig = Field(default_factory=DriftConfig, description="How far the data may move from the last run's.")
+    trust: TrustConfig = Field(default_factory=TrustConfig, description="Trust in labels that are not people's.")
+    exchange: ExchangeConfig = Field(default_factory=ExchangeConfig, description="Golden labels that labels of sources are worth.")
+    race: RaceConfig = Field(default_factory=RaceConfig, description="Race of align.objective.name: auto.")
     compare: CompareConfig | None = Field(default_factory=CompareConfig, description="Win rates on held-out prompts; null = none.")
     promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="Promotion.")
 
@@ -177,9 +183,36 @@ class RealignConfig(MethodConfig):
             raise ValueError(f"{refusal.message}; {refusal.hint}")
         return self
 
+    @model_validator(mode="after")
+    def _check_trust(self) -> Self:
+        loss, objective = self.align.loss, self.align.objective.name
+        if self.trust.apply == "soft_label" and not loss.reads_label_probability:
+            raise ValueError(
+                f"trust.apply=soft_label: align.loss.name={loss.name} does not read how sure a label is; use a pairwise loss such as dpo, "
+                "or trust.apply: weight"
+            )
+        if self.trust.apply == "soft_label" and self.align.label_probability == "ignore":
+            raise ValueError("trust.apply=soft_label contradicts align.label_probability=ignore; set one of the two")
+        if self.trust.apply == "weight" and not self.needs_calibration:
+            raise ValueError(
+                f"trust.apply=weight multiplies h, and align.objective.name={objective} does not read h; use reweight or dora, "
+                "or trust.apply: soft_label"
+            )
+        return self
+
     @property
     def model_name(self) -> str:
         return self.promotion.model_name or self.project
+
+    @property
+    def needs_valuation(self) -> bool:
+        """Whether the stage ``value`` runs: for exchange rates, or for label probabilities that alignment or the race uses."""
+        return self.exchange.enabled or self.trust.apply != "off" or self.races
+
+    @property
+    def races(self) -> bool:
+        """Whether the race chooses the objective."""
+        return self.align.objective.name == Auto.name
 
     @property
     def needs_calibration(self) -> bool:
@@ -213,6 +246,10 @@ class SelfTrainConfig(RealignConfig):
         mistakes = []
         if self.generate.prompts is not None:
             mistakes.append("generate.prompts: rounds.prompts is the number of prompts of a round, other ones each round")
+        if self.races:
+            mistakes.append(
+                "align.objective.name: auto chooses for one training; name an objective for rounds, for instance that of a realignment"
+            )
         if self.evaluate.erm_twin:
             mistakes.append(
                 "evaluate.erm_twin compares one alignment; for rounds run self-train again with align.objective.name=erm, or a study"
@@ -230,6 +267,8 @@ class SelfTrainConfig(RealignConfig):
 
 
 def _objective_of_a_study(name: str) -> str:
+    if name == Auto.name:
+        raise ValueError("auto chooses one objective by a race, a study compares named ones")
     return name if name == ROBUST else find_objective(name).name
 
 
@@ -287,7 +326,7 @@ class StudyConfig(MethodConfig):
         min_length=1,
         description="Losses, of those above, of the ablation and lambda tables; the first is that of noise and shifted_golden.",
     )
-    robust: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="What `robust` (in tables: + dora) means.")
+    robust: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="Objective that `robust` (in tables: + dora) stands for.")
     ablation: list[Annotated[str, AfterValidator(_objective_of_a_study)]] = Field(
         default=["erm", "dro", "reweight", "dora", "dora_outer", "dora_tilted"], description="Objectives of the ablation table."
     )

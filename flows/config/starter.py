@@ -148,7 +148,7 @@ class _Writer:
         return Starter(text, self.data, preview, wanted, self.named, tuple(self.assumed), tuple(self.decide))
 
     def _lines(self) -> Iterator[str]:
-        yield "# Written by `dora init` from the data alone. ASSUMED: what was taken for granted; DECIDE: what only you can know."
+        yield "# Written by `dora init` from the data alone. ASSUMED: an assumption; DECIDE: a decision that only you can make."
         yield "#   dora data preview -c THIS_FILE        how each input is read, with three records"
         yield "#   dora realign -c THIS_FILE --dry-run   the plan"
         yield "# Keys that are not here have their defaults, described in dora_core/config/ and flows/config/models.py."

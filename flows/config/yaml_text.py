@@ -127,7 +127,11 @@ def _index_lines(node: yaml.Node, path: KeyPath, parents: tuple[int, ...], lines
 
 
 def _whole_text(text: str, here: str) -> str:
-    r"""PyYAML leaves ``"\ud83d\ude00"``, which is how JSON escapes one character, in two halves; bytes of a command line may be no text."""
+    r"""Join a character that JSON escapes in two halves, as in ``"\ud83d\ude00"``, and that PyYAML leaves so.
+
+    Raises:
+        ConfigError: a half without the other, such as bytes of a command line that are not text.
+    """
     try:
         return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError:

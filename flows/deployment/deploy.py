@@ -59,7 +59,7 @@ PLACES = ("DORA_STORE", "DORA_MLFLOW_URI", "DORA_RAY_ADDRESS", "AWS_ENDPOINT_URL
 
 
 class Schedule(StrictModel):
-    """When a deployment starts by itself."""
+    """Time at which a deployment starts without a request."""
 
     slug: str = Field(pattern=NAME_PATTERN, description="Name of the schedule within its deployment.")
     cron: str = Field(description="Minute, hour, day of month, month, day of week.")
@@ -68,7 +68,7 @@ class Schedule(StrictModel):
 
 
 class WorkPool(StrictModel):
-    name: str = Field(description="For `prefect deploy`; `dora deploy --pool` decides for itself.")
+    name: str = Field(description="For `prefect deploy`; `dora deploy` takes the pool from --pool.")
     work_queue_name: Literal["default", "upkeep"] = "default"
 
 
@@ -384,5 +384,5 @@ def _worker_notes(pool: str, kind: str) -> list[str]:
     away = [name for name in PLACES[:3] if name not in os.environ]
     if kind == "docker" and away:
         unset = f"{', '.join(away)} {'is' if len(away) == 1 else 'are'} not set here"
-        notes.append(f"{unset}: each container would use a place of its own; set them, and deploy into a new --pool")
+        notes.append(f"{unset}: each container would use a separate store and history; set them, and deploy into a new --pool")
     return notes

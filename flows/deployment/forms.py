@@ -29,7 +29,7 @@ from pydantic import (
 from dora_core.config.rounds import Strategy
 from dora_core.errors import ConfigError, did_you_mean
 from dora_core.evaluation.study_statistics import TableName
-from flows.config.loading import packaged, parse_config, read_text, validate
+from flows.config.loading import packaged, parse_config, read_text
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig, StudyConfig
 from flows.config.yaml_text import Override, apply_override, parse_override, read_yaml
 from infra.settings import Settings
@@ -56,16 +56,13 @@ def configure(
     Raises:
         ConfigError: as :func:`flows.config.loading.load_config`.
     """
-    settings = Settings()
     changes = [*(override for section in sections for override in section.overrides()), *map(parse_override, overrides)]
     if config_file == DEMO and issubclass(model, RealignConfig):
         from flows.config.demo import demo_config
 
-        demo = demo_config(settings.root / "demo", DEMO_ROUNDS if issubclass(model, SelfTrainConfig) else 0)
-        raw = demo.model_dump(mode="json", by_alias=True, exclude_unset=True)
-        for override in changes:
-            apply_override(raw, override)
-        return validate(raw, place=DEMO, folder=_folder(), model=model)
+        demo = demo_config(Settings().root / "demo", DEMO_ROUNDS if issubclass(model, SelfTrainConfig) else 0, changes, _folder())
+        assert isinstance(demo, model), "rounds make it the model of self-training"
+        return demo
     if config_file in examples():
         return parse_config(packaged(f"{config_file}.yaml"), changes, model, place=config_file, folder=_folder())
     path = _path(config_file, model)
@@ -173,7 +170,7 @@ def _find(model: type[BaseModel], path: list[str]) -> Any:
 
 
 class _Registered:
-    """JSON schema of a name out of a registry, plug-ins included; read when a schema is asked for."""
+    """JSON schema of a name out of a registry, plug-ins included; read when a schema is made."""
 
     def __init__(self, names: Callable[[], Iterable[str]]):
         self._names = names
@@ -244,6 +241,8 @@ class Calibration(Section):
     """From classifiers to factors."""
 
     form: Literal["mixture", "paper", "released"] | None = _key("calibration.form")
+    ratio: Literal["conditional", "joint"] | None = _key("calibration.ratio")
+    balance: Literal["report", "enforce"] | None = _key("calibration.balance")
     temper: Annotated[float, Field(ge=0, le=1, title="number")] | Auto | None = _key("calibration.temper")
     cap_quantile: float | None = _key("calibration.cap_quantile")
     aggregate: Literal["mean", "min", "chosen", "product"] | None = _key("calibration.aggregate")

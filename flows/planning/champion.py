@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dora_core.errors import ServiceError
-from flows.config.models import RealignConfig
-from infra.settings import Places
 from infra.store.store import Store
 from infra.tracking import model_registry as registry
-from tasks.runtime.stage import StageRef
+from tasks.runtime.spec import StageRef
 
 
-def champions(places: Places, config: RealignConfig, store: Store, note: Callable[[str], None]) -> list[StageRef]:
+def champions(mlflow_uri: str, model_name: str, store: Store, note: Callable[[str], None]) -> list[StageRef]:
     """Return the policies behind the aliases ``champion`` and ``previous``, without those that are not in this store.
 
     If the registry does not answer, the run continues without the comparison.
@@ -21,7 +19,7 @@ def champions(places: Places, config: RealignConfig, store: Store, note: Callabl
         note: callback for the reason why a policy is missing.
     """
     try:
-        tags = registry.alias_tags(places.mlflow_uri, config.model_name)
+        tags = registry.alias_tags(mlflow_uri, model_name)
     except ServiceError as error:
         note(f"the champion is not compared with: {error.message}")
         return []
@@ -33,5 +31,5 @@ def champions(places: Places, config: RealignConfig, store: Store, note: Callabl
         if stage and digest and store.is_done(stage, digest):
             found.append(StageRef(stage=stage, digest=digest))
         elif alias == "champion":
-            note(f"the champion of {config.model_name} is not compared with: its files are not in {store.uri}")
+            note(f"the champion of {model_name} is not compared with: its files are not in {store.uri}")
     return found

@@ -9,14 +9,14 @@ from pydantic import ConfigDict
 from dora_core.strict_model import StrictModel
 from flows.planning.planned_stage import Plan
 from infra.store.store import Store
-from tasks.runtime.stage import StageRef
+from tasks.runtime.spec import StageRef
 
 
 class LatestStage(StrictModel):
     """One stage of the last successful run that had it.
 
     Attributes:
-        payload: of its spec, see :meth:`tasks.runtime.stage.StageSpec.payload`.
+        payload: of its spec, see :meth:`tasks.runtime.spec.StageSpec.payload`.
         run_id: the run that computed it or found it cached.
     """
 

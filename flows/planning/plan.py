@@ -6,11 +6,12 @@ input files alone. "Why" compares each spec with the one of the project's last s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from dora_core.objectives.settings import ObjectiveConfig
 from flows.config.models import RealignConfig, SelfTrainConfig
+from flows.planning.champion import champions
 from flows.planning.latest import LatestStage, read_latest
 from flows.planning.planned_stage import Plan, PlannedStage, split_on_demand
 from flows.planning.rounds import add_rounds
@@ -18,11 +19,10 @@ from flows.planning.specs import Chain, pinned
 from infra.settings import Settings
 from infra.store.store import SPEC, Store
 from tasks.runtime.descriptor import read_result
-from tasks.runtime.stage import StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
 from tasks.stages import drift, ingest
 from tasks.stages._drift_facts import Previous
 
-Champions = Callable[[Callable[[str], None]], list[StageRef]]
 Until = Literal["calibrate", "align", "evaluate", "promote"]
 TWIN = "align (erm twin)"
 MAX_CHANGES = 3
@@ -38,20 +38,21 @@ _CONFIG_KEYS = {
 }
 
 
-def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote", champions: Champions = lambda note: []) -> Plan:
+def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote", mlflow_uri: str | None = None) -> Plan:
     """Plan all stages: their specs, compared with the store and with the project's last run. Computes nothing, writes nothing.
 
     Args:
         until: the last stage wanted.
-        champions: returns the registry's champion and the one before it (``flows/planning/champion.py``), and notes missing ones; called
-            only if the project has promoted a model before.
+        mlflow_uri: of the registry with the champion, with which the policy is compared if the project has promoted a model before; None:
+            not compared.
 
     Raises:
         DataError, ConfigError: an input file is missing, its columns cannot be understood, or its rows cannot be used as configured.
     """
     latest = read_latest(store, config.project)
     notes: list[str] = []
-    chain = _specs(config, until, _previous(latest, store), champions(notes.append) if "promote" in latest else [])
+    registered = champions(mlflow_uri, config.model_name, store, notes.append) if mlflow_uri and "promote" in latest else []
+    chain = _specs(config, until, _previous(latest, store), registered)
     specs, labels = chain.specs, {spec.digest(): label for label, spec in chain.specs.items()}
     compared = [_compare(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items()]
     stages, not_needed = split_on_demand(compared)
@@ -75,9 +76,11 @@ def _specs(config: RealignConfig, until: Until, previous: Previous | None, champ
     calibration = chain.calibrate(chain.drift(previous)) if config.needs_calibration or until == "calibrate" else None
     if until == "calibrate":
         return chain
+    value = chain.value(calibration) if config.needs_valuation else None
+    race = chain.race(calibration, value) if config.races and calibration is not None and value is not None else None
     start = chain.start()
     reference = chain.reference(start)
-    policy = chain.align(start, reference, calibration)
+    policy = chain.align(start, reference, calibration, race=race)
     if until == "align":
         return chain
     if isinstance(config, SelfTrainConfig):

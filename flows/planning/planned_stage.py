@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from infra.store.store import Store
-from tasks.runtime.stage import StageSpec
+from tasks.runtime.spec import StageSpec
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,20 @@ class Plan:
         """Return the labels of the stages whose output ``stage`` reads."""
         return [other.label for other in self.stages if other.digest in _reads(stage)]
 
+    @property
+    def estimated_seconds(self) -> float | None:
+        """The time of the stages to run, as they took before; None where one has never run."""
+        known = [s.seconds for s in self.to_run if s.seconds is not None]
+        return sum(known) if len(known) == len(self.to_run) else None
+
     def to_json(self) -> dict[str, Any]:
-        known = [s.seconds for s in self.to_run]
+        """Return the document that ``--dry-run --json`` prints."""
         return {
             "project": self.project,
             "records": self.records,
             "stages": [stage.to_json() for stage in self.stages],
             "to_run": len(self.to_run),
-            "estimated_seconds": None if None in known else sum(s for s in known if s is not None),
+            "estimated_seconds": self.estimated_seconds,
         }
 
 

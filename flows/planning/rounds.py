@@ -16,7 +16,7 @@ from dora_core.config.judging import ImplicitJudge
 from dora_core.config.method import GenerateConfig
 from flows.config.models import SelfTrainConfig
 from flows.planning.specs import Chain
-from tasks.runtime.stage import StageRef
+from tasks.runtime.spec import StageRef
 
 
 @dataclass
@@ -92,6 +92,8 @@ def learn(chain: Chain, policy: StageRef, done: Samples) -> StageRef:
         chain.guard("guard mixture", mix=chain.records)
         return chain.raft(policy, optimization)
     calibration = chain.calibrate() if config.needs_calibration else None
+    if config.trust.apply != "off":
+        chain.value(calibration)
     chain.guard("guard mixture", mix=chain.records, calibration=calibration)
     align = config.align.evolve(optimization=optimization)
     return chain.align(policy, chain.reference(policy), calibration, align=align)

@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeVar
 
 from dora_core.config.alignment import AlignConfig
 from dora_core.config.judging import Judge, RewardModelJudge
-from dora_core.config.method import GenerateConfig, ModelConfig, OptimizationConfig, SftConfig
+from dora_core.config.method import GenerateConfig, OptimizationConfig, SftConfig
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
 from infra.store.store import sha256_of
-from tasks.runtime.stage import StageRef, StageSpec
+from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.stages._drift_facts import Previous
 
 Configuration = TypeVar("Configuration", bound=MethodConfig)
@@ -45,6 +45,7 @@ class Chain:
         self.rounds: dict[str, int | None] = {}
         self._run, self._golden = config.execution.of, config.data.golden_sources
         self._refs: set[StageRef] = set()
+        self._trust: dict[StageRef, StageRef] = {}
         self.given = self.records = self.add(
             "ingest", ingest.Spec(data=config.data, fingerprints=fingerprints, execution=self._run("ingest"))
         )
@@ -107,6 +108,39 @@ class Chain:
             ),
         )
 
+    def value(self, calibration: StageRef | None) -> StageRef:
+        """Add trust in the labels of the current records, which their alignments use by ``trust.apply``, and exchange rates."""
+        from tasks.stages import value
+
+        spec = value.Spec(
+            records=self.records,
+            calibration=calibration,
+            trust=self.config.trust,
+            exchange=self.config.exchange,
+            golden_sources=self._golden,
+            aggregate=self.config.calibration.aggregate if calibration else "mean",
+            execution=self._run("value"),
+        )
+        self._trust[self.records] = ref = self.add("value", spec)
+        return ref
+
+    def race(self, calibration: StageRef, value: StageRef) -> StageRef:
+        """Add the race, which chooses the objective and the weights of records."""
+        from tasks.stages import race
+
+        spec = race.Spec(
+            records=self.records,
+            calibration=calibration,
+            value=value,
+            race=self.config.race,
+            trust=self.config.trust,
+            exchange=self.config.exchange,
+            golden_sources=self._golden,
+            aggregate=self.config.calibration.aggregate,
+            execution=self._run("race"),
+        )
+        return self.add("race", spec)
+
     def start(self) -> StageRef | None:
         """Add the supervised start; None where alignment starts from the model as it is."""
         return self._fine_tune(None, self.config.sft) if self.config.sft.enabled else None
@@ -142,20 +176,29 @@ class Chain:
         calibration: StageRef | None,
         label: str = "align",
         align: AlignConfig | None = None,
+        race: StageRef | None = None,
     ) -> StageRef:
-        """Add the alignment; returns the policy."""
+        """Add the alignment; returns the policy.
+
+        Args:
+            race: gives objective, weights and label probabilities, for ``objective: auto``.
+        """
         from tasks.stages import align as stage
 
         config, align = self.config, align or self.config.align
+        # A weight is a factor of h, which an objective without h does not read.
+        trusts = config.trust.apply == "soft_label" or (config.trust.apply == "weight" and calibration is not None)
+        trust: dict[str, Any] = {"trust": self._trust.get(self.records), "trust_use": config.trust.apply} if trusts else {}
         return self.add(
             label,
             stage.Spec(
                 **self._policy(start),
                 reference=reference,
-                calibration=calibration,
+                calibration=race or calibration,
                 align=align,
-                aggregate=config.calibration.aggregate if calibration else "mean",
+                aggregate=config.calibration.aggregate if calibration and race is None else "mean",
                 plugins=stage.plugin_digests(align),
+                **({"race": race, "trust": race} if race is not None else trust),
                 execution=self._run("align"),
             ),
         )
@@ -229,7 +272,7 @@ class Chain:
         judge: Judge,
         samples: StageRef | None,
         model: StageRef | None = None,
-        reference: StageRef | ModelConfig | None = None,
+        reference: ModelSource | None = None,
     ) -> StageRef:
         """Add scores of samples; without samples, of the held-out responses of the given records."""
         from tasks.stages import judge as stage

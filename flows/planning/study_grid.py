@@ -37,7 +37,7 @@ from flows.planning.planned_stage import Plan, PlannedStage
 from flows.planning.rounds import Samples, learn, sample
 from flows.planning.specs import START_STREAM, Chain, pinned
 from infra.store.store import Store, sha256_of
-from tasks.runtime.stage import StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
 from tasks.stages import batch
 from tasks.stages import study as tables_stage
 from tasks.stages._study_inputs import CellRun

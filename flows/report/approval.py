@@ -5,7 +5,7 @@ from __future__ import annotations
 from flows.report.comparison import cell, comparison_table
 from flows.report.numbers import interval
 from tasks.stages import compare, evaluate, promote
-from tasks.stages._promotion_gate import GateResult
+from tasks.stages._evaluate_facts import GateResult
 
 
 def evidence_table(evaluation: evaluate.Facts, comparison: compare.Facts | None) -> str:

@@ -8,8 +8,8 @@ Matplotlib is imported when the first figure is drawn.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,14 +59,14 @@ def single_axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def row_axes(title: str, xlabel: str, sources: dict[str, Any], notes: list[str] | None = None) -> tuple[Figure, Axes]:
+def row_axes(title: str, xlabel: str, names: Collection[str], notes: list[str] | None = None) -> tuple[Figure, Axes]:
     """Axes with one labelled row per name, first on top, and notes at the right edge."""
-    figure = new_figure(HALF, 1.1 + 0.25 * len(sources))
+    figure = new_figure(HALF, 1.1 + 0.25 * len(names))
     axes = figure.subplots()
     headline(figure, title)
     axes.set_xlabel(xlabel)
-    axes.set_yticks(range(len(sources)), [short(name) for name in sources])
-    axes.set_ylim(len(sources) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), [short(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     for row, note in enumerate(notes or []):
         axes.annotate(note, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)

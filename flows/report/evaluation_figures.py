@@ -22,7 +22,7 @@ from flows.report.drawing import (
 from flows.report.figure_registry import stage_figure
 from flows.report.numbers import interval
 from tasks.stages import compare, evaluate
-from tasks.stages._preference_measures import Group
+from tasks.stages._evaluate_facts import Group
 from tasks.stages.compare import Wins
 
 if TYPE_CHECKING:

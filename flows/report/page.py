@@ -16,6 +16,7 @@ from flows.report.find import manifest_of
 from flows.report.html import InlineFigure, inline_figures, render_template, web_links, yaml_text
 from flows.report.rounds import rounds_view
 from flows.run_record import RunRecord, StageRecord
+from infra.store.json_files import StoredResult
 from infra.store.store import Store
 from tasks.runtime.descriptor import StageResult
 from tasks.runtime.facts import Facts
@@ -25,7 +26,7 @@ from tasks.stages.registry import STAGES, parse_result
 UNDECIDED = {
     "running": "The run has not ended; this page shows what is finished.",
     "failed": "The run failed before a decision; the champion stays.",
-    "stopped": "The run stopped itself before a decision; the champion stays. The reason is below.",
+    "stopped": "The run was stopped before a decision; the champion stays. The reason is below.",
     "cancelled": "The run was cancelled before a decision; the champion stays.",
     "completed": "This run ends without a decision: it had no promotion stage.",
     "waiting": "The run waits for a person to approve the model.",
@@ -34,7 +35,7 @@ UNDECIDED = {
 ENDED = {
     "failed": "failed",
     "cancelled": "was cancelled",
-    "stopped": "stopped itself",
+    "stopped": "was stopped",
     "completed": "ended",
     "waiting": "waits for a person",
 }
@@ -49,7 +50,7 @@ class Page:
     """
 
     run: RunRecord
-    stored: dict[str, dict[str, Any]]
+    stored: dict[str, StoredResult]
 
     @classmethod
     def of(cls, store: Store, run: RunRecord) -> Page:

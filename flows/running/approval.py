@@ -49,7 +49,7 @@ from infra.store.store import Store
 from infra.tracking.tracker import UI_PAGES
 from tasks.runtime.descriptor import read_result
 from tasks.runtime.facts import F
-from tasks.runtime.stage import StageRef
+from tasks.runtime.spec import StageRef
 from tasks.stages import compare, evaluate, promote
 from tasks.stages.promote import Answer
 
@@ -161,7 +161,7 @@ def end_overdue(settings: Settings, now: float | None = None) -> list[str]:
             if state is None or state.is_final():
                 write_record(store, run.evolve(status="cancelled"))
             elif state.is_paused() and run.deadline is not None and run.deadline < (now or time.time()):
-                assert run.flow_run_id is not None, "a run with a deadline is a flow run's"
+                assert run.flow_run_id is not None, "a run with a deadline has a flow run"
                 again: State[Any] = Scheduled(name=RESUMING, message="no answer in time")
                 client.set_flow_run_state(UUID(run.flow_run_id), again)
                 overdue.append(run.run_id)
@@ -215,7 +215,7 @@ def _links(session: Session, name: str, version: str) -> list[str]:
 
 def _state(client: SyncPrefectClient, run: RunRecord) -> State | None:
     """Return the flow run's state, or None if it was deleted."""
-    assert run.flow_run_id is not None, "a run that waits is a flow run's"
+    assert run.flow_run_id is not None, "a waiting run has a flow run"
     try:
         return client.read_flow_run(UUID(run.flow_run_id)).state
     except ObjectNotFound:

@@ -33,16 +33,14 @@ from prefect.runtime import flow_run as this_run
 from prefect.states import Running
 
 from dora_core.errors import ServiceError
-from flows.running.observer import COMMAND
 from flows.running.states import WAITING
-from infra.settings import Places, Settings, apply_environment
-from infra.store.store import Store
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
 
     from flows.planning.planned_stage import Plan
+    from flows.running.surroundings import Surroundings
 
 LIMIT = "dora-gpus"
 LEASE_SECONDS = 60.0
@@ -55,33 +53,27 @@ LOCKED = 423
 FLOWS = ["realign", "calibrate", "self-train", "study"]
 """Flows whose runs hold slots."""
 
-Build = Callable[[Store, Places], "Plan"]
-
 
 @contextmanager
-def gpu_slot(build: Build) -> Iterator[Build]:
-    """Hold slots while the block runs, if this run needs any; see the module docstring.
+def gpu_slot(here: Surroundings, build: Callable[[], Plan]) -> Iterator[Plan]:
+    """Plan, and hold slots while the block runs, if this run needs any; see the module docstring.
 
     Args:
+        here: of this run.
         build: makes the plan.
 
     Yields:
-        A function that makes the plan: it returns the one made here, or a new one if there was a wait.
+        The plan; made anew after a wait.
 
     Raises:
         ServiceError: the server has no such limit, or one of 0.
     """
-    command, settings = COMMAND.get(), Settings()
-    places = command.places if command else apply_environment(settings)
-    if places.prefect_api_url is None:
-        yield build
+    plan = build()
+    if here.places.prefect_api_url is None or not plan.needs_ray:
+        yield plan
         return
-    plan = build(Store(settings.store_uri), places)
-    if not plan.needs_ray:
-        yield lambda *_: plan
-        return
-    with _held(gpus_of(plan), command.observer.waiting if command else lambda why: None) as waited:
-        yield build if waited else lambda *_: plan
+    with _held(gpus_of(plan), here.observer.waiting) as waited:
+        yield build() if waited else plan
 
 
 def gpus_of(plan: Plan) -> int:

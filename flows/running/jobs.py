@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from infra.ray_jobs import RayJobs
 from infra.store.store import ERROR, Store
-from tasks.runtime.stage import StageSpec, write_spec
+from tasks.runtime.spec import StageSpec
+from tasks.runtime.stage import write_spec
 
 
 def run_as_job(

@@ -15,6 +15,7 @@ from flows.planning.planned_stage import Plan, PlannedStage
 from flows.run_record import Links, ProcessRecord, RunRecord, StageRecord, StageState, read_records, write_record
 from infra.processes import RecordedProcess
 from infra.settings import Places
+from infra.store.json_files import StoredResult
 from infra.store.store import Store
 from tasks.stages import promote
 from tasks.stages.registry import parse_result
@@ -86,7 +87,7 @@ class Manifest:
         stages = [stage.evolve(**changes) if stage.label == label else stage for stage in self.run.stages]
         self.update(stages=stages)
 
-    def finish(self, label: str, result: dict[str, Any], *, state: StageState, seconds: float) -> None:
+    def finish(self, label: str, result: StoredResult, *, state: StageState, seconds: float) -> None:
         """Record a stage that succeeded; ``notes`` are the warnings of its result (a leak in the data, no shift at all, …)."""
         facts = parse_result(result).facts
         self.stage(label, state=state, seconds=seconds, notes=facts.warnings)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from infra.settings import Places
 
 if TYPE_CHECKING:
     from flows.planning.planned_stage import Plan, PlannedStage
     from flows.running.question import Question
+    from infra.store.journal import JournalEvent
+    from infra.store.json_files import StoredResult
     from tasks.stages.promote import Answer
 
 
@@ -23,13 +25,13 @@ class Observer:
 
     def started(self, stage: PlannedStage) -> None: ...
 
-    def event(self, stage: PlannedStage, event: dict[str, Any]) -> None:
+    def event(self, stage: PlannedStage, event: JournalEvent) -> None:
         """Handle one event of the stage's journal."""
 
     def log(self, stage: PlannedStage, line: str) -> None:
         """Handle one line of the log of the stage's Ray job."""
 
-    def finished(self, stage: PlannedStage, state: str, result: dict[str, Any] | None) -> None:
+    def finished(self, stage: PlannedStage, state: str, result: StoredResult | None) -> None:
         """Handle the end of a stage.
 
         Args:

@@ -5,9 +5,8 @@ In self-training these are metrics of the round's run, and of the parent's with 
 
 from __future__ import annotations
 
-from typing import Any
-
 from flows.planning.planned_stage import PlannedStage
+from infra.store.json_files import StoredResult
 from infra.tracking.outbox import Status
 from infra.tracking.tracker import Tracker
 from tasks.stages.registry import STAGES
@@ -33,7 +32,7 @@ class RoundRuns:
             self._runs[stage.round] = self._tracker.start_run(f"round {stage.round}", parent=self._parent, tags=tags)
         return self._runs[stage.round]
 
-    def log(self, stage: PlannedStage, result: dict[str, Any]) -> None:
+    def log(self, stage: PlannedStage, result: StoredResult) -> None:
         """Log the tracked metrics of a finished stage, cached or not."""
         tracked = STAGES[stage.stage].tracked
         if not tracked:

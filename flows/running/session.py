@@ -21,12 +21,13 @@ from flows.config.models import MethodConfig
 from flows.planning.latest import write_latest
 from flows.planning.planned_stage import Plan, PlannedStage
 from flows.running.manifest import FlowRun, Manifest
-from flows.running.observer import COMMAND, Observer
+from flows.running.observer import Observer
 from flows.running.ray_cluster import RayCluster
 from flows.running.round_runs import RoundRuns
 from flows.running.shared_job import SharedJob
 from flows.running.states import MLFLOW_STATUS, describe, status_after
-from infra.settings import Places, Settings, apply_environment
+from flows.running.surroundings import Surroundings
+from infra.settings import Settings
 from infra.store.locks import ownership
 from infra.store.store import Store
 from infra.tracking.tracker import Tracker
@@ -58,24 +59,12 @@ class Session:
     _shared_jobs: dict[tuple[str, ...], SharedJob] = field(default_factory=dict)
 
     @classmethod
-    def open(
-        cls, config: MethodConfig, build: Callable[[Store, Places], Plan], flow_run: FlowRun, observer: Callable[[], Observer]
-    ) -> Session:
-        """Plan the run, then open manifest, MLflow run and Ray; a run without work starts no Ray head.
-
-        Args:
-            build: makes the plan.
-            observer: makes the observer of a run that no command watches.
-        """
-        command = COMMAND.get()
-        settings = Settings()
-        places = command.places if command else apply_environment(settings)
-        store = Store(settings.store_uri)
-        plan = build(store, places)
+    def open(cls, config: MethodConfig, plan: Plan, flow_run: FlowRun, here: Surroundings) -> Session:
+        """Open manifest, MLflow run and Ray; a run without work starts no Ray head."""
+        settings, places, store = here.settings, here.places, here.store
         manifest = Manifest.open(store, plan, config, flow_run, places)
         plan = plan.checked(store)
-        watching = command.observer if command else observer()
-        watching.planned(manifest.run_id, plan)
+        here.observer.planned(manifest.run_id, plan)
 
         local = places.mlflow_uri.startswith("sqlite") and settings.back_ends.artifacts is None
         artifacts = settings.mlflow_artifacts if local else None
@@ -98,7 +87,7 @@ class Session:
         ray = RayCluster(settings, places)
         ray.warm_up(manifest.run_id, plan)
         rounds = RoundRuns(tracker, parent, manifest.run_id)
-        return cls(config, settings, store, plan, manifest, tracker, parent, ray, watching, command is None, rounds, list(plan.notes))
+        return cls(config, settings, store, plan, manifest, tracker, parent, ray, here.observer, here.on_server, rounds, list(plan.notes))
 
     def owning(self, stage: PlannedStage, on_wait: Callable[[str], None]) -> AbstractContextManager[bool]:
         """Hold the lock of ``stage``; yields whether another run has finished it. ``on_wait`` is called with a sentence per wait."""

@@ -15,13 +15,13 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, suppress
-from typing import Any
 
 from dora_core.config.execution import Execution
 from dora_core.errors import ServiceError, StageFailed
 from flows.planning.planned_stage import PlannedStage
 from flows.running.jobs import run_as_job
 from infra.ray_jobs import RayJobs
+from infra.store.json_files import StoredError
 from infra.store.store import ERROR, Store
 from tasks.runtime.stage import write_spec
 from tasks.stages import batch
@@ -50,7 +50,7 @@ class SharedJob:
         self._watcher: Future[str] | None = None
         self._submission_id: str | None = None
         self._on_log: Callable[[str], None] = lambda line: None
-        self._old_errors: dict[str, Any] = {}
+        self._old_errors: dict[str, StoredError | None] = {}
         self._failed: set[str] = set()
 
     def prepare(self, stage: PlannedStage, on_wait: Callable[[str], None]) -> bool:
@@ -143,8 +143,9 @@ class SharedJob:
         pool.shutdown(wait=False)
         return watcher
 
-    def _error(self, stage: PlannedStage) -> dict[str, Any] | None:
-        return self._store.read_json(f"{stage.stage}/{stage.digest}/{ERROR}")
+    def _error(self, stage: PlannedStage) -> StoredError | None:
+        error: StoredError | None = self._store.read_json(f"{stage.stage}/{stage.digest}/{ERROR}")
+        return error
 
 
 def batch_of(stages: Sequence[PlannedStage]) -> batch.Spec:

@@ -7,15 +7,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from flows.planning.planned_stage import PlannedStage
 from flows.running.jobs import run_as_job
 from flows.running.shared_job import SharedJob
 from infra.ray_jobs import RayJobs
 from infra.store.journal import JournalPart, JournalReader
+from infra.store.json_files import StoredResult
 from infra.store.store import Store
-from tasks.runtime.stage import StageSpec, execute
+from tasks.runtime.spec import StageSpec
+from tasks.runtime.stage import execute
 from tasks.stages.registry import STAGES
 
 
@@ -32,7 +33,7 @@ class StageRunner:
     notify: Callable[..., None]
     jobs: Callable[[], RayJobs]
 
-    def result(self, stage: PlannedStage) -> dict[str, Any]:
+    def result(self, stage: PlannedStage) -> StoredResult:
         """Return the ``result.json`` of a finished stage."""
         result = self.store.read_result(stage.stage, stage.digest)
         assert result is not None, f"{stage.label} is done but has no result"
@@ -58,7 +59,7 @@ class StageRunner:
         on_log: Callable[[str], None] = lambda line: None,
         on_submitted: Callable[[str], None] = lambda submission_id: None,
         skip_earlier: bool = False,
-    ) -> dict[str, Any]:
+    ) -> StoredResult:
         """Compute the stage while its journal is followed; returns its ``result.json``.
 
         Args:

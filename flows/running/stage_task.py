@@ -32,7 +32,7 @@ from flows.running.shared_job import SharedJob
 from flows.running.stage_runner import StageRunner
 from flows.running.states import CACHED
 from infra.tracking.outbox import Status
-from tasks.runtime.stage import StageSpec
+from tasks.runtime.spec import StageSpec
 from tasks.stages import ingest, promote
 from tasks.stages.registry import parse_result
 

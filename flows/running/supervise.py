@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +20,6 @@ from prefect.states import Completed, Failed
 
 from dora_core.errors import RunStopped
 from flows.config.models import RealignConfig
-from flows.planning.champion import champions
 from flows.planning.plan import Until, build_plan
 from flows.planning.planned_stage import Plan, PlannedStage
 from flows.report.approval import decision_lines, gate_table
@@ -38,11 +36,12 @@ from flows.running.question import Suspends
 from flows.running.session import Session
 from flows.running.stage_task import run_stage
 from flows.running.states import STOPPED
+from flows.running.surroundings import Surroundings
 from flows.running.task_runs import end_task_runs, open_task_runs
-from infra.settings import Places, Settings
-from infra.store.store import Store
+from infra.settings import Settings
+from infra.store.journal import JournalEvent
 from tasks.runtime.descriptor import read_result
-from tasks.runtime.stage import StageRef
+from tasks.runtime.spec import StageRef
 from tasks.stages import compare, evaluate, ingest, promote
 from tasks.stages.registry import parse_result
 
@@ -95,12 +94,14 @@ def stop_if_guarded(session: Session, stage: PlannedStage) -> None:
 def supervise(config: RealignConfig, until: Until, flow: str) -> State[EndedRun]:
     """Body of the flows that realign: plan, run every stage, publish the summary; also for a run that a guard rail has stopped."""
 
-    def build(store: Store, places: Places) -> Plan:
-        return build_plan(config, store, until=until, champions=partial(champions, places, config, store))
+    here = Surroundings.of_run(ProgressArtifacts())
+
+    def plan() -> Plan:
+        return build_plan(config, here.store, until=until, mlflow_uri=here.places.mlflow_uri)
 
     flow_run = FlowRun(flow, this_run.id, this_run.name, is_again=was_suspended())
     try:
-        with recorded(), gpu_slot(build) as planned, Session.open(config, planned, flow_run, ProgressArtifacts) as session:
+        with recorded(), gpu_slot(here, plan) as planned, Session.open(config, planned, flow_run, here) as session:
             run_plan(session)
     except RunStopped as stopped:
         stopped.run = ended(session)
@@ -222,7 +223,7 @@ class ProgressArtifacts(Observer):
     def __init__(self) -> None:
         self._bars: dict[str, tuple[Any, float]] = {}
 
-    def event(self, stage: PlannedStage, event: dict[str, Any]) -> None:
+    def event(self, stage: PlannedStage, event: JournalEvent) -> None:
         if event["kind"] != "progress" or event["total"] <= 0:
             return
         percent = 100.0 * event["done"] / event["total"]

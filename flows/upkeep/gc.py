@@ -34,7 +34,7 @@ from infra.prefect_api import connected
 from infra.settings import Places, Settings, apply_environment
 from infra.store.deletion import TRASH, delete_file, discard, files_below
 from infra.store.store import Store
-from tasks.runtime.stage import DIGEST_PATTERN
+from tasks.runtime.spec import DIGEST_PATTERN
 from tasks.stages.registry import STAGES
 
 ROW_CACHES = tuple(stage.row_cache.folder for stage in STAGES.values() if stage.row_cache)
@@ -133,7 +133,7 @@ class Collected:
 
 
 @flow(name="gc", flow_run_name="gc", persist_result=False)
-def gc(delete: bool = False, older_than: str = OLDER_THAN, keep_runs: int = KEEP_RUNS) -> State[dict[str, Any]]:
+def gc(delete: bool = False, older_than: str = OLDER_THAN, keep_runs: int = KEEP_RUNS) -> State[Collected]:
     """Find, or delete, results in the store that no registered model, run under way or next run needs.
 
     Args:
@@ -148,7 +148,7 @@ def gc(delete: bool = False, older_than: str = OLDER_THAN, keep_runs: int = KEEP
     for line in (*collected.notes, *collected.problems):
         get_run_logger().warning(line)
     ended = Failed if collected.problems else Completed
-    return ended(message=collected.summary(), data=collected.to_json())
+    return ended(message=collected.summary(), data=collected)
 
 
 def parse_age(text: str) -> float:
@@ -342,7 +342,7 @@ class Sweep:
             return True
         try:
             return discard(self.store, place, lambda: self.watch.is_unwanted(place))
-        except FileNotFoundError:  # another collection was quicker
+        except FileNotFoundError:  # deleted by another collection
             return False
         except (OSError, DoraError) as error:
             self.collected.problems.append(f"{place}: {error}")

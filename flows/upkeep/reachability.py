@@ -194,7 +194,7 @@ def of_registry(uri: str, store: Store, folders: Mapping[str, Folder], *, may_be
     registered = {decision["spec"]["policy"]["digest"] for decision in decisions if decision is not None}
     if registered and not registered & known and not may_be_empty:
         raise ConfigError(
-            f"MLflow at {without_credentials(uri)} knows none of the {len(registered)} models that runs of {store.uri} registered",
+            f"MLflow at {without_credentials(uri)} has none of the {len(registered)} models that runs of {store.uri} registered",
             hint="name the registry of this store in DORA_MLFLOW_URI; if its models were deleted on purpose: dora gc --unregistered",
         )
     for version in versions:

@@ -103,14 +103,14 @@ class Reaped:
 
 
 @flow(name="reap", flow_run_name="reap", persist_result=False)
-def reap() -> State[dict[str, Any]]:
+def reap() -> State[Reaped]:
     """Clean up after runs whose process is gone: Ray jobs, MLflow runs, slots. Live runs are left alone; safe to repeat."""
     settings = Settings()
     reaped = sweep(settings, apply_environment(settings))
     for line in reaped.lines():
         get_run_logger().log(logging.WARNING if line in (*reaped.waiting, *reaped.problems) else logging.INFO, line)
     ended = Failed if reaped.problems else Completed
-    return ended(message="; ".join(reaped.lines()), data=reaped.to_json())
+    return ended(message="; ".join(reaped.lines()), data=reaped)
 
 
 def sweep(settings: Settings, places: Places, *, dry_run: bool = False) -> Reaped:

@@ -4,9 +4,6 @@ A stage never calls MLflow or Prefect. It writes events here; the supervisor rea
 and adds references to them to MLflow's outbox (``infra/tracking/outbox.py``), which reads the parts again when it sends them: the journal
 is the one durable copy of a curve. So a dead tracking server cannot slow or kill training, nothing is lost, and the same code works on a
 local folder and on S3 (parts are immutable; nothing is appended).
-
-Event kinds: ``{"kind": "metrics", "step": int, "values": {name: float}, "time": float}`` and
-``{"kind": "progress", "done": int, "total": int, "unit": str, "note": str, "time": float}``.
 """
 
 from __future__ import annotations
@@ -20,11 +17,35 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, TypedDict
 
 from infra.store.store import StageFolder, Store, write_atomic
 
 FOLLOW_SECONDS = 1.0
+
+
+class MetricsEvent(TypedDict):
+    """Finite numbers at a step."""
+
+    kind: Literal["metrics"]
+    step: int
+    values: dict[str, float]
+    time: float
+
+
+class ProgressEvent(TypedDict):
+    """Units of work done, of ``total``; 0: unknown."""
+
+    kind: Literal["progress"]
+    done: int
+    total: int
+    unit: str
+    note: str
+    time: float
+
+
+JournalEvent = MetricsEvent | ProgressEvent
+"""A line of the journal; ``time`` is in epoch seconds."""
 
 
 class JournalWriter:
@@ -36,17 +57,17 @@ class JournalWriter:
     def __init__(self, folder: StageFolder, *, flush_seconds: float = 2.0):
         self._folder, self._flush_seconds = folder, flush_seconds
         self._prefix = f"{time.time_ns():020d}-{os.getpid()}"
-        self._events: list[dict[str, Any]] = []
+        self._events: list[JournalEvent] = []
         self._part = 0
         self._last_flush = time.monotonic()
         self._lock = threading.Lock()
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         finite = {name: float(v) for name, v in values.items() if math.isfinite(v)}
-        self._add({"kind": "metrics", "step": int(step), "values": finite})
+        self._add({"kind": "metrics", "step": int(step), "values": finite, "time": time.time()})
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        self._add({"kind": "progress", "done": int(done), "total": int(total), "unit": unit, "note": note})
+        self._add({"kind": "progress", "done": int(done), "total": int(total), "unit": unit, "note": note, "time": time.time()})
         if done >= total:
             self.flush()
 
@@ -54,9 +75,9 @@ class JournalWriter:
         with self._lock:
             self._write()
 
-    def _add(self, event: dict[str, Any]) -> None:
+    def _add(self, event: JournalEvent) -> None:
         with self._lock:
-            self._events.append(event | {"time": time.time()})
+            self._events.append(event)
             if time.monotonic() - self._last_flush >= self._flush_seconds:
                 self._write()
 
@@ -81,7 +102,7 @@ class JournalPart:
 
     store: str
     name: str
-    events: list[dict[str, Any]]
+    events: list[JournalEvent]
 
 
 def read_part(store: Store, name: str) -> JournalPart:
@@ -109,7 +130,7 @@ class JournalReader:
                 yield read_part(self._store, f"{self._folder}/{name}")
                 self.seen.add(name)
 
-    def new_events(self) -> Iterator[dict[str, Any]]:
+    def new_events(self) -> Iterator[JournalEvent]:
         for part in self.new_parts():
             yield from part.events
 

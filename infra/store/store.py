@@ -30,11 +30,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import pyarrow.fs as pafs
 
 from dora_core.errors import DoraError, StoreError
+
+if TYPE_CHECKING:
+    from infra.store.json_files import FileFacts, Result, StoredResult
 
 RESULT = "result.json"
 SPEC = "spec.json"
@@ -167,25 +170,27 @@ class Store:
         result = self.read_result(stage, digest)
         return result is not None and not self.incomplete(stage, result)
 
-    def incomplete(self, stage: str, result: dict[str, Any]) -> list[str]:
+    def incomplete(self, stage: str, result: StoredResult) -> list[str]:
         """List the result's files that are missing or have another size."""
         return [name for name, facts in result["files"].items() if self._size(f"{stage}/{result['digest']}/{name}") != facts["bytes"]]
 
-    def mark_done(self, folder: StageFolder, result: dict[str, Any]) -> None:
+    def mark_done(self, folder: StageFolder, result: Result) -> None:
         """Publish a finished stage: checksums of all its files, ``result.json`` last. Temporary files of killed processes are deleted."""
         for left in folder.path.rglob(TEMPORARY):
             left.unlink(missing_ok=True)
         files = sorted(p for p in folder.path.rglob("*") if p.is_file() and not _is_bookkeeping(p.relative_to(folder.path)))
         names = [p.relative_to(folder.path).as_posix() for p in files]
-        result = result | {"files": {n: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for n, p in zip(names, files, strict=True)}}
+        facts: dict[str, FileFacts] = {}
+        for name, path in zip(names, files, strict=True):
+            facts[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for name in names:
             folder.commit(name)
-        folder.write_json(RESULT, result)
+        folder.write_json(RESULT, {**result, "files": facts})
 
-    def read_result(self, stage: str, digest: str) -> dict[str, Any] | None:
+    def read_result(self, stage: str, digest: str) -> StoredResult | None:
         """Read ``result.json``; None if it is missing or damaged."""
         result = self.read_json(f"{stage}/{digest}/{RESULT}")
-        return result if isinstance(result, dict) and result.keys() >= {"digest", "files"} else None
+        return cast("StoredResult", result) if isinstance(result, dict) and result.keys() >= {"digest", "files"} else None
 
     # ------------------------------------------------------------------------------------------------------- files
 
@@ -290,7 +295,7 @@ _checked: set[tuple[Path, int, int]] = set()
 """Files that this process has verified, with size and time of change."""
 
 
-def _is_whole(path: Path, facts: dict[str, Any]) -> bool:
+def _is_whole(path: Path, facts: FileFacts) -> bool:
     """Whether a file has the size and checksum in ``result.json``."""
     if not path.is_file() or path.stat().st_size != facts["bytes"]:
         return False

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from dora_core.errors import DoraError, ServiceError, did_you_mean
 from infra.back_ends import without_credentials
@@ -45,6 +45,18 @@ DECISIONS = {"restored": "promoted", "rejected": "refused"}
 """Action → decision, if it has another name."""
 EVIDENCE = {"policy": "dora.digest", "evaluation": "dora.evaluation", "config": "dora.config"}
 """Key in the history → tag of the version, set at its registration."""
+
+
+class Decision(TypedDict):
+    """A decision about a version. ``policy``, ``evaluation``, ``config``: digests of its evidence, where the version has these tags."""
+
+    action: str
+    when: str
+    who: str
+    why: str
+    policy: NotRequired[str]
+    evaluation: NotRequired[str]
+    config: NotRequired[str]
 
 
 ANY = "any champion"
@@ -218,8 +230,8 @@ def describe(uri: str, name: str, version: str, decision: str, reasons: str) -> 
         _write_page(client, name, version)
 
 
-def history(uri: str, name: str, version: str) -> list[dict[str, Any]]:
-    """Return the decisions about a version, oldest first: ``{action, when, who, why, policy, evaluation, config}``."""
+def history(uri: str, name: str, version: str) -> list[Decision]:
+    """Return the decisions about a version, oldest first."""
     with _registry(uri) as client:
         return _history(client, name, version)
 
@@ -339,8 +351,8 @@ def _spoken(version: str | None) -> str:
     return "no champion" if version is None else f"version {version}"
 
 
-def _history(client: MlflowClient, name: str, version: str) -> list[dict[str, Any]]:
-    past: list[dict[str, Any]] = json.loads(client.get_model_version(name, version).tags.get(HISTORY, "[]"))
+def _history(client: MlflowClient, name: str, version: str) -> list[Decision]:
+    past: list[Decision] = json.loads(client.get_model_version(name, version).tags.get(HISTORY, "[]"))
     return past
 
 

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.back_ends import without_credentials
 from infra.store.journal import JournalPart
+from infra.store.json_files import StoredResult
 from infra.tracking.mlflow_client import MlflowCalls, joined, milliseconds
 from infra.tracking.mlflow_limits import ENTRIES, flatten, metric_rows, shorten, text_chunks
 from infra.tracking.outbox import Artifact, Batch, Curves, Finish, Input, Operation, Outbox, Start, Status
@@ -117,7 +118,7 @@ class Tracker:
         for start in range(0, len(rows), ENTRIES):
             self._send_later(Batch(run=run_id, time=time.time(), metrics=rows[start : start + ENTRIES]))
 
-    def log_result(self, run_id: str, result: dict[str, Any], figures: Mapping[str, Figure]) -> None:
+    def log_result(self, run_id: str, result: StoredResult, figures: Mapping[str, Figure]) -> None:
         """Log a stage's ``result.json``: its metrics, rows and seconds; the file itself; figures as PNG (MLflow's UI shows them inline)."""
         self.log_metrics(run_id, {"rows": result["rows"], "seconds": result["seconds"]} | result["metrics"])
         self._keep(run_id, "result.json", json.dumps(result, indent=1, sort_keys=True, default=str).encode())

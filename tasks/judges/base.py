@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dora_core.config.judging import Judge, JudgeConfig
-from dora_core.config.method import ModelConfig, TextConfig
+from dora_core.config.method import TextConfig
 from tasks.runtime.facts import Facts
-from tasks.runtime.stage import StageContext, StageRef, StageSpec
+from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+
+    from tasks.runtime.stage import StageContext
 
 
 class JudgeSpec(StageSpec):
@@ -37,8 +39,8 @@ class JudgeSpec(StageSpec):
     samples: StageRef | None = None
     split: Literal["train", "eval"] = "eval"
     judge: Judge
-    model: StageRef | ModelConfig | None = None
-    reference: StageRef | ModelConfig | None = None
+    model: ModelSource | None = None
+    reference: ModelSource | None = None
     text: TextConfig = TextConfig()
 
 

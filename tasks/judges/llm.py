@@ -107,7 +107,7 @@ def score(spec: JudgeSpec, context: StageContext, rows: pa.Table) -> Scored:
         cut = sum(not answer.finished for answer in asked.answers)
         raise DataError(
             f"none of the {len(said)} answers of {judge.model} has a verdict; {cut} of them were cut at {judge.max_new_tokens} tokens",
-            hint="raise judge.max_new_tokens for a model that thinks aloud, else use a model that follows instructions",
+            hint="raise judge.max_new_tokens for a model that reasons before its verdict, else use a model that follows instructions",
         )
     pairs = zip(said[::2], [SWAPPED[verdict] for verdict in said[1::2]], strict=True)
     scores, votes = np.full(len(rows), np.nan), list[dict[str, Any]]()

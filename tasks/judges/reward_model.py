@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from dora_core.config.judging import RewardModelJudge
 from dora_core.config.method import ModelConfig, TextConfig
 from tasks.judges.base import JudgeKind, JudgeSpec, Scored
-from tasks.runtime.stage import StageContext, StageRef, local_model
+from tasks.runtime.spec import ModelSource, local_model
+from tasks.runtime.stage import StageContext
 from tasks.runtime.workers import ModelWorker, WorkerArguments
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class RewardArguments(WorkerArguments):
     """Arguments of :class:`RewardScorer`: the reward model by name, or the stage that trained it."""
 
-    model: ModelConfig | StageRef
+    model: ModelSource
     text: TextConfig
 
 
@@ -73,7 +74,7 @@ def score(spec: JudgeSpec, context: StageContext, rows: pa.Table) -> Scored:
 
 def lacks(spec: JudgeSpec) -> str | None:
     if isinstance(spec.judge, RewardModelJudge) and spec.judge.model.is_tiny and spec.model is None:
-        return "the tiny reward model exists only once it is trained: give the reward stage as `model`"
+        return "no trained model is named, and the tiny reward model exists only once it is trained: give the reward stage as `model`"
     return None
 
 

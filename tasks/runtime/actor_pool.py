@@ -10,7 +10,7 @@ Failure policy: the *death* of an actor (kill −9, out of memory, a lost node) 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -83,59 +83,94 @@ def run_on_actors(
         StageFailed: an unhealthy node. ServiceError: no node is big enough for an actor.
     """
     import ray
-    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
     with ray_session():
         check_fits(execution)
         actor_class = ray.remote(actor).options(num_cpus=execution.cpus_per_worker, num_gpus=execution.gpus_per_worker, max_restarts=0)
-        actors: list[Any] = []  # every actor ever started: a traceback would keep a forgotten one, and its place, alive
-        idle: list[Any] = []
-        running: dict[Any, tuple[Any, Item | None]] = {}  # an item of None: the actor is starting
-        attempts: dict[str, int] = {}
-
-        def start() -> None:
-            handle = actor_class.remote(*arguments)
-            actors.append(handle)
-            running[handle.ready.remote()] = (handle, None)
-
-        def assign() -> None:
-            while idle and work.has_ready():
-                item, handle = work.take(), idle.pop()
-                place = work.describe(item)
-                attempts[place] = attempts.get(place, 0) + 1
-                running[handle.work.remote(*work.task(item))] = (handle, item)
-            if not work.expects_more():
-                while idle:
-                    ray.kill(idle.pop())  # gives its place to other stages while the last work runs
-
+        pool = _Pool(work, lambda: actor_class.remote(*arguments), failures)
         try:
             for _ in range(size):
-                start()
-            while work.has_ready() or any(item is not None for _, item in running.values()):
-                assign()
-                done, _ = ray.wait(list(running), num_returns=1, timeout=FLUSH_SECONDS)
+                pool.start()
+            while work.has_ready() or pool.is_working:
+                pool.assign()
+                done, _ = ray.wait(list(pool.running), num_returns=1, timeout=FLUSH_SECONDS)
                 journal.flush()
                 for reference in done:
-                    handle, item = running.pop(reference)
-                    place = None if item is None else work.describe(item)
-                    try:
-                        answer = ray.get(reference)
-                    except (RayActorError, OutOfMemoryError) as error:  # the latter where Ray's own memory monitor killed it
-                        again = failures.record(place, error)
-                        if item is not None and place is not None:
-                            if again:
-                                work.give_back(item)
-                            else:
-                                work.set_aside(item, failures.failure_of(place))
-                        ray.kill(handle)  # one that only the network has lost lives on, and holds the place of the next
-                        start()
-                        continue
-                    except RayTaskError as error:
-                        raise error.cause from error  # the code's own exception, not Ray's wrapping
-                    idle.append(handle)
-                    assign()
-                    if item is not None and place is not None:
-                        yield Finished(item, answer, attempts.pop(place))
+                    if (finished := pool.collect(reference)) is not None:
+                        yield finished
         finally:
-            for handle in actors:
-                ray.kill(handle)
+            pool.kill()
+
+
+class _Pool(Generic[Item]):
+    """Actors and the work that each has in flight.
+
+    Attributes:
+        running: (actor, work) by the reference of its answer; work of None: the actor is starting.
+    """
+
+    def __init__(self, work: Work[Item], new_actor: Callable[[], Any], failures: WorkerFailures):
+        self._work, self._new_actor, self._failures = work, new_actor, failures
+        self._started: list[Any] = []  # every actor ever started: a traceback would keep a forgotten one, and its place, alive
+        self._idle: list[Any] = []
+        self._attempts: dict[str, int] = {}
+        self.running: dict[Any, tuple[Any, Item | None]] = {}
+
+    @property
+    def is_working(self) -> bool:
+        return any(item is not None for _, item in self.running.values())
+
+    def start(self) -> None:
+        """Start an actor; it is assigned work once it is ready."""
+        handle = self._new_actor()
+        self._started.append(handle)
+        self.running[handle.ready.remote()] = (handle, None)
+
+    def assign(self) -> None:
+        """Give ready work to idle actors; end those that no work is expected for."""
+        import ray
+
+        while self._idle and self._work.has_ready():
+            item, handle = self._work.take(), self._idle.pop()
+            place = self._work.describe(item)
+            self._attempts[place] = self._attempts.get(place, 0) + 1
+            self.running[handle.work.remote(*self._work.task(item))] = (handle, item)
+        if not self._work.expects_more():
+            while self._idle:
+                ray.kill(self._idle.pop())  # gives its place to other stages while the last work runs
+
+    def collect(self, reference: Any) -> Finished[Item] | None:
+        """Take an answer and assign more work; replace the actor if it died. None: no work has finished.
+
+        Raises:
+            StageFailed: an unhealthy node. Any exception of the actor's code.
+        """
+        import ray
+        from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+        handle, item = self.running.pop(reference)
+        place = None if item is None else self._work.describe(item)
+        try:
+            answer = ray.get(reference)
+        except (RayActorError, OutOfMemoryError) as error:  # the latter where Ray's own memory monitor killed it
+            again = self._failures.record(place, error)
+            if item is not None and place is not None:
+                if again:
+                    self._work.give_back(item)
+                else:
+                    self._work.set_aside(item, self._failures.failure_of(place))
+            ray.kill(handle)  # one that only the network has lost lives on, and holds the place of the next
+            self.start()
+            return None
+        except RayTaskError as error:
+            raise error.cause from error  # the code's own exception, not Ray's wrapping
+        self._idle.append(handle)
+        self.assign()
+        return None if item is None or place is None else Finished(item, answer, self._attempts.pop(place))
+
+    def kill(self) -> None:
+        """End every actor."""
+        import ray
+
+        for handle in self._started:
+            ray.kill(handle)

@@ -168,13 +168,13 @@ class _Workers:
         self._news: queue.SimpleQueue[tuple[str, Answer] | None] = queue.SimpleQueue()
         self._started, self._stopped, self._lock = False, threading.Event(), threading.Lock()
         self._fault: Exception | None = None
-        self._heard, self._trouble, self._warned = time.monotonic(), UNANSWERED, float("-inf")
+        self._last_event, self._trouble, self._warned = time.monotonic(), UNANSWERED, float("-inf")
 
     def put(self, key: str, question: Question) -> None:
         self.open += 1
         self._todo.put((key, question))
         if not self._started:
-            self._started, self._heard = True, time.monotonic()
+            self._started, self._last_event = True, time.monotonic()
             self._start(self._open_up)
 
     def wait(self) -> dict[str, Answer]:
@@ -187,15 +187,15 @@ class _Workers:
             raise self._fault
         patience = self._endpoint.give_up_seconds
         try:
-            first = self._news.get(timeout=max(0.0, self._heard + patience - time.monotonic()))
+            first = self._news.get(timeout=max(0.0, self._last_event + patience - time.monotonic()))
         except queue.Empty:
             raise ServiceError(
                 f"the endpoint {self._endpoint.url} has answered nothing for {patience:g} s: {self._trouble}",
                 hint="start the server or correct endpoint.url, and run the same command again: it requests only the rest. "
-                "endpoint.give_up_seconds is how long a silent server is waited for",
-                retryable=False,  # that was the retrying
+                "endpoint.give_up_seconds is the longest wait for a silent server",
+                retryable=False,  # it was retried until here
             ) from None
-        self._heard, self._trouble = time.monotonic(), UNANSWERED
+        self._last_event, self._trouble = time.monotonic(), UNANSWERED
         return self._taken([first])
 
     def stop(self) -> dict[str, Answer]:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
+from infra.store.json_files import StoredResult
 from infra.store.store import Store
 from tasks.runtime.facts import AnyFacts, F, Facts
-from tasks.runtime.stage import Run, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+
+if TYPE_CHECKING:
+    from tasks.runtime.stage import Run
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class StageResult(Generic[F]):
     seconds: float
 
     @classmethod
-    def parse(cls, content: dict[str, Any], facts: type[F]) -> StageResult[F]:
+    def parse(cls, content: StoredResult, facts: type[F]) -> StageResult[F]:
         return cls(
             stage=content["stage"],
             digest=content["digest"],
@@ -121,7 +125,7 @@ class Stage:
     def name(self) -> str:
         return self.spec.stage
 
-    def parse(self, content: dict[str, Any]) -> StageResult[Any]:
+    def parse(self, content: StoredResult) -> StageResult[Any]:
         """Parse the content of a ``result.json`` of this stage."""
         return StageResult.parse(content, self.facts)
 

@@ -53,3 +53,12 @@ class RequestFacts(Facts):
     retries: int = 0
     reused: int = Field(0, description="Answers of earlier attempts.")
     answers_per_second: float | None = Field(None, description="Null where no request was sent.")
+
+
+class ScoringFacts(Facts):
+    """How many rows were scored now, how many values came from the row cache
+    (``tasks/runtime/score_cache.py``), and the throughput."""
+
+    scored_rows: int
+    reused_rows: int
+    rows_per_second: float | None = Field(description="Of new rows; null where there are none.")

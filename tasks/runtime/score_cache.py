@@ -19,11 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
 from dora_core.config.execution import Execution
 from infra.store.store import replacing, sha256_file
-from tasks.runtime.facts import Facts
+from tasks.runtime.facts import ScoringFacts
 from tasks.runtime.stage import StageContext
 from tasks.runtime.workers import BuildWorker
 from tasks.tables.rows import rebatch
@@ -84,14 +82,6 @@ def _is_whole(part: Path) -> bool:
     return part.exists() and sha256_file(part) == part.stem
 
 
-class ScoringFacts(Facts):
-    """How many rows were scored now, how many values came from the row cache, and the throughput."""
-
-    scored_rows: int
-    reused_rows: int
-    rows_per_second: float | None = Field(description="Of new rows; null where there are none.")
-
-
 @dataclass(frozen=True)
 class Scores:
     """Values of N rows, stored once per distinct key.
@@ -107,7 +97,11 @@ class Scores:
 
     def rows(self, start: int = 0, stop: int | None = None) -> dict[str, NDArray[Any]]:
         """Columns of the rows [start, stop), in their order."""
-        return {name: values[self.place_N[start:stop]] for name, values in self.columns.items()}
+        return self.at(slice(start, stop))
+
+    def at(self, rows: slice | NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Columns of these rows."""
+        return {name: values[self.place_N[rows]] for name, values in self.columns.items()}
 
 
 def score_rows(

@@ -5,8 +5,7 @@ A stage module defines ``class Spec(StageSpec)`` and ``def run(spec, context) ->
 as a Ray job (``python -m tasks.stages align --spec <store>/align/<digest>/spec.json``), in the flow's own process (stages with
 ``placement = "local"``), and directly in tests.
 
-Guarantee: same digest ⇒ same output, so a finished digest is never computed again. Fields marked ``NotInDigest``
-change how a stage runs and not its output.
+Specs and digests are ``tasks/runtime/spec.py``.
 """
 
 from __future__ import annotations
@@ -24,112 +23,15 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any
 
-from pydantic import Field
-
-from dora_core.config.execution import Execution
-from dora_core.config.method import ModelConfig
 from dora_core.errors import DoraError
-from dora_core.strict_model import StrictModel
 from infra.store.journal import JournalWriter
-from infra.store.store import ERROR, SPEC, StageFolder, Store, full_disk, sha256_of, split_uri
+from infra.store.json_files import Result, StoredError, StoredResult
+from infra.store.store import ERROR, SPEC, StageFolder, Store, full_disk, split_uri
 from tasks.runtime.facts import F, Facts
-
-DIGEST_PATTERN = r"^[0-9a-f]{64}$"
-
-
-class _NotInDigest:
-    """Marker: this field changes how a stage runs, not its output."""
-
-
-NotInDigest = _NotInDigest()
-Execute = Annotated[Execution, NotInDigest]
-
-
-class StageRef(StrictModel):
-    """Points at another stage's output by content, never by path."""
-
-    stage: str
-    digest: str = Field(pattern=DIGEST_PATTERN)
-
-
-def local_model(source: ModelConfig | StageRef, store_uri: str) -> ModelConfig | Path:
-    """The model as a worker loads it: by name, or the folder of a stage's model, fetched to this machine."""
-    return Store(store_uri).fetch(source.stage, source.digest) / "model" if isinstance(source, StageRef) else source
-
-
-class StageSpec(StrictModel):
-    """Base of all specs. Subclasses set ``stage`` and ``version``; raise ``version`` when the output's schema or meaning changes.
-
-    Attributes:
-        placement: ``job`` runs as a Ray job, ``local`` in the flow's process.
-        on_demand: the stage runs only where a stage that reads it runs. Its spec follows from its reader's (:meth:`preparation`), and no
-            result refers to it.
-    """
-
-    stage: ClassVar[str]
-    version: ClassVar[int] = 1
-    placement: ClassVar[Literal["job", "local"]] = "job"
-    on_demand: ClassVar[bool] = False
-
-    execution: Execute = Field(default_factory=Execution)
-
-    @classmethod
-    def outside_digest(cls) -> set[str]:
-        """Names of the fields marked ``NotInDigest``."""
-        return {name for name, f in cls.model_fields.items() if any(isinstance(m, _NotInDigest) for m in f.metadata)}
-
-    def payload(self) -> dict[str, Any]:
-        """The values that the digest covers: every field that is not ``NotInDigest``, plus stage name and version."""
-        return {"stage": self.stage, "version": self.version} | self.model_dump(mode="json", by_alias=True, exclude=self.outside_digest())
-
-    def digest(self) -> str:
-        """sha256, 64 hex digits, over canonical JSON of :meth:`payload`; inputs enter through their own digests. Computed once."""
-        return self._digest
-
-    @cached_property
-    def _digest(self) -> str:
-        return sha256_of(self.payload())
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy with other values; its digest is computed anew."""
-        copied = super().model_copy(update=update, deep=deep)
-        copied.__dict__.pop("_digest", None)
-        return copied
-
-    def ref(self) -> StageRef:
-        return StageRef(stage=self.stage, digest=self.digest())
-
-    def inputs(self) -> dict[str, StageRef]:
-        """The stages this one's result depends on (not hints such as a decision to keep a classifier), by field name; ``name.index`` in
-        a list."""
-        hints = self.outside_digest()
-        return {name: ref for name, ref in self._references().items() if name.partition(".")[0] not in hints}
-
-    def preparation(self) -> dict[str, StageSpec]:
-        """On-demand stages that this one reads, by name. They are computed from this spec's own fields, so its digest covers them."""
-        return {}
-
-    def predecessors(self) -> dict[str, StageRef]:
-        """The stages that must be done before this one runs: :meth:`inputs`, hints and :meth:`preparation`."""
-        return self._references() | {name: spec.ref() for name, spec in self.preparation().items()}
-
-    def _references(self) -> dict[str, StageRef]:
-        """Fields that point at stages."""
-        found: dict[str, StageRef] = {}
-        for name, value in self:
-            if isinstance(value, StageRef):
-                found[name] = value
-            elif isinstance(value, list):
-                found |= {f"{name}.{index}": item for index, item in enumerate(value) if isinstance(item, StageRef)}
-        return found
-
-    def is_done(self, store: Store) -> bool:
-        """Whether the result exists and is complete, so that nothing has to run."""
-        return store.is_done(self.stage, self.digest())
+from tasks.runtime.spec import StageRef, StageSpec
 
 
 @dataclass
@@ -176,7 +78,7 @@ class StageContext:
         """Local folder with an input stage's files."""
         return self.store.fetch(ref.stage, ref.digest)
 
-    def result(self, ref: StageRef) -> dict[str, Any]:
+    def result(self, ref: StageRef) -> StoredResult:
         """An input stage's ``result.json``."""
         result = self.store.read_result(ref.stage, ref.digest)
         assert result is not None, f"{ref} was planned but has no result"
@@ -198,7 +100,7 @@ class StageContext:
 Run = Callable[[Any, StageContext], StageOutput]
 
 
-def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
+def execute(spec: StageSpec, run: Run, store: Store) -> StoredResult:
     """Run a stage unless its result is already there; returns ``result.json``'s content.
 
     Raises:
@@ -218,7 +120,7 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
         output = run(spec, context)
         context.journal.flush()
         extra = {"warnings": [*output.facts.warnings, *context.warnings]} if context.warnings else {}
-        result = {
+        content: Result = {
             "stage": spec.stage,
             "digest": digest,
             "spec": spec.payload(),
@@ -230,7 +132,7 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
             "seconds": time.monotonic() - clock,
             "python": platform.python_version(),
         }
-        store.mark_done(folder, result)
+        store.mark_done(folder, content)
     except (SystemExit, KeyboardInterrupt):  # a stop is not an error of the stage
         raise
     except BaseException as error:  # torch.distributed.checkpoint raises a BaseException
@@ -249,11 +151,11 @@ def execute(spec: StageSpec, run: Run, store: Store) -> dict[str, Any]:
     return result
 
 
-def describe_error(error: BaseException) -> dict[str, Any]:
+def describe_error(error: BaseException) -> StoredError:
     """JSON form of any exception: the innermost :class:`DoraError` in the chain if there is one, else type and place."""
     for cause in _causes(error):
         if isinstance(cause, DoraError):
-            return cause.to_json()
+            return StoredError(type=type(cause).__name__, message=cause.message, hint=cause.hint, retryable=cause.retryable)
     frame = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
     place = f" at {Path(frame.filename).name}:{frame.lineno}" if frame else ""
     return {

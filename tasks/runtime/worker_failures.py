@@ -54,7 +54,7 @@ class WorkerFailures:
         others = sum(deaths if place is None else 1 for place, deaths in self._deaths.items() if place not in aside)
         if max(len(aside), others) > self.most:
             raise self._failure(self._deaths) from error
-        then = "is tried again" if work not in aside else "is set aside, the others go on"
+        then = "is tried again" if work not in aside else "is set aside, the others continue"
         self.log.warning("a worker died: %s, %s, %s", work or "starting", _times(n), then)
         return work not in aside
 

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from dora_core.config.execution import Execution
-from dora_core.config.method import ModelConfig
 from dora_core.strict_model import StrictModel
-from tasks.runtime.stage import StageRef, local_model
+from tasks.runtime.spec import ModelSource, local_model
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,7 +69,7 @@ class ModelWorker(Worker, Generic[A]):
     def load(self) -> None:
         """Load the models."""
 
-    def load_policy(self, source: ModelConfig | StageRef) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    def load_policy(self, source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """A language model for inference, with its tokenizer."""
         from dora_core.models.loading import load_policy
 

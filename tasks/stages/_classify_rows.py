@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dora_core.errors import DataError
-from tasks.tables.artifacts import GOLDEN_FILE, RECORDS_FILE
+from tasks.tables.artifacts import GOLDEN_FILE, RECORDS_FILE, UNLABELLED
 from tasks.tables.rows import read_index, texts_at
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dora_core.classifier.model import Examples
-
-UNLABELLED = "unlabelled"
-"""Pseudo-source of responses without a source."""
 
 
 def labelled_rows(records: Path, golden_sources: list[str]) -> pa.Table:
@@ -56,7 +53,7 @@ def labelled_rows(records: Path, golden_sources: list[str]) -> pa.Table:
         )
     if golden == len(rows):
         raise DataError(
-            "every training response is golden: there is nothing to tell apart",
+            "every training response is golden: there is nothing to distinguish",
             hint="use objective erm, or name only the trusted sources in data.golden_sources",
         )
     return rows.sort_by("key")
@@ -105,4 +102,4 @@ def to_examples(rows: pa.Table, sources: list[str], folds: int, records: Path) -
     texts[:, train] = texts_at(records / RECORDS_FILE, position[train], "train")
     texts[:, extra] = texts_at(records / GOLDEN_FILE, -1 - position[extra], "train")
     prompts, responses = texts.tolist()
-    return Examples(prompts, responses, heads_of(rows, sources), hashes, fold_of(hashes, folds))
+    return Examples(prompts, responses, heads_of(rows, sources), hashes, fold_of(hashes, folds), position < 0)

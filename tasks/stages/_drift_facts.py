@@ -10,7 +10,7 @@ from pydantic import Field
 from dora_core.strict_model import StrictModel
 from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.facts import Quantiles
-from tasks.runtime.stage import StageRef
+from tasks.runtime.spec import StageRef
 
 
 class Previous(StrictModel):

@@ -10,24 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dora_core.config.rounds import GuardConfig
-from dora_core.evaluation.diversity import Diversity
-from dora_core.strict_model import StrictModel
-from tasks.stages import calibrate, evaluate, mix
+from tasks.stages._guard_facts import Rule
+
+if TYPE_CHECKING:
+    from dora_core.evaluation.diversity import Diversity
+    from tasks.stages import mix
+    from tasks.stages._calibrate_facts import Facts as CalibrateFacts
+    from tasks.stages._evaluate_facts import Facts as EvaluateFacts
 
 NORMAL_95 = 1.645  # one-sided
-
-
-class Rule(StrictModel):
-    """A judged rule; ``passed`` is null without a threshold or a value."""
-
-    name: str
-    value: float | None
-    threshold: float | None
-    passed: bool | None
-    message: str
 
 
 @dataclass(frozen=True)
@@ -42,8 +36,8 @@ class Samples:
 class Policy:
     """Evaluation of the round's policy, and of the policy before it (None in the first round)."""
 
-    now: evaluate.Facts
-    before: evaluate.Facts | None
+    now: EvaluateFacts
+    before: EvaluateFacts | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ class Evidence:
 
     samples: Samples | None = None
     mix: mix.Facts | None = None
-    calibration: calibrate.Facts | None = None
+    calibration: CalibrateFacts | None = None
     policy: Policy | None = None
 
 
@@ -132,7 +126,7 @@ def _share_of_round_1(config: GuardConfig, samples: Samples) -> float | None:
     needs="samples",
     at_least="min_distinct",
     limit=_share_of_round_1,
-    remedy="the samples have lost their words: compare them with round 1's, raise generate.temperature or top_p",
+    remedy="the vocabulary of the samples has shrunk: compare them with round 1's, raise generate.temperature or top_p",
 )
 def distinct(config: GuardConfig, samples: Samples) -> Found:
     now, floor = samples.now, _share_of_round_1(config, samples)
@@ -187,7 +181,7 @@ def golden_share(config: GuardConfig, mixture: mix.Facts) -> Found:
     at_least="min_ess",
     remedy="few responses carry h: set calibration.temper to auto, or add golden responses like them",
 )
-def ess(config: GuardConfig, calibration: calibrate.Facts) -> Found:
+def ess(config: GuardConfig, calibration: CalibrateFacts) -> Found:
     message = f"effective sample size of h is {calibration.ess:.1%}"
     if calibration.tau < 1.0:
         message += f", tempered with τ = {calibration.tau:.2f} from {calibration.ess_by_form[calibration.form]:.1%}"

@@ -16,17 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from dora_core.config.method import EvaluateConfig
 from dora_core.evaluation.groups import RowGroups
 from dora_core.evaluation.labels import label_accuracy, label_auc
 from dora_core.evaluation.metrics import (
-    GroupInterval,
     Interval,
     Pairs,
-    Reliability,
-    RewardConfidence,
     cluster_bootstrap,
     correct,
     padded,
@@ -36,118 +32,21 @@ from dora_core.evaluation.metrics import (
     spearman_within,
     worst_group,
 )
-from dora_core.strict_model import StrictModel
+from tasks.stages._evaluate_facts import (
+    ByModel,
+    CarriedGroups,
+    Group,
+    LabelMeasures,
+    Lift,
+    MarginHistogram,
+    Part,
+    PreferenceMeasures,
+    RewardCalibration,
+    RewardCorrelation,
+)
 
 Scores = dict[str, np.ndarray]
 HISTOGRAM_BINS = 30
-
-
-class ByModel(StrictModel):
-    """A measure of each model; the start has no implicit reward, and a twin exists only if configured."""
-
-    policy: Interval
-    start: Interval | None = None
-    twin: Interval | None = None
-
-    def measured(self) -> dict[str, Interval]:
-        """The models that have the measure."""
-        return {name: interval for name, interval in self if interval is not None}
-
-
-class Part(StrictModel):
-    """Measures of a part of the pairs."""
-
-    accuracy: ByModel = Field(description="Share of pairs whose better response has the larger implicit reward.")
-    margin: ByModel = Field(description="Implicit reward of the better response minus that of the worse, nats.")
-    ranking: ByModel = Field(description="Share of pairs whose better response has the larger likelihood per token.")
-
-
-class MarginHistogram(StrictModel):
-    """Number of pairs per bin of the margin."""
-
-    edges: list[float]
-    policy: list[int]
-    twin: list[int] | None = None
-
-
-class Group(StrictModel):
-    """Measures of the pairs of one source, task or value of a carried column. Prompts weigh the same in ``accuracy``, pairs in the other
-    numbers."""
-
-    accuracy: Interval
-    accuracy_policy: float
-    ranking_policy: float
-    ranking_start: float
-    n: int = Field(description="Pairs.")
-
-
-class CarriedGroups(StrictModel):
-    """Measures by the values of a carried column (``evaluate.groups``)."""
-
-    groups: dict[str, Group] = Field(description="Bins of numbers ascending, other groups by size; rare values together as `other`.")
-    without: int = Field(description="Pairs of records without a value.")
-    merged: int = Field(description="Values that are together in the group `other`.")
-
-
-class Lift(StrictModel):
-    """Paired differences: ranking accuracy of policy minus start on each part, preference accuracy of policy minus twin."""
-
-    start_all: Interval | None = None
-    start_golden: Interval | None = None
-    start_synthetic: Interval | None = None
-    twin_all: Interval | None = None
-
-    def measured(self) -> dict[str, Interval]:
-        """The differences of which there are pairs."""
-        return {name: interval for name, interval in self if interval is not None}
-
-
-class RewardCalibration(Reliability):
-    """Calibration of σ(β · margin) as the probability that the better response wins."""
-
-    beta: float
-
-
-class RewardCorrelation(StrictModel):
-    """Spearman's ρ of a score with the measured rewards within a prompt; null where no record has two different rewards and scores."""
-
-    implicit: Interval | None = Field(description="Of the policy's implicit reward.")
-    likelihood: Interval | None = Field(description="Of the policy's likelihood per token.")
-    likelihood_start: Interval | None = Field(description="Of the start's likelihood per token.")
-
-
-class LabelMeasures(StrictModel):
-    """Measures of labelled responses, over all prompts: of the implicit reward of policy and twin, and the likelihood's as a baseline."""
-
-    desirable: int = Field(description="Responses with the label desirable.")
-    undesirable: int
-    prompts: int
-    pairs: int = Field(description="Pairs of a desirable and an undesirable response of the same prompt; they count in ``parts``.")
-    auc: ByModel | None = Field(
-        description="Probability that a desirable response has a larger implicit reward than an undesirable one, of any prompt; "
-        "½ is chance. Null with one label only."
-    )
-    accuracy: ByModel = Field(description="Share whose implicit reward has the sign of the label: + desirable, − undesirable.")
-    accuracy_desirable: ByModel | None = Field(description="The same of desirable responses alone; null without one.")
-    accuracy_undesirable: ByModel | None = Field(description="The same of undesirable responses alone; null without one.")
-    auc_likelihood: ByModel | None = Field(description="AUC of the likelihood per token, which the start has too.")
-
-
-class PreferenceMeasures(StrictModel):
-    """All measures of the ``evaluate`` stage on preferences and labels."""
-
-    parts: dict[str, Part] = Field(description="all; golden and synthetic where there are such pairs; empty without a pair.")
-    margins: MarginHistogram
-    reward_confidence: RewardConfidence
-    by_source: dict[str, Group] = Field(description="By the source of the better response.")
-    by_task: dict[str, Group]
-    by_column: dict[str, CarriedGroups] = Field(default_factory=dict, description="By the columns of `evaluate.groups`.")
-    worst_group: GroupInterval | None = Field(description="Lowest accuracy among the groups of enough prompts.")
-    reward_calibration: RewardCalibration | None
-    reward_correlation: RewardCorrelation
-    lift: Lift
-    kl: Interval | None = Field(description="KL(policy‖start) per sampled response, nats; null where none is sampled.")
-    labels: LabelMeasures | None = Field(None, description="Of unpaired records; null without such a record.")
 
 
 @dataclass(frozen=True)

@@ -20,41 +20,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field
-
 from dora_core.config.method import GateConfig
 from dora_core.evaluation.metrics import Interval
 from dora_core.evaluation.winrate import Outcomes
-from dora_core.strict_model import StrictModel
-from tasks.stages._preference_measures import Part, PreferenceMeasures
+from tasks.stages._evaluate_facts import GateResult, Part, PreferenceMeasures, RuleResult
 
 RELATIONS: dict[str, Callable[[float, float], bool]] = {"above": operator.gt, "at least": operator.ge, "at most": operator.le}
-
-
-class RuleResult(StrictModel):
-    """A rule that was checked."""
-
-    name: str
-    passed: bool
-    value: float
-    threshold: float
-    message: str = Field(description="The rule with its threshold and the number found.")
-
-
-class GateResult(StrictModel):
-    """Every rule that was checked; the gate passes when all of them do."""
-
-    passed: bool
-    rules: list[RuleResult]
-    unchecked: dict[str, str] = Field(
-        default_factory=dict,
-        description="Reason for every rule that has a threshold and no evidence; empty in results of earlier releases.",
-    )
-
-    @property
-    def broken(self) -> list[RuleResult]:
-        """The rules that were not met."""
-        return [rule for rule in self.rules if not rule.passed]
 
 
 @dataclass(frozen=True)

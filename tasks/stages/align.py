@@ -18,11 +18,13 @@ from dora_core.config.alignment import AlignConfig
 from dora_core.config.method import ModelConfig, TextConfig
 from infra.store.store import Store
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages import training_data
+from tasks.stages._race_facts import Facts as RaceFacts
 from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE
 from tasks.tables.rows import record_batches
-from tasks.tables.training_records import Aggregate, count_unpaired
+from tasks.tables.training_records import Aggregate, TrustUse, count_unpaired
 from tasks.training.facts import HeavyRecord, LossSettings, ObjectiveSettings, TrainingFacts
 
 if TYPE_CHECKING:
@@ -47,6 +49,11 @@ class Spec(StageSpec):
     text: TextConfig
     align: AlignConfig
     aggregate: Aggregate = "mean"
+    trust: StageRef | None = None
+    """Probabilities of the labels, used as ``trust_use`` says."""
+    trust_use: TrustUse = "soft_label"
+    race: StageRef | None = None
+    """Stage that chooses objective, weights and label probabilities: then also :attr:`calibration` and :attr:`trust`."""
     plugins: list[str] = Field(default_factory=list)
     """sha256 of the files that define a loss or objective of the user's (:func:`plugin_digests`): edited code is another run."""
 
@@ -60,6 +67,8 @@ class Spec(StageSpec):
             model=self.model,
             text=self.text,
             aggregate=self.aggregate,
+            trust=self.trust,
+            trust_use=self.trust_use,
             max_responses=2 if self.align.loss.reads_pairs_only else self.align.max_responses,
             loss=self.align.loss,
             execution=self.execution.model_copy(update={"workers": 0, "gpus_per_worker": 0.0}),
@@ -79,7 +88,10 @@ def plugin_digests(align: AlignConfig) -> list[str]:
     from dora_core.objectives import find_objective
     from dora_core.plugins import code_digest
 
-    digests = (code_digest(align.loss), code_digest(find_objective(align.objective.name)))
+    losses = [align.loss]
+    for loss in losses:  # grows: a loss may have others among its parameters
+        losses += loss.nested
+    digests = [*map(code_digest, losses), code_digest(find_objective(align.objective.name))]
     return [digest for digest in digests if digest is not None]
 
 
@@ -90,12 +102,15 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     unpaired, records = count_unpaired(context.fetch(spec.records) / RECORDS_FILE, "train")
     refuse_unpaired(spec.align.loss, unpaired, records)
+    align = spec.align
+    if spec.race is not None:
+        align = align.evolve(objective=context.facts(spec.race, RaceFacts).objective)
     job = TrainingJob(
         build=build_task,
         arguments={
             "store_uri": context.store.uri,
             "data": spec.predecessors()["data"],
-            "align": spec.align,
+            "align": align,
             "execution": spec.execution,
         },
         model=spec.start or spec.model,
@@ -118,7 +133,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         report,
         report.records,
         loss=spec.align.loss.model_dump(mode="json"),
-        objective=spec.align.objective.model_dump(mode="json", by_alias=True),
+        objective=align.objective.model_dump(mode="json", by_alias=True),
         heaviest=heaviest_records(curve, context.fetch(spec.records) / RECORDS_FILE),
         **({"unpaired": unpaired} if unpaired else {}),
     )
@@ -146,7 +161,7 @@ def build_task(start: Start, worker: Worker, *, store_uri: str, data: StageRef, 
     from dora_core.training.alignment import AlignmentTask
     from dora_core.training.alignment_data import AlignmentData
 
-    records = AlignmentData(Store(store_uri).fetch(data.stage, data.digest) / TRAINING_DATA_FILE)
+    records = AlignmentData(Store(store_uri).fetch(data.stage, data.digest) / TRAINING_DATA_FILE, align.drop_hardest)
     return AlignmentTask(start.module, start.layers, records, align, execution, worker, start.tokenizer.pad_token_id)
 
 

@@ -25,17 +25,19 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from dora_core.config.execution import Execution
 from dora_core.errors import ConfigError, StageFailed, StoreError
+from infra.store.json_files import StoredError
 from infra.store.store import SPEC, Store
 from tasks.runtime.actor_pool import run_on_actors
 from tasks.runtime.descriptor import STAGES, Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import Run, StageContext, StageOutput, StageRef, StageSpec, describe_error, execute, prepare_process
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import Run, StageContext, StageOutput, describe_error, execute, prepare_process
 from tasks.runtime.worker_failures import WorkerFailures
 from tasks.runtime.workers import use_threads
 
@@ -130,7 +132,7 @@ class Outcome:
     """Outcome of one attempt at a stage: ``error`` is None or :func:`tasks.runtime.stage.describe_error`'s description."""
 
     seconds: float
-    error: dict[str, Any] | None
+    error: StoredError | None
 
 
 def attempt(spec: StageSpec, run: Run, store: Store) -> Outcome:
@@ -161,7 +163,7 @@ class Board:
         self._context, self._total, self._done = context, len(todo) + cached, cached
         self._refs = [spec.ref() for spec in todo]
         self._specs = {ref.digest: spec for ref, spec in zip(self._refs, todo, strict=True)}
-        self._failures: dict[str, dict[str, Any]] = {}
+        self._failures: dict[str, StoredError] = {}
         self._running: dict[str, StageRef] = {}
         self._waits: dict[str, set[str]] = {}
         self._dependants: dict[str, list[str]] = {digest: [] for digest in self._specs}
@@ -218,7 +220,7 @@ class Board:
 
     def set_aside(self, item: StageSpec, failure: StageFailed) -> None:
         """Fail the stage; the others still run."""
-        self.settle(item, Outcome(0.0, failure.to_json()))
+        self.settle(item, Outcome(0.0, describe_error(failure)))
 
     def settle(self, spec: StageSpec, outcome: Outcome) -> None:
         """Record the outcome of a stage; stages that waited for it alone may start."""
@@ -257,7 +259,7 @@ class Board:
         self._context.progress(self._done, self._total, "stages", ", ".join(map(_short, self._running.values())))
 
 
-def _headline(error: dict[str, Any]) -> str:
+def _headline(error: StoredError) -> str:
     message: str = error["message"]
     return (message.splitlines() or [""])[0]
 

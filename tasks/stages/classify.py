@@ -21,26 +21,26 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
-
-from dora_core.classifier.golden_share import GoldenShare
 from dora_core.config.execution import Execution
 from dora_core.config.method import ClassifierConfig
-from dora_core.strict_model import StrictModel
 from infra.store.store import StageFolder, Store, sha256_file
 from tasks.runtime.descriptor import RowCache, Stage, StageResult
-from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import NotInDigest, StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.runtime.workers import ModelWorker, WorkerArguments, use_threads
 from tasks.stages import _drift_facts
-from tasks.stages._classify_rows import UNLABELLED, at_most, head_names, labelled_rows, to_examples
-from tasks.tables.artifacts import CLASSIFIER_FOLDER, FITTED_KEYS_FILE
+from tasks.stages._classify_facts import CurvePoint, HeadFacts
+from tasks.stages._classify_facts import Facts as Facts
+from tasks.stages._classify_rows import at_most, head_names, labelled_rows, to_examples
+from tasks.tables.artifacts import CLASSIFIER_FOLDER, FITTED_KEYS_FILE, GOLDEN_PROMPT, UNLABELLED
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from transformers import PreTrainedTokenizerBase
 
     from dora_core.classifier.fit import FoldFit
     from dora_core.classifier.model import Examples
+    from dora_core.classifier.scoring import Meta
 
 FOLDER, KEYS, LOGITS = CLASSIFIER_FOLDER, FITTED_KEYS_FILE, "out_of_fold.safetensors"
 
@@ -49,62 +49,12 @@ class Spec(StageSpec):
     """See the module docstring. Without ``drift`` the classifiers are fitted."""
 
     stage: ClassVar[str] = "classify"
-    version: ClassVar[int] = 3  # thresholds of refitting are the drift stage's
+    version: ClassVar[int] = 4  # the prompt part is separate; its log-ratios are scored too
 
     records: StageRef
     classifier: ClassifierConfig
     golden_sources: list[str]
     drift: Annotated[StageRef | None, NotInDigest] = None
-
-
-class Reliability(StrictModel):
-    """Reliability curve: one entry per non-empty bin of the predicted probability."""
-
-    confidence: list[float] = Field(description="Mean prediction.")
-    accuracy: list[float] = Field(description="Share of golden responses.")
-    count: list[int]
-
-
-class HeadFacts(StrictModel):
-    """Quality of one head, its source against golden, on held-out prompts (``dora_core/classifier/diagnostics.py``). Null: undefined."""
-
-    n: int = Field(description="Responses of the source in the fit.")
-    gamma: float = Field(description="Responses of the source per golden response.")
-    auc: float | None
-    auc_low: float | None = Field(description="95 % bootstrap interval over prompts.")
-    auc_high: float | None
-    auc_family_low: float | None = Field(description="Interval at the level of all heads together.")
-    auc_family_high: float | None
-    told_apart: bool = Field(description="The family-wise interval lies above ½.")
-    within_prompt_auc: float | None = Field(description="Against golden responses to the same prompt.")
-    log_loss: float | None
-    ece: float | None = Field(description="Expected calibration error.")
-    temperature: float | None
-    prompt_only_auc: float | None = Field(description="Of a model that reads the prompt alone.")
-    length_only_auc: float | None = Field(description="Of the response's length.")
-    reliability: Reliability
-
-
-class CurvePoint(StrictModel):
-    """Losses of a fold at an optimisation step."""
-
-    fold: int
-    step: int
-    loss: float
-    validation_loss: float
-
-
-class Facts(BaseFacts):
-    """See the module docstring."""
-
-    classifier: StageRef = Field(description="The stage output to score with: this one, or the one that is kept.")
-    reused: bool
-    reason: str = Field(description="Why the classifiers were fitted or kept.")
-    seconds_fit: float
-    sources: dict[str, HeadFacts]
-    unlabelled: GoldenShare | None = Field(description="Golden share among unlabelled responses, at most; null without such responses.")
-    deep_folds: int = Field(description="Folds whose encoder is used.")
-    curve: list[CurvePoint]
 
 
 # -------------------------------------------------------------------------------------------------------------- scoring
@@ -117,7 +67,8 @@ class LogitArguments(WorkerArguments):
 
 
 class LogitScorer(ModelWorker[LogitArguments]):
-    """Scores rows (prompt, response, fold, key) with fitted classifiers: (key, logit_<source>…, tokens, padded)."""
+    """Scores rows (prompt, response, fold, key) with fitted classifiers: (key, logit_<source>…, prompt_<source>…, golden_prompt, tokens,
+    padded). A logit is that of prompt and response; without the prompt's log-ratio, that of the response given the prompt."""
 
     def load(self) -> None:
         from dora_core.classifier.scoring import FittedClassifiers
@@ -132,7 +83,9 @@ class LogitScorer(ModelWorker[LogitArguments]):
 
         scored = self._fitted.score(rows["prompt"].to_pylist(), rows["response"].to_pylist(), rows["fold"].to_numpy())
         columns: dict[str, Any] = {"key": rows["key"]}
-        columns |= {f"logit_{name}": pa.array(scored.logits_NS[:, i]) for i, name in enumerate(self._fitted.meta.sources)}
+        for i, name in enumerate(self._fitted.meta.sources):
+            columns |= {f"logit_{name}": pa.array(scored.logits_NS[:, i]), f"prompt_{name}": pa.array(scored.prompt_NC[:, i + 1])}
+        columns[GOLDEN_PROMPT] = pa.array(scored.prompt_NC[:, 0])
         return pa.table(columns | {"tokens": pa.array(scored.tokens_N), "padded": pa.array(scored.padded_N)})
 
 
@@ -168,7 +121,8 @@ def fit_one_fold(job: FoldJob, fold: int) -> FoldFit:
     folder, relative, marker = store.folder(job.stage, job.digest), f"{FOLDER}/fold-{fold}", f"scratch/fold-{fold}.json"
     done = store.read_json(f"{job.stage}/{job.digest}/{marker}")
     if done is not None and all(_is_whole(store, folder, f"{relative}/{name}", sha256) for name, sha256 in done["files"].items()):
-        return FoldFit(fold, load_file(folder.path / relative / LOGITS)["logits"].numpy(), done["curve"], done["deep"])
+        held = load_file(folder.path / relative / LOGITS)
+        return FoldFit(fold, held["logits"].numpy(), held["prompt"].numpy(), done["curve"], done["deep"])
     journal = JournalWriter(folder)
     fit = fit_fold(
         job.examples,
@@ -180,7 +134,8 @@ def fit_one_fold(job: FoldJob, fold: int) -> FoldFit:
         device=torch.device("cuda" if job.execution.gpus_per_worker > 0 else "cpu"),
         progress=lambda done, total: journal.progress(done, total, "steps", f"fold {fold + 1} of {job.config.folds}"),
     )
-    save_file({"logits": torch.from_numpy(fit.logits_NS)}, folder.path / relative / LOGITS)
+    held = {"logits": torch.from_numpy(fit.logits_NS), "prompt": torch.from_numpy(fit.prompt_NC)}
+    save_file(held, folder.path / relative / LOGITS)
     files = sorted((folder.path / relative).iterdir())
     for file in files:
         folder.commit(f"{relative}/{file.name}")
@@ -245,14 +200,13 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from dora_core.classifier.diagnostics import diagnose, prompt_only_logits
+    from dora_core.classifier.diagnostics import diagnose
     from dora_core.classifier.golden_share import golden_share
     from dora_core.classifier.model import GOLDEN, build_tokenizer
-    from dora_core.classifier.scaling import fit_scaling
-    from dora_core.classifier.scoring import Meta, save_meta
+    from dora_core.classifier.prompt import PromptCounts
+    from dora_core.classifier.scaling import fit_scaling, overlap_weights
+    from dora_core.classifier.scoring import Meta
 
     started, config, records = time.monotonic(), spec.classifier, context.fetch(spec.records)
     rows = labelled_rows(records, spec.golden_sources)
@@ -263,30 +217,30 @@ def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
     in_process = spec.execution.workers == 0
     fits = [fit_one_fold(job, fold) for fold in range(config.folds)] if in_process else _fit_on_ray(job)
 
-    logits = np.zeros((len(examples), len(sources)))
+    logits, prompt = np.zeros((len(examples), len(sources))), np.zeros((len(examples), 1 + len(sources)))
     for fit in fits:
-        logits[examples.fold_N == fit.fold] = fit.logits_NS
-    golden = examples.head_N == GOLDEN
+        logits[examples.fold_N == fit.fold], prompt[examples.fold_N == fit.fold] = fit.logits_NS, fit.prompt_NC
+    counts = PromptCounts.of(examples.prompts, *examples.prompt_targets(len(sources)), np.zeros(len(examples), np.int64))
+    slopes = counts.slopes_of_rows(prompt)
+    golden, shrunk = examples.head_N == GOLDEN, prompt * slopes
     scaling = [
-        fit_scaling(config.scaling, logits[own, i], golden[own]) for i in range(len(sources)) for own in [golden | (examples.head_N == i)]
+        fit_scaling(config.scaling, logits[own, i], golden[own], overlap_weights(shrunk[own, i + 1], golden[own]))
+        for i in range(len(sources))
+        for own in [golden | (examples.head_N == i)]
     ]
-    prompt_only = prompt_only_logits(examples, len(sources), tokenizer, config.folds)
-    table, warnings = diagnose(examples, sources, logits, scaling, prompt_only)
+    table, warnings = diagnose(examples, sources, logits, scaling, prompt, slopes)
     unlabelled = None
     if UNLABELLED in sources:
-        own = golden | (examples.head_N == sources.index(UNLABELLED))
-        unlabelled = golden_share(logits[own, sources.index(UNLABELLED)], golden[own], examples.prompt_hash_N[own])
+        head = sources.index(UNLABELLED)
+        own = golden | (examples.head_N == head)
+        unlabelled = golden_share((logits[:, head] + shrunk[:, head + 1])[own], golden[own], examples.prompt_hash_N[own])
     for warning in warnings:
         context.log.warning("%s", warning)
 
-    folder = context.path / FOLDER
     heads = {name: HeadFacts.model_validate(table[name]) for name in sources}
     gamma = [head.gamma for head in heads.values()]
-    save_meta(folder, tokenizer, Meta(sources, spec.golden_sources, gamma, scaling, config.folds, config.model_dump(mode="json")))
-    pq.write_table(pa.table({"key": rows["key"]}), folder / KEYS, compression="zstd")
-    for fold in range(config.folds):  # fitted on another machine: its files are in the store already
-        for name in context.store.list(f"{spec.stage}/{spec.digest()}/{FOLDER}/fold-{fold}"):
-            context.store.download(f"{spec.stage}/{spec.digest()}/{FOLDER}/fold-{fold}/{name}")
+    meta = Meta(sources, spec.golden_sources, gamma, scaling, config.folds, config.model_dump(mode="json"), slopes.tolist())
+    _save(context, tokenizer, meta, rows)
 
     seconds = time.monotonic() - started
     known = {name: head.auc for name, head in heads.items() if head.auc is not None}
@@ -306,6 +260,22 @@ def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
         curve=[CurvePoint.model_validate(point) for fit in fits for point in fit.curve],
     )
     return StageOutput(rows=len(examples), metrics=metrics, facts=facts)
+
+
+def _save(context: StageContext, tokenizer: PreTrainedTokenizerBase, meta: Meta, rows: pa.Table) -> None:
+    """Write what all folds share, and fetch the files of folds that were fitted on another machine: the store has them already."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from dora_core.classifier.scoring import save_meta
+
+    folder, stage = context.path / FOLDER, context.folder
+    save_meta(folder, tokenizer, meta)
+    pq.write_table(pa.table({"key": rows["key"]}), folder / KEYS, compression="zstd")
+    for fold in range(meta.folds):
+        stored = f"{stage.stage}/{stage.digest}/{FOLDER}/fold-{fold}"
+        for name in context.store.list(stored):
+            context.store.download(f"{stored}/{name}")
 
 
 def headline(result: StageResult[Facts]) -> str:

@@ -28,7 +28,8 @@ from dora_core.evaluation.winrate import Outcomes
 from dora_core.strict_model import StrictModel
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.tables.artifacts import COMPARISON_FILE, RECORDS_FILE
 
 if TYPE_CHECKING:

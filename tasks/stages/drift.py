@@ -32,8 +32,10 @@ from dora_core.errors import DataError
 from infra.store.store import Store
 from tasks.runtime.descriptor import Event, Stage, StageResult
 from tasks.runtime.facts import Stop
-from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import NotInDigest, StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages import classify
+from tasks.stages._classify_facts import Facts as ClassifyFacts
 from tasks.stages._classify_rows import at_most, head_names, labelled_rows, to_examples
 from tasks.stages._drift_facts import Facts, Previous, Rule
 from tasks.stages._drift_measures import Comparison, Fit, Responses, Scored
@@ -133,7 +135,7 @@ def stop(rules: list[Rule]) -> Stop:
     keys = ", ".join(f"drift.refuse_{r.name} to {math.ceil(100 * r.excess) / 100:g}" for r in worst)
     return Stop(
         message=f"the data has moved too far from the last run's: {reasons(rules, 'refuse')}",
-        hint=f"look at the new rows {rows}; if the change is meant, raise {keys} or more, or set it to null",
+        hint=f"look at the new rows {rows}; if the change is intended, raise {keys} or more, or set it to null",
     )
 
 
@@ -173,7 +175,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     compared = Comparison(spec.drift, Responses.read(context.fetch(previous.records)), Responses.read(records))
     compared.shares()
     compared.lengths()
-    ref = context.facts(previous.classify, classify.Facts).classifier
+    ref = context.facts(previous.classify, ClassifyFacts).classifier
     obstacle, new = cannot_serve(spec, context, ref, rows), 0
     if obstacle:
         for name in ("growth", "auc_drop", "h_shift"):
@@ -186,7 +188,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         if new:
             scored = score(spec, context, fit, fresh)
             compared.auc(fit, scored)
-            compared.factors(context, previous.calibrate, spec.calibration.form, fit, scored)
+            compared.factors(context, previous.calibrate, spec.calibration, fit, scored)
         else:
             for name in ("auc_drop", "h_shift"):
                 compared.skip(name, None, "no training response is new since the fit")

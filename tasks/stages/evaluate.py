@@ -27,12 +27,14 @@ from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
 from infra.tracking.mlflow_limits import KEY_CHARACTERS, clean_name
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import ModelSource, StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.runtime.workers import ModelWorker, WorkerArguments
 from tasks.stages import compare
-from tasks.stages._preference_measures import HeldOut, PreferenceMeasures, RewardCorrelation, measure, rank_correlation
-from tasks.stages._promotion_gate import Evidence, GateResult, decide
+from tasks.stages._evaluate_facts import Facts as Facts
+from tasks.stages._evaluate_facts import RewardCorrelation
+from tasks.stages._preference_measures import HeldOut, measure, rank_correlation
+from tasks.stages._promotion_gate import Evidence, decide
 from tasks.tables.artifacts import EVALUATION_FILE, RESPONSES_FILE
 from tasks.training.facts import TrainingFacts
 
@@ -66,17 +68,11 @@ class Spec(StageSpec):
     golden_sources: list[str]
 
 
-class Facts(PreferenceMeasures, BaseFacts):
-    """Measures of the policy, and the result of the promotion gate."""
-
-    gate: GateResult
-
-
 class KLArguments(WorkerArguments):
     """Arguments of :class:`KLSampler`."""
 
     policy: StageRef
-    start: ModelConfig | StageRef
+    start: ModelSource
     text: TextConfig
     generate: GenerateConfig
 

@@ -25,7 +25,8 @@ from dora_core.config.method import GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import DataError
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import RequestFacts
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import ModelSource, StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.runtime.workers import ModelWorker, WorkerArguments
 from tasks.tables.artifacts import RECORDS_FILE, SAMPLES_FILE
 
@@ -59,14 +60,16 @@ class Spec(StageSpec):
         if served is not None and self.policy is not None:
             raise ValueError(f"either the served model {served!r} responds or the policy: leave one out")
         if served is None and self.policy is None and self.model.is_tiny:
-            raise ValueError("the tiny model exists only once it is trained: give the sft or align stage that trained it as `policy`")
+            raise ValueError(
+                "no trained model is named, and the tiny model exists only once it is trained: give the sft or align stage as `policy`"
+            )
         return self
 
 
 class SampleArguments(WorkerArguments):
     """Arguments of :class:`Sampler`."""
 
-    policy: ModelConfig | StageRef
+    policy: ModelSource
     text: TextConfig
     generate: GenerateConfig
 

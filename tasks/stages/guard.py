@@ -26,11 +26,15 @@ from dora_core.config.rounds import GuardConfig
 from dora_core.evaluation.diversity import Diversity
 from infra.store.store import Store
 from tasks.runtime.descriptor import Event, Stage, StageResult
-from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.facts import Stop
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
-from tasks.stages import calibrate, evaluate, mix
-from tasks.stages._guard_rules import GUARD_RAILS, Evidence, Policy, Rule, Samples
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
+from tasks.stages import mix
+from tasks.stages._calibrate_facts import Facts as CalibrateFacts
+from tasks.stages._evaluate_facts import Facts as EvaluateFacts
+from tasks.stages._guard_facts import Facts as Facts
+from tasks.stages._guard_facts import Rule
+from tasks.stages._guard_rules import GUARD_RAILS, Evidence, Policy, Samples
 from tasks.tables.artifacts import SAMPLES_FILE
 from tasks.tables.rows import record_batches
 
@@ -57,15 +61,6 @@ class Spec(StageSpec):
         if not (self.samples or self.mix or self.calibration or self.evaluation):
             raise ValueError("nothing to guard: give samples, mix, calibration or evaluation")
         return self
-
-
-class Facts(BaseFacts):
-    """See the module docstring."""
-
-    round: int
-    passed: bool = Field(description="No rule is broken.")
-    rules: list[Rule]
-    diversity: Diversity | None = Field(description="Of the samples; null where none were given.")
 
 
 # -------------------------------------------------------------------------------------------------------------- samples
@@ -115,12 +110,12 @@ def gather(spec: Spec, context: StageContext) -> Evidence:
         now, *first = measure(context, [ref for ref in (spec.samples, spec.first_samples) if ref is not None])
         samples = Samples(now, first[0] if first else None)
     if spec.evaluation is not None:
-        before = None if spec.before is None else context.facts(spec.before, evaluate.Facts)
-        policy = Policy(context.facts(spec.evaluation, evaluate.Facts), before)
+        before = None if spec.before is None else context.facts(spec.before, EvaluateFacts)
+        policy = Policy(context.facts(spec.evaluation, EvaluateFacts), before)
     return Evidence(
         samples=samples,
         mix=None if spec.mix is None else context.facts(spec.mix, mix.Facts),
-        calibration=None if spec.calibration is None else context.facts(spec.calibration, calibrate.Facts),
+        calibration=None if spec.calibration is None else context.facts(spec.calibration, CalibrateFacts),
         policy=policy,
     )
 

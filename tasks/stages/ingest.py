@@ -47,11 +47,11 @@ from dora_core.data.acceptance import (
     unusable,
 )
 from dora_core.data.adapted import AdaptedInput, AdaptedRow, MappedFiles
-from dora_core.data.adapter.base import CanonicalRow, Refused
+from dora_core.data.adapter.canonical import CanonicalRow, Refused, is_repetition
 from dora_core.data.fingerprints import FingerprintMemory
-from dora_core.data.inputs import Input, changed_sources
+from dora_core.data.inputs import Input, changed_sources, rules_of, split_of
 from dora_core.data.mixing import Selection, content_key, copies
-from dora_core.data.opening import is_repetition, mapped, open_inputs, rules_of, split_of
+from dora_core.data.opening import open_inputs
 from dora_core.data.problems import Problem, Reason
 from dora_core.data.record_counts import UNKNOWN, is_tie, is_unmeasured
 from dora_core.data.records import (
@@ -70,7 +70,8 @@ from dora_core.data.suspicion import Example, Finding, Seen, Suspicion, refuse
 from dora_core.errors import DataError
 from infra.settings import Settings
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.stage import StageContext, StageOutput, StageSpec
+from tasks.runtime.spec import StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages._ingest_facts import (
     BadRowFacts,
     ExampleFacts,
@@ -323,7 +324,7 @@ def check_inputs(spec: Spec, wanted: Wanted = Wanted()) -> list[str]:  # noqa: B
     inputs, suspicion = open_inputs(spec.data, spec.fingerprints, references=False)
     findings = suspicion.findings()
     refuse(findings)
-    refuse_first(unusable(wanted, spec.data, [one for source in inputs for one in mapped(source)]))
+    refuse_first(unusable(wanted, spec.data, [one for source in inputs for one in source.mapped]))
     return [line for source in inputs for line in _how_read(source)] + [finding.text() for finding in findings]
 
 

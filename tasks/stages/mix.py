@@ -26,7 +26,8 @@ from dora_core.config.rounds import MixConfig
 from dora_core.errors import DataError
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.tables.artifacts import GOLDEN_FILE, LINEAGE_FILE, RECORDS_FILE, SAMPLES_FILE, SCORES_FILE, lineage_schema
 from tasks.tables.rows import rebatch, record_batches
 
@@ -245,6 +246,7 @@ def to_record(record: dict[str, Any], sampled: SampledList, number: int, source:
         "reward_kind": "reward",
         "weight": None,
         "extra": None,
+        "label_probability": None,
     }
 
 

@@ -33,9 +33,10 @@ from infra.store.store import Store
 from infra.tracking import model_registry as registry
 from tasks.runtime.descriptor import Event, Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec
-from tasks.stages import evaluate
-from tasks.stages._promotion_gate import GateResult
+from tasks.runtime.spec import NotInDigest, StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
+from tasks.stages._evaluate_facts import Facts as EvaluateFacts
+from tasks.stages._evaluate_facts import GateResult
 
 Mode = Literal["auto", "ask", "never"]
 Decision = Literal["promoted", "challenger", "refused"]
@@ -162,7 +163,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     version = registry.register(uri, name, model, spec.tracking.run_id, tags | {"dora.config": spec.config})
     champion = registry.aliases(uri, name).get("champion")
 
-    verdict = decide(context.facts(spec.evaluation, evaluate.Facts).gate, spec.mode)
+    verdict = decide(context.facts(spec.evaluation, EvaluateFacts).gate, spec.mode)
     if verdict.decision == "promoted":
         verdict = by_hand(spec, [Audit.of(entry) for entry in registry.history(uri, name, version)], verdict)
     if verdict.decision == "promoted" and verdict.is_new:

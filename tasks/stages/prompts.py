@@ -29,7 +29,8 @@ from dora_core.errors import ConfigError, DataError, did_you_mean
 from infra.store.store import sha256_of
 from tasks.runtime.descriptor import Stage
 from tasks.runtime.facts import Facts
-from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageSpec
+from tasks.runtime.spec import NotInDigest, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.tables.artifacts import RECORDS_FILE, SAMPLES_FILE, given_samples_schema
 
 SHOWN = 5

@@ -22,8 +22,10 @@ from pydantic import Field
 from dora_core.config.method import ModelConfig, TextConfig
 from infra.store.store import sha256_of
 from tasks.runtime.descriptor import RowCache, Stage
-from tasks.runtime.score_cache import ROW_GROUP, CachedRows, Scores, ScoringFacts, score_rows
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.facts import ScoringFacts
+from tasks.runtime.score_cache import ROW_GROUP, CachedRows, Scores, score_rows
+from tasks.runtime.spec import ModelSource, StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.runtime.workers import ModelWorker, WorkerArguments
 from tasks.tables.artifacts import LOGPS_FILE, RECORDS_FILE, logps_schema
 from tasks.tables.rows import read_index, rebatch, record_batches, responses_of, text_rows
@@ -55,7 +57,7 @@ class Facts(ScoringFacts):
 class LogpArguments(WorkerArguments):
     """Arguments of :class:`LogpScorer`: name → model, or the stage that trained it."""
 
-    models: dict[str, ModelConfig | StageRef]
+    models: dict[str, ModelSource]
     text: TextConfig
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from infra.store.json_files import StoredResult
 from tasks.runtime.descriptor import STAGES, StageResult
 from tasks.stages import (
     align,
@@ -25,11 +26,13 @@ from tasks.stages import (
     mix,
     promote,
     prompts,
+    race,
     reference,
     reward,
     sft,
     study,
     training_data,
+    value,
 )
 
 __all__ = ["STAGES", "parse_result"]
@@ -42,6 +45,8 @@ STAGES.update(
         classify.STAGE,
         calibrate.STAGE,
         exact_densities.STAGE,
+        value.STAGE,
+        race.STAGE,
         sft.STAGE,
         reference.STAGE,
         reward.STAGE,
@@ -61,6 +66,6 @@ STAGES.update(
 )
 
 
-def parse_result(content: dict[str, Any]) -> StageResult[Any]:
+def parse_result(content: StoredResult) -> StageResult[Any]:
     """Parse the content of any stage's ``result.json``, with the facts model of that stage."""
     return STAGES[content["stage"]].parse(content)

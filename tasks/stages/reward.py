@@ -11,7 +11,7 @@ Cost: forward and backward over all responses with a preference, per epoch, and 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,7 +23,8 @@ from dora_core.strict_model import StrictModel
 from infra.store.store import Store
 from tasks.judges.reward_model import RewardArguments, RewardScorer
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.tables.artifacts import RECORDS_FILE
 from tasks.tables.rows import record_batches, responses_of
 from tasks.tables.training_records import count_unpaired
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 GOLDEN_PAIRS = 200
 """Least number of golden pairs for ``auto``: with about 100 of the known mixture a tiny reward model was no better than chance."""
-BOOTSTRAP: dict[str, Any] = {"samples": 1000, "confidence": 0.95, "seed": 0}
+BOOTSTRAP_SAMPLES, CONFIDENCE = 1000, 0.95
 
 
 class Spec(StageSpec):
@@ -192,7 +193,10 @@ def pair_accuracy(spec: Spec, context: StageContext, trusted: list[str] | None) 
     winner_P, loser_P = scored["score"].to_numpy()[places].reshape(2, -1)
     correct_P, prompt_P = correct(winner_P - loser_P), records["prompt_hash"].to_numpy()[pairs.record_P]
     split_P = records["split"].to_numpy()[pairs.record_P]
-    return {str(s): cluster_bootstrap(correct_P[split_P == s], prompt_P[split_P == s], **BOOTSTRAP) for s in np.unique(split_P)}
+    return {
+        str(s): cluster_bootstrap(correct_P[split_P == s], prompt_P[split_P == s], BOOTSTRAP_SAMPLES, CONFIDENCE, seed=0)
+        for s in np.unique(split_P)
+    }
 
 
 def doubts(held_out: Interval | None) -> list[str]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dora_core.config.method import ModelConfig, SftConfig, TextConfig
 from dora_core.errors import DataError
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
 from tasks.training.facts import TrainingFacts
 
 if TYPE_CHECKING:

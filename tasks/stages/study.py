@@ -21,10 +21,12 @@ from dora_core.evaluation.study_statistics import MEASURES, TABLES, Cell, Estima
 from dora_core.strict_model import StrictModel
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.stage import StageContext, StageOutput, StageRef, StageSpec
-from tasks.stages import guard
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
+from tasks.stages._guard_facts import Facts as GuardFacts
 from tasks.stages._study_factors import Bootstrap, FactorRow, ScatterPoints, calibration_rows
-from tasks.stages._study_inputs import CellRun, Reader, Series, measure
+from tasks.stages._study_inputs import CellRun, Reader
+from tasks.stages._study_measures import Series, measure
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -216,7 +218,7 @@ def cell_facts(key: str, cells: Cells, estimates: dict[str, Estimate], context: 
 
 def broken_rules(runs: dict[int, Measured], context: StageContext) -> dict[str, dict[str, str]]:
     """``{seed: {rule: message}}`` of the guard rails that would stop the round; a study measures the round all the same."""
-    guards = {seed: [context.facts(ref, guard.Facts).rules for ref in one.run.guards] for seed, one in runs.items()}
+    guards = {seed: [context.facts(ref, GuardFacts).rules for ref in one.run.guards] for seed, one in runs.items()}
     broken = {seed: {r.name: r.message for rules in found for r in rules if r.passed is False} for seed, found in guards.items()}
     return {str(seed): rules for seed, rules in broken.items() if rules}
 

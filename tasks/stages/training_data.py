@@ -1,6 +1,7 @@
 """Stage ``training_data``: the records of alignment, joined, chosen and tokenised once.
 
-Input: records, reference log-probabilities, calibration factors (where the objective uses them), the tokenizer of the starting model.
+Input: records, reference log-probabilities, calibration factors (where the objective uses them), probabilities of labels
+(where ``trust.apply`` says so), the tokenizer of the starting model.
 Output: ``training_data.arrow`` (``dora_core/training/alignment_data.py``), which every training worker maps into memory. Guarantee: it
 does not depend on settings of training alone, so another λ, learning rate or loss of as many responses does not tokenise again.
 Unpaired records (``dora_core/data/unpaired.py``) are refused before anything is tokenised if the loss does not read them; ``align``
@@ -21,10 +22,11 @@ from dora_core.config.alignment import Loss
 from dora_core.config.method import ModelConfig, TextConfig
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts
-from tasks.runtime.stage import NotInDigest, StageContext, StageOutput, StageRef, StageSpec, local_model
-from tasks.tables.artifacts import CALIBRATION_FILE, LOGPS_FILE, RECORDS_FILE, TRAINING_DATA_FILE
+from tasks.runtime.spec import NotInDigest, StageRef, StageSpec, local_model
+from tasks.runtime.stage import StageContext, StageOutput
+from tasks.tables.artifacts import CALIBRATION_FILE, LOGPS_FILE, RECORDS_FILE, TRAINING_DATA_FILE, TRUST_FILE
 from tasks.tables.rows import record_batches, responses_of
-from tasks.tables.training_records import Aggregate
+from tasks.tables.training_records import Aggregate, TrustUse
 
 
 class Spec(StageSpec):
@@ -43,6 +45,8 @@ class Spec(StageSpec):
     text: TextConfig
     aggregate: Aggregate
     max_responses: int = Field(ge=2)
+    trust: StageRef | None = None
+    trust_use: TrustUse = "soft_label"
     loss: Annotated[Loss | None, NotInDigest] = None
 
 
@@ -57,7 +61,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     if spec.loss is not None:
         refuse_unpaired(spec.loss, *count_unpaired(records, "train"))
     factors = None if spec.calibration is None else context.fetch(spec.calibration) / CALIBRATION_FILE
-    batches = joined_records(records, context.fetch(spec.reference) / LOGPS_FILE, factors, spec.aggregate)
+    trust = None if spec.trust is None else context.fetch(spec.trust) / TRUST_FILE
+    batches = joined_records(records, context.fetch(spec.reference) / LOGPS_FILE, factors, spec.aggregate, trust, spec.trust_use)
     sources: set[str | None] = set()
     count = 0
     for batch in record_batches(records, ["sources"], "train"):

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.tables.artifacts import GOLDEN_FILE
-
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
@@ -39,6 +37,13 @@ def record_batches(
                 records = records.filter(pc.equal(records["split"], split))
             if records.num_rows:
                 yield records.select(columns)
+
+
+def _holds_single_responses(file: Path) -> bool:
+    """Whether each row of a file is one response, as in ``golden.parquet``; a record of ``records.parquet`` has a list of them."""
+    import pyarrow.parquet as pq
+
+    return "response" in pq.read_schema(file).names
 
 
 def responses_of(records: pa.Table) -> pa.Table:
@@ -126,7 +131,7 @@ def read_index(file: Path, split: str | None = None) -> RowIndex:
 
     keys, hashes, sources = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
     codes: dict[str, int] = {}
-    columns = ["prompt_hash", "response"] if file.name == GOLDEN_FILE else ["prompt_hash", "responses", "sources"]
+    columns = ["prompt_hash", "response"] if _holds_single_responses(file) else ["prompt_hash", "responses", "sources"]
     for records in record_batches(file, columns, split):
         rows = responses_of(records)
         hashes.append(rows["prompt_hash"].to_numpy())
@@ -154,7 +159,7 @@ def text_rows(file: Path, positions: NDArray[np.int64], split: str | None = None
 
     from dora_core.data.encoding import plain_prompt
 
-    numbers, texts = ("prompt_hash", "response") if file.name == GOLDEN_FILE else ("sources", "responses")
+    numbers, texts = ("prompt_hash", "response") if _holds_single_responses(file) else ("sources", "responses")
     with pq.ParquetFile(file) as parquet:
         groups = parquet.num_row_groups
     stop = 0

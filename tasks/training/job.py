@@ -22,11 +22,11 @@ from dora_core.config.execution import Execution
 from dora_core.config.method import ModelConfig, OptimizationConfig
 from dora_core.strict_model import StrictModel
 from infra.store.store import Store
-from tasks.runtime.stage import StageRef, local_model
+from tasks.runtime.spec import ModelSource, local_model
 from tasks.training.report import TrainingReport
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from dora_core.models.logprobs import ResponseLogps
@@ -100,7 +100,7 @@ class TrainingJob:
 
     build: Callable[..., Task]
     arguments: dict[str, Any]
-    model: ModelConfig | StageRef
+    model: ModelSource
     optimization: OptimizationConfig
     execution: Execution
     store_uri: str
@@ -178,8 +178,8 @@ class Memory(StrictModel):
     def lower(self, job: TrainingJob, error: OutOfMemory) -> None:
         """Store a smaller budget. Ranks that run out of memory in the same step may all do this; the last write counts."""
         warning = (
-            f"{error.message}: training went on from the last checkpoint with at most {error.budget} tokens, which changes the weights by "
-            f"rounding only; set execution.{job.stage}.micro_batch_tokens to {error.budget} to save the attempt"
+            f"{error.message}: training continued from the last checkpoint with at most {error.budget} tokens, which changes the weights "
+            f"by rounding only; set execution.{job.stage}.micro_batch_tokens to {error.budget} to save the attempt"
         )
         log.warning(warning)
         lowered = Memory(micro_batch_tokens=error.budget, warnings=[*self.warnings, warning])
@@ -206,7 +206,7 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     return max(lists, key=len, default=[])
 
 
-def trained_model(job: TrainingJob, weights: dict[str, Any]) -> PreTrainedModel:
+def trained_model(job: TrainingJob, weights: dict[str, Tensor]) -> PreTrainedModel:
     """An unsharded model with the trained weights, adapters merged, in the precision it was trained in."""
     import torch
 

@@ -37,7 +37,7 @@ def write_rows(path: Path, rows: int) -> None:
 def by_adapter(path: Path) -> int:
     from dora_core.config.data import DataSource
     from dora_core.data.adapted import AdaptedInput
-    from dora_core.data.adapter.base import CanonicalRow
+    from dora_core.data.adapter.canonical import CanonicalRow
     from dora_core.data.inputs import Input
 
     columns = {

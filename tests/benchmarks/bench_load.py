@@ -104,7 +104,7 @@ def insist(machine: Machine, path: str, body: dict[str, Any]) -> Any:
 
 def flow_runs(machine: Machine, count: int) -> tuple[list[Row], int]:
     realign, reap = (machine.prefect("GET", f"/deployments/name/{name}")["id"] for name in ("realign/realign", "reap/reap"))
-    parameters = small_run(machine, "load", epochs=1)
+    parameters = small_run(machine, "load", on_ray_train=["sft", "align"], epochs=1)
     services = Settings(home=machine.home).services().services
 
     def who() -> dict[str, list[psutil.Process]]:

@@ -18,8 +18,16 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def dora(tmp_path: Path) -> Iterator[Dora]:
+def fresh_dora(tmp_path: Path) -> Iterator[Dora]:
+    """In a home that does not exist."""
     dora = Dora(tmp_path)
     yield dora
     for process in dora.processes():
         process.kill()
+
+
+@pytest.fixture
+def dora(fresh_dora: Dora, empty_mlflow_database: Path, empty_prefect_database: Path) -> Dora:
+    """In a home with empty databases."""
+    fresh_dora.use_databases(mlflow=empty_mlflow_database, prefect=empty_prefect_database)
+    return fresh_dora

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -70,9 +71,9 @@ def ray() -> Iterator[ThreadingHTTPServer]:
 
 
 @pytest.fixture(scope="module")
-def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for the module: making one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory, empty_mlflow_database: Path) -> str:
+    """One database for the module."""
+    return f"sqlite:///{shutil.copy(empty_mlflow_database, tmp_path_factory.mktemp('mlflow') / 'mlflow.db')}"
 
 
 @pytest.fixture

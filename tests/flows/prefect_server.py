@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,9 +22,11 @@ PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def api(tmp_path_factory: pytest.TempPathFactory, empty_prefect_database: Path) -> Iterator[str]:
     """Address of a Prefect API with an empty database."""
     home = tmp_path_factory.mktemp("prefect")
+    (home / "prefect").mkdir()
+    shutil.copy(empty_prefect_database, home / "prefect" / "prefect.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DORA_HOME", str(home))
         for name, value in tool_environment(Settings()).items():
@@ -34,10 +37,10 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def client(api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncPrefectClient]:
+def client(api: str, tmp_path: Path, mlflow_sqlite: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncPrefectClient]:
     monkeypatch.setenv("PREFECT_API_URL", api)
     monkeypatch.setenv("DORA_HOME", str(tmp_path))
-    monkeypatch.setenv("DORA_MLFLOW_URI", f"sqlite:///{tmp_path.parent / 'mlflow.db'}")
+    monkeypatch.setenv("DORA_MLFLOW_URI", mlflow_sqlite)
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
         yield client
 

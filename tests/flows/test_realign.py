@@ -30,25 +30,26 @@ align: {{objective: {{name: erm}}, optimization: {{max_steps: 3, batch_size: 8}}
 evaluate: {{kl_prompts: 2, kl_max_new_tokens: 8, bootstrap_samples: 100}}
 compare: null
 promotion: {{mode: never}}
-execution: {{default: {{workers: 1}}}}
+execution: {{default: {{workers: 0}}, {on_ray_train}: {{workers: 1}}}}
 """
 FOREVER, SHORT = 1000, 1
 
 
 @pytest.fixture
-def config(mixture: Path) -> Callable[[int], str]:
-    return lambda epochs: CONFIG.format(data=mixture, epochs=epochs)
+def config(mixture: Path) -> Callable[..., str]:
+    return lambda epochs, on_ray_train: CONFIG.format(data=mixture, epochs=epochs, on_ray_train=on_ray_train)
 
 
-def test_a_run_then_nothing_to_do(dora: Dora, config: Callable[[int], str]) -> None:
-    first = dora.run("realign", config(SHORT))
+def test_a_run_then_nothing_to_do(fresh_dora: Dora, config: Callable[..., str]) -> None:
+    dora = fresh_dora
+    first = dora.run("realign", config(SHORT, "align"))
     assert [s["state"] for s in first["stages"]] == ["ran"] * 7
     assert first["status"] == "completed" and first["decision"] in ("challenger", "refused")
     assert first["warnings"] == []
     assert Path(first["links"]["report"]).read_text().startswith("<!")
     assert set(dora.mlflow_states()) == {"FINISHED"} and len(dora.mlflow_states()) == 8
 
-    second = dora.run("realign", config(SHORT))
+    second = dora.run("realign", config(SHORT, "align"))
     assert [s["state"] for s in second["stages"]] == ["cached"] * 7
     assert second["stages"][3]["reason"] == f"cached: same inputs and settings as {first['run_id']}"
     assert second["decision"] == first["decision"]
@@ -61,11 +62,11 @@ def test_a_run_then_nothing_to_do(dora: Dora, config: Callable[[int], str]) -> N
 
 def test_data_without_a_shift_is_said_to_need_no_calibration(dora: Dora, tmp_path: Path) -> None:
     data = Testbed(TestbedConfig(prompts=60, shift=0.0)).write(tmp_path / "same.parquet")
-    encoder = "{hidden_size: 32, layers: 1, heads: 2, vocab_size: 400}"
+    encoder, execution = "{hidden_size: 32, layers: 1, heads: 2, vocab_size: 400}", "{default: {workers: 0}, calibrate: {workers: 1}}"
     manifest = dora.run(
         "calibrate",
         f"project: same\ndata: {{train: [{{path: {data}}}]}}\n"
-        f"classifier: {{encoder: {encoder}, epochs: 1, folds: 2}}\nexecution: {{default: {{workers: 1}}}}\n",
+        f"classifier: {{encoder: {encoder}, epochs: 1, folds: 2}}\nexecution: {execution}\n",
     )
     calibrate = manifest["stages"][-1]
     assert calibrate["notes"][-1] == "no source can be told from golden: this data needs no calibration"
@@ -73,8 +74,8 @@ def test_data_without_a_shift_is_said_to_need_no_calibration(dora: Dora, tmp_pat
     assert facts["no_shift"] and all(source["mean"] == 1.0 for source in facts["h"].values())
 
 
-def test_ctrl_c_leaves_nothing_running_and_the_next_run_goes_on(dora: Dora, config: Callable[[int], str]) -> None:
-    process = dora.start("realign", config(FOREVER))
+def test_ctrl_c_leaves_nothing_running_and_the_next_run_goes_on(dora: Dora, config: Callable[..., str]) -> None:
+    process = dora.start("realign", config(FOREVER, "sft"))
     wait_for(process, "sft: 1/")
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.5)
@@ -89,9 +90,9 @@ def test_ctrl_c_leaves_nothing_running_and_the_next_run_goes_on(dora: Dora, conf
 
 @pytest.mark.fault(7)
 def test_kill_9_is_cleaned_up_from_outside(
-    dora: Dora, config: Callable[[int], str], monkeypatch: pytest.MonkeyPatch, recovery: Recovery
+    dora: Dora, config: Callable[..., str], monkeypatch: pytest.MonkeyPatch, recovery: Recovery
 ) -> None:
-    process = dora.start("realign", config(FOREVER))
+    process = dora.start("realign", config(FOREVER, "align"))
     wait_for(process, "sft: 1/")
     process.kill()
     process.communicate()

@@ -44,9 +44,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def dora(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dora]:
+def dora(tmp_path_factory: pytest.TempPathFactory, empty_mlflow_database: Path, empty_prefect_database: Path) -> Iterator[Dora]:
     """One home for both tests: what round 0 computes is computed once."""
     dora = Dora(tmp_path_factory.mktemp("dora"))
+    dora.use_databases(mlflow=empty_mlflow_database, prefect=empty_prefect_database)
     yield dora
     for process in dora.processes():
         process.kill()

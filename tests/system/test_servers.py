@@ -34,7 +34,7 @@ def test_up_offers_what_is_declared(machine: Machine) -> None:
 
 @pytest.mark.fault(16)
 def test_two_runs_take_turns_and_show_stages_reasons_and_links(machine: Machine) -> None:
-    runs = [machine.start(small_run(machine, "served", epochs=1)) for _ in range(2)]
+    runs = [machine.start(small_run(machine, "served", on_ray_train=["align"], epochs=1)) for _ in range(2)]
     ended = [machine.wait_for_state(run, {"COMPLETED"}) for run in runs]
     waits = {run: [state["message"] for state in states(machine, run) if state["name"] == "Waiting"] for run in runs}
     again, run = sorted(runs, key=lambda run: not waits[run])
@@ -93,7 +93,7 @@ def test_a_bad_parameter_is_refused_before_anything_runs(machine: Machine) -> No
 
 @pytest.mark.fault(9)
 def test_a_cancelled_run_leaves_no_job_and_no_running_mlflow_run(machine: Machine, recovery: Recovery) -> None:
-    run = machine.start(small_run(machine, "cancelled", epochs=1000))
+    run = machine.start(small_run(machine, "cancelled", on_ray_train=["sft"], epochs=1000))
     deadline = time.monotonic() + WAIT_SECONDS
     while not any(job.startswith("dora-sft") and status == "RUNNING" for job, status in machine.ray_jobs().items()):
         assert time.monotonic() < deadline, machine.ray_jobs()

@@ -110,13 +110,3 @@ def meet(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request:
         return fault
 
     return put
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """A Ray of our own in this process, ended with the module."""
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="WARNING", log_to_driver=False)
-    yield
-    ray.shutdown()

@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.runtime.stage import StageRef
 from tasks.stages import calibrate, classify, guard, mix
-from tasks.stages._promotion_gate import GateResult
+from tasks.stages._evaluate_facts import GateResult
 from tasks.stages.registry import parse_result
 
 

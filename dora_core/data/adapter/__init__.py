@@ -1,1 +1,1 @@
-"""Adapter: rows of any schema → canonical rows. Start reading at ``base.py``, then ``pair.py``; one file per shape."""
+"""Adapter: rows of any schema → canonical rows. Start reading at ``base.py``, then ``shapes/pair.py``; one file per shape."""

@@ -1,8 +1,8 @@
 """Parts of a row that every shape reads the same way: fields, prompt with its context, split, weight, carried columns, and the row that
 results.
 
-A shape (``pair.py``, ``list.py``, …) is compiled once per input from an :class:`~dora_core.config.adapter.Adapter` and the columns, and
-then called per row; it never raises for what a row holds.
+A shape (``shapes/pair.py``, …) is compiled once per input from an :class:`~dora_core.config.adapter.Adapter` and the columns, and then
+called per row; it never raises for what a row holds.
 """
 
 from __future__ import annotations
@@ -11,44 +11,17 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 from dora_core.config.adapter import Adapter, roots_of
 from dora_core.config.path_syntax import quote_key
+from dora_core.data.adapter.fields import Fields
 from dora_core.data.adapter.messages import Message, MessageReader, Reply
 from dora_core.data.adapter.numbers import NotANumber, describe, is_nan, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
 from dora_core.data.problems import Problem, Reason, problem
-
-CanonicalForm: TypeAlias = Literal["pairwise", "listwise", "golden", "unpaired"]
-
-
-class CanonicalRow(NamedTuple):
-    """A row for ``parse_row``: a prompt as messages, responses as final texts.
-
-    ``fields`` by form, all with ``id``, ``prompt``, ``task``, ``split`` (train, eval or None = by hash), ``weight``, ``extra`` (JSON text
-    or None) and ``tools`` (JSON text or None): pairwise ``chosen, rejected, chosen_source, rejected_source``; listwise ``responses,
-    rewards`` or ``ranks`` (1 = best), ``sources``; golden ``response``; unpaired ``response, label`` (bool), ``source``.
-    """
-
-    form: CanonicalForm
-    fields: dict[str, Any]
-
-
-class Refused(list[Problem]):
-    """Problems of a row that could be read so far: ``row`` is looked at for further ones."""
-
-    def __init__(self, problems: list[Problem], row: CanonicalRow):
-        super().__init__(problems)
-        self.row = row
-
-
-Adapted: TypeAlias = "CanonicalRow | list[Problem] | None"
-"""None: the row is left out by decision and counted."""
-
-UNMAPPED_BY_NAME = frozenset({"source", "weight"})
-"""Fields that are read only where the configuration maps them: a column of that name may mean something else."""
+from dora_core.data.splits import split_named
 
 MEDIA_COLUMNS = frozenset({"image", "images", "video", "videos", "audio", "audios", "pixel_values"})
 TOOL_COLUMNS = frozenset({"tools", "functions"})
@@ -57,32 +30,8 @@ _PLACEHOLDER = re.compile(r"<(?:image|video|audio)>|<\|image(?:_\d+)?\|>")
 _MEDIA_AT_END = re.compile(r"\A\s*<(?:image|video|audio)>|<(?:image|video|audio)>\s*\Z|<\|(?:image|video|audio)(?:_\d+|_pad)?\|>")
 _BASE64 = re.compile(r"data:(?:image|audio|video|application)/[\w.+-]+;base64,[A-Za-z0-9+/=]{64}")
 
-_TRAIN = re.compile(r"train", re.IGNORECASE)
-_EVAL = re.compile(r"test|val|dev|eval|hold[-_ ]?out|held[-_ ]?out", re.IGNORECASE)
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, default=str).encode
 _LETTER_OR_DIGIT = re.compile(r"\w")
-
-
-class Fields:
-    """Compiled paths of an adapter's canonical fields, for rows with these columns."""
-
-    def __init__(self, adapter: Adapter, columns: Sequence[str]):
-        self.adapter, self.columns = adapter, columns
-        self._there = frozenset(columns)
-
-    def path(self, name: str) -> CompiledPath | None:
-        """Path of a canonical field; None if it is switched off, or not mapped and no column has its name."""
-        mapped = getattr(self.adapter.columns, name)
-        if mapped is None and name in self._there and name not in UNMAPPED_BY_NAME:
-            mapped = name if name.isidentifier() else None
-        return self.compile(mapped) if isinstance(mapped, str) else None
-
-    def needed(self, name: str) -> CompiledPath:
-        """Path of a field without which the shape cannot be read; the field's own name where it is not mapped."""
-        return self.path(name) or self.compile(name)
-
-    def compile(self, text: str) -> CompiledPath:
-        return CompiledPath(text, self._there)
 
 
 class Given(NamedTuple):
@@ -107,6 +56,7 @@ class RowReader:
         )
         self._bare = self._system is None and self._history is None and self._input is None
         self._id, self._task, self._split, self._weight = (fields.path(name) for name in ("id", "task", "split", "weight"))
+        self._label_probability = fields.path("label_probability")
         self._splits = {name.strip().casefold(): split for name, split in adapter.splits.items()}
         self._split_cache: dict[str, str | None] = {}
         self._carry = [fields.compile(path) for path in adapter.carry]
@@ -117,8 +67,9 @@ class RowReader:
         self._refused = [c for c in self._media if c not in decided] + [
             c for c in columns if c.casefold() in TOOL_COLUMNS and c not in decided and c not in adapter.carry
         ]
+        numbers = (self._weight, self._label_probability)
         self._beside = bool(
-            self._refused or self._parts or self._carry or self._tools or self._id or self._task or self._split or self._weight
+            self._refused or self._parts or self._carry or self._tools or self._id or self._task or self._split or any(numbers)
         )
 
     def _undecided_parts(self, adapter: Adapter) -> list[tuple[CompiledPath, bool]]:
@@ -371,7 +322,8 @@ class RowReader:
     # ------------------------------------------------------------------------------------------------- beside the responses
 
     def beside(self, row: dict[str, Any], fields: dict[str, Any], problems: list[Problem]) -> None:
-        """Put id, task, split, weight, tools and carried columns into ``fields``; report media and tools that are not decided."""
+        """Put everything beside the responses (id, task, split, numbers, tools, carried columns) into ``fields``; report media and tools
+        that are not decided."""
         if not self._beside:
             return
         beside = [(column, row.get(column), column.casefold() in MEDIA_COLUMNS) for column in self._refused]
@@ -409,6 +361,8 @@ class RowReader:
             fields["split"] = self._split_of(row, problems)
         if self._weight is not None:
             fields["weight"] = self.weight(row, problems)
+        if self._label_probability is not None:
+            fields["label_probability"] = self.label_probability(row, problems)
         if self._tools is not None:
             fields["tools"] = self._json(self.optional(self._tools, row, problems))
         if self._carry:
@@ -465,6 +419,20 @@ class RowReader:
             problems.append(problem(self._weight.text, Reason.NOT_A_NUMBER, "is negative, expected a weight of at least 0"))
             return None
         return weight
+
+    def label_probability(self, row: dict[str, Any], problems: list[Problem]) -> float | None:
+        """Probability that the row's label is right, or None where it is not given."""
+        assert self._label_probability is not None
+        place = self._label_probability
+        try:
+            probability = to_number(self.optional(place, row, problems))
+        except NotANumber as error:
+            problems.append(problem(place.text, Reason.NOT_A_NUMBER, str(error)))
+            return None
+        if probability is not None and not 0 <= probability <= 1:
+            problems.append(problem(place.text, Reason.NOT_A_NUMBER, f"is {probability:g}, expected a probability from 0 to 1"))
+            return None
+        return probability
 
     def carried(self, path: CompiledPath, row: dict[str, Any]) -> Any:
         value = path.get(row)
@@ -528,14 +496,6 @@ def _texts_of(value: Any) -> list[str] | None:
         except Unparsable:
             return None
     return value if isinstance(value, list) and value and all(isinstance(text, str) for text in value) else None
-
-
-def split_named(value: str, further: dict[str, Any]) -> str | None:
-    """``"train"`` or ``"eval"`` for a split's name (train_prefs, valid1, test, …), by ``further`` first; None if it is neither."""
-    name = value.strip().casefold()
-    if name in further:
-        return str(further[name])
-    return "train" if _TRAIN.match(name) else "eval" if _EVAL.match(name) else None
 
 
 def _same(one: Message, other: Message) -> bool:

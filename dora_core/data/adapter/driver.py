@@ -7,32 +7,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from dora_core.config.adapter import LABELS_OF_SHAPE, Adapter, Shape
-from dora_core.data.adapter.ab import AbShape
-from dora_core.data.adapter.base import Adapted, CanonicalRow, Fields, split_named
-from dora_core.data.adapter.list import ListShape
-from dora_core.data.adapter.mixed import PairOrListShape
+from dora_core.data.adapter.canonical import CanonicalRow
+from dora_core.data.adapter.fields import Fields
 from dora_core.data.adapter.numbers import describe
-from dora_core.data.adapter.pair import PairShape
-from dora_core.data.adapter.rows import RowsShape
-from dora_core.data.adapter.single import SingleShape, UnpairedShape
-from dora_core.data.adapter.tree import TreeShape
+from dora_core.data.adapter.shapes.base import shapes
 from dora_core.data.problems import Problem, Reason, problem
+from dora_core.data.splits import split_named
 from dora_core.errors import ConfigError
 
-_BY_ROW: dict[str, Callable[[Adapter, Sequence[str], Counter[str]], Callable[[dict[str, Any]], Adapted]]] = {
-    "pair": PairShape,
-    "list": ListShape,
-    "ab": AbShape,
-    "single": SingleShape,
-    "unpaired": UnpairedShape,
-    "mixed": PairOrListShape,
-}
-_BY_STREAM: dict[str, type[RowsShape] | type[TreeShape]] = {"rows": RowsShape, "tree": TreeShape}
-_NEEDS_LABEL = frozenset({"ab", "unpaired", "rows"})
 _INDEX = re.compile(r"\[(\d+)\]")
 
 
@@ -53,9 +39,10 @@ class RowAdapter:
                 hint="set `shape`, or map `columns: {chosen: …, rejected: …}` or `columns: {responses: …}`; columns there: "
                 + ", ".join(columns),
             )
-        if self.shape in _NEEDS_LABEL and adapter.label is None:
+        self._described = shapes()[self.shape]
+        if self._described.label_example and adapter.label is None:
             raise ConfigError(
-                f"shape {self.shape} needs `label`: where the rows say which response is better", hint=_LABEL_HINTS[self.shape]
+                f"shape {self.shape} needs `label`: where the rows say which response is better", hint=self._described.label_example
             )
         if self.shape == "mixed" and adapter.label is not None:
             raise ConfigError("the columns hold pairs and lists, and `label` is for one of them", hint="set `shape: pair` or `shape: list`")
@@ -67,7 +54,8 @@ class RowAdapter:
             )
         self._split = Fields(adapter, columns).path("split")
         self._splits = {name.strip().casefold(): split for name, split in adapter.splits.items()}
-        self._by_row = _BY_ROW[self.shape](adapter, columns, self.notes) if self.shape in _BY_ROW else None
+        compile_row = self._described.by_row
+        self._by_row = None if compile_row is None else compile_row(adapter, columns, self.notes)
 
     def is_train(self, row: Any) -> bool:
         """Whether a raw row says, in its own column, that it belongs to training."""
@@ -99,8 +87,8 @@ class RowAdapter:
                 else:
                     refused.append((index, _not_a_row(row)))
 
-        assert self.shape is not None
-        for item in _BY_STREAM[self.shape](self.adapter, self.columns, self.notes).stream(objects()):
+        assert self._described.by_stream is not None, "a shape reads row by row or streams"
+        for item in self._described.by_stream(self.adapter, self.columns, self.notes).stream(objects()):
             yield from refused
             refused.clear()
             yield item
@@ -112,7 +100,7 @@ class RowAdapter:
         root = re.split(r"[\[.]", field, maxsplit=1)[0]
         rest = field[len(root) :]
         index = _INDEX.match(rest)
-        two = {"pair": ("chosen", "rejected"), "ab": ("a", "b")}.get(self.shape or "")
+        two = self._described.two
         if two is not None and root in ("responses", "sources") and index is not None and int(index[1]) < 2:
             name = two[int(index[1])] + ("_source" if root == "sources" else "")
             path = fields.path(name) or fields.path("source" if root == "sources" else name)
@@ -127,18 +115,6 @@ class RowAdapter:
         if path is None:
             return field
         return path.element(int(index[1])) + rest[index.end() :] if index is not None and root != "prompt" else path.text + rest
-
-
-_LABEL_HINTS = {
-    "ab": "e.g. `label: {column: winner, a: model_a, b: model_b, tie: [tie]}`, or `label: {scores: [{a: score_a, b: score_b}]}`",
-    "unpaired": "e.g. `label: {column: label, true: [true], false: [false]}`",
-    "rows": "e.g. `label: {scores: [helpfulness]}`, "
-    "`label: {ranks: rank, base: "
-    "1}`, or `label: "
-    "{column: label, "
-    "true: [true], "
-    "false: [false]}`",
-}
 
 
 def shape_by_columns(adapter: Adapter, columns: Sequence[str]) -> Shape | Any:

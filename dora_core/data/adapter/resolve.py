@@ -14,37 +14,18 @@ from pydantic import ValidationError
 
 from dora_core.config.adapter import Adapter, AdapterColumns, ScoresLabel, paths_of
 from dora_core.config.path_syntax import parse_path, quote_key
-from dora_core.data.adapter.base import Fields
 from dora_core.data.adapter.driver import RowAdapter, shape_by_columns
+from dora_core.data.adapter.fields import Fields
 from dora_core.data.adapter.numbers import describe
 from dora_core.data.adapter.paths import CompiledPath, Missing
+from dora_core.data.adapter.shapes.base import shapes
 from dora_core.data.columns_left import ColumnsLeft, columns_left
 from dora_core.data.presets import as_text, expand, find_preset, recognise
 from dora_core.errors import ConfigError, DataError, did_you_mean
 
-_FIELDS_OF_SHAPE: dict[str, tuple[str, ...]] = {
-    "pair": ("chosen", "rejected", "chosen_source", "rejected_source"),
-    "list": ("responses", "rewards", "ranks", "sources"),
-    "ab": ("a", "b", "a_source", "b_source"),
-    "unpaired": ("response",),
-    "rows": ("response",),
-    "tree": (),
-    "single": ("response",),
-    "mixed": ("chosen", "rejected", "chosen_source", "rejected_source", "responses", "rewards", "ranks", "sources"),
-}
-"""Fields that only some shapes have; the others (id, prompt, source, task, split, weight) all have."""
-_NEEDED: dict[str, tuple[str, ...]] = {
-    "pair": ("chosen", "rejected"),
-    "list": ("responses",),
-    "ab": ("a", "b"),
-    "unpaired": ("response",),
-    "rows": ("response",),
-    "tree": (),
-    "single": ("response",),
-    "mixed": (),
-}
 _RANK = re.compile(r"(.*[_-])?rank(s|ing|ings)?", re.IGNORECASE)
-_EVERYWHERE = frozenset({"id", "prompt", "source", "task", "split", "weight"})
+_EVERYWHERE = frozenset({"id", "prompt", "source", "task", "split", "weight", "label_probability"})
+"""Fields of every shape."""
 
 
 @dataclass(frozen=True)
@@ -173,14 +154,14 @@ def _recognised(
 
 
 def _conflicts(adapter: Adapter, offered: Adapter) -> Iterator[str]:
-    possible = _EVERYWHERE | set(_FIELDS_OF_SHAPE[offered.shape or "pair"])
+    possible = _EVERYWHERE | set(shapes()[offered.shape or "pair"].fields)
     for field in AdapterColumns.model_fields:
         own, other = getattr(adapter.columns, field), getattr(offered.columns, field)
         if not isinstance(own, str):
             continue
         if field not in possible:
             yield f"`columns.{field}: {own}` is not read by its shape {offered.shape}"
-        elif isinstance(other, str) and own != other and field not in ("id", "task", "split", "weight", "source"):
+        elif isinstance(other, str) and own != other and field not in ("id", "task", "split", "weight", "label_probability", "source"):
             yield f"`columns.{field}: {own}` differs from its `{field}: {other}`"
 
 
@@ -202,10 +183,11 @@ def _presets_of(golden: bool) -> list[str]:
 
 
 def _unused(adapter: Adapter, shape: str) -> Iterator[str]:
-    possible = _EVERYWHERE | set(_FIELDS_OF_SHAPE[shape])
+    own = shapes()[shape].fields
+    possible = _EVERYWHERE | set(own)
     for field in AdapterColumns.model_fields:
         if isinstance(getattr(adapter.columns, field), str) and field not in possible:
-            yield f"`columns.{field}` would be ignored: shape {shape} has {', '.join(_FIELDS_OF_SHAPE[shape]) or 'no responses of its own'}"
+            yield f"`columns.{field}` would be ignored: shape {shape} has {', '.join(own) or 'no responses of its own'}"
 
 
 def _wrong_paths(adapter: Adapter, columns: Sequence[str], sample: Sequence[Mapping[str, Any]], ragged: bool) -> Iterator[str]:
@@ -337,7 +319,7 @@ def _wrong_type(place: str, path: CompiledPath, values: Sequence[Any]) -> Iterat
 
 def _missing_fields(adapter: Adapter, shape: str, columns: Sequence[str]) -> Iterator[str]:
     fields = Fields(adapter, columns)
-    for field in _NEEDED[shape]:
+    for field in shapes()[shape].needed:
         if fields.path(field) is None:
             yield f"shape {shape} needs `columns.{field}`, and no column has that name; {did_you_mean(field, columns)}"
     if adapter.tree is None and shape == "tree":

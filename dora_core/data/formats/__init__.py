@@ -1,7 +1,7 @@
 """Formats of inputs, one file each. A new format is a new file here; ``base.py`` describes what it has to define."""
 
+from dora_core.data.formats._compression import COMPRESSED
 from dora_core.data.formats._looks import Look, look_at
-from dora_core.data.formats._text import COMPRESSED
 from dora_core.data.formats.base import AUTO, DEFAULT_SPLIT, File, Format, Location, Reader, find_formats, headline, neighbours
 
 FORMATS: dict[str, Format] = find_formats(__name__, __path__)

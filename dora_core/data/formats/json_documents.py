@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from dora_core.data.formats._compression import open_bytes
 from dora_core.data.formats._json_scanner import Scanner
-from dora_core.data.formats._text import open_bytes, refuse_utf16
+from dora_core.data.formats._text import refuse_utf16
 from dora_core.data.formats.base import DEFAULT_SPLIT, Format, Location, Reader
 from dora_core.data.formats.json_lines import JsonLinesReader, parse_line
 from dora_core.errors import DataError

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from dora_core.data.formats._text import open_bytes, refuse_utf16
+from dora_core.data.formats._compression import open_bytes
+from dora_core.data.formats._text import refuse_utf16
 from dora_core.data.formats.base import Format, Location
 from dora_core.data.problems import Problem, Reason
 from dora_core.errors import DataError

@@ -1,6 +1,11 @@
-"""Presets: one class per published schema. Start reading at ``base.py``; a user adds one through ``DORA_PLUGINS`` like a loss."""
+"""Presets: one class per published schema. Start reading at ``base.py``; a user adds one through ``DORA_PLUGINS`` like a loss.
 
-from dora_core.data.presets import golden, lists, pairs, single_rows, trees, two_answers
+A module of this folder registers its presets where it is imported, which happens here.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
 from dora_core.data.presets.base import (
     PRESETS,
     Expanded,
@@ -14,6 +19,9 @@ from dora_core.data.presets.base import (
     registered_presets,
 )
 
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
 __all__ = [
     "PRESETS",
     "Expanded",
@@ -22,13 +30,7 @@ __all__ = [
     "as_text",
     "expand",
     "find_preset",
-    "golden",
-    "lists",
-    "pairs",
     "recognise",
     "register_preset",
     "registered_presets",
-    "single_rows",
-    "trees",
-    "two_answers",
 ]

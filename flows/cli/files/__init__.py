@@ -1,1 +1,1 @@
-"""``dora generate``, ``dora judge`` and ``dora evaluate`` on files, without a configuration, a flow or a server of ours."""
+"""``dora generate``, ``dora judge`` and ``dora evaluate`` on files, without a configuration, a flow or the servers of `dora up`."""

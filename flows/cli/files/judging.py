@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from pydantic import Field
 
 from dora_core.config.data import DataSource
-from dora_core.config.execution import Execution, endpoint_mistake
-from dora_core.config.judging import ImplicitJudge, Judge, LLMJudge, RewardModelJudge
-from dora_core.config.method import ModelConfig, TextConfig
+from dora_core.config.execution import endpoint_mistake
+from dora_core.config.judging import ImplicitJudge, LLMJudge, RewardModelJudge
+from dora_core.config.method import ModelConfig
 from dora_core.errors import ConfigError
-from dora_core.strict_model import StrictModel
-from flows.cli.files.settings import trained
-from flows.cli.files.stages import FileStages, document, with_prompts
+from flows.cli.files.settings import from_options, trained
+from flows.cli.files.stages import Done, FileStages, with_prompts
 from flows.cli.files.tables import Output, read_rows
 from infra.store.store import sha256_of
 from tasks.stages import judge, prompts
 
 
-class JudgeOptions(StrictModel):
-    """Settings of ``dora judge``; the keys of ``--set``."""
-
-    judge: Judge = Field(description="Who judges.")
-    model: ModelConfig | None = Field(None, description="The policy, for the implicit judge.")
-    reference: ModelConfig | None = Field(None, description="Model that the policy started from, for the implicit judge.")
-    text: TextConfig = Field(default_factory=TextConfig, description="Template and truncation, for judges that are models.")
-    execution: Execution = Field(description="Workers, devices, and the server for requests.")
-
-
 def judge_file(
-    stages: FileStages, source: DataSource, output: Output, settings: JudgeOptions, against: DataSource | None = None
-) -> dict[str, Any]:
+    stages: FileStages,
+    source: DataSource,
+    output: Output,
+    given: Mapping[str, object],
+    overrides: Sequence[str],
+    against: DataSource | None = None,
+) -> Done:
     """Write the file's rows with a ``score`` (null: no verdict) and the ``judge`` that gave it; rows with lists of responses become a
     row per response: ``prompt, record_id, sample, response, score, judge``.
 
     Args:
+        given, overrides: fields of the stage's spec, see :func:`flows.cli.files.settings.from_options`.
         against: responses to the same prompts that an LLM judge compares these with; without it, it compares a prompt's with each other.
-
-    Returns:
-        Output path, counts and facts, as JSON.
 
     Raises:
         DoraError: see the stages; ConfigError: the judge lacks a model or a server.
@@ -48,51 +38,41 @@ def judge_file(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    settings = _checked_judge(settings, against)
     read = prompts.plan("responses", source, against)
-    spec = judge.Spec(
-        records=read.ref(),
-        samples=read.ref(),
-        judge=settings.judge,
-        model=settings.model,
-        reference=settings.reference,
-        text=settings.text,
-        execution=settings.execution,
-    )
+    spec = _spec(read, given, overrides)
     output.check(computed=spec.is_done(stages.store))
     records_folder, scores_folder = stages.run([read, spec])
     samples = pq.read_table(records_folder / "samples.parquet")
     scores = pq.read_table(scores_folder / "scores.parquet")["score"]
     name = pa.array([_judge_name(spec, read)] * len(samples), pa.string())
     table = samples.append_column("score", scores).append_column("judge", name).sort_by("row")
-    given = read_rows(source.path) if isinstance(source.path, str) and Path(source.path).is_file() else None
-    if given is not None and (source.columns.response or "response") in given.column_names:
-        given = given.drop_columns([name for name in ("score", "judge") if name in given.column_names])  # of an earlier judge
-        output.write(given.append_column("score", table["score"]).append_column("judge", table["judge"]))
+    rows = read_rows(source.path) if isinstance(source.path, str) and Path(source.path).is_file() else None
+    if rows is not None and (source.columns.response or "response") in rows.column_names:
+        rows = rows.drop_columns([name for name in ("score", "judge") if name in rows.column_names])  # of an earlier judge
+        output.write(rows.append_column("score", table["score"]).append_column("judge", table["judge"]))
     else:
         output.write(with_prompts(table.drop_columns(["row", "prompt_hash"]), pq.read_table(records_folder / "records.parquet")))
-    return document(stages, spec, output)
+    return stages.done(spec, output)
 
 
-def _checked_judge(settings: JudgeOptions, against: DataSource | None) -> JudgeOptions:
-    """Return the judge with its model pinned; refuse missing and superfluous options."""
-    chosen, changes = settings.judge, dict[str, Any]()
-    implicit = isinstance(chosen, ImplicitJudge)
-    if implicit != (settings.model is not None) or implicit != (settings.reference is not None):
-        takes = "needs --model POLICY and --reference START" if implicit else "takes no policy and no reference"
-        raise ConfigError(f"the {chosen.kind} judge {takes}", hint="--judge implicit --model POLICY --reference START judges by a policy")
-    if mistake := endpoint_mistake(f"judge.kind={chosen.kind}", chosen.asks_server, "--endpoint", settings.execution.endpoint):
-        raise ConfigError(mistake, hint="--judge llm --model NAME --endpoint URL uses a server")
-    if against is not None or (isinstance(chosen, LLMJudge) and chosen.against == "given"):
-        if against is None or not isinstance(chosen, LLMJudge):
+def _spec(read: prompts.Spec, given: Mapping[str, object], overrides: Sequence[str]) -> judge.Spec:
+    """Return the spec with its models pinned; missing and superfluous options are refused."""
+    fixed = {"records": read.ref(), "samples": read.ref(), "split": "eval"}
+    hint = "--judge implicit --model POLICY --reference START judges by a policy, --judge llm --model NAME --endpoint URL uses a server"
+    spec = from_options(judge.Spec, given, overrides, fixed=fixed, hint=hint)
+    chosen = spec.judge
+    if not isinstance(chosen, ImplicitJudge) and (spec.model is not None or spec.reference is not None):
+        raise ConfigError(f"the {chosen.kind} judge takes no policy and no reference", hint=hint)
+    if mistake := endpoint_mistake(f"judge.kind={chosen.kind}", chosen.asks_server, "--endpoint", spec.execution.endpoint):
+        raise ConfigError(mistake, hint=hint)
+    if read.against is not None or (isinstance(chosen, LLMJudge) and chosen.against == "given"):
+        if read.against is None or not isinstance(chosen, LLMJudge):
             raise ConfigError("comparing with given responses needs an llm judge and a file of them", hint="--judge llm --against FILE")
-        changes["judge"] = chosen.evolve(against="given")
+        return spec.evolve(judge=chosen.evolve(against="given"))
     if isinstance(chosen, RewardModelJudge):
-        changes["judge"] = chosen.evolve(model=trained(chosen.model, "--model"))
-    for role in ("model", "reference"):
-        if (model := getattr(settings, role)) is not None:
-            changes[role] = trained(model, f"--{role}")
-    return settings.evolve(**changes)
+        return spec.evolve(judge=chosen.evolve(model=trained(chosen.model, "--model")))
+    roles = {"model": spec.model, "reference": spec.reference}
+    return spec.evolve(**{role: trained(model, f"--{role}") for role, model in roles.items() if isinstance(model, ModelConfig)})
 
 
 def _judge_name(spec: judge.Spec, read: prompts.Spec) -> str:

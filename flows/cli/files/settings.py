@@ -1,4 +1,4 @@
-"""Settings of the commands on files: from their options and ``--set`` to validated models."""
+"""From the options and ``--set`` of the commands on files to specs and other validated models."""
 
 from __future__ import annotations
 
@@ -15,32 +15,50 @@ from dora_core.strict_model import StrictModel
 from flows.config.loading import validate
 from flows.config.yaml_text import apply_override, parse_override
 
-OptionsT = TypeVar("OptionsT", bound=StrictModel)
+Model = TypeVar("Model", bound=StrictModel)
 
 
-def options(kind: type[OptionsT], given: Mapping[str, Any], overrides: Sequence[str]) -> OptionsT:
-    """Return validated settings: ``given`` by dedicated options (None: not given), then ``--set``.
+def from_options(
+    kind: type[Model],
+    given: Mapping[str, object],
+    overrides: Sequence[str],
+    *,
+    fixed: Mapping[str, object] | None = None,
+    hint: str = "",
+) -> Model:
+    """Build a model, such as the spec of a stage, from a command line. Sections without options have their defaults.
 
     Args:
-        given: by key path, e.g. ``{"generate.samples": 4}``.
+        given: values of dedicated options by key path, e.g. ``{"generate.samples": 4}``; None: not given.
+        overrides: of ``--set``, which take precedence.
+        fixed: fields that the command sets; ``--set`` does not take them.
 
     Raises:
         ConfigError: with all mistakes.
     """
-    raw: dict[str, Any] = {"execution": {"workers": 0}} if "execution" in kind.model_fields else {}
-    for path, value in given.items():
-        if value is not None:
-            *parents, last = path.split(".")
-            section = raw
-            for parent in parents:
-                section = section.setdefault(parent, {})
-            section[last] = value
-    for assignment in overrides:
-        apply_override(raw, parse_override(assignment))
+    fixed = fixed or {}
+    keys = [name for name in kind.model_fields if name not in fixed]
+    raw: dict[str, Any] = {name: {} for name in keys if _is_section(kind.model_fields[name].annotation)}
+    if "execution" in raw:
+        raw["execution"]["workers"] = 0
+    values = [(path, value) for path, value in given.items() if value is not None]
+    for path, value in [*values, *map(parse_override, overrides)]:
+        if (section := path.partition(".")[0]) in fixed:
+            raise ConfigError(f"--set {path}: the command itself sets {section}", hint=f"--set takes keys of {', '.join(keys)}")
+        apply_override(raw, (path, value))
     try:
-        return validate(raw, place="the options", folder=Path.cwd(), model=kind)
+        return validate({**raw, **fixed}, place="the options", folder=Path.cwd(), model=kind)
     except ConfigError as error:
-        raise ConfigError(error.message, hint=f"--set takes keys of {', '.join(kind.model_fields)}") from None
+        raise ConfigError(error.message, hint="; ".join(filter(None, (hint, f"--set takes keys of {', '.join(keys)}")))) from None
+
+
+def _is_section(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, StrictModel)
+
+
+def execution_options(workers: int | None, endpoint: str | None, api_key_env: str | None) -> dict[str, object]:
+    """Return the options that ``dora generate`` and ``dora judge`` share, by key path."""
+    return {"execution.workers": workers, "execution.endpoint.url": endpoint, "execution.endpoint.api_key_env": api_key_env}
 
 
 def data_source(path: Path | str, columns: Sequence[str] = ()) -> DataSource:

@@ -14,8 +14,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pydantic import JsonValue
+
+from dora_core.strict_model import StrictModel
 from flows.cli.files.tables import Output
 from flows.cli.output import Out
 from flows.planning.planned_stage import Plan, PlannedStage
@@ -24,10 +27,27 @@ from flows.running.stage_runner import StageRunner
 from infra.ray_jobs import RayJobs
 from infra.settings import Settings, apply_environment
 from infra.store.store import Store
-from tasks.runtime.stage import StageSpec, prepare_process, write_spec
+from tasks.runtime.spec import StageSpec
+from tasks.runtime.stage import prepare_process, write_spec
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+class Done(StrictModel):
+    """Result of a command on a file, its JSON document.
+
+    Attributes:
+        output: path of the file that was written.
+        rows, metrics, facts: of the stage's ``result.json``.
+    """
+
+    output: str
+    stage: str
+    digest: str
+    rows: int
+    metrics: dict[str, float]
+    facts: dict[str, JsonValue]
 
 
 class FileStages:
@@ -58,6 +78,13 @@ class FileStages:
                 with runner.observed(stage):
                     runner.compute(stage, skip_earlier=True)
         return [self.store.fetch(spec.stage, spec.digest()) for spec in specs]
+
+    def done(self, spec: StageSpec, output: Output) -> Done:
+        """Return the result of a command whose last stage is ``spec``, which has run."""
+        result = self.store.read_result(spec.stage, spec.digest())
+        assert result is not None
+        kept = {name: result[name] for name in ("rows", "metrics", "facts")}
+        return Done(output=str(output.path), stage=spec.stage, digest=spec.digest(), **kept)
 
     @contextmanager
     def _cluster(self, plan: Plan) -> Iterator[Callable[[], RayJobs]]:
@@ -112,10 +139,3 @@ def with_prompts(table: pa.Table, records: pa.Table) -> pa.Table:
     if records["task"].null_count < len(records):
         table = table.append_column("task", records["task"].take(places))
     return table
-
-
-def document(stages: FileStages, spec: StageSpec, output: Output) -> dict[str, Any]:
-    result = stages.store.read_result(spec.stage, spec.digest())
-    assert result is not None
-    kept = {name: result[name] for name in ("rows", "metrics", "facts")}
-    return {"output": str(output.path), "stage": spec.stage, "digest": spec.digest()} | kept

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dora_core.data.adapted import SAMPLE_ROWS, AdaptedInput
-from dora_core.data.adapter.base import CanonicalRow
+from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.errors import DataError
 from tests.dora_core.data.written_inputs import input_at, write_jsonl, write_parquet
 

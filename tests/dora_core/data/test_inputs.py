@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from dora_core.config.data import DataConfig, DataSource
 from dora_core.data import inputs
+from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.fingerprints import FingerprintMemory
 from dora_core.data.inputs import (
     Content,
@@ -21,7 +23,10 @@ from dora_core.data.inputs import (
     fingerprint_sources,
     inputs_of,
     open_input,
+    rules_of,
+    split_of,
 )
+from dora_core.data.records import Record, is_held_out, parse_canonical
 from dora_core.errors import DataError
 from tests.dora_core.data.written_inputs import ROWS, input_at, read, refused, write_jsonl, write_parquet
 
@@ -33,6 +38,12 @@ def test_inputs_know_their_place_and_content() -> None:
         ("data.train[1]", "train", "b"),
         ("data.golden[0]", "golden", "c"),
     ]
+
+
+def test_limits_of_the_configuration_are_those_of_the_rows() -> None:
+    data = DataConfig(train=[{"path": "a", "source": "human"}], sources=["human"], max_responses=7, max_text_bytes=5000)
+    rules = rules_of(data, inputs_of(data)[0])
+    assert (rules.max_responses, rules.max_text_bytes, rules.allowed_sources, rules.default_source) == (7, 5000, {"human"}, "human")
 
 
 def test_read_options_enter_a_dump_only_where_they_are_set() -> None:
@@ -125,6 +136,21 @@ def test_mapping_that_would_be_ignored_is_refused(tmp_path: Path) -> None:
 def test_damaged_or_foreign_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     assert message in refused(tmp_path / name).message
+
+
+def test_split_of_a_record() -> None:
+    """By the input, then by the row, then by what other inputs there are, then by the hash of the prompt."""
+    train, golden = inputs_of(DataConfig(train=[{"path": "a"}], golden=[{"path": "c"}]))
+    by_hash = DataConfig(train=[{"path": "a"}], holdout_fraction=0.5)
+    held_out = DataConfig(train=[{"path": "a"}], eval=[{"path": "b"}])
+    fields = {"prompt": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"}
+    found = parse_canonical(CanonicalRow("pairwise", fields), rules_of(by_hash, train))
+    assert isinstance(found, Record)
+    hashed = "eval" if is_held_out(found.prompt_hash, 0.5) else "train"
+    assert split_of(found, train, by_hash) == hashed and split_of(found, train, held_out) == "train"
+    assert split_of(found, golden, by_hash) == hashed
+    assert split_of(replace(found, split="eval"), train, held_out) == "eval"
+    assert split_of(replace(found, split="train"), train._replace(content="eval"), by_hash) == "eval"
 
 
 # ------------------------------------------------------------------------------------------------------- fingerprints

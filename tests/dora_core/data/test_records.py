@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora_core.data.adapter.base import CanonicalRow
+from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.problems import Problem, Reason
 from dora_core.data.records import (
     GOLDEN_SCHEMA,
@@ -281,9 +281,10 @@ def canonical(form="listwise", **fields):
 def test_a_canonical_row_is_the_record_of_the_plain_row_and_what_is_beside_it_changes_its_id():
     plain = canonical()
     assert plain == record({"prompt": "hi", "responses": ["x", "y"], "rewards": [1.0, 0.0]}), "ids of old rows stay"
-    beside = [canonical(weight=0.5), canonical(split="eval"), canonical(extra='{"a":1}')]
-    assert len({r.record_id for r in [plain, *beside]}) == 4 and {r.prompt_hash for r in beside} == {plain.prompt_hash}
+    beside = [canonical(weight=0.5), canonical(split="eval"), canonical(extra='{"a":1}'), canonical(label_probability=0.75)]
+    assert len({r.record_id for r in [plain, *beside]}) == 5 and {r.prompt_hash for r in beside} == {plain.prompt_hash}
     assert (beside[0].weight, beside[1].split, beside[2].extra) == (0.5, "eval", '{"a":1}')
+    assert beside[3].label_probability == 0.75 and plain.label_probability is None
 
 
 def test_final_texts_are_not_read_a_second_time():

@@ -1,4 +1,4 @@
-"""Split expressions against ``datasets``, and split names in file names."""
+"""Split expressions against ``datasets``, and split names in file names and columns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora_core.data.splits import Part, Slice, is_named_shard, parse_split, split_of_file
+from dora_core.data.splits import Part, Slice, is_named_shard, parse_split, split_named, split_of_file
 from dora_core.errors import DataError
 
 BOUNDS = st.one_of(st.just(""), st.integers(-30, 30).map(str), st.integers(-100, 100).map(lambda n: f"{n}%"))
@@ -66,3 +66,24 @@ def test_split_in_a_file_name(below: str, split: str | None) -> None:
 
 def test_named_shards_lie_in_data() -> None:
     assert is_named_shard("data/train-00000-of-00002.parquet") and not is_named_shard("train-00000-of-00002.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train", "train"),
+        ("Train_sft", "train"),
+        ("TEST", "eval"),
+        ("valid2", "eval"),
+        ("dev", "eval"),
+        ("held-out", "eval"),
+        ("pool", None),
+        ("", None),
+    ],
+)
+def test_split_by_name(name: str, split: str | None) -> None:
+    assert split_named(name, {}) == split
+
+
+def test_further_names_of_splits_come_first() -> None:
+    assert split_named("Test ", {"test": "train"}) == "train"

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,14 +36,19 @@ from dora_core.training.distributed import Worker, scale_gradients, wrap
 from dora_core.training.microbatches import split_step
 from tests.dora_core.training_records import alignment_data
 
-OBJECTIVES = ["erm", "reweight", "dro", "dora", "dora_outer", "dora_tilted", "dr_dpo"]
+OBJECTIVES = ["erm", "reweight", "dro", "dora", "dora_outer", "dora_tilted", "dr_dpo", "kldpo"]
 RECORDS = 8
 Lam = float | str
 LAMBDAS: tuple[Lam, ...] = (0.05, 1.0, "auto")
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "very", "old", "dog", "run", "home"]
 
 
-def make_task(objective: ObjectiveConfig, worker: Worker, unpaired: str | None = None) -> AlignmentTask:
+@cache
+def tokenizer_of_words() -> transformers.PreTrainedTokenizerBase:
+    return train_tokenizer(WORDS, 300)
+
+
+def make_task(objective: ObjectiveConfig, worker: Worker, unpaired: str | None = None, loss: dict[str, Any] | None = None) -> AlignmentTask:
     """The same weights, records and reference in every process; ``unpaired``: a loss for labels, and every other record is one response."""
     rng = np.random.default_rng(0)
 
@@ -60,7 +68,7 @@ def make_task(objective: ObjectiveConfig, worker: Worker, unpaired: str | None =
     if unpaired is not None:
         for i, record in enumerate(records[::2]):
             record |= {name: record[name][:1] for name in ("responses", "sources")} | {"rewards": [i % 2.0], "reward_kind": "label"}
-    tokenizer = train_tokenizer(WORDS, 300)
+    tokenizer = tokenizer_of_words()
     torch.manual_seed(0)
     gpt2 = transformers.GPT2Config(
         vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=1, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
@@ -69,7 +77,7 @@ def make_task(objective: ObjectiveConfig, worker: Worker, unpaired: str | None =
     logps = [-5.0 - 40.0 * rng.random() for r in records for _ in r["responses"]]
     factors = rng.gamma(1.0, 1.0, size=RECORDS)
     data = alignment_data(records, factors, logps, Encoder(tokenizer, TextConfig()))
-    config = AlignConfig(loss={"name": unpaired or "dpo_pl", "beta": 0.2}, objective=objective)
+    config = AlignConfig(loss=loss or {"name": unpaired or "dpo_pl", "beta": 0.2}, objective=objective)
     task = AlignmentTask(ResponseLogps(model), [], data, config, Execution(), worker, tokenizer.pad_token_id)
     task._check_reference = lambda batch: None  # the reference here is drawn at random so that scores differ widely
     return task
@@ -80,9 +88,9 @@ def flat_gradient(module: torch.nn.Module) -> Tensor:
 
 
 def step_gradient(
-    objective: ObjectiveConfig, worker: Worker, micro_batch_size: int, unpaired: str | None = None
+    objective: ObjectiveConfig, worker: Worker, micro_batch_size: int, unpaired: str | None = None, loss: dict[str, Any] | None = None
 ) -> tuple[Tensor, dict[str, float]]:
-    task = make_task(objective, worker, unpaired)
+    task = make_task(objective, worker, unpaired, loss)
     module = wrap(task.module, "ddp", worker, [])
     metrics = {}
     for step in (1, 2):  # the second step starts from the offset the first one left behind
@@ -124,23 +132,29 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, L
     return {(c.name, c.lam, micro): [rank[i] for rank in ranks] for i, (c, micro) in enumerate(cases)}
 
 
-def layouts_of(objective: ObjectiveConfig, two_processes) -> dict[str, tuple[Tensor, dict[str, float]]]:
-    found = {
-        "1x8": step_gradient(objective, Worker(), 8),
-        "8x1 accumulated": step_gradient(objective, Worker(), 1),
-        "3+3+2 accumulated": step_gradient(objective, Worker(), 3),
-    }
-    for micro in (4, 2):
-        found |= {f"2x{micro} rank {rank}": both for rank, both in enumerate(two_processes[objective.name, objective.lam, micro])}
+@pytest.fixture(scope="module")
+def layouts_of(two_processes) -> Callable[[ObjectiveConfig], dict[str, tuple[Tensor, dict[str, float]]]]:
+    """Gradient and metrics by layout, of one objective and λ; computed once."""
+
+    @cache
+    def one_process(name: str, lam: Lam) -> dict[str, tuple[Tensor, dict[str, float]]]:
+        sizes = {"1x8": 8, "8x1 accumulated": 1, "3+3+2 accumulated": 3}
+        return {layout: step_gradient(ObjectiveConfig(name=name, lam=lam), Worker(), size) for layout, size in sizes.items()}
+
+    def found(objective: ObjectiveConfig) -> dict[str, tuple[Tensor, dict[str, float]]]:
+        ranks = {micro: two_processes[objective.name, objective.lam, micro] for micro in (4, 2)}
+        two = {f"2x{micro} rank {rank}": result for micro, both in ranks.items() for rank, result in enumerate(both)}
+        return one_process(objective.name, objective.lam) | two
+
     return found
 
 
 @pytest.mark.parametrize("lam", [0.05, 1.0])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_layout_gives_the_full_batch_gradient(name: str, lam: float, two_processes) -> None:
+def test_every_layout_gives_the_full_batch_gradient(name: str, lam: float, layouts_of) -> None:
     objective = ObjectiveConfig(name=name, lam=lam)
     expected, value = full_batch_gradient(objective)
-    layouts = layouts_of(objective, two_processes)
+    layouts = layouts_of(objective)
     errors = {layout: distance(g, expected) for layout, (g, _) in layouts.items()}
     values = {layout: m["objective"] for layout, (_, m) in layouts.items()}
     assert max(errors.values()) <= 1e-10, errors
@@ -160,9 +174,9 @@ def test_labels_beside_pairs_give_the_full_batch_gradient(name: str, loss: str) 
 
 @pytest.mark.parametrize("lam", LAMBDAS)
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_layout_reports_the_same_diagnostics(name: str, lam: Lam, two_processes) -> None:
+def test_every_layout_reports_the_same_diagnostics(name: str, lam: Lam, layouts_of) -> None:
     """ESS, heaviest record, normaliser, weight by source and the λ that ``auto`` chose belong to the step, not to its layout."""
-    layouts = layouts_of(ObjectiveConfig(name=name, lam=lam), two_processes)
+    layouts = layouts_of(ObjectiveConfig(name=name, lam=lam))
     (gradient, expected), *others = layouts.values()
     shares = {"weight_share_human", "weight_share_a-lm", "weight_share_unknown"}
     assert shares | {"heaviest_row", "log_normalizer", "weight_ess", "max_weight"} <= set(expected)

@@ -37,7 +37,7 @@ def test_a_judge_is_needed_and_must_be_known(responses: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--judge", "llm", "--model", "x"], "asks a server: give its address in --endpoint"),
+        (["--judge", "llm", "--model", "x"], "asks a server: give its address in execution.endpoint.url"),
         (["--judge", "implicit", "--model", "m", "--set", "judge.betta=1"], "did you mean"),
     ],
 )

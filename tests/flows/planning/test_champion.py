@@ -8,22 +8,17 @@ from typing import Any
 import pytest
 
 from dora_core.errors import ServiceError
-from flows.config.models import RealignConfig
 from flows.planning import champion
-from infra.settings import Settings
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef
 
-CONFIG = RealignConfig.model_validate({"project": "p", "data": {"train": [{"path": "x"}]}})
-
 
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tags: Any, *done: StageRef) -> tuple[list[StageRef], list[str]]:
-    monkeypatch.setenv("DORA_HOME", str(tmp_path))
     store, notes = Store(str(tmp_path / "store")), list[str]()
     for ref in done:
         store.mark_done(store.folder(ref.stage, ref.digest), {"stage": ref.stage, "digest": ref.digest, "seconds": 1.0, "facts": {}})
     monkeypatch.setattr(champion.registry, "alias_tags", tags if callable(tags) else lambda uri, model: tags)
-    return champion.champions(Settings().effective(), CONFIG, store, notes.append), notes
+    return champion.champions("sqlite:///mlflow.db", "p", store, notes.append), notes
 
 
 def ref(name: str) -> StageRef:

@@ -20,6 +20,7 @@ from flows.planning.latest import write_latest
 from flows.planning.plan import TWIN, build_plan
 from flows.planning.planned_stage import Plan
 from infra.store.store import Store
+from infra.tracking import model_registry
 from tasks.runtime.stage import execute, write_spec
 from tasks.stages import ingest
 
@@ -312,3 +313,16 @@ def test_after_the_first_plan_neither_plan_nor_ingest_hashes_an_unchanged_input(
     assert again.inputs == plan.inputs and [s.digest for s in again.stages] == [s.digest for s in plan.stages]
     spec = again.stages[0].spec
     assert isinstance(spec, ingest.Spec) and execute(spec, ingest.run, store)["rows"] > 0
+
+
+def test_the_champion_is_looked_up_after_a_promotion_and_with_a_registry(
+    config: RealignConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[tuple[str, str]]()
+    monkeypatch.setattr(model_registry, "alias_tags", lambda uri, name: asked.append((uri, name)) or {})
+    finish(store, build_plan(config, store, mlflow_uri="sqlite:///m.db"))
+    assert asked == [], "nothing was promoted before"
+    build_plan(config, store)
+    assert asked == [], "no registry is given"
+    build_plan(config, store, mlflow_uri="sqlite:///m.db")
+    assert asked == [("sqlite:///m.db", "demo")]

@@ -173,6 +173,30 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
             "shares": dict(zip(sources, shares, strict=True)),
             "warnings": [],
         },
+        "value": {
+            "golden_labels": 2_500,
+            "golden_prompts": 2_400,
+            "sources": {
+                name: {
+                    "n": 1_200,
+                    "auc": 0.81,
+                    "mean_h": 0.9,
+                    "method": "reward_model",
+                    "agreement": estimate(0.74),
+                    "rate": {"value": 0.3, "low": 0.1, "high": 0.55, "n": 2_400},
+                    "worth": 360.0,
+                    "verdict": "weight",
+                    "profile": {"0": 0.52, "0.03": 0.515, "0.1": 0.51, "0.3": 0.505, "1": 0.53},
+                }
+                for name in synthetic
+            },
+            "golden_loss": 0.52,
+            "factor": "h·trust",
+            "losses": {"none": 0.507, "h": 0.506, "trust": 0.506, "h·trust": 0.505},
+            "golden_alone": 0.52,
+            "all_alike": 0.55,
+            "fits": 61,
+        },
         "sft": {"steps": 120, "records": 4_000, "resumed_from": None, "loss": None, "objective": None, "curve": curve},
         "align": {
             "steps": 120,

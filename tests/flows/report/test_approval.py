@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flows.report.approval import decision_lines, evidence_table
 from tasks.stages import compare, evaluate, promote
-from tasks.stages._promotion_gate import GateResult
+from tasks.stages._evaluate_facts import GateResult
 from tests.tasks import facts
 from tests.tasks.facts import interval
 

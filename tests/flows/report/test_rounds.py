@@ -70,7 +70,7 @@ def test_rounds_guard_rails_and_the_last_round_of_every_section(store: Store) ->
     page = Page(render(store, make_rounds(store)))
     text = re.sub(r"\s+", " ", page.text)
     for words in (
-        "The run stopped itself before a decision",
+        "The run was stopped before a decision",
         "0.5000.470 … 0.530",  # win rate of round 0
         "0.5500.520 … 0.580",  # and of round 1
         "Calibration · round 1",
@@ -82,7 +82,7 @@ def test_rounds_guard_rails_and_the_last_round_of_every_section(store: Store) ->
         f"✓ kl of {EVIL} is 0.31",
         "○ source_regression",
         "raise the temperature",
-        "The stage did not finish: the run stopped itself first.",
+        "The stage did not finish: the run was stopped first.",
     ):
         assert words in text, words
     assert "policy-r1" in text and "script" not in {tag for tag, _ in page.tags}

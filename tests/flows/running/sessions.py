@@ -9,6 +9,7 @@ from flows.planning.planned_stage import Plan
 from flows.running.manifest import FlowRun
 from flows.running.observer import Observer
 from flows.running.session import Session
+from flows.running.surroundings import Surroundings
 
 FLOW_RUN = FlowRun("realign", "0007c4d3-a244-49a0-84d7-d13a2280d659", "p · data")
 
@@ -31,4 +32,4 @@ class Watching(Observer):
 
 def opened(plan: Plan, observer: Observer | None = None) -> Session:
     config = RealignConfig.model_validate({"project": "p", "data": {"train": [{"path": "x"}]}})
-    return Session.open(config, lambda store, places: plan, FLOW_RUN, lambda: observer or Watching())
+    return Session.open(config, plan, FLOW_RUN, Surroundings.of_run(observer or Watching()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -151,8 +152,9 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, empty_prefect_database: Path) -> Iterator[str]:
     folder, port = tmp_path_factory.mktemp("prefect"), free_port()
+    shutil.copy(empty_prefect_database, folder / "prefect.db")
     api = f"http://127.0.0.1:{port}/api"
     own = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "DORA_"))}
     own |= {"PREFECT_HOME": str(folder), "PREFECT_API_URL": api, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}

@@ -15,6 +15,9 @@ from dora_core.errors import ServiceError
 from flows.deployment import deploy
 from flows.deployment.deploy import Deployment
 from flows.running import gpu_slots as limits
+from flows.running.observer import Observer
+from flows.running.surroundings import Surroundings
+from infra.settings import Settings
 from tests.flows.prefect_server import PATIENCE, until
 
 pytestmark = pytest.mark.component
@@ -36,15 +39,14 @@ class Run:
 
         @flow(name="realign", flow_run_name=name)
         def run() -> None:
-            with limits.gpu_slot(build) as planned:
-                planned(None, None)
+            with limits.gpu_slot(Surroundings.of_run(Observer()), build):
                 self.inside.set()
                 assert self.may_end.wait(PATIENCE)
                 if error is not None:
                     raise error
 
         def start() -> None:
-            with temporary_settings({PREFECT_API_URL: limits.Settings().effective().prefect_api_url}):
+            with temporary_settings({PREFECT_API_URL: Settings().effective().prefect_api_url}):
                 self.result = run(return_state=True)
 
         self.thread = threading.Thread(target=start, daemon=True)

@@ -343,7 +343,7 @@ def test_registered_models_stay_and_what_the_aliases_were_made_from(place: Setti
 
 def test_another_stores_registry_is_refused_before_anything_is_deleted(place: Settings, store: Store, mlflow_sqlite: str) -> None:
     policy, *_ = promoted(store, "old")
-    with pytest.raises(ConfigError, match="knows none of the 1 models") as error:
+    with pytest.raises(ConfigError, match="has none of the 1 models") as error:
         collect(place.model_copy(update={"mlflow_uri": mlflow_sqlite}))
     assert "DORA_MLFLOW_URI" in error.value.hint and store.is_done("align", policy.digest)
     with pytest.raises(ConfigError):  # no registry at all

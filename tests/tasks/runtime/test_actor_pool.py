@@ -104,18 +104,8 @@ class Pool:
             numbers.finish(one.item)
 
 
-@pytest.fixture(scope="module")
-def ray_local():
-    import ray
-
-    importable = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[3])}}  # the actor class lives in this file
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False, runtime_env=importable)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
-def pool(ray_local: None, tmp_path: Path) -> Pool:
+def pool(ray_cluster: None, tmp_path: Path) -> Pool:
     return Pool(tmp_path)
 
 

@@ -156,24 +156,7 @@ def test_float_ranges_count_nan_apart():
     assert float_ranges(table) == {"x": {"min": -2.0, "max": 1.0, "nan": 1}, "y": {"min": 0.5, "max": 0.5, "nan": 0}}
 
 
-def test_without_a_cluster_the_error_says_what_to_do(context, tmp_path, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(ServiceError, match="RAY_ADDRESS") as error:
-        double(context, tmp_path, execution=Execution(workers=1))
-    assert "workers=0" in error.value.hint and not error.value.retryable
-
-
 # ---------------------------------------------------------------------------------------------------------- real actors
-
-
-@pytest.fixture(scope="module")
-def ray_local():
-    import ray
-
-    importable = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[3])}}  # the worker class below lives in this file
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False, runtime_env=importable)
-    yield
-    ray.shutdown()
 
 
 def data_files(context) -> dict[str, bytes]:
@@ -182,7 +165,7 @@ def data_files(context) -> dict[str, bytes]:
 
 @pytest.mark.fault(21)
 @pytest.mark.component
-def test_number_of_workers_does_not_change_a_byte(ray_local, context, tmp_path):
+def test_number_of_workers_does_not_change_a_byte(ray_cluster, context, tmp_path):
     other = Store(str(tmp_path / "other")).folder("calibrate", DIGEST)
     alone = StageContext(Store(str(tmp_path / "other")), other, JournalWriter(other), context.log)
     expect_all_rows_once(double(context, tmp_path, execution=Execution(workers=4, cpus_per_worker=0.5, shard_rows=3)))
@@ -191,7 +174,7 @@ def test_number_of_workers_does_not_change_a_byte(ray_local, context, tmp_path):
 
 
 @pytest.mark.component
-def test_actors_are_fed_from_a_stream_one_shard_ahead(ray_local, context, tmp_path):
+def test_actors_are_fed_from_a_stream_one_shard_ahead(ray_cluster, context, tmp_path):
     """At most one shard per actor and one in waiting are cut beyond what is finished; results come in the order of the rows."""
     read, ahead, keys = [], [], []
 
@@ -212,7 +195,7 @@ def test_actors_are_fed_from_a_stream_one_shard_ahead(ray_local, context, tmp_pa
 
 @pytest.mark.fault(1)
 @pytest.mark.component
-def test_killed_actor_loses_no_row_and_repeats_none(ray_local, context, tmp_path):
+def test_killed_actor_loses_no_row_and_repeats_none(ray_cluster, context, tmp_path):
     execution = Execution(workers=2, cpus_per_worker=0.5, shard_rows=5, max_failures=1)
     expect_all_rows_once(double(context, tmp_path, execution=execution, die_at="row 12"))
     assert (tmp_path / "calls.died").exists()
@@ -243,7 +226,7 @@ class CutOff(Doubler):
 @pytest.mark.fault(1)
 @pytest.mark.component
 @pytest.mark.chaos
-def test_a_worker_that_is_cut_off_gives_its_place_to_another(ray_local, context, tmp_path):
+def test_a_worker_that_is_cut_off_gives_its_place_to_another(ray_cluster, context, tmp_path):
     """It is alive, and has all of the cluster's cores: the next one would wait for them forever."""
     worker = partial(CutOff, str(tmp_path / "calls.txt"), os.getpid())
     execution = Execution(workers=1, cpus_per_worker=2, shard_rows=10)
@@ -255,7 +238,7 @@ def test_a_worker_that_is_cut_off_gives_its_place_to_another(ray_local, context,
 
 @pytest.mark.fault(2)
 @pytest.mark.component
-def test_a_shard_that_always_kills_its_worker_fails_alone(ray_local, context, tmp_path):
+def test_a_shard_that_always_kills_its_worker_fails_alone(ray_cluster, context, tmp_path):
     execution = Execution(workers=1, cpus_per_worker=0.5, shard_rows=10, max_failures=1)
     with pytest.raises(StageFailed, match="the same rows killed every worker that took them: rows 10 to 20 2 times"):
         double(context, tmp_path, execution=execution, die_at="row 12", always=True)
@@ -294,20 +277,20 @@ def test_workers_that_rays_memory_monitor_ends_are_deaths_with_their_cause(tmp_p
 
 
 @pytest.mark.component
-def test_exception_in_an_actor_keeps_its_type_and_hint_and_is_not_retried(ray_local, context, tmp_path):
+def test_exception_in_an_actor_keeps_its_type_and_hint_and_is_not_retried(ray_cluster, context, tmp_path):
     with pytest.raises(DataError, match="row is bad") as error:
         double(context, tmp_path, execution=Execution(workers=1, cpus_per_worker=0.5, shard_rows=25), fail_at="row 15")
     assert error.value.hint == "drop it"
 
 
 @pytest.mark.component
-def test_a_worker_bigger_than_any_node_is_refused(ray_local, context, tmp_path):
+def test_a_worker_bigger_than_any_node_is_refused(ray_cluster, context, tmp_path):
     with pytest.raises(ServiceError, match="needs 64 CPUs"):
         double(context, tmp_path, execution=Execution(workers=1, cpus_per_worker=64))
 
 
 @pytest.mark.component
-def test_actors_are_gone_afterwards(ray_local, context, tmp_path):
+def test_actors_are_gone_afterwards(ray_cluster, context, tmp_path):
     import ray
 
     double(context, tmp_path, execution=Execution(workers=2, cpus_per_worker=1, shard_rows=5))

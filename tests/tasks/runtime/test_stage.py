@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import pickle
 import threading
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
 from dora_core.errors import DataError, StoreError
 from infra.store.store import ERROR, Store
 from tasks.runtime.facts import Facts
-from tasks.runtime.stage import StageContext, StageOutput, StageSpec, describe_error, execute
+from tasks.runtime.spec import StageSpec
+from tasks.runtime.stage import StageContext, StageOutput, describe_error, execute
 
 
 class Spec(StageSpec):
@@ -78,34 +78,6 @@ def test_an_exception_that_ray_raises_from_itself_is_described() -> None:
     inner, outer = ConnectionError("the network is gone"), RuntimeError("task failed")
     inner.__cause__, outer.cause = outer, inner
     assert describe_error(inner)["message"] == "ConnectionError: the network is gone"
-
-
-class Numbered(StageSpec):
-    stage: ClassVar[str] = "numbered"
-
-    number: int = 0
-
-
-def test_a_digest_is_computed_once_per_spec(monkeypatch: pytest.MonkeyPatch) -> None:
-    payload, calls = StageSpec.payload, list[int]()
-
-    def counted(spec: Numbered) -> dict[str, Any]:
-        calls.append(spec.number)
-        return payload(spec)
-
-    monkeypatch.setattr(StageSpec, "payload", counted)
-    spec = Numbered()
-    assert spec.digest() == spec.digest() == spec.ref().digest and calls == [0]
-    other = spec.model_copy(update={"number": 1})
-    assert other.digest() != spec.digest() and calls == [0, 1], "a copy has its own"
-    assert other.digest() == Numbered(number=1).digest()
-    assert pickle.loads(pickle.dumps(other)).digest() == other.digest()
-
-
-def test_a_digest_that_was_computed_is_no_part_of_the_spec() -> None:
-    spec, fresh = Numbered(), Numbered()
-    spec.digest()
-    assert spec == fresh and spec.model_dump() == fresh.model_dump() and spec.inputs() == {}
 
 
 def test_warnings_of_how_it_ran_join_those_of_the_stage(store: Store, caplog) -> None:

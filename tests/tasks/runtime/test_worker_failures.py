@@ -26,7 +26,7 @@ def test_rows_that_kill_every_worker_are_set_aside_and_named_at_the_end(caplog) 
     assert met.record("rows 0 to 10", GONE), "its deaths are not those of others"
     assert [record.message for record in caplog.records][1:3] == [
         "a worker died: rows 20 to 30, 2 times, is tried again",
-        "a worker died: rows 20 to 30, 3 times, is set aside, the others go on",
+        "a worker died: rows 20 to 30, 3 times, is set aside, the others continue",
     ]
     with pytest.raises(StageFailed) as caught:
         met.raise_set_aside()

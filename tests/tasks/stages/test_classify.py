@@ -63,7 +63,7 @@ def test_without_golden_or_without_synthetic_the_remedy_is_named(store, fitted, 
         execute(nobody, classify.run, store)
     assert "human" in error.value.hint
     everybody = classify.Spec(records=records, classifier=CONFIG, golden_sources=["*"], execution=IN_PROCESS)
-    with pytest.raises(DataError, match="nothing to tell apart"):
+    with pytest.raises(DataError, match="nothing to distinguish"):
         execute(everybody, classify.run, store)
 
 

@@ -99,7 +99,7 @@ def test_the_worst_source_speaks_for_its_kind_and_every_key_is_named():
         "lengths of b: beyond drift.refuse_length_shift = 0.8 (and 1 more of its kind); shares: beyond drift.refuse_share_shift = 0.6"
     )
     assert drift.stop(rules).hint == (
-        "look at the new rows of all sources and of b; if the change is meant, raise drift.refuse_length_shift to 0.94, "
+        "look at the new rows of all sources and of b; if the change is intended, raise drift.refuse_length_shift to 0.94, "
         "drift.refuse_share_shift to 0.65 or more, or set it to null"
     )
 

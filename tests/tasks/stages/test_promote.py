@@ -13,7 +13,7 @@ from infra.tracking import model_registry as registry
 from infra.tracking.mlflow_client import mlflow_client
 from infra.tracking.model_registry import aliases, history, rollback
 from tasks.runtime.stage import StageRef, execute
-from tasks.stages._promotion_gate import GateResult
+from tasks.stages._evaluate_facts import GateResult
 from tasks.stages.promote import Answer, Spec, Tracking, Verdict, decide, run
 from tests.tasks.facts import FAILED_GATE as FAILED
 from tests.tasks.facts import PASSED_GATE as PASSED

@@ -9,7 +9,7 @@ import pytest
 
 from dora_core.config.method import GateConfig
 from dora_core.evaluation.winrate import Outcomes
-from tasks.stages._preference_measures import PreferenceMeasures
+from tasks.stages._evaluate_facts import PreferenceMeasures
 from tasks.stages._promotion_gate import EVIDENCE, RULES, Evidence, decide
 from tests.tasks import facts
 from tests.tasks.facts import interval

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
@@ -14,8 +15,10 @@ from dora_core.training.alignment_data import FORMAT, AlignmentData
 from infra.store.store import Store, sha256_file
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages import align, training_data
-from tasks.tables.artifacts import TRAINING_DATA_FILE
+from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE, TRUST_FILE
+from tasks.tables.rows import record_batches
 from tests.tasks.conftest import align_spec, prepare
+from tests.tasks.handmade import finished
 
 Start = tuple[Path, StageRef, StageRef, StageRef]
 LISTWISE, PAIRWISE = AlignConfig(loss={"name": "dpo_pl"}), AlignConfig(loss={"name": "dpo"})
@@ -129,3 +132,26 @@ def test_a_reference_of_other_records_is_refused(pipeline_start: Start, store: S
     with pytest.raises(DataError, match=f"logps.parquet row 0 does not go with the records: .* where {first} response 0 is expected"):
         prepare(spec, store)
     assert not list(store.local_root.glob("training_data/*/*.arrow"))
+
+
+def test_probabilities_of_labels_reach_the_training(pipeline_start: Start, store: Store) -> None:
+    """Half of the records are sure, the others have .75: as soft labels, and as weights of mean 1."""
+    ids = [
+        batch["record_id"]
+        for batch in record_batches(store.fetch("ingest", pipeline_start[1].digest) / RECORDS_FILE, ["record_id"], "train")
+    ]
+    names = [name for column in ids for name in column.to_pylist()]
+    probability = [0.75 if i % 2 else 1.0 for i in range(len(names))]
+    table = pa.table({"record_id": names, "label_source": ["bot"] * len(names), "label_probability": probability})
+    trust = finished(store, "value", "trust", {TRUST_FILE: table})
+    for use in ("soft_label", "weight"):
+        spec = data_of(pipeline_start, PAIRWISE, trust=trust, trust_use=use)
+        execute(spec, training_data.run, store)
+        data = AlignmentData(store.fetch("training_data", spec.digest()) / TRAINING_DATA_FILE)
+        expected = [probability[data[i].row] for i in range(len(data))]
+        if use == "soft_label":
+            assert [data[i].label_probability for i in range(len(data))] == expected and data.uncertain == expected.count(0.75) > 0
+            assert {data[i].factor for i in range(len(data))} == {1.0}
+        else:
+            mean = sum(probability) / len(probability)
+            assert [data[i].factor for i in range(len(data))] == pytest.approx([q / mean for q in expected]) and not data.uncertain

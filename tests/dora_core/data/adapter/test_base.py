@@ -1,4 +1,4 @@
-"""Boundaries of implicit prompts, names of splits, agreement of prompt and conversations, context in front of the prompt."""
+"""Boundaries of implicit prompts, agreement of prompt and conversations, context in front of the prompt."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora_core.data.adapter.base import prompt_boundary, split_named
+from dora_core.data.adapter.base import prompt_boundary
 from tests.dora_core.data.adapter.reading import WORDS, few, one, read_rows, says
 from tests.dora_core.data.cases import assistant, system, user
 
@@ -48,27 +48,6 @@ def test_boundary_is_never_inside_a_word_and_leaves_every_response(texts, rule):
         assert len({text[:end] for text in texts}) == 1
         assert all(text[end:].strip() for text in texts)
         assert not (texts[0][end - 1].isalnum() and any(text[end].isalnum() for text in texts))
-
-
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [
-        ("train", "train"),
-        ("Train_sft", "train"),
-        ("TEST", "eval"),
-        ("valid2", "eval"),
-        ("dev", "eval"),
-        ("held-out", "eval"),
-        ("pool", None),
-        ("", None),
-    ],
-)
-def test_split_by_name(name, split):
-    assert split_named(name, {}) == split
-
-
-def test_further_names_of_splits_come_first():
-    assert split_named("Test ", {"test": "train"}) == "train"
 
 
 @pytest.mark.parametrize(

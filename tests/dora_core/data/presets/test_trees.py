@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-
-from dora_core.data.presets import registered_presets, trees
-from tests.dora_core.data.adapter.reading import assert_case, assert_expansion, assert_named
+from dora_core.data.presets import trees
 from tests.dora_core.data.cases import CASES
-from tests.dora_core.data.presets.schemas import presets_of, schemas_of
-
-SCHEMAS = schemas_of(trees)
+from tests.dora_core.data.presets.schemas import assert_covered, every_reading
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_schema_is_read_right_by_recognition(name):
-    assert_case(CASES[name]())
-
-
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_expansion_reads_the_same_without_its_preset(name):
-    assert_expansion(CASES[name]())
-
-
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_preset_by_name_equals_recognition(name):
-    assert_named(CASES[name]())
+@every_reading(trees)
+def test_schema_is_read_right(read, schema):
+    read(CASES[schema]())
 
 
 def test_every_preset_of_the_file_has_a_schema():
-    assert {CASES[name]().preset for name in SCHEMAS} == presets_of(trees)
-    assert {registered_presets()[name].golden for name in presets_of(trees)} == {False}
+    assert_covered(trees, golden=False)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from dora_core.config.data import DataConfig
-from dora_core.data.adapter.base import CanonicalRow
+from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.records import Record, Rules, Split, parse_canonical
 from dora_core.data.suspicion import EXAMPLES, Example, Finding, Seen, rules
 

@@ -5,67 +5,41 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.data.previewed import RecordShown
 from dora_core.errors import ConfigError
-from flows.cli import app
 from flows.cli.files.data_preview import SHOWN_CHARS, TINY_END, _clip, _example, _template, load_any
 from flows.config.models import RealignConfig, SelfTrainConfig
+from tests.flows.cli.invoked import document, invoke
 
-CONFIG = "data: {{train: [{{path: {path}}}], golden_sources: [human]}}\n"
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DORA_HOME", str(tmp_path / "home"))
+pytestmark = pytest.mark.usefixtures("own_home")
 
 
-@pytest.fixture
-def config(tmp_path: Path, mixture: Path) -> Path:
-    file = tmp_path / "c.yaml"
-    file.write_text(CONFIG.format(path=mixture))
-    return file
-
-
-def run(*arguments: object) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, ["data", *map(str, arguments)])
-    return done.exit_code, done.stdout, done.stderr
-
-
-def document(*arguments: object) -> dict[str, Any]:
-    code, out, _ = run(*arguments, "--json")
-    assert code == 0
-    found: dict[str, Any] = json.loads(out)
-    return found
-
-
-def test_preview_of_a_configuration(config: Path) -> None:
-    code, said, _ = run("preview", "-c", config)
+def test_preview_of_a_configuration(config_file: Path) -> None:
+    code, said, _ = invoke("data", "preview", "-c", config_file)
     assert code == 0 and "a run would accept this data" in said and "h can be estimated: trusted: source human" in said
     assert said.count("── record") == 3 and "[user]" in said and "preferred]" in said
     assert re.search(r"⟦[^⟧]+⟧⟨<eos>⟩", said), "the response and the end token are marked"
 
 
 def test_preview_of_files(mixture: Path) -> None:
-    code, said, _ = run("preview", mixture, "--shown", "0")
+    code, said, _ = invoke("data", "preview", mixture, "--shown", "0")
     assert code == 0 and "read as `dora init` would write it" in said and "── record" not in said
 
 
-def test_preview_as_json(config: Path) -> None:
-    found = document("preview", "-c", config)
+def test_preview_as_json(config_file: Path) -> None:
+    found = document("data", "preview", "-c", config_file)
     assert found["accepted"] and found["total"]["records"] == 40 and found["factors"]["possible"]
     (examples,) = found["rendered"].values()
     assert examples[0].keys() == {"prompt", "response", "end"} and len(found["inputs"][0]["shown"]) == 3
 
 
-def test_the_page_holds_the_records(config: Path, tmp_path: Path) -> None:
+def test_the_page_holds_the_records(config_file: Path, tmp_path: Path) -> None:
     page = tmp_path / "data.html"
-    code, said, _ = run("preview", "-c", config, "-o", page)
+    code, said, _ = invoke("data", "preview", "-c", config_file, "-o", page)
     text = page.read_text()
     rows = json.loads(text.split('id="rows">')[1].split("</script>")[0])
     assert code == 0 and f"page: {page}" in said and len(rows) == 40 and rows[0]["kind"] == "record"
@@ -76,20 +50,20 @@ def test_the_page_holds_the_records(config: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("more", "kind"), [("", RealignConfig), ("rounds: {rounds: 1}\njudge: {kind: gold}\n", SelfTrainConfig)])
-def test_the_kind_of_a_configuration_is_known_by_its_sections(more: str, kind: type[RealignConfig], config: Path) -> None:
-    config.write_text(config.read_text() + more)
-    assert type(load_any(config)) is kind
+def test_the_kind_of_a_configuration_is_known_by_its_sections(more: str, kind: type[RealignConfig], config_file: Path) -> None:
+    config_file.write_text(config_file.read_text() + more)
+    assert type(load_any(config_file)) is kind
 
 
-def test_a_wrong_configuration_is_refused(config: Path) -> None:
+def test_a_wrong_configuration_is_refused(config_file: Path) -> None:
     with pytest.raises(ConfigError, match="objective"):
-        load_any(config, ["align.objectiv.name=erm"])
+        load_any(config_file, ["align.objectiv.name=erm"])
 
 
 @pytest.mark.parametrize(("objective", "uses"), [("dora", True), ("erm", False)])
-def test_only_an_objective_with_factors_wants_them(objective: str, uses: bool, config: Path) -> None:
-    wanted = load_any(config, [f"align.objective.name={objective}"]).wanted
-    assert wanted == (objective, uses)
+def test_only_an_objective_with_factors_wants_them(objective: str, uses: bool, config_file: Path) -> None:
+    wanted = load_any(config_file, [f"align.objective.name={objective}"]).wanted
+    assert (wanted.objective, wanted.uses_factors) == (objective, uses)
 
 
 def test_a_long_text_is_cut_and_its_rest_counted() -> None:

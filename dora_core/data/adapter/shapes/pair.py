@@ -1,0 +1,85 @@
+"""Shape pair: ``chosen`` and ``rejected``, with or without scores.
+
+Without scores the pair is a plain preference. With them the rewards are the scores: equal scores are a tie, and a larger score of the
+rejected response is a problem unless ``label.contradiction`` lets the scores decide. A score that is not measured leaves the plain
+preference.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from dora_core.config.adapter import Adapter
+from dora_core.data.adapter.base import ResponseReader, RowReader
+from dora_core.data.adapter.canonical import Adapted, CanonicalRow, Refused
+from dora_core.data.adapter.labels import TwoSided
+from dora_core.data.adapter.shapes.base import RowShape
+from dora_core.data.problems import Problem, Reason, problem
+
+
+class PairShape:
+    """Reads one row with ``chosen`` and ``rejected``."""
+
+    def __init__(self, adapter: Adapter, columns: Sequence[str], notes: Counter[str]):
+        self.reader = RowReader(adapter, columns, notes)
+        self.notes, self._responses = notes, ResponseReader(self.reader)
+        fields = self.reader.fields
+        self.chosen, self.rejected = fields.needed("chosen"), fields.needed("rejected")
+        source = fields.path("source")
+        self._chosen_source = (fields.path("chosen_source"), source)
+        self._rejected_source = (fields.path("rejected_source"), source)
+        self._label = TwoSided(adapter.label, fields.compile, notes) if adapter.label is not None else None
+        self._scores_decide = getattr(adapter.label, "contradiction", "refuse") == "scores"
+        self._names = (self.chosen.text, self.rejected.text)
+
+    def __call__(self, row: dict[str, Any]) -> Adapted:
+        problems: list[Problem] = []
+        reader, responses = self.reader, self._responses
+        paired = reader.turns_in_lists(row, (self.chosen, self.rejected), problems)
+        if paired is not None:
+            given, replies = paired
+        else:
+            given = reader.given(row, problems)
+            replies = [responses.reply(self.chosen, row, problems, "chosen"), responses.reply(self.rejected, row, problems, "rejected")]
+        if problems:
+            return problems
+        prompt, texts = reader.joined(given, replies, problems, self._names)
+        verdict = self._label(row, problems) if self._label is not None else None
+        fields: dict[str, Any] = {"prompt": prompt}
+        reader.beside(row, fields, problems)
+        sources = [responses.source(paths, row, problems) for paths in (self._chosen_source, self._rejected_source)]
+        if problems:
+            return Refused(problems, CanonicalRow("pairwise", {**fields, "chosen": texts[0], "rejected": texts[1]}))
+        if verdict is None or verdict.first is None or verdict.second is None:
+            if verdict is not None:
+                self.notes["pairs without both scores, read as plain preferences"] += 1
+            fields["chosen"], fields["rejected"] = texts
+            fields["chosen_source"], fields["rejected_source"] = sources
+            return CanonicalRow("pairwise", fields)
+        if verdict.first < verdict.second and not self._scores_decide:
+            detail = (
+                "the rejected response has the "
+                f"larger score ({verdict.second:g} > "
+                f"{verdict.first:g}); "
+                "write `label: "
+                "{…, contradiction: scores}` "
+                "to let the scores decide, or leave the row out"
+            )
+            return [problem(self._names[1], Reason.SCORE_CONTRADICTS_LABEL, detail)]
+        if texts[0] == texts[1] and verdict.first != verdict.second:
+            return [problem(self._names[1], Reason.IDENTICAL_PAIR, "equals the other response, and the scores differ")]
+        if verdict.first < verdict.second:
+            self.notes["pairs whose scores overrule chosen and rejected"] += 1
+        fields |= {"responses": texts, "rewards": [verdict.first, verdict.second], "sources": sources}
+        return CanonicalRow("listwise", fields)
+
+
+SHAPE = RowShape(
+    "pair",
+    by_row=PairShape,
+    fields=("chosen", "rejected", "chosen_source", "rejected_source"),
+    needed=("chosen", "rejected"),
+    two=("chosen", "rejected"),
+)
