@@ -1,19 +1,20 @@
 """Settings of the method, typed, described and bounded: the configuration is the manual.
 
-Imports only pydantic, so that ``dora --help`` and the planner start quickly. Sections follow the pipeline: text → models → classifier →
-calibration → training → generation → evaluation. Data is ``data.py``; alignment, which reads the registries of losses and objectives,
-is ``alignment.py``. Settings of speed (workers, micro-batches) are ``execution.py``: they never enter a digest, because they do not
-change the result beyond float tolerance.
+Imports only pydantic and the syntax of paths, so that ``dora --help`` and the planner start quickly. Sections follow the pipeline: text →
+models → classifier → calibration → training → generation → evaluation. Data is ``data.py``; alignment, which reads the registries of losses
+and objectives, is ``alignment.py``. Settings of speed (workers, micro-batches) are ``execution.py``: they never enter a digest, as they do
+not change the result beyond float tolerance.
 
 Left out: file paths of outputs (the store owns them) and settings of servers (``infra/settings.py``).
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from dora_core.config.path_syntax import PathText
 from dora_core.config.twins import TWINS, TwinName
 from dora_core.strict_model import REVISION_PATTERN, StrictModel
 
@@ -203,6 +204,30 @@ class TestbedConfig(StrictModel):
 # --------------------------------------------------------------------------------------------------------- evaluation
 
 
+class Grouping(StrictModel):
+    """Groups of held-out records by the values of a column that is carried along (`data.train[i].carry`). A plain text stands for its
+    `column`.
+
+    Texts, truth values and lists are groups by their value. Numbers and times with more than `most` different values are cut into `bins`
+    quantiles.
+    """
+
+    column: PathText = Field(description="Carried column, or a path into one, e.g. `annotator` or `info.subreddit`.")
+    bins: int | None = Field(
+        5, ge=2, le=20, description="Quantile bins of numbers and times; null = each value is a group, as for the ids of annotators."
+    )
+    most: int = Field(12, ge=2, le=50, description="Groups named: the largest. All further values are one group, `other`.")
+
+
+def _grouping(value: Any) -> Any:
+    return {"column": value} if isinstance(value, str) else value
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a setting is left out of a dump, so that configurations without it keep their digest."""
+    return not value
+
+
 class EvaluateConfig(StrictModel):
     """Measurements on held-out prompts."""
 
@@ -215,7 +240,13 @@ class EvaluateConfig(StrictModel):
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the intervals.")
     kl_prompts: int = Field(64, ge=0, le=10_000, description="Held-out prompts sampled for KL(policy‖start); 0 = skip.")
     kl_max_new_tokens: int = Field(64, ge=1, le=4096, description="Tokens per sample for the KL estimate.")
-    min_group: int = Field(20, ge=1, description="A source or task with fewer held-out prompts is reported, but never named the worst.")
+    min_group: int = Field(20, ge=1, description="A group with fewer held-out prompts is reported, but never named the worst.")
+    groups: list[Annotated[Grouping, BeforeValidator(_grouping)]] = Field(
+        default_factory=list,
+        max_length=8,
+        exclude_if=_is_empty,
+        description="Carried columns by whose values accuracy is also reported, as by source and task: `[annotator, language]`.",
+    )
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="before")
@@ -233,6 +264,14 @@ class EvaluateConfig(StrictModel):
         if len(set(twins)) < len(twins):
             raise ValueError(f"{', '.join(twins)} names a twin twice")
         return [name for name in TWINS if name in twins]
+
+    @field_validator("groups")
+    @classmethod
+    def _once(cls, groups: list[Grouping]) -> list[Grouping]:
+        columns = [grouping.column for grouping in groups]
+        if twice := [column for column in dict.fromkeys(columns) if columns.count(column) > 1]:
+            raise ValueError(f"{', '.join(twice)} is there twice")
+        return groups
 
 
 class GateConfig(StrictModel):

@@ -28,10 +28,10 @@ from dora_core.config.method import (
 from dora_core.config.rounds import DriftConfig, RoundsConfig
 from dora_core.config.twins import TWINS, TwinName
 from dora_core.config.valuation import ExchangeConfig, RaceConfig, TrustConfig
+from dora_core.data.acceptance import Wanted, unpaired_inputs
 from dora_core.data.presets.base import is_unpaired
 from dora_core.errors import did_you_mean
 from dora_core.evaluation.study_statistics import TABLES, TableName
-from dora_core.losses.unpaired import unpaired_remedy
 from dora_core.objectives import Auto, find_objective
 from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.strict_model import NAME_PATTERN, StrictModel
@@ -178,13 +178,10 @@ class RealignConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _check_labels(self) -> Self:
-        """Refuse inputs known to be unpaired; a preset found by ``auto`` is known only with the rows, and refused by ``training_data``."""
-        unpaired = [f"data.train[{i}]" for i, source in enumerate(self.data.train) if is_unpaired(source)]
-        if unpaired and not self.align.loss.reads_unpaired:
-            raise ValueError(
-                f"{', '.join(unpaired)}: rows are unpaired (one response with a label), and align.loss.name: {self.align.loss.name} "
-                f"compares responses of one record; {unpaired_remedy()}"
-            )
+        """Refuse inputs known to be unpaired; a preset found by ``auto`` is known only with the rows, and refused by the plan."""
+        refusal = unpaired_inputs(self.align.loss, [f"data.train[{i}]" for i, source in enumerate(self.data.train) if is_unpaired(source)])
+        if refusal is not None:
+            raise ValueError(f"{refusal.message}; {refusal.hint}")
         return self
 
     @model_validator(mode="after")
@@ -222,6 +219,11 @@ class RealignConfig(MethodConfig):
     def needs_calibration(self) -> bool:
         """Whether the objective reads h; for erm, dro and dr_dpo nothing is scored."""
         return find_objective(self.align.objective.name).uses_factors
+
+    @property
+    def wanted(self) -> Wanted:
+        """What a run does with the data."""
+        return Wanted(self.align.objective.name, self.needs_calibration, self.align.loss, tuple(self.evaluate.groups))
 
 
 class SelfTrainConfig(RealignConfig):

@@ -46,7 +46,7 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
             not compared.
 
     Raises:
-        DataError: an input file is missing or its columns cannot be understood.
+        DataError, ConfigError: an input file is missing, its columns cannot be understood, or its rows cannot be used as configured.
     """
     latest = read_latest(store, config.project)
     notes: list[str] = []
@@ -58,8 +58,11 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     first = stages[0]
     assert isinstance(first.spec, ingest.Spec), "a chain begins with its data"
     read = read_result(store, first.spec.ref(), ingest.Facts) if first.cached else None
+    wanted = config.wanted if until != "calibrate" else config.wanted._replace(loss=None, groups=())
     if read is None:
-        ingest.check_inputs(first.spec)
+        ingest.check_inputs(first.spec, wanted)
+    else:
+        ingest.check_read(first.spec, read.facts, wanted)
     if until in ("evaluate", "promote"):
         check_twins(config, None if read is None else [*read.facts.sources])
     records = None if read is None else read.facts.records.train + read.facts.records.eval

@@ -368,7 +368,7 @@ class Chain:
             twin_samples={name: samples for name, (samples, _) in of_twins.items()},
             twin_scores={name: scores for name, (_, scores) in of_twins.items()},
             chosen_scores=self.judge("judge chosen", config.judge, None, model),
-            evaluate=self.config.evaluate.evolve(twins=[]),  # nothing here depends on it
+            evaluate=self.config.evaluate.evolve(twins=[], groups=[]),  # nothing here depends on them
             golden_sources=self._golden,
             execution=self._run("compare"),
         )

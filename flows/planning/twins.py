@@ -48,10 +48,9 @@ def check_twins(config: RealignConfig, sources: list[str] | None) -> None:
 
 def _first_sources(config: RealignConfig) -> list[str] | None:
     """Sources of the first rows of data.train; None if there are more rows, or some cannot be read."""
-    from dora_core.data.preview import Wanted, preview_data
+    from dora_core.data.preview import preview_data
 
-    wanted = Wanted(config.align.objective.name, config.needs_calibration)
-    preview, _, _ = preview_data(config.data, wanted, rows=FIRST_ROWS, shown=0, suspect=False)
+    preview, _, _ = preview_data(config.data, config.wanted, rows=FIRST_ROWS, shown=0, suspect=False)
     if not all(item.complete for item in preview.inputs if item.content != "golden"):
         return None
     return [*preview.total.sources]

@@ -11,6 +11,7 @@ from flows.report.drawing import (
     PALETTE,
     ROLES,
     draw_interval,
+    headline,
     legend_below,
     panel_grid,
     role_legend,
@@ -143,6 +144,28 @@ def by_source(facts: evaluate.Facts) -> Figure | None:
 @stage_figure("evaluate")
 def by_task(facts: evaluate.Facts) -> Figure | None:
     return _by_group("By task", facts.by_task)
+
+
+@stage_figure("evaluate", wide=True)
+def by_column(facts: evaluate.Facts) -> Figure | None:
+    """Preference accuracy by the values of carried columns: a panel per column, a dot and its interval per value."""
+    tables = {column: found.groups for column, found in facts.by_column.items() if found.groups}
+    if not tables:
+        return None
+    rows = max(map(len, tables.values()))
+    figure, panels = panel_grid(len(tables), columns=2, height=0.9 + 0.24 * rows)
+    headline(figure, "By carried columns")
+    for axes, (column, groups) in zip(panels, tables.items(), strict=True):
+        for row, group in enumerate(groups.values()):
+            draw_interval(axes, group.accuracy, row, PALETTE[0])
+        axes.axvline(0.5, color=OTHER, linewidth=1, linestyle="--")
+        axes.set_yticks(range(len(groups)), [f"{short(name, 24)} ({group.accuracy.n:,})" for name, group in groups.items()])
+        axes.set_ylim(rows - 0.5, -0.5)
+        axes.set_xlim(-0.03, 1.03)
+        axes.grid(axis="y", visible=False)
+        axes.set_title(short(column), fontsize=9)
+    figure.supxlabel("preference accuracy (prompts in brackets)", fontsize=9)
+    return figure
 
 
 def _by_group(title: str, groups: dict[str, Group]) -> Figure | None:

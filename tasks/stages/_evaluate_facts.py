@@ -63,13 +63,22 @@ class MarginHistogram(OfTwins):
 
 
 class Group(StrictModel):
-    """Measures of the pairs of one source or task. Prompts weigh the same in ``accuracy``, pairs in the other numbers."""
+    """Measures of the pairs of one source, task or value of a carried column. Prompts weigh the same in ``accuracy``, pairs in the other
+    numbers."""
 
     accuracy: Interval
     accuracy_policy: float
     ranking_policy: float
     ranking_start: float
     n: int = Field(description="Pairs.")
+
+
+class CarriedGroups(StrictModel):
+    """Measures by the values of a carried column (``evaluate.groups``)."""
+
+    groups: dict[str, Group] = Field(description="Bins of numbers ascending, other groups by size; rare values together as `other`.")
+    without: int = Field(description="Pairs of records without a value.")
+    merged: int = Field(description="Values that are together in the group `other`.")
 
 
 class Lift(OfTwins):
@@ -125,6 +134,7 @@ class PreferenceMeasures(StrictModel):
     reward_confidence: RewardConfidence
     by_source: dict[str, Group] = Field(description="By the source of the better response.")
     by_task: dict[str, Group]
+    by_column: dict[str, CarriedGroups] = Field(default_factory=dict, description="By the columns of `evaluate.groups`.")
     worst_group: GroupInterval | None = Field(description="Lowest accuracy among the groups of enough prompts.")
     reward_calibration: RewardCalibration | None
     reward_correlation: RewardCorrelation

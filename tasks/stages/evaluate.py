@@ -11,11 +11,14 @@ Three readings of a preference pair: *accuracy*, the implicit reward log π − 
 (chance ½, undefined for the start); *margin*, by how many nats; *ranking*, the likelihood per token is larger for it, which the
 start has too, so lifts over the start are differences in ranking. Unpaired records (``dora_core/data/unpaired.py``) are read by their
 labels: the AUC of the implicit reward and the share with the label's sign; records of one prompt with different labels also make pairs.
+Accuracy of pairs is also given by the source of the better response, by task, and by the values of the carried columns that
+``evaluate.groups`` names.
 Cost: one forward pass over held-out responses per policy, and ``kl_prompts`` sampled responses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -24,6 +27,7 @@ from pydantic import Field
 from dora_core.config.method import EvaluateConfig, GateConfig, GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
+from infra.tracking.mlflow_limits import KEY_CHARACTERS, clean_name
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
@@ -115,10 +119,12 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     import pyarrow.parquet as pq
 
     from dora_core.data.unpaired import LABEL
+    from dora_core.evaluation.groups import group_rows
     from dora_core.evaluation.labels import joined_pairs, label_pairs
     from dora_core.evaluation.metrics import preference_pairs
 
     columns = ["record_id", "prompt", "prompt_hash", "responses", "rewards", "reward_kind", "sources", "task"]
+    columns += ["extra"] if spec.evaluate.groups else []
     records = pq.read_table(context.fetch(spec.records) / "records.parquet", columns=columns, filters=[("split", "=", "eval")])
     rewards, prompt_R = records["rewards"].to_pylist(), records["prompt_hash"].to_numpy()
     labelled = [kind == LABEL for kind in records["reward_kind"].to_pylist()]
@@ -137,7 +143,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     }
     golden_P = golden_pairs(sources, pairs, spec.golden_sources)
     labels = labelled_responses(records, labelled, len(of_labels.record_P)) if any(labelled) else None
-    held_out = HeldOut(pairs, implicit, likelihood, prompt_R[pairs.record_P], golden_P, groups, spec.evaluate, labels)
+    carried = {grouping.column: group_rows(records["extra"].to_pylist(), grouping) for grouping in spec.evaluate.groups}
+    held_out = HeldOut(pairs, implicit, likelihood, prompt_R[pairs.record_P], golden_P, groups, spec.evaluate, labels, carried)
     scores = {"implicit": implicit["policy"], "likelihood": likelihood["policy"], "likelihood_start": likelihood["start"]}
     correlation = {name: rank_correlation(values, rewards, prompt_R, spec.evaluate) for name, values in scores.items()}
     measures = measure(held_out, reward_scale(spec, context), estimate_kl(spec, context, records), RewardCorrelation(**correlation))
@@ -173,7 +180,20 @@ def metrics_of(facts: Facts) -> dict[str, float]:
     if labels := facts.labels:
         metrics |= {"label_accuracy": labels.accuracy.policy.value} | ({"label_auc": labels.auc.policy.value} if labels.auc else {})
     metrics |= {"kl": facts.kl.value} if facts.kl else {}
+    for column, found in facts.by_column.items():
+        for name, group in found.groups.items():
+            metrics[_free_name(f"by/{column}/{name}", metrics)] = group.accuracy.value
     return metrics | {"gate_passed": float(facts.gate.passed)}
+
+
+def _free_name(wanted: str, taken: Container[str]) -> str:
+    """A metric's name that MLflow accepts, and that no other metric has: values may differ in characters that it does not."""
+    number, plain = 1, clean_name(wanted)[: KEY_CHARACTERS - 8]
+    name = plain
+    while name in taken:
+        number += 1
+        name = f"{plain}.{number}"
+    return name
 
 
 def labelled_responses(records: pa.Table, labelled: list[bool], pairs: int) -> Labelled:

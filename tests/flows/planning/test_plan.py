@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dora_core.data import fingerprints, inputs
+from dora_core.errors import ConfigError, DataError
 from flows.cli import app
 from flows.config.loading import load_config
 from flows.config.models import RealignConfig
@@ -96,6 +97,54 @@ def test_specs_point_at_their_inputs(config: RealignConfig, store: Store) -> Non
     again = build_plan(config, store)
     assert {s.label: again.upstream(s) for s in again.stages} == upstream  # the previous classifier is a hint, not an input
     assert by_label["evaluate"].spec.inputs()["policy"].digest == by_label["align"].digest
+
+
+def labelled(folder: Path) -> Path:
+    """Rows that the preset kto recognises: one response with an approval."""
+    rows = [{"prompt": f"q {i}", "completion": f"a {i}", "label": i % 2 == 0, "annotator": "ann"} for i in range(40)]
+    path = folder / "kto.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_rows_that_the_loss_cannot_read_are_refused_before_anything_runs(tmp_path: Path, store: Store) -> None:
+    """A schema is known only with the rows. Read before or not, the refusal is the same; calibration alone needs no loss."""
+    kto = load(tmp_path, labelled(tmp_path), "data.train=[{path: kto.jsonl, source: bot}]", "align.loss.name=kto")
+    plan = build_plan(kto, store)
+    (spec,) = (stage.spec for stage in plan.stages if stage.label == "ingest")
+    for _ in range(2):
+        dpo = load(tmp_path, labelled(tmp_path), "data.train=[{path: kto.jsonl, source: bot}]")
+        with pytest.raises(DataError, match=r"data.train\[0\]: rows are unpaired .* align.loss.name: dpo compares") as error:
+            build_plan(dpo, store)
+        assert "set align.loss.name to bco or kto" in error.value.hint
+        build_plan(dpo, store, until="calibrate")
+        folder = store.folder("ingest", spec.digest())
+        facts = FACTS["ingest"] | {"inputs": [given(shape="unpaired", adapter="carry: [annotator]")]}
+        result = {"stage": "ingest", "digest": spec.digest(), "seconds": 2.0, "facts": facts, "spec": spec.payload()}
+        store.mark_done(folder, result | {"inputs": {}, "rows": 1, "metrics": {}})
+
+
+def given(**mapping: Any) -> dict[str, Any]:
+    """Facts of an input."""
+    columns: dict[str, Any] = {key: [] for key in ("used", "carried", "ignored", "unread", "files")}
+    counts = dict.fromkeys(("rows", "records", "bad", "duplicates", "renamed", "ties", "unmeasured", "split_given"), 0)
+    counts |= dict.fromkeys(("not_selected", "weighted_out", "copies"), 0)
+    mapped = columns | {"file_count": 1, "preset": None, "recognised": False} | mapping
+    return counts | {"place": "data.train[0]", "path": "a", "mappings": [mapped], "splits": {"train": 36, "eval": 4}, "notes": {}}
+
+
+def test_groups_of_the_evaluation_are_carried_columns(tmp_path: Path, store: Store) -> None:
+    data = labelled(tmp_path)
+    train = "data.train=[{path: kto.jsonl, source: bot}]"
+    plan = build_plan(load(tmp_path, data, train, "align.loss.name=kto", "evaluate.groups=[annotator]"), store)
+    spec = next(stage.spec for stage in plan.stages if stage.label == "evaluate")
+    assert spec.payload()["evaluate"]["groups"] == [{"column": "annotator", "bins": 5, "most": 12}]
+    with pytest.raises(ConfigError, match=r"evaluate.groups\[0\]: no held-out input carries the column 'anotator'") as error:
+        build_plan(load(tmp_path, data, train, "align.loss.name=kto", "evaluate.groups=[anotator]"), store)
+    assert "did you mean 'annotator'?" in error.value.hint
+    plain = build_plan(load(tmp_path, data, train, "align.loss.name=kto"), store)
+    changed = {one.label for one, other in zip(plan.stages, plain.stages, strict=True) if one.digest != other.digest}
+    assert changed == {"evaluate", "promote"}, "no other stage depends on the groups"
 
 
 def test_nothing_changed_means_nothing_to_do(config: RealignConfig, store: Store) -> None:

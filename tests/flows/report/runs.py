@@ -242,6 +242,16 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
             "parts": parts,
             "kl": estimate(61.2, 4.0, 64),
             "by_task": {"math": {"accuracy": estimate(0.6), "accuracy_policy": 0.6, "ranking_policy": 0.64, "ranking_start": 0.5, "n": 90}},
+            "by_column": {
+                EVIL: {
+                    "groups": {
+                        name: {"accuracy": estimate(0.6, n), "accuracy_policy": 0.6, "ranking_policy": 0.64, "ranking_start": 0.5, "n": 90}
+                        for name, n in ((EVIL, 0.05), ("[0, 4)", 0.1))
+                    },
+                    "without": 7,
+                    "merged": 3,
+                },
+            },
             "worst_group": {"by": "source", "name": sources[-1]} | estimate(0.48, 0.05, 40),
             "reward_calibration": {
                 "beta": 0.1,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute  # pa.compute
 import pyarrow.parquet as pq
 import pytest
 
@@ -94,6 +95,34 @@ def test_evaluate_writes_one_row_per_held_out_response(pipeline_start: Start, st
     rho = [f["logp_per_token"].rank().corr(f["reward"].rank()) for _, f in frame.groupby("record_id")]
     assert facts["reward_correlation"]["likelihood"]["value"] == pytest.approx(np.nanmean(rho))
     assert facts["reward_correlation"]["likelihood"] == pytest.approx(facts["reward_correlation"]["likelihood_start"], abs=0.2)
+
+
+def test_carried_columns_are_groups(pipeline_start: Start, store: Store) -> None:
+    """Three of four records name an annotator; the measures of a group are those of its pairs in the written table."""
+    _, given, first, reference = pipeline_start
+    table = pq.read_table(store.fetch(given.stage, given.digest) / "records.parquet")
+    names = [f'{{"annotator":{annotator}}}' for annotator in ('"ann"', '"bob/é"', '"bob/è"', "null")]
+    extra = pa.array([names[i % 4] for i in range(len(table))])
+    table = table.set_column(table.column_names.index("extra"), "extra", extra)
+    records = finished(store, "ingest", "annotated", {"records.parquet": table})
+    options = EvaluateConfig(kl_prompts=0, groups=["annotator"])
+    spec = evaluate_spec((Path(), records, first, reference), policy=first, evaluate=options)
+    result = execute(spec, evaluate.run, store)
+    facts = evaluate.Facts.model_validate(result["facts"])
+    pairs = output(store, spec, "evaluation.parquet")
+    held_out = table.filter(pa.compute.equal(table["split"], "eval"))["extra"].to_pylist()
+    margins: dict[str, list[float]] = {name: [] for name in names}
+    for record, margin in zip(pairs["record"].to_pylist(), pairs["margin_policy"].to_pylist(), strict=True):
+        margins[held_out[record]].append(margin)
+    found = facts.by_column["annotator"]
+    of_name = dict(zip(("ann", "bob/é", "bob/è"), (margins[name] for name in names), strict=False))
+    assert {name: group.n for name, group in found.groups.items()} == {name: len(values) for name, values in of_name.items()}
+    for name, values in of_name.items():
+        share = sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in values) / len(values)
+        assert found.groups[name].accuracy_policy == pytest.approx(share)
+    assert found.without == len(margins[names[3]]) > 0 and found.merged == 0
+    shown = {name for name in result["metrics"] if name.startswith("by/")}
+    assert shown == {"by/annotator/ann", "by/annotator/bob/_", "by/annotator/bob/_.2"}, "names that MLflow accepts, each its own"
 
 
 @pytest.mark.component

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dora_core.config.method import EvaluateConfig
+from dora_core.evaluation.groups import RowGroups
 from dora_core.evaluation.metrics import preference_pairs
 from tasks.stages._preference_measures import (
     HeldOut,
@@ -55,6 +56,22 @@ def test_groups_leave_out_the_pairs_without_one() -> None:
     assert tables["source"].keys() == {"human", "model"} and tables["task"].keys() == {"math"}
     math = tables["task"]["math"]
     assert (math.accuracy_policy, math.ranking_policy, math.ranking_start, math.n, math.accuracy.n) == (0.0, 1.0, 0.0, 1, 1)
+
+
+def test_carried_columns_group_the_pairs_of_their_records() -> None:
+    by_annotator = RowGroups(np.array(["bob", None], dtype=object), ("ann", "bob"), merged=0)
+    given = HeldOut(**vars(held_out()) | {"columns": {"annotator": by_annotator, "task": by_annotator}})
+    found = measure(given, 1.0, None, UNKNOWN)
+    assert found.by_column["annotator"].groups.keys() == {"bob"}, "ann has no pair"
+    bob = found.by_column["annotator"].groups["bob"]
+    assert (bob.accuracy.value, bob.accuracy.n, bob.ranking_start, bob.n) == (1.0, 1, 0.0, 1)
+    assert found.by_column["annotator"].without == 1
+    assert found.worst_group is not None and found.worst_group.by == "source", "a grouping of one group has no worst one"
+    several = RowGroups(np.array(["bob", "ann"], dtype=object), ("ann", "bob"), merged=0)
+    nothing = {name: np.array([None, None]) for name in ("source", "task")}
+    worst = measure(HeldOut(**vars(held_out()) | {"groups": nothing, "columns": {"source": several}}), 1.0, None, UNKNOWN)
+    assert worst.worst_group is not None and (worst.worst_group.by, worst.worst_group.name) == ("column source", "ann")
+    assert PreferenceMeasures.model_validate(found.model_dump(mode="json", exclude_unset=True)) == found
 
 
 def test_lifts_are_paired() -> None:
