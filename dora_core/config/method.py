@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dora_core.config.path_syntax import PathText
+from dora_core.config.twins import TWINS, TwinName
 from dora_core.strict_model import REVISION_PATTERN, StrictModel
 
 # --------------------------------------------------------------------------------------------------------------- text
@@ -230,7 +231,11 @@ def _is_empty(value: object) -> bool:
 class EvaluateConfig(StrictModel):
     """Measurements on held-out prompts."""
 
-    erm_twin: bool = Field(False, description="Also train the same loss without robustness (erm) and compare.")
+    twins: list[TwinName] = Field(
+        default_factory=list,
+        description="Also train these and compare: erm (no robustness), golden_only and synthetic_only (part of the records, as many "
+        "steps), golden_only_epochs (as many passes).",
+    )
     bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="Bootstrap resamples, over prompts.")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the intervals.")
     kl_prompts: int = Field(64, ge=0, le=10_000, description="Held-out prompts sampled for KL(policy‖start); 0 = skip.")
@@ -252,9 +257,29 @@ class EvaluateConfig(StrictModel):
             raise ValueError(f"{', '.join(twice)} is there twice")
         return groups
 
+    @model_validator(mode="before")
+    @classmethod
+    def _old_key(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "erm_twin" in given:
+            line = "twins: [erm, golden_only, golden_only_epochs]" if given["erm_twin"] is True else "twins: []"
+            raise ValueError(f"erm_twin is now one of several twins; write instead: {line}")
+        return given
+
+    @field_validator("twins")
+    @classmethod
+    def _each_once(cls, twins: list[TwinName]) -> list[TwinName]:
+        """Return the twins in the order of ``TWINS``, which is part of no result."""
+        if len(set(twins)) < len(twins):
+            raise ValueError(f"{', '.join(twins)} names a twin twice")
+        return [name for name in TWINS if name in twins]
+
 
 class GateConfig(StrictModel):
-    """Rules for promotion. The decision names every rule that fails."""
+    """Rules for promotion. The decision names every rule that is not met.
+
+    A rule on an estimate with an interval reads its lower bound: the policy must be *shown* to be above the threshold. Where the interval
+    contains the threshold, the evidence does not say: the rule is uncertain, and `when_uncertain` decides.
+    """
 
     min_accuracy: float = Field(0.5, ge=0, le=1, description="Lower bound of held-out preference accuracy must exceed this.")
     min_lift: float = Field(
@@ -265,11 +290,22 @@ class GateConfig(StrictModel):
         0.02, ge=0, le=1, description="Ranking accuracy on pairs with a golden response may fall by at most this against the start."
     )
     min_win_rate: float | None = Field(
+        0.5, ge=0, le=1, description="Lower bound of the judged win rate against the start must exceed this; null = off."
+    )
+    min_win_rate_equal_length: float | None = Field(
         0.5,
         ge=0,
         le=1,
-        description="Minimum of the upper bound of the judged win rate against the start (not shown to be worse); null = off.",
+        description="The same of the win rate at equal length, so that a policy that only writes longer is not promoted; null = off.",
     )
     min_champion_win_rate: float | None = Field(
-        0.45, ge=0, le=1, description="Minimum of the judged win rate against the champion, if one exists; null = off."
+        0.45,
+        ge=0,
+        le=1,
+        description="Lower bound of the judged win rate against the champion must be at least this, if one exists; null = off.",
+    )
+    when_uncertain: Literal["hold", "promote"] = Field(
+        "hold",
+        description="An interval contains the threshold of a rule: hold registers a challenger and leaves the decision to a person; "
+        "promote counts the rule as met.",
     )

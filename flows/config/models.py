@@ -26,6 +26,7 @@ from dora_core.config.method import (
     TextConfig,
 )
 from dora_core.config.rounds import DriftConfig, RoundsConfig
+from dora_core.config.twins import TWINS, TwinName
 from dora_core.config.valuation import ExchangeConfig, RaceConfig, TrustConfig
 from dora_core.data.acceptance import Wanted, unpaired_inputs
 from dora_core.data.presets.base import is_unpaired
@@ -250,9 +251,9 @@ class SelfTrainConfig(RealignConfig):
             mistakes.append(
                 "align.objective.name: auto chooses for one training; name an objective for rounds, for instance that of a realignment"
             )
-        if self.evaluate.erm_twin:
+        if self.evaluate.twins:
             mistakes.append(
-                "evaluate.erm_twin compares one alignment; for rounds run self-train again with align.objective.name=erm, or a study"
+                "evaluate.twins compare one alignment; for rounds self-train again with align.objective.name=erm, or run a study"
             )
         served, endpoint = self.generate.served_model, self.execution.of("generate").endpoint
         setting = f"generate.served_model={served or 'null'}"
@@ -330,6 +331,11 @@ class StudyConfig(MethodConfig):
     ablation: list[Annotated[str, AfterValidator(_objective_of_a_study)]] = Field(
         default=["erm", "dro", "reweight", "dora", "dora_outer", "dora_tilted"], description="Objectives of the ablation table."
     )
+    baselines: list[Literal["golden_only", "golden_only_epochs", "synthetic_only"]] | None = Field(
+        None,
+        description="Rows of the losses of focus trained on part of the records (dora_core/config/twins.py); null = all where "
+        "testbed.one_source_per_record, else none.",
+    )
     lambdas: list[Annotated[float, Field(gt=0)] | Literal["auto"]] = Field(
         default=[0.1, 0.3, 1.0, 3.0, 10.0, "auto"], description="λ of dora in the lambda table."
     )
@@ -360,9 +366,20 @@ class StudyConfig(MethodConfig):
     def contenders(self) -> dict[str, Contender]:
         return {contender.label: contender for contender in (*self.pairwise, *self.listwise)}
 
+    @property
+    def parts(self) -> list[TwinName]:
+        """The baselines, in the order of ``TWINS``."""
+        if self.baselines is None:
+            return [name for name in TWINS if name != "erm"] if self.testbed.one_source_per_record else []
+        return [name for name in TWINS if name in self.baselines]
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         mistakes = []
+        if self.baselines and not self.testbed.one_source_per_record:
+            mistakes.append(
+                "baselines: few records of this testbed are of one kind of source: set testbed.one_source_per_record=true, or baselines=[]"
+            )
         labels = [contender.label for contender in (*self.pairwise, *self.listwise)]
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
@@ -380,8 +397,8 @@ class StudyConfig(MethodConfig):
             mistakes.append(f"lambdas: auto needs robust.scope global, got {self.robust.scope}")
         if self.rounds.strategy != "align":
             mistakes.append("rounds.strategy: the rounds table compares erm and robust by alignment; name others in strategies")
-        if self.evaluate.erm_twin:
-            mistakes.append("evaluate.erm_twin: the grid has its own erm rows; leave it false")
+        if self.evaluate.twins:
+            mistakes.append("evaluate.twins: the grid has its own rows of erm, and of part of the records (baselines); leave it out")
         if not self.sft.enabled:
             mistakes.append("sft.enabled: the study judges policies against the supervised start; leave it true")
         if self.testbed.unlabelled:

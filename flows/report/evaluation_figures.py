@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dora_core.config.twins import TWINS
 from flows.report.drawing import (
     INK,
     OTHER,
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OPPONENTS = {"start": "the start", "champion": "the champion", "chosen": "chosen responses"}
+OPPONENTS: dict[str, str] = {
+    "start": "the start",
+    "champion": "the champion",
+    **{str(name): twin.title for name, twin in TWINS.items()},
+    "chosen": "chosen responses",
+}
 OUTCOMES = {"win": PALETTE[0], "tie": "#c9ced6", "lose": PALETTE[4]}
 
 
@@ -43,7 +49,8 @@ def comparison(facts: evaluate.Facts) -> Figure | None:
     parts = facts.parts
     if not parts:
         return None
-    figure, panels = panel_grid(len(titles), columns=len(titles), height=0.9 + 0.55 * len(parts), share_y=True)
+    models = max(len(part.ranking.measured()) for part in parts.values())
+    figure, panels = panel_grid(len(titles), columns=len(titles), height=0.9 + (0.1 + 0.15 * models) * len(parts), share_y=True)
     labels = [f"{name} ({part.accuracy.policy.n:,} prompts)" for name, part in parts.items()]
     present: set[str] = set()
     for axes, measure in zip(panels, titles, strict=True):
@@ -51,7 +58,7 @@ def comparison(facts: evaluate.Facts) -> Figure | None:
             estimates = getattr(part, measure).measured()
             present |= estimates.keys()
             for place, name in enumerate(n for n in ROLES if n in estimates):
-                y = row + 0.2 * (place - (len(estimates) - 1) / 2)
+                y = row + 0.6 / models * (place - (len(estimates) - 1) / 2)
                 draw_interval(axes, estimates[name], y, ROLES[name][0])
         axes.set_title(titles[measure], fontsize=9)
         axes.axvline(0.0 if measure == "margin" else 0.5, color=OTHER, linewidth=1, linestyle="--")
@@ -59,6 +66,26 @@ def comparison(facts: evaluate.Facts) -> Figure | None:
         axes.set_ylim(len(parts) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
     role_legend(figure, present)
+    return figure
+
+
+@stage_figure("evaluate", wide=True)
+def twins(facts: evaluate.Facts) -> Figure | None:
+    """What the policy gains over every twin, paired by prompt: win rate against the start, and preference accuracy."""
+    found = facts.twins
+    if not found:
+        return None
+    titles = {"win_rate_lift": "win rate against the start", "accuracy_lift": "preference accuracy"}
+    figure, panels = panel_grid(len(titles), columns=len(titles), height=1.0 + 0.32 * len(found), share_y=True)
+    for axes, (measure, title) in zip(panels, titles.items(), strict=True):
+        for row, (name, twin) in enumerate(found.items()):
+            if (estimate := getattr(twin, measure)) is not None:
+                draw_interval(axes, estimate, row, ROLES[name][0])
+        axes.axvline(0.0, color=OTHER, linewidth=1, linestyle="--")
+        axes.set_yticks(range(len(found)), [short(ROLES[name][1], 36) for name in found])
+        axes.set_ylim(len(found) - 0.5, -0.5)
+        axes.set_title(f"{title}, policy minus twin", fontsize=9)
+        axes.grid(axis="y", visible=False)
     return figure
 
 
@@ -70,9 +97,7 @@ def margins(facts: evaluate.Facts) -> Figure | None:
     figure, axes = single_axes(
         "Reward margins of held-out pairs", "log-ratio of the better response minus that of the worse (nats)", "pairs"
     )
-    for name, counts in (("policy", histogram.policy), ("twin", histogram.twin)):
-        if counts is None:
-            continue
+    for name, counts in {"policy": histogram.policy, **histogram.twins}.items():
         colour, label = ROLES[name]
         axes.stairs(counts, histogram.edges, color=colour, label=label, fill=name == "policy", alpha=0.75)
     axes.axvline(0.0, color=INK, linewidth=1, linestyle="--")

@@ -1,4 +1,4 @@
-"""Measures of the ``evaluate`` stage on held-out preference pairs and labelled responses, from scores of policy, start and twin.
+"""Measures of the ``evaluate`` stage on held-out preference pairs and labelled responses, from scores of policy, start and twins.
 
 Accuracy and margin read the implicit reward log π − log π_start, which is identically 0 for the start; ranking reads the likelihood per
 token, which all models have. Every number has a bootstrap interval over prompts; lifts are paired differences.
@@ -71,8 +71,8 @@ class HeldOut:
     """Held-out pairs and the scores of every model on them.
 
     Attributes:
-        implicit_N: log π − log π_start per response, of policy and twin.
-        likelihood_N: log-likelihood per token and response, of policy, twin and start.
+        implicit_N: log π − log π_start per response, of policy and twins.
+        likelihood_N: log-likelihood per token and response, of policy, twins and start.
         prompt_P: hash of each pair's prompt.
         golden_P: whether a trusted response takes part in the pair.
         groups: group of each pair by grouping; None where it has none.
@@ -147,11 +147,12 @@ def label_measures(held_out: HeldOut, labelled: Labelled) -> LabelMeasures:
     def share(mask_L: np.ndarray) -> ByModel | None:
         if not mask_L.any():
             return None
-        return ByModel(**{name: cluster_bootstrap(values[mask_L], prompt_L[mask_L], *options) for name, values in right.items()})
+        return ByModel.of({name: cluster_bootstrap(values[mask_L], prompt_L[mask_L], *options) for name, values in right.items()})
 
     def auc(scores: Scores) -> ByModel | None:
         areas = {name: label_auc(score[labelled.response_L], desirable_L, prompt_L, *options) for name, score in scores.items()}
-        return ByModel.model_validate(areas) if areas["policy"] is not None else None
+        defined = {name: area for name, area in areas.items() if area is not None}
+        return ByModel.of(defined) if defined else None  # all or none: it depends on the labels
 
     whole = share(np.ones(len(desirable_L), dtype=bool))
     assert whole is not None, "there is a labelled response"
@@ -173,9 +174,9 @@ def by_part(held_out: HeldOut) -> dict[str, Part]:
     margins, rankings = held_out.margins, held_out.rankings
     return {
         part: Part(
-            accuracy=ByModel(**{name: held_out.mean(correct(m), mask) for name, m in margins.items()}),
-            margin=ByModel(**{name: held_out.mean(m, mask) for name, m in margins.items()}),
-            ranking=ByModel(**{name: held_out.mean(correct(m), mask) for name, m in rankings.items()}),
+            accuracy=ByModel.of({name: held_out.mean(correct(m), mask) for name, m in margins.items()}),
+            margin=ByModel.of({name: held_out.mean(m, mask) for name, m in margins.items()}),
+            ranking=ByModel.of({name: held_out.mean(correct(m), mask) for name, m in rankings.items()}),
         )
         for part, mask in held_out.parts.items()
     }
@@ -183,10 +184,10 @@ def by_part(held_out: HeldOut) -> dict[str, Part]:
 
 def margin_histogram(margins: Scores) -> MarginHistogram:
     if not len(margins["policy"]):
-        return MarginHistogram(edges=[], **{name: [] for name in margins})
+        return MarginHistogram(edges=[], policy=[], twins={name: [] for name in margins if name != "policy"})
     edges = np.histogram_bin_edges(np.concatenate(list(margins.values())), bins=HISTOGRAM_BINS)
     counts = {name: np.histogram(m, edges)[0].tolist() for name, m in margins.items()}
-    return MarginHistogram(edges=edges.tolist(), **counts)
+    return MarginHistogram(edges=edges.tolist(), policy=counts.pop("policy"), twins=counts)
 
 
 def by_group(held_out: HeldOut) -> dict[str, dict[str, Group]]:
@@ -221,16 +222,16 @@ def _groups(held_out: HeldOut, name_P: np.ndarray, names: Sequence[str]) -> dict
 
 
 def lifts(held_out: HeldOut) -> Lift:
-    """Ranking of policy minus start on every part, accuracy of policy minus twin overall."""
+    """Ranking of policy minus start on every part, accuracy of policy minus each twin overall."""
     margins, rankings, prompt_P = held_out.margins, held_out.rankings, held_out.prompt_P
     policy_P, start_P = correct(rankings["policy"]), correct(rankings["start"])
     options = _bootstrap(held_out.evaluate)
     found = {
         f"start_{part}": paired_difference(policy_P[mask], start_P[mask], prompt_P[mask], *options) for part, mask in held_out.parts.items()
     }
-    if "twin" in margins and len(prompt_P):
-        found["twin_all"] = paired_difference(correct(margins["policy"]), correct(margins["twin"]), prompt_P, *options)
-    return Lift(**found)
+    ours_P = correct(margins["policy"])
+    others = {name: margin_P for name, margin_P in margins.items() if name != "policy"} if len(prompt_P) else {}
+    return Lift(**found, twins={name: paired_difference(ours_P, correct(theirs), prompt_P, *options) for name, theirs in others.items()})
 
 
 def rank_correlation(

@@ -1,10 +1,10 @@
 """Stage ``evaluate``: measures of the aligned policy on held-out prompts, and the promotion gate.
 
-Input: records (eval split), the aligned policy, its start (through the reference stage's log-probabilities), optionally an ERM-trained
-twin, and a comparison of the policy's responses with others'. Output: ``evaluation.parquet`` (one row per preference pair),
-``responses.parquet`` (one row per held-out response: record_id, response_index, implicit, logp_per_token, tokens of the policy), no
-texts; in the facts the measures (``tasks/stages/_preference_measures.py``) and the result of the gate
-(``tasks/stages/_promotion_gate.py``).
+Input: records (eval split), the aligned policy, its start (through the reference stage's log-probabilities), optionally twins
+(``dora_core/config/twins.py``), and a comparison of the policy's responses with others'. Output: ``evaluation.parquet`` (one row per
+preference pair), ``responses.parquet`` (one row per held-out response: record_id, response_index, implicit, logp_per_token, tokens of the
+policy), no texts; in the facts the measures (``tasks/stages/_preference_measures.py``), those of the twins
+(``tasks/stages/_twin_measures.py``) and the result of the gate (``tasks/stages/_promotion_gate.py``).
 Guarantee: every measure carries a bootstrap interval over prompts; comparisons are paired.
 
 Three readings of a preference pair: *accuracy*, the implicit reward log π − log π_start is larger for the better response
@@ -22,6 +22,8 @@ from collections.abc import Container
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from pydantic import Field
+
 from dora_core.config.method import EvaluateConfig, GateConfig, GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
@@ -35,6 +37,7 @@ from tasks.stages._evaluate_facts import Facts as Facts
 from tasks.stages._evaluate_facts import RewardCorrelation
 from tasks.stages._preference_measures import HeldOut, measure, rank_correlation
 from tasks.stages._promotion_gate import Evidence, decide
+from tasks.stages._twin_measures import summary, twin_measures
 from tasks.tables.artifacts import EVALUATION_FILE, RESPONSES_FILE
 from tasks.training.facts import TrainingFacts
 
@@ -53,14 +56,14 @@ class Spec(StageSpec):
     """See the module docstring."""
 
     stage: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 3  # calibration and correlation of the implicit reward, tasks, worst group, rules on win rates
+    version: ClassVar[int] = 4  # several twins, and rules that read the lower bounds of win rates
 
     records: StageRef
     policy: StageRef
     reference: StageRef
     start: StageRef | None
     model: ModelConfig
-    twin: StageRef | None
+    twins: dict[str, StageRef] = Field(default_factory=dict)
     comparison: StageRef | None = None
     text: TextConfig
     evaluate: EvaluateConfig
@@ -145,8 +148,10 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     scores = {"implicit": implicit["policy"], "likelihood": likelihood["policy"], "likelihood_start": likelihood["start"]}
     correlation = {name: rank_correlation(values, rewards, prompt_R, spec.evaluate) for name, values in scores.items()}
     measures = measure(held_out, reward_scale(spec, context), estimate_kl(spec, context, records), RewardCorrelation(**correlation))
-    wins = context.facts(spec.comparison, compare.Facts).wins if spec.comparison else {}
-    facts = Facts(**dict(measures), gate=decide(spec.gate, Evidence(measures, wins, spec.evaluate.min_group)))
+    comparison = context.facts(spec.comparison, compare.Facts) if spec.comparison else None
+    twins = twin_measures(list(spec.twins), measures, comparison)
+    gate = decide(spec.gate, Evidence(measures, comparison.wins if comparison else {}, spec.evaluate.min_group))
+    facts = Facts(**dict(measures), gate=gate, twins=twins, summary=summary(twins, comparison))
 
     table = {"record": pairs.record_P, "prompt_hash": held_out.prompt_P, "golden": golden_P, "reward_gap": pairs.gap_P}
     table |= {f"margin_{name}": values for name, values in held_out.margins.items()}
@@ -167,7 +172,10 @@ def metrics_of(facts: Facts) -> dict[str, float]:
     if whole := facts.parts.get("all"):
         metrics |= {f"ranking_{name}": interval.value for name, interval in whole.ranking.measured().items()}
         metrics |= {"margin": whole.margin.policy.value}
-    metrics |= {f"lift_{name}": interval.value for name, interval in facts.lift.measured().items()}
+    metrics |= {f"lift_start_{part}": interval.value for part, interval in facts.lift.over_start().items()}
+    for name, twin in facts.twins.items():
+        measured = {"accuracy": twin.accuracy, "accuracy_lift_over": twin.accuracy_lift, "win_rate_lift_over": twin.win_rate_lift}
+        metrics |= {f"{measure}_{name}": interval.value for measure, interval in measured.items() if interval is not None}
     metrics |= {"ece": facts.reward_calibration.ece.value} if facts.reward_calibration else {}
     if labels := facts.labels:
         metrics |= {"label_accuracy": labels.accuracy.policy.value} | ({"label_auc": labels.auc.policy.value} if labels.auc else {})
@@ -221,7 +229,7 @@ def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tupl
     from tasks.stages.reference import LogpArguments, LogpScorer
     from tasks.tables.rows import responses_of
 
-    policies = {"policy": spec.policy} | ({"twin": spec.twin} if spec.twin else {})
+    policies = {"policy": spec.policy} | spec.twins
     arguments = LogpArguments(store_uri=context.store.uri, execution=spec.execution, models=policies, text=spec.text)
     scored = run_shards(
         context,
@@ -301,7 +309,8 @@ def headline(result: StageResult[Facts]) -> str:
     if labels is not None:
         auc = f", AUC {estimate_text(labels.auc.policy, '.3f')}" if labels.auc else ""
         parts.append(f"{labels.desirable + labels.undesirable} labels{auc}, sign right {estimate_text(labels.accuracy.policy, '.3f')}")
-    return "; ".join(parts)
+    return "; ".join([*parts, *([result.facts.summary] if result.facts.summary else [])])
 
 
-STAGE = Stage(Spec, run, facts=Facts, headline=headline, tracked=("accuracy_all", "ranking_policy", "ece", "kl"), section="stage")
+TRACKED = ("accuracy_all", "ranking_policy", "ece", "kl", "win_rate_lift_over_")
+STAGE = Stage(Spec, run, facts=Facts, headline=headline, tracked=TRACKED, section="stage")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dora_core.data.unpaired import LABEL
 from dora_core.errors import DataError
+from tasks.tables.record_selection import RecordSelection
 from tasks.tables.rows import record_batches, responses_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,13 @@ TrustUse = Literal["soft_label", "weight"]
 
 
 def joined_records(
-    records: Path, logps: Path, factors: Path | None, aggregate: Aggregate, trust: Path | None = None, trust_use: TrustUse = "soft_label"
+    records: Path,
+    logps: Path,
+    factors: Path | None,
+    aggregate: Aggregate,
+    trust: Path | None = None,
+    trust_use: TrustUse = "soft_label",
+    selection: RecordSelection | None = None,
 ) -> Iterator[pa.Table]:
     """Training records, in order, as tables of ``dora_core.training.alignment_data.JOINED_COLUMNS``.
 
@@ -43,6 +50,7 @@ def joined_records(
         trust: ``label_trust.parquet`` of a ``value`` stage, train split. As a soft label it stands where the data gives no probability
             of its own; as a weight it is scaled to mean 1. A record without an estimate keeps its label and weight.
         trust_use: see :data:`TrustUse`.
+        selection: the records wanted; None: all. Their ``row`` is the position among all training records.
 
     Raises:
         DataError: a table does not go with the records; names the first response where it differs.
@@ -78,8 +86,11 @@ def joined_records(
                 at = batch.column_names.index(LABEL_PROBABILITY)
                 filled = pc.coalesce(batch[LABEL_PROBABILITY], pa.array(q, mask=np.isnan(q)))
                 batch = batch.set_column(at, LABEL_PROBABILITY, filled)
-        yield batch.append_column("row", pa.array(np.arange(row, row + len(batch)))).append_column("factor", pa.array(h))
+        numbered = batch.append_column("row", pa.array(np.arange(row, row + len(batch)))).append_column("factor", pa.array(h))
         row += len(batch)
+        chosen = numbered if selection is None else numbered.filter(selection.of(numbered["sources"]))
+        if len(chosen):
+            yield chosen
     for follower in (reference, calibration, trusted):
         if follower is not None:
             follower.finish()
@@ -186,3 +197,20 @@ def count_unpaired(records: Path, split: str) -> tuple[int, int]:
         unpaired += pc.sum(pc.equal(batch["reward_kind"], LABEL)).as_py() or 0
         total += len(batch)
     return unpaired, total
+
+
+def count_trainable(records: Path, selection: RecordSelection | None = None) -> int:
+    """Number of training records from which alignment learns: two different rewards, or one label."""
+    import pyarrow.compute as pc
+
+    count = 0
+    for batch in record_batches(records, ["rewards", "reward_kind", "sources"], "train"):
+        chosen = batch if selection is None else batch.filter(selection.of(batch["sources"]))
+        labelled = pc.equal(chosen["reward_kind"], LABEL).to_pylist()
+        count += sum(is_labelled or _differ(rewards) for is_labelled, rewards in zip(labelled, chosen["rewards"].to_pylist(), strict=True))
+    return count
+
+
+def _differ(rewards: list[float | None]) -> bool:
+    measured = {reward for reward in rewards if reward is not None and not math.isnan(reward)}
+    return len(measured) > 1

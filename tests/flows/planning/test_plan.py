@@ -17,7 +17,7 @@ from flows.cli import app
 from flows.config.loading import load_config
 from flows.config.models import RealignConfig
 from flows.planning.latest import write_latest
-from flows.planning.plan import TWIN, build_plan
+from flows.planning.plan import build_plan
 from flows.planning.planned_stage import Plan
 from infra.store.store import Store
 from infra.tracking import model_registry
@@ -27,7 +27,7 @@ from tasks.stages import ingest
 JUDGED = ["reward", "generate", "judge", "generate start", "judge start", "judge chosen", "compare"]
 ALL = ["ingest", "drift", "classify", "calibrate", "sft", "reference", "training_data", "align", *JUDGED, "evaluate", "promote"]
 
-TWIN_DATA = "training_data (erm twin)"
+TWIN, TWIN_DATA = "align (erm twin)", "training_data (erm twin)"
 
 
 @pytest.fixture
@@ -252,28 +252,45 @@ def test_the_twin_is_one_more_training_and_leaves_the_policy_alone(
     tmp_path: Path, mixture: Path, config: RealignConfig, store: Store
 ) -> None:
     finish(store, build_plan(config, store))
-    plan = build_plan(load(tmp_path, mixture, "evaluate.erm_twin=true"), store)
-    assert [s.label for s in plan.to_run] == [TWIN_DATA, TWIN, "evaluate", "promote"]
+    plan = build_plan(load(tmp_path, mixture, "evaluate.twins=[erm]"), store)
+    assert [s.label for s in plan.to_run] == [TWIN_DATA, TWIN, "generate erm twin", "judge erm twin", "compare", "evaluate", "promote"]
     assert reasons(plan)[TWIN] == "runs: first time"
     twin = next(s for s in plan.stages if s.label == TWIN)
     assert twin.spec.align.objective.name == "erm" and twin.spec.calibration is None
-    assert reasons(plan)["evaluate"] == f"runs: evaluate.erm_twin False → True; {TWIN} changed"
+    assert reasons(plan)["evaluate"] == f"runs: evaluate.twins [] → ['erm']; {TWIN}, compare changed"
 
 
 def test_the_twin_does_not_depend_on_what_erm_ignores(tmp_path: Path, mixture: Path, store: Store) -> None:
     def twin(*overrides: str) -> str:
-        plan = build_plan(load(tmp_path, mixture, "evaluate.erm_twin=true", *overrides), store)
+        plan = build_plan(load(tmp_path, mixture, "evaluate.twins=[erm]", *overrides), store)
         return next(s.digest for s in plan.stages if s.label == TWIN)
 
     assert twin() == twin("align.objective.lambda=3", "calibration.form=paper", "calibration.aggregate=min")
     assert twin() != twin("align.loss={name: dpo, beta: 0.2}")
 
 
+def test_twins_of_part_of_the_records_prepare_their_data_before_anything_is_aligned(
+    tmp_path: Path, mixture: Path, config: RealignConfig, store: Store
+) -> None:
+    before = build_plan(config, store)
+    plan = build_plan(load(tmp_path, mixture, "evaluate.twins=[golden_only,golden_only_epochs,synthetic_only]"), store)
+    labels = [stage.label for stage in plan.stages]
+    data = ["training_data (golden_only twin)", "training_data (synthetic_only twin)"]
+    assert [label for label in labels if label.startswith("training_data")] == [*data, "training_data"], "both golden twins share theirs"
+    assert labels.index("align") > labels.index(data[1])
+    specs = {stage.label: stage.spec for stage in plan.stages}
+    golden, epochs = (specs[f"align ({name} twin)"] for name in ("golden_only", "golden_only_epochs"))
+    assert golden.selection.records == "golden" and golden.selection.golden_sources == ["human"]
+    assert (golden.equal_steps, epochs.equal_steps) == (True, False) and golden.calibration is None
+    assert specs["evaluate"].twins["golden_only"] == golden.ref()
+    assert specs["align"].digest() == next(stage.digest for stage in before.stages if stage.label == "align")
+
+
 def test_objectives_without_factors_score_nothing(tmp_path: Path, mixture: Path, store: Store) -> None:
-    config = load(tmp_path, mixture, "align.objective.name=dro", "evaluate.erm_twin=true", "compare=null")
+    config = load(tmp_path, mixture, "align.objective.name=dro", "evaluate.twins=[erm]", "compare=null")
     expected = ["ingest", "sft", "reference", "training_data", "align", TWIN, "evaluate", "promote"]
     assert [s.label for s in build_plan(config, store).stages] == expected, "the twin reads the same training data"
-    erm = load(tmp_path, mixture, "align.objective.name=erm", "evaluate.erm_twin=true")
+    erm = load(tmp_path, mixture, "align.objective.name=erm", "evaluate.twins=[erm]")
     assert TWIN not in reasons(build_plan(erm, store))
     assert [s.label for s in build_plan(erm, store, until="calibrate").stages] == ["ingest", "drift", "classify", "calibrate"]
 

@@ -9,8 +9,10 @@ from dora_core.config.method import EvaluateConfig
 from dora_core.evaluation.groups import RowGroups
 from dora_core.evaluation.metrics import preference_pairs
 from tasks.stages._preference_measures import (
+    ByModel,
     HeldOut,
     Labelled,
+    Lift,
     PreferenceMeasures,
     RewardCorrelation,
     by_group,
@@ -26,7 +28,7 @@ UNKNOWN = RewardCorrelation(implicit=None, likelihood=None, likelihood_start=Non
 
 def held_out(*, twin: bool = False) -> HeldOut:
     """Prompt 0: human over model, margin 2 (right); prompt 1: model over model, margin −1 (wrong). The start ranks both wrong."""
-    implicit = {"policy": np.array([3.0, 1.0, 0.0, 1.0])} | ({"twin": np.array([0.0, 0.0, 5.0, 0.0])} if twin else {})
+    implicit = {"policy": np.array([3.0, 1.0, 0.0, 1.0])} | ({"erm": np.array([0.0, 0.0, 5.0, 0.0])} if twin else {})
     return HeldOut(
         pairs=preference_pairs([[1.0, 0.0], [1.0, 0.0]]),
         implicit_N=implicit,
@@ -48,7 +50,7 @@ def test_parts_by_hand() -> None:
 
 def test_a_part_without_pairs_is_missing() -> None:
     all_golden = held_out().__class__(**{**vars(held_out()), "golden_P": np.array([True, True])})
-    assert set(by_part(all_golden)) == {"all", "golden"} and set(lifts(all_golden).measured()) == {"start_all", "start_golden"}
+    assert set(by_part(all_golden)) == {"all", "golden"} and set(lifts(all_golden).over_start()) == {"all", "golden"}
 
 
 def test_groups_leave_out_the_pairs_without_one() -> None:
@@ -77,14 +79,21 @@ def test_carried_columns_group_the_pairs_of_their_records() -> None:
 def test_lifts_are_paired() -> None:
     found = lifts(held_out(twin=True))
     assert found.start_all.value == 1.0
-    assert found.twin_all is not None and found.twin_all.value == pytest.approx(0.5 - 0.75), "the twin ties on prompt 0 and wins prompt 1"
-    assert lifts(held_out()).twin_all is None
+    assert found.twins["erm"].value == pytest.approx(0.5 - 0.75), "the twin ties on prompt 0 and wins prompt 1"
+    assert lifts(held_out()).twins == {}
+
+
+def test_facts_of_a_release_with_one_twin_are_read() -> None:
+    one = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+    assert ByModel.model_validate({"policy": one, "twin": one}).measured().keys() == {"policy", "erm"}
+    assert Lift.model_validate({"start_all": one, "twin_all": one}).twins["erm"].n == 9
+    assert ByModel.model_validate({"policy": one, "twin": None}).twins == {}
 
 
 def test_the_worst_group_the_histogram_and_beta() -> None:
     measures = measure(held_out(twin=True), 0.5, None, UNKNOWN)
     assert measures.worst_group is not None and (measures.worst_group.by, measures.worst_group.name) == ("source", "model")
-    assert sum(measures.margins.policy) == sum(measures.margins.twin or []) == 2
+    assert sum(measures.margins.policy) == sum(measures.margins.twins["erm"]) == 2
     assert measures.reward_calibration.beta == 0.5
     assert measures.reward_calibration.confidence == pytest.approx([1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(-1.0))])
     assert measures.kl is None
@@ -93,7 +102,7 @@ def test_the_worst_group_the_histogram_and_beta() -> None:
 def test_what_was_not_measured_is_missing_from_the_dump_and_read_back_as_none() -> None:
     measures = measure(held_out(), 1.0, None, UNKNOWN)
     written = measures.model_dump(mode="json", exclude_unset=True)
-    assert "twin" not in written["margins"] and "twin_all" not in written["lift"] and "start" not in written["parts"]["all"]["accuracy"]
+    assert "kl" in written and "start" not in written["parts"]["all"]["accuracy"]
     assert written["kl"] is None
     assert PreferenceMeasures.model_validate(written) == measures
 
@@ -130,7 +139,7 @@ def test_labels_by_hand(pairs: bool) -> None:
 
 def test_without_pairs_the_measures_of_pairs_are_missing() -> None:
     measures = measure(labelled(pairs=False), 1.0, None, UNKNOWN)
-    assert measures.parts == measures.by_source == measures.by_task == {} and measures.lift.measured() == {}
+    assert measures.parts == measures.by_source == measures.by_task == {} and measures.lift.over_start() == {}
     assert measures.reward_calibration is None and measures.worst_group is None
     assert measures.margins.edges == [] and measures.reward_confidence.count == []
     assert PreferenceMeasures.model_validate(measures.model_dump(mode="json", exclude_unset=True)) == measures

@@ -16,6 +16,7 @@ from infra.store.store import Store, sha256_file
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages import align, training_data
 from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE, TRUST_FILE
+from tasks.tables.record_selection import RecordSelection
 from tasks.tables.rows import record_batches
 from tests.tasks.conftest import align_spec, prepare
 from tests.tasks.handmade import finished
@@ -70,6 +71,25 @@ def test_what_the_file_depends_on_is_in_its_digest(pipeline_start: Start) -> Non
     digests = {data_of(pipeline_start, LISTWISE, **change).digest() for change in changes}
     assert len(digests | {data_of(pipeline_start, LISTWISE).digest()}) == 1 + len(changes)
     assert training_data.Spec.version == FORMAT, "another layout is another digest"
+
+
+def test_part_of_the_records_is_another_file_and_all_of_them_the_one_before(pipeline_start: Start, store: Store) -> None:
+    """Of three responses each, a record is golden with probability 1/64: the tiny mixture has none; those of other sources it has."""
+    whole = data_of(pipeline_start, LISTWISE)
+    assert "selection" not in whole.payload() and "selection" not in align_spec(pipeline_start, LISTWISE).payload()
+    synthetic = data_of(pipeline_start, LISTWISE, selection=RecordSelection(records="synthetic", golden_sources=["human"]))
+    assert synthetic.digest() != whole.digest()
+    for spec in (whole, synthetic):
+        execute(spec, training_data.run, store)
+    all_of_them, part = (AlignmentData(store.fetch(s.stage, s.digest()) / TRAINING_DATA_FILE) for s in (whole, synthetic))
+    human = {i for i, name in enumerate(all_of_them.sources) if name == "human"}
+    expected = [all_of_them[i] for i in range(len(all_of_them)) if not human & {*all_of_them[i].sources}]
+    assert [part[i].row for i in range(len(part))] == [record.row for record in expected] and len(expected) > 10
+    assert "human" not in part.sources
+
+    none = data_of(pipeline_start, LISTWISE, selection=RecordSelection(records="golden", golden_sources=["nobody"]))
+    with pytest.raises(DataError, match=r"none of the \d+ training records is golden"):
+        execute(none, training_data.run, store)
 
 
 def test_it_is_a_predecessor_of_align_and_no_input(pipeline_start: Start) -> None:
