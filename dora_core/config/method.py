@@ -249,14 +249,6 @@ class EvaluateConfig(StrictModel):
     )
     seed: int = Field(0, ge=0)
 
-    @field_validator("groups")
-    @classmethod
-    def _once(cls, groups: list[Grouping]) -> list[Grouping]:
-        columns = [grouping.column for grouping in groups]
-        if twice := [column for column in dict.fromkeys(columns) if columns.count(column) > 1]:
-            raise ValueError(f"{', '.join(twice)} is there twice")
-        return groups
-
     @model_validator(mode="before")
     @classmethod
     def _old_key(cls, given: Any) -> Any:
@@ -272,6 +264,14 @@ class EvaluateConfig(StrictModel):
         if len(set(twins)) < len(twins):
             raise ValueError(f"{', '.join(twins)} names a twin twice")
         return [name for name in TWINS if name in twins]
+
+    @field_validator("groups")
+    @classmethod
+    def _once(cls, groups: list[Grouping]) -> list[Grouping]:
+        columns = [grouping.column for grouping in groups]
+        if twice := [column for column in dict.fromkeys(columns) if columns.count(column) > 1]:
+            raise ValueError(f"{', '.join(twice)} is there twice")
+        return groups
 
 
 class GateConfig(StrictModel):

@@ -23,8 +23,8 @@ from flows.report.drawing import (
 from flows.report.figure_registry import stage_figure
 from flows.report.numbers import interval
 from tasks.stages import compare, evaluate
+from tasks.stages._compare_facts import Wins
 from tasks.stages._evaluate_facts import Group
-from tasks.stages.compare import Wins
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

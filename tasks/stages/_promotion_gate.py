@@ -28,8 +28,8 @@ from typing import Literal
 
 from dora_core.config.method import GateConfig
 from dora_core.evaluation.metrics import Interval, estimate_text
+from tasks.stages._compare_facts import Wins
 from tasks.stages._evaluate_facts import GateResult, Part, PreferenceMeasures, RuleResult
-from tasks.stages.compare import Wins
 
 RELATIONS: dict[str, Callable[[float, float], bool]] = {"above": operator.gt, "at least": operator.ge, "at most": operator.le}
 

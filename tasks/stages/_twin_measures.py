@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from dora_core.config.twins import TWINS
 from dora_core.evaluation.metrics import estimate_text
+from tasks.stages._compare_facts import Facts as CompareFacts
 from tasks.stages._evaluate_facts import PreferenceMeasures, TwinMeasures
 
-if TYPE_CHECKING:
-    from tasks.stages import compare
 
-
-def twin_measures(twins: list[str], measures: PreferenceMeasures, comparison: compare.Facts | None) -> dict[str, TwinMeasures]:
+def twin_measures(twins: list[str], measures: PreferenceMeasures, comparison: CompareFacts | None) -> dict[str, TwinMeasures]:
     """Measures of each twin, in the order of ``TWINS``."""
     whole = measures.parts.get("all")
     wins = {} if comparison is None else comparison.wins
@@ -30,7 +27,7 @@ def twin_measures(twins: list[str], measures: PreferenceMeasures, comparison: co
     }
 
 
-def summary(twins: dict[str, TwinMeasures], comparison: compare.Facts | None) -> str:
+def summary(twins: dict[str, TwinMeasures], comparison: CompareFacts | None) -> str:
     """Summarise in one sentence what the policy gained: against the start, at equal length, and over every twin.
 
     ``"win rate against the start 0.640 [0.580, 0.700], at equal length 0.560 [0.510, 0.610]; better than plain training (erm) by +0.052
@@ -39,7 +36,7 @@ def summary(twins: dict[str, TwinMeasures], comparison: compare.Facts | None) ->
     return "; ".join([*_against_start(comparison), *_over_twins(twins)])
 
 
-def _against_start(comparison: compare.Facts | None) -> Iterator[str]:
+def _against_start(comparison: CompareFacts | None) -> Iterator[str]:
     start = None if comparison is None else comparison.wins.get("start")
     if start is not None:
         equal = "no data at equal length" if start.is_extrapolated else f"at equal length {estimate_text(start.length_controlled, '.3f')}"

@@ -9,10 +9,8 @@ from dora_core.config.method import EvaluateConfig
 from dora_core.evaluation.groups import RowGroups
 from dora_core.evaluation.metrics import preference_pairs
 from tasks.stages._preference_measures import (
-    ByModel,
     HeldOut,
     Labelled,
-    Lift,
     PreferenceMeasures,
     RewardCorrelation,
     by_group,
@@ -81,13 +79,6 @@ def test_lifts_are_paired() -> None:
     assert found.start_all.value == 1.0
     assert found.twins["erm"].value == pytest.approx(0.5 - 0.75), "the twin ties on prompt 0 and wins prompt 1"
     assert lifts(held_out()).twins == {}
-
-
-def test_facts_of_a_release_with_one_twin_are_read() -> None:
-    one = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
-    assert ByModel.model_validate({"policy": one, "twin": one}).measured().keys() == {"policy", "erm"}
-    assert Lift.model_validate({"start_all": one, "twin_all": one}).twins["erm"].n == 9
-    assert ByModel.model_validate({"policy": one, "twin": None}).twins == {}
 
 
 def test_the_worst_group_the_histogram_and_beta() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dora_core.config.method import GateConfig
+from tasks.stages._compare_facts import Wins
 from tasks.stages._evaluate_facts import PreferenceMeasures
 from tasks.stages._promotion_gate import EVIDENCE, RULES, Evidence, decide
-from tasks.stages.compare import Wins
 from tests.tasks import facts
 from tests.tasks.facts import interval
 
