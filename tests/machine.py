@@ -148,7 +148,7 @@ def small_run(machine: Machine, project: str, *, on_ray_train: Iterable[str] = (
         "sft": {"optimization": {"batch_size": 8}},
         "evaluate": {"kl_prompts": 0, "bootstrap_samples": 100},
         "compare": None,
-        "gate": {"min_accuracy": 0.0, "min_lift": -1.0, "max_golden_drop": 1.0},
+        "gate": {"min_accuracy": 0.0, "min_lift": -1.0, "max_golden_drop": 1.0, "when_uncertain": "promote"},
         "execution": {"default": {"workers": 0}} | {stage: {"workers": 1} for stage in on_ray_train},
     }
     (machine.home / "configs").mkdir(exist_ok=True)

@@ -171,6 +171,14 @@ class PreferenceLoss(LossParams):
     """Whether ℓ compares a record with others of the same optimisation step (:class:`dora_core.losses.optimal_transport.AOT`); alignment
     then looks at the whole step before it computes gradients."""
 
+    def quantities(self, batch: PreferenceBatch) -> Tensor:
+        """Two numbers of every record, (B, 2), that a loss which ``matches_records`` compares over the step."""
+        raise NotImplementedError
+
+    def match(self, quantities_n2: Tensor) -> Tensor:
+        """``batch.partners_B2`` of all n records of a step from their :meth:`quantities`."""
+        raise NotImplementedError
+
     @property
     def nested(self) -> list[PreferenceLoss]:
         """Losses among the parameters."""

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dora_core.losses.base import PreferenceBatch, PreferenceLoss, register_loss
+from dora_core.losses.base import PreferenceBatch, PreferenceLoss, parse_loss, register_loss
 from dora_core.losses.nested import NestedLoss, stands_alone
 from dora_core.strict_model import StrictModel
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+OF_THE_PAPER = (("dpo", 0.8), ("bco", 0.2), ("sft", 1.0))
 
 
 class LossPart(StrictModel):
@@ -31,8 +34,8 @@ class MPO(PreferenceLoss):
     """
 
     name: Literal["mpo"] = "mpo"
-    parts: list[LossPart] = Field(  # type: ignore[assignment]  # parsed: validate_default
-        default=[{"loss": {"name": "dpo"}, "weight": 0.8}, {"loss": {"name": "bco"}, "weight": 0.2}, {"loss": {"name": "sft"}}],
+    parts: list[LossPart] = Field(
+        default_factory=lambda: [LossPart(loss=parse_loss(name), weight=weight) for name, weight in OF_THE_PAPER],
         min_length=1,
         max_length=16,
         description="The losses and their weights: [{loss: {name: dpo}, weight: 0.8}, …].",

@@ -50,14 +50,11 @@ class AOT(PreferenceLoss):
     def quantities(self, batch: PreferenceBatch) -> Tensor:
         """u and v of every record, (B, 2)."""
         if self.matching == "responses":
-            values = batch.of_best(batch.log_ratios_BN), batch.of_worst(batch.log_ratios_BN)
-        else:
-            logps = (torch.where(batch.mask_BN, logps_BN, 0.0) for logps_BN in (batch.policy_logps_BN, batch.reference_logps_BN))
-            values = tuple(batch.of_best(logps_BN) - batch.of_worst(logps_BN) for logps_BN in logps)
-        return torch.stack(values, dim=1)
+            return torch.stack([batch.of_best(batch.log_ratios_BN), batch.of_worst(batch.log_ratios_BN)], dim=1)
+        logps = [torch.where(batch.mask_BN, logps_BN, 0.0) for logps_BN in (batch.policy_logps_BN, batch.reference_logps_BN)]
+        return torch.stack([batch.of_best(logps_BN) - batch.of_worst(logps_BN) for logps_BN in logps], dim=1)
 
-    @staticmethod
-    def match(quantities_n2: Tensor) -> Tensor:
+    def match(self, quantities_n2: Tensor) -> Tensor:
         """Partners of all records of a step, (n, 2): the v that has the rank of the record's u, and the u that has the rank of its v."""
         order_n2 = quantities_n2.argsort(dim=0, stable=True)
         sorted_n2 = quantities_n2.gather(0, order_n2)

@@ -32,7 +32,7 @@ UNKNOWN = "unknown"
 JOINED_COLUMNS = ("row", "prompt", "responses", "rewards", "sources", "reward_kind", "logps", "factor", "label_probability")
 """Columns that :func:`write_alignment_data` reads: position in the records table, messages, lists over all responses (rewards null where
 not measured, sources null where unknown), the kind of the rewards (:data:`dora_core.data.unpaired.LABEL`: an unpaired record), the
-record's h, and the probability that its label is right (null: 1)."""
+record's h, and the probability that its label is right (null, or no such column: 1)."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,9 @@ def _encode(table: pa.Table, encoder: Encoder, max_responses: int, code: dict[st
     table = table.take(pa.array(kept, pa.int64()))
     chosen = [chosen[i] for i in kept]
 
+    given = table["label_probability"] if "label_probability" in table.column_names else pa.chunked_array([pa.nulls(len(table))])
+    probability = pc.fill_null(given.cast(pa.float64()), 1.0).combine_chunks()
+
     def picked(name: str) -> list[list[Any]]:
         return [[values[i] for i in c] for values, c in zip(table[name].to_pylist(), chosen, strict=True)]
 
@@ -140,7 +143,7 @@ def _encode(table: pa.Table, encoder: Encoder, max_responses: int, code: dict[st
         "truncated": [[e.truncated for e in of_record] for of_record in encoded],
         "sources": [[code[name] for name in of_record] for of_record in picked("sources")],
         "unpaired": [int(unpaired[i]) for i in kept],
-        "label_probability": pc.fill_null(table["label_probability"], 1.0).combine_chunks(),
+        "label_probability": probability,
     }
     return pa.record_batch([pa.array(columns[f.name], f.type) for f in layout], schema=layout)
 
@@ -148,35 +151,60 @@ def _encode(table: pa.Table, encoder: Encoder, max_responses: int, code: dict[st
 class AlignmentData:
     """The records of a file of :func:`write_alignment_data`, by index.
 
+    Args:
+        drop_hardest: share of the records, in [0, 1), that are left out: those with the lowest label probability; of equal ones the
+            later records. That is Selective DPO, arXiv 2502.09650, which drops the highest loss −log q under a model of another fold: it
+            selects data before training, so the threshold is the data set's and not a batch's.
+
+    Raises:
+        DataError: ``drop_hardest`` is above 0, and no record has a label probability.
+
     Attributes:
         sources: names of all sources of the records, sorted; :data:`UNKNOWN` for responses without one.
-        dropped: records without a strict preference or label.
+        dropped: records without a strict preference or label, and those that were too hard.
         unpaired: records of one labelled response.
         uncertain: records with a label probability below 1.
         tokens: int64 (len,): prompt tokens, counted once, and those of the record's responses.
         unshared_tokens: int64 (len,): the same with the prompt counted once per response.
     """
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: Path | str, drop_hardest: float = 0.0):
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         self._batches = [_Batch(reader.get_batch(i)) for i in range(reader.num_record_batches)]
         counts = [len(batch.row) for batch in self._batches]
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         metadata = reader.schema.metadata
         self.sources: list[str] = json.loads(metadata[b"sources"])
+        probability = np.concatenate([batch.label_probability for batch in self._batches])
+        self._kept = _easiest(probability, drop_hardest)
         self.dropped = int(metadata[b"records"]) - len(self)
-        self.unpaired = sum(int(batch.unpaired.sum()) for batch in self._batches)
-        self.uncertain = sum(int((batch.label_probability < 1).sum()) for batch in self._batches)
-        self.tokens, self.unshared_tokens = np.concatenate([batch.tokens() for batch in self._batches], axis=1)
+        self.unpaired = int(np.concatenate([batch.unpaired for batch in self._batches])[self._kept].sum())
+        self.uncertain = int((probability[self._kept] < 1).sum())
+        self.tokens, self.unshared_tokens = np.concatenate([batch.tokens() for batch in self._batches], axis=1)[:, self._kept]
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return len(self._kept)
 
     def __getitem__(self, index: int) -> AlignmentRecord:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._batches[number].record(index - int(self._starts[number]))
+        place = int(self._kept[index])
+        number = int(np.searchsorted(self._starts, place, side="right")) - 1
+        return self._batches[number].record(place - int(self._starts[number]))
+
+
+def _easiest(probability: NDArray[np.float64], drop: float) -> NDArray[np.int64]:
+    """Places of the records that stay, ascending."""
+    if not drop:
+        return np.arange(len(probability))
+    if not (probability < 1).any():
+        raise DataError(
+            f"align.drop_hardest: {drop:g} leaves out the records with the lowest label_probability, and none of "
+            f"{len(probability)} records has one below 1",
+            hint="map a column with data.train[i].columns.label_probability, or set align.drop_hardest to 0",
+        )
+    easy = np.argsort(-probability, kind="stable")
+    return np.sort(easy[: len(probability) - int(drop * len(probability))])
 
 
 class _Batch:

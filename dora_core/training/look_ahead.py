@@ -12,14 +12,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from dora_core.losses import PreferenceBatch, PreferenceLoss
-from dora_core.losses.optimal_transport import AOT
-from dora_core.objectives.base import Objective
-from dora_core.training.distributed import Worker
+if TYPE_CHECKING:
+    from dora_core.losses import PreferenceBatch, PreferenceLoss
+    from dora_core.objectives.base import Objective
+    from dora_core.training.distributed import Worker
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class LookAhead:
             factors: per micro-batch, (B,): h.
         """
         partners: list[Tensor | None] = [None] * len(batches)
-        if isinstance(self._loss, AOT):
-            partners = list(self._match(self._loss, batches, valid))
+        if self._loss.matches_records:
+            partners = list(self._match(batches, valid))
             batches = [dataclasses.replace(b, partners_B2=p) for b, p in zip(batches, partners, strict=True)]
         if not self._objective.looks_ahead:
             return Ahead(partners, None, None)
@@ -64,16 +65,16 @@ class LookAhead:
             torch.stack([self._loss(b).double().cpu(), h_B.double().cpu()], dim=1)[v_B.cpu()]
             for b, h_B, v_B in zip(batches, factors, valid, strict=True)
         ]
-        everyone_n2 = torch.cat([mine for mine in self._everyone(torch.cat(rows))])
+        everyone_n2 = torch.cat(self._everyone(torch.cat(rows)))
         return Ahead(partners, *everyone_n2.unbind(dim=1))
 
-    def _match(self, loss: AOT, batches: Sequence[PreferenceBatch], valid: Sequence[Tensor]) -> list[Tensor]:
-        own = [loss.quantities(batch) for batch in batches]
+    def _match(self, batches: Sequence[PreferenceBatch], valid: Sequence[Tensor]) -> list[Tensor]:
+        own = [self._loss.quantities(batch) for batch in batches]
         mine_n2 = torch.cat([q_B2[v_B] for q_B2, v_B in zip(own, valid, strict=True)]).double().cpu()
         everyone = self._everyone(mine_n2)
         before = sum(len(rows) for rows in everyone[: self._worker.rank])
-        found_n2 = loss.match(torch.cat(everyone))[before : before + len(mine_n2)]
-        parts = found_n2.split([int(v_B.sum()) for v_B in valid])
+        found_n2 = self._loss.match(torch.cat(everyone))[before : before + len(mine_n2)]
+        parts = torch.split(found_n2, [int(v_B.sum()) for v_B in valid])
         return [
             torch.zeros_like(q_B2).masked_scatter(v_B[:, None].to(q_B2.device), part.to(q_B2))
             for q_B2, v_B, part in zip(own, valid, parts, strict=True)

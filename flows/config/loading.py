@@ -214,7 +214,10 @@ def _explain(error: ValidationError, data: dict[str, Any], root: type[BaseModel]
             path = (*path, fault["ctx"]["discriminator"].strip("'"))
             fault["input"] = fault["ctx"].get("tag")
         if model is PreferenceLoss:
-            model = LOSSES[_at(data, path[:-1])["name"]]  # parse_loss has found it, or the mistake would be at the loss itself
+            # parse_loss has found the loss, or the mistake is at the loss itself: one among the parameters of another, such as a part of
+            # mpo.
+            holder = _at(data, path[:-1])
+            model = LOSSES.get(str(holder.get("name")), model) if isinstance(holder, dict) else model
         text = _sentence(fault, model, path)
         if (text, fault["input"]) not in grouped.setdefault(path, []):
             grouped[path].append((text, fault["input"]))

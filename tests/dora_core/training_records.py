@@ -23,11 +23,8 @@ def alignment_data(records: list[dict[str, Any]], factors: Sequence[float], logp
         | {"row": i, "factor": float(h), "logps": [next(flat) for _ in r["responses"]]}
         for i, (r, h) in enumerate(zip(records, factors, strict=True))
     ]
-    table = pa.Table.from_pylist(rows)
-    place = table.column_names.index("label_probability")
-    table = table.set_column(place, "label_probability", table["label_probability"].cast(pa.float64()))
     names = [name for r in records for name in r["sources"]]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "data.arrow"
-        write_alignment_data(path, [table], encoder, 8, sources=names, records=len(rows))
+        write_alignment_data(path, [pa.Table.from_pylist(rows)], encoder, 8, sources=names, records=len(rows))
         return AlignmentData(path)  # it is mapped: the name may go

@@ -41,8 +41,6 @@ def make_rows(n: int) -> list[dict]:
 
 def write(path: Path, rows: list[dict], encoder: Encoder, batch: int, limit: int) -> AlignmentData:
     table = pa.Table.from_pylist(rows)
-    place = table.column_names.index("label_probability")
-    table = table.set_column(place, "label_probability", table["label_probability"].cast(pa.float64()))
     batches = (table.slice(i, batch) for i in range(0, len(table), batch))
     write_alignment_data(path, batches, encoder, limit, sources=["human", None, "a-lm", "left"], records=len(rows))
     return AlignmentData(path)
@@ -141,3 +139,25 @@ def test_a_record_without_exactly_one_label_is_refused(tokenizer, tmp_path: Path
     rows[1]["rewards"] = [0.5]
     with pytest.raises(DataError, match=r"record in row 1 has reward_kind label and the rewards \[0.5\]"):
         write(tmp_path / "data.arrow", rows, Encoder(tokenizer, TextConfig()), 3, 8)
+
+
+def test_the_hardest_share_is_left_out(tokenizer, tmp_path: Path) -> None:
+    """q = (.9, .2, 1, .2, .6): a share of .4 is two records, .5 too; of the two at .2 a share of .2 leaves the earlier one."""
+    rows = [r | {"rewards": [1.0, 0.0] + [None] * (len(r["responses"]) - 2)} for r in make_rows(5)]
+    for row, q in zip(rows, (0.9, 0.2, None, 0.2, 0.6), strict=True):
+        row["label_probability"] = q
+    path = tmp_path / "data.arrow"
+    whole = write(path, rows, Encoder(tokenizer, TextConfig()), 2, 8)
+    for share, kept in ((0.0, [0, 1, 2, 3, 4]), (0.2, [0, 1, 2, 4]), (0.4, [0, 2, 4]), (0.5, [0, 2, 4]), (0.9, [2])):
+        data = AlignmentData(path, share)
+        assert [data[i].row for i in range(len(data))] == kept and data.dropped == 5 - len(kept)
+        assert data.tokens.tolist() == whole.tokens[kept].tolist() and data.uncertain == sum(i != 2 for i in kept)
+    with pytest.raises(IndexError):
+        AlignmentData(path, 0.4)[3]
+
+
+def test_dropping_the_hardest_of_certain_records_is_refused(tokenizer, tmp_path: Path) -> None:
+    rows = [r | {"label_probability": 1.0} for r in make_rows(20)]
+    write(tmp_path / "data.arrow", rows, Encoder(tokenizer, TextConfig()), 7, 8)
+    with pytest.raises(DataError, match=r"align.drop_hardest: 0.3 leaves out .* none of \d+ records has one"):
+        AlignmentData(tmp_path / "data.arrow", 0.3)
