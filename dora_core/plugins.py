@@ -1,7 +1,7 @@
 """Plug-ins: a user's own losses and objectives, without a change to this package.
 
 ``DORA_PLUGINS`` lists them, separated by commas: importable modules (``my_lab.losses``) or ``.py`` files
-(``/data/hinge.py``; a relative path is relative to the current folder, so prefer absolute ones where several processes read it).
+(``/data/squared_hinge.py``; a relative path is relative to the current folder, so prefer absolute ones where several processes read it).
 Importing one runs its ``@register_loss`` and ``@register_objective`` decorators. Each is imported once per process, and only when
 a name is not built in or the registry is listed. Plug-ins run with the rights of the user who set the variable; there is no sandbox.
 """

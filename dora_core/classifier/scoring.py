@@ -115,7 +115,6 @@ class Scored:
 
     given_NS: NDArray[np.float64]
     prompt_NC: NDArray[np.float64]
-    tokens_N: NDArray[np.float64]
     tokens_N: NDArray[np.int64]
     padded_N: NDArray[np.int64]
 

@@ -43,6 +43,11 @@ class AdapterColumns(StrictModel):
     task: MappedPath = Field(None, description="Kind of prompt, e.g. `math`: results are then also given per task.")
     split: MappedPath = Field(None, description="Split of the row; see `splits`.")
     weight: MappedPath = Field(None, description="Weight of the record.")
+    label_probability: MappedPath = Field(
+        None,
+        description="Probability that the row's label is right, in [0, 1]: share of the votes for the preferred response, or a trust in "
+        "the labeller. Losses on pairs train on it as a soft label.",
+    )
 
 
 class TwoScores(StrictModel):

@@ -41,6 +41,14 @@ class PreferenceBatch:
         mask_BN: True where there is a response; the other tensors may hold anything where it is False.
         unpaired_B: True for a record of one labelled response, reward 1 desirable or 0 undesirable; no record where it is left out.
             Never derived from the rewards: a list with a single measured response is not an unpaired record.
+        label_probability_B: in [0, 1], the probability q that the record's label is right: that the responses are preferred in the order
+            of their rewards, or that an unpaired response's label holds. None: 1 for every record.
+        noise_rates_B: in [0, ½], the estimated chance of a wrong label of the record's sources, for losses that estimate it; None: not
+            estimated yet.
+        partners_B2: quantiles that the record's own two quantities are matched with, for a loss that ``matches_records``; None: the batch
+            is the whole optimisation step, and is matched in itself.
+        log_collisions_BN: Σ_t log Σ_v π(v | x, y_<t)² over response tokens, ≤ 0, without gradient; None unless the loss
+            ``reads_collisions``.
     """
 
     policy_logps_BN: Tensor
@@ -49,6 +57,10 @@ class PreferenceBatch:
     rewards_BN: Tensor
     mask_BN: Tensor
     unpaired_B: Tensor = None  # type: ignore[assignment]  # set below
+    label_probability_B: Tensor | None = None
+    noise_rates_B: Tensor | None = None
+    partners_B2: Tensor | None = None
+    log_collisions_BN: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.unpaired_B is None:
@@ -117,6 +129,17 @@ class PreferenceBatch:
         """``values_BN`` of each record's worst response, (B,)."""
         return values_BN.gather(1, self.best_worst[1][:, None]).squeeze(1)
 
+    def of_preferred(self, values_BN: Tensor) -> Tensor:
+        """Expected ``values_BN`` of the response that is truly preferred, (B,): the best one's with probability q, else the worst one's."""
+        best_B = self.of_best(values_BN)
+        return best_B if self.label_probability_B is None else self.mixed(best_B, self.of_worst(values_BN))
+
+    def mixed(self, right: Tensor, wrong: Tensor) -> Tensor:
+        """q·right + (1 − q)·wrong of values (B, …): their expectation over whether each record's label is right."""
+        assert self.label_probability_B is not None
+        q = self.label_probability_B.reshape(-1, *[1] * (right.dim() - 1))
+        return q * right + (1 - q) * wrong
+
 
 class PreferenceLoss(LossParams):
     """Base of all losses: parameters are typed fields, the loss is ``__call__``.
@@ -130,6 +153,36 @@ class PreferenceLoss(LossParams):
     reads_unpaired: ClassVar[bool] = False
     """Whether ℓ is defined for a record of one labelled response (``batch.unpaired_B``). Other losses never meet such a record: alignment
     refuses them beforehand."""
+
+    reads_label_probability: ClassVar[bool] = False
+    """Whether ℓ uses ``batch.label_probability_B``. Alignment refuses records with a probability for the other losses, as they would
+    train on an uncertain label as on a certain one."""
+
+    needs_label_probability: ClassVar[bool] = False
+    """Whether the loss is another loss's under a new name where no record has a label probability; alignment then refuses it."""
+
+    estimates_noise: ClassVar[bool] = False
+    """Whether the loss reads ``batch.noise_rates_B``, which alignment then estimates (``noise_rates.py``)."""
+
+    reads_collisions: ClassVar[bool] = False
+    """Whether the loss reads ``batch.log_collisions_BN``, which costs one more pass over the logits."""
+
+    matches_records: ClassVar[bool] = False
+    """Whether ℓ compares a record with others of the same optimisation step (:class:`dora_core.losses.optimal_transport.AOT`); alignment
+    then looks at the whole step before it computes gradients."""
+
+    def quantities(self, batch: PreferenceBatch) -> Tensor:
+        """Two numbers of every record, (B, 2), that a loss which ``matches_records`` compares over the step."""
+        raise NotImplementedError
+
+    def match(self, quantities_n2: Tensor) -> Tensor:
+        """``batch.partners_B2`` of all n records of a step from their :meth:`quantities`."""
+        raise NotImplementedError
+
+    @property
+    def nested(self) -> list[PreferenceLoss]:
+        """Losses among the parameters."""
+        return []
 
     @property
     def reads_pairs_only(self) -> bool:

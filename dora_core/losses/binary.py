@@ -47,6 +47,8 @@ class BinaryLoss(PairwiseLoss):
     def __call__(self, batch: PreferenceBatch) -> Tensor:
         score_B = batch.of_best(torch.where(batch.measured_BN, self.scores(batch), 0.0))
         single_B = torch.where(batch.desirable_B, self.of_desirable(score_B), self.of_undesirable(score_B))
+        if batch.label_probability_B is not None:
+            single_B = batch.mixed(single_B, torch.where(batch.desirable_B, self.of_undesirable(score_B), self.of_desirable(score_B)))
         return torch.where(batch.unpaired_B, single_B, super().__call__(batch))
 
 

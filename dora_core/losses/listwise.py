@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dora_core.lazy_torch import torch
+from dora_core.lazy_torch import logsigmoid, torch
 from dora_core.losses.base import PreferenceBatch, PreferenceLoss, register_loss
 
 if TYPE_CHECKING:
@@ -91,6 +91,29 @@ class PRO(PreferenceLoss):
         others_B = batch.measured_BN.sum(dim=1) - 1
         likelihood_B = batch.of_best(torch.where(batch.mask_BN, batch.policy_logps_BN, 0.0))
         return (normalizer_BN - own_BN).sum(dim=1) - self.sft_weight * likelihood_B * others_B.square()
+
+
+@register_loss
+class D2O(PreferenceLoss):
+    """ℓ = −log σ(β·mean_i lr_i − α·lr_worst), i over the K responses better than the worst — D²O, arXiv 2403.03419.
+
+    Distributional dispreference: the K responses stand for a distribution to stay with, the worst is the one to leave. In the paper they
+    are samples of the policy itself and the worst is labelled by people; its two references (a helpful one for the worst response, a
+    harmful one for the K) are here the one reference. Equals ``dpo`` at K = 1, α = β.
+    """
+
+    name: Literal["d2o"] = "d2o"
+    beta: float = Field(0.1, gt=0, le=100, description="β: scale of the mean log-ratio of the better responses.")
+    alpha: float = Field(0.1, gt=0, le=100, description="α: scale of the worst response's log-ratio.")
+
+    offset: ClassVar[str] = "ℓ > 0; log 2 at the reference, 0 for a perfectly separated list"
+
+    def __call__(self, batch: PreferenceBatch) -> Tensor:
+        worst_B = batch.best_worst[1]
+        better_BN = batch.beats_BNN.gather(2, worst_B[:, None, None].expand(-1, batch.mask_BN.shape[1], 1)).squeeze(2)
+        total_B = torch.where(better_BN, batch.log_ratios_BN, 0.0).sum(dim=1)
+        mean_B = total_B / better_BN.sum(dim=1).clamp(min=1)
+        return -logsigmoid(self.beta * mean_B - self.alpha * batch.of_worst(batch.log_ratios_BN))
 
 
 def _masked_softmax(scores_BN: Tensor, mask_BN: Tensor) -> Tensor:

@@ -13,6 +13,9 @@ from dora_core.losses.pairwise import MarginLoss
 if TYPE_CHECKING:
     from torch import Tensor
 
+LARGEST_LOG_RATIO = 20.0
+"""Largest log π/π_ref that ``chi_po`` exponentiates: e^20 · β is far beyond every clip, and inside the range of bfloat16."""
+
 
 @register_loss
 class DPO(MarginLoss):
@@ -105,4 +108,26 @@ class RPO(MarginLoss):
         return -logsigmoid(margin)
 
     def __call__(self, batch: PreferenceBatch) -> Tensor:
-        return super().__call__(batch) - self.sft_weight * batch.of_best(batch.average_logps_BN)
+        return super().__call__(batch) - self.sft_weight * batch.of_preferred(batch.average_logps_BN)
+
+
+@register_loss
+class ChiPO(MarginLoss):
+    """ℓ = −log σ(clip(β[φ(r_w) − φ(r_l)], ±2R)), φ(r) = r + log r, r = π/π_ref — χPO, arXiv 2407.13399, algorithm 1.
+
+    dpo with the χ² divergence beside the KL: a response that gains much likelihood counts exponentially, so that the policy is pessimistic
+    about what the data hardly cover. R bounds the reward; beyond a margin of 2R a pair has no gradient. r overflows for long responses, so
+    log r is limited to :data:`LARGEST_LOG_RATIO` inside the exponential (not in the paper's formula). The default R is ours.
+    """
+
+    name: Literal["chi_po"] = "chi_po"
+    largest_reward: float = Field(5.0, gt=0, le=1000, description="R: bound on the reward; margins are clipped to ±2R.")
+
+    offset: ClassVar[str] = "log(1 + e^−2R) ≤ ℓ ≤ log(1 + e^2R); log 2 at the reference"
+
+    def scores(self, batch: PreferenceBatch) -> Tensor:
+        ratio_BN = batch.log_ratios_BN.clamp(max=LARGEST_LOG_RATIO).exp()
+        return self.beta * (ratio_BN + batch.log_ratios_BN)
+
+    def of_margin(self, margin: Tensor) -> Tensor:
+        return -logsigmoid(margin.clamp(-2 * self.largest_reward, 2 * self.largest_reward))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,7 +18,12 @@ class PairwiseLoss(PreferenceLoss):
 
     A subclass implements ``of_pair`` (f), and ``scores`` (s) where it is not β·lr. ``best_worst``: one pair per record. ``all``: the
     mean over the record's strict preferences, so that ℓ keeps its scale and offset however long the list is.
+
+    *Soft labels*: where a record's label is right with probability q (``batch.label_probability_B``), ℓ is its expectation
+    q·f(s_w, s_l) + (1 − q)·f(s_l, s_w), of a margin loss q·ℓ(m) + (1 − q)·ℓ(−m). That is cdpo's form, with ε = 1 − q by record.
     """
+
+    reads_label_probability: ClassVar[bool] = True
 
     beta: float = Field(0.1, gt=0, le=100, description="β: strength of the pull towards the reference.")
     pairs: Literal["best_worst", "all"] = Field(
@@ -37,13 +42,22 @@ class PairwiseLoss(PreferenceLoss):
         """Compute f elementwise; the arguments broadcast against each other."""
         raise NotImplementedError
 
+    def of_labelled(self, winner: Tensor, loser: Tensor, batch: PreferenceBatch) -> Tensor:
+        """Expected f of pairs, (B,) or (B, N, N), over whether each record's label is right; f itself where it is certain."""
+        right = self.of_pair(winner, loser)
+        return right if batch.label_probability_B is None else batch.mixed(right, self.of_pair(loser, winner))
+
     def __call__(self, batch: PreferenceBatch) -> Tensor:
         scores_BN = torch.where(batch.measured_BN, self.scores(batch), 0.0)
         if self.pairs == "best_worst":
-            return self.of_pair(batch.of_best(scores_BN), batch.of_worst(scores_BN))
-        losses_BNN = self.of_pair(scores_BN[:, :, None], scores_BN[:, None, :])
-        pairs_B = batch.beats_BNN.sum(dim=(1, 2)).clamp(min=1)
-        return torch.where(batch.beats_BNN, losses_BNN, 0.0).sum(dim=(1, 2)) / pairs_B
+            return self.of_labelled(batch.of_best(scores_BN), batch.of_worst(scores_BN), batch)
+        return mean_over_pairs(self.of_labelled(scores_BN[:, :, None], scores_BN[:, None, :], batch), batch)
+
+
+def mean_over_pairs(values_BNN: Tensor, batch: PreferenceBatch) -> Tensor:
+    """Mean of ``values_BNN[b, i, j]`` over the pairs in which response i has the larger reward, (B,); 0 for a record without any."""
+    pairs_B = batch.beats_BNN.sum(dim=(1, 2)).clamp(min=1)
+    return torch.where(batch.beats_BNN, values_BNN, 0.0).sum(dim=(1, 2)) / pairs_B
 
 
 class MarginLoss(PairwiseLoss):

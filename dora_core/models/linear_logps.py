@@ -38,6 +38,27 @@ def linear_logps(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, ta
         return logps_T
 
 
+@torch.no_grad()
+def linear_log_collisions(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> Tensor:
+    """log Σ_v π(v)² of each position, shape (T,), without gradient: the log-probability that two draws of a token coincide.
+
+    A pass of its own over the blocks of the vocabulary, in the dtypes of :func:`linear_logps`.
+    """
+    if torch.is_autocast_enabled(hidden_TH.device.type):
+        dtype = torch.get_autocast_dtype(hidden_TH.device.type)
+        hidden_TH, weight_VH = hidden_TH.to(dtype), weight_VH.to(dtype)
+        bias_V = None if bias_V is None else bias_V.to(dtype)
+    wide = torch.promote_types(hidden_TH.dtype, torch.float32)
+    with torch.autocast(hidden_TH.device.type, enabled=False):
+        normalizer_T = hidden_TH.new_full((len(hidden_TH),), -torch.inf, dtype=wide)
+        squares_T = normalizer_T.clone()
+        for block in _slices(len(weight_VH), len(hidden_TH), hidden_TH.device):
+            logits_TB = _logits(hidden_TH, weight_VH, bias_V, block, wide)
+            normalizer_T = torch.logaddexp(normalizer_T, logits_TB.logsumexp(dim=1))
+            squares_T = torch.logaddexp(squares_T, (2 * logits_TB).logsumexp(dim=1))
+    return squares_T - 2 * normalizer_T
+
+
 class _LinearLogps(torch.autograd.Function):
     """The function with its own backward pass."""
 
@@ -80,11 +101,16 @@ class _LinearLogps(torch.autograd.Function):
 
 def _blocks(vocabulary: int, targets_T: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Blocks of the vocabulary, each with the positions whose target lies in it and the target's column there."""
-    size = max(LEAST_BLOCK, BLOCK_LOGITS.get(targets_T.device.type, 2**24) // max(1, len(targets_T)))
-    for start in range(0, vocabulary, size):
-        block = slice(start, min(start + size, vocabulary))
+    for block in _slices(vocabulary, len(targets_T), targets_T.device):
         rows = ((targets_T >= block.start) & (targets_T < block.stop)).nonzero().squeeze(1)
         yield block, rows, targets_T[rows] - block.start
+
+
+def _slices(vocabulary: int, positions: int, device: torch.device) -> Iterator[slice]:
+    """Blocks of the vocabulary, as large as :data:`BLOCK_LOGITS` allows."""
+    size = max(LEAST_BLOCK, BLOCK_LOGITS.get(device.type, 2**24) // max(1, positions))
+    for start in range(0, vocabulary, size):
+        yield slice(start, min(start + size, vocabulary))
 
 
 def _logits(hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, block: slice, wide: torch.dtype) -> Tensor:

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from dora_core.data.encoding import EncodedResponse
 from dora_core.errors import ModelError
 from dora_core.models.batching import TokenBudget, in_batches
-from dora_core.models.linear_logps import linear_logps
+from dora_core.models.linear_logps import linear_log_collisions, linear_logps
 from dora_core.models.packed_attention import NAME, packed_hidden
 from dora_core.models.packing import PackedRows, by_prompt, pack, packed_tokens
 
@@ -108,8 +108,13 @@ class ResponseLogps(nn.Module):
         """Tokens that pass through the model for a record, without padding; a token budget counts these."""
         return packed_tokens(record) if self.shares_prefix else sum(map(len, record))
 
-    def forward(self, rows: PackedRows | ResponseRows) -> Tensor:
-        """Σ_t log π(y_t | x, y_<t), nats, shape (R,), at least float32."""
+    def forward(self, rows: PackedRows | ResponseRows, *, collisions: bool = False) -> Tensor:
+        """Σ_t log π(y_t | x, y_<t), nats, shape (R,), at least float32.
+
+        Args:
+            collisions: return (2, R) instead: the same, and Σ_t log Σ_v π(v | x, y_<t)², without gradient, at the cost of one more pass
+                over the logits.
+        """
         body = self.plain_model.base_model
         if isinstance(rows, PackedRows):
             hidden_TH = packed_hidden(body, rows).index_select(0, rows.index_T)
@@ -119,8 +124,13 @@ class ResponseLogps(nn.Module):
             where_RS = rows.targets_RS >= 0
             hidden_TH, targets_T = hidden_RSH[where_RS], rows.targets_RS[where_RS]
             row_T, count = where_RS.nonzero()[:, 0], len(rows.ids_RS)
-        logps_T = _token_logps(self.plain_model.get_output_embeddings(), hidden_TH, targets_T)
-        return logps_T.new_zeros(count).index_add(0, row_T, logps_T)
+        head = self.plain_model.get_output_embeddings()
+        logps_T = _token_logps(head, hidden_TH, targets_T)
+        logps_R = logps_T.new_zeros(count).index_add(0, row_T, logps_T)
+        if not collisions:
+            return logps_R
+        collisions_T = _token_log_collisions(head, hidden_TH)
+        return torch.stack([logps_R, logps_T.new_zeros(count).index_add(0, row_T, collisions_T)])
 
     @property
     def _window(self) -> float:
@@ -180,6 +190,15 @@ def _token_logps(head: nn.Module, hidden_TH: Tensor, targets_T: Tensor) -> Tenso
     # An adapted or otherwise wrapped head is called as a module: all logits of response positions, recomputed in the backward pass.
     logps_T: Tensor = checkpoint(_module_logps, head, hidden_TH, targets_T, use_reentrant=False)
     return logps_T
+
+
+@torch.no_grad()
+def _token_log_collisions(head: nn.Module, hidden_TH: Tensor) -> Tensor:
+    if type(head) is nn.Linear:
+        return linear_log_collisions(hidden_TH, head.weight, head.bias)
+    logits_TV: Tensor = head(hidden_TH)
+    logits_TV = logits_TV if logits_TV.dtype == torch.float64 else logits_TV.float()
+    return (2 * logits_TV).logsumexp(dim=1) - 2 * logits_TV.logsumexp(dim=1)
 
 
 def _module_logps(head: nn.Module, hidden_TH: Tensor, targets_T: Tensor) -> Tensor:

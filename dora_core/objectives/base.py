@@ -44,6 +44,9 @@ class Objective:
     uses_factors: ClassVar[bool] = False
     """Whether the objective reads h; if not, a run skips calibration."""
     uses_lambda: ClassVar[bool] = True
+    looks_ahead: ClassVar[bool] = False
+    """Whether the terms depend on a number of the whole step (:meth:`look_ahead`). Alignment then computes all losses of a step before its
+    gradients, in a forward pass without gradient (none is added where a rank has a single micro-batch)."""
 
     def __call__(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Tensor:
         """Compute V over one full batch: a scalar, differentiable in ``losses_B``; factors h ≥ 0 are constants."""
@@ -51,6 +54,14 @@ class Objective:
 
     def terms(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Terms:
         """Compute g, s and log b of every record; inputs are float64 and detached."""
+        raise NotImplementedError
+
+    def look_ahead(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> float:
+        """Compute that number from all records of the step; inputs are float64 and detached."""
+        raise NotImplementedError
+
+    def terms_given(self, ahead: float, losses_B: Tensor, factors_B: Tensor, lam: float) -> Terms:
+        """Compute the terms of some of a step's records from its number ``ahead``."""
         raise NotImplementedError
 
     def outer(self, sums: StepSums) -> float:

@@ -108,8 +108,12 @@ class GlobalBatch:
         self.begin(1, 1.0)
 
     def begin(self, micro_batches: int, lam: float) -> None:
-        """Start an optimisation step of ``micro_batches`` on this rank (at least 1; an empty one has ``valid`` all False)."""
+        """Start an optimisation step of ``micro_batches`` on this rank (at least 1; an empty one has ``valid`` all False).
+
+        An objective that ``looks_ahead`` also needs :meth:`look_ahead` before the first :meth:`add`.
+        """
         self._micro_batches, self.lam = micro_batches, lam
+        self._ahead: float | None = None
         self._offset = self.carried_offset  # shared by all ranks: it comes out of an exchange
         self._started = False
         self._sums = torch.zeros_like(self._powers)
@@ -117,6 +121,10 @@ class GlobalBatch:
         self._micro_value = 0.0
         self._seen: list[Tensor] = []
         self.final_scale = 1.0
+
+    def look_ahead(self, losses_B: Tensor, factors_B: Tensor) -> None:
+        """Give the (ℓ, h) of all records of the step over all ranks, float64 and on the CPU, to an objective that ``looks_ahead``."""
+        self._ahead = self.objective.look_ahead(losses_B, factors_B, self.lam) if len(losses_B) else 0.0
 
     def add(
         self, losses_B: Tensor, factors_B: Tensor, valid_B: Tensor, ids_B: Tensor | None = None, groups_BG: Tensor | None = None
@@ -138,7 +146,7 @@ class GlobalBatch:
         valid_B = valid_B.bool()
         loss_B = torch.where(valid_B, loss_B, 0.0)
         factor_B = torch.where(valid_B, factors_B.double().cpu(), 1.0)
-        t = self.objective.terms(loss_B, factor_B, self.lam)
+        t = self._terms(loss_B, factor_B)
         scores_B = (t.exponent_B + t.log_base_B).masked_fill(~valid_B, -math.inf)
         if self._keep_records:
             self._seen.append(torch.stack([loss_B, factor_B])[:, valid_B])
@@ -207,6 +215,12 @@ class GlobalBatch:
         )
 
     # ----------------------------------------------------------------------------------------------------- internals
+
+    def _terms(self, losses_B: Tensor, factors_B: Tensor) -> Terms:
+        if not self.objective.looks_ahead:
+            return self.objective.terms(losses_B, factors_B, self.lam)
+        assert self._ahead is not None, "look_ahead comes before the first add of a step"
+        return self.objective.terms_given(self._ahead, losses_B, factors_B, self.lam)
 
     def _move_offset(self, scores_B: Tensor) -> float:
         """Raise (or first set) the offset if these scores need it; return the factor for everything accumulated before."""

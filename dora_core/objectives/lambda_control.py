@@ -3,8 +3,13 @@
 λ acts relative to the spread of h·ℓ, which differs between losses and shrinks during training. ``auto`` therefore fixes the
 *consequence* instead: the effective sample size (ESS) of a step's record weights, as a fraction of
 what it is at λ = ∞. After each step the smallest λ that keeps this fraction on the step's own losses is found; the next step
-uses it if it is larger than the λ so far, else log λ moves a tenth of the way. So λ lags by one step (the gradient is
-needed in one pass), rises at once when the losses spread, falls slowly, and is ∞ until losses differ at all.
+uses it if it is larger than the λ so far, else log λ moves a tenth of the way, and λ falls by a fifth at most. So λ lags by one step
+(the gradient is needed in one pass), rises at once when the losses spread, falls slowly, and is ∞ until losses differ at all.
+
+At the start the losses differ by rounding alone and spread manifold with every step, so the λ found on one step would put most of
+the next one's weight on a few records. The first λ is therefore not the one found, but a tenth of the way to it (in log λ) from
+:data:`FIRST` times the size of the losses, at which any step's weights are nearly equal: λ comes down over tens of steps, while the
+spread settles.
 
 ``dora`` on a loss below 0 (``lire``) gives a large h a *small* exponent h·ℓ/λ: the tilt undoes the factors, and the measured policies
 were worse than with plain ``erm`` (README, results). There ``auto`` stays at ∞, which is ``reweight``; a given number is used as it is.
@@ -26,7 +31,10 @@ UNBOUNDED = 1e6
 """λ "= ∞": far above any h·ℓ, and small enough that λ·log mean exp keeps ten digits in float64."""
 SMALLEST = 1e-4
 MEMORY = 0.9  # share of the old log λ in the new one while it falls: about ten steps
+LARGEST_FALL = math.log(1.25)  # of log λ, per step
 PRECISION = 1e-3  # of log λ
+FIRST = 10.0
+"""λ that ``auto`` starts to fall from, in mean |h·ℓ|: losses that spread as far as they are large keep an ESS of .99 there."""
 
 
 class LambdaControl:
@@ -64,8 +72,14 @@ class LambdaControl:
         found = lambda_for_ess(self._objective, losses_B, factors_B, self._config.ess_target)
         if found is not None:
             log_lam = math.log(found)
-            before = log_lam if self._log_lam is None else self._log_lam
-            self._log_lam = max(log_lam, MEMORY * before + (1 - MEMORY) * log_lam)
+            before = self._first(losses_B, factors_B) if self._log_lam is None else self._log_lam
+            self._log_lam = max(log_lam, MEMORY * before + (1 - MEMORY) * log_lam, before - LARGEST_FALL)
+
+    def _first(self, losses_B: Tensor, factors_B: Tensor) -> float:
+        """log λ before the first that is found."""
+        scores_B = factors_B * losses_B if self._objective.uses_factors else losses_B
+        size = float(scores_B.abs().mean())
+        return math.log(min(max(FIRST * size, SMALLEST), UNBOUNDED))
 
     def state(self) -> dict[str, Any]:
         return {"log_lam": self._log_lam}

@@ -23,6 +23,9 @@ from dora_core.objectives.base import Objective, StepSums, Terms, register_objec
 if TYPE_CHECKING:
     from torch import Tensor
 
+LARGEST_WEIGHT = 10.0
+"""Limit of the weights of ``kldpo``, as in the authors' code."""
+
 
 def _log_mean_exp(scores_B: Tensor) -> Tensor:
     return torch.logsumexp(scores_B, dim=0) - math.log(scores_B.shape[0])
@@ -59,6 +62,16 @@ class Reweight(ERM):
     def terms(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Terms:
         zero = torch.zeros_like(losses_B)
         return Terms(factors_B, zero, zero)
+
+
+@register_objective
+class Auto(Reweight):
+    """mean w·ℓ with record weights w that the race chose (``dora_core/selection/race.py``).
+
+    Where the race chose another objective instead, ``align`` trains that one: a training never runs under this name.
+    """
+
+    name = "auto"
 
 
 @register_objective
@@ -126,6 +139,32 @@ class DoRATilted(Objective):
 
     def value(self, sums: StepSums, lam: float) -> float:
         return lam * (sums.log_mean_exp - math.log(sums.mean_factor)) if sums.mean_factor > 0 else 0.0
+
+
+@register_objective
+class KLDPO(ERM):
+    """mean p·ℓ, p = sg(min(exp((ℓ − mean ℓ)/λ), 10)): KLDPO, arXiv 2502.01930; λ is the paper's τ.
+
+    The paper's algorithm has p ∝ exp((ℓ − mean ℓ)/τ), which is ``dro`` exactly; the authors' code, followed here, does not normalise p and
+    limits it, so that the step is larger where losses spread. There mean ℓ is over one micro-batch of every rank, here over the step.
+    """
+
+    name = "kldpo"
+    uses_lambda = True
+    looks_ahead = True
+
+    def __call__(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Tensor:
+        return (((losses_B - losses_B.mean()) / lam).clamp(max=math.log(LARGEST_WEIGHT)).exp().detach() * losses_B).mean()
+
+    def look_ahead(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> float:
+        return float(losses_B.mean())
+
+    def terms_given(self, ahead: float, losses_B: Tensor, factors_B: Tensor, lam: float) -> Terms:
+        zero = torch.zeros_like(losses_B)
+        return Terms(((losses_B - ahead) / lam).exp().clamp(max=LARGEST_WEIGHT), zero, zero)
+
+    def terms(self, losses_B: Tensor, factors_B: Tensor, lam: float) -> Terms:
+        return self.terms_given(self.look_ahead(losses_B, factors_B, lam), losses_B, factors_B, lam)
 
 
 @register_objective

@@ -38,8 +38,9 @@ class ObjectiveConfig(StrictModel):
     lam: Annotated[float, Field(gt=0)] | LambdaSchedule | Literal["auto"] = Field(
         "auto",
         alias="lambda",
-        description="λ of the log-mean-exp (β′ for dr_dpo), in units of h·ℓ: a number, a schedule {start, end, shape}, or auto: the "
-        "smallest λ that keeps the effective sample size of the weights at ess_target (the paper has 1). Unused by erm and reweight.",
+        description="λ of the log-mean-exp (β′ for dr_dpo, τ for kldpo), in units of h·ℓ: a number, a schedule {start, end, shape}, "
+        "or auto: the smallest λ that keeps the effective sample size of the weights at ess_target (the paper has 1). Unused by erm and "
+        "reweight.",
     )
     ess_target: float = Field(
         0.9, gt=0, lt=1, description="lambda auto: effective sample size of the step's weights as a fraction of that at λ = ∞."
@@ -54,4 +55,6 @@ class ObjectiveConfig(StrictModel):
     def _check(self) -> ObjectiveConfig:
         if self.lam == "auto" and self.scope != "global" and find_objective(self.name).uses_lambda:
             raise ValueError(f"lambda auto needs scope global, got {self.scope}: give lambda a number, or leave scope at global")
+        if self.scope != "global" and find_objective(self.name).looks_ahead:
+            raise ValueError(f"{self.name} needs scope global, got {self.scope}: its weights are relative to the whole step")
         return self

@@ -6,6 +6,7 @@ training records come from ``dora_core/training/alignment_data.py``.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -16,12 +17,15 @@ from dora_core.config.alignment import AlignConfig
 from dora_core.config.execution import Execution
 from dora_core.errors import TrainingError
 from dora_core.losses import PreferenceBatch
+from dora_core.losses.label_probability import refuse_label_probability
+from dora_core.losses.noise_rates import NoiseRates
 from dora_core.losses.unpaired import refuse_unpaired
 from dora_core.models.logprobs import ResponseLogps
 from dora_core.objectives.global_batch import GlobalBatch
 from dora_core.objectives.lambda_control import LambdaControl
 from dora_core.training.alignment_data import AlignmentData, AlignmentRecord
 from dora_core.training.distributed import Worker, gradient_sync, scale_gradients
+from dora_core.training.look_ahead import Ahead, LookAhead
 from dora_core.training.loop import Schedule
 
 REFERENCE_TOLERANCE = {"float32": 0.02, "bfloat16": 0.5}
@@ -45,11 +49,15 @@ class AlignmentTask:
         pad_id: int,
     ):
         refuse_unpaired(config.loss, data.unpaired, len(data) + data.dropped)
+        self._uncertain = data.uncertain if config.label_probability == "use" else 0
+        refuse_label_probability(config.loss, self._uncertain, len(data) + data.dropped)
         self.module, self.layers = logps, layers
         self.tokens = data.tokens if logps.shares_prefix else data.unshared_tokens
         self.exact = config.objective.scope == "global"
         self._data, self._config, self._worker, self._pad_id = data, config, worker, pad_id
-        self._lambda = LambdaControl(config.objective, Schedule(len(data), config.optimization).steps)
+        steps = Schedule(len(data), config.optimization).steps
+        self._lambda = LambdaControl(config.objective, steps)
+        self._noise = NoiseRates(config.loss, data.sources, steps)
         self._objective = GlobalBatch(
             config.objective,
             groups=len(data.sources),
@@ -57,6 +65,7 @@ class AlignmentTask:
             group=worker.group,
             sync_every_micro_batch=execution.strategy == "fsdp",
         )
+        self._ahead = LookAhead(config.loss, self._objective.objective, worker)
 
     def backward(self, module: nn.Module, micro_batches: list[list[int]], step: int) -> tuple[float, dict[str, float]]:
         """Accumulate the gradient of one step.
@@ -67,36 +76,65 @@ class AlignmentTask:
         """
         objective = self._objective
         objective.begin(len(micro_batches), self._lambda.at(step))
+        rates_S = self._noise.at(step)
         counts = torch.zeros(4, dtype=torch.float64, device=self._worker.device)  # records, correctly ordered, Σ margin, tokens
+        noise_2S = torch.zeros(2, len(rates_S), dtype=torch.float64)
+        ahead = self._look_ahead(module, micro_batches) if self._ahead.needed and len(micro_batches) > 1 else None
         for number, indices in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
-            records = [self._data[i] for i in indices] or [self._data[0]]
+            records = self._records(indices)
             with gradient_sync(module, last):
-                batch = self._forward(module, records)
+                batch = self._forward(module, records, rates_S)
                 valid_B = batch.trains_B & bool(indices)
+                factors_B = _factors(records)
                 if step == 0 and number == 0 and indices:
                     self._check_reference(batch)
+                if self._ahead.needed:
+                    ahead = ahead or self._use(self._ahead.of([batch], [valid_B], [factors_B]))
+                    batch = dataclasses.replace(batch, partners_B2=ahead.partners[number])
                 losses_B = self._config.loss(batch)
-                factors_B = torch.tensor([r.factor for r in records], dtype=torch.float64)
                 rows_B = torch.tensor([r.row for r in records])
-                weights_B, rescale = objective.add(losses_B, factors_B, valid_B, rows_B, self._source_shares(records))
+                shares_BG = self._source_shares(records)
+                weights_B, rescale = objective.add(losses_B, factors_B, valid_B, rows_B, shares_BG)
                 if last:
                     correction = objective.exchange()
                     weights_B, rescale = weights_B * correction, rescale * correction
                 scale_gradients(module, rescale)
                 (weights_B * losses_B).sum().backward()  # type: ignore[no-untyped-call]
             counts += self._count(batch, valid_B)
+            if self._noise.learns:
+                noise_2S += self._noise.sums(batch, valid_B, shares_BG)
         if self._lambda.learns:
             self._lambda.observe(*objective.gather_records())
+        if self._noise.learns:
+            self._noise.observe(step, self._worker.sum(noise_2S))
         return objective.final_scale, self._metrics(self._worker.sum(counts))
 
+    def _records(self, indices: list[int]) -> list[AlignmentRecord]:
+        """Records of a micro-batch; any one for an empty micro-batch, which runs with weight 0."""
+        return [self._data[i] for i in indices] or [self._data[0]]
+
+    def _look_ahead(self, module: nn.Module, micro_batches: list[list[int]]) -> Ahead:
+        """The step's numbers from a forward pass of its own over all micro-batches."""
+        parts = [(self._records(indices), bool(indices)) for indices in micro_batches]
+        with torch.no_grad():
+            batches = [self._forward(module, records) for records, _ in parts]
+        valid = [batch.trains_B & has_records for batch, (_, has_records) in zip(batches, parts, strict=True)]
+        return self._use(self._ahead.of(batches, valid, [_factors(records) for records, _ in parts]))
+
+    def _use(self, ahead: Ahead) -> Ahead:
+        if ahead.losses_n is not None and ahead.factors_n is not None:
+            self._objective.look_ahead(ahead.losses_n, ahead.factors_n)
+        return ahead
+
     def state(self) -> dict[str, Any]:
-        return {"offset": self._objective.carried_offset} | self._lambda.state()
+        return {"offset": self._objective.carried_offset} | self._lambda.state() | self._noise.state()
 
     def restore(self, state: dict[str, Any]) -> None:
         # Any offset gives the same gradient up to rounding; the same offset gives the same bits.
         self._objective.carried_offset = state["offset"]
         self._lambda.restore(state)
+        self._noise.restore(state)
 
     def _source_shares(self, records: list[AlignmentRecord]) -> Tensor:
         """(B, sources): the share of each source among a record's responses, so that a record's weight can be split among them."""
@@ -106,10 +144,15 @@ class AlignmentTask:
                 counts_BG[b, source] += 1.0 / len(record.sources)
         return counts_BG
 
-    def _forward(self, module: nn.Module, records: list[AlignmentRecord]) -> PreferenceBatch:
+    def _forward(self, module: nn.Module, records: list[AlignmentRecord], rates_S: Tensor | None = None) -> PreferenceBatch:
         """(B, N) log-probabilities of the records' responses, padded to the longest list."""
         rows = [response for record in records for response in record.responses]
-        logps_R = module(self.module.collate([r.responses for r in records], self._pad_id).to(self._worker.device))
+        collated = self.module.collate([r.responses for r in records], self._pad_id).to(self._worker.device)
+        collisions_R = None
+        if self._config.loss.reads_collisions:
+            logps_R, collisions_R = module(collated, collisions=True)
+        else:
+            logps_R = module(collated)
         width = max(len(r.responses) for r in records)
         lengths = [len(r.responses) for r in records]
         return PreferenceBatch(
@@ -119,6 +162,9 @@ class AlignmentTask:
             rewards_BN=_pad(logps_R.new_tensor([x for r in records for x in r.rewards]), lengths, width, math.nan),
             mask_BN=_pad(torch.ones(len(rows), dtype=torch.bool, device=logps_R.device), lengths, width, False),
             unpaired_B=torch.tensor([r.unpaired for r in records], device=logps_R.device),
+            noise_rates_B=self._source_shares(records) @ rates_S if rates_S is not None and self._noise.learns else None,
+            log_collisions_BN=None if collisions_R is None else _pad(collisions_R, lengths, width, 0.0),
+            label_probability_B=logps_R.new_tensor([r.label_probability for r in records]) if self._uncertain else None,
         )
 
     def _check_reference(self, batch: PreferenceBatch) -> None:
@@ -161,7 +207,12 @@ class AlignmentTask:
             }
             | strength
             | shares
+            | self._noise.metrics()
         )
+
+
+def _factors(records: list[AlignmentRecord]) -> Tensor:
+    return torch.tensor([r.factor for r in records], dtype=torch.float64)
 
 
 def _pad(flat: Tensor, lengths: list[int], width: int, fill: Any) -> Tensor:

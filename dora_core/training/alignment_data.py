@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dora_core.data.encoding import EncodedResponse, Encoder
@@ -28,10 +29,10 @@ FORMAT = 1
 
 UNKNOWN = "unknown"
 
-JOINED_COLUMNS = ("row", "prompt", "responses", "rewards", "sources", "reward_kind", "logps", "factor")
+JOINED_COLUMNS = ("row", "prompt", "responses", "rewards", "sources", "reward_kind", "logps", "factor", "label_probability")
 """Columns that :func:`write_alignment_data` reads: position in the records table, messages, lists over all responses (rewards null where
-not measured, sources null where unknown), the kind of the rewards (:data:`dora_core.data.unpaired.LABEL`: an unpaired record), and the
-record's h."""
+not measured, sources null where unknown), the kind of the rewards (:data:`dora_core.data.unpaired.LABEL`: an unpaired record), the
+record's h, and the probability that its label is right (null, or no such column: 1)."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class AlignmentRecord:
         factor: the record's h ≥ 0.
         sources: position in ``AlignmentData.sources`` of each response's source.
         unpaired: one response with a label, reward 1 desirable or 0 undesirable.
+        label_probability: that the label (the order of the rewards) is right, in [0, 1].
     """
 
     row: int
@@ -53,6 +55,7 @@ class AlignmentRecord:
     factor: float
     sources: list[int]
     unpaired: bool = False
+    label_probability: float = 1.0
 
 
 def choose_responses(rewards: Sequence[float], limit: int) -> list[int]:
@@ -73,7 +76,7 @@ def schema(sources: Sequence[str], records: int) -> pa.Schema:
     fields = [("row", pa.int64()), ("factor", pa.float64()), ("prompt_ids", ids), ("response_ids", pa.list_(ids))]
     fields += [(name, pa.list_(pa.float64())) for name in ("rewards", "reference_logps")]
     fields += [(name, ids) for name in ("truncated", "sources")]
-    fields += [("unpaired", pa.uint8())]
+    fields += [("unpaired", pa.uint8()), ("label_probability", pa.float64())]
     return pa.schema(fields, {"sources": json.dumps(list(sources)), "records": str(records)})
 
 
@@ -123,6 +126,9 @@ def _encode(table: pa.Table, encoder: Encoder, max_responses: int, code: dict[st
     table = table.take(pa.array(kept, pa.int64()))
     chosen = [chosen[i] for i in kept]
 
+    given = table["label_probability"] if "label_probability" in table.column_names else pa.chunked_array([pa.nulls(len(table))])
+    probability = pc.fill_null(given.cast(pa.float64()), 1.0).combine_chunks()
+
     def picked(name: str) -> list[list[Any]]:
         return [[values[i] for i in c] for values, c in zip(table[name].to_pylist(), chosen, strict=True)]
 
@@ -137,6 +143,7 @@ def _encode(table: pa.Table, encoder: Encoder, max_responses: int, code: dict[st
         "truncated": [[e.truncated for e in of_record] for of_record in encoded],
         "sources": [[code[name] for name in of_record] for of_record in picked("sources")],
         "unpaired": [int(unpaired[i]) for i in kept],
+        "label_probability": probability,
     }
     return pa.record_batch([pa.array(columns[f.name], f.type) for f in layout], schema=layout)
 
@@ -144,33 +151,60 @@ def _encode(table: pa.Table, encoder: Encoder, max_responses: int, code: dict[st
 class AlignmentData:
     """The records of a file of :func:`write_alignment_data`, by index.
 
+    Args:
+        drop_hardest: share of the records, in [0, 1), that are left out: those with the lowest label probability; of equal ones the
+            later records. That is Selective DPO, arXiv 2502.09650, which drops the highest loss −log q under a model of another fold: it
+            selects data before training, so the threshold is the data set's and not a batch's.
+
+    Raises:
+        DataError: ``drop_hardest`` is above 0, and no record has a label probability.
+
     Attributes:
         sources: names of all sources of the records, sorted; :data:`UNKNOWN` for responses without one.
-        dropped: records without a strict preference or label.
+        dropped: records without a strict preference or label, and those that were too hard.
         unpaired: records of one labelled response.
+        uncertain: records with a label probability below 1.
         tokens: int64 (len,): prompt tokens, counted once, and those of the record's responses.
         unshared_tokens: int64 (len,): the same with the prompt counted once per response.
     """
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: Path | str, drop_hardest: float = 0.0):
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         self._batches = [_Batch(reader.get_batch(i)) for i in range(reader.num_record_batches)]
         counts = [len(batch.row) for batch in self._batches]
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         metadata = reader.schema.metadata
         self.sources: list[str] = json.loads(metadata[b"sources"])
+        probability = np.concatenate([batch.label_probability for batch in self._batches])
+        self._kept = _easiest(probability, drop_hardest)
         self.dropped = int(metadata[b"records"]) - len(self)
-        self.unpaired = sum(int(batch.unpaired.sum()) for batch in self._batches)
-        self.tokens, self.unshared_tokens = np.concatenate([batch.tokens() for batch in self._batches], axis=1)
+        self.unpaired = int(np.concatenate([batch.unpaired for batch in self._batches])[self._kept].sum())
+        self.uncertain = int((probability[self._kept] < 1).sum())
+        self.tokens, self.unshared_tokens = np.concatenate([batch.tokens() for batch in self._batches], axis=1)[:, self._kept]
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return len(self._kept)
 
     def __getitem__(self, index: int) -> AlignmentRecord:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._batches[number].record(index - int(self._starts[number]))
+        place = int(self._kept[index])
+        number = int(np.searchsorted(self._starts, place, side="right")) - 1
+        return self._batches[number].record(place - int(self._starts[number]))
+
+
+def _easiest(probability: NDArray[np.float64], drop: float) -> NDArray[np.int64]:
+    """Places of the records that stay, ascending."""
+    if not drop:
+        return np.arange(len(probability))
+    if not (probability < 1).any():
+        raise DataError(
+            f"align.drop_hardest: {drop:g} leaves out the records with the lowest label_probability, and none of "
+            f"{len(probability)} records has one below 1",
+            hint="map a column with data.train[i].columns.label_probability, or set align.drop_hardest to 0",
+        )
+    easy = np.argsort(-probability, kind="stable")
+    return np.sort(easy[: len(probability) - int(drop * len(probability))])
 
 
 class _Batch:
@@ -178,9 +212,10 @@ class _Batch:
 
     def __init__(self, batch: pa.RecordBatch):
         self.row, self._factor = batch["row"].to_numpy(), batch["factor"].to_numpy()
-        # A file of an earlier release has no such column, and no such records.
-        has_labels = "unpaired" in batch.schema.names
-        self.unpaired = batch["unpaired"].to_numpy() if has_labels else np.zeros(len(batch), np.uint8)
+        # A file of an earlier release has no such columns, and no such records.
+        names = batch.schema.names
+        self.unpaired = batch["unpaired"].to_numpy() if "unpaired" in names else np.zeros(len(batch), np.uint8)
+        self.label_probability = batch["label_probability"].to_numpy() if "label_probability" in names else np.ones(len(batch))
         self._prompt_at, self._prompt_ids = _list_views(batch["prompt_ids"])
         self._response_of, responses = _list_views(batch["response_ids"], nested=True)
         self._response_at, self._response_ids = _list_views(responses)
@@ -201,8 +236,9 @@ class _Batch:
             for start, stop, truncated in zip(at[:-1], at[1:], values["truncated"], strict=True)
         ]
         row, factor = int(self.row[i]), float(self._factor[i])
-        unpaired = bool(self.unpaired[i])
-        return AlignmentRecord(row, responses, values["rewards"], values["reference_logps"], factor, values["sources"], unpaired)
+        unpaired, label_probability = bool(self.unpaired[i]), float(self.label_probability[i])
+        numbers = values["rewards"], values["reference_logps"], factor, values["sources"]
+        return AlignmentRecord(row, responses, *numbers, unpaired, label_probability)
 
 
 def _list_views(lists: pa.ListArray, *, nested: bool = False) -> tuple[NDArray[Any], Any]:

@@ -158,7 +158,7 @@ def _resolve_paths(data: dict[str, Any], folder: Path) -> list[tuple[KeyPath, st
             model = model.get(name) if isinstance(model, dict) else None
         places.append((model, "source", (*path_of_model, "source")))
     for holder, at, key in places:
-        value = holder[at] if isinstance(holder, list) else holder.get(at) if isinstance(holder, dict) else None
+        value = holder[at] if isinstance(holder, list) and isinstance(at, int) else holder.get(at) if isinstance(holder, dict) else None
         if not isinstance(value, str) or not value or "://" in value:
             continue
         is_model = at == "source"
@@ -214,7 +214,9 @@ def _explain(error: ValidationError, data: dict[str, Any], root: type[BaseModel]
             path = (*path, fault["ctx"]["discriminator"].strip("'"))
             fault["input"] = fault["ctx"].get("tag")
         if model is PreferenceLoss:
-            model = LOSSES[_at(data, path[:-1])["name"]]  # parse_loss has found it, or the mistake would be at the loss itself
+            # parse_loss has found the loss, or the mistake is at the loss itself, which is a parameter of another (a part of mpo).
+            holder = _at(data, path[:-1])
+            model = LOSSES.get(str(holder.get("name")), model) if isinstance(holder, dict) else model
         text = _sentence(fault, model, path)
         if (text, fault["input"]) not in grouped.setdefault(path, []):
             grouped[path].append((text, fault["input"]))

@@ -246,6 +246,7 @@ def to_record(record: dict[str, Any], sampled: SampledList, number: int, source:
         "reward_kind": "reward",
         "weight": None,
         "extra": None,
+        "label_probability": None,
     }
 
 

@@ -14,8 +14,9 @@ from dora_core.losses import LOSSES, PreferenceBatch, PreferenceLoss, parse_loss
 
 NAN = math.nan
 
-VARIANTS: dict[str, PreferenceLoss] = {name: parse_loss(name) for name in sorted(LOSSES)}
-"""Every built-in loss with its defaults, and every pairwise one on all pairs."""
+OF_A_RECORD = sorted(name for name, loss in LOSSES.items() if not (loss.matches_records or loss.reads_collisions))
+VARIANTS: dict[str, PreferenceLoss] = {name: parse_loss(name) for name in OF_A_RECORD}
+"""Every built-in loss of a record's log-probabilities with its defaults, and every pairwise one on all pairs."""
 VARIANTS |= {f"{n} on all pairs": parse_loss({"name": n, "pairs": "all"}) for n in sorted(LOSSES) if "pairs" in LOSSES[n].model_fields}
 
 

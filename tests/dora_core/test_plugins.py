@@ -30,14 +30,14 @@ from dora_core.losses import MarginLoss, register_loss
 
 
 @register_loss
-class Hinge(MarginLoss):
-    """ℓ = max(0, 1 − β(lr_w − lr_l)) — SLiC, arXiv 2305.10425."""
+class SquaredHinge(MarginLoss):
+    """ℓ = max(0, 1 − β(lr_w − lr_l))²: the hinge, smooth at its kink."""
 
-    name: Literal["hinge"] = "hinge"
+    name: Literal["squared_hinge"] = "squared_hinge"
     offset: ClassVar[str] = "ℓ ≥ 0; 1 at the reference, 0 beyond a margin of 1/β"
 
     def of_margin(self, margin: Tensor) -> Tensor:
-        return (1 - margin).clamp(min=0)
+        return (1 - margin).clamp(min=0).square()
 '''
 
 
@@ -55,7 +55,7 @@ def clean_registry() -> Iterator[None]:
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "hinge.py"
+    path = tmp_path / "squared_hinge.py"
     path.write_text(HINGE)
     monkeypatch.setenv(VARIABLE, str(path))
     return path
@@ -63,19 +63,19 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_loss_in_one_file_works_like_ours(plugin: Path) -> None:
     assert len(HINGE.strip().splitlines()) < 30
-    config = AlignConfig.model_validate({"loss": {"name": "hinge", "beta": 0.2, "pairs": "all"}})
-    # lr = (3, 1, 0), rewards in that order, β = .2: max(0, 1 − .2·2) = .6, 1 − .2·3 = .4, 1 − .2·1 = .8: mean .6
-    assert config.loss(batch_of([[3.0, 1.0, 0.0]], [[2.0, 1.0, 0.0]])).item() == pytest.approx(0.6)
+    config = AlignConfig.model_validate({"loss": {"name": "squared_hinge", "beta": 0.2, "pairs": "all"}})
+    # lr = (3, 1, 0), rewards in that order, β = .2: max(0, 1 − .2·2)² = .36, (1 − .2·3)² = .16, (1 − .2·1)² = .64: mean .58/1.5
+    assert config.loss(batch_of([[3.0, 1.0, 0.0]], [[2.0, 1.0, 0.0]])).item() == pytest.approx(1.16 / 3)
     assert AlignConfig.model_validate_json(config.model_dump_json()) == config
     with pytest.raises(ValueError, match="greater than 0"):
-        parse_loss({"name": "hinge", "beta": -1.0})
+        parse_loss({"name": "squared_hinge", "beta": -1.0})
 
 
 def test_listing_the_registry_loads_plugins(plugin: Path) -> None:
-    assert "hinge" not in LOSSES
-    assert "hinge" in registered_losses()
+    assert "squared_hinge" not in LOSSES
+    assert "squared_hinge" in registered_losses()
     choices = TypeAdapter(AlignConfig).json_schema()["properties"]["loss"]["anyOf"]
-    assert "hinge" in [choice["properties"]["name"]["const"] for choice in choices]
+    assert "squared_hinge" in [choice["properties"]["name"]["const"] for choice in choices]
 
 
 def test_a_plugin_is_imported_once_and_only_when_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,10 +87,10 @@ def test_a_plugin_is_imported_once_and_only_when_needed(tmp_path: Path, monkeypa
     parse_loss("dpo")
     assert not counter.exists()
     for _ in range(2):
-        parse_loss("hinge")
+        parse_loss("squared_hinge")
         load_plugins()
-        with pytest.raises(ValueError, match="unknown loss 'hing'; did you mean 'hinge'"):
-            parse_loss("hing")
+        with pytest.raises(ValueError, match="unknown loss 'square_hinge'; did you mean 'squared_hinge'"):
+            parse_loss("square_hinge")
     assert counter.read_text() == "x"
 
 
@@ -98,17 +98,17 @@ def test_a_plugin_may_be_an_importable_module(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "my_losses.py").write_text(HINGE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv(VARIABLE, "my_losses")
-    assert parse_loss("hinge").name == "hinge"
-    assert code_digest(parse_loss("hinge")) == hashlib.sha256(HINGE.encode()).hexdigest()
+    assert parse_loss("squared_hinge").name == "squared_hinge"
+    assert code_digest(parse_loss("squared_hinge")) == hashlib.sha256(HINGE.encode()).hexdigest()
 
 
 def test_the_digest_is_that_of_the_file(plugin: Path) -> None:
-    loss = parse_loss("hinge")
+    loss = parse_loss("squared_hinge")
     assert code_digest(loss) == code_digest(type(loss)) == hashlib.sha256(plugin.read_bytes()).hexdigest()
     before = code_digest(loss)
     plugin.write_text(HINGE.replace("1 - margin", "2 - margin"))
     assert code_digest(loss) != before
-    assert all(code_digest(ours) is None for name, ours in LOSSES.items() if name != "hinge")
+    assert all(code_digest(ours) is None for name, ours in LOSSES.items() if name != "squared_hinge")
 
 
 def test_a_class_without_a_file_has_no_digest() -> None:
@@ -121,7 +121,7 @@ BROKEN = {
     "a missing package": ("import no_such_package\n", "ModuleNotFoundError: No module named 'no_such_package'", "line 1"),
     "a bug": ("x = 1\nx / 0\n", "ZeroDivisionError: division by zero", "line 2"),
     "no Python": ("x = 1\n\ndef f(:\n", "SyntaxError", "line 3"),
-    "a name of ours": (HINGE.replace("hinge", "dpo"), "'dpo' is already registered by dora_core.losses.logistic.DPO", "line 11"),
+    "a name of ours": (HINGE.replace("squared_hinge", "dpo"), "'dpo' is already registered by dora_core.losses.logistic.DPO", "line 11"),
     "no name": (HINGE.replace("    name:", "    title:"), "Hinge needs a field `name", "line 11"),
     "no offset": (HINGE.replace("    offset:", "    bounds:"), "Hinge needs `offset", "line 11"),
 }
@@ -133,7 +133,7 @@ def test_a_broken_plugin_is_named_with_cause_and_line(fault: str, plugin: Path) 
     plugin.write_text(source)
     for _ in range(2):  # it stays broken: a failed import leaves nothing behind that the next look-up could take for done
         with pytest.raises(ConfigError) as caught:
-            parse_loss("hinge")
+            parse_loss("squared_hinge")
         assert repr(str(plugin)) in caught.value.message and VARIABLE in caught.value.message
         assert cause in caught.value.message and f"{plugin} {line}" in caught.value.message
         assert caught.value.hint
@@ -144,7 +144,7 @@ def test_a_broken_module_is_named_with_cause_and_line(tmp_path: Path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv(VARIABLE, "my_broken")
     with pytest.raises(ConfigError, match=r"'my_broken' .* No module named 'no_such_package' \(.*my_broken.py line 1\)"):
-        parse_loss("hinge")
+        parse_loss("squared_hinge")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_broken_module_is_named_with_cause_and_line(tmp_path: Path, monkeypatc
 def test_a_missing_plugin_is_named_with_a_remedy(entry: str, cause: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, entry)
     with pytest.raises(ConfigError) as caught:
-        AlignConfig.model_validate({"loss": "hinge"})
+        AlignConfig.model_validate({"loss": "squared_hinge"})
     assert repr(entry) in caught.value.message and cause in caught.value.message
     assert remedy in caught.value.hint
 
@@ -166,7 +166,7 @@ def test_a_missing_plugin_is_named_with_a_remedy(entry: str, cause: str, remedy:
 @pytest.mark.component
 def test_another_process_finds_the_plugin_behind_a_pickle_and_a_spec(plugin: Path, tmp_path: Path) -> None:
     """As Ray pickles the arguments of a training function: the worker has not imported the file's module."""
-    config = AlignConfig.model_validate({"loss": {"name": "hinge", "beta": 0.25}})
+    config = AlignConfig.model_validate({"loss": {"name": "squared_hinge", "beta": 0.25}})
     (tmp_path / "pickled").write_bytes(pickle.dumps(config))
     program = (
         "import pathlib, pickle, sys; from dora_core.config.alignment import AlignConfig\n"
@@ -176,4 +176,4 @@ def test_another_process_finds_the_plugin_behind_a_pickle_and_a_spec(plugin: Pat
     )
     command = [sys.executable, "-c", program, str(tmp_path / "pickled"), config.model_dump_json()]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, VARIABLE: str(plugin)})
-    assert done.stdout.split() == ["hinge", "0.25"], done.stderr
+    assert done.stdout.split() == ["squared_hinge", "0.25"], done.stderr

@@ -14,11 +14,13 @@ from dora_core.training.alignment_data import AlignmentData, write_alignment_dat
 
 
 def alignment_data(records: list[dict[str, Any]], factors: Sequence[float], logps: Sequence[float], encoder: Encoder) -> AlignmentData:
-    """``records`` have prompt (messages), responses, rewards and sources, and ``reward_kind`` where it is not reward; ``logps`` are of
-    all their responses, flat."""
+    """``records`` have prompt (messages), responses, rewards and sources, and ``reward_kind`` where it is not reward, ``label_probability``
+    where it is not 1; ``logps`` are of all their responses, flat."""
     flat = iter(logps)
     rows = [
-        {"reward_kind": "reward"} | r | {"row": i, "factor": float(h), "logps": [next(flat) for _ in r["responses"]]}
+        {"reward_kind": "reward", "label_probability": None}
+        | r
+        | {"row": i, "factor": float(h), "logps": [next(flat) for _ in r["responses"]]}
         for i, (r, h) in enumerate(zip(records, factors, strict=True))
     ]
     names = [name for r in records for name in r["sources"]]

@@ -18,14 +18,14 @@ from dora_core.objectives import Objective, Terms, find_objective, register_obje
 
 
 @register_loss
-class Hinge(MarginLoss):
-    """ℓ = max(0, 1 − β(lr_w − lr_l)) — SLiC, arXiv 2305.10425."""
+class SquaredHinge(MarginLoss):
+    """ℓ = max(0, 1 − β(lr_w − lr_l))²: the hinge, smooth at its kink."""
 
-    name: Literal["hinge"] = "hinge"
+    name: Literal["squared_hinge"] = "squared_hinge"
     offset: ClassVar[str] = "ℓ ≥ 0; 1 at the reference, 0 beyond a margin of 1/β"
 
     def of_margin(self, margin: Tensor) -> Tensor:
-        return (1 - margin).clamp(min=0)
+        return (1 - margin).clamp(min=0).square()
 
 
 @register_objective
@@ -45,7 +45,9 @@ class DoRAFloor(Objective):
 
 def main() -> tuple[list[float], float]:
     """Return the losses of two records and the objective over both."""
-    config = AlignConfig.model_validate({"loss": {"name": "hinge", "beta": 0.2}, "objective": {"name": "dora_floor", "lambda": 1.0}})
+    config = AlignConfig.model_validate(
+        {"loss": {"name": "squared_hinge", "beta": 0.2}, "objective": {"name": "dora_floor", "lambda": 1.0}}
+    )
     batch = PreferenceBatch(
         policy_logps_BN=torch.tensor([[-4.0, -7.0], [-6.0, -5.0]]),
         reference_logps_BN=torch.tensor([[-6.0, -6.0], [-6.0, -6.0]]),

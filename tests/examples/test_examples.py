@@ -47,10 +47,10 @@ def test_every_example_has_a_test_and_a_line_in_the_readme() -> None:
 
 
 def test_own_loss_and_objective(run) -> None:
-    """Margins .2·(2 + 1) and .2·(0 − 1): ℓ = (.4, 1.2); λ log mean exp(max(h, ½)·ℓ) = log((e^.2 + e^1.8)/2)."""
+    """Margins .2·(2 + 1) and .2·(0 − 1): ℓ = (.4², 1.2²); λ log mean exp(max(h, ½)·ℓ) = log((e^.08 + e^2.16)/2)."""
     losses, value = run("own_loss_and_objective")
-    assert losses == pytest.approx([0.4, 1.2])
-    assert value == pytest.approx(math.log((math.exp(0.2) + math.exp(1.8)) / 2), rel=1e-6)
+    assert losses == pytest.approx([0.16, 1.44])
+    assert value == pytest.approx(math.log((math.exp(0.08) + math.exp(2.16)) / 2), rel=1e-6)
 
 
 def test_exact_global_batch(run) -> None:

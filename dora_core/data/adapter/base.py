@@ -17,7 +17,7 @@ from dora_core.config.adapter import Adapter, roots_of
 from dora_core.config.path_syntax import quote_key
 from dora_core.data.adapter.fields import Fields
 from dora_core.data.adapter.messages import Message, MessageReader, Reply
-from dora_core.data.adapter.numbers import NotANumber, describe, to_number
+from dora_core.data.adapter.numbers import NotANumber, describe, is_nan, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
 from dora_core.data.problems import Problem, Reason, problem
@@ -56,6 +56,7 @@ class RowReader:
         )
         self._bare = self._system is None and self._history is None and self._input is None
         self._id, self._task, self._split, self._weight = (fields.path(name) for name in ("id", "task", "split", "weight"))
+        self._label_probability = fields.path("label_probability")
         self._splits = {name.strip().casefold(): split for name, split in adapter.splits.items()}
         self._split_cache: dict[str, str | None] = {}
         self._carry = [fields.compile(path) for path in adapter.carry]
@@ -66,8 +67,9 @@ class RowReader:
         self._refused = [c for c in self._media if c not in decided] + [
             c for c in columns if c.casefold() in TOOL_COLUMNS and c not in decided and c not in adapter.carry
         ]
+        numbers = (self._weight, self._label_probability)
         self._beside = bool(
-            self._refused or self._parts or self._carry or self._tools or self._id or self._task or self._split or self._weight
+            self._refused or self._parts or self._carry or self._tools or self._id or self._task or self._split or any(numbers)
         )
 
     def _undecided_parts(self, adapter: Adapter) -> list[tuple[CompiledPath, bool]]:
@@ -133,6 +135,8 @@ class RowReader:
         if type(value) is Missing:
             problems.append(problem(value.place, Reason.NO_SUCH_PATH, value.detail))
             return Given([], None)
+        if is_nan(value):
+            value = None
         system = self._text(self._system, row, problems) if self._system is not None else None
         extra = self._text(self._input, row, problems) if self._input is not None else None
         place = path.text if path is not None else "prompt"
@@ -152,7 +156,7 @@ class RowReader:
     def _text(self, path: CompiledPath, row: dict[str, Any], problems: list[Problem]) -> str | None:
         """A text of the context; None where it is null, absent or blank."""
         value = path.get(row)
-        if value is None or (type(value) is Missing and value.absent):
+        if value is None or is_nan(value) or (type(value) is Missing and value.absent):
             return None
         if type(value) is Missing:
             problems.append(problem(value.place, Reason.NO_SUCH_PATH, value.detail))
@@ -176,7 +180,7 @@ class RowReader:
         if self._history is None:
             return []
         value = self._history.get(row)
-        if value is None or (type(value) is Missing and value.absent):
+        if value is None or is_nan(value) or (type(value) is Missing and value.absent):
             return []
         place = self._history.text
         if type(value) is Missing:
@@ -318,7 +322,8 @@ class RowReader:
     # ------------------------------------------------------------------------------------------------- beside the responses
 
     def beside(self, row: dict[str, Any], fields: dict[str, Any], problems: list[Problem]) -> None:
-        """Put id, task, split, weight, tools and carried columns into ``fields``; report media and tools that are not decided."""
+        """Put everything beside the responses (id, task, split, numbers, tools, carried columns) into ``fields``; report media and tools
+        that are not decided."""
         if not self._beside:
             return
         beside = [(column, row.get(column), column.casefold() in MEDIA_COLUMNS) for column in self._refused]
@@ -356,16 +361,18 @@ class RowReader:
             fields["split"] = self._split_of(row, problems)
         if self._weight is not None:
             fields["weight"] = self.weight(row, problems)
+        if self._label_probability is not None:
+            fields["label_probability"] = self.label_probability(row, problems)
         if self._tools is not None:
             fields["tools"] = self._json(self.optional(self._tools, row, problems))
         if self._carry:
             fields["extra"] = self.extra_text({path.text: self.carried(path, row) for path in self._carry})
 
     def optional(self, path: CompiledPath, row: dict[str, Any], problems: list[Problem]) -> Any:
-        """A value that may be absent; a path that meets another type is a problem."""
+        """A value that may be absent, null or NaN; a path that meets another type is a problem."""
         value = path.get(row)
         if type(value) is not Missing:
-            return value
+            return None if is_nan(value) and path is not self._weight else value
         if not value.absent:
             problems.append(problem(value.place, Reason.NO_SUCH_PATH, value.detail))
         return None
@@ -413,16 +420,30 @@ class RowReader:
             return None
         return weight
 
+    def label_probability(self, row: dict[str, Any], problems: list[Problem]) -> float | None:
+        """Probability that the row's label is right, or None where it is not given."""
+        assert self._label_probability is not None
+        place = self._label_probability
+        try:
+            probability = to_number(self.optional(place, row, problems))
+        except NotANumber as error:
+            problems.append(problem(place.text, Reason.NOT_A_NUMBER, str(error)))
+            return None
+        if probability is not None and not 0 <= probability <= 1:
+            problems.append(problem(place.text, Reason.NOT_A_NUMBER, f"is {probability:g}, expected a probability from 0 to 1"))
+            return None
+        return probability
+
     def carried(self, path: CompiledPath, row: dict[str, Any]) -> Any:
         value = path.get(row)
         return None if type(value) is Missing else value
 
     def extra_text(self, values: dict[str, Any]) -> str:
-        """Carried values as JSON text; what JSON has not (dates, bytes, NaN) as its text."""
+        """Carried values as JSON text: NaN as null, what JSON has not (dates, bytes, infinities) as its text."""
         try:
             return _encode(values)
         except (ValueError, TypeError, RecursionError):
-            return json.dumps({name: repr(value)[:1000] for name, value in values.items()}, sort_keys=True, separators=(",", ":"))
+            return _encode({name: _encodable(value) for name, value in values.items()})
 
     def _json(self, value: Any) -> str | None:
         if value in (None, "", [], {}):
@@ -450,6 +471,21 @@ class ResponseReader:
             if path is not None:
                 return self.reader.optional(path, row, problems)
         return None
+
+
+def _encodable(value: Any) -> Any:
+    """A value that JSON has: numbers without a finite value replaced, one of another kind as its text."""
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None if is_nan(value) else str(value)
+    try:
+        if isinstance(value, list | tuple):
+            return [_encodable(item) for item in value]
+        if isinstance(value, dict):
+            return {key if isinstance(key, str) else repr(key): _encodable(item) for key, item in value.items()}
+        _encode(value)
+    except (ValueError, TypeError, RecursionError):
+        return repr(value)[:1000]
+    return value
 
 
 def _texts_of(value: Any) -> list[str] | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dora_core.config.adapter import Adapter
 from dora_core.data.adapter.paths import CompiledPath
 
-UNMAPPED_BY_NAME = frozenset({"source", "weight"})
+UNMAPPED_BY_NAME = frozenset({"source", "weight", "label_probability"})
 """Fields that are read only where the configuration maps them: a column of that name may mean something else."""
 
 

@@ -184,8 +184,7 @@ def test_all_problems_of_a_row_are_found():
     [
         (PAIRWISE | {"rejected": "x"}, {("rejected", "identical_pair")}),
         (PAIRWISE | {"rejected": " x\n"}, {("rejected", "identical_pair")}),
-        (PAIRWISE | {"rejected": "nan"}, {("rejected", "empty_response")}),
-        (PAIRWISE | {"prompt": "<NA>"}, {("prompt", "empty_prompt")}),
+        (PAIRWISE | {"rejected": float("nan")}, {("rejected", "wrong_type")}),
         ({"chosen": "x", "rejected": "y"}, {("prompt", "empty_prompt")}),
         (PAIRWISE | {"rejected": None}, {("rejected", "missing_response")}),
         ({"chosen": [USER, assistant("x")], "rejected": [*LEAD, assistant("y")]}, {("prompt", "prompt_mismatch")}),
@@ -282,9 +281,10 @@ def canonical(form="listwise", **fields):
 def test_a_canonical_row_is_the_record_of_the_plain_row_and_what_is_beside_it_changes_its_id():
     plain = canonical()
     assert plain == record({"prompt": "hi", "responses": ["x", "y"], "rewards": [1.0, 0.0]}), "ids of old rows stay"
-    beside = [canonical(weight=0.5), canonical(split="eval"), canonical(extra='{"a":1}')]
-    assert len({r.record_id for r in [plain, *beside]}) == 4 and {r.prompt_hash for r in beside} == {plain.prompt_hash}
+    beside = [canonical(weight=0.5), canonical(split="eval"), canonical(extra='{"a":1}'), canonical(label_probability=0.75)]
+    assert len({r.record_id for r in [plain, *beside]}) == 5 and {r.prompt_hash for r in beside} == {plain.prompt_hash}
     assert (beside[0].weight, beside[1].split, beside[2].extra) == (0.5, "eval", '{"a":1}')
+    assert beside[3].label_probability == 0.75 and plain.label_probability is None
 
 
 def test_final_texts_are_not_read_a_second_time():

@@ -38,6 +38,11 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
+def log_odds(average: float) -> float:
+    chance = math.exp(average)
+    return math.log(chance / (1 - chance))
+
+
 def pair_loss(p: dict[str, Any], w: Response, loser: Response) -> float:
     """ℓ of one pair, by name; ``p`` are the loss's parameters."""
     beta, m = p["beta"], p["beta"] * (w.lr - loser.lr)
@@ -67,6 +72,28 @@ def pair_loss(p: dict[str, Any], w: Response, loser: Response) -> float:
         case "bco":
             d = p["fixed_delta"]
             return (-math.log(sigmoid(beta * w.lr - d)) - math.log(sigmoid(-(beta * loser.lr - d)))) / 2
+        case "ropo":
+            alpha = p["alpha"]
+            return 4 * alpha / (1 + alpha) ** 2 * -math.log(sigmoid(m)) + 4 * alpha**2 / (1 + alpha) ** 2 * sigmoid(-m)
+        case "hinge":
+            return max(0.0, 1 - m)
+        case "sppo":
+            return (w.lr - 0.5 / beta) ** 2 + (loser.lr + 0.5 / beta) ** 2
+        case "chi_po":
+            bound, phi = 2 * p["largest_reward"], [math.exp(r.lr) + r.lr for r in (w, loser)]
+            return -math.log(sigmoid(min(bound, max(-bound, beta * (phi[0] - phi[1])))))
+        case "nca":
+            return -math.log(sigmoid(beta * w.lr)) - 0.5 * math.log(sigmoid(-beta * w.lr)) - 0.5 * math.log(sigmoid(-beta * loser.lr))
+        case "apo_zero":
+            return 1 - sigmoid(beta * w.lr) + sigmoid(beta * loser.lr)
+        case "apo_down":
+            return sigmoid(beta * w.lr) + 1 - sigmoid(m)
+        case "cpo":
+            return -math.log(sigmoid(beta * (w.logp - loser.logp)))
+        case "orpo":
+            return -beta * math.log(sigmoid(log_odds(w.average) - log_odds(loser.average)))
+        case "asft":
+            return -beta * (math.log(sigmoid(log_odds(w.average))) + math.log(sigmoid(-log_odds(loser.average))))
     raise AssertionError(p["name"])
 
 
@@ -85,6 +112,12 @@ def record_loss(p: dict[str, Any], responses: list[Response]) -> float:
             policy = [math.exp(r.logp / p["temperature"]) for r in ranked]
             target = [math.exp(r.reward) for r in ranked]
             return -sum(a * b for a, b in zip(policy, target, strict=True)) / (sum(policy) * sum(target))
+        case "sft":
+            return -best.average
+        case "d2o":
+            worst = ranked[-1]
+            better = [r.lr for r in ranked if r.reward > worst.reward]
+            return -math.log(sigmoid(p["beta"] * sum(better) / len(better) - p["alpha"] * worst.lr))
         case "rrhf":
             inversions = sum(max(0.0, i.average - j.average) for i in ranked for j in ranked if i.reward < j.reward)
             return inversions - p["sft_weight"] * best.average
@@ -100,7 +133,8 @@ def record_loss(p: dict[str, Any], responses: list[Response]) -> float:
     if p["pairs"] == "best_worst":
         pairs = [(best, min(ranked, key=lambda r: r.reward))]
     mean = sum(pair_loss(p, *pair) for pair in pairs) / len(pairs)
-    return mean - p["sft_weight"] * best.average if p["name"] == "rpo" else mean
+    imitation = {"rpo": p.get("sft_weight"), "cpo": p.get("sft_weight"), "orpo": 1.0, "asft": 1.0}.get(p["name"], 0.0)
+    return mean - imitation * best.average
 
 
 def ragged_records(seed: int) -> list[list[Response]]:

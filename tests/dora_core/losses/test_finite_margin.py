@@ -1,11 +1,13 @@
-"""IPO and EXO: arithmetic by hand, the independent reference, the position of the minimum."""
+"""IPO, EXO, hinge and SPPO: arithmetic by hand, the independent reference, the position of the minimum."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import pytest
+import torch
 
 from dora_core.losses import parse_loss
 from tests.dora_core.batches import batch_of, value
@@ -18,6 +20,10 @@ PARAMETERS: list[dict[str, Any]] = [
     {"name": "exo"},
     {"name": "ipo", "beta": 0.5, "pairs": "all"},
     {"name": "exo", "beta": 0.8, "epsilon": 0.2, "pairs": "all"},
+    {"name": "hinge"},
+    {"name": "hinge", "beta": 0.3, "pairs": "all"},
+    {"name": "sppo", "beta": 0.1},
+    {"name": "sppo", "beta": 0.5, "pairs": "all"},
 ]
 
 
@@ -32,6 +38,27 @@ def test_exo() -> None:
     assert value({"name": "exo", "beta": 1.0, "epsilon": 0.25}, lr, [[1.0, 0.0]]) == pytest.approx(0.0, abs=1e-12)
     expected = 0.75 * math.log(0.75 / 0.9) + 0.25 * math.log(2.5)  # = −0.136741 + 0.229073 = 0.092332
     assert value({"name": "exo", "beta": 1.0, "epsilon": 0.1}, lr, [[1.0, 0.0]]) == pytest.approx(expected)
+
+
+def test_hinge() -> None:
+    # β = .25: 1 − .25·(2 + 1) = .25; beyond a margin of 4 nats nothing is left
+    assert value({"name": "hinge", "beta": 0.25}, [[2.0, -1.0]], [[1.0, 0.0]]) == pytest.approx(0.25)
+    assert value({"name": "hinge", "beta": 0.25}, [[3.0, -1.5]], [[1.0, 0.0]]) == 0.0
+
+
+def test_sppo() -> None:
+    # 1/(2β) = 2 at β = .25: (3 − 2)² + (−1 + 2)² = 2; 0 at log-ratios of ±2
+    assert value({"name": "sppo", "beta": 0.25}, [[3.0, -1.0]], [[1.0, 0.0]]) == pytest.approx(2.0)
+    assert value({"name": "sppo", "beta": 0.25}, [[2.0, -2.0]], [[1.0, 0.0]]) == 0.0
+
+
+@pytest.mark.parametrize("q", [0.5, 0.7, 1.0])
+def test_a_soft_label_moves_the_targets_of_sppo(q: float) -> None:
+    """The paper's loss at P(y_w ≻ y_l) = q has targets ±(q − ½)/β; the expectation over labels adds 2q(1 − q)/β²."""
+    loss, lr, beta = parse_loss({"name": "sppo", "beta": 0.25}), (0.7, -1.3), 0.25
+    batch = dataclasses.replace(batch_of([list(lr)], [[1.0, 0.0]]), label_probability_B=torch.tensor([q], dtype=torch.float64))
+    paper = (lr[0] - (q - 0.5) / beta) ** 2 + (lr[1] - ((1 - q) - 0.5) / beta) ** 2
+    assert loss(batch).item() == pytest.approx(paper + 2 * q * (1 - q) / beta**2)
 
 
 OPTIMA = [({"name": "ipo", "beta": 0.25}, 1 / (2 * 0.25)), ({"name": "exo", "beta": 0.5, "epsilon": 0.1}, math.log(0.9 / 0.1) / 0.5)]
@@ -55,6 +82,8 @@ def test_minimum_is_at_its_finite_margin(parameters: dict[str, Any], margin: flo
     [
         ("ipo", 25.0),
         ("exo", -LOG2 - math.log(0.001 * 0.999) / 2),
+        ("hinge", 1.0),
+        ("sppo", 5e5),
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 
 from dora_core.losses import PreferenceBatch, parse_loss
-from tests.dora_core.batches import batch_of, for_all, ragged, same, value
+from tests.dora_core.batches import batch_of, for_all, ragged, same, softplus, value
 from tests.dora_core.losses.reference import compare_precisions, compare_with_reference
 
 LOG2 = math.log(2.0)
@@ -20,6 +21,8 @@ PARAMETERS: list[dict[str, Any]] = [
     {"name": "robust_dpo"},
     {"name": "cdpo", "beta": 0.5, "epsilon": 0.3, "pairs": "all"},
     {"name": "robust_dpo", "beta": 0.5, "epsilon": 0.3, "pairs": "all"},
+    {"name": "ropo"},
+    {"name": "ropo", "beta": 0.5, "alpha": 1.5, "pairs": "all"},
 ]
 
 
@@ -31,6 +34,55 @@ def test_cdpo() -> None:
 def test_robust_dpo() -> None:
     # m = 1, ε = .2: (0.8·0.313262 − 0.2·1.313262) / 0.6 = (0.250609 − 0.262652) / 0.6 = −0.020072
     assert value({"name": "robust_dpo", "beta": 1.0, "epsilon": 0.2}, [[1.0, 0.0]], [[1.0, 0.0]]) == pytest.approx(-0.0200716458)
+
+
+def test_ropo() -> None:
+    # α = 3: a = 12/16, b = 36/16; m = log 3: σ(m) = ¾: ¾·log(4/3) + 9/4·¼ = 0.215762 + 0.5625
+    loss = {"name": "ropo", "beta": 1.0, "alpha": 3.0}
+    assert value(loss, [[math.log(3.0), 0.0]], [[1.0, 0.0]]) == pytest.approx(0.75 * math.log(4 / 3) + 0.5625)
+
+
+@pytest.mark.parametrize("alpha", [1.5, 3.0, 20.0])
+def test_the_largest_slope_of_ropo_is_that_of_dpo(alpha: float) -> None:
+    """|∂ℓ/∂m| ≤ 1 with equality at σ(−m) = (1 + α)/(2α), and it falls towards both sides: a label that is utterly wrong pulls little."""
+    rivals = torch.linspace(-30, 10, 4001, dtype=torch.float64).requires_grad_()
+    parse_loss({"name": "ropo", "beta": 1.0, "alpha": alpha}).of_margin(rivals).sum().backward()
+    slopes = rivals.grad.abs()
+    assert slopes.max().item() == pytest.approx(1.0, abs=1e-4)
+    assert (-rivals[slopes.argmax()]).sigmoid().item() == pytest.approx((1 + alpha) / (2 * alpha), abs=0.02)
+    # far on the wrong side only the term −a·log σ(m) is left, of slope a = 4α/(1 + α)²
+    assert slopes[0].item() == pytest.approx(4 * alpha / (1 + alpha) ** 2, abs=1e-6)
+
+
+def soft(loss: dict[str, Any], margin: float, q: float) -> float:
+    batch = batch_of([[margin, 0.0]], [[1.0, 0.0]])
+    return parse_loss(loss)(dataclasses.replace(batch, label_probability_B=torch.tensor([q], dtype=torch.float64))).item()
+
+
+def test_dpo_pro_by_hand() -> None:
+    # q = .8, ρ = .25: r = √(.25·.16) = .2; m = 1: .8·0.313262 + .2·1.313262 + .2·1 = 0.713262. m = −1: .8·1.313262 + .2·0.313262 + .2
+    loss = {"name": "dpo_pro", "beta": 1.0, "rho": 0.25}
+    assert soft(loss, 1.0, 0.8) == pytest.approx(0.7132616875)
+    assert soft(loss, -1.0, 0.8) == pytest.approx(1.3132616875)
+    assert soft(loss, 1.0, 1.0) == pytest.approx(math.log1p(math.exp(-1.0))), "a certain label is dpo's"
+
+
+@for_all(margin=st.floats(-8, 8), q=st.floats(0.01, 0.99), rho=st.floats(0, 30))
+def test_dpo_pro_is_the_worst_label_in_its_ball(margin: float, q: float, rho: float) -> None:
+    """max over p in [0, 1] with (p − q)²/(q(1−q)) ≤ ρ, on a grid: p·ℓ(m) + (1−p)·ℓ(−m)."""
+    radius = math.sqrt(rho * q * (1 - q))
+    inside = [min(max(q + radius * k / 200, 0.0), 1.0) for k in range(-200, 201)]
+    worst = max(p * softplus(-margin) + (1 - p) * softplus(margin) for p in inside)
+    assert soft({"name": "dpo_pro", "beta": 1.0, "rho": rho}, margin, q) == pytest.approx(worst, rel=1e-12)
+
+
+def test_dpo_pro_on_all_pairs_uses_the_record_s_probability() -> None:
+    batch = batch_of([[2.0, 1.0, 0.0], [1.0, 0.0]], [[2.0, 1.0, 0.0], [1.0, 0.0]])
+    q = torch.tensor([0.8, 0.6], dtype=torch.float64)
+    loss = {"name": "dpo_pro", "beta": 1.0, "rho": 0.25}
+    found = parse_loss(loss | {"pairs": "all"})(dataclasses.replace(batch, label_probability_B=q))
+    expected = [(soft(loss, 1.0, 0.8) + soft(loss, 2.0, 0.8) + soft(loss, 1.0, 0.8)) / 3, soft(loss, 1.0, 0.6)]
+    assert found.tolist() == pytest.approx(expected)
 
 
 def test_minimum_of_cdpo_is_the_entropy_it_states() -> None:
@@ -84,6 +136,8 @@ def test_robust_dpo_has_no_floor(margin: float) -> None:
     [
         ("cdpo", LOG2),
         ("robust_dpo", LOG2),
+        ("ropo", 24 / 49 * LOG2 + 144 / 49 / 2),
+        ("dpo_pro", LOG2),
     ],
     ids=str,
 )

@@ -24,6 +24,8 @@ PARAMETERS: list[dict[str, Any]] = [
     {"name": "lire", "temperature": 0.8},
     {"name": "rrhf", "sft_weight": 0.2},
     {"name": "pro", "sft_weight": 0.0},
+    {"name": "d2o"},
+    {"name": "d2o", "beta": 0.6, "alpha": 0.25},
 ]
 
 
@@ -71,6 +73,16 @@ def test_pro() -> None:
     assert value(loss, [[-4.0, -8.0, -4.0]], [[3.0, 2.0, 0.0]]) == pytest.approx(expected)
 
 
+def test_d2o() -> None:
+    # lr = (3, 1, −2), rewards (1, 1, 0): .5·(3 + 1)/2 − .25·(−2) = 1.5: log(1 + e^−1.5) = 0.201413
+    assert value({"name": "d2o", "beta": 0.5, "alpha": 0.25}, [[3.0, 1.0, -2.0]], [[1.0, 1.0, 0.0]]) == pytest.approx(0.2014132780)
+
+
+@for_all(batch=ragged(most=2))
+def test_d2o_of_two_is_dpo(batch: PreferenceBatch) -> None:
+    same(parse_loss({"name": "d2o", "beta": 0.3, "alpha": 0.3})(batch), parse_loss({"name": "dpo", "beta": 0.3})(batch))
+
+
 def test_plackett_luce_at_the_reference_is_log_factorial() -> None:
     assert value("dpo_pl", [[0.0] * 5], [[5.0, 4.0, 3.0, 2.0, 1.0]]) == pytest.approx(math.log(math.factorial(5)))
 
@@ -93,6 +105,7 @@ def test_lire_of_two_far_apart_rewards_is_minus_the_policy_s_choice(batch: Prefe
     [
         ("dpo_pl", LOG2),
         ("lire", -0.5),
+        ("d2o", LOG2),
     ],
     ids=str,
 )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dora_core.losses import PreferenceBatch, parse_loss
-from tests.dora_core.batches import for_all, ragged, same, value
+from tests.dora_core.batches import batch_of, for_all, ragged, same, value
 from tests.dora_core.losses.reference import compare_precisions, compare_with_reference
 
 LOG2 = math.log(2.0)
@@ -24,6 +24,8 @@ PARAMETERS: list[dict[str, Any]] = [
     {"name": "ln_dpo", "beta": 2.0, "pairs": "all"},
     {"name": "simpo", "beta": 3.0, "gamma_beta_ratio": 0.2, "pairs": "all"},
     {"name": "rpo", "beta": 0.4, "sft_weight": 0.3, "pairs": "all"},
+    {"name": "chi_po"},
+    {"name": "chi_po", "beta": 0.02, "largest_reward": 0.4, "pairs": "all"},
 ]
 
 
@@ -62,6 +64,26 @@ def test_rpo() -> None:
     assert value(loss, [[-2.0, -9.0]], [[1.0, 0.0]], [[-4.0, -8.0]]) == pytest.approx(0.5543552445 + 1.0)
 
 
+def test_chi_po() -> None:
+    # r_w = 3, r_l = ½: φ = 3 + log 3 and ½ − log 2; β = .2: m = .2·(2.5 + log 6) = 0.858352: log(1 + e^−m)
+    margin = 0.2 * (2.5 + math.log(6.0))
+    loss = {"name": "chi_po", "beta": 0.2}
+    assert value(loss, [[math.log(3.0), -math.log(2.0)]], [[1.0, 0.0]]) == pytest.approx(math.log1p(math.exp(-margin)))
+    # R = .4: clipped at .8
+    assert value(loss | {"largest_reward": 0.4}, [[math.log(3.0), -math.log(2.0)]], [[1.0, 0.0]]) == pytest.approx(
+        math.log1p(math.exp(-0.8))
+    )
+
+
+def test_chi_po_has_no_gradient_beyond_its_clip_and_no_overflow() -> None:
+    batch = batch_of([[500.0, 0.0], [0.0, 500.0], [0.5, 0.0]], [[1.0, 0.0]] * 3)
+    policy = batch.policy_logps_BN.requires_grad_()
+    losses = parse_loss("chi_po")(batch)
+    losses.sum().backward()
+    assert losses.tolist()[:2] == pytest.approx([math.log1p(math.exp(-10)), math.log1p(math.exp(10))])
+    assert not policy.grad[:2].any() and policy.grad[2].all()
+
+
 EQUAL_TO_DPO = [{"name": "rpo", "sft_weight": 0.0}, {"name": "r_dpo", "length_penalty": 0.0}]
 
 
@@ -79,6 +101,7 @@ def test_without_its_extra_a_relative_is_dpo(parameters: dict[str, Any], pairs: 
         ({"name": "r_dpo", "length_penalty": 0.01}, math.log1p(math.exp(-0.01 * (9 - 4)))),
         ("ln_dpo", LOG2),
         ("rpo", LOG2 + 3.0 / 9),
+        ("chi_po", LOG2),
     ],
     ids=str,
 )

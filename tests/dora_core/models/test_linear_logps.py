@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dora_core.models import linear_logps as module
-from dora_core.models.linear_logps import linear_logps
+from dora_core.models.linear_logps import linear_log_collisions, linear_logps
 
 T, H, V = 13, 8, 37
 
@@ -85,3 +85,18 @@ def test_autocast_works_in_its_dtype_and_returns_float32() -> None:
     torch.testing.assert_close(got, expected, rtol=0.05, atol=0.05)
     got.sum().backward()
     assert all(p.grad.dtype == torch.float32 for p in parameters)
+
+
+@pytest.mark.parametrize("block", [1, 10, 100])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_log_collisions(block: int, with_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """log Σ_v π(v)², whatever the blocks; two tokens of ½ each coincide with probability ½."""
+    blocks_of(block, monkeypatch)
+    hidden, weight, bias, _ = inputs()
+    bias = bias if with_bias else None
+    expected = F.linear(hidden, weight, bias).softmax(dim=-1).square().sum(dim=-1).log()
+    found = linear_log_collisions(hidden, weight, bias)
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=1e-12)
+    assert not found.requires_grad
+    even = linear_log_collisions(torch.ones(1, 1, dtype=torch.float64), torch.tensor([[0.0], [0.0], [-1e4]], dtype=torch.float64), None)
+    assert even.item() == pytest.approx(math.log(0.5))

@@ -152,3 +152,25 @@ def test_log_probabilities_are_the_same_to_rounding(policy, monkeypatch: pytest.
     failures = device.failures
     score_responses(logps, responses, 0, budget, torch.device("cpu"))
     assert device.failures == failures, "a budget that is kept does not fail again"
+
+
+@pytest.mark.parametrize("head", ["linear", "wrapped"])
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_collisions_equal_those_of_all_logits(policy, head: str, layout: str) -> None:
+    """Σ_t log Σ_v π_v² beside the same log-probabilities, packed or padded, through the blocks or a module; without gradient."""
+    policy.eval()
+    expected = []
+    for r in RESPONSES:
+        logits = policy(input_ids=torch.tensor([r.prompt_ids + r.response_ids])).logits[0].double()
+        chances = logits[len(r.prompt_ids) - 1 : -1].softmax(-1)
+        expected.append(chances.square().sum(-1).log().sum().item())
+    logps = ResponseLogps(policy)
+    if head == "wrapped":
+        policy.set_output_embeddings(torch.nn.Sequential(policy.get_output_embeddings()))
+    rows = logps.collate([[r] for r in RESPONSES], 0) if layout == "packed" else collate(RESPONSES, 0)
+    assert isinstance(rows, PackedRows) == (layout == "packed")
+    plain, (both, collisions) = logps(rows), logps(rows, collisions=True)
+    assert collisions.tolist() == pytest.approx(expected, abs=1e-4)
+    torch.testing.assert_close(both, plain)
+    gradients = [torch.autograd.grad(x.sum(), next(policy.parameters()), retain_graph=True)[0] for x in (plain, both)]
+    torch.testing.assert_close(*gradients)

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ from dora_core.training.distributed import Worker, scale_gradients, wrap
 from dora_core.training.microbatches import split_step
 from tests.dora_core.training_records import alignment_data
 
-OBJECTIVES = ["erm", "reweight", "dro", "dora", "dora_outer", "dora_tilted", "dr_dpo"]
+OBJECTIVES = ["erm", "reweight", "dro", "dora", "dora_outer", "dora_tilted", "dr_dpo", "kldpo"]
 RECORDS = 8
 Lam = float | str
 LAMBDAS: tuple[Lam, ...] = (0.05, 1.0, "auto")
@@ -47,7 +48,7 @@ def tokenizer_of_words() -> transformers.PreTrainedTokenizerBase:
     return train_tokenizer(WORDS, 300)
 
 
-def make_task(objective: ObjectiveConfig, worker: Worker, unpaired: str | None = None) -> AlignmentTask:
+def make_task(objective: ObjectiveConfig, worker: Worker, unpaired: str | None = None, loss: dict[str, Any] | None = None) -> AlignmentTask:
     """The same weights, records and reference in every process; ``unpaired``: a loss for labels, and every other record is one response."""
     rng = np.random.default_rng(0)
 
@@ -76,7 +77,7 @@ def make_task(objective: ObjectiveConfig, worker: Worker, unpaired: str | None =
     logps = [-5.0 - 40.0 * rng.random() for r in records for _ in r["responses"]]
     factors = rng.gamma(1.0, 1.0, size=RECORDS)
     data = alignment_data(records, factors, logps, Encoder(tokenizer, TextConfig()))
-    config = AlignConfig(loss={"name": unpaired or "dpo_pl", "beta": 0.2}, objective=objective)
+    config = AlignConfig(loss=loss or {"name": unpaired or "dpo_pl", "beta": 0.2}, objective=objective)
     task = AlignmentTask(ResponseLogps(model), [], data, config, Execution(), worker, tokenizer.pad_token_id)
     task._check_reference = lambda batch: None  # the reference here is drawn at random so that scores differ widely
     return task
@@ -87,9 +88,9 @@ def flat_gradient(module: torch.nn.Module) -> Tensor:
 
 
 def step_gradient(
-    objective: ObjectiveConfig, worker: Worker, micro_batch_size: int, unpaired: str | None = None
+    objective: ObjectiveConfig, worker: Worker, micro_batch_size: int, unpaired: str | None = None, loss: dict[str, Any] | None = None
 ) -> tuple[Tensor, dict[str, float]]:
-    task = make_task(objective, worker, unpaired)
+    task = make_task(objective, worker, unpaired, loss)
     module = wrap(task.module, "ddp", worker, [])
     metrics = {}
     for step in (1, 2):  # the second step starts from the offset the first one left behind

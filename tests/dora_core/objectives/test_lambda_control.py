@@ -70,11 +70,41 @@ def test_auto_rises_at_once_and_falls_slowly() -> None:
     assert auto.learns
     assert auto.at(0) == UNBOUNDED
     auto.observe(spread(1.0), ones)
-    first = auto.at(1)
-    auto.observe(spread(5.0), ones)
-    assert auto.at(2) == pytest.approx(5 * first, rel=3e-3)
+    found = lambda_for_ess(find_objective("dro"), spread(1.0), ones, 0.9)
+    # mean |ℓ| = ½: λ falls from 10·½
+    assert auto.at(1) == pytest.approx(5**0.9 * found**0.1, rel=3e-3)
+    auto.observe(spread(50.0), ones)
+    assert auto.at(2) == pytest.approx(50 * found, rel=3e-3)
     auto.observe(spread(1.0), ones)
-    assert auto.at(3) == pytest.approx(5**0.9 * first, rel=3e-3)
+    assert auto.at(3) == pytest.approx(50 * found / 1.25, rel=3e-3), "a tenth of the way in log λ would be a fall by a third"
+    auto.observe(spread(30.0), ones)
+    assert auto.at(4) == pytest.approx((50 / 1.25) ** 0.9 * 30**0.1 * found, rel=3e-3)
+
+
+@pytest.mark.parametrize("name", ["dro", "dora", "dora_tilted", "dr_dpo", "kldpo"])
+@pytest.mark.parametrize("still", [1, 4])
+def test_auto_does_not_overshoot_while_the_losses_begin_to_spread(name: str, still: int) -> None:
+    """As with a 135M model under dpo: ℓ = log 2 up to rounding (the λ found is about .02), then a spread that grows manifold.
+
+    With the λ found on the first step the second one's ESS was below .4 of its value at λ = ∞; now it is never below the target while
+    λ comes down, and reaches it where the spread stays.
+    """
+    generator, objective, target = torch.Generator().manual_seed(1), find_objective(name), 0.9
+    factors = 0.999 + 0.002 * torch.rand(64, generator=generator, dtype=torch.float64)
+    auto, reached, naive = control(name=name, lam="auto"), [], []
+    widths = [0.004] * still + [0.03, 0.06, 0.1, 0.14, 0.17] + [0.2] * 60
+    for width in widths:
+        losses = math.log(2.0) + width * torch.randn(64, generator=generator, dtype=torch.float64)
+        lam = auto.at(0)
+        at_infinity = weight_ess(objective, losses, factors, UNBOUNDED)
+        reached.append(weight_ess(objective, losses, factors, lam) / at_infinity)
+        found = lambda_for_ess(objective, losses, factors, target)
+        naive.append(weight_ess(objective, losses * 0 + math.log(2.0) + (losses - math.log(2.0)) * 7.5, factors, found) / at_infinity)
+        auto.observe(losses, factors)
+    assert naive[still - 1] < 0.6, "the λ found on a step of rounding concentrates the weights of the next one"
+    assert min(reached[: still + 10]) > target
+    assert min(reached) > 0.85, "a step's own spread varies around the one before"
+    assert sum(reached[-20:]) / 20 < 0.95, "and the weights do become unequal"
 
 
 def test_auto_never_tilts_against_the_factors() -> None:

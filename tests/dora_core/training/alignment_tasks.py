@@ -52,8 +52,9 @@ def make_task(
     data: AlignmentData,
     worker: Worker | None = None,
     execution: Execution | None = None,
-    loss: str = "dpo_pl",
+    loss: str | dict[str, Any] = "dpo_pl",
+    **settings: Any,
 ) -> AlignmentTask:
-    config = AlignConfig(loss={"name": loss}, objective={"name": "dora"})
+    config = AlignConfig(**{"loss": loss, "objective": {"name": "dora"}} | settings)
     layers = list(policy.model.layers)
     return AlignmentTask(ResponseLogps(policy), layers, data, config, execution or Execution(), worker or Worker(), tokenizer.pad_token_id)

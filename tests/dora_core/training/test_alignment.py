@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -65,3 +66,25 @@ def test_labels_are_learned_alone_and_beside_pairs(policy, tokenizer, tmp_path: 
 def test_a_loss_that_compares_responses_refuses_labels(policy, tokenizer) -> None:
     with pytest.raises(DataError, match=r"2 of 7 training records are unpaired .* align.loss.name: dpo_pl"):
         make_task(policy, tokenizer, make_data(policy, tokenizer, records=[*RECORDS, *UNPAIRED]))
+
+
+def test_label_probabilities_are_soft_labels_in_training(policy, tokenizer) -> None:
+    """q = ½ leaves dpo no direction to push a pair in; q of the other records keeps theirs. `ignore` trains as if none were given."""
+    soft = [RECORDS[0] | {"label_probability": 0.5}, RECORDS[1] | {"label_probability": 0.8}, RECORDS[4]]
+    data = make_data(policy, tokenizer, records=soft)
+    assert data.uncertain == 2 and [data[i].label_probability for i in range(3)] == [0.5, 0.8, 1.0]
+    task = make_task(policy, tokenizer, data, loss="dpo")
+    batch = task._forward(task.module, [data[i] for i in range(3)])
+    leaf = batch.policy_logps_BN.detach().requires_grad_()
+    task._config.loss(dataclasses.replace(batch, policy_logps_BN=leaf)).sum().backward()
+    # at the reference ∂ℓ/∂lr_best = −β(2q − 1)/2
+    assert leaf.grad[:, 0].tolist() == pytest.approx([0.0, -0.1 * 0.6 / 2, -0.1 / 2], abs=1e-6)
+    ignoring = make_task(policy, tokenizer, data, loss="dpo", label_probability="ignore")
+    assert ignoring._forward(task.module, [data[0]]).label_probability_B is None
+
+
+def test_a_loss_on_lists_refuses_label_probabilities_until_told_to_ignore_them(policy, tokenizer) -> None:
+    data = make_data(policy, tokenizer, records=[r | {"label_probability": 0.9} for r in RECORDS])
+    with pytest.raises(DataError, match=r"3 of 5 training records have a label_probability below 1, and align.loss.name: dpo_pl"):
+        make_task(policy, tokenizer, data)
+    make_task(policy, tokenizer, data, label_probability="ignore")

@@ -33,6 +33,7 @@ def make_rows(n: int) -> list[dict]:
                 "sources": [["human", None, "a-lm"][int(rng.integers(0, 3))] for _ in range(size)],
                 "logps": (-rng.exponential(size=size)).tolist(),
                 "factor": float(rng.gamma(2.0)),
+                "label_probability": float(rng.random()) if i % 3 else None,
             }
         )
     return rows
@@ -65,6 +66,7 @@ def test_records_are_those_of_encoding_one_by_one(tokenizer, tmp_path: Path, bat
         assert record.responses == [encoder.encode(r["prompt"], r["responses"][j]) for j in chosen]
         assert all(response.prompt_ids is record.responses[0].prompt_ids for response in record.responses)
         assert record.rewards == [r["rewards"][j] for j in chosen] and record.reference_logps == [r["logps"][j] for j in chosen]
+        assert record.label_probability == (1.0 if r["label_probability"] is None else r["label_probability"])
         assert [names[s] for s in record.sources] == [r["sources"][j] or UNKNOWN for j in chosen]
         assert data.tokens[i] == len(record.responses[0].prompt_ids) + sum(len(x.response_ids) for x in record.responses)
         assert data.unshared_tokens[i] == sum(map(len, record.responses))
@@ -120,15 +122,16 @@ def test_unpaired_records_stay_and_a_list_with_one_measured_response_does_not(to
     assert (data.unpaired, data.dropped) == (2, 1)
 
 
-def test_a_file_of_an_earlier_release_has_no_unpaired_records(tokenizer, tmp_path: Path) -> None:
+def test_a_file_of_an_earlier_release_has_no_unpaired_and_no_uncertain_records(tokenizer, tmp_path: Path) -> None:
     write(tmp_path / "data.arrow", make_rows(9), Encoder(tokenizer, TextConfig()), 3, 8)
     with pa.ipc.open_file(str(tmp_path / "data.arrow")) as reader:
         table = reader.read_all()
-    old = table.drop_columns("unpaired")
+    old = table.drop_columns(["unpaired", "label_probability"])
     with pa.ipc.new_file(str(tmp_path / "old.arrow"), old.schema) as file:
         file.write_table(old)
     data = AlignmentData(tmp_path / "old.arrow")
     assert data.unpaired == 0 and len(data) == len(table) and not data[0].unpaired
+    assert data.uncertain == 0 and data[0].label_probability == 1.0
 
 
 def test_a_record_without_exactly_one_label_is_refused(tokenizer, tmp_path: Path) -> None:
@@ -136,3 +139,25 @@ def test_a_record_without_exactly_one_label_is_refused(tokenizer, tmp_path: Path
     rows[1]["rewards"] = [0.5]
     with pytest.raises(DataError, match=r"record in row 1 has reward_kind label and the rewards \[0.5\]"):
         write(tmp_path / "data.arrow", rows, Encoder(tokenizer, TextConfig()), 3, 8)
+
+
+def test_the_hardest_share_is_left_out(tokenizer, tmp_path: Path) -> None:
+    """q = (.9, .2, 1, .2, .6): a share of .4 is two records, .5 too; of the two at .2 a share of .2 leaves the earlier one."""
+    rows = [r | {"rewards": [1.0, 0.0] + [None] * (len(r["responses"]) - 2)} for r in make_rows(5)]
+    for row, q in zip(rows, (0.9, 0.2, None, 0.2, 0.6), strict=True):
+        row["label_probability"] = q
+    path = tmp_path / "data.arrow"
+    whole = write(path, rows, Encoder(tokenizer, TextConfig()), 2, 8)
+    for share, kept in ((0.0, [0, 1, 2, 3, 4]), (0.2, [0, 1, 2, 4]), (0.4, [0, 2, 4]), (0.5, [0, 2, 4]), (0.9, [2])):
+        data = AlignmentData(path, share)
+        assert [data[i].row for i in range(len(data))] == kept and data.dropped == 5 - len(kept)
+        assert data.tokens.tolist() == whole.tokens[kept].tolist() and data.uncertain == sum(i != 2 for i in kept)
+    with pytest.raises(IndexError):
+        AlignmentData(path, 0.4)[3]
+
+
+def test_dropping_the_hardest_of_certain_records_is_refused(tokenizer, tmp_path: Path) -> None:
+    rows = [r | {"label_probability": 1.0} for r in make_rows(20)]
+    write(tmp_path / "data.arrow", rows, Encoder(tokenizer, TextConfig()), 7, 8)
+    with pytest.raises(DataError, match=r"align.drop_hardest: 0.3 leaves out .* none of \d+ records has one"):
+        AlignmentData(tmp_path / "data.arrow", 0.3)

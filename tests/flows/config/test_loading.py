@@ -44,7 +44,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "key on the wrong level": (
         DATA + "align: {lambda: 1.0}",
         "align.lambda: unknown key",
-        "allowed: loss, max_responses, objective, optimization",
+        "allowed: drop_hardest, label_probability, loss, max_responses, objective, optimization",
     ),
     "unknown stage": (DATA + "execution: {algn: {workers: 1}}", "execution.algn: unknown key", "did you mean 'align'?"),
     "missing file": ("data: {train: [{path: dta.parquet}]}", "data.train.0.path: no such file or folder", "did you mean 'data.parquet'?"),
@@ -79,6 +79,17 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "unknown loss": (DATA + "align: {loss: {name: dppo}}", "align.loss: unknown loss 'dppo'", "did you mean 'dpo'?"),
     "unknown loss parameter": (DATA + "align: {loss: {name: dpo, bta: 0.1}}", "align.loss.bta: unknown key", "did you mean 'beta'?"),
     "bad loss parameter": (DATA + "align: {loss: {name: dpo, beta: -0.1}}", "align.loss.beta: must be greater than 0", "(got -0.1)"),
+    "unknown part of a loss": (
+        DATA + "align: {loss: {name: mpo, parts: [{loss: dppo}]}}",
+        "align.loss.parts.0.loss: unknown loss 'dppo'",
+        "did you mean 'dpo'?",
+    ),
+    "unknown parameter of a part": (
+        DATA + "align: {loss: {name: mpo, parts: [{loss: {name: dpo, bta: 1.0}}]}}",
+        "align.loss.parts.0.loss.bta: unknown key",
+        "did you mean 'beta'?",
+    ),
+    "bad base of a loss": (DATA + "align: {loss: {name: lcpo, base: lire}}", "align.loss.base: must be a loss on pairs", "lire has no"),
     "loss without a name": (DATA + "align: {loss: {beta: 0.1}}", "align.loss: a loss is a name or a mapping with `name`", "allowed: "),
     "pairwise without sources": ("data: {train: [{path: pairs.parquet}]}", "data.train[0]", "chosen_source"),
     "mapped column not there": ("data: {train: [{path: data.parquet, columns: {prompt: question}}]}", "question", "prompt"),

@@ -25,7 +25,7 @@ from dora_core.data.problems import Problem, Reason, problem
 _BATCH = 512
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 MAX_MEMBERS = 256  # the largest `data.max_responses`
-_SHARED = ("prompt", "task", "split", "weight", "tools")
+_SHARED = ("prompt", "task", "split", "weight", "label_probability", "tools")
 _GROUPS = """
     SELECT first.seq, item.payload FROM (SELECT key, MIN(seq) AS seq FROM item GROUP BY key) AS first
     JOIN item ON item.key = first.key ORDER BY first.seq, item.seq

@@ -52,7 +52,11 @@ def read_rows(rows: list[Any], keys: dict[str, Any] | None = None, *, columns: l
 def record_of(row: CanonicalRow) -> Record:
     """The record of a canonical row; unpaired rows as samples, whose label is beside the record."""
     forms = {"unpaired": "sample"}
-    fields = {key: value for key, value in row.fields.items() if key not in ("label", "source", "split", "weight", "extra", "tools")}
+    fields = {
+        key: value
+        for key, value in row.fields.items()
+        if key not in ("label", "source", "split", "weight", "extra", "tools", "label_probability")
+    }
     record = parse_row(fields, forms.get(row.form, row.form), Rules())  # type: ignore[arg-type]
     assert isinstance(record, Record), record
     return record

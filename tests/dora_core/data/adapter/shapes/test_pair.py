@@ -39,3 +39,13 @@ def test_texts_are_kept_exactly(good, bad):
         assert (row.fields["chosen"], row.fields["rejected"]) == (good, bad)
     if not read.rows:
         assert {str(p.reason) for p in read.problems[0]} <= {"templated_text", "structured_text", "wrong_type", "unknown_role"}
+
+
+def test_the_probability_of_a_label_is_read_only_where_it_is_mapped_and_is_a_probability():
+    row = {"prompt": "q", "chosen": "a", "rejected": "b", "label_probability": 0.7, "votes": "0.75"}
+    assert "label_probability" not in read_rows([row]).rows[0][0].fields
+    columns = {"columns": {"label_probability": "votes"}}
+    assert read_rows([row], columns).rows[0][0].fields["label_probability"] == 0.75
+    assert read_rows([row | {"votes": None}, row], columns).rows[0][0].fields["label_probability"] is None
+    (found,) = read_rows([row, row | {"votes": 1.2}], columns).problems[1]
+    assert (found.field, found.detail) == ("votes", "is 1.2, expected a probability from 0 to 1")
