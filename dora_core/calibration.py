@@ -6,6 +6,11 @@ head i, w_i = γ_i·c_i/(1 − c_i) ≈ p_golden/Q_i.
 
 The golden source has no head: a classifier of golden against golden is at chance, so c_0 = ½, γ_0 = 1, w_0 = 1 exactly.
 
+*Given the prompt.* DoRA's P and Q_i are distributions of y given x. c estimated from (x, y) has odds w(x, y)/γ with w(x, y) = w(y|x)·w(x);
+:func:`given_prompt` divides the second factor out. Where sources answer different prompts, their shares among the responses to a
+prompt differ too, m_i(x) ∝ m_i/w_i(x) (:func:`prompt_shares`), and P(y|x) = Σ_i m_i(x)·Q_i(y|x): E_P[h | x] = 1 for every prompt, so h
+weights responses and not prompts. With both, mixture h(y|x) = h(x, y)/h(x).
+
 Order of operations (:func:`calibrate`): form → normalise to mean 1 → cap at a quantile → temper h^τ → normalise again. The
 cap is a quantile, so it does not depend on the first scale; the second normalisation gives the returned h mean 1.
 
@@ -41,9 +46,28 @@ def density_ratios(c_NS: Floats, gamma_S: Floats) -> Floats:
     return gamma_S * c_NS / (1.0 - c_NS)
 
 
+def given_prompt(logits_NS: Floats, prompt_NS: Floats) -> Floats:
+    """Logits of the response given the prompt: logit c(x, y) − log w(x), with log w(x) = logit c(x) − log(N_golden/N_i)."""
+    return logits_NS - prompt_NS
+
+
+def prompt_shares(shares: Floats, prompt_NC: Floats) -> Floats:
+    """Shares of the sources among the responses to each prompt, m_i(x) = m_i·e^(−r_i)/Σ_j m_j·e^(−r_j), shape (N, S + 1).
+
+    Args:
+        shares: (S + 1,) of the mixture, golden first; the golden one may be 0.
+        prompt_NC: (N, S + 1) r = log p_golden(x)/q_i(x) of the prompt, column 0 of the mixture's golden responses.
+    """
+    peak_N1 = np.where(shares > 0, -prompt_NC, -np.inf).max(axis=1, keepdims=True)
+    weight_NC = shares * np.exp(np.minimum(-prompt_NC - peak_N1, 0.0))
+    shares_NC: Floats = weight_NC / weight_NC.sum(axis=1, keepdims=True)
+    return shares_NC
+
+
 def mixture_factor(w_NS: Floats, shares: Floats) -> Floats:
-    """h = 1/(α + Σ_i m_i/w_i): p_golden/P when the ratios are exact, at most 1/α. Shape (N,); ``shares`` is (S + 1,), golden first."""
-    h_N: Floats = 1.0 / (shares[0] + (shares[1:] / w_NS).sum(axis=1))
+    """h = 1/(α + Σ_i m_i/w_i): p_golden/P when the ratios are exact, at most 1/α. Shape (N,); golden first in ``shares``, (S + 1,) or
+    (N, S + 1)."""
+    h_N: Floats = 1.0 / (shares[..., 0] + (shares[..., 1:] / w_NS).sum(axis=1))
     return h_N
 
 
@@ -65,10 +89,15 @@ def released_factor(c_NS: Floats, shares: Floats, source_N: NDArray[np.integer])
     return h_N
 
 
-def factor(form: str, c_NS: Floats, gamma_S: Floats, shares: Floats, source_N: NDArray[np.integer]) -> Floats:
-    """Compute the raw h by one of :data:`FORMS`, shape (N,)."""
+def factor(
+    form: str, c_NS: Floats, gamma_S: Floats, shares: Floats, source_N: NDArray[np.integer], prompt_NC: Floats | None = None
+) -> Floats:
+    """Compute the raw h by one of :data:`FORMS`, shape (N,).
+
+    With ``prompt_NC`` of :func:`prompt_shares`, form ``mixture`` has the shares of each prompt; the other two are defined by the mixture's.
+    """
     if form == "mixture":
-        return mixture_factor(density_ratios(c_NS, gamma_S), shares)
+        return mixture_factor(density_ratios(c_NS, gamma_S), shares if prompt_NC is None else prompt_shares(shares, prompt_NC))
     if form == "paper":
         return paper_factor(c_NS, gamma_S, shares)
     return released_factor(c_NS, shares, source_N)

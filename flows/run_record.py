@@ -107,7 +107,7 @@ class RunRecord(Record):
         flow_run_id: Prefect's id; None where there was none.
         process: None in manifests of earlier releases.
         started, finished: epoch seconds.
-        decision: ``promoted``, ``challenger`` or ``refused``; None before ``promote`` has run.
+        decision: ``promoted``, ``challenger``, ``undecided`` or ``refused``; None before ``promote`` has run.
         remark: why nothing was decided.
         decided_by: the person who decided; None where the gate did.
         deadline: epoch seconds until which a question waits for an answer.

@@ -49,6 +49,8 @@ HEAD_ENVIRONMENT = {
     "RAY_COLOR_PREFIX": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's next default; unset, every worker warns about it
 }
+PASSED_ON = {"RAY_worker_niceness"}
+"""Settings of Ray that a head takes from the environment: the priority of its workers, which Ray lowers to niceness 15."""
 
 
 class _Record(StrictModel):
@@ -142,7 +144,8 @@ class RayHead:
             *([] if num_cpus is None else [f"--num-cpus={num_cpus}"]),
             *([] if num_gpus is None else [f"--num-gpus={num_gpus}"]),
         ]  # fmt: skip
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k not in CONTROL_SECRETS}
+        excluded = {name for name in os.environ if name.startswith("RAY_")} - PASSED_ON | {*CONTROL_SECRETS}
+        inherited = {name: value for name, value in os.environ.items() if name not in excluded}
         # Ray's dashboard and killed workers leave files in the temporary folder; these are deleted with the head. The cache, which later
         # jobs read again, stays outside.
         (temp_dir / "tmp").mkdir()

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-from tests.shared_ray import module_of
-
 if TYPE_CHECKING:
     from tests.machine import Machine
 
@@ -26,23 +24,31 @@ hypothesis.settings.load_profile("dora")
 
 
 pytest_plugins = ["tests.faults", "tests.shared_ray"]
-SLOW = ("browser", "system", "component")
+ORDER = ("browser", "machine", "system", "component")
 USES_OF_RAY = ("unconnected", "ray_cluster")
 """Fixtures of ``tests/shared_ray.py``, in the order in which modules with them run: Ray then starts once."""
+SERVERS = {
+    f"tests/{name}.py" for name in ("browser/test_pages", "system/test_servers", "system/test_backends", "system/test_faults_servers")
+}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules with slow tests first; the quick ones fill what is left. Within a module the order stays: fixtures build on it."""
+    """Modules with slow tests first, and those that share servers or a Ray together; the quick ones fill what is left.
+
+    Within a module the order stays: fixtures build on it.
+    """
+    from tests.shared_ray import module_of
+
     words: dict[str, set[str]] = {}
     for item in items:
         found = {mark.name for mark in item.iter_markers()} | {*getattr(item, "fixturenames", ())}
         words.setdefault(module_of(item), set()).update(found)
+    order = (*ORDER, *USES_OF_RAY)
 
     def rank(item: pytest.Item) -> int:
         mine = words[module_of(item)]
-        order = (*SLOW, *USES_OF_RAY)
-        wanted = USES_OF_RAY if mine.intersection(USES_OF_RAY) else SLOW
+        wanted = USES_OF_RAY if mine.intersection(USES_OF_RAY) else ORDER
         return next((order.index(word) for word in wanted if word in mine), len(order))
 
     items.sort(key=rank)
@@ -59,15 +65,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByModule(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             module = nodeid.partition("::")[0]
-            return "servers" if module.startswith(("tests/browser/", "tests/system/")) else module
+            return "servers" if module in SERVERS else module
 
     return ByModule(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def home_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests that choose no home of their own leave nothing in the working directory."""
+def environment_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests that choose no home of their own leave nothing in the working directory; Ray's workers have no lower priority."""
+    from tests.shared_ray import EQUAL_PRIORITY
+
     os.environ.setdefault("DORA_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+    os.environ |= EQUAL_PRIORITY
 
 
 @pytest.fixture(autouse=True)

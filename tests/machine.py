@@ -21,6 +21,7 @@ from dora_core.testbed.mixture import Testbed, TestbedConfig
 from flows.run_record import read_records
 from infra.ray_head import auth_headers
 from infra.store.store import Store
+from tests.shared_ray import EQUAL_PRIORITY
 
 WAIT_SECONDS = 400
 
@@ -35,13 +36,18 @@ def processes_of(home: Path) -> list[psutil.Process]:
     return found
 
 
+def environment_of(home: Path) -> dict[str, str]:
+    """Return the environment of commands with a separate home: it names no server, and Ray's workers have the priority of all processes."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DORA_", "PREFECT_", "MLFLOW_", "RAY_"))}
+    return inherited | EQUAL_PRIORITY | {"DORA_HOME": str(home)}
+
+
 class Machine:
     """A home of its own with servers started by ``dora up``."""
 
     def __init__(self, home: Path):
         self.home = home
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("DORA_", "PREFECT_", "MLFLOW_", "RAY_"))}
-        self.environment["DORA_HOME"] = str(home)
+        self.environment = environment_of(home)
         self.urls: dict[str, str] = {}
 
     def dora(self, *arguments: str, code: int = 0) -> dict[str, Any]:
@@ -142,7 +148,7 @@ def small_run(machine: Machine, project: str, *, on_ray_train: Iterable[str] = (
         "sft": {"optimization": {"batch_size": 8}},
         "evaluate": {"kl_prompts": 0, "bootstrap_samples": 100},
         "compare": None,
-        "gate": {"min_accuracy": 0.0, "min_lift": -1.0, "max_golden_drop": 1.0},
+        "gate": {"min_accuracy": 0.0, "min_lift": -1.0, "max_golden_drop": 1.0, "when_uncertain": "promote"},
         "execution": {"default": {"workers": 0}} | {stage: {"workers": 1} for stage in on_ray_train},
     }
     (machine.home / "configs").mkdir(exist_ok=True)

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+EQUAL_PRIORITY = {"RAY_worker_niceness": "0"}
+"""Environment of a Ray whose workers run at the priority of other processes. Ray gives them niceness 15: beside the tests of another
+process they would get 1/28 of a core."""
 _modules: set[str] = set()
 _started: list[bool] = []
 

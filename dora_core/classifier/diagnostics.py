@@ -2,8 +2,10 @@
 
 Beside AUC, log-loss and calibration error, three cheap checks of the cues that a classifier uses:
 
-- *prompt only*: the AUC of a hashed n-gram model that sees the prompt alone, cross-fitted on the same folds. High where a source
-  answers other prompts than people do; the ratio then compares prompts, not responses.
+- *prompt only*: the AUC of the prompt part (``prompt.py``), before shrinkage. High where a source answers other prompts than people do;
+  the ratio of (x, y) then compares prompts as well as responses.
+- *given the prompt*: the AUC of the logits without the prompt part, over rows weighted such that prompts do not tell golden and source
+  apart (``scaling.overlap_weights``).
 - *within prompt*: how often the golden response of a prompt gets a higher logit than the source's response to the same prompt.
   No prompt cue can help here.
 - *length only*: AUC of the response's length in characters, in whichever direction it is above ½ (one bit chosen on the data).
@@ -18,19 +20,14 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from dora_core.classifier.model import GOLDEN, Examples
-from dora_core.classifier.scaling import Scaling, log_loss
-from dora_core.classifier.wide import Design, Ngrams
-from dora_core.models.ragged import Ragged
+from dora_core.classifier.scaling import Scaling, log_loss, overlap_weights
 
 Floats = NDArray[np.float64]
 BINS = 10
 RESAMPLES = 200
-PROMPT_PENALTY, PROMPT_TOKENS = 5.0, 256
 FAMILY_LEVEL = 0.05
 
 
@@ -57,14 +54,18 @@ def auc(scores: Floats, golden: NDArray[np.bool_], weights_BN: Floats | None = N
     return values
 
 
-def auc_resamples(scores: Floats, golden: NDArray[np.bool_], prompts: NDArray[np.uint64], seed: int = 0) -> Floats:
-    """AUCs of :data:`RESAMPLES` bootstrap samples of prompts (rows of one prompt are not independent); undefined ones are left out."""
+def auc_resamples(
+    scores: Floats, golden: NDArray[np.bool_], prompts: NDArray[np.uint64], seed: int = 0, weights: Floats | None = None
+) -> Floats:
+    """AUCs of rows with ``weights`` (default 1) in :data:`RESAMPLES` bootstrap samples of prompts (rows of one prompt are not independent);
+    undefined ones are left out."""
     _, inverse = np.unique(prompts, return_inverse=True)
     rng, count = np.random.default_rng(seed), int(inverse.max(initial=-1)) + 1
     values = []
     for _ in range(RESAMPLES // 20):  # 20 at a time: memory stays at 20 numbers per row
         draws = rng.multinomial(count, np.full(count, 1 / count), size=20) if count else np.zeros((20, 0))
-        values.append(auc(scores, golden, draws[:, inverse].astype(np.float64)))
+        draws_BN = draws[:, inverse].astype(np.float64)
+        values.append(auc(scores, golden, draws_BN if weights is None else draws_BN * weights))
     finite = np.concatenate(values)
     return finite[np.isfinite(finite)]
 
@@ -106,33 +107,19 @@ def reliability(c: Floats, golden: NDArray[np.bool_]) -> tuple[float, dict[str, 
     return error, {"confidence": confidence.tolist(), "accuracy": accuracy.tolist(), "count": count[used].tolist()}
 
 
-def prompt_only_logits(examples: Examples, heads: int, tokenizer: PreTrainedTokenizerBase, folds: int) -> Floats:
-    """Cross-fitted logits (N, S) of a penalised n-gram model of the prompt's last 256 tokens. Costs seconds."""
-    unique = {p: i for i, p in enumerate(dict.fromkeys(examples.prompts))}
-    tokens = [ids[-PROMPT_TOKENS:] for ids in tokenizer(list(unique), add_special_tokens=False, verbose=False)["input_ids"]]
-    ngrams, columns = Ngrams.of(Ragged.of([tokens[unique[p]] for p in examples.prompts])).shared()
-    design = Design(ngrams, len(columns), torch.zeros(len(examples), 0))
-    targets, mask = map(torch.from_numpy, examples.targets(heads))
-    out = np.zeros((len(examples), heads))
-    for fold in range(folds):
-        held = torch.from_numpy(examples.fold_N == fold)
-        theta = design.fit(targets, mask.float() * ~held[:, None], torch.full((heads,), PROMPT_PENALTY))
-        out[held.numpy()] = design.logits(theta)[held].double().numpy()
-    return out
-
-
 # ------------------------------------------------------------------------------------------------------------- all heads
 
 
 def diagnose(
-    examples: Examples, sources: Sequence[str], logits_NS: Floats, scaling: Sequence[Scaling], prompt_NS: Floats
+    examples: Examples, sources: Sequence[str], logits_NS: Floats, scaling: Sequence[Scaling], prompt_NC: Floats, slope_C: Floats
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """The table of ``result.json`` by source, and warnings in words. Undefined measures are ``None``.
 
     Args:
-        logits_NS: out-of-fold logits before scaling.
+        logits_NS: out-of-fold logits of the response given the prompt, before scaling.
         scaling: one per head.
-        prompt_NS: from :func:`prompt_only_logits`.
+        prompt_NC: out-of-fold log-ratios of the prompt before shrinkage, (N, S + 1) as in ``prompt.py``.
+        slope_C: their shrinkage.
     """
     table, warnings = {}, []
     length = np.array([len(r) for r in examples.responses], dtype=np.float64)
@@ -140,33 +127,46 @@ def diagnose(
     for i, source in enumerate(sources):
         rows = np.flatnonzero((examples.head_N == GOLDEN) | (examples.head_N == i))
         golden, prompts = examples.head_N[rows] == GOLDEN, examples.prompt_hash_N[rows]
-        raw = logits_NS[rows, i]  # ranks are judged before scaling: an isotonic map ties some
-        logits = scaling[i](raw)
+        given, of_prompt = logits_NS[rows, i], prompt_NC[rows, i + 1] * slope_C[i + 1]
+        raw = given + of_prompt  # ranks are judged before scaling: an isotonic map ties some
+        logits = scaling[i](given) + of_prompt
         ece, bins = reliability(1 / (1 + np.exp(-logits)), golden)
-        reached, resamples = float(auc(raw, golden)[0]), auc_resamples(raw, golden, prompts)
-        low, high = auc_interval(resamples)
-        family_low, family_high = family_interval(reached, resamples, len(sources))
+        told = _told_apart(raw, golden, prompts, len(sources))
         by_length = float(auc(length[rows], golden)[0])
         facts = {
             "n": int((~golden).sum()),
             "gamma": float((~golden).sum() / golden_rows),
-            "auc": reached,
-            "auc_low": low,
-            "auc_high": high,
-            "auc_family_low": family_low,
-            "auc_family_high": family_high,
-            "told_apart": family_low > 0.5,
+            **told,
             "within_prompt_auc": within_prompt_auc(raw, golden, prompts),
             "log_loss": log_loss(logits, golden),
             "ece": ece,
             "temperature": scaling[i].temperature,
-            "prompt_only_auc": float(auc(prompt_NS[rows, i], golden)[0]),
+            "prompt_slope": float(slope_C[i + 1]),
+            "prompt_only_auc": float(auc(prompt_NC[rows, i + 1], golden)[0]),
             "length_only_auc": max(by_length, 1 - by_length),
             "reliability": bins,
         }
-        table[source] = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in facts.items()}
+        weights = overlap_weights(of_prompt, golden)
+        facts["given_prompt"] = told if slope_C[i + 1] == 0 else _told_apart(given, golden, prompts, len(sources), weights)
+        table[source] = _finite(facts) | {"given_prompt": _finite(facts["given_prompt"])}
         warnings += _warnings(source, facts)
     return table, warnings
+
+
+def _finite(facts: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in facts.items()}
+
+
+def _told_apart(
+    scores: Floats, golden: NDArray[np.bool_], prompts: NDArray[np.uint64], heads: int, weights: Floats | None = None
+) -> dict[str, Any]:
+    """AUC, its intervals, and whether the family-wise one lies above ½."""
+    reached = float(auc(scores, golden, None if weights is None else weights[None])[0])
+    resamples = auc_resamples(scores, golden, prompts, weights=weights)
+    low, high = auc_interval(resamples)
+    family_low, family_high = family_interval(reached, resamples, heads)
+    intervals = {"auc_low": low, "auc_high": high, "auc_family_low": family_low, "auc_family_high": family_high}
+    return {"auc": reached} | intervals | {"told_apart": family_low > 0.5}
 
 
 def _warnings(source: str, facts: dict[str, Any]) -> list[str]:
@@ -178,9 +178,12 @@ def _warnings(source: str, facts: dict[str, Any]) -> list[str]:
         found.append(
             f"{source}: cannot be distinguished from golden (AUC {reached:.2f}, family-wise interval {interval}); its ratio counts as 1"
         )
+    elif not facts["given_prompt"]["told_apart"]:
+        given = f"given the prompt the AUC is {facts['given_prompt']['auc']:.2f}"
+        found.append(f"{source}: differs from golden in its prompts alone ({given}); its conditional ratio counts as 1")
     if facts["prompt_only_auc"] > max(0.6, reached - 0.05):
-        within = f"on one and the same prompt it reaches {facts['within_prompt_auc']:.2f}"
-        found.append(f"{source}: the prompt alone reaches AUC {facts['prompt_only_auc']:.2f} of {reached:.2f}; {within}")
+        given = f"given the prompt it is {facts['given_prompt']['auc']:.2f}; calibration.ratio: joint would weight prompts"
+        found.append(f"{source}: the prompt alone reaches AUC {facts['prompt_only_auc']:.2f} of {reached:.2f}; {given}")
     if facts["length_only_auc"] > max(0.6, reached - 0.03):
         found.append(f"{source}: length alone reaches AUC {facts['length_only_auc']:.2f} of {reached:.2f}: mostly a length cue")
     if facts["ece"] > 0.1:

@@ -1,4 +1,4 @@
-"""Fitting one fold's source classifier: the wide part to its optimum, then the deep part on the residual.
+"""Fitting one fold's source classifier: the prompt part, the wide part to its optimum, then the deep part on the residual.
 
 The reasons for this order, and for the honesty of the estimates, are in ``model.py``.
 
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from dora_core.classifier.model import Encoded, Examples, PairEncoder, SourceClassifier, build_classifier, collate
+from dora_core.classifier.prompt import PromptCounts, PromptModel, fit_prompt, prompt_tokens
 from dora_core.classifier.scoring import deep_logits, inference_budget, precision, save_fold, wide_logits
 from dora_core.classifier.wide import INNER_FOLDS, fit_wide
 from dora_core.config.method import ClassifierConfig
@@ -37,10 +38,17 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class FoldFit:
-    """One fitted fold: its out-of-fold logits, unscaled, and the losses of the fit. ``curve`` starts with the wide part alone (step 0)."""
+    """One fitted fold: its out-of-fold predictions and the losses of the fit.
+
+    Attributes:
+        logits_NS: of the response given the prompt, unscaled.
+        prompt_NC: log-ratios of the prompt, before shrinkage, (N, S + 1) as in ``prompt.py``.
+        curve: losses by step; step 0 is without the deep part.
+    """
 
     fold: int
     logits_NS: NDArray[np.float64]
+    prompt_NC: NDArray[np.float64]
     curve: list[dict[str, float]]
     deep: bool
 
@@ -64,10 +72,10 @@ def fit_fold(
 
     Args:
         examples: training rows of all folds, in any fixed order.
-        folder: gets a Hugging Face encoder folder and ``heads.safetensors``.
+        folder: gets a Hugging Face encoder folder, ``heads.safetensors`` and ``prompt.safetensors``.
 
     Returns:
-        ``logits_NS`` of the rows with ``fold_N == fold``, in their order.
+        predictions of the rows with ``fold_N == fold``, in their order.
     """
     device = device or torch.device("cpu")
     encode = PairEncoder(tokenizer, config.max_prompt_tokens, config.max_response_tokens)
@@ -76,15 +84,17 @@ def fit_fold(
     seen = np.flatnonzero(~held_out)
     slices = _slice_of(examples.prompt_hash_N)
     targets, mask = examples.targets(heads)
+    prompt, given_NS = _fit_prompt(examples[seen], heads, tokenizer, slices[seen])
     wide, offset, _ = fit_wide(
         rows.responses[seen],
         rows.surface_NF[seen],
         targets[seen],
         mask[seen].astype(np.float32),
         slices[seen] % INNER_FOLDS,
+        given_NS,
     )
     offset_NS = torch.zeros(len(rows), heads)
-    offset_NS[seen] = torch.from_numpy(offset).float()
+    offset_NS[seen] = torch.from_numpy(given_NS + offset).float()
     # Each head's loss is the mean over its own rows, and heads count alike however many rows they have.
     scale_S = len(seen) / np.maximum(mask[seen].sum(axis=0), 1) / heads
     weights = torch.from_numpy((mask * scale_S).astype(np.float32))
@@ -94,21 +104,32 @@ def fit_fold(
         budget = inference_budget(model, config.batch_tokens)
         curve, kept = _fit_deep(model, data, config, fold, budget, encode.pad, progress)
     save_fold(model, folder)
+    prompt.save(folder)
     scored = rows[np.flatnonzero(held_out)]
     logits_NS = wide_logits(model.wide, scored)
     if kept:
         logits_NS += deep_logits(model, scored, budget, encode.pad)[0]
-    return FoldFit(fold, logits_NS, curve, kept)
+    held_prompts = [prompt_text for prompt_text, out in zip(examples.prompts, held_out, strict=True) if out]
+    return FoldFit(fold, logits_NS, prompt.of_rows(tokenizer, held_prompts), curve, kept)
+
+
+def _fit_prompt(
+    seen: Examples, heads: int, tokenizer: PreTrainedTokenizerBase, slices: NDArray[np.int64]
+) -> tuple[PromptModel, NDArray[np.float64]]:
+    """Fit the prompt part; its shrunk, cross-validated log-ratios (N, S) of the same rows are the offset of the other parts."""
+    counts = PromptCounts.of(seen.prompts, *seen.prompt_targets(heads), slices)
+    prompt, held_PC = fit_prompt(prompt_tokens(tokenizer, counts.prompts), counts)
+    return prompt, held_PC[counts.place_N, 1:]
 
 
 @dataclass(frozen=True)
 class _DeepData:
-    """Input of the deep part's fit: log-losses on top of the wide part's logits.
+    """Input of the deep part's fit: log-losses on top of the other parts' logits.
 
     Attributes:
         fitting: positions of the rows to fit on.
         check: positions of the validation rows.
-        offset_NS: logits of the wide part, out of sample; 0 for rows of the fold itself.
+        offset_NS: logits of the prompt and wide parts, out of sample; 0 for rows of the fold itself.
         target_NS: 1 for golden rows.
         weight_NS: weight of the row in the head's loss; 0 where it is neither golden nor of the head's source.
     """

@@ -1,12 +1,14 @@
 """Source classifiers: c_i(x, y) = P(golden | x, y) on golden ∪ source i, for every synthetic source at once.
 
-The logit of head i is the sum of two parts, each fitted by the method that suits it:
+The logit of head i is the sum of three parts, each fitted by the method that suits it, on what those before it do not explain:
 
+- *prompt* (``prompt.py``): the log-ratio of the prompt's densities, log p_golden(x)/q_i(x), from the prompt alone. The others are the
+  logit of the response given the prompt.
 - *wide* (``wide.py``): hashed n-grams of the response and surface statistics of its text, a convex problem solved to its optimum with a
   cross-validated penalty. A few thousand short texts suffice for it.
 - *deep*: one shared encoder, mean-pooled over the response's tokens, with one linear head per source: one forward pass gives all
-  logits. It starts at 0 and is trained on the wide part's residual: its offset is the wide part's cross-validated logit, because
-  the logits of rows it was fitted on look better than they are. It is kept only if it lowers the log-loss of the validation slice
+  logits. It starts at 0 and is trained on the residual: its offset is the cross-validated logit of the parts before it, because
+  the logits of rows they were fitted on look better than they are. It is kept only if it lowers the log-loss of the validation slice
   by more than two standard errors; a fold without it scores without running the encoder.
 
 ("Wide & deep", Cheng et al. 2016; fitted one after the other, as in boosting.)
@@ -18,7 +20,8 @@ The estimates are honest because of:
 - *Cross-fitting.* Fold k's model never saw a prompt of fold k, and scores that fold; penalties and early stopping are decided on
   the *other* folds' prompts. Evaluation prompts take no part. (The tiny tokenizer's vocabulary is built on the training texts
   of all folds; it holds no labels.)
-- *Scaling.* A temperature or an isotonic map per head, fitted on out-of-fold logits (``scaling.py``).
+- *Scaling.* A slope of the prompt part per head (``prompt.py``) and a temperature or an isotonic map of the others' sum
+  (``scaling.py``), fitted on out-of-fold logits.
 
 Legend: N rows, S heads (synthetic sources), L tokens, T response tokens of all rows, H width.
 
@@ -53,13 +56,14 @@ LAYERS_AS_BERT = {"bert", "roberta", "xlm-roberta", "camembert", "electra"}
 @dataclass(frozen=True)
 class Examples:
     """Labelled rows. ``head_N`` is the index of the row's source, or :data:`GOLDEN`; ``prompt_hash_N`` and ``fold_N`` identify its
-    prompt. A slice is ``examples[mask]``."""
+    prompt; ``extra_N`` are golden rows that are not of the mixture, None: there are none. A slice is ``examples[mask]``."""
 
     prompts: Sequence[str]
     responses: Sequence[str]
     head_N: NDArray[np.int64]
     prompt_hash_N: NDArray[np.uint64]
     fold_N: NDArray[np.int64]
+    extra_N: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.head_N)
@@ -72,6 +76,7 @@ class Examples:
             self.head_N[rows],
             self.prompt_hash_N[rows],
             self.fold_N[rows],
+            None if self.extra_N is None else self.extra_N[rows],
         )
 
     def targets(self, heads: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -79,6 +84,15 @@ class Examples:
         golden = (self.head_N == GOLDEN)[:, None]
         own = self.head_N[:, None] == np.arange(heads)
         return np.broadcast_to(golden, own.shape).astype(np.float32), golden | own
+
+    def prompt_targets(self, heads: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Targets and weights, both (N, S + 1), of the prompt part: column 0 separates the golden pool from the golden rows of the mixture,
+        which are on either side (weight 2, target ½); the others are those of :meth:`targets`."""
+        targets, mask = self.targets(heads)
+        golden = self.head_N == GOLDEN
+        extra = np.zeros(len(self), dtype=bool) if self.extra_N is None else self.extra_N
+        target_NC = np.column_stack([np.where(extra, 1.0, 0.5), targets])
+        return target_NC, np.column_stack([golden * np.where(extra, 1.0, 2.0), mask])
 
 
 # ---------------------------------------------------------------------------------------------------------------- input
@@ -157,7 +171,7 @@ def collate(rows: Encoded, pad: int, device: torch.device) -> Batch:
 
 
 class SourceClassifier(nn.Module):
-    """Logits (N, S) of golden against each source, before scaling: ``forward`` is the deep part, ``wide`` holds the wide one.
+    """Logits (N, S) of golden against each source given the prompt, before scaling: ``forward`` is the deep part, ``wide`` the wide one.
 
     Args:
         encoder: any Hugging Face encoder with ``last_hidden_state``.

@@ -18,7 +18,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from dora_core.classifier.model import Encoded, PairEncoder, SourceClassifier, collate
+from dora_core.classifier.prompt import PromptModel
 from dora_core.classifier.scaling import Scaling
 from dora_core.classifier.text_statistics import STATISTICS, SurfaceBasis
 from dora_core.classifier.wide import WideModel
@@ -49,7 +50,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Meta:
-    """``meta.json``: all that a fitted classifier needs besides weights. Lists are by head; ``golden_sources`` are patterns."""
+    """``meta.json``: all that a fitted classifier needs besides weights. Lists are by head; ``golden_sources`` are patterns.
+
+    ``prompt_slopes`` are those of the prompt part's columns (``prompt.py``); empty: it is 0.
+    """
 
     sources: list[str]
     golden_sources: list[str]
@@ -57,6 +61,7 @@ class Meta:
     scaling: list[Scaling]
     folds: int
     config: dict[str, Any]
+    prompt_slopes: list[float] = field(default_factory=list)
 
 
 def save_meta(folder: Path, tokenizer: PreTrainedTokenizerBase, meta: Meta) -> None:
@@ -73,7 +78,7 @@ def read_meta(folder: Path) -> Meta:
 
 
 def save_fold(model: SourceClassifier, folder: Path) -> None:
-    """A Hugging Face encoder folder, and ``heads.safetensors`` with everything else."""
+    """A Hugging Face encoder folder, and ``heads.safetensors`` with everything else; the prompt part has a file of its own."""
     model.encoder.save_pretrained(folder, safe_serialization=True)
     heads = {k: v.contiguous().cpu() for k, v in model.state_dict().items() if not k.startswith("encoder.")}
     save_file(heads, folder / HEADS)
@@ -99,11 +104,24 @@ def load_fold(folder: Path, config: ClassifierConfig, device: torch.device) -> t
 
 @dataclass(frozen=True)
 class Scored:
-    """Scaled logits (N, S); tokens of each row, and tokens it took in its padded batch (its own if no encoder ran)."""
+    """Scores of N rows.
 
-    logits_NS: NDArray[np.float64]
+    Attributes:
+        given_NS: scaled logits of the response given the prompt; odds γ⁻¹·w(y|x).
+        prompt_NC: log-ratios of the prompt, (N, S + 1) as in ``prompt.py``, shrunk.
+        tokens_N: tokens of each row.
+        padded_N: tokens it took in its padded batch (its own if no encoder ran).
+    """
+
+    given_NS: NDArray[np.float64]
+    prompt_NC: NDArray[np.float64]
     tokens_N: NDArray[np.int64]
     padded_N: NDArray[np.int64]
+
+    @property
+    def logits_NS(self) -> NDArray[np.float64]:
+        """Logits of prompt and response together; odds γ⁻¹·w(x, y)."""
+        return self.given_NS + self.prompt_NC[:, 1:]
 
     @property
     def padding_waste(self) -> float:
@@ -126,20 +144,27 @@ class FittedClassifiers:
         self.meta = read_meta(folder)
         config = ClassifierConfig.model_validate(self.meta.config)
         self._device = device or torch.device("cpu")
-        tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER)
-        self._encode = PairEncoder(tokenizer, config.max_prompt_tokens, config.max_response_tokens)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER)
+        self._encode = PairEncoder(self._tokenizer, config.max_prompt_tokens, config.max_response_tokens)
         self._folds = [load_fold(folder / f"fold-{k}", config, self._device) for k in range(self.meta.folds)]
+        self._slope_C = np.array(self.meta.prompt_slopes)
+        # Without any slope the prompt part is not read.
+        self._prompts = [PromptModel.load(folder / f"fold-{k}") for k in range(self.meta.folds)] if self._slope_C.any() else []
         deep = next((model for _, model in self._folds if model is not None), None)
         self.budget = TokenBudget(batch_tokens) if deep is None else inference_budget(deep, batch_tokens)
 
     def score(self, prompts: Sequence[str], responses: Sequence[str], folds: NDArray[np.integer]) -> Scored:
         """Score each row by the model that never saw its prompt; ``folds`` (N,) come from ``records.fold_of``."""
         logits_NS = np.zeros((len(prompts), len(self.meta.sources)))
+        prompt_NC = np.zeros((len(prompts), 1 + len(self.meta.sources)))
         tokens_N, padded_N = np.zeros((2, len(prompts)), dtype=np.int64)
 
         def on_host(chunk: tuple[int, NDArray[np.int64]]) -> tuple[int, NDArray[np.int64], Encoded, NDArray[np.float64]]:
             fold, index = chunk
-            rows = self._encode([prompts[i] for i in index], [responses[i] for i in index])
+            own = [prompts[i] for i in index]
+            rows = self._encode(own, [responses[i] for i in index])
+            if self._prompts:
+                prompt_NC[index] = self._prompts[fold].of_rows(self._tokenizer, own) * self._slope_C
             return fold, index, rows, wide_logits(self._folds[fold][0], rows)
 
         for fold, index, rows, wide_NS in one_ahead(on_host, self._chunks(np.asarray(folds))):
@@ -149,7 +174,7 @@ class FittedClassifiers:
                 deep_NS, padded_N[index] = deep_logits(model, rows, self.budget, self._encode.pad)
                 logits_NS[index] += deep_NS
         scaled = [scale(logits_NS[:, i]) for i, scale in enumerate(self.meta.scaling)]
-        return Scored(np.stack(scaled, axis=1), tokens_N, padded_N)
+        return Scored(np.stack(scaled, axis=1), prompt_NC, tokens_N, padded_N)
 
     def _chunks(self, folds: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.int64]]]:
         for fold in range(self.meta.folds):

@@ -96,17 +96,18 @@ class Design:
     columns: int
     dense: Tensor
 
-    def fit(self, target_NS: Tensor, weight_NS: Tensor, penalty_S: Tensor, start: Tensor | None = None) -> Tensor:
+    def fit(
+        self, target_NS: Tensor, weight_NS: Tensor, penalty_S: Tensor, start: Tensor | None = None, offset_NS: Tensor | None = None
+    ) -> Tensor:
         """θ of the penalised logistic regressions, one per head: (C + B + 1, S), the last row being the bias; float32 L-BFGS.
 
         Args:
             target_NS, weight_NS: targets in [0, 1] and row weights ≥ 0.
             start: θ to start from.
+            offset_NS: fixed part of the logits, a log-ratio; default 0.
         """
         back, dense_t = self.ngrams.transposed(self.columns), self.dense.T.contiguous()
-        total = weight_NS.sum(dim=0)
-        golden = (weight_NS * target_NS).sum(dim=0)
-        prior_S = torch.log((golden + 0.5) / (total - golden + 0.5))
+        prior_S = prior_log_odds(target_NS, weight_NS)
         theta = torch.zeros(self.columns + self.dense.shape[1] + 1, target_NS.shape[1]) if start is None else start.clone()
         if start is None:
             theta[-1] = prior_S
@@ -115,7 +116,7 @@ class Design:
         )
 
         def closure() -> Tensor:
-            logits = self.logits(theta)
+            logits = self.logits(theta) if offset_NS is None else self.logits(theta) + offset_NS
             residual = weight_NS * (torch.sigmoid(logits) - target_NS)
             weights, bias = theta[:-1], theta[-1] - prior_S
             theta.grad = torch.cat([back.times(residual), dense_t @ residual, residual.sum(dim=0, keepdim=True)])
@@ -167,6 +168,7 @@ def fit_wide(
     target_NS: NDArray[np.float32],
     weight_NS: NDArray[np.float32],
     inner_N: NDArray[np.integer],
+    offset_NS: Floats | None = None,
 ) -> tuple[WideModel, NDArray[np.float64], list[float]]:
     """Fit the model, choosing each head's λ by inner cross-validation.
 
@@ -174,6 +176,7 @@ def fit_wide(
         texts: token ids of responses.
         target_NS, weight_NS: as in :meth:`Design.fit`.
         inner_N: inner fold of each row, 0 … INNER_FOLDS − 1, the same for all rows of a prompt.
+        offset_NS: as in :meth:`Design.fit`; the returned logits are without it.
 
     Returns:
         the model, its cross-validated logits (N, S) of the same rows at the chosen λ, and λ by head.
@@ -182,6 +185,23 @@ def fit_wide(
     basis = SurfaceBasis.fit(statistics_NF)
     design = Design(ngrams, len(buckets), torch.from_numpy(basis(statistics_NF)).float())
     target, weight = torch.from_numpy(target_NS), torch.from_numpy(weight_NS)
+    offset = None if offset_NS is None else torch.from_numpy(offset_NS).float()
+    theta, held_NS, penalties = penalty_path(design, target, weight, inner_N, offset)
+    model = WideModel(target.shape[1], basis)
+    model.ngram_weight[buckets] = theta[: len(buckets)]
+    model.surface_weight.copy_(theta[len(buckets) : -1])
+    model.bias.copy_(theta[-1])
+    return model, held_NS.double().numpy(), penalties
+
+
+def penalty_path(
+    design: Design, target: Tensor, weight: Tensor, inner_N: NDArray[np.integer], offset: Tensor | None = None
+) -> tuple[Tensor, Tensor, list[float]]:
+    """Choose each head's penalty by inner cross-validation over ``inner_N`` (see :func:`fit_wide`), and fit with it.
+
+    Returns:
+        θ of :meth:`Design.fit`, the cross-validated logits (N, S) at the chosen penalties *without* the offset, and the penalties.
+    """
     heads = target.shape[1]
     folds = [torch.from_numpy(inner_N == fold) for fold in range(INNER_FOLDS)]
     thetas: list[Tensor | None] = [None] * INNER_FOLDS
@@ -190,27 +210,30 @@ def fit_wide(
     for penalty in PENALTIES:  # from strong to weak, each fit starting at the last
         held_NS = torch.zeros(len(target), heads)
         for fold, out in enumerate(folds):
-            thetas[fold] = theta = design.fit(target, weight * ~out[:, None], torch.full((heads,), penalty), thetas[fold])
+            thetas[fold] = theta = design.fit(target, weight * ~out[:, None], torch.full((heads,), penalty), thetas[fold], offset)
             held_NS[out] = design.logits(theta)[out]
         held.append(held_NS)
-        losses.append(weight * (F.softplus(held_NS) - target * held_NS))
+        logits = held_NS if offset is None else held_NS + offset
+        losses.append(weight * (F.softplus(logits) - target * logits))
         better = losses[-1].sum(dim=0) < best_S
         best_S, since = torch.minimum(losses[-1].sum(dim=0), best_S), 0 if better.any() else since + 1
         if since == PATIENCE:
             break
     chosen = [_strongest_as_good(torch.stack([loss[:, i] for loss in losses])) for i in range(heads)]
-    chosen_S = torch.tensor([PENALTIES[k] for k in chosen])
+    penalty_S = torch.tensor([PENALTIES[k] for k in chosen])
     held_NS = torch.stack([held[k][:, i] for i, k in enumerate(chosen)], dim=1)
-    theta = design.fit(target, weight, chosen_S)
-    model = WideModel(heads, basis)
-    model.ngram_weight[buckets] = theta[: len(buckets)]
-    model.surface_weight.copy_(theta[len(buckets) : -1])
-    model.bias.copy_(theta[-1])
-    return model, held_NS.double().numpy(), chosen_S.tolist()
+    return design.fit(target, weight, penalty_S, offset_NS=offset), held_NS, penalty_S.tolist()
+
+
+def prior_log_odds(target_NS: Tensor, weight_NS: Tensor) -> Tensor:
+    """log(golden/other) of the weighted rows, half a row added to either, (S,)."""
+    total, golden = weight_NS.sum(dim=0), (weight_NS * target_NS).sum(dim=0)
+    return torch.log((golden + 0.5) / (total - golden + 0.5))
 
 
 def _strongest_as_good(losses_PN: Tensor) -> int:
     """Index of the first penalty whose total loss exceeds the lowest by at most one standard error of the difference."""
     excess_PN = losses_PN - losses_PN[losses_PN.sum(dim=1).argmin()]
-    total_P, error_P = excess_PN.sum(dim=1), excess_PN.std(dim=1) * losses_PN.shape[1] ** 0.5
+    rows = losses_PN.shape[1]
+    total_P, error_P = excess_PN.sum(dim=1), excess_PN.std(dim=1, correction=min(1, rows - 1)) * rows**0.5
     return int((total_P <= error_P).nonzero()[0])

@@ -119,6 +119,11 @@ class DataConfig(StrictModel):
         le=0.5,
         description="Share of prompts kept for evaluation, chosen by a hash of the prompt; unused where the data says it.",
     )
+    split_overlap: Literal["drop_from_train", "refuse", "allow"] = Field(
+        "drop_from_train",
+        description="Training records with a prompt that is also held out, where the data gives the split: left out of training and "
+        "counted, a reason to refuse the data, or trained on (evaluation then measures memory). A split by hash has none.",
+    )
     max_bad_fraction: float = Field(0.02, ge=0.0, le=1.0, description="Refuse the run if more than this share of rows is bad.")
     max_text_bytes: int = Field(200_000, ge=256, le=50_000_000, description="A prompt or response longer than this is bad.")
     max_responses: int = Field(16, ge=2, le=256, description="A row with more responses than this is bad.")

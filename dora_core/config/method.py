@@ -1,19 +1,21 @@
 """Settings of the method, typed, described and bounded: the configuration is the manual.
 
-Imports only pydantic, so that ``dora --help`` and the planner start quickly. Sections follow the pipeline: text → models → classifier →
-calibration → training → generation → evaluation. Data is ``data.py``; alignment, which reads the registries of losses and objectives,
-is ``alignment.py``. Settings of speed (workers, micro-batches) are ``execution.py``: they never enter a digest, because they do not
-change the result beyond float tolerance.
+Imports only pydantic and the syntax of paths, so that ``dora --help`` and the planner start quickly. Sections follow the pipeline: text →
+models → classifier → calibration → training → generation → evaluation. Data is ``data.py``; alignment, which reads the registries of losses
+and objectives, is ``alignment.py``. Settings of speed (workers, micro-batches) are ``execution.py``: they never enter a digest, as they do
+not change the result beyond float tolerance.
 
 Left out: file paths of outputs (the store owns them) and settings of servers (``infra/settings.py``).
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from dora_core.config.path_syntax import PathText
+from dora_core.config.twins import TWINS, TwinName
 from dora_core.strict_model import REVISION_PATTERN, StrictModel
 
 # --------------------------------------------------------------------------------------------------------------- text
@@ -98,6 +100,10 @@ class CalibrationConfig(StrictModel):
     form: Literal["mixture", "paper", "released"] = Field(
         "mixture", description="mixture: exact p_golden/P; paper: the paper's formula; released: the authors' code."
     )
+    ratio: Literal["conditional", "joint"] = Field(
+        "conditional",
+        description="conditional: ratio of responses given the prompt, p(y|x)/q(y|x), as in the paper; joint: of prompts and responses.",
+    )
     shares: dict[str, float] | None = Field(None, description="Mixture share per source, summing to 1; null = counts.")
     normalize: bool = Field(True, description="Scale h to mean 1.")
     cap_quantile: float | None = Field(0.99, gt=0.5, le=1.0, description="Cap h at this quantile; null = no cap.")
@@ -105,6 +111,10 @@ class CalibrationConfig(StrictModel):
         "auto", description="h^τ with τ in [0, 1]; auto: the largest τ that keeps the effective sample size above ess_floor."
     )
     ess_floor: float = Field(0.5, gt=0, le=1.0, description="auto temper: floor of (Σh)²/(N·Σh²).")
+    balance: Literal["report", "enforce"] = Field(
+        "report",
+        description="Means of text statistics under h beside golden ones; enforce: tilt h until they agree (entropy balancing).",
+    )
     aggregate: Literal["mean", "min", "chosen", "product"] = Field("mean", description="How a record's h follows from its responses'.")
 
     @model_validator(mode="after")
@@ -183,6 +193,9 @@ class TestbedConfig(StrictModel):
         0.0, ge=0.0, le=4.0, description="Bias of the separate golden reference towards the first synthetic source; 0 = truly golden."
     )
     unlabelled: float = Field(0.0, ge=0.0, le=1.0, description="Share of records whose responses do not name their source.")
+    prompt_shift: float = Field(
+        0.0, ge=0.0, le=4.0, description="How far the sources' topics differ; 0 = every source answers every topic alike."
+    )
     topics: int = Field(16, ge=2, le=16, description="Topics in prompts and advice.")
     max_sentences: int = Field(6, ge=1, le=8, description="Most sentences between opener and closer.")
     seed: int = Field(0, ge=0, description="Seed of prompts, responses and labels.")
@@ -191,20 +204,82 @@ class TestbedConfig(StrictModel):
 # --------------------------------------------------------------------------------------------------------- evaluation
 
 
+class Grouping(StrictModel):
+    """Groups of held-out records by the values of a column that is carried along (`data.train[i].carry`). A plain text stands for its
+    `column`.
+
+    Texts, truth values and lists are groups by their value. Numbers and times with more than `most` different values are cut into `bins`
+    quantiles.
+    """
+
+    column: PathText = Field(description="Carried column, or a path into one, e.g. `annotator` or `info.subreddit`.")
+    bins: int | None = Field(
+        5, ge=2, le=20, description="Quantile bins of numbers and times; null = each value is a group, as for the ids of annotators."
+    )
+    most: int = Field(12, ge=2, le=50, description="Groups named: the largest. All further values are one group, `other`.")
+
+
+def _grouping(value: Any) -> Any:
+    return {"column": value} if isinstance(value, str) else value
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a setting is left out of a dump, so that configurations without it keep their digest."""
+    return not value
+
+
 class EvaluateConfig(StrictModel):
     """Measurements on held-out prompts."""
 
-    erm_twin: bool = Field(False, description="Also train the same loss without robustness (erm) and compare.")
+    twins: list[TwinName] = Field(
+        default_factory=list,
+        description="Also train these and compare: erm (no robustness), golden_only and synthetic_only (part of the records, as many "
+        "steps), golden_only_epochs (as many passes).",
+    )
     bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="Bootstrap resamples, over prompts.")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the intervals.")
     kl_prompts: int = Field(64, ge=0, le=10_000, description="Held-out prompts sampled for KL(policy‖start); 0 = skip.")
     kl_max_new_tokens: int = Field(64, ge=1, le=4096, description="Tokens per sample for the KL estimate.")
-    min_group: int = Field(20, ge=1, description="A source or task with fewer held-out prompts is reported, but never named the worst.")
+    min_group: int = Field(20, ge=1, description="A group with fewer held-out prompts is reported, but never named the worst.")
+    groups: list[Annotated[Grouping, BeforeValidator(_grouping)]] = Field(
+        default_factory=list,
+        max_length=8,
+        exclude_if=_is_empty,
+        description="Carried columns by whose values accuracy is also reported, as by source and task: `[annotator, language]`.",
+    )
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_key(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "erm_twin" in given:
+            line = "twins: [erm, golden_only, golden_only_epochs]" if given["erm_twin"] is True else "twins: []"
+            raise ValueError(f"erm_twin is now one of several twins; write instead: {line}")
+        return given
+
+    @field_validator("twins")
+    @classmethod
+    def _each_once(cls, twins: list[TwinName]) -> list[TwinName]:
+        """Return the twins in the order of ``TWINS``, which is part of no result."""
+        if len(set(twins)) < len(twins):
+            raise ValueError(f"{', '.join(twins)} names a twin twice")
+        return [name for name in TWINS if name in twins]
+
+    @field_validator("groups")
+    @classmethod
+    def _once(cls, groups: list[Grouping]) -> list[Grouping]:
+        columns = [grouping.column for grouping in groups]
+        if twice := [column for column in dict.fromkeys(columns) if columns.count(column) > 1]:
+            raise ValueError(f"{', '.join(twice)} is there twice")
+        return groups
 
 
 class GateConfig(StrictModel):
-    """Rules for promotion. The decision names every rule that fails."""
+    """Rules for promotion. The decision names every rule that is not met.
+
+    A rule on an estimate with an interval reads its lower bound: the policy must be *shown* to be above the threshold. Where the interval
+    contains the threshold, the evidence does not say: the rule is uncertain, and `when_uncertain` decides.
+    """
 
     min_accuracy: float = Field(0.5, ge=0, le=1, description="Lower bound of held-out preference accuracy must exceed this.")
     min_lift: float = Field(
@@ -215,11 +290,22 @@ class GateConfig(StrictModel):
         0.02, ge=0, le=1, description="Ranking accuracy on pairs with a golden response may fall by at most this against the start."
     )
     min_win_rate: float | None = Field(
+        0.5, ge=0, le=1, description="Lower bound of the judged win rate against the start must exceed this; null = off."
+    )
+    min_win_rate_equal_length: float | None = Field(
         0.5,
         ge=0,
         le=1,
-        description="Minimum of the upper bound of the judged win rate against the start (not shown to be worse); null = off.",
+        description="The same of the win rate at equal length, so that a policy that only writes longer is not promoted; null = off.",
     )
     min_champion_win_rate: float | None = Field(
-        0.45, ge=0, le=1, description="Minimum of the judged win rate against the champion, if one exists; null = off."
+        0.45,
+        ge=0,
+        le=1,
+        description="Lower bound of the judged win rate against the champion must be at least this, if one exists; null = off.",
+    )
+    when_uncertain: Literal["hold", "promote"] = Field(
+        "hold",
+        description="An interval contains the threshold of a rule: hold registers a challenger and leaves the decision to a person; "
+        "promote counts the rule as met.",
     )

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from dora_core.config.adapter import AdapterColumns, paths_of, roots_of
+from dora_core.data.acceptance import BadRow, Mapped
 from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.adapter.driver import RowAdapter
 from dora_core.data.adapter.resolve import Resolved, resolve
@@ -22,7 +23,7 @@ from dora_core.data.columns_left import decision_of
 from dora_core.data.formats import Reader
 from dora_core.data.inputs import BATCH_ROWS, Input, open_files
 from dora_core.data.locations import readable
-from dora_core.data.problems import Problem
+from dora_core.data.problems import Problem, in_words
 from dora_core.errors import DataError
 
 SAMPLE_ROWS = 64
@@ -40,6 +41,11 @@ class AdaptedRow(NamedTuple):
     def column_of(self, name: str) -> str:
         """The user's name for a field, for messages about their file."""
         return self.adapter.place_of(name)
+
+    def bad(self, found: Problem) -> BadRow:
+        """The row by its first problem, under the user's name of the field."""
+        text = in_words(found._replace(field=self.column_of(found.field)))
+        return BadRow(file=self.file, row=self.row, reason=str(found.reason), text=text)
 
 
 @dataclass
@@ -79,6 +85,16 @@ class AdaptedInput:
         self.mappings = self._resolved(list(self._schemas()))
         if item.content in ("train", "eval"):
             self._check_sources()
+
+    @property
+    def gives_split(self) -> bool:
+        """Whether rows of a file say their split."""
+        return any(mapping.gives_split for mapping in self.mappings)
+
+    @property
+    def mapped(self) -> list[Mapped]:
+        """How the files are read, for the rules of acceptance."""
+        return [Mapped(self.item.place, one.resolved.shape, tuple(one.resolved.adapter.carry), one.gives_split) for one in self.mappings]
 
     @property
     def files(self) -> list[str]:
@@ -149,8 +165,11 @@ class AdaptedInput:
 
     # ------------------------------------------------------------------------------------------------- rows
 
-    def rows(self, batch_rows: int = BATCH_ROWS) -> Iterator[AdaptedRow]:
+    def rows(self, batch_rows: int = BATCH_ROWS, *, but_train: bool = False) -> Iterator[AdaptedRow]:
         """All rows in the order of the files. A record of the shapes rows and tree stands at its first row, after all rows were read.
+
+        Args:
+            but_train: leave out rows whose split is train by their own column, where a row is a record.
 
         Raises:
             DataError: a file cannot be read to its end, or late rows have a column that needs a decision.
@@ -168,7 +187,10 @@ class AdaptedInput:
             for name, reader, _ in open_files(self.item, self._fingerprints):
                 mapping = of_file[name]
                 adapter = adapters[id(mapping)]
-                for position, value in adapter.rows(self._read(name, reader, mapping, late, batch_rows)):
+                raw = self._read(name, reader, mapping, late, batch_rows)
+                if but_train:
+                    raw = ((position, row) for position, row in raw if not adapter.is_train(row))
+                for position, value in adapter.rows(raw):
                     yield AdaptedRow(name, position, value, adapter)
         for adapter in adapters.values():
             self.notes.update(adapter.notes)

@@ -39,7 +39,11 @@ _NAMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ),
         (
             "further response",
-            r"(chosen|rejected|responses?|answers?|outputs?|completions?|candidates?|generations?)[_-]?([2-9]|[12][0-9])|(rejected|chosen)_(0|1|alt|other)",
+            r"(chosen|rejected|responses?|answers?|outputs?|completions?|candidates?|generations?)[_-]?([2-9]|[12][0-9])|(rejected|chosen)_(0|1|alt|other)|full_(chosen|rejected)",
+        ),
+        (
+            "beginning of the responses",
+            r"(initial|partial|previous|given|prefix)[_-]?(reason(ing)?[_-]?)?(steps?|responses?|answers?|solutions?|completions?)|((response|answer|assistant|completion)[_-])?(prefix|prefill)",
         ),
         ("split", r"split|subset_split|partition|fold|is_test|is_eval|datasplit"),
         ("weight", r"(sample_|example_|loss_)?weights?|importance"),
@@ -62,6 +66,7 @@ _LINES: dict[str, tuple[str, ...]] = {
     "reasoning": (),
     "prompt": ("columns: {{prompt: {0}}}", "context: {{input: {0}}}"),
     "further response": (),
+    "beginning of the responses": ("context: {{input: {0}}}",),
     "context": ("context: {{input: {0}}}", "context: {{history: {0}}}", "columns: {{prompt: {0}}}"),
     "messages": ("columns: {{prompt: {0}}}", "columns: {{response: {0}}}"),
     "winner": ("label: {{column: {0}, …}}",),
@@ -90,6 +95,8 @@ _SIDED = {
     "winner": "label: {{scores: [{{{2}: {0}, {3}: {1}}}]}}",
 }
 """Lines for two columns of which each belongs to one response."""
+_ONE_SIDE = re.compile(r"(chosen|rejected)[_-]", re.IGNORECASE)
+"""Beginning of the name of a column that belongs to one response alone."""
 _SIZE = re.compile(r"len(gth)?s?(\b|_)|tokens?|words?|chars?|count|num|(\b|_)ids?(\b|_)|time|seconds|idx|index|date|utc", re.IGNORECASE)
 """Numbers about a response that say nothing about its quality."""
 _MAY_REPEAT = frozenset({"a prompt"})
@@ -204,6 +211,9 @@ def decision_of(column: str, values: Sequence[Any], beside: Sequence[str] = ()) 
     if kind is None:
         return None
     lines = tuple(line.format(quote_key(column)) for line in _LINES[kind])
+    side = _ONE_SIDE.match(column)
+    if kind == "source" and side is not None and other is None:
+        lines = (f"columns: {{{side[1].lower()}_source: {quote_key(column)}}}",)
     if other is not None and kind in _SIDED:
         first, second, sides = other
         keys = {name: quote_key(name) for name in (first, second)}
@@ -213,7 +223,8 @@ def decision_of(column: str, values: Sequence[Any], beside: Sequence[str] = ()) 
 
 def _decision(column: str, kind: str, lines: tuple[str, ...], path: str) -> Decision:
     named = ("tools", "media", "reasoning", "messages")
-    return Decision(column, kind if kind in named else f"a {kind}", (*lines, *_kept(kind, path)))
+    looks = f"the {kind}" if kind.startswith("beginning") else kind if kind in named else f"a {kind}"
+    return Decision(column, looks, (*lines, *_kept(kind, path)))
 
 
 def _decision_of_part(path: str, values: Sequence[Any]) -> Decision | None:

@@ -28,7 +28,7 @@ from dora_core.config.data import DataConfig, DataSource
 from dora_core.data.fingerprints import FingerprintMemory
 from dora_core.data.formats import FORMATS, File, Location, Reader, look_at
 from dora_core.data.locations import locate, readable
-from dora_core.data.records import Form, Rules, canonical_json
+from dora_core.data.records import Form, Record, Rules, Split, canonical_json, is_held_out
 from dora_core.data.row_views import PartitionedReader, SlicedReader, count_rows
 from dora_core.errors import DataError, did_you_mean
 
@@ -41,12 +41,11 @@ alone, or the responses of a policy."""
 _FIELDS: dict[Form, tuple[str, ...]] = {
     "pairwise": ("id", "prompt", "chosen", "rejected", "chosen_source", "rejected_source", "task"),
     "listwise": ("id", "prompt", "responses", "rewards", "ranks", "sources", "task"),
-    "golden": ("id", "prompt", "response"),
     "prompt": ("id", "prompt", "task"),
     "sample": ("id", "prompt", "response", "task"),
 }
 _SINGLE: dict[Content, tuple[str, Form]] = {"prompts": ("prompt", "prompt"), "responses": ("response", "sample")}
-"""The column that shows that rows are not preference data, and the form they then have."""
+"""The column that shows that rows of the contents prompts and responses are not preference data, and the form they then have."""
 
 
 class Input(NamedTuple):
@@ -132,6 +131,17 @@ def rules_of(data: DataConfig, item: Input) -> Rules:
     )
 
 
+def split_of(record: Record, item: Input, data: DataConfig) -> Split:
+    """Split of a record: ``data.eval``, the row's own, train beside ``data.eval``, else by the hash of its prompt."""
+    if item.content == "eval":
+        return "eval"
+    if record.split is not None:
+        return record.split
+    if data.eval and item.content == "train":
+        return "train"
+    return "eval" if is_held_out(record.prompt_hash, data.holdout_fraction) else "train"
+
+
 def fingerprint_sources(data: DataConfig, memory: FingerprintMemory | None = None) -> dict[str, str]:
     """:func:`fingerprint_inputs` of all files of a configuration."""
     return fingerprint_inputs([*inputs_of(data), *references_of(data)], memory)
@@ -197,10 +207,10 @@ def open_files(item: Input, fingerprints: Mapping[str, str]) -> Iterator[OpenFil
 
 
 def open_input(item: Input, fingerprints: Mapping[str, str]) -> Iterator[InputFile]:
-    """:func:`open_files` with their columns resolved.
+    """:func:`open_files` of prompts or responses, with their columns resolved. Preference data is read by ``adapted.py``.
 
     Raises:
-        DataError: as there; a mapped column that is not there, neither form recognised, or no source given.
+        DataError: as there; a mapped column that is not there, or no form recognised.
     """
     for file in open_files(item, fingerprints):
         form, columns = _resolve_columns(file.reader, item, file.name)
@@ -292,16 +302,9 @@ def _resolve_columns(reader: Reader, item: Input, name: str) -> tuple[Form, dict
         hint = f"{name} is read in the {form} form, which has {', '.join(_FIELDS[form])}"
         raise DataError(f"{place}.columns: {', '.join(sorted(unused))} would be ignored", hint=hint)
     columns = {field: explicit.get(field, field) for field in _FIELDS[form]}
-    if item.content in _SINGLE and columns["id"] not in there and "record_id" in there:
+    if columns["id"] not in there and "record_id" in there:
         columns["id"] = "record_id"  # our own tables
     present = {field: column for field, column in columns.items() if column in there}
-    names_sources = item.source.source is not None or present.keys() & {"sources", "chosen_source", "rejected_source"}
-    if item.content == "train" and not names_sources:
-        needed = "sources" if form == "listwise" else "chosen_source and rejected_source"
-        raise DataError(
-            f"{place}: {name} does not name the sources of its responses, and calibration compares sources",
-            hint=f"set {place}.source: NAME for all rows, or {place}.columns.{needed}; columns there: {', '.join(sorted(there))}",
-        )
     return form, columns if reader.ragged else present
 
 
@@ -310,22 +313,15 @@ def _form_of(there: list[str], explicit: Mapping[str, str], item: Input, name: s
         return explicit.get(field, field) in there
 
     place = item.place
-    if item.content == "golden":
-        if has("response"):
-            return "golden"
-        raise DataError(
-            f"{place}: {name} has no column 'response'", hint=f"set {place}.columns.response; {did_you_mean('response', there)}"
-        )
-    single = _SINGLE.get(item.content)
-    if single is not None and has(single[0]):
-        return single[1]
+    column, form = _SINGLE[item.content]
+    if has(column):
+        return form
     if has("responses") and not {"chosen", "rejected"} & explicit.keys():
         return "listwise"
     if has("chosen") and has("rejected"):
         return "pairwise"
-    expected = "responses" if single is None else single[0]
-    missing = next((f for f in ("chosen", "rejected") if not has(f) and (has("chosen") or has("rejected"))), expected)
+    missing = next((f for f in ("chosen", "rejected") if not has(f) and (has("chosen") or has("rejected"))), column)
     raise DataError(
-        f"{place}: {name} has neither a column {expected!r} nor both 'chosen' and 'rejected'",
+        f"{place}: {name} has neither a column {column!r} nor both 'chosen' and 'rejected'",
         hint=f"map yours in {place}.columns, e.g. {missing}: NAME; {did_you_mean(missing, there)}",
     )

@@ -8,20 +8,22 @@ Left out: texts in anything but ``shown`` and ``table``, which callers ask for.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from dora_core.config.data import DataConfig
+from dora_core.data.acceptance import BadRow, Quality, Refusal, Wanted, bad_rows, both_splits, trusted_sources, unusable
 from dora_core.data.adapted import AdaptedInput, AdaptedRow
 from dora_core.data.adapter.canonical import CanonicalRow, is_repetition
 from dora_core.data.columns_left import ColumnsLeft
 from dora_core.data.encoding import plain_prompt, render_prompt
-from dora_core.data.inputs import BATCH_ROWS, Input, inputs_of, rules_of
+from dora_core.data.inputs import BATCH_ROWS, Input, inputs_of, rules_of, split_of
 from dora_core.data.locations import locate
-from dora_core.data.previewed import BadRow, ColumnUse, Estimate, FindingShown, InputPreview, Preview, RecordShown, ResponseShown
-from dora_core.data.problems import Problem, in_words
+from dora_core.data.previewed import ColumnUse, Estimate, FindingShown, InputPreview, Preview, RecordShown, ResponseShown
+from dora_core.data.problems import Problem
 from dora_core.data.record_counts import UNKNOWN, RecordCounter, RecordCounts
 from dora_core.data.records import Message, Record, Split, is_golden_source, is_held_out, parse_canonical
 from dora_core.data.reference_texts import reference_texts
@@ -37,18 +39,6 @@ SHOWN = 3
 FILES_NAMED = 5
 
 Progress = Callable[[str, int, int | None], None]
-
-
-class Wanted(NamedTuple):
-    """What a run would do with the data.
-
-    Attributes:
-        objective: its name.
-        uses_factors: whether it reads h.
-    """
-
-    objective: str = "dora"
-    uses_factors: bool = True
 
 
 def preview_data(
@@ -93,7 +83,7 @@ def preview_data(
         total=counts,
         factors=factors,
         findings=[FindingShown.of(finding) for finding in findings],
-        refusals=list(_refusals(inputs, counts, data, findings)),
+        refusals=list(_refusals(readings, inputs, counts, data, wanted, findings)),
         warnings=list(_warnings(inputs, counts, factors, findings)),
     )
     return preview, [record for reading in readings for record in reading.table], [row for reading in readings for row in reading.bad_rows]
@@ -108,8 +98,10 @@ class _InputReading:
         self.table: list[RecordShown] = []
         self.bad_rows: list[BadRow] = []
         self.shown: list[RecordShown] = []
-        self.reasons: Counter[str] = Counter()
-        self.bad, self.duplicates, self.split_given = 0, 0, 0
+        self.quality = Quality()
+        self.by_hash: Counter[str] = Counter()
+        self.prompts: dict[Split, array[int]] = {"train": array("Q"), "eval": array("Q")}
+        self.duplicates, self.split_given = 0, 0
         self.first_bad: BadRow | None = None
         self.format, self.refused, self.hint = "", "", ""
         self.input: AdaptedInput | None = None
@@ -144,7 +136,10 @@ class _InputReading:
                     else:
                         self._refuse(parsed, row)
                     continue
-                split = self._split(parsed)
+                self.quality.kept += 1
+                split = split_of(parsed, self.item, self.data)
+                self.by_hash["eval" if is_held_out(parsed.prompt_hash, self.data.holdout_fraction) else "train"] += 1
+                self.prompts[split].append(parsed.prompt_hash)
                 self.split_given += parsed.split is not None or self.item.content == "eval"
                 self.counter.add(parsed, split)
                 self._show(parsed, split, row)
@@ -179,8 +174,8 @@ class _InputReading:
             columns=column_uses(first.left) if first else [],
             rows=self.input.rows_read if self.input else 0,
             complete=not (self.input and self.input.is_cut),
-            bad=self.bad,
-            bad_by_reason=dict(self.reasons.most_common()),
+            bad=self.quality.bad,
+            bad_by_reason=dict(self.quality.reasons.most_common()),
             duplicates=self.duplicates,
             split_given=self.split_given,
             notes=notes,
@@ -213,27 +208,9 @@ class _InputReading:
         if len(self.table) < self.keep:
             self.table.append(shown)
 
-    def _split(self, record: Record) -> Split:
-        if self.item.content == "eval":
-            return "eval"
-        if record.split is not None:
-            return record.split
-        if self.data.eval and self.item.content == "train":
-            return "train"
-        return "eval" if is_held_out(record.prompt_hash, self.data.holdout_fraction) else "train"
-
     def _refuse(self, problems: Sequence[Problem], row: AdaptedRow) -> None:
-        self.bad += 1
-        first = problems[0]
-        self.reasons[str(first.reason)] += 1
-        if self.first_bad is not None and len(self.bad_rows) >= self.keep:
-            return
-        bad = BadRow(
-            file=row.file,
-            row=row.row,
-            reason=str(first.reason),
-            text=in_words(first._replace(field=row.column_of(first.field))),
-        )
+        bad = row.bad(problems[0])
+        self.quality.see_bad(bad)
         self.first_bad = self.first_bad or bad
         if len(self.bad_rows) < self.keep:
             self.bad_rows.append(bad)
@@ -294,50 +271,61 @@ def _estimate(inputs: Sequence[InputPreview], counts: RecordCounts, data: DataCo
     return Estimate(needed=wanted.uses_factors, possible=bool(reference) and bool(others), why=why)
 
 
-def _refusals(inputs: Sequence[InputPreview], counts: RecordCounts, data: DataConfig, findings: Sequence[Finding]) -> Iterator[str]:
-    """Reasons in the words of ``ingest``, which checks the same after reading all rows."""
+def _refusals(
+    readings: Sequence[_InputReading],
+    inputs: Sequence[InputPreview],
+    counts: RecordCounts,
+    data: DataConfig,
+    wanted: Wanted,
+    findings: Sequence[Finding],
+) -> Iterator[str]:
+    """Reasons for which a run would refuse the data."""
     for item in inputs:
         if item.refused:
             yield item.refused + (f" → {item.hint}" if item.hint else "")
     if any(item.refused for item in inputs):
         return
-    for content in ("train", "eval", "golden"):
-        of_kind = [item for item in inputs if item.content == content]
-        if not of_kind:
-            continue
-        bad, good = sum(item.bad for item in of_kind), sum(item.counts.records for item in of_kind)
-        reasons: Counter[str] = Counter()
-        for item in of_kind:
-            reasons.update(item.bad_by_reason)
-        listed = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
-        rows, seen = bad + good + sum(item.duplicates for item in of_kind), _seen(of_kind)
-        first = next((item.first_bad for item in of_kind if item.first_bad is not None), None)
-        example = f"; first: {first.in_words()}" if first else ""
-        if bad > data.max_bad_fraction * rows:
-            limit = f"more than data.max_bad_fraction = {data.max_bad_fraction}"
-            yield f"{seen}{bad} of {rows} rows in data.{content} are bad ({listed}), {limit}{example}"
-        elif not good:
-            yield f"{seen}data.{content}: no good row is left{example}" if rows else f"data.{content} holds no rows"
+    found: list[Refusal | None] = [*unusable(wanted, data, [one for reading in readings if reading.input for one in reading.input.mapped])]
+    for kind in ("train", "eval", "golden"):
+        of_kind = [reading for reading in readings if reading.item.content == kind]
+        seen = _seen([item for item in inputs if item.content == kind])
+        found.append(bad_rows(kind, _together(of_kind), data, seen=seen))
+    yield from (refusal.text() for refusal in found if refusal is not None)
     for finding in findings:
         if finding.level == "refuse":
             yield f"suspicious data: {finding.text()} → {finding.hint}; or accept it: data.accept: [{finding.rule}]"
-    names = _sources(counts)
-    if not _golden_rows(inputs) and not any(is_golden_source(name, data.golden_sources) for name in names):
-        yield (
-            f"{_seen(inputs)}no source matches data.golden_sources = {data.golden_sources} and data.golden is empty: "
-            "there is nothing to align towards → set data.golden_sources to the trusted ones among: "
-            f"{', '.join(names) or 'none'}; or give trusted responses in data.golden"
-        )
-    given = sum(item.split_given for item in inputs)
-    for split in ("train", "eval"):
-        if not all(item.complete for item in inputs) or not counts.records or counts.splits.get(split):
-            continue
-        hint = f"prompts are split by hash: give more prompts, or change data.holdout_fraction = {data.holdout_fraction}"
-        if given and split == "eval":
-            continue  # records are then held out by hash, and `ingest` notes it
-        if given or data.eval:
-            hint = f"the data gives the split of {given} records, all of them eval: add inputs, or write `columns: {{split: false}}`"
-        yield f"none of {counts.records} records falls into the {split} split → {hint}"
+    untrusted = trusted_sources(_sources(counts), _golden_rows(inputs), data, seen=_seen(inputs))
+    if untrusted is not None:
+        yield untrusted.text()
+    if counts.records and all(item.complete for item in inputs):
+        given, splits, overlapping = sum(item.split_given for item in inputs), counts.splits, 0
+        if given and not splits.get("eval"):
+            splits = sum((reading.by_hash for reading in readings if reading.item.content != "golden"), Counter[str]())
+        elif given and data.split_overlap == "drop_from_train":
+            overlapping = _overlapping([reading for reading in readings if reading.item.content != "golden"])
+            splits = splits | {"train": splits.get("train", 0) - overlapping}
+        unsplit = both_splits(splits, given, data, overlapping=overlapping)
+        if unsplit is not None:
+            yield unsplit.text()
+
+
+def _overlapping(readings: Sequence[_InputReading]) -> int:
+    """Training records of held-out prompts."""
+    held_out = {prompt for reading in readings for prompt in reading.prompts["eval"]}
+    return sum(prompt in held_out for reading in readings for prompt in reading.prompts["train"])
+
+
+def _together(readings: Sequence[_InputReading]) -> Quality:
+    """Quality of all inputs of one kind."""
+    whole = Quality()
+    for reading in readings:
+        one = reading.quality
+        whole.rows += one.bad + one.kept + reading.duplicates
+        whole.bad += one.bad
+        whole.kept += one.kept
+        whole.reasons.update(one.reasons)
+        whole.first = one.first | whole.first
+    return whole
 
 
 def _seen(inputs: Sequence[InputPreview]) -> str:

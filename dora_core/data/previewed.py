@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from dora_core.data.acceptance import BadRow
 from dora_core.data.record_counts import RecordCounts
 from dora_core.data.records import Message
 from dora_core.data.suspicion import Finding
@@ -31,19 +32,6 @@ class RecordShown(StrictModel):
     prompt: list[Message]
     responses: list[ResponseShown]
     extra: str | None = Field(None, description="Carried columns, as JSON.")
-
-
-class BadRow(StrictModel):
-    """The first problem of a row that cannot be a record."""
-
-    file: str
-    row: int
-    reason: str
-    text: str = Field(description="Field, what was found, the line to write.")
-
-    def in_words(self) -> str:
-        """One sentence."""
-        return f"row {self.row} of {self.file}: {self.text}"
 
 
 class ColumnUse(StrictModel):

@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -120,7 +121,11 @@ def canonical_json(value: Any) -> str:
 
 def hash_prompt(prompt: list[Message]) -> int:
     """uint64: the first 8 bytes, big-endian, of sha256 over the prompt's canonical JSON."""
-    return int.from_bytes(hashlib.sha256(canonical_json(prompt).encode()).digest()[:8], "big")
+    return _hash_text(canonical_json(prompt))
+
+
+def _hash_text(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 _SPREAD = 0x9E37_79B9_7F4A_7C15
@@ -211,7 +216,8 @@ class _RowParser:
         kind: RewardKind
         if form == "listwise":
             values = self._list(row.get("responses"), "responses", Reason.MISSING_RESPONSE)
-            fields = [f"responses[{i}]" for i in range(len(values))]
+            few = len(values) <= len(_RESPONSE_FIELDS)
+            fields = _RESPONSE_FIELDS[: len(values)] if few else [f"responses[{i}]" for i in range(len(values))]
             rewards, kind = self._rewards(row, values)
             sources = self._sources(row, values)
             if isinstance(row.get("responses"), list) and len(values) < 2:
@@ -245,11 +251,12 @@ class _RowParser:
         # Rows that name no task keep the content they had before there were tasks.
         beside = {name: row[name] for name in ("split", "weight", "extra", "label_probability") if row.get(name) is not None}
         parts = [prompt, responses, rewards, sources, kind, *([task] if task else []), *([beside] if beside else [])]
-        content = "" if self.problems else canonical_json(parts)
+        prompt_json = "" if self.problems else canonical_json(prompt)
+        content = "" if self.problems else f"[{prompt_json},{canonical_json(parts[1:])[1:]}"  # the JSON of ``parts``, encoded once
         record_id = record_id or hashlib.sha256(content.encode()).hexdigest()[:32]
         if record_id in self.taken:
             self._add("id", Reason.DUPLICATE_ID, "an earlier row has this id, or this content where rows have no id")
-        return Record(record_id, prompt, responses, rewards, sources, kind, hash_prompt(prompt), content, task, **beside)
+        return Record(record_id, prompt, responses, rewards, sources, kind, _hash_text(prompt_json), content, task, **beside)
 
     def _add(self, field: str, reason: Reason, detail: str) -> None:
         self.problems.append(Problem(field, reason, detail))
@@ -264,12 +271,10 @@ class _RowParser:
         if not isinstance(value, str):
             self._add(field, if_null if value is None else Reason.WRONG_TYPE, f"is {_kind(value)}, expected a string")
             return ""
-        if if_blank is not None and value.strip() in _NOT_A_TEXT:
-            self._add(field, if_blank, f"is {value.strip()!r}, which stands for a missing value")
         if if_blank is not None and not value.strip():
             self._add(field, if_blank, f"{len(value)} characters, all white space" if value else "no characters")
         try:
-            size = len(value.encode())
+            size = len(value) if value.isascii() else len(value.encode())
         except UnicodeEncodeError as error:
             self._add(field, Reason.LONE_SURROGATE, f"U+{ord(value[error.start]):04X} at character {error.start}")
             size = len(value)
@@ -338,9 +343,7 @@ class _RowParser:
         prompt = leads[0] if leads else given or []
         if not any(p.field.startswith("prompt") for p in self.problems):
             size = sum(len(m["content"]) for m in prompt)
-            if len(prompt) == 1 and prompt[0]["content"].strip() in _NOT_A_TEXT:
-                self._add("prompt", Reason.EMPTY_PROMPT, f"is {prompt[0]['content'].strip()!r}, which stands for a missing value")
-            elif not any(m["content"].strip() for m in prompt):
+            if not any(m["content"].strip() for m in prompt):
                 self._add("prompt", Reason.EMPTY_PROMPT, "no characters but white space")
             elif size > self.rules.max_text_bytes:
                 self._add("prompt", Reason.TEXT_TOO_LONG, f"{size} characters in all messages, limit {self.rules.max_text_bytes} bytes")
@@ -351,7 +354,10 @@ class _RowParser:
         sign = -1.0 if kind == "rank" else 1.0
         if row.get(f"{kind}s") is None:
             return [None] * len(values), "none"
-        numbers = [self._number(v, f"{kind}s[{i}]") for i, v in enumerate(self._list(row[f"{kind}s"], f"{kind}s"))]
+        numbers = [
+            v if type(v) is float and v - v == 0.0 else self._number(v, f"{kind}s[{i}]")  # infinities and NaN give NaN
+            for i, v in enumerate(self._list(row[f"{kind}s"], f"{kind}s"))
+        ]
         self._same_length(row[f"{kind}s"], row, f"{kind}s")
         rewards = [None if n is None else sign * n for n in numbers]
         return rewards, kind if any(r is not None for r in rewards) else "none"
@@ -371,7 +377,11 @@ class _RowParser:
         value = row.get("sources")
         if value is None:
             return [self.rules.default_source] * len(values)
-        sources = [self._source(v, f"sources[{i}]") for i, v in enumerate(self._list(value, "sources"))]
+        allowed = self.rules.allowed_sources
+        sources = [
+            v if type(v) is str and _is_name(v) and (allowed is None or v in allowed) else self._source(v, f"sources[{i}]")
+            for i, v in enumerate(self._list(value, "sources"))
+        ]
         self._same_length(value, row, "sources")
         return sources
 
@@ -413,8 +423,7 @@ def _transcript(text: str) -> list[Message] | None:
     return [{"role": role, "content": content.strip()} for role, content in zip(roles, pieces[1::2], strict=True)]
 
 
-_NOT_A_TEXT = frozenset({"nan", "NaN", "<NA>", "NaT"})
-"""How pandas writes a missing value as text."""
+_RESPONSE_FIELDS = [f"responses[{i}]" for i in range(256)]
 _PLAIN_EXTRA = frozenset({"tool_call_id", "name"})
 """Keys of a message that are names; the others that an adapter keeps are JSON text."""
 
@@ -429,6 +438,7 @@ def _json_or_text(text: str) -> Any:
     return value
 
 
+@lru_cache(maxsize=4096)
 def _is_name(value: str) -> bool:
     return bool(value.strip()) and value.isprintable() and len(value) <= MAX_NAME_CHARS
 

@@ -40,6 +40,7 @@ MEASURES = {
     "lose": "lose",
     "win_rate": "win rate (win + ½ tie)",
     "win_rate_lift": "win rate minus that of erm",
+    "win_rate_over_golden": "win rate minus that of golden records alone",
     "win_rate_rise": "win rate minus that of the round before",
     "gold": "mean gold reward",
     "accuracy": "preference accuracy (labels)",
@@ -64,9 +65,12 @@ class Cell(StrictModel):
     golden_shift: float = 0.0
     round: int = 0
     strategy: str = "align"
+    baseline: str = "–"  # name of the twin that learned from part of the records (dora_core/config/twins.py)
 
     def method(self) -> str:
         """Describe loss and objective with their settings, e.g. ``dpo · dora λ=auto · mixture τ=auto``."""
+        if self.is_baseline:
+            return f"{self.loss} · {self.baseline}"
         objective = self.objective if self.lam == "–" else f"{self.objective} λ={self.lam}"
         factors = self.factors if self.temper == "–" else f"{self.factors} τ={self.temper}"
         parts = [self.loss, objective] + ([factors] if self.factors != "none" else [])
@@ -77,10 +81,20 @@ class Cell(StrictModel):
         number = f" · round {self.round}" if self.round else ""
         return f"{self.method()} · noise {self.label_noise:g} · golden shift {self.golden_shift:g}{number}"
 
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this policy learned from part of the records."""
+        return self.baseline != "–"
+
+    def is_golden_of(self, other: Cell) -> bool:
+        """Whether this learned from the golden records alone, in as many steps, by the same loss on the same data, before any round."""
+        ours, theirs = ((cell.loss, cell.label_noise, cell.golden_shift, cell.round) for cell in (self, other))
+        return self.baseline == "golden_only" and ours == theirs
+
     def is_twin_of(self, other: Cell) -> bool:
         """Whether this is the ``erm`` cell of the same loss on the same data, after as many rounds of preference alignment."""
         ours, theirs = ((cell.loss, cell.label_noise, cell.golden_shift, cell.round) for cell in (self, other))
-        return self.objective == "erm" and self.strategy == "align" and ours == theirs
+        return self.objective == "erm" and self.strategy == "align" and not self.is_baseline and ours == theirs
 
     def follows(self, other: Cell) -> bool:
         """Whether this is the next round of ``other``; every strategy continues the alignment of round 0."""

@@ -9,8 +9,10 @@ resample prompts, as in ``metrics.py``; the prompt is also the unit of the sign 
 The *length-controlled* win rate estimates the win rate at equal length of both sides' responses. It is the logistic
 regression of Dubois et al. 2024 (arXiv 2404.04475, eq. 1), logit P(win) = θ + φ·tanh(Δ/sd Δ) with Δ the difference in length, read at
 Δ = 0: σ(θ). Their third term, the difficulty of an instruction, is left out: it needs many models on the same prompts, and here there
-is one opponent at a time. A tie counts as half a win. Where one side is always longer, Δ = 0 is an extrapolation and the interval is too
-narrow.
+is one opponent at a time. A tie counts as half a win. Where one side is nearly always longer, Δ = 0 is an extrapolation and the interval is
+too narrow (:meth:`ByLength.is_extrapolated`).
+
+:func:`by_length` also counts the pairs of near-equal length (:data:`NEAR`) by themselves: no model, and fewer pairs.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from dora_core.evaluation.metrics import TIE, Interval, cluster_bootstrap, cluster_means, draw_counts, percentiles
 from dora_core.strict_model import StrictModel
@@ -29,6 +32,8 @@ Array = NDArray[Any]
 RIDGE = 0.1  # of θ and φ, in prompts: keeps them finite if every pair is won; changes a win rate of 60 prompts by .001
 NEWTON_STEPS, CONVERGED = 100, 1e-7
 BLOCK = 2_000_000  # pairs × resamples fitted at a time
+NEAR = 0.1  # lengths are near-equal if they differ by at most this share of their mean
+ONE_SIDED = 0.05  # share of pairs that must lie on either side of equal length; with fewer the regression extrapolates
 
 
 def win_tie_lose(policy_RN: Array, opponent_RM: Array) -> Array:
@@ -85,7 +90,24 @@ def by_group(shares_R3: Array, group_R: Array, prompt_R: Array, samples: int, co
 # ------------------------------------------------------------------------------------------------------- control for length
 
 
-def length_controlled(
+class ByLength(StrictModel):
+    """The win rate with the difference in length taken out, in two ways, and how lengths differ."""
+
+    length_controlled: Interval = Field(description="Win rate at equal length, by logistic regression on the difference.")
+    near_length: Interval | None = Field(
+        None, description=f"Win rate of the pairs whose lengths differ by at most {NEAR:.0%} of their mean; null without such a pair."
+    )
+    longer: float | None = Field(
+        None, description="Share of pairs in which the policy's response is longer, pairs of the same length counted half."
+    )
+
+    @property
+    def is_extrapolated(self) -> bool:
+        """Whether one side is longer in nearly all pairs, so that no data support a win rate at equal length."""
+        return self.longer is not None and not ONE_SIDED <= self.longer <= 1 - ONE_SIDED
+
+
+def by_length(
     policy_RN: Array,
     opponent_RM: Array,
     policy_length_RN: Array,
@@ -94,8 +116,8 @@ def length_controlled(
     samples: int,
     confidence: float,
     seed: int,
-) -> Interval:
-    """Compute the length-controlled win rate with its interval; see the module docstring. Needs at least one judged pair.
+) -> ByLength:
+    """Compute the win rates at equal length with their intervals; see the module docstring. Needs at least one judged pair.
 
     Args:
         policy_length_RN, opponent_length_RM: lengths of the responses, in any unit; finite wherever the score is.
@@ -105,8 +127,26 @@ def length_controlled(
     gap = policy_RN[:, :, None] - opponent_RM[:, None, :]
     judged = ~np.isnan(gap)
     outcome_P = np.where(gap > TIE, 1.0, np.where(gap < -TIE, 0.0, 0.5))[judged]
+    prompt_P = np.broadcast_to(prompt_R[:, None, None], gap.shape)[judged]
     longer_P = (policy_length_RN[:, :, None] - opponent_length_RM[:, None, :])[judged]
-    _, prompt_P, pairs_K = np.unique(np.broadcast_to(prompt_R[:, None, None], gap.shape)[judged], return_inverse=True, return_counts=True)
+    mean_P = 0.5 * (policy_length_RN[:, :, None] + opponent_length_RM[:, None, :])[judged]
+    near_P = np.abs(longer_P) <= NEAR * mean_P
+    shares_K = cluster_means(np.where(longer_P > 0, 1.0, np.where(longer_P < 0, 0.0, 0.5)), prompt_P)
+    return ByLength(
+        length_controlled=_length_controlled(outcome_P, longer_P, prompt_P, samples, confidence, seed),
+        near_length=cluster_bootstrap(outcome_P[near_P], prompt_P[near_P], samples, confidence, seed) if near_P.any() else None,
+        longer=float(shares_K.mean()),
+    )
+
+
+def _length_controlled(outcome_P: Array, longer_P: Array, prompt_P: Array, samples: int, confidence: float, seed: int) -> Interval:
+    """Compute the length-controlled win rate of pairs, at least one.
+
+    Args:
+        outcome_P: 1 win, ½ tie, 0 loss.
+        longer_P: length of the policy's response minus that of the opponent's.
+    """
+    _, prompt_P, pairs_K = np.unique(prompt_P, return_inverse=True, return_counts=True)
     inputs_P = np.tanh(longer_P / (longer_P.std() or 1.0))
     share_P = 1.0 / pairs_K[prompt_P]  # equal weight of prompts
 

@@ -65,6 +65,16 @@ class Reweight(ERM):
 
 
 @register_objective
+class Auto(Reweight):
+    """mean w·ℓ with record weights w that the race chose (``dora_core/selection/race.py``).
+
+    Where the race chose another objective instead, ``align`` trains that one: a training never runs under this name.
+    """
+
+    name = "auto"
+
+
+@register_objective
 class DRO(Objective):
     """λ log mean exp(ℓ/λ): the KL-constrained worst case around the mixture."""
 

@@ -12,6 +12,10 @@ verbosity, sycophancy, repetition, vagueness, distraction. The separate golden r
 dynamic program over the sentence chain and the map from choices to text is injective, so :meth:`Testbed.log_density` is
 exact; every source gives every response some probability, so ratios are finite.
 
+With ``prompt_shift`` the sources answer different topics (``topics.py``): the share of source s among the responses to a prompt is then
+P(s | topic), its share of all responses and the distribution of topics over prompts are as ever, and the golden reference has
+the topics of the golden source. Q_s(y|x) does not change, so P(y|x) = Σ_s P(s | topic(x))·Q_s(y|x).
+
 The sources of a record's responses are drawn independently, or, with ``one_source_per_record``, once for all of them, as in the
 paper's data sets and in every self-training round. The mixture P(y|x) of responses is the same.
 
@@ -20,8 +24,8 @@ record), else a model. People give gold + noise, a model gold + shift·:data:`LA
 distribution have the more honest labels. ``label_noise`` then reverses whole records, and ``unlabelled`` hides the sources of
 whole records; neither changes a text, and a higher level contains the records of a lower one.
 
-Left out: prompts with different ideal lengths, and sources that depend on the prompt. A classifier that predicts the source
-better than chance from the prompt alone is therefore wrong.
+Left out: prompts with different ideal lengths. Without ``prompt_shift`` a classifier that predicts the source better than
+chance from the prompt alone is wrong.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ from numpy.typing import NDArray
 
 from dora_core.config.method import TestbedConfig
 from dora_core.errors import ConfigError, DataError, did_you_mean
-from dora_core.testbed import language
+from dora_core.testbed import language, topics
 
 GOLDEN = "human"
 REFERENCE = "golden-reference"  # distribution of the separate golden reference: GOLDEN, unless golden_shift > 0
@@ -99,6 +103,7 @@ class Testbed:
         self.sources = (GOLDEN, *itertools.islice(_BIASES, config.sources))
         self.shares = {s: config.alpha if s == GOLDEN else (1 - config.alpha) / config.sources for s in self.sources}
         self._topics = dict(itertools.islice(language.TOPICS.items(), config.topics))
+        self._shares_ST = topics.shares_by_topic(np.array(list(self.shares.values())), config.topics, config.prompt_shift)
         self._topic_of = {
             ask.format(t=topic, a=audience, c=context): i
             for i, topic in enumerate(self._topics)
@@ -132,11 +137,20 @@ class Testbed:
 
     def log_mixture(self, prompt: str, response: str) -> float:
         """Return the exact log P(response | prompt), P = Σ shares·Q."""
-        densities = self.log_densities(prompt, response)
-        return float(np.logaddexp.reduce([math.log(self.shares[s]) + log_q for s, log_q in densities.items()]))
+        densities, shares = self.log_densities(prompt, response), self.shares_of(prompt)
+        return float(np.logaddexp.reduce([math.log(shares[s]) + log_q for s, log_q in densities.items()]))
+
+    def shares_of(self, prompt: str) -> dict[str, float]:
+        """Return P(source | topic of the prompt), golden first: :attr:`shares` without ``prompt_shift``."""
+        return dict(zip(self.sources, self._shares_ST[:, self._topic(prompt)].tolist(), strict=True))
+
+    def log_prompt_ratio(self, source: str, prompt: str) -> float:
+        """Return the exact log p_golden(x)/p_source(x) of a prompt among those that the two sources answer, nats."""
+        golden, other = (self.shares_of(prompt)[s] / self.shares[s] for s in (GOLDEN, source))
+        return math.log(golden / other)
 
     def true_ratio(self, prompt: str, response: str) -> float:
-        """Return p_golden/P in (0, 1/α], the target of `mixture` calibration; NaN outside the testbed's language."""
+        """Return p_golden(y|x)/P(y|x) in (0, 1/P(golden | topic)], the target of `mixture` calibration; NaN outside the language."""
         return math.exp(self.log_density(GOLDEN, prompt, response) - self.log_mixture(prompt, response))
 
     def gold_reward(self, prompt: str, response: str) -> float:
@@ -189,7 +203,11 @@ class Testbed:
         others = [every[i] for i in rng.permutation(len(every))[self.config.prompts :]]
         if not others:
             raise ConfigError(f"all {len(every)} prompts are in the mixture", hint="lower TestbedConfig.prompts, or raise topics")
-        prompts = [others[i % len(others)] for i in range(count)]
+        if self.config.prompt_shift > 0:  # the topics of golden responses
+            share = np.array([self.shares_of(prompt)[GOLDEN] for prompt in others])
+            prompts = [others[i] for i in rng.choice(len(others), size=count, p=share / share.sum())]
+        else:
+            prompts = [others[i % len(others)] for i in range(count)]
         return [{"prompt": prompt, "response": self.sample(REFERENCE, prompt, rng)} for prompt in prompts]
 
     def write(self, path: str | Path) -> Path:
@@ -213,7 +231,7 @@ class Testbed:
     def _row(self, row_id: str, prompt: str, rng: np.random.Generator) -> dict[str, Any]:
         count = self.config.responses_per_prompt
         draws = 1 if self.config.one_source_per_record else count
-        drawn = rng.choice(len(self.sources), size=draws, p=[self.shares[s] for s in self.sources])
+        drawn = rng.choice(len(self.sources), size=draws, p=list(self.shares_of(prompt).values()))
         sources = [self.sources[i] for i in drawn] * (count // draws)
         responses = [self.sample(s, prompt, rng) for s in sources]
         labeller = sources[rng.integers(len(sources))]
@@ -335,7 +353,7 @@ def materialize(config: TestbedConfig, golden_count: int, folder: Path) -> tuple
     The marker ``data.json`` records configuration, count and a digest of this code. While it matches, the files are not rewritten.
     """
     data, golden, marker = folder / "data.parquet", folder / "golden.parquet", folder / "data.json"
-    code = hashlib.sha256(b"".join(Path(module).read_bytes() for module in (__file__, language.__file__))).hexdigest()
+    code = hashlib.sha256(b"".join(Path(module).read_bytes() for module in (__file__, language.__file__, topics.__file__))).hexdigest()
     wanted = json.dumps({"testbed": config.model_dump(mode="json"), "golden": golden_count, "code": code}, sort_keys=True)
     if not (data.exists() and golden.exists() and marker.exists() and marker.read_text(encoding="utf-8") == wanted):
         marker.unlink(missing_ok=True)  # until it is written again, the two files may be of different versions

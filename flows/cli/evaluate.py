@@ -12,7 +12,7 @@ from flows.cli.errors import explained
 from flows.cli.options import DryRun, Json, Set, Verbose
 
 
-@app.command(epilog="Example: dora evaluate -c mixture.yaml --set evaluate.erm_twin=true, or: dora evaluate ours.parquet theirs.parquet")
+@app.command(epilog="Example: dora evaluate -c mixture.yaml --set evaluate.twins=[erm], or: dora evaluate ours.parquet theirs.parquet")
 def evaluate(
     files: Annotated[list[Path] | None, typer.Argument(metavar="[OURS THEIRS]", help="Two files of `dora judge`; instead of -c.")] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file (YAML) of a realignment.")] = None,

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dora_core.evaluation.metrics import estimate_text
+from flows.run_summary import evaluation_summary
 from flows.running.observer import Observer
 from tasks.runtime.descriptor import read_result
 from tasks.runtime.spec import StageRef
@@ -103,6 +104,8 @@ class Out:
         outcome = "stopped" if run.status == "stopped" else outcome
         decision = f" · {run.decision}" if run.decision else ""
         self.say(f"{run.run_id}: {outcome}, {total:.0f} s{decision}")
+        if summary := evaluation_summary(store, run):
+            self.say(summary)
         self.links(links)
 
     def checks(self, checks: Iterable[Check]) -> None:
@@ -240,7 +243,7 @@ def main_table(facts: study.Facts) -> Iterator[Table]:
     name = next((name for name in facts.tables if name != "calibration"), None)
     if name is None:
         return
-    table = _table(name, "win rate against the start", "minus erm", "gold reward", "KL, nats", "tokens")
+    table = _table(name, "win rate against the start", "minus erm", "minus golden alone", "gold reward", "KL, nats", "tokens")
     for cell in facts.cells_of(name):
         shown = [estimate_text(cell.estimates.get(m), form) for m, form in _MAIN.items()]
         number = f" · round {cell.params.round}" if cell.params.round else ""
@@ -248,7 +251,7 @@ def main_table(facts: study.Facts) -> Iterator[Table]:
     yield table
 
 
-_MAIN = {"win_rate": ".3f", "win_rate_lift": "+.3f", "gold": ".2f", "kl": ".1f", "tokens": ".0f"}
+_MAIN = {"win_rate": ".3f", "win_rate_lift": "+.3f", "win_rate_over_golden": "+.3f", "gold": ".2f", "kl": ".1f", "tokens": ".0f"}
 
 
 def headline(result: StoredResult) -> str:

@@ -57,11 +57,10 @@ def show_plan(config: RealignConfig, until: Until, *, as_json: bool) -> None:
 
 def _print_data(config: RealignConfig, out: Out) -> Preview:
     """Print one line per input and the warnings, from the first rows of each; texts are never among them."""
-    from dora_core.data.preview import Wanted, preview_data
+    from dora_core.data.preview import preview_data
     from flows.report.data_preview import input_line
 
-    name = config.align.objective.name
-    preview, _, _ = preview_data(config.data, Wanted(name, config.needs_calibration), rows=DRY_ROWS, shown=0, suspect=False)
+    preview, _, _ = preview_data(config.data, config.wanted, rows=DRY_ROWS, shown=0, suspect=False)
     for item in preview.inputs:
         out.say(input_line(item))
     for text in preview.refusals:

@@ -31,7 +31,7 @@ def demo_config(folder: Path, rounds: int = 0, overrides: Sequence[Override] = (
     raw["data"]["train"][0]["path"], raw["data"]["golden"][0]["path"] = str(data), str(golden)
     if rounds:
         raw |= {"rounds": {"rounds": rounds}, "generate": {"samples": 4, "max_new_tokens": 96}}
-        raw["evaluate"]["erm_twin"] = False
+        raw["evaluate"]["twins"] = []
     for override in overrides:
         apply_override(raw, override)
     model = SelfTrainConfig if rounds else RealignConfig

@@ -158,7 +158,7 @@ def _resolve_paths(data: dict[str, Any], folder: Path) -> list[tuple[KeyPath, st
             model = model.get(name) if isinstance(model, dict) else None
         places.append((model, "source", (*path_of_model, "source")))
     for holder, at, key in places:
-        value = holder[at] if isinstance(holder, list) else holder.get(at) if isinstance(holder, dict) else None
+        value = holder[at] if isinstance(holder, list) and isinstance(at, int) else holder.get(at) if isinstance(holder, dict) else None
         if not isinstance(value, str) or not value or "://" in value:
             continue
         is_model = at == "source"

@@ -26,11 +26,13 @@ from dora_core.config.method import (
     TextConfig,
 )
 from dora_core.config.rounds import DriftConfig, RoundsConfig
+from dora_core.config.twins import TWINS, TwinName
+from dora_core.config.valuation import ExchangeConfig, RaceConfig, TrustConfig
+from dora_core.data.acceptance import Wanted, unpaired_inputs
 from dora_core.data.presets.base import is_unpaired
 from dora_core.errors import did_you_mean
 from dora_core.evaluation.study_statistics import TABLES, TableName
-from dora_core.losses.unpaired import unpaired_remedy
-from dora_core.objectives import find_objective
+from dora_core.objectives import Auto, find_objective
 from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.strict_model import NAME_PATTERN, StrictModel
 
@@ -88,6 +90,8 @@ class ExecutionConfig(StrictModel):
     default: Execution = Field(default_factory=Execution, description="For all stages, unless their section overrides it.")
     classify: Execution | None = Field(None, description="Fitting the source classifiers.")
     calibrate: Execution | None = Field(None, description="Scoring responses with the classifiers.")
+    value: Execution | None = Field(None, description="Trust in labels and their exchange rates.")
+    race: Execution | None = Field(None, description="The race of objective auto.")
     drift: Execution | None = Field(None, description="Scoring new data with the last run's classifiers.")
     sft: Execution | None = Field(None, description="Supervised start.")
     reference: Execution | None = Field(None, description="Reference log-probabilities.")
@@ -160,6 +164,9 @@ class RealignConfig(MethodConfig):
     data: DataConfig = Field(description="Preference data.")
     gate: GateConfig = Field(default_factory=GateConfig, description="Promotion gate.")
     drift: DriftConfig = Field(default_factory=DriftConfig, description="How far the data may move from the last run's.")
+    trust: TrustConfig = Field(default_factory=TrustConfig, description="Trust in labels that are not people's.")
+    exchange: ExchangeConfig = Field(default_factory=ExchangeConfig, description="Golden labels that labels of sources are worth.")
+    race: RaceConfig = Field(default_factory=RaceConfig, description="Race of align.objective.name: auto.")
     compare: CompareConfig | None = Field(default_factory=CompareConfig, description="Win rates on held-out prompts; null = none.")
     promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="Promotion.")
 
@@ -171,12 +178,26 @@ class RealignConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _check_labels(self) -> Self:
-        """Refuse inputs known to be unpaired; a preset found by ``auto`` is known only with the rows, and refused by ``training_data``."""
-        unpaired = [f"data.train[{i}]" for i, source in enumerate(self.data.train) if is_unpaired(source)]
-        if unpaired and not self.align.loss.reads_unpaired:
+        """Refuse inputs known to be unpaired; a preset found by ``auto`` is known only with the rows, and refused by the plan."""
+        refusal = unpaired_inputs(self.align.loss, [f"data.train[{i}]" for i, source in enumerate(self.data.train) if is_unpaired(source)])
+        if refusal is not None:
+            raise ValueError(f"{refusal.message}; {refusal.hint}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_trust(self) -> Self:
+        loss, objective = self.align.loss, self.align.objective.name
+        if self.trust.apply == "soft_label" and not loss.reads_label_probability:
             raise ValueError(
-                f"{', '.join(unpaired)}: rows are unpaired (one response with a label), and align.loss.name: {self.align.loss.name} "
-                f"compares responses of one record; {unpaired_remedy()}"
+                f"trust.apply=soft_label: align.loss.name={loss.name} does not read how sure a label is; use a pairwise loss such as dpo, "
+                "or trust.apply: weight"
+            )
+        if self.trust.apply == "soft_label" and self.align.label_probability == "ignore":
+            raise ValueError("trust.apply=soft_label contradicts align.label_probability=ignore; set one of the two")
+        if self.trust.apply == "weight" and not self.needs_calibration:
+            raise ValueError(
+                f"trust.apply=weight multiplies h, and align.objective.name={objective} does not read h; use reweight or dora, "
+                "or trust.apply: soft_label"
             )
         return self
 
@@ -185,9 +206,24 @@ class RealignConfig(MethodConfig):
         return self.promotion.model_name or self.project
 
     @property
+    def needs_valuation(self) -> bool:
+        """Whether the stage ``value`` runs: for exchange rates, or for label probabilities that alignment or the race uses."""
+        return self.exchange.enabled or self.trust.apply != "off" or self.races
+
+    @property
+    def races(self) -> bool:
+        """Whether the race chooses the objective."""
+        return self.align.objective.name == Auto.name
+
+    @property
     def needs_calibration(self) -> bool:
         """Whether the objective reads h; for erm, dro and dr_dpo nothing is scored."""
         return find_objective(self.align.objective.name).uses_factors
+
+    @property
+    def wanted(self) -> Wanted:
+        """What a run does with the data."""
+        return Wanted(self.align.objective.name, self.needs_calibration, self.align.loss, tuple(self.evaluate.groups))
 
 
 class SelfTrainConfig(RealignConfig):
@@ -211,9 +247,13 @@ class SelfTrainConfig(RealignConfig):
         mistakes = []
         if self.generate.prompts is not None:
             mistakes.append("generate.prompts: rounds.prompts is the number of prompts of a round, other ones each round")
-        if self.evaluate.erm_twin:
+        if self.races:
             mistakes.append(
-                "evaluate.erm_twin compares one alignment; for rounds run self-train again with align.objective.name=erm, or a study"
+                "align.objective.name: auto chooses for one training; name an objective for rounds, for instance that of a realignment"
+            )
+        if self.evaluate.twins:
+            mistakes.append(
+                "evaluate.twins compare one alignment; for rounds self-train again with align.objective.name=erm, or run a study"
             )
         served, endpoint = self.generate.served_model, self.execution.of("generate").endpoint
         setting = f"generate.served_model={served or 'null'}"
@@ -228,6 +268,8 @@ class SelfTrainConfig(RealignConfig):
 
 
 def _objective_of_a_study(name: str) -> str:
+    if name == Auto.name:
+        raise ValueError("auto chooses one objective by a race, a study compares named ones")
     return name if name == ROBUST else find_objective(name).name
 
 
@@ -289,6 +331,11 @@ class StudyConfig(MethodConfig):
     ablation: list[Annotated[str, AfterValidator(_objective_of_a_study)]] = Field(
         default=["erm", "dro", "reweight", "dora", "dora_outer", "dora_tilted"], description="Objectives of the ablation table."
     )
+    baselines: list[Literal["golden_only", "golden_only_epochs", "synthetic_only"]] | None = Field(
+        None,
+        description="Rows of the losses of focus trained on part of the records (dora_core/config/twins.py); null = all where "
+        "testbed.one_source_per_record, else none.",
+    )
     lambdas: list[Annotated[float, Field(gt=0)] | Literal["auto"]] = Field(
         default=[0.1, 0.3, 1.0, 3.0, 10.0, "auto"], description="λ of dora in the lambda table."
     )
@@ -319,9 +366,20 @@ class StudyConfig(MethodConfig):
     def contenders(self) -> dict[str, Contender]:
         return {contender.label: contender for contender in (*self.pairwise, *self.listwise)}
 
+    @property
+    def parts(self) -> list[TwinName]:
+        """The baselines, in the order of ``TWINS``."""
+        if self.baselines is None:
+            return [name for name in TWINS if name != "erm"] if self.testbed.one_source_per_record else []
+        return [name for name in TWINS if name in self.baselines]
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         mistakes = []
+        if self.baselines and not self.testbed.one_source_per_record:
+            mistakes.append(
+                "baselines: few records of this testbed are of one kind of source: set testbed.one_source_per_record=true, or baselines=[]"
+            )
         labels = [contender.label for contender in (*self.pairwise, *self.listwise)]
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
@@ -339,8 +397,8 @@ class StudyConfig(MethodConfig):
             mistakes.append(f"lambdas: auto needs robust.scope global, got {self.robust.scope}")
         if self.rounds.strategy != "align":
             mistakes.append("rounds.strategy: the rounds table compares erm and robust by alignment; name others in strategies")
-        if self.evaluate.erm_twin:
-            mistakes.append("evaluate.erm_twin: the grid has its own erm rows; leave it false")
+        if self.evaluate.twins:
+            mistakes.append("evaluate.twins: the grid has its own rows of erm, and of part of the records (baselines); leave it out")
         if not self.sft.enabled:
             mistakes.append("sft.enabled: the study judges policies against the supervised start; leave it true")
         if self.testbed.unlabelled:

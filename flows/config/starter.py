@@ -16,10 +16,12 @@ from typing import Any
 import yaml
 
 from dora_core.config.data import DataConfig
+from dora_core.data.acceptance import Wanted
 from dora_core.data.presets import find_preset
-from dora_core.data.preview import ROWS, Progress, Wanted, preview_data
+from dora_core.data.preview import ROWS, Progress, preview_data
 from dora_core.data.previewed import Preview
 from dora_core.errors import DataError
+from dora_core.losses import parse_loss
 from dora_core.strict_model import NAME_PATTERN
 from flows.config.found_inputs import Found, look_at, look_at_all
 
@@ -120,8 +122,7 @@ class _Writer:
         self.has_golden_data = any(item.content == "golden" for item in found)
         self.golden, self.named = self._golden_sources()
         self.data = data.evolve(golden_sources=self.golden)
-        unpaired = bool(self.counts.approved or self.counts.disapproved) and not any(self.counts.preferences.values())
-        self.loss = "kto" if unpaired else "dpo"
+        self.loss = "kto" if self.counts.approved or self.counts.disapproved else "dpo"  # kto reads pairs too, dpo no single responses
         others = [name for name in self.counts.sources if name not in self.golden]
         self.estimable = self.named and bool(others) if not self.has_golden_data else bool(self.counts.sources)
         self.objective = "dora" if self.estimable else "erm"
@@ -142,7 +143,7 @@ class _Writer:
             for comment in item.comments:
                 (self.assumed if comment.startswith("ASSUMED") else self.decide).append(f"{item.path}: {comment.partition(' ')[2]}")
         text = "\n".join(self._lines()) + "\n"
-        wanted = Wanted(self.objective, uses_factors=self.objective != "erm")
+        wanted = Wanted(self.objective, uses_factors=self.objective != "erm", loss=parse_loss(self.loss))
         preview, _, _ = preview_data(self.data, wanted, rows=self.rows)
         return Starter(text, self.data, preview, wanted, self.named, tuple(self.assumed), tuple(self.decide))
 

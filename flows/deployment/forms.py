@@ -241,6 +241,8 @@ class Calibration(Section):
     """From classifiers to factors."""
 
     form: Literal["mixture", "paper", "released"] | None = _key("calibration.form")
+    ratio: Literal["conditional", "joint"] | None = _key("calibration.ratio")
+    balance: Literal["report", "enforce"] | None = _key("calibration.balance")
     temper: Annotated[float, Field(ge=0, le=1, title="number")] | Auto | None = _key("calibration.temper")
     cap_quantile: float | None = _key("calibration.cap_quantile")
     aggregate: Literal["mean", "min", "chosen", "product"] | None = _key("calibration.aggregate")

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from dora_core.objectives.settings import ObjectiveConfig
 from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.planning.champion import champions
 from flows.planning.latest import LatestStage, read_latest
 from flows.planning.planned_stage import Plan, PlannedStage, split_on_demand
 from flows.planning.rounds import add_rounds
 from flows.planning.specs import Chain, pinned
+from flows.planning.twins import check_twins, wanted_twins
 from infra.settings import Settings
 from infra.store.store import SPEC, Store
 from tasks.runtime.descriptor import read_result
@@ -24,7 +24,6 @@ from tasks.stages import drift, ingest
 from tasks.stages._drift_facts import Previous
 
 Until = Literal["calibrate", "align", "evaluate", "promote"]
-TWIN = "align (erm twin)"
 MAX_CHANGES = 3
 _COMPUTED_BEFORE = "cached: computed before from the same inputs and settings"
 
@@ -47,7 +46,7 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
             not compared.
 
     Raises:
-        DataError: an input file is missing or its columns cannot be understood.
+        DataError, ConfigError: an input file is missing, its columns cannot be understood, or its rows cannot be used as configured.
     """
     latest = read_latest(store, config.project)
     notes: list[str] = []
@@ -59,8 +58,13 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     first = stages[0]
     assert isinstance(first.spec, ingest.Spec), "a chain begins with its data"
     read = read_result(store, first.spec.ref(), ingest.Facts) if first.cached else None
+    wanted = config.wanted if until != "calibrate" else config.wanted._replace(loss=None, groups=())
     if read is None:
-        ingest.check_inputs(first.spec)
+        ingest.check_inputs(first.spec, wanted)
+    else:
+        ingest.check_read(first.spec, read.facts, wanted)
+    if until in ("evaluate", "promote"):
+        check_twins(config, None if read is None else [*read.facts.sources])
     records = None if read is None else read.facts.records.train + read.facts.records.eval
     return Plan(config.project, stages, first.spec.fingerprints, records, tuple(notes), not_needed)
 
@@ -73,19 +77,21 @@ def _specs(config: RealignConfig, until: Until, previous: Previous | None, champ
     calibration = chain.calibrate(chain.drift(previous)) if config.needs_calibration or until == "calibrate" else None
     if until == "calibrate":
         return chain
+    value = chain.value(calibration) if config.needs_valuation else None
+    race = chain.race(calibration, value) if config.races and calibration is not None and value is not None else None
     start = chain.start()
     reference = chain.reference(start)
-    policy = chain.align(start, reference, calibration)
+    twins = [] if until == "align" else wanted_twins(config)
+    chain.twin_data(twins, start, reference)
+    policy = chain.align(start, reference, calibration, race=race)
     if until == "align":
         return chain
     if isinstance(config, SelfTrainConfig):
         evaluation, policy = add_rounds(chain, start, reference, policy, champions)
         chain.round = None  # a promotion is the run's, not a round's
     else:
-        twin: StageRef | None = None
-        if config.evaluate.erm_twin and config.align.objective.name != "erm":
-            twin = chain.align(start, reference, None, TWIN, config.align.evolve(objective=ObjectiveConfig(name="erm")))
-        evaluation = chain.evaluate(start, reference, policy, twin, chain.compare(policy, start, champions))
+        trained = {name: chain.twin(name, start, reference) for name in twins}
+        evaluation = chain.evaluate(start, reference, policy, trained, chain.compare(policy, start, champions, trained))
     if until == "promote":
         chain.promote(evaluation, policy)
     return chain
@@ -142,7 +148,7 @@ def _why(old: dict[str, Any], spec: StageSpec, labels: dict[str, str]) -> str:
         if new[name] is None and isinstance(old[name], dict) and set(old[name]) == {"stage", "digest"}
     ]
     parts = [f"no {name} any more" for name in sorted(dropped)]
-    skip = {name.partition(".")[0] for name in inputs} | {*dropped}
+    skip = {name.partition(".")[0] for name in inputs} | {*dropped} | {name for name in old if _refs(old[name])}
     parts += _differences({k: v for k, v in old.items() if k not in skip}, {k: v for k, v in new.items() if k not in skip})
     if changed_inputs:
         parts.append(f"{', '.join(changed_inputs)} changed")
@@ -150,7 +156,9 @@ def _why(old: dict[str, Any], spec: StageSpec, labels: dict[str, str]) -> str:
 
 
 def _refs(value: Any) -> list[dict[str, str]]:
-    """Return the stages that a field of a payload names: one, or a list of them."""
+    """Return the stages that a field of a payload names: one, a list of them, or one per key."""
+    if isinstance(value, dict) and set(value) != {"stage", "digest"}:
+        value = list(value.values())
     return [ref for ref in (value if isinstance(value, list) else [value]) if isinstance(ref, dict) and set(ref) == {"stage", "digest"}]
 
 

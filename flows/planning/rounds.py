@@ -92,6 +92,8 @@ def learn(chain: Chain, policy: StageRef, done: Samples) -> StageRef:
         chain.guard("guard mixture", mix=chain.records)
         return chain.raft(policy, optimization)
     calibration = chain.calibrate() if config.needs_calibration else None
+    if config.trust.apply != "off":
+        chain.value(calibration)
     chain.guard("guard mixture", mix=chain.records, calibration=calibration)
     align = config.align.evolve(optimization=optimization)
     return chain.align(policy, chain.reference(policy), calibration, align=align)

@@ -7,20 +7,24 @@ build longer ones.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 from dora_core.config.alignment import AlignConfig
 from dora_core.config.judging import Judge, RewardModelJudge
 from dora_core.config.method import GenerateConfig, OptimizationConfig, SftConfig
+from dora_core.config.twins import TWINS, TwinName
+from dora_core.objectives.settings import ObjectiveConfig
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
 from infra.store.store import sha256_of
 from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.stages._drift_facts import Previous
+from tasks.tables.record_selection import RecordSelection
 
 Configuration = TypeVar("Configuration", bound=MethodConfig)
 Split = Literal["train", "eval"]
 
-START_STREAM, CHAMPION_STREAM = 1 << 20, 1 << 21
+START_STREAM, CHAMPION_STREAM, TWIN_STREAM = 1 << 20, 1 << 21, 1 << 22
 """Added to the seed of an opponent's samples: with equal seeds they would share their random numbers with the policy's."""
 
 
@@ -45,6 +49,7 @@ class Chain:
         self.rounds: dict[str, int | None] = {}
         self._run, self._golden = config.execution.of, config.data.golden_sources
         self._refs: set[StageRef] = set()
+        self._trust: dict[StageRef, StageRef] = {}
         self.given = self.records = self.add(
             "ingest", ingest.Spec(data=config.data, fingerprints=fingerprints, execution=self._run("ingest"))
         )
@@ -107,6 +112,39 @@ class Chain:
             ),
         )
 
+    def value(self, calibration: StageRef | None) -> StageRef:
+        """Add trust in the labels of the current records, which their alignments use by ``trust.apply``, and exchange rates."""
+        from tasks.stages import value
+
+        spec = value.Spec(
+            records=self.records,
+            calibration=calibration,
+            trust=self.config.trust,
+            exchange=self.config.exchange,
+            golden_sources=self._golden,
+            aggregate=self.config.calibration.aggregate if calibration else "mean",
+            execution=self._run("value"),
+        )
+        self._trust[self.records] = ref = self.add("value", spec)
+        return ref
+
+    def race(self, calibration: StageRef, value: StageRef) -> StageRef:
+        """Add the race, which chooses the objective and the weights of records."""
+        from tasks.stages import race
+
+        spec = race.Spec(
+            records=self.records,
+            calibration=calibration,
+            value=value,
+            race=self.config.race,
+            trust=self.config.trust,
+            exchange=self.config.exchange,
+            golden_sources=self._golden,
+            aggregate=self.config.calibration.aggregate,
+            execution=self._run("race"),
+        )
+        return self.add("race", spec)
+
     def start(self) -> StageRef | None:
         """Add the supervised start; None where alignment starts from the model as it is."""
         return self._fine_tune(None, self.config.sft) if self.config.sft.enabled else None
@@ -142,22 +180,53 @@ class Chain:
         calibration: StageRef | None,
         label: str = "align",
         align: AlignConfig | None = None,
+        race: StageRef | None = None,
     ) -> StageRef:
-        """Add the alignment; returns the policy."""
+        """Add the alignment; returns the policy.
+
+        Args:
+            race: gives objective, weights and label probabilities, for ``objective: auto``.
+        """
+        align = align or self.config.align
+        if race is not None:
+            return self.add(label, self._alignment(start, reference, race, align).evolve(race=race, trust=race, aggregate="mean"))
+        use = self.config.trust.apply
+        # A weight is a factor of h, which an objective without h does not read.
+        trusts = use == "soft_label" or (use == "weight" and calibration is not None)
+        trust: dict[str, Any] = {"trust": self._trust.get(self.records), "trust_use": use} if trusts else {}
+        return self.add(label, self._alignment(start, reference, calibration, align).evolve(**trust))
+
+    def twin(self, name: TwinName, start: StageRef | None, reference: StageRef, align: AlignConfig | None = None) -> StageRef:
+        """Add a twin of the alignment ``align`` (None: the configured one): see ``dora_core/config/twins.py``."""
+        return self.add(f"align ({name} twin)", self._twin(name, start, reference, align))
+
+    def twin_data(self, names: list[TwinName], start: StageRef | None, reference: StageRef) -> None:
+        """Add the training data of twins of part of the records, before anything is aligned: if there is no such record, the run fails
+        here, not after the alignment."""
+        for name in (name for name in names if TWINS[name].records != "all"):
+            for spec in self._twin(name, start, reference, None).preparation().values():
+                self.add(f"{spec.stage} ({name} twin)", spec)
+
+    def _twin(self, name: TwinName, start: StageRef | None, reference: StageRef, align: AlignConfig | None) -> StageSpec:
+        twin = TWINS[name]
+        plain = (align or self.config.align).evolve(objective=ObjectiveConfig(name="erm"))
+        spec = self._alignment(start, reference, None, plain)
+        if twin.records == "all":
+            return spec
+        selection = RecordSelection(records=twin.records, golden_sources=self._golden)
+        return spec.evolve(selection=selection, equal_steps=twin.equal == "steps")
+
+    def _alignment(self, start: StageRef | None, reference: StageRef, calibration: StageRef | None, align: AlignConfig) -> StageSpec:
         from tasks.stages import align as stage
 
-        config, align = self.config, align or self.config.align
-        return self.add(
-            label,
-            stage.Spec(
-                **self._policy(start),
-                reference=reference,
-                calibration=calibration,
-                align=align,
-                aggregate=config.calibration.aggregate if calibration else "mean",
-                plugins=stage.plugin_digests(align),
-                execution=self._run("align"),
-            ),
+        return stage.Spec(
+            **self._policy(start),
+            reference=reference,
+            calibration=calibration,
+            align=align,
+            aggregate=self.config.calibration.aggregate if calibration else "mean",
+            plugins=stage.plugin_digests(align),
+            execution=self._run("align"),
         )
 
     def evaluate(
@@ -165,7 +234,7 @@ class Chain:
         start: StageRef | None,
         reference: StageRef,
         policy: StageRef,
-        twin: StageRef | None = None,
+        twins: Mapping[TwinName, StageRef] | None = None,
         comparison: StageRef | None = None,
         label: str = "evaluate",
     ) -> StageRef:
@@ -178,7 +247,7 @@ class Chain:
                 **self._policy(start),
                 reference=reference,
                 policy=policy,
-                twin=twin,
+                twins=twins or {},
                 comparison=comparison,
                 evaluate=self.config.evaluate,
                 gate=self.config.gate,
@@ -262,8 +331,11 @@ class Chain:
         )
         return self.add("reward", spec)
 
-    def compare(self, policy: StageRef, start: StageRef | None, champions: list[StageRef]) -> StageRef | None:
-        """Add the comparison of the policy's held-out samples with the start's, the champion's and the chosen responses; None if it is off.
+    def compare(
+        self, policy: StageRef, start: StageRef | None, champions: list[StageRef], twins: Mapping[TwinName, StageRef] | None = None
+    ) -> StageRef | None:
+        """Add the comparison of the policy's held-out samples with those of the start, the champion and the twins, and with the chosen
+        responses; None if it is off.
 
         Args:
             champions: the registry's champion and the one before: a policy that is champion itself is compared with its predecessor.
@@ -284,6 +356,7 @@ class Chain:
         samples, scores = judged("" if self.round is None else " held-out", policy, 0)
         start_samples, start_scores = judged(" start", start, START_STREAM)
         champion_samples, champion_scores = judged(" champion", champion, CHAMPION_STREAM) if champion else (None, None)
+        of_twins = {name: judged(f" {name} twin", ref, TWIN_STREAM * (1 + list(TWINS).index(name))) for name, ref in (twins or {}).items()}
         spec = compare.Spec(
             records=self.given,
             samples=samples,
@@ -292,8 +365,10 @@ class Chain:
             start_scores=start_scores,
             champion_samples=champion_samples,
             champion_scores=champion_scores,
+            twin_samples={name: samples for name, (samples, _) in of_twins.items()},
+            twin_scores={name: scores for name, (_, scores) in of_twins.items()},
             chosen_scores=self.judge("judge chosen", config.judge, None, model),
-            evaluate=self.config.evaluate.evolve(erm_twin=False),  # nothing here depends on it
+            evaluate=self.config.evaluate.evolve(twins=[], groups=[]),  # nothing here depends on them
             golden_sources=self._golden,
             execution=self._run("compare"),
         )

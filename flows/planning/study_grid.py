@@ -26,6 +26,7 @@ from dora_core.config.data import DataConfig, DataSource
 from dora_core.config.judging import GoldJudge
 from dora_core.config.method import CalibrationConfig, TestbedConfig
 from dora_core.config.rounds import Strategy
+from dora_core.config.twins import TWINS, TwinName
 from dora_core.evaluation.study_statistics import Cell, TableName
 from dora_core.objectives import OBJECTIVES, find_objective
 from dora_core.objectives.settings import ObjectiveConfig
@@ -62,6 +63,7 @@ class Variant:
     golden_shift: float = 0.0
     round: int = 0
     strategy: Strategy = "align"
+    baseline: TwinName | None = None
 
     @property
     def uses_factors(self) -> bool:
@@ -82,6 +84,7 @@ class Variant:
             golden_shift=self.golden_shift,
             round=self.round,
             strategy=self.strategy,
+            baseline=self.baseline or "–",
             **(shown if self.uses_factors else {}),
         )
 
@@ -105,7 +108,8 @@ def _order(config: StudyConfig, variant: Variant) -> tuple[float, ...]:
     loss = list(config.contenders).index(variant.contender.label)
     objective = list(OBJECTIVES).index(variant.objective.name)
     learned = STRATEGIES.index(variant.strategy)
-    return loss, variant.label_noise, variant.golden_shift, variant.exact, objective, lam, temper, learned, variant.round
+    part = -1 if variant.baseline is None else list(TWINS).index(variant.baseline)
+    return loss, variant.label_noise, variant.golden_shift, variant.exact, objective, part, lam, temper, learned, variant.round
 
 
 def _rows(config: StudyConfig, table: TableName) -> Iterator[Variant]:
@@ -121,9 +125,12 @@ def _rows(config: StudyConfig, table: TableName) -> Iterator[Variant]:
     if table in ("pairwise", "listwise"):
         for contender in config.pairwise if table == "pairwise" else config.listwise:
             yield from (variant(contender, name) for name in contender.objectives)
+            if contender.label in config.focus:
+                yield from (variant(contender, "erm", baseline=name) for name in config.parts)
     elif table == "ablation":
         for contender in map(config.contenders.__getitem__, config.focus):
             yield from (variant(contender, name) for name in config.ablation)
+            yield from (variant(contender, "erm", baseline=name) for name in config.parts)
             yield from (variant(contender, name, exact=True) for name in EXACT if name in config.ablation)
     elif table == "lambda":
         for contender in map(config.contenders.__getitem__, config.focus):
@@ -255,7 +262,8 @@ def _realignment(
     if variant.uses_factors:
         same_golden = variant.golden_shift == testbed.golden_shift
         calibration = exact if variant.exact else (base if same_golden else chain).calibrate()
-    policy = chain.align(start, reference, calibration)
+    twin = variant.baseline
+    policy = chain.align(start, reference, calibration) if twin is None else chain.twin(twin, start, reference)
     done, before = Samples(), policy
     for chain.round in range(1, variant.round + 1):
         before = policy

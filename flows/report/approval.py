@@ -5,7 +5,7 @@ from __future__ import annotations
 from flows.report.comparison import cell, comparison_table
 from flows.report.numbers import interval
 from tasks.stages import compare, evaluate, promote
-from tasks.stages._evaluate_facts import GateResult
+from tasks.stages._evaluate_facts import GateResult, RuleResult
 
 
 def evidence_table(evaluation: evaluate.Facts, comparison: compare.Facts | None) -> str:
@@ -20,9 +20,15 @@ def evidence_table(evaluation: evaluate.Facts, comparison: compare.Facts | None)
 
 def gate_table(gate: GateResult) -> str:
     """Render the promotion gate: one row per rule, and per rule that had no evidence."""
-    rows = [f"| {'met' if rule.passed else '**not met**'} | {cell(rule.message)} |" for rule in gate.rules]
+    rows = [f"| {_state(rule)} | {cell(rule.reason)} |" for rule in gate.rules]
     rows += [f"| no evidence | {cell(f'{name}: {reason}')} |" for name, reason in gate.unchecked.items()]
     return "\n".join(["| gate | rule: value |", "| --- | --- |", *rows])
+
+
+def _state(rule: RuleResult) -> str:
+    if rule.uncertain:
+        return "**cannot tell**, counts as met" if rule.passed else "**cannot tell**"
+    return "met" if rule.passed else "**not met**"
 
 
 def decision_lines(promotion: promote.Facts, gate: GateResult | None = None) -> list[str]:
@@ -31,7 +37,7 @@ def decision_lines(promotion: promote.Facts, gate: GateResult | None = None) -> 
     Args:
         gate: shown beside the lines by :func:`gate_table`; its rules are left out of the reasons.
     """
-    elsewhere = {rule.message for rule in gate.rules} if gate else set()
+    elsewhere = {rule.reason for rule in gate.rules} if gate else set()
     aliases = ", ".join(f"{alias} → {number}" for alias, number in sorted(promotion.aliases.items())) or "none"
     lines = [f"**{promotion.decision}**: model `{promotion.model_name}` version {promotion.version}; aliases: {aliases}"]
     lines += [cell(reason) for reason in promotion.reasons if reason not in elsewhere]

@@ -11,6 +11,8 @@ from tasks.stages import calibrate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+BALANCE_ROWS = 14  # statistics in the figure
+
 
 @stage_figure("calibrate")
 def h_by_source(facts: calibrate.Facts) -> Figure | None:
@@ -56,5 +58,22 @@ def h_histogram(facts: calibrate.Facts) -> Figure | None:
         layers[f"{len(rest)} others"] = [sum(column) for column in zip(*(counts[name] for name in rest), strict=True)]
     figure, axes = single_axes("Distribution of the calibration factor", "h", "responses")
     draw_stack(axes, edges, layers)
+    legend_below(figure, axes)
+    return figure
+
+
+@stage_figure("calibrate")
+def balance(facts: calibrate.Facts) -> Figure | None:
+    """The statistics that differ most, all responses alike and weighted by h; within ±.1 counts as balanced."""
+    if facts.balance is None:
+        return None
+    furthest = sorted_by(facts.balance.statistics, lambda one: -max(abs(one.before), abs(one.after)))
+    shown = dict(list(furthest.items())[:BALANCE_ROWS])
+    figure, axes = row_axes("Text statistics beside golden responses", "standardised mean difference", shown)
+    axes.axvline(0.0, color=OTHER, linewidth=1)
+    axes.axvspan(-0.1, 0.1, color=OTHER, alpha=0.2, linewidth=0)
+    for key, marker, colour, label in (("before", "o", OTHER, "all alike"), ("after", "D", PALETTE[1], "weighted by h")):
+        values = [getattr(one, key) for one in shown.values()]
+        axes.plot(values, range(len(shown)), marker, color=colour, markersize=5, label=label)
     legend_below(figure, axes)
     return figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dora_core.evaluation.metrics import GroupInterval
 from flows.report.evaluation_figures import opponent, wins_of
 from flows.report.numbers import interval, p_value, percent
-from tasks.stages.compare import Facts
+from tasks.stages._compare_facts import Facts
 
 COLUMNS = ("against", "win", "tie", "lose", "win rate", "at equal length", "sign test p", "prompts", "worst group")
 

@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dora_core.data.previewed import BadRow, InputPreview, Preview, RecordShown
+from dora_core.data.acceptance import BadRow
+from dora_core.data.previewed import InputPreview, Preview, RecordShown
 from dora_core.data.record_counts import RecordCounts
 from flows.report.html import HERE, render_template
 
@@ -94,7 +95,9 @@ def facts_markdown(facts: IngestFacts) -> str:
     sources = "| source | responses | with a reward |\n|---|---|---|\n" + "\n".join(
         f"| {_cell(name)} | {one.responses:,} | {one.measured_rewards:,} |" for name, one in facts.sources.items()
     )
-    noted = [f"- {bad.reason}, e.g. row {bad.row} of {bad.file}: {bad.text}" for bad in facts.first_bad]
+    noted = [f"- {item.place}: {note}" for item in facts.inputs for note in item.file_notes]
+    noted += [f"- {item.place}: {count:,} {what}" for item in facts.inputs for what, count in item.notes.items()]
+    noted += [f"- {bad.reason}, e.g. row {bad.row} of {bad.file}: {bad.text}" for bad in facts.first_bad]
     noted += [f"- {finding.message} ({finding.hint})" for finding in facts.findings]
     mappings = [
         f"`{item.place}` is read as\n\n```yaml\n{mapping.adapter.rstrip()}\n```" for item in facts.inputs for mapping in item.mappings

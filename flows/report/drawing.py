@@ -1,7 +1,7 @@
 """Style of figures, and their common parts.
 
 Matplotlib's object interface only (no pyplot, no global figure list), a colour-blind-safe palette (Okabe and Ito, 2008) in which
-policy, start and twin keep their colours, and :data:`INK` for all text and lines, which the report recolours with the page.
+policy, start and twins keep their colours, and :data:`INK` for all text and lines, which the report recolours with the page.
 Matplotlib is imported when the first figure is drawn.
 """
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
+
+from dora_core.config.twins import TWINS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +25,10 @@ Value = TypeVar("Value")
 INK, GRID = "#23272e", "#d9dce1"
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31"]
 OTHER = "#9aa0a8"
-ROLES = {"policy": ("#0072B2", "aligned policy"), "start": (OTHER, "start"), "twin": ("#E69F00", "ERM twin")}
+TWIN_COLOURS = [PALETTE[4], PALETTE[2], PALETTE[5], PALETTE[1]]
+ROLES = {"policy": (PALETTE[0], "aligned policy"), "start": (OTHER, "start")} | {
+    name: (colour, twin.title) for (name, twin), colour in zip(TWINS.items(), TWIN_COLOURS, strict=True)
+}
 STYLE = {
     "font.size": 9,
     "font.family": "sans-serif",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dora_core.config.twins import TWINS
 from flows.report.drawing import (
     INK,
     OTHER,
     PALETTE,
     ROLES,
     draw_interval,
+    headline,
     legend_below,
     panel_grid,
     role_legend,
@@ -21,14 +23,19 @@ from flows.report.drawing import (
 from flows.report.figure_registry import stage_figure
 from flows.report.numbers import interval
 from tasks.stages import compare, evaluate
+from tasks.stages._compare_facts import Wins
 from tasks.stages._evaluate_facts import Group
-from tasks.stages.compare import Wins
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OPPONENTS = {"start": "the start", "champion": "the champion", "chosen": "chosen responses"}
+OPPONENTS: dict[str, str] = {
+    "start": "the start",
+    "champion": "the champion",
+    **{str(name): twin.title for name, twin in TWINS.items()},
+    "chosen": "chosen responses",
+}
 OUTCOMES = {"win": PALETTE[0], "tie": "#c9ced6", "lose": PALETTE[4]}
 
 
@@ -42,7 +49,8 @@ def comparison(facts: evaluate.Facts) -> Figure | None:
     parts = facts.parts
     if not parts:
         return None
-    figure, panels = panel_grid(len(titles), columns=len(titles), height=0.9 + 0.55 * len(parts), share_y=True)
+    models = max(len(part.ranking.measured()) for part in parts.values())
+    figure, panels = panel_grid(len(titles), columns=len(titles), height=0.9 + (0.1 + 0.15 * models) * len(parts), share_y=True)
     labels = [f"{name} ({part.accuracy.policy.n:,} prompts)" for name, part in parts.items()]
     present: set[str] = set()
     for axes, measure in zip(panels, titles, strict=True):
@@ -50,7 +58,7 @@ def comparison(facts: evaluate.Facts) -> Figure | None:
             estimates = getattr(part, measure).measured()
             present |= estimates.keys()
             for place, name in enumerate(n for n in ROLES if n in estimates):
-                y = row + 0.2 * (place - (len(estimates) - 1) / 2)
+                y = row + 0.6 / models * (place - (len(estimates) - 1) / 2)
                 draw_interval(axes, estimates[name], y, ROLES[name][0])
         axes.set_title(titles[measure], fontsize=9)
         axes.axvline(0.0 if measure == "margin" else 0.5, color=OTHER, linewidth=1, linestyle="--")
@@ -58,6 +66,26 @@ def comparison(facts: evaluate.Facts) -> Figure | None:
         axes.set_ylim(len(parts) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
     role_legend(figure, present)
+    return figure
+
+
+@stage_figure("evaluate", wide=True)
+def twins(facts: evaluate.Facts) -> Figure | None:
+    """What the policy gains over every twin, paired by prompt: win rate against the start, and preference accuracy."""
+    found = facts.twins
+    if not found:
+        return None
+    titles = {"win_rate_lift": "win rate against the start", "accuracy_lift": "preference accuracy"}
+    figure, panels = panel_grid(len(titles), columns=len(titles), height=1.0 + 0.32 * len(found), share_y=True)
+    for axes, (measure, title) in zip(panels, titles.items(), strict=True):
+        for row, (name, twin) in enumerate(found.items()):
+            if (estimate := getattr(twin, measure)) is not None:
+                draw_interval(axes, estimate, row, ROLES[name][0])
+        axes.axvline(0.0, color=OTHER, linewidth=1, linestyle="--")
+        axes.set_yticks(range(len(found)), [short(ROLES[name][1], 36) for name in found])
+        axes.set_ylim(len(found) - 0.5, -0.5)
+        axes.set_title(f"{title}, policy minus twin", fontsize=9)
+        axes.grid(axis="y", visible=False)
     return figure
 
 
@@ -69,9 +97,7 @@ def margins(facts: evaluate.Facts) -> Figure | None:
     figure, axes = single_axes(
         "Reward margins of held-out pairs", "log-ratio of the better response minus that of the worse (nats)", "pairs"
     )
-    for name, counts in (("policy", histogram.policy), ("twin", histogram.twin)):
-        if counts is None:
-            continue
+    for name, counts in {"policy": histogram.policy, **histogram.twins}.items():
         colour, label = ROLES[name]
         axes.stairs(counts, histogram.edges, color=colour, label=label, fill=name == "policy", alpha=0.75)
     axes.axvline(0.0, color=INK, linewidth=1, linestyle="--")
@@ -118,6 +144,28 @@ def by_source(facts: evaluate.Facts) -> Figure | None:
 @stage_figure("evaluate")
 def by_task(facts: evaluate.Facts) -> Figure | None:
     return _by_group("By task", facts.by_task)
+
+
+@stage_figure("evaluate", wide=True)
+def by_column(facts: evaluate.Facts) -> Figure | None:
+    """Preference accuracy by the values of carried columns: a panel per column, a dot and its interval per value."""
+    tables = {column: found.groups for column, found in facts.by_column.items() if found.groups}
+    if not tables:
+        return None
+    rows = max(map(len, tables.values()))
+    figure, panels = panel_grid(len(tables), columns=2, height=0.9 + 0.24 * rows)
+    headline(figure, "By carried columns")
+    for axes, (column, groups) in zip(panels, tables.items(), strict=True):
+        for row, group in enumerate(groups.values()):
+            draw_interval(axes, group.accuracy, row, PALETTE[0])
+        axes.axvline(0.5, color=OTHER, linewidth=1, linestyle="--")
+        axes.set_yticks(range(len(groups)), [f"{short(name, 24)} ({group.accuracy.n:,})" for name, group in groups.items()])
+        axes.set_ylim(rows - 0.5, -0.5)
+        axes.set_xlim(-0.03, 1.03)
+        axes.grid(axis="y", visible=False)
+        axes.set_title(short(column), fontsize=9)
+    figure.supxlabel("preference accuracy (prompts in brackets)", fontsize=9)
+    return figure
 
 
 def _by_group(title: str, groups: dict[str, Group]) -> Figure | None:

@@ -44,9 +44,13 @@ class Section:
     setting: Setting | None
 
 
+BASELINES = (
+    "<i>golden_only</i> and <i>synthetic_only</i> learn plainly from the records of one kind alone, in as many steps as the others; "
+    "<i>golden_only_epochs</i> in as many passes, hence fewer steps."
+)
 SECTIONS = {
-    "pairwise": ("Pairwise losses", "Each loss on (best, worst) pairs, plain (erm) and under the robust objective."),
-    "listwise": ("Listwise losses", "Each loss on whole lists of responses, plain (erm) and under the robust objective."),
+    "pairwise": ("Pairwise losses", f"Each loss on (best, worst) pairs, plain (erm) and under the robust objective. {BASELINES}"),
+    "listwise": ("Listwise losses", f"Each loss on whole lists of responses, plain (erm) and under the robust objective. {BASELINES}"),
     "ablation": (
         "Contribution of the parts",
         "The same loss under each objective. Factors <i>exact</i> come from the known densities in place of classifiers.",
@@ -82,7 +86,7 @@ SHOWN = {
     "rounds": ("win_rate", "win_rate_rise", "win_rate_lift", "gold", "accuracy_gold", "kl", "tokens"),
     "confidence": ("confidence_implicit", "confidence_likelihood", "accuracy_gold", "win_rate"),
 }
-POLICY = ("win_rate", "win_rate_lift", "gold", "accuracy", "accuracy_gold", "kl", "tokens")
+POLICY = ("win_rate", "win_rate_lift", "win_rate_over_golden", "gold", "accuracy", "accuracy_gold", "kl", "tokens")
 SETTINGS = {
     "rounds": Setting("round", "round"),
     "noise": Setting("label_noise", "noise"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {
-    "erm": ROLES["twin"][0],
+    "erm": ROLES["erm"][0],
     "dora": PALETTE[0],
     "dro": PALETTE[1],
     "reweight": PALETTE[2],
@@ -231,6 +231,8 @@ def shifted_golden(facts: Facts) -> Figure | None:
 
 
 def _colour(cell: CellFacts) -> str:
+    if cell.params.is_baseline:
+        return ROLES[cell.params.baseline][0] if cell.params.baseline in ROLES else OTHER
     return COLOURS.get(cell.params.objective, OTHER)
 
 

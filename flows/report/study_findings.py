@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -36,7 +36,7 @@ class Finding:
 
 def findings(facts: Facts) -> list[Finding]:
     """All findings, in the order of the tables."""
-    found = [*_against_start(facts), *_against_erm(facts), *_ablation(facts), *_strength(facts)]
+    found = [*_against_start(facts), *_against_erm(facts), *_against_golden(facts), *_ablation(facts), *_strength(facts)]
     found += _turning_points(facts, "noise", "label_noise", "Label noise", "{:.0%}")
     found += _turning_points(facts, "shifted_golden", "golden_shift", "Shift of the golden reference", "{:g}")
     return [*found, *_rounds(facts), *_calibration(facts), *_confidence(facts)]
@@ -78,28 +78,55 @@ def _against_start(facts: Facts) -> Iterator[Finding]:
         yield Finding(mark, headline, tuple(f"worse: {c.method}: {_shown(_win(c))}" for c in worse))
 
 
+@dataclass(frozen=True)
+class _Baseline:
+    """A policy that the others are compared with.
+
+    Attributes:
+        title: in sentences.
+        of: the cell to compare with; None where there is none.
+        lift: measure of the paired difference.
+    """
+
+    title: str
+    of: Callable[[CellFacts], CellFacts | None]
+    lift: str
+
+
 def _against_erm(facts: Facts) -> Iterator[Finding]:
     """Every robust cell of the two tables of losses against the erm cell of its loss."""
+    cells = [cell for cell in _of_losses(facts) if not cell.params.is_baseline]
+    return _against(cells, _Baseline("erm", facts.twin_of, "win_rate_lift"), "Above plain training (erm)")
+
+
+def _against_golden(facts: Facts) -> Iterator[Finding]:
+    """Every robust cell of the two tables of losses against golden records alone, in as many steps."""
+    cells = [cell for cell in _of_losses(facts) if not cell.params.is_baseline and cell.params.objective != "erm"]
+    return _against(cells, _Baseline("golden records alone", facts.golden_of, "win_rate_over_golden"), "Above golden records alone")
+
+
+def _against(cells: list[CellFacts], baseline: _Baseline, above: str) -> Iterator[Finding]:
+    title = baseline.title
     headlines: dict[str, tuple[Mark, str]] = {
-        "above": ("met", "Above plain training (erm)"),
-        "ahead": ("open", "Ahead of erm by the paired difference only"),
-        "level": ("open", "Not distinguishable from erm"),
-        "behind": ("open", "Behind erm by the paired difference only"),
-        "below": ("broken", "Below erm"),
+        "above": ("met", above),
+        "ahead": ("open", f"Ahead of {title} by the paired difference only"),
+        "level": ("open", f"Not distinguishable from {title}"),
+        "behind": ("open", f"Behind {title} by the paired difference only"),
+        "below": ("broken", f"Below {title}"),
     }
     groups: dict[str, list[tuple[CellFacts, CellFacts]]] = {name: [] for name in headlines}
-    for cell in _of_losses(facts):
-        twin = facts.twin_of(cell)
-        if twin is not None:
-            where = relation(_win(cell), _win(twin))
-            lift = cell.estimates["win_rate_lift"]
+    for cell in cells:
+        other = baseline.of(cell)
+        if other is not None:
+            where = relation(_win(cell), _win(other))
+            lift = cell.estimates[baseline.lift]
             paired = "ahead" if lift.low > 0 else "behind" if lift.high < 0 else "level"
-            groups[where if where in ("above", "below") else paired].append((cell, twin))
-    for name, cells in groups.items():
-        if cells:
+            groups[where if where in ("above", "below") else paired].append((cell, other))
+    for name, compared in groups.items():
+        if compared:
             mark, words = headlines[name]
-            names = ", ".join(f"{c.params.loss} + {c.params.objective}" for c, _ in cells)
-            yield Finding(mark, f"{words}: {names}", tuple(f"{c.method}: {_compared(c, twin)}" for c, twin in cells))
+            names = ", ".join(f"{c.params.loss} + {c.params.objective}" for c, _ in compared)
+            yield Finding(mark, f"{words}: {names}", tuple(f"{c.method}: {_compared(c, other, baseline.lift)}" for c, other in compared))
 
 
 def _ablation(facts: Facts) -> Iterator[Finding]:
@@ -235,10 +262,10 @@ def _win(cell: CellFacts) -> Estimate:
     return cell.estimates["win_rate"]
 
 
-def _compared(cell: CellFacts, twin: CellFacts) -> str:
+def _compared(cell: CellFacts, twin: CellFacts, measure: str = "win_rate_lift") -> str:
     """Both win rates and the paired difference; a doubt where the t-interval over seeds disagrees with the bootstrap."""
     text = f"{_shown(_win(cell))} against {_shown(_win(twin))}"
-    lift = cell.estimates["win_rate_lift"]
+    lift = cell.estimates[measure]
     excludes = lift.low > 0 or lift.high < 0
     doubt = excludes and lift.t_low <= 0 <= lift.t_high
     return f"{text}; paired {_signed(lift)}" + (", but the t-interval over seeds contains 0" if doubt else "")

@@ -107,13 +107,18 @@ def pending(session: Session, stage: PlannedStage) -> Question | None:
     text = "\n\n".join(
         [
             f"### Promote version {version} of `{name}`?",
-            f"It passed its gate. Champion now: {f'version {champion}' if champion else 'none'}.",
+            f"{_gate(session.store, stage)} Champion now: {f'version {champion}' if champion else 'none'}.",
             evidence(session.store, stage),
             "\n".join(f"- {line}" for line in _links(session, name, version)),
             f"Without an answer until {_utc(deadline)} it stays challenger.",
         ]
     )
     return Question(name, version, stage.digest, champion, deadline, text)
+
+
+def _gate(store: Store, stage: PlannedStage) -> str:
+    gate = _facts(store, _evaluation(stage), evaluate.Facts).gate
+    return "It passed its gate." if gate.passed else "Its gate **cannot tell** whether it is good enough."
 
 
 def evidence(store: Store, stage: PlannedStage) -> str:

@@ -1,9 +1,9 @@
 """Prefect events of finished stages and decisions, for automations, webhooks and other subscribers.
 
-``dora.calibration.ready`` · ``dora.approval.asked`` · ``dora.promoted`` · ``dora.refused`` · ``dora.guard.stopped`` ·
-``dora.drift.refused``, of the resource ``dora.project.<name>``, related to their flow run. An event is sent when something happens, not
-again for a stage that is cached. Its payload holds metrics, reasons and links; no prompts, no responses. An event that cannot be sent
-becomes a warning; the run continues.
+``dora.calibration.ready`` · ``dora.approval.asked`` · ``dora.promoted`` · ``dora.refused`` · ``dora.undecided`` ·
+``dora.guard.stopped`` · ``dora.drift.refused``, of the resource ``dora.project.<name>``, related to their flow run. An event is sent when
+something happens, not again for a stage that is cached. Its payload holds metrics, reasons and links; no prompts, no responses. An event
+that cannot be sent becomes a warning; the run continues.
 """
 
 from __future__ import annotations

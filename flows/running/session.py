@@ -17,9 +17,11 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
+from dora_core.errors import DoraError
 from flows.config.models import MethodConfig
 from flows.planning.latest import write_latest
 from flows.planning.planned_stage import Plan, PlannedStage
+from flows.run_summary import description
 from flows.running.manifest import FlowRun, Manifest
 from flows.running.observer import Observer
 from flows.running.ray_cluster import RayCluster
@@ -130,6 +132,7 @@ class Session:
             "dora.error": described.message if described else None,
             "dora.decision": self.manifest.run.decision,
             "dora.decided_by": self.manifest.run.decided_by,
+            "mlflow.note.content": self._description(),
         }
         ended = MLFLOW_STATUS[status]
         self.rounds.finish(ended)
@@ -141,6 +144,12 @@ class Session:
         links = self.manifest.run.links
         links = links.evolve(mlflow=self.tracker.url(self.parent_run) or links.mlflow)
         self.manifest.update(status=status, finished=time.time(), error=described, links=links, stages=stages)
+
+    def _description(self) -> str | None:
+        """The text that MLflow shows first on the run's page; None if the store cannot be read."""
+        with suppress(DoraError, OSError):
+            return description(self.store, self.manifest.run)
+        return None
 
 
 def git_sha() -> str:

@@ -26,6 +26,7 @@ from flows.report.approval import decision_lines, gate_table
 from flows.report.comparison import comparison_table
 from flows.report.data_preview import facts_markdown
 from flows.run_record import EndedRun, RunRecord
+from flows.run_summary import evaluation_summary
 from flows.running.abandoned import release
 from flows.running.approval import ask, settle, was_suspended
 from flows.running.events import announce
@@ -178,6 +179,7 @@ def _summary(session: Session) -> str:
     text = [
         f"# {run.name}",
         outcome(run),
+        evaluation_summary(session.store, run),
         *_decided(session),
         *_compared(session),
         "| stage | state | why | time | digest |\n|---|---|---|---|---|\n" + "\n".join(rows),

@@ -222,9 +222,15 @@ def versions(uri: str) -> list[Registered]:
         return [Registered(v.name, str(v.version), named.get((v.name, str(v.version)), ()), dict(v.tags)) for v in found]
 
 
-def describe(uri: str, name: str, version: str, decision: str, reasons: str) -> None:
-    """Record the version's decision and its reasons, also if no alias moved."""
+def describe(uri: str, name: str, version: str, decision: str, reasons: str, summary: str = "") -> None:
+    """Record the version's decision and its reasons, also if no alias moved.
+
+    Args:
+        summary: the evaluation in one sentence, for the version's description.
+    """
     with _registry(uri) as client:
+        if summary:
+            client.set_model_version_tag(name, version, "dora.summary", summary)
         client.set_model_version_tag(name, version, "dora.decision", decision)
         client.set_model_version_tag(name, version, "dora.reasons", reasons)
         _write_page(client, name, version)
@@ -380,5 +386,6 @@ def _write_page(client: MlflowClient, name: str, version: str) -> None:
     tags = client.get_model_version(name, version).tags
     past = [f"- {e['when']}: {e['action'].replace('_', ' ')} by {e['who']}" for e in json.loads(tags.get(HISTORY, "[]"))]
     reasons = [f"- {reason}" for reason in tags.get("dora.reasons", "").split("; ") if reason]
-    paragraphs = [f"**{tags.get('dora.decision', 'registered')}**", "\n".join(reasons), "\n".join(past)]
+    summary = tags.get("dora.summary", "")
+    paragraphs = [f"**{tags.get('dora.decision', 'registered')}**", summary, "\n".join(reasons), "\n".join(past)]
     client.update_model_version(name, version, description="\n\n".join(filter(None, paragraphs)))

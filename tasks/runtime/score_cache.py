@@ -97,7 +97,11 @@ class Scores:
 
     def rows(self, start: int = 0, stop: int | None = None) -> dict[str, NDArray[Any]]:
         """Columns of the rows [start, stop), in their order."""
-        return {name: values[self.place_N[start:stop]] for name, values in self.columns.items()}
+        return self.at(slice(start, stop))
+
+    def at(self, rows: slice | NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Columns of these rows."""
+        return {name: values[self.place_N[rows]] for name, values in self.columns.items()}
 
 
 def score_rows(

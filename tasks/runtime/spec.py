@@ -93,7 +93,7 @@ class StageSpec(StrictModel):
 
     def inputs(self) -> dict[str, StageRef]:
         """The stages this one's result depends on (not hints such as a decision to keep a classifier), by field name; ``name.index`` in
-        a list."""
+        a list, ``name.key`` in a dictionary."""
         hints = self.outside_digest()
         return {name: ref for name, ref in self._references().items() if name.partition(".")[0] not in hints}
 
@@ -113,6 +113,8 @@ class StageSpec(StrictModel):
                 found[name] = value
             elif isinstance(value, list):
                 found |= {f"{name}.{index}": item for index, item in enumerate(value) if isinstance(item, StageRef)}
+            elif isinstance(value, dict):
+                found |= {f"{name}.{key}": item for key, item in value.items() if isinstance(item, StageRef)}
         return found
 
     def is_done(self, store: Store) -> bool:

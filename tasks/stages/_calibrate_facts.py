@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import ConfigDict, Field
 
 from dora_core.strict_model import StrictModel
@@ -44,11 +46,37 @@ class GoldenFraction(StrictModel):
     estimated: bool
 
 
+class Imbalance(StrictModel):
+    """Standardised mean difference of a statistic: mixture − golden, in standard deviations."""
+
+    before: float = Field(description="All responses alike.")
+    after: float = Field(description="Responses weighted by h.")
+
+
+class Balance(StrictModel):
+    """Text statistics of the mixture beside golden ones."""
+
+    statistics: dict[str, Imbalance]
+    responses: int = Field(description="Compared responses of the mixture.")
+    golden: int = Field(description="Compared golden responses.")
+    ridge: float | None = Field(None, description="Of the enforced balance; null: not enforced.")
+
+    @property
+    def worst_before(self) -> float:
+        return max((abs(one.before) for one in self.statistics.values()), default=0.0)
+
+    @property
+    def worst(self) -> float:
+        """Largest |difference| after weighting."""
+        return max((abs(one.after) for one in self.statistics.values()), default=0.0)
+
+
 class Facts(ScoringFacts):
     """Facts of the stage ``calibrate``."""
 
     padding_waste: float | None = Field(description="Share of the new rows' padded tokens that are padding; null where nothing is new.")
     form: str
+    ratio: Literal["conditional", "joint"] = Field("joint", description="Of responses given the prompt, or of both together.")
     h: dict[str, FactorFacts] = Field(description="By source.")
     histogram: Histogram
     ess: float = Field(description="Effective sample size as a share of the responses.")
@@ -60,3 +88,4 @@ class Facts(ScoringFacts):
     shares: dict[str, float] = Field(description="Shares of the mixture: `golden`, then every head.")
     alpha: GoldenFraction
     no_shift: bool = Field(description="No source can be told from golden: h = 1.")
+    balance: Balance | None = Field(None, description="Absent with too few golden responses, and before that was measured.")

@@ -18,6 +18,17 @@ class Reliability(StrictModel):
     count: list[int]
 
 
+class GivenPrompt(StrictModel):
+    """How well a head's logits of the response given the prompt separate, over rows weighted such that prompts tell nothing."""
+
+    auc: float | None
+    auc_low: float | None = Field(description="95 % bootstrap interval over prompts.")
+    auc_high: float | None
+    auc_family_low: float | None = Field(description="Interval at the level of all heads together.")
+    auc_family_high: float | None
+    told_apart: bool = Field(description="The family-wise interval lies above ½.")
+
+
 class HeadFacts(StrictModel):
     """Quality of one head, its source against golden, on held-out prompts (``dora_core/classifier/diagnostics.py``). Null: undefined."""
 
@@ -34,6 +45,8 @@ class HeadFacts(StrictModel):
     ece: float | None = Field(description="Expected calibration error.")
     temperature: float | None
     prompt_only_auc: float | None = Field(description="Of a model that reads the prompt alone.")
+    prompt_slope: float = Field(0.0, description="Shrinkage of that model's log-ratio; 0: the prompt tells nothing beyond noise.")
+    given_prompt: GivenPrompt | None = Field(None, description="Without the prompt's part; absent before that was measured.")
     length_only_auc: float | None = Field(description="Of the response's length.")
     reliability: Reliability
 

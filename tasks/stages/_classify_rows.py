@@ -102,4 +102,4 @@ def to_examples(rows: pa.Table, sources: list[str], folds: int, records: Path) -
     texts[:, train] = texts_at(records / RECORDS_FILE, position[train], "train")
     texts[:, extra] = texts_at(records / GOLDEN_FILE, -1 - position[extra], "train")
     prompts, responses = texts.tolist()
-    return Examples(prompts, responses, heads_of(rows, sources), hashes, fold_of(hashes, folds))
+    return Examples(prompts, responses, heads_of(rows, sources), hashes, fold_of(hashes, folds), position < 0)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dora_core.config.method import CalibrationConfig
 from dora_core.config.rounds import DriftConfig
 from dora_core.strict_model import StrictModel
 from tasks.runtime.spec import StageRef
@@ -16,7 +17,7 @@ from tasks.stages._calibrate_facts import Facts as CalibrateFacts
 from tasks.stages._calibration_ratios import Heads, undefined
 from tasks.stages._classify_facts import Facts as ClassifyFacts
 from tasks.stages._drift_facts import AucChange, Counts, Rule, Shares, Shift, SourceDrift
-from tasks.tables.artifacts import CALIBRATION_FILE, CLASSIFIER_FOLDER, FITTED_KEYS_FILE, RECORDS_FILE, UNLABELLED
+from tasks.tables.artifacts import CALIBRATION_FILE, CLASSIFIER_FOLDER, FITTED_KEYS_FILE, GOLDEN_PROMPT, RECORDS_FILE, UNLABELLED
 from tasks.tables.rows import read_index, record_batches
 
 if TYPE_CHECKING:
@@ -256,7 +257,7 @@ class Comparison:
             aucs = f"AUC of {name} {then:.3f} at the fit, {now:.3f} on {own.sum()} responses new since"
             self.judge("auc_drop", name, drop, chance, f"{aucs}, a fall of {drop:.3f} (chance {chance:.3f})")
 
-    def factors(self, context: StageContext, calibrate: StageRef | None, form: str, fit: Fit, scored: Scored) -> None:
+    def factors(self, context: StageContext, calibrate: StageRef | None, config: CalibrationConfig, fit: Fit, scored: Scored) -> None:
         """Compare h of the last run's rows with h of the scored rows that are new since: both raw, with the last run's shares."""
         import numpy as np
 
@@ -265,24 +266,27 @@ class Comparison:
 
         if calibrate is None:
             return self.skip("h_shift", None, "the last run has no calibration")
-        shares_of = dict(context.facts(calibrate, CalibrateFacts).shares)
+        last, form = context.facts(calibrate, CalibrateFacts), config.form
+        if last.ratio != config.ratio:
+            return self.skip("h_shift", None, f"the last run's calibration.ratio was {last.ratio}, it is {config.ratio}")
+        shares_of = dict(last.shares)
         alpha, names = shares_of.pop("golden"), list(shares_of)
-        shares, heads = np.array([alpha, *shares_of.values()]), Heads.of(names, fit.meta, fit.facts)
+        shares, heads = np.array([alpha, *shares_of.values()]), Heads.of(names, fit.meta, fit.facts, config.ratio)
         if undefined(form, shares, names):
             return self.skip("h_shift", None, f"form {form} is not defined for the last run's data")
 
         place = {name: 1 + i for i, name in enumerate(names)}  # 0 is golden
         own_of = np.array([place.get(name, 0) for name in self.before.names])
         old_h, start = np.empty(len(self.before.key_N)), 0
-        for batch in _calibrated(context.fetch(calibrate) / CALIBRATION_FILE, names):
+        for batch in _calibrated(context.fetch(calibrate) / CALIBRATION_FILE, heads):
             part = slice(start, start := start + batch.num_rows)
             c = np.column_stack([batch[f"c_{name}"] for name in names])
-            old_h[part] = factor(form, c, heads.gamma, shares, own_of[self.before.source_N[part]])
+            old_h[part] = factor(form, c, heads.gamma, shares, own_of[self.before.source_N[part]], heads.prompts(batch))
         source_N = np.array([name or UNLABELLED for name in scored.rows["source"].to_pylist()], dtype=object)
         known = (scored.rows["position"].to_numpy() >= 0) & ~np.isin(scored.rows["key"].to_numpy(), self.before.key_N)
         known &= (scored.head_N == GOLDEN) | np.isin(source_N, names)
         own_N = np.array([place.get(name, 0) for name in source_N])
-        new_h = factor(form, heads.probabilities(scored.logits), heads.gamma, shares, own_N)
+        new_h = factor(form, heads.probabilities(scored.logits), heads.gamma, shares, own_N, heads.prompts(scored.logits))
         prompt_N = scored.rows["prompt_hash"].to_numpy()
         for name in self.names:
             old, new = self.before.of(name), known & (source_N == name)
@@ -291,9 +295,12 @@ class Comparison:
         return None
 
 
-def _calibrated(table: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
-    """c of a calibration table in batches, in the order of the train responses."""
+def _calibrated(table: Path, heads: Heads) -> Iterator[pa.RecordBatch]:
+    """c and, if the ratio is conditional, the prompts' log-ratios of a calibration table, in the order of the train responses."""
     import pyarrow.parquet as pq
 
+    columns = [f"c_{name}" for name in heads.names]
+    if heads.conditional:
+        columns += [*(f"prompt_{name}" for name in heads.names), GOLDEN_PROMPT]
     with pq.ParquetFile(table) as parquet:
-        yield from parquet.iter_batches(columns=[f"c_{name}" for name in names])
+        yield from parquet.iter_batches(columns=columns)

@@ -59,10 +59,12 @@ class InputFacts(StrictModel):
     unmeasured: int = Field(description="Records of several responses with fewer than two rewards.")
     splits: Splits = Field(description="Rows of the table, copies included.")
     split_given: int = Field(description="Records with a split in the data.")
+    overlapping: int = Field(0, description="Training records of held-out prompts: left out, trusted ones held out (`split_overlap`).")
     not_selected: int = Field(description="Records beyond `max_rows`.")
     weighted_out: int = Field(description="Training records left out by a `weight` below 1.")
     copies: int = Field(description="Further copies by `weight` and `repeat`.")
     notes: dict[str, int] = Field(description="Parts of rows that were left out or decided.")
+    file_notes: list[str] = Field(default_factory=list, description="Choices made when the files were opened, such as the split read.")
 
 
 class ExampleFacts(StrictModel):

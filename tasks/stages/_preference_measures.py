@@ -1,4 +1,4 @@
-"""Measures of the ``evaluate`` stage on held-out preference pairs and labelled responses, from scores of policy, start and twin.
+"""Measures of the ``evaluate`` stage on held-out preference pairs and labelled responses, from scores of policy, start and twins.
 
 Accuracy and margin read the implicit reward log π − log π_start, which is identically 0 for the start; ranking reads the likelihood per
 token, which all models have. Every number has a bootstrap interval over prompts; lifts are paired differences.
@@ -11,12 +11,14 @@ Shape legend: P preference pairs, N responses, L labelled responses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from dora_core.config.method import EvaluateConfig
+from dora_core.evaluation.groups import RowGroups
 from dora_core.evaluation.labels import label_accuracy, label_auc
 from dora_core.evaluation.metrics import (
     Interval,
@@ -32,6 +34,7 @@ from dora_core.evaluation.metrics import (
 )
 from tasks.stages._evaluate_facts import (
     ByModel,
+    CarriedGroups,
     Group,
     LabelMeasures,
     Lift,
@@ -68,11 +71,12 @@ class HeldOut:
     """Held-out pairs and the scores of every model on them.
 
     Attributes:
-        implicit_N: log π − log π_start per response, of policy and twin.
-        likelihood_N: log-likelihood per token and response, of policy, twin and start.
+        implicit_N: log π − log π_start per response, of policy and twins.
+        likelihood_N: log-likelihood per token and response, of policy, twins and start.
         prompt_P: hash of each pair's prompt.
         golden_P: whether a trusted response takes part in the pair.
         groups: group of each pair by grouping; None where it has none.
+        columns: groups of the records by carried column.
         labelled: None without unpaired records.
     """
 
@@ -84,6 +88,7 @@ class HeldOut:
     groups: Mapping[str, np.ndarray]
     evaluate: EvaluateConfig
     labelled: Labelled | None = None
+    columns: Mapping[str, RowGroups] = field(default_factory=dict)
 
     @property
     def margins(self) -> Scores:
@@ -109,26 +114,28 @@ def measure(held_out: HeldOut, beta: float, kl: Interval | None, correlation: Re
     Args:
         beta: scale of the policy's implicit reward.
     """
-    margins, tables = held_out.margins, by_group(held_out)
+    margins, tables, columns = held_out.margins, by_group(held_out), by_column(held_out)
+    estimates = {by: {name: group.accuracy for name, group in table.items()} for by, table in tables.items()}
+    for by, found_groups in columns.items():
+        estimates[f"column {by}" if by in tables else by] = {name: group.accuracy for name, group in found_groups.groups.items()}
     found = None
     if len(held_out.prompt_P):
         calibration = reward_calibration(beta * margins["policy"], held_out.prompt_P, *_bootstrap(held_out.evaluate))
         found = RewardCalibration(beta=beta, **dict(calibration))
-    labels = {} if held_out.labelled is None else {"labels": label_measures(held_out, held_out.labelled)}
+    more: dict[str, Any] = {} if held_out.labelled is None else {"labels": label_measures(held_out, held_out.labelled)}
+    more |= {"by_column": columns} if columns else {}
     return PreferenceMeasures(
         parts=by_part(held_out),
         margins=margin_histogram(margins),
         reward_confidence=reward_confidence(margins["policy"], held_out.pairs.gap_P),
         by_source=tables["source"],
         by_task=tables["task"],
-        worst_group=worst_group(
-            {by: {name: group.accuracy for name, group in table.items()} for by, table in tables.items()}, held_out.evaluate.min_group
-        ),
+        worst_group=worst_group(estimates, held_out.evaluate.min_group),
         reward_calibration=found,
         reward_correlation=correlation,
         lift=lifts(held_out),
         kl=kl,
-        **labels,
+        **more,
     )
 
 
@@ -140,11 +147,12 @@ def label_measures(held_out: HeldOut, labelled: Labelled) -> LabelMeasures:
     def share(mask_L: np.ndarray) -> ByModel | None:
         if not mask_L.any():
             return None
-        return ByModel(**{name: cluster_bootstrap(values[mask_L], prompt_L[mask_L], *options) for name, values in right.items()})
+        return ByModel.of({name: cluster_bootstrap(values[mask_L], prompt_L[mask_L], *options) for name, values in right.items()})
 
     def auc(scores: Scores) -> ByModel | None:
         areas = {name: label_auc(score[labelled.response_L], desirable_L, prompt_L, *options) for name, score in scores.items()}
-        return ByModel.model_validate(areas) if areas["policy"] is not None else None
+        defined = {name: area for name, area in areas.items() if area is not None}
+        return ByModel.of(defined) if defined else None  # all or none: it depends on the labels
 
     whole = share(np.ones(len(desirable_L), dtype=bool))
     assert whole is not None, "there is a labelled response"
@@ -166,9 +174,9 @@ def by_part(held_out: HeldOut) -> dict[str, Part]:
     margins, rankings = held_out.margins, held_out.rankings
     return {
         part: Part(
-            accuracy=ByModel(**{name: held_out.mean(correct(m), mask) for name, m in margins.items()}),
-            margin=ByModel(**{name: held_out.mean(m, mask) for name, m in margins.items()}),
-            ranking=ByModel(**{name: held_out.mean(correct(m), mask) for name, m in rankings.items()}),
+            accuracy=ByModel.of({name: held_out.mean(correct(m), mask) for name, m in margins.items()}),
+            margin=ByModel.of({name: held_out.mean(m, mask) for name, m in margins.items()}),
+            ranking=ByModel.of({name: held_out.mean(correct(m), mask) for name, m in rankings.items()}),
         )
         for part, mask in held_out.parts.items()
     }
@@ -176,41 +184,54 @@ def by_part(held_out: HeldOut) -> dict[str, Part]:
 
 def margin_histogram(margins: Scores) -> MarginHistogram:
     if not len(margins["policy"]):
-        return MarginHistogram(edges=[], **{name: [] for name in margins})
+        return MarginHistogram(edges=[], policy=[], twins={name: [] for name in margins if name != "policy"})
     edges = np.histogram_bin_edges(np.concatenate(list(margins.values())), bins=HISTOGRAM_BINS)
     counts = {name: np.histogram(m, edges)[0].tolist() for name, m in margins.items()}
-    return MarginHistogram(edges=edges.tolist(), **counts)
+    return MarginHistogram(edges=edges.tolist(), policy=counts.pop("policy"), twins=counts)
 
 
 def by_group(held_out: HeldOut) -> dict[str, dict[str, Group]]:
     """Measures by source of the better response and by task; pairs without one are left out."""
+    return {by: _groups(held_out, names_P, sorted({*names_P} - {None})) for by, names_P in held_out.groups.items()}
+
+
+def by_column(held_out: HeldOut) -> dict[str, CarriedGroups]:
+    """Measures by the values of carried columns of the pair's record; a group without a pair is left out."""
+    found = {}
+    for column, groups in held_out.columns.items():
+        name_P = groups.name_R[held_out.pairs.record_P]
+        there = [name for name in groups.order if name in {*name_P}]
+        without = sum(name is None for name in name_P)
+        found[column] = CarriedGroups(groups=_groups(held_out, name_P, there), without=without, merged=groups.merged)
+    return found
+
+
+def _groups(held_out: HeldOut, name_P: np.ndarray, names: Sequence[str]) -> dict[str, Group]:
     margin_P, rankings = held_out.margins["policy"], held_out.rankings
-    tables: dict[str, dict[str, Group]] = {}
-    for by, names_P in held_out.groups.items():
-        tables[by] = {}
-        for name in sorted({*names_P} - {None}):
-            mask = np.array(names_P == name, dtype=bool)
-            tables[by][name] = Group(
-                accuracy=held_out.mean(correct(margin_P), mask),
-                accuracy_policy=float(correct(margin_P[mask]).mean()),
-                ranking_policy=float(correct(rankings["policy"][mask]).mean()),
-                ranking_start=float(correct(rankings["start"][mask]).mean()),
-                n=int(mask.sum()),
-            )
-    return tables
+    found = {}
+    for name in names:
+        mask = np.array(name_P == name, dtype=bool)
+        found[name] = Group(
+            accuracy=held_out.mean(correct(margin_P), mask),
+            accuracy_policy=float(correct(margin_P[mask]).mean()),
+            ranking_policy=float(correct(rankings["policy"][mask]).mean()),
+            ranking_start=float(correct(rankings["start"][mask]).mean()),
+            n=int(mask.sum()),
+        )
+    return found
 
 
 def lifts(held_out: HeldOut) -> Lift:
-    """Ranking of policy minus start on every part, accuracy of policy minus twin overall."""
+    """Ranking of policy minus start on every part, accuracy of policy minus each twin overall."""
     margins, rankings, prompt_P = held_out.margins, held_out.rankings, held_out.prompt_P
     policy_P, start_P = correct(rankings["policy"]), correct(rankings["start"])
     options = _bootstrap(held_out.evaluate)
     found = {
         f"start_{part}": paired_difference(policy_P[mask], start_P[mask], prompt_P[mask], *options) for part, mask in held_out.parts.items()
     }
-    if "twin" in margins and len(prompt_P):
-        found["twin_all"] = paired_difference(correct(margins["policy"]), correct(margins["twin"]), prompt_P, *options)
-    return Lift(**found)
+    ours_P = correct(margins["policy"])
+    others = {name: margin_P for name, margin_P in margins.items() if name != "policy"} if len(prompt_P) else {}
+    return Lift(**found, twins={name: paired_difference(ours_P, correct(theirs), prompt_P, *options) for name, theirs in others.items()})
 
 
 def rank_correlation(

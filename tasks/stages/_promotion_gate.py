@@ -3,6 +3,12 @@
 **A new rule** is an entry of :data:`RULES` and its threshold in ``GateConfig`` (``dora_core/config/method.py``). A rule without a threshold
 is left out of the result; one without evidence (no pairs, no golden pairs, no champion, …) is listed in ``unchecked`` with the reason.
 
+A rule on an :class:`Interval` reads its lower bound and has three outcomes: *met*, the lower bound is above the threshold; *not met*, the
+upper bound is below it; *uncertain*, the interval contains it (or no data support the estimate: a win rate at equal length where one side
+is always longer). A rule on a single number (changes of ranking accuracy, KL) limits a change by its estimate and is met or not.
+The gate *passes* if every rule is met, *cannot tell* if some are uncertain and none is broken, and *fails* otherwise. ``when_uncertain:
+promote`` counts uncertain rules as met.
+
 Held-out preferences are evidence as pairs (``accuracy``, ``lift``) or as labels (``label_auc``, with the threshold of ``accuracy``: the AUC
 is the accuracy over all pairs of a desirable and an undesirable response, chance ½). Where one of the two covers fewer prompts than
 ``evaluate.min_group`` and the other does not, the smaller is ignored: its interval is too wide. Without a pair, and without
@@ -21,8 +27,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dora_core.config.method import GateConfig
-from dora_core.evaluation.metrics import Interval
-from dora_core.evaluation.winrate import Outcomes
+from dora_core.evaluation.metrics import Interval, estimate_text
+from tasks.stages._compare_facts import Wins
 from tasks.stages._evaluate_facts import GateResult, Part, PreferenceMeasures, RuleResult
 
 RELATIONS: dict[str, Callable[[float, float], bool]] = {"above": operator.gt, "at least": operator.ge, "at most": operator.le}
@@ -38,7 +44,7 @@ class Evidence:
     """
 
     measures: PreferenceMeasures
-    wins: Mapping[str, Outcomes]
+    wins: Mapping[str, Wins]
     min_group: int = 1
 
     def win_rate(self, opponent: str) -> Interval | None:
@@ -83,42 +89,46 @@ class Evidence:
 
 @dataclass(frozen=True)
 class GateRule:
-    """A rule of the gate: ``value`` in ``relation`` to the threshold.
+    """A rule of the gate: ``value``, or its lower bound, in ``relation`` to the threshold.
 
     Attributes:
-        value: the number that is checked; None without evidence for the rule.
+        value: the number that is checked; an interval is checked by its lower bound. None without evidence for the rule.
         threshold: field of ``GateConfig``.
         subject: the sentence before ``relation``.
         missing: reason for the lack of evidence; None if the rule does not apply to this data.
         compares: whether the rule compares the policy with preferences or another policy, rather than limiting a change.
+        unsupported: reason why the data do not support the estimate, so that the rule cannot be met; None where they do.
     """
 
     name: str
-    value: Callable[[Evidence], float | None]
+    value: Callable[[Evidence], Interval | float | None]
     relation: Literal["above", "at least", "at most"]
     threshold: str
     subject: str
     missing: Callable[[Evidence], str | None]
     compares: bool = True
+    unsupported: Callable[[Evidence], str | None] = lambda evidence: None
 
     def check(self, gate: GateConfig, evidence: Evidence) -> RuleResult | None:
         """Return the result, or None without evidence or threshold."""
-        value, threshold = self.value(evidence), getattr(gate, self.threshold)
-        if value is None or threshold is None:
+        found, threshold = self.value(evidence), getattr(gate, self.threshold)
+        if found is None or threshold is None:
             return None
-        message = f"{self.subject} {self.relation} {threshold:g}: {value:.4g}"
-        passed = RELATIONS[self.relation](value, threshold)
-        return RuleResult(name=self.name, passed=passed, value=value, threshold=threshold, message=message)
+        value = found.low if isinstance(found, Interval) else found
+        met, doubt, estimate = RELATIONS[self.relation](value, threshold), None, ""
+        if isinstance(found, Interval):
+            estimate = f", of {estimate_text(found, '.3f')}"
+            doubt = self.unsupported(evidence)
+            if doubt is None and not met and found.high >= threshold:
+                doubt = f"the interval contains {threshold:g}"
+        message = f"{self.subject} {self.relation} {threshold:g}: {value:.4g}{estimate}" + (f", cannot tell: {doubt}" if doubt else "")
+        passed = gate.when_uncertain == "promote" if doubt else met
+        return RuleResult(name=self.name, passed=passed, value=value, threshold=threshold, message=message, uncertain=doubt is not None)
 
 
-def _accuracy(evidence: Evidence) -> float | None:
+def _accuracy(evidence: Evidence) -> Interval | None:
     pairs = evidence.pairs
-    return None if pairs is None else pairs.accuracy.policy.low
-
-
-def _label_auc(evidence: Evidence) -> float | None:
-    auc = evidence.label_auc
-    return None if auc is None else auc.low
+    return None if pairs is None else pairs.accuracy.policy
 
 
 def _lift(evidence: Evidence) -> float | None:
@@ -136,21 +146,28 @@ def _kl(evidence: Evidence) -> float | None:
     return None if kl is None else kl.value
 
 
-def _win_rate(evidence: Evidence) -> float | None:
-    """Upper bound against the start: a policy shown to be worse is refused, one with too few judged responses is not."""
-    rate = evidence.win_rate("start")
-    return None if rate is None else rate.high
+def _equal_length(evidence: Evidence) -> Interval | None:
+    return evidence.wins["start"].length_controlled if "start" in evidence.wins else None
 
 
-def _champion_win_rate(evidence: Evidence) -> float | None:
-    """The estimate itself: the champion is replaced by a policy about as good or better."""
-    rate = evidence.win_rate("champion")
-    return None if rate is None else rate.value
+def _one_sided(evidence: Evidence) -> str | None:
+    """Reason why a win rate at equal length is an extrapolation."""
+    wins = evidence.wins["start"]
+    if not wins.is_extrapolated:
+        return None
+    longer = f"the policy's response is longer than the start's in {wins.longer:.0%} of the pairs"
+    return f"{longer}, so no data support a win rate at equal length"
+
+
+def _not_compared(evidence: Evidence) -> str:
+    return "the policy was not compared with the start (compare)"
 
 
 RULES: tuple[GateRule, ...] = (
     GateRule("accuracy", _accuracy, "above", "min_accuracy", "lower bound of held-out accuracy", Evidence.no_pairs),
-    GateRule("label_auc", _label_auc, "above", "min_accuracy", "lower bound of the AUC over held-out labels", Evidence.no_labels),
+    GateRule(
+        "label_auc", lambda e: e.label_auc, "above", "min_accuracy", "lower bound of the AUC over held-out labels", Evidence.no_labels
+    ),
     GateRule("lift", _lift, "at least", "min_lift", "ranking accuracy minus the start's", Evidence.no_pairs),
     GateRule(
         "golden_drop",
@@ -172,18 +189,27 @@ RULES: tuple[GateRule, ...] = (
     ),
     GateRule(
         "win_rate",
-        _win_rate,
-        "at least",
+        lambda e: e.win_rate("start"),
+        "above",
         "min_win_rate",
-        "upper bound of the win rate against the start",
-        lambda e: "the policy was not compared with the start (compare)",
+        "lower bound of the win rate against the start",
+        _not_compared,
+    ),
+    GateRule(
+        "win_rate_equal_length",
+        _equal_length,
+        "above",
+        "min_win_rate_equal_length",
+        "lower bound of the win rate against the start at equal length",
+        _not_compared,
+        unsupported=_one_sided,
     ),
     GateRule(
         "champion_win_rate",
-        _champion_win_rate,
+        lambda e: e.win_rate("champion"),
         "at least",
         "min_champion_win_rate",
-        "win rate against the champion",
+        "lower bound of the win rate against the champion",
         lambda e: "the policy was not compared with a champion",
     ),
 )

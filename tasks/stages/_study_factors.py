@@ -15,6 +15,7 @@ from dora_core.strict_model import StrictModel
 from tasks.stages._calibrate_facts import Facts as CalibrateFacts
 from tasks.stages._exact_densities_facts import Facts as TruthFacts
 from tasks.stages._study_inputs import CellRun, Reader, strings
+from tasks.tables.artifacts import GOLDEN_PROMPT
 
 SCATTER_POINTS = 400
 
@@ -113,7 +114,7 @@ class Fit:
         truth = reader.table(one.truth, "truth.parquet", keys)
         truth = truth.filter(pc.equal(truth["split"], "train"))
         used = reader.table(one.calibration, "calibration.parquet", keys)
-        names = [name for name in used.column_names if name[:2] in ("c_", "w_") or name == "h"]
+        names = [name for name in used.column_names if name.startswith(("c_", "w_", "prompt_")) or name in ("h", GOLDEN_PROMPT)]
         table = truth.join(used.select([*keys, *names]), keys, join_type="inner").sort_by([(key, "ascending") for key in keys])
         assert len(table) == len(used), "the truth stage covers every response of the same records"
         self._run, self._calibration, self._table, self._reader = one, one.calibration, table, reader
@@ -145,7 +146,10 @@ class Fit:
         w = np.column_stack([self._table[f"w_{name}"].to_numpy() for name in heads])
         shares = self._reader.context.facts(self._calibration, CalibrateFacts).shares
         gamma = np.median(w * (1.0 - c) / c, axis=0)  # w = γ·c/(1 − c): one number per head, up to rounding
-        return self._forms(c, gamma, np.array([shares["golden"], *(shares[name] for name in heads)]), heads)
+        prompts: np.ndarray | None = None
+        if GOLDEN_PROMPT in self._table.column_names:  # of calibration.ratio: conditional
+            prompts = np.column_stack([self._table[name].to_numpy() for name in (GOLDEN_PROMPT, *(f"prompt_{name}" for name in heads))])
+        return self._forms(c, gamma, np.array([shares["golden"], *(shares[name] for name in heads)]), heads, prompts)
 
     def _exact(self) -> dict[str, np.ndarray]:
         """Raw h of every form from a perfect classifier, trained on the mixture itself (γ_i = m_i/α), and the true shares."""
@@ -158,10 +162,13 @@ class Fit:
         log_q = {name: self._table[f"log_q_{name}"].to_numpy() for name in shares}
         gamma = m[1:] / m[0]
         logits = np.column_stack([log_q[GOLDEN] - log_q[name] for name in heads]) - np.log(gamma)
-        return self._forms(probabilities(logits), gamma, m, heads)
+        prompts = np.column_stack([self._table[f"log_prompt_{name}"].to_numpy() for name in (GOLDEN, *heads)])
+        return self._forms(probabilities(logits), gamma, m, heads, prompts)
 
-    def _forms(self, c: np.ndarray, gamma: np.ndarray, shares: np.ndarray, heads: list[str]) -> dict[str, np.ndarray]:
+    def _forms(
+        self, c: np.ndarray, gamma: np.ndarray, shares: np.ndarray, heads: list[str], prompts: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         from dora_core.calibration import FORMS, factor
 
         own = np.array([1 + heads.index(name) if name in heads else 0 for name in self.source])
-        return {form: factor(form, c, gamma, shares, own) for form in FORMS if form != "released" or None not in self.source}
+        return {form: factor(form, c, gamma, shares, own, prompts) for form in FORMS if form != "released" or None not in self.source}

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from dora_core.config.alignment import AlignConfig
-from dora_core.config.method import ModelConfig, TextConfig
+from dora_core.config.method import ModelConfig, OptimizationConfig, TextConfig
+from dora_core.errors import DataError
 from infra.store.store import Store
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.spec import StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages import training_data
+from tasks.stages._race_facts import Facts as RaceFacts
 from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE
+from tasks.tables.record_selection import RecordSelection
 from tasks.tables.rows import record_batches
-from tasks.tables.training_records import Aggregate, count_unpaired
+from tasks.tables.training_records import Aggregate, TrustUse, count_trainable, count_unpaired
 from tasks.training.facts import HeavyRecord, LossSettings, ObjectiveSettings, TrainingFacts
 
 if TYPE_CHECKING:
@@ -33,10 +36,20 @@ if TYPE_CHECKING:
     from tasks.training.job import Start
 
 HEAVIEST_SHOWN = 10
+MOST_EPOCHS = 1000
+
+
+def _is_default(value: object) -> bool:
+    return value in (None, False)
 
 
 class Spec(StageSpec):
-    """See the module docstring."""
+    """See the module docstring.
+
+    Attributes:
+        selection: part of the records; None: all.
+        equal_steps: with a selection, do as many steps as training on all records would, with more passes over the selected ones.
+    """
 
     stage: ClassVar[str] = "align"
 
@@ -48,6 +61,13 @@ class Spec(StageSpec):
     text: TextConfig
     align: AlignConfig
     aggregate: Aggregate = "mean"
+    trust: StageRef | None = None
+    """Probabilities of the labels, used as ``trust_use`` says."""
+    trust_use: TrustUse = "soft_label"
+    race: StageRef | None = None
+    """Stage that chooses objective, weights and label probabilities: then also :attr:`calibration` and :attr:`trust`."""
+    selection: RecordSelection | None = Field(None, exclude_if=_is_default)
+    equal_steps: bool = Field(False, exclude_if=_is_default)
     plugins: list[str] = Field(default_factory=list)
     """sha256 of the files that define a loss or objective of the user's (:func:`plugin_digests`): edited code is another run."""
 
@@ -61,7 +81,10 @@ class Spec(StageSpec):
             model=self.model,
             text=self.text,
             aggregate=self.aggregate,
+            trust=self.trust,
+            trust_use=self.trust_use,
             max_responses=2 if self.align.loss.reads_pairs_only else self.align.max_responses,
+            selection=self.selection,
             loss=self.align.loss,
             execution=self.execution.model_copy(update={"workers": 0, "gpus_per_worker": 0.0}),
         )
@@ -94,16 +117,20 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     unpaired, records = count_unpaired(context.fetch(spec.records) / RECORDS_FILE, "train")
     refuse_unpaired(spec.align.loss, unpaired, records)
+    optimization = equal_steps(spec, context.fetch(spec.records) / RECORDS_FILE) if spec.equal_steps else spec.align.optimization
+    align = spec.align.evolve(optimization=optimization)
+    if spec.race is not None:
+        align = align.evolve(objective=context.facts(spec.race, RaceFacts).objective)
     job = TrainingJob(
         build=build_task,
         arguments={
             "store_uri": context.store.uri,
             "data": spec.predecessors()["data"],
-            "align": spec.align,
+            "align": align,
             "execution": spec.execution,
         },
         model=spec.start or spec.model,
-        optimization=spec.align.optimization,
+        optimization=optimization,
         execution=spec.execution,
         store_uri=context.store.uri,
         stage=spec.stage,
@@ -122,11 +149,30 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         report,
         report.records,
         loss=spec.align.loss.model_dump(mode="json"),
-        objective=spec.align.objective.model_dump(mode="json", by_alias=True),
+        objective=align.objective.model_dump(mode="json", by_alias=True),
         heaviest=heaviest_records(curve, context.fetch(spec.records) / RECORDS_FILE),
         **({"unpaired": unpaired} if unpaired else {}),
     )
     return StageOutput(rows=report.records, metrics=metrics, facts=facts)
+
+
+def equal_steps(spec: Spec, records: Path) -> OptimizationConfig:
+    """The optimisation settings with as many epochs over the selected records as make the steps of all records.
+
+    Raises:
+        DataError: the selected records are so few that they would be repeated more than a thousand times.
+    """
+    from dora_core.training.loop import Schedule
+
+    wanted, selected = spec.align.optimization, count_trainable(records, spec.selection)
+    steps = Schedule(count_trainable(records), wanted).steps
+    epochs = steps / max(1, Schedule(selected, wanted).steps_per_epoch)
+    if epochs > MOST_EPOCHS:
+        raise DataError(
+            f"{selected} selected records would repeat {epochs:.0f} times (at most {MOST_EPOCHS}) for the {steps} steps of all records",
+            hint="give more of these records, or compare at equal epochs: golden_only_epochs instead of golden_only in evaluate.twins",
+        )
+    return wanted.evolve(epochs=epochs, max_steps=steps)
 
 
 def heaviest_records(curve: dict[str, list[float]], records: Path) -> list[HeavyRecord]:

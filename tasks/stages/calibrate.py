@@ -1,7 +1,9 @@
 """Stage ``calibrate``: one calibration factor h per training response.
 
 Input: records and a ``classify`` stage. Output: ``calibration.parquet`` (zstd, rows in the order of records, train split only):
-record_id, response_index, source, fold, c_<source>…, w_<source>…, h, schema_version; one c and w per head, golden has none (w = 1).
+record_id, response_index, source, fold, c_<source>…, w_<source>…, h, schema_version; one c and w per head, golden has none (w = 1). With
+``calibration.ratio: conditional`` they are those of the response given the prompt, and the log-ratios of the prompt are beside them,
+prompt_<source>… and golden_prompt (``dora_core/classifier/prompt.py``).
 Guarantee: every response was scored by the fold model that never saw its prompt; no NaN. Cost: one forward pass over responses
 that *this classifier* never scored; logits of other rows come from the row cache ``scores/<classifier digest>/``
 (``tasks/runtime/score_cache.py``), so other settings of h cost no forward pass.
@@ -15,8 +17,12 @@ ever, α_lab = 0 included. w_u is capped at 1/a⁺, its largest possible value (
 row's posterior of being golden from above. Forms ``paper`` and ``released`` need labelled golden responses or every source's name, and
 are refused without them.
 
-No shift: a head indistinguishable from golden (``classifier_report.family_interval``) has only noise as ratio; its c is replaced by
-the prior 1/(1 + γ), so w = 1. If that holds of every head, h = 1 for all.
+No shift: a head indistinguishable from golden (``diagnostics.family_interval``; given the prompt if the ratio is conditional) has only
+noise as ratio; its c is replaced by the prior 1/(1 + γ), so w = 1. If that holds of every head, h = 1 for all.
+
+Balance: ``facts.balance`` compares text statistics of responses, weighted by h, with golden ones; ``calibration.balance: enforce`` first
+tilts the raw h until they agree (``dora_core/balance.py``), as far as 80 % of its effective sample size is kept. Costs
+a pass over the texts of at most 20,000 responses and as many golden ones; enforced, over all texts.
 
 Poisoned rows, counted in ``facts.rows``: a response without a number (a logit is NaN) keeps its place with w = 1 for that head, as for
 an unknown ratio; more than ``MOST_UNSCORED`` of them are refused. A logit beyond ±30 (infinite: zero probability) is
@@ -39,10 +45,11 @@ from tasks.runtime.spec import StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages._calibrate_facts import FactorFacts, GoldenFraction, Histogram, ScoredRows
 from tasks.stages._calibrate_facts import Facts as Facts
-from tasks.stages._calibration_ratios import Heads, Ratios, poisoned, undefined
+from tasks.stages._calibration_balance import Sides, balanced_factors
+from tasks.stages._calibration_ratios import Heads, Ratios, poisoned, separation, undefined
 from tasks.stages._classify_facts import Facts as ClassifyFacts
 from tasks.stages.classify import LogitArguments, LogitScorer
-from tasks.tables.artifacts import CALIBRATION_FILE, CLASSIFIER_FOLDER, RECORDS_FILE, UNLABELLED
+from tasks.tables.artifacts import CALIBRATION_FILE, CLASSIFIER_FOLDER, GOLDEN_PROMPT, RECORDS_FILE, UNLABELLED
 from tasks.tables.rows import RowIndex, read_index, rebatch, record_batches, responses_of, text_rows
 
 if TYPE_CHECKING:
@@ -52,7 +59,7 @@ if TYPE_CHECKING:
 
     from dora_core.classifier.golden_share import GoldenShare
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HISTOGRAM_BINS = 40
 
 
@@ -60,7 +67,7 @@ class Spec(StageSpec):
     """See the module docstring."""
 
     stage: ClassVar[str] = "calibrate"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # the ratio of responses given the prompt; balance
 
     records: StageRef
     classifier: StageRef
@@ -112,7 +119,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     scores = score(spec, context, classifier, records, index, fold_N)
     # A source that left the mixture keeps its head in the classifier but has no share in P.
-    ratios = Ratios(scores, Heads.of(heads, meta, fit))
+    ratios = Ratios(scores, Heads.of(heads, meta, fit, spec.calibration.ratio))
     rows = poisoned(scores, ratios.heads, len(index))
     same = [name for name, prior in zip(heads, ratios.heads.prior, strict=True) if prior]
     shares = mixture_shares(mixture.counts, spec.calibration.shares, mixture.golden, heads)
@@ -121,24 +128,30 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         part = slice(start, start + ROW_GROUP)
         c, _ = ratios.of(part.start, part.stop)
         for form, h_N in forms.items():
-            h_N[part] = factor(form, c, ratios.heads.gamma, shares, mixture.share_of[index.source_N[part]])
+            own_N, prompts = mixture.share_of[index.source_N[part]], ratios.prompts(part.start, part.stop)
+            h_N[part] = factor(form, c, ratios.heads.gamma, shares, own_N, prompts)
     no_shift = len(same) == len(heads)
-    result = calibrate(np.ones(len(index)) if no_shift else forms[spec.calibration.form], spec.calibration)
+    raw = np.ones(len(index)) if no_shift else forms[spec.calibration.form]
+    sides = Sides.read(records.parent, mixture.share_of[index.source_N] == 0, ratios, shares)
+    raw, ridge, unbalanced = balanced_factors(sides, raw, records, enforce=spec.calibration.balance == "enforce" and not no_shift)
+    result = calibrate(raw, spec.calibration)
     bad = int((~np.isfinite(result.h)).sum())
     assert bad == 0, f"{bad} factors are not finite: clipped logits and shares > 0 exclude it"
     _write(context.path / CALIBRATION_FILE, records, ratios, fold_N, result.h)
 
     padded, ess = scores.totals["padded"], {form: effective_sample_size(h) for form, h in forms.items()}
     by_source = _grouped(result.h, index)
-    warnings = _no_shift_warnings(same, no_shift, fit) + _warnings(spec.calibration, result.ess, result.tau)
+    warnings = _no_shift_warnings(spec.calibration, same, no_shift, fit) + _warnings(spec.calibration, result.ess, result.tau) + unbalanced
     if rows["unscored"]:
         warnings.append(f"{rows['unscored']} of {rows['in']} responses got no number from the classifier: their ratio is set to 1")
     for warning in warnings:
         context.log.warning("%s", warning)
+    balance = sides.facts(result.h, ridge) if sides else None
     facts = Facts(
         **scores.facts.dump(),
         padding_waste=1.0 - scores.totals["tokens"] / padded if padded else None,
         form=spec.calibration.form,
+        ratio=spec.calibration.ratio,
         h={name: FactorFacts(n=len(v), mean=float(v.mean()), quantiles=quantiles(v)) for name, v in by_source.items()},
         histogram=_histogram(result.h, by_source),
         ess=result.ess,
@@ -150,11 +163,13 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         shares={"golden": float(shares[0])} | {name: float(m) for name, m in zip(heads, shares[1:], strict=True)},
         alpha=_alpha(shares, heads, fit.unlabelled),
         no_shift=no_shift,
+        balance=balance,
         warnings=warnings,
     )
     names = ("scored_rows", "reused_rows", "rows_per_second", "padding_waste", "ess", "capped_fraction", "tau")
     metrics = {name: getattr(facts, name) for name in names}
     metrics |= {f"ess_{form}": value for form, value in ess.items()} | {"h_max": float(result.h.max()), "nan": bad}
+    metrics |= {"smd_max_before": balance.worst_before, "smd_max": balance.worst} if balance else {}
     return StageOutput(rows=len(index), metrics={k: v for k, v in metrics.items() if v is not None}, facts=facts)
 
 
@@ -218,10 +233,11 @@ def _alpha(shares: np.ndarray, heads: list[str], unlabelled: GoldenShare | None)
     return GoldenFraction(value=value, low=low, high=high, estimated=True)
 
 
-def _no_shift_warnings(same: list[str], no_shift: bool, fit: ClassifyFacts) -> list[str]:
+def _no_shift_warnings(config: CalibrationConfig, same: list[str], no_shift: bool, fit: ClassifyFacts) -> list[str]:
     warnings = []
     for name in same:
-        low, high = fit.sources[name].auc_family_low, fit.sources[name].auc_family_high
+        found = separation(fit.sources[name], config.ratio)
+        low, high = found.auc_family_low, found.auc_family_high
         interval = "AUC undefined" if low is None or high is None else f"AUC interval [{low:.2f}, {high:.2f}] contains or lies below 0.5"
         warnings.append(f"{name} cannot be told from golden ({interval}): its ratio is set to 1")
     if no_shift:
@@ -252,6 +268,9 @@ def _write(path: Path, records: Path, ratios: Ratios, fold_N: NDArray[np.int32],
         c, w = ratios.of(start, stop)
         columns: dict[str, Any] = {name: part[name] for name in ("record_id", "response_index", "source")} | {"fold": fold_N[start:stop]}
         columns |= {f"{letter}_{name}": x[:, i] for letter, x in (("c", c), ("w", w)) for i, name in enumerate(ratios.heads.names)}
+        if (prompts := ratios.prompts(start, stop)) is not None:
+            columns |= {f"prompt_{name}": prompts[:, 1 + i] for i, name in enumerate(ratios.heads.names)}
+            columns[GOLDEN_PROMPT] = prompts[:, 0]
         columns |= {"h": h_N[start:stop], "schema_version": np.full(stop - start, SCHEMA_VERSION, dtype=np.int32)}
         table = pa.table(columns)
         writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
@@ -291,7 +310,7 @@ STAGE = Stage(
     run,
     Facts,
     headline=headline,
-    tracked=("ess",),
+    tracked=("ess", "smd_max"),
     event=event,
     section="stage",
     unplanned="Not part of this run: the {objective} objective does not use calibration factors.",

@@ -32,7 +32,7 @@ from tasks.stages import _drift_facts
 from tasks.stages._classify_facts import CurvePoint, HeadFacts
 from tasks.stages._classify_facts import Facts as Facts
 from tasks.stages._classify_rows import at_most, head_names, labelled_rows, to_examples
-from tasks.tables.artifacts import CLASSIFIER_FOLDER, FITTED_KEYS_FILE, UNLABELLED
+from tasks.tables.artifacts import CLASSIFIER_FOLDER, FITTED_KEYS_FILE, GOLDEN_PROMPT, UNLABELLED
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,7 +49,7 @@ class Spec(StageSpec):
     """See the module docstring. Without ``drift`` the classifiers are fitted."""
 
     stage: ClassVar[str] = "classify"
-    version: ClassVar[int] = 3  # thresholds of refitting are the drift stage's
+    version: ClassVar[int] = 4  # the prompt part is separate; its log-ratios are scored too
 
     records: StageRef
     classifier: ClassifierConfig
@@ -67,7 +67,8 @@ class LogitArguments(WorkerArguments):
 
 
 class LogitScorer(ModelWorker[LogitArguments]):
-    """Scores rows (prompt, response, fold, key) with fitted classifiers: (key, logit_<source>…, tokens, padded)."""
+    """Scores rows (prompt, response, fold, key) with fitted classifiers: (key, logit_<source>…, prompt_<source>…, golden_prompt, tokens,
+    padded). A logit is that of prompt and response; without the prompt's log-ratio, that of the response given the prompt."""
 
     def load(self) -> None:
         from dora_core.classifier.scoring import FittedClassifiers
@@ -82,7 +83,9 @@ class LogitScorer(ModelWorker[LogitArguments]):
 
         scored = self._fitted.score(rows["prompt"].to_pylist(), rows["response"].to_pylist(), rows["fold"].to_numpy())
         columns: dict[str, Any] = {"key": rows["key"]}
-        columns |= {f"logit_{name}": pa.array(scored.logits_NS[:, i]) for i, name in enumerate(self._fitted.meta.sources)}
+        for i, name in enumerate(self._fitted.meta.sources):
+            columns |= {f"logit_{name}": pa.array(scored.logits_NS[:, i]), f"prompt_{name}": pa.array(scored.prompt_NC[:, i + 1])}
+        columns[GOLDEN_PROMPT] = pa.array(scored.prompt_NC[:, 0])
         return pa.table(columns | {"tokens": pa.array(scored.tokens_N), "padded": pa.array(scored.padded_N)})
 
 
@@ -118,7 +121,8 @@ def fit_one_fold(job: FoldJob, fold: int) -> FoldFit:
     folder, relative, marker = store.folder(job.stage, job.digest), f"{FOLDER}/fold-{fold}", f"scratch/fold-{fold}.json"
     done = store.read_json(f"{job.stage}/{job.digest}/{marker}")
     if done is not None and all(_is_whole(store, folder, f"{relative}/{name}", sha256) for name, sha256 in done["files"].items()):
-        return FoldFit(fold, load_file(folder.path / relative / LOGITS)["logits"].numpy(), done["curve"], done["deep"])
+        held = load_file(folder.path / relative / LOGITS)
+        return FoldFit(fold, held["logits"].numpy(), held["prompt"].numpy(), done["curve"], done["deep"])
     journal = JournalWriter(folder)
     fit = fit_fold(
         job.examples,
@@ -130,7 +134,8 @@ def fit_one_fold(job: FoldJob, fold: int) -> FoldFit:
         device=torch.device("cuda" if job.execution.gpus_per_worker > 0 else "cpu"),
         progress=lambda done, total: journal.progress(done, total, "steps", f"fold {fold + 1} of {job.config.folds}"),
     )
-    save_file({"logits": torch.from_numpy(fit.logits_NS)}, folder.path / relative / LOGITS)
+    held = {"logits": torch.from_numpy(fit.logits_NS), "prompt": torch.from_numpy(fit.prompt_NC)}
+    save_file(held, folder.path / relative / LOGITS)
     files = sorted((folder.path / relative).iterdir())
     for file in files:
         folder.commit(f"{relative}/{file.name}")
@@ -196,10 +201,11 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
     import numpy as np
 
-    from dora_core.classifier.diagnostics import diagnose, prompt_only_logits
+    from dora_core.classifier.diagnostics import diagnose
     from dora_core.classifier.golden_share import golden_share
     from dora_core.classifier.model import GOLDEN, build_tokenizer
-    from dora_core.classifier.scaling import fit_scaling
+    from dora_core.classifier.prompt import PromptCounts
+    from dora_core.classifier.scaling import fit_scaling, overlap_weights
     from dora_core.classifier.scoring import Meta
 
     started, config, records = time.monotonic(), spec.classifier, context.fetch(spec.records)
@@ -211,25 +217,30 @@ def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
     in_process = spec.execution.workers == 0
     fits = [fit_one_fold(job, fold) for fold in range(config.folds)] if in_process else _fit_on_ray(job)
 
-    logits = np.zeros((len(examples), len(sources)))
+    logits, prompt = np.zeros((len(examples), len(sources))), np.zeros((len(examples), 1 + len(sources)))
     for fit in fits:
-        logits[examples.fold_N == fit.fold] = fit.logits_NS
-    golden = examples.head_N == GOLDEN
+        logits[examples.fold_N == fit.fold], prompt[examples.fold_N == fit.fold] = fit.logits_NS, fit.prompt_NC
+    counts = PromptCounts.of(examples.prompts, *examples.prompt_targets(len(sources)), np.zeros(len(examples), np.int64))
+    slopes = counts.slopes_of_rows(prompt)
+    golden, shrunk = examples.head_N == GOLDEN, prompt * slopes
     scaling = [
-        fit_scaling(config.scaling, logits[own, i], golden[own]) for i in range(len(sources)) for own in [golden | (examples.head_N == i)]
+        fit_scaling(config.scaling, logits[own, i], golden[own], overlap_weights(shrunk[own, i + 1], golden[own]))
+        for i in range(len(sources))
+        for own in [golden | (examples.head_N == i)]
     ]
-    prompt_only = prompt_only_logits(examples, len(sources), tokenizer, config.folds)
-    table, warnings = diagnose(examples, sources, logits, scaling, prompt_only)
+    table, warnings = diagnose(examples, sources, logits, scaling, prompt, slopes)
     unlabelled = None
     if UNLABELLED in sources:
-        own = golden | (examples.head_N == sources.index(UNLABELLED))
-        unlabelled = golden_share(logits[own, sources.index(UNLABELLED)], golden[own], examples.prompt_hash_N[own])
+        head = sources.index(UNLABELLED)
+        own = golden | (examples.head_N == head)
+        unlabelled = golden_share((logits[:, head] + shrunk[:, head + 1])[own], golden[own], examples.prompt_hash_N[own])
     for warning in warnings:
         context.log.warning("%s", warning)
 
     heads = {name: HeadFacts.model_validate(table[name]) for name in sources}
     gamma = [head.gamma for head in heads.values()]
-    _save(context, tokenizer, Meta(sources, spec.golden_sources, gamma, scaling, config.folds, config.model_dump(mode="json")), rows)
+    meta = Meta(sources, spec.golden_sources, gamma, scaling, config.folds, config.model_dump(mode="json"), slopes.tolist())
+    _save(context, tokenizer, meta, rows)
 
     seconds = time.monotonic() - started
     known = {name: head.auc for name, head in heads.items() if head.auc is not None}

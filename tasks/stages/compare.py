@@ -1,4 +1,4 @@
-"""Stage ``compare``: the policy's responses to held-out prompts against the start's, the champion's and the chosen ones.
+"""Stage ``compare``: the policy's responses to held-out prompts against the start's, the champion's, the twins' and the chosen ones.
 
 Input: records, and per contestant the samples and their scores, all from one judge. The opponent *chosen* is each record's best response
 by its measured reward, with its score (a record without measured rewards, or with two best responses, is left out and counted, and so is
@@ -23,13 +23,13 @@ from pydantic import Field, model_validator
 from dora_core.config.method import EvaluateConfig
 from dora_core.data.record_counts import UNKNOWN
 from dora_core.errors import DataError
-from dora_core.evaluation.metrics import GroupInterval, Interval, estimate_text
+from dora_core.evaluation.metrics import Interval, estimate_text
 from dora_core.evaluation.winrate import Outcomes
-from dora_core.strict_model import StrictModel
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.spec import StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
+from tasks.stages._compare_facts import Facts as Facts
+from tasks.stages._compare_facts import Lengths, Wins
 from tasks.tables.artifacts import COMPARISON_FILE, RECORDS_FILE
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Spec(StageSpec):
     """
 
     stage: ClassVar[str] = "compare"
+    version: ClassVar[int] = 2  # pairs of near-equal length
     placement: ClassVar[Literal["job", "local"]] = "local"
 
     records: StageRef
@@ -57,6 +58,8 @@ class Spec(StageSpec):
     start_scores: StageRef
     champion_samples: StageRef | None = None
     champion_scores: StageRef | None = None
+    twin_samples: dict[str, StageRef] = Field(default_factory=dict)
+    twin_scores: dict[str, StageRef] = Field(default_factory=dict)
     chosen_scores: StageRef | None = None
     evaluate: EvaluateConfig
     golden_sources: list[str]
@@ -65,41 +68,13 @@ class Spec(StageSpec):
     def _check(self) -> Spec:
         if (self.champion_samples is None) != (self.champion_scores is None):
             raise ValueError("the champion takes part with its samples and their scores: give both or neither")
+        if self.twin_samples.keys() != self.twin_scores.keys():
+            raise ValueError("a twin takes part with its samples and their scores: give both or neither")
         return self
 
     def all_scores(self) -> list[StageRef]:
-        return [ref for ref in (self.scores, self.start_scores, self.champion_scores, self.chosen_scores) if ref is not None]
-
-
-class Lengths(StrictModel):
-    """Mean lengths of the compared responses."""
-
-    unit: Literal["tokens", "characters"]
-    policy: float
-    opponent: float
-
-
-class Wins(Outcomes):
-    """The policy against one opponent."""
-
-    sign_test_p: float = Field(description="Exact two-sided p-value of prompts being as likely won as lost.")
-    length_controlled: Interval = Field(description="Win rate at equal length.")
-    length: Lengths
-    records: int = Field(description="Records of the policy that are compared.")
-    records_left_out: int = Field(description="Records of the policy without a judged pair.")
-    pairs: int = Field(description="Pairs of a policy's and an opponent's response.")
-    pairs_without_score: int
-    by_source: dict[str, Outcomes] = Field(description="By the source of the best response.")
-    by_task: dict[str, Outcomes]
-    worst_group: GroupInterval | None = Field(description="Lowest win rate among the groups of enough prompts.")
-
-
-class Facts(BaseFacts):
-    """The policy against every opponent that has scores."""
-
-    judge: str = Field(description="Kind of the judge; of two files, its name.")
-    wins: dict[str, Wins] = Field(description="By opponent: start, champion, chosen; of two files, the other's name.")
-    golden: list[str] = Field(default_factory=list, description="Golden sources among the groups.")
+        single = (self.scores, self.start_scores, self.champion_scores, self.chosen_scores)
+        return [ref for ref in (*single, *self.twin_scores.values()) if ref is not None]
 
 
 @dataclass(frozen=True)
@@ -153,6 +128,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     opponents = {"start": sampled(context, spec.start_samples, spec.start_scores, place_of)}
     if spec.champion_samples is not None and spec.champion_scores is not None:
         opponents["champion"] = sampled(context, spec.champion_samples, spec.champion_scores, place_of)
+    for name, samples in spec.twin_samples.items():
+        opponents[name] = sampled(context, samples, spec.twin_scores[name], place_of)
     if spec.chosen_scores is not None:
         kinds, rewards = records["reward_kind"].to_pylist(), records["rewards"].to_pylist()
         disliked = [kind == LABEL and not is_desirable(of_record) for kind, of_record in zip(kinds, rewards, strict=True)]
@@ -179,10 +156,15 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         )
     pq.write_table(table, context.path / COMPARISON_FILE, compression="zstd")
 
+    lifts = {
+        name: lift_over(policy, opponents[name], opponents["start"], records["prompt_hash"].to_numpy(), spec) for name in spec.twin_samples
+    }
     golden = sorted(name for name in {*sources} if is_golden_source(name, spec.golden_sources))
     metrics = {f"win_rate_{name}": found.win_rate.value for name, found in wins.items()}
     metrics |= {f"lc_win_rate_{name}": found.length_controlled.value for name, found in wins.items()}
-    return StageOutput(len(table), metrics, Facts(judge=judge, wins=wins, golden=golden, warnings=warnings))
+    lifts_found = {name: lift for name, lift in lifts.items() if lift is not None}
+    metrics |= {f"win_rate_over_{name}": lift.value for name, lift in lifts_found.items()}
+    return StageOutput(len(table), metrics, Facts(judge=judge, wins=wins, lifts=lifts_found, golden=golden, warnings=warnings))
 
 
 # ------------------------------------------------------------------------------------------------------------ contestants
@@ -318,7 +300,7 @@ class Comparison:
         import numpy as np
 
         from dora_core.evaluation.metrics import worst_group
-        from dora_core.evaluation.winrate import by_group, length_controlled, outcomes, sign_test, win_rate
+        from dora_core.evaluation.winrate import by_group, by_length, outcomes, sign_test, win_rate
 
         boot = (evaluate.bootstrap_samples, evaluate.confidence, evaluate.seed)
         prompts, shares = prompt_R[self.row_R], self.shares_R3
@@ -327,12 +309,12 @@ class Comparison:
         for by, names in groups.items():
             named = np.array([name is not None for name in names[self.row_R]], dtype=bool)
             tables[by] = by_group(shares[named], names[self.row_R][named].astype(str), prompts[named], *boot)
-        controlled = length_controlled(self.policy.score_RN, self.opponent.score_RN, ours, theirs, prompts, *boot)
+        controlled = by_length(self.policy.score_RN, self.opponent.score_RN, ours, theirs, prompts, *boot)
         rates = {by: {name: group.win_rate for name, group in table.items()} for by, table in tables.items()}
         return Wins(
             **dict(outcomes(shares, prompts, *boot)),
+            **dict(controlled),
             sign_test_p=sign_test(win_rate(shares), prompts),
-            length_controlled=controlled,
             length=Lengths(unit=unit, policy=float(np.nanmean(ours)), opponent=float(np.nanmean(theirs))),
             records=len(self.row_R),
             records_left_out=self.records - len(self.row_R),
@@ -342,6 +324,26 @@ class Comparison:
             by_task=tables["task"],
             worst_group=worst_group(rates, evaluate.min_group),
         )
+
+
+def lift_over(policy: Side, twin: Side, start: Side, prompt_R: np.ndarray, spec: Spec) -> Interval | None:
+    """The policy's win rate against the start minus the twin's, paired by prompt; None without a record in which all three are judged.
+
+    Args:
+        prompt_R: prompt of every held-out record.
+    """
+    import numpy as np
+
+    from dora_core.evaluation.metrics import paired_difference
+    from dora_core.evaluation.winrate import win_rate
+
+    ours, theirs = Comparison.of(policy, start), Comparison.of(twin, start)
+    record_R, at, other = np.intersect1d(policy.record_R[ours.row_R], twin.record_R[theirs.row_R], assume_unique=True, return_indices=True)
+    if not len(record_R):
+        return None
+    options = spec.evaluate
+    rates = win_rate(ours.shares_R3)[at], win_rate(theirs.shares_R3)[other]
+    return paired_difference(*rates, prompt_R[record_R], options.bootstrap_samples, options.confidence, options.seed)
 
 
 def _pairs(a_RN: np.ndarray, b_RM: np.ndarray) -> int:

@@ -188,7 +188,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         if new:
             scored = score(spec, context, fit, fresh)
             compared.auc(fit, scored)
-            compared.factors(context, previous.calibrate, spec.calibration.form, fit, scored)
+            compared.factors(context, previous.calibrate, spec.calibration, fit, scored)
         else:
             for name in ("auc_drop", "h_shift"):
                 compared.skip(name, None, "no training response is new since the fit")

@@ -1,27 +1,33 @@
 """Stage ``evaluate``: measures of the aligned policy on held-out prompts, and the promotion gate.
 
-Input: records (eval split), the aligned policy, its start (through the reference stage's log-probabilities), optionally an ERM-trained
-twin, and a comparison of the policy's responses with others'. Output: ``evaluation.parquet`` (one row per preference pair),
-``responses.parquet`` (one row per held-out response: record_id, response_index, implicit, logp_per_token, tokens of the policy), no
-texts; in the facts the measures (``tasks/stages/_preference_measures.py``) and the result of the gate
-(``tasks/stages/_promotion_gate.py``).
+Input: records (eval split), the aligned policy, its start (through the reference stage's log-probabilities), optionally twins
+(``dora_core/config/twins.py``), and a comparison of the policy's responses with others'. Output: ``evaluation.parquet`` (one row per
+preference pair), ``responses.parquet`` (one row per held-out response: record_id, response_index, implicit, logp_per_token, tokens of the
+policy), no texts; in the facts the measures (``tasks/stages/_preference_measures.py``), those of the twins
+(``tasks/stages/_twin_measures.py``) and the result of the gate (``tasks/stages/_promotion_gate.py``).
 Guarantee: every measure carries a bootstrap interval over prompts; comparisons are paired.
 
 Three readings of a preference pair: *accuracy*, the implicit reward log π − log π_start is larger for the better response
 (chance ½, undefined for the start); *margin*, by how many nats; *ranking*, the likelihood per token is larger for it, which the
 start has too, so lifts over the start are differences in ranking. Unpaired records (``dora_core/data/unpaired.py``) are read by their
 labels: the AUC of the implicit reward and the share with the label's sign; records of one prompt with different labels also make pairs.
+Accuracy of pairs is also given by the source of the better response, by task, and by the values of the carried columns that
+``evaluate.groups`` names.
 Cost: one forward pass over held-out responses per policy, and ``kl_prompts`` sampled responses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
 
 from dora_core.config.method import EvaluateConfig, GateConfig, GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
+from infra.tracking.mlflow_limits import KEY_CHARACTERS, clean_name
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
@@ -31,6 +37,7 @@ from tasks.stages._evaluate_facts import Facts as Facts
 from tasks.stages._evaluate_facts import RewardCorrelation
 from tasks.stages._preference_measures import HeldOut, measure, rank_correlation
 from tasks.stages._promotion_gate import Evidence, decide
+from tasks.stages._twin_measures import summary, twin_measures
 from tasks.tables.artifacts import EVALUATION_FILE, RESPONSES_FILE
 from tasks.training.facts import TrainingFacts
 
@@ -49,14 +56,14 @@ class Spec(StageSpec):
     """See the module docstring."""
 
     stage: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 3  # calibration and correlation of the implicit reward, tasks, worst group, rules on win rates
+    version: ClassVar[int] = 4  # several twins, and rules that read the lower bounds of win rates
 
     records: StageRef
     policy: StageRef
     reference: StageRef
     start: StageRef | None
     model: ModelConfig
-    twin: StageRef | None
+    twins: dict[str, StageRef] = Field(default_factory=dict)
     comparison: StageRef | None = None
     text: TextConfig
     evaluate: EvaluateConfig
@@ -112,10 +119,12 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     import pyarrow.parquet as pq
 
     from dora_core.data.unpaired import LABEL
+    from dora_core.evaluation.groups import group_rows
     from dora_core.evaluation.labels import joined_pairs, label_pairs
     from dora_core.evaluation.metrics import preference_pairs
 
     columns = ["record_id", "prompt", "prompt_hash", "responses", "rewards", "reward_kind", "sources", "task"]
+    columns += ["extra"] if spec.evaluate.groups else []
     records = pq.read_table(context.fetch(spec.records) / "records.parquet", columns=columns, filters=[("split", "=", "eval")])
     rewards, prompt_R = records["rewards"].to_pylist(), records["prompt_hash"].to_numpy()
     labelled = [kind == LABEL for kind in records["reward_kind"].to_pylist()]
@@ -134,12 +143,15 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     }
     golden_P = golden_pairs(sources, pairs, spec.golden_sources)
     labels = labelled_responses(records, labelled, len(of_labels.record_P)) if any(labelled) else None
-    held_out = HeldOut(pairs, implicit, likelihood, prompt_R[pairs.record_P], golden_P, groups, spec.evaluate, labels)
+    carried = {grouping.column: group_rows(records["extra"].to_pylist(), grouping) for grouping in spec.evaluate.groups}
+    held_out = HeldOut(pairs, implicit, likelihood, prompt_R[pairs.record_P], golden_P, groups, spec.evaluate, labels, carried)
     scores = {"implicit": implicit["policy"], "likelihood": likelihood["policy"], "likelihood_start": likelihood["start"]}
     correlation = {name: rank_correlation(values, rewards, prompt_R, spec.evaluate) for name, values in scores.items()}
     measures = measure(held_out, reward_scale(spec, context), estimate_kl(spec, context, records), RewardCorrelation(**correlation))
-    wins = context.facts(spec.comparison, compare.Facts).wins if spec.comparison else {}
-    facts = Facts(**dict(measures), gate=decide(spec.gate, Evidence(measures, wins, spec.evaluate.min_group)))
+    comparison = context.facts(spec.comparison, compare.Facts) if spec.comparison else None
+    twins = twin_measures(list(spec.twins), measures, comparison)
+    gate = decide(spec.gate, Evidence(measures, comparison.wins if comparison else {}, spec.evaluate.min_group))
+    facts = Facts(**dict(measures), gate=gate, twins=twins, summary=summary(twins, comparison))
 
     table = {"record": pairs.record_P, "prompt_hash": held_out.prompt_P, "golden": golden_P, "reward_gap": pairs.gap_P}
     table |= {f"margin_{name}": values for name, values in held_out.margins.items()}
@@ -160,12 +172,28 @@ def metrics_of(facts: Facts) -> dict[str, float]:
     if whole := facts.parts.get("all"):
         metrics |= {f"ranking_{name}": interval.value for name, interval in whole.ranking.measured().items()}
         metrics |= {"margin": whole.margin.policy.value}
-    metrics |= {f"lift_{name}": interval.value for name, interval in facts.lift.measured().items()}
+    metrics |= {f"lift_start_{part}": interval.value for part, interval in facts.lift.over_start().items()}
+    for name, twin in facts.twins.items():
+        measured = {"accuracy": twin.accuracy, "accuracy_lift_over": twin.accuracy_lift, "win_rate_lift_over": twin.win_rate_lift}
+        metrics |= {f"{measure}_{name}": interval.value for measure, interval in measured.items() if interval is not None}
     metrics |= {"ece": facts.reward_calibration.ece.value} if facts.reward_calibration else {}
     if labels := facts.labels:
         metrics |= {"label_accuracy": labels.accuracy.policy.value} | ({"label_auc": labels.auc.policy.value} if labels.auc else {})
     metrics |= {"kl": facts.kl.value} if facts.kl else {}
+    for column, found in facts.by_column.items():
+        for name, group in found.groups.items():
+            metrics[_free_name(f"by/{column}/{name}", metrics)] = group.accuracy.value
     return metrics | {"gate_passed": float(facts.gate.passed)}
+
+
+def _free_name(wanted: str, taken: Container[str]) -> str:
+    """A metric's name that MLflow accepts, and that no other metric has: values may differ in characters that it does not."""
+    number, plain = 1, clean_name(wanted)[: KEY_CHARACTERS - 8]
+    name = plain
+    while name in taken:
+        number += 1
+        name = f"{plain}.{number}"
+    return name
 
 
 def labelled_responses(records: pa.Table, labelled: list[bool], pairs: int) -> Labelled:
@@ -201,7 +229,7 @@ def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tupl
     from tasks.stages.reference import LogpArguments, LogpScorer
     from tasks.tables.rows import responses_of
 
-    policies = {"policy": spec.policy} | ({"twin": spec.twin} if spec.twin else {})
+    policies = {"policy": spec.policy} | spec.twins
     arguments = LogpArguments(store_uri=context.store.uri, execution=spec.execution, models=policies, text=spec.text)
     scored = run_shards(
         context,
@@ -281,7 +309,8 @@ def headline(result: StageResult[Facts]) -> str:
     if labels is not None:
         auc = f", AUC {estimate_text(labels.auc.policy, '.3f')}" if labels.auc else ""
         parts.append(f"{labels.desirable + labels.undesirable} labels{auc}, sign right {estimate_text(labels.accuracy.policy, '.3f')}")
-    return "; ".join(parts)
+    return "; ".join([*parts, *([result.facts.summary] if result.facts.summary else [])])
 
 
-STAGE = Stage(Spec, run, facts=Facts, headline=headline, tracked=("accuracy_all", "ranking_policy", "ece", "kl"), section="stage")
+TRACKED = ("accuracy_all", "ranking_policy", "ece", "kl", "win_rate_lift_over_")
+STAGE = Stage(Spec, run, facts=Facts, headline=headline, tracked=TRACKED, section="stage")

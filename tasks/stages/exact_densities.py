@@ -1,7 +1,8 @@
 """Stage ``truth``: exact densities of every response of the known mixture, and the calibration factor that follows from them.
 
 Input: records written by ``dora_core/testbed/mixture.py``, and its configuration. Output: ``truth.parquet`` (record_id, response_index,
-split, source, ratio, gold, log_q_<source>…) of both splits: the exact p_golden/P, the gold reward and the exact log-densities in nats;
+split, source, ratio, gold, log_q_<source>…, log_prompt_<source>…) of both splits: the exact p_golden/P, the gold reward, the exact
+log-densities of the response and log-ratios p_golden(x)/q_source(x) of the prompt, in nats;
 and ``calibration.parquet`` (record_id, response_index, source, h) of the train split, with the factor of perfect classifiers; every reader
 of a ``calibrate`` stage's table reads it too.
 Guarantee: no classifier and no sampling is involved; other data is refused. Cost: about 0.2 ms per response.
@@ -24,6 +25,7 @@ class Spec(StageSpec):
     """See the module docstring. ``calibration`` gives the treatment of raw factors; its form is not used: the form is the exact ratio."""
 
     stage: ClassVar[str] = "truth"
+    version: ClassVar[int] = 2  # log-ratios of prompts
 
     records: StageRef
     testbed: TestbedConfig
@@ -49,10 +51,14 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         for index, (response, source) in enumerate(zip(record["responses"], record["sources"], strict=True)):
             row = {"record_id": record["record_id"], "response_index": index, "split": record["split"], "source": source}
             row |= {"ratio": testbed.true_ratio(prompt, response), "gold": testbed.gold_reward(prompt, response)}
-            rows.append(row | {f"log_q_{s}": log_q for s, log_q in testbed.log_densities(prompt, response).items()})
+            row |= {f"log_q_{s}": log_q for s, log_q in testbed.log_densities(prompt, response).items()}
+            rows.append(row | {f"log_prompt_{s}": testbed.log_prompt_ratio(s, prompt) for s in testbed.sources})
     schema = pa.schema(
         [("record_id", pa.string()), ("response_index", pa.int32()), ("split", pa.string()), ("source", pa.string())]
-        + [(name, pa.float64()) for name in ("ratio", "gold", *(f"log_q_{s}" for s in testbed.sources))]
+        + [
+            (name, pa.float64())
+            for name in ("ratio", "gold", *(f"{kind}_{s}" for kind in ("log_q", "log_prompt") for s in testbed.sources))
+        ]
     )
     table = pa.Table.from_pylist(rows, schema=schema)
     ratio = table["ratio"].to_numpy()

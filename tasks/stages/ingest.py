@@ -3,19 +3,21 @@
 Input: the files and dataset names of ``data``, unchanged since they were fingerprinted at plan time; each is read by its adapter.
 Output: ``records.parquet``, ``golden.parquet``, ``quarantine.parquet`` (schemas in ``dora_core/data/records.py``).
 Guarantee: rows keep the order of the inputs, bad rows are all in quarantine with all their reasons, and the bytes depend
-only on the spec. ``rows_in`` = good records + ``rows_bad`` + duplicates + records beyond ``max_rows``, where a row counts once, by its
-first error; a record of the shapes rows and tree counts as one. A row is kept unchanged or dropped whole, never clipped. Control
-characters in a text are kept, and so is a response that a list has twice: two draws of the mixture, which the facts count (a judge may
-even reward them differently).
+only on the spec. ``rows_in`` = good records + ``rows_bad`` + duplicates + records beyond ``max_rows`` + training records of held-out
+prompts, where a row counts once, by its first error; a record of the shapes rows and tree counts as one. A row is kept unchanged or
+dropped whole, never clipped. Control characters in a text are kept, and so is a response that a list has twice: two draws of the
+mixture, which the facts count (a judge may even reward them differently).
 
 Ids are unique per input: a record whose id an earlier input has gets one with a digest of its content. A record that equals one of an
 earlier input of its kind, or an earlier row of the same input where rows have no ids, is counted and left out.
 
 Split: the row's split column; ``eval`` for ``data.eval``; without either, ``train`` if there is ``data.eval``, else the hash of the prompt.
-If split columns name no held-out record at all, the hash decides for all, with a warning.
+If split columns name no held-out record at all, the hash decides for all, with a warning. No prompt is both trained on and held out: a
+split by hash cannot do that, and where the data gives the split, training records of held-out prompts are left out, trusted responses
+to them held out (``data.split_overlap``).
 
-Cost: inputs are read twice (checksum, rows), those with ``max_rows`` once more; memory holds one row group, all record ids and, with
-several inputs, 16 bytes of every record's content.
+Cost: inputs are read twice (checksum, rows), those with ``max_rows`` once more, and those with held-out rows of their own once more up to
+their split; memory holds one row group, all record ids and, with several inputs, 16 bytes of every record's content.
 """
 
 from __future__ import annotations
@@ -30,15 +32,27 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import pyarrow as pa
+import yaml
 
+from dora_core.config.adapter import Adapter
 from dora_core.config.data import DataConfig
+from dora_core.data.acceptance import (
+    Mapped,
+    Quality,
+    Wanted,
+    bad_rows,
+    both_splits,
+    refuse_first,
+    trusted_sources,
+    unusable,
+)
 from dora_core.data.adapted import AdaptedInput, AdaptedRow, MappedFiles
 from dora_core.data.adapter.canonical import CanonicalRow, Refused, is_repetition
 from dora_core.data.fingerprints import FingerprintMemory
-from dora_core.data.inputs import Input, changed_sources, rules_of
+from dora_core.data.inputs import Input, changed_sources, rules_of, split_of
 from dora_core.data.mixing import Selection, content_key, copies
 from dora_core.data.opening import open_inputs
-from dora_core.data.problems import Problem, Reason, in_words
+from dora_core.data.problems import Problem, Reason
 from dora_core.data.record_counts import UNKNOWN, is_tie, is_unmeasured
 from dora_core.data.records import (
     GOLDEN_SCHEMA,
@@ -48,7 +62,6 @@ from dora_core.data.records import (
     Rules,
     Split,
     golden_table,
-    is_held_out,
     parse_canonical,
     records_table,
     with_tools,
@@ -59,7 +72,6 @@ from infra.settings import Settings
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.spec import StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
-from tasks.stages._ingest_checks import Tally, check_quality, check_sources, check_splits
 from tasks.stages._ingest_facts import (
     BadRowFacts,
     ExampleFacts,
@@ -82,7 +94,7 @@ __all__ = ["STAGE", "Facts", "Spec", "run"]
 
 class Spec(StageSpec):
     stage: ClassVar[str] = "ingest"
-    version: ClassVar[int] = 3  # inputs are read by adapters
+    version: ClassVar[int] = 4  # no prompt in both splits; texts that are words for a missing value; carried NaN
     placement: ClassVar[Literal["job", "local"]] = "local"
 
     data: DataConfig
@@ -100,6 +112,7 @@ class _InputTally:
     ties: int = 0
     unmeasured: int = 0
     split_given: int = 0
+    overlapping: int = 0
     not_selected: int = 0
     weighted_out: int = 0
     copies: int = 0
@@ -114,11 +127,16 @@ class _SourceTally:
 
 
 class _Ingestion:
-    """The three output files while they are written, and counts of their rows."""
+    """The three output files while they are written, and counts of their rows.
 
-    def __init__(self, data: DataConfig, folder: Path, suspicion: Suspicion):
-        self.data, self.folder, self.suspicion = data, folder, suspicion
-        self.tallies: dict[Kind, Tally] = {"train": Tally(), "eval": Tally(), "golden": Tally()}
+    Args:
+        held_out: hashes of prompts that are not trained on.
+    """
+
+    def __init__(self, data: DataConfig, folder: Path, suspicion: Suspicion, held_out: frozenset[int]):
+        self.data, self.folder, self.suspicion, self.held_out = data, folder, suspicion, held_out
+        self.tallies: dict[Kind, Quality] = {"train": Quality(), "eval": Quality(), "golden": Quality()}
+        self.golden_rows = self.repeated_responses = 0
         self.inputs: list[_InputTally] = []
         self.sources: dict[str, _SourceTally] = {}
         self.splits: Counter[str] = Counter()
@@ -153,6 +171,7 @@ class _Ingestion:
             parsed = _all_problems(row.value, rules) if isinstance(row.value, list) else parse_canonical(row.value, rules, taken)
             tally.rows += 1
             if isinstance(parsed, Record):
+                tally.kept += 1
                 taken.add(parsed.record_id)
                 self._take(parsed, row, kind, source.item, one, selection, contents)
             elif is_repetition(row.value, parsed):
@@ -169,15 +188,10 @@ class _Ingestion:
         self._bad.close()
 
     def _quarantine(self, problems: list[Problem], row: AdaptedRow, kind: Kind) -> None:
-        tally, named = self.tallies[kind], [problem._replace(field=row.column_of(problem.field)) for problem in problems]
-        for problem in named:
-            place = {"file": row.file, "row": row.row, "field": problem.field}
+        for problem in problems:
+            place = {"file": row.file, "row": row.row, "field": row.column_of(problem.field)}
             self._bad.add(place | {"reason": problem.reason.value, "detail": problem.detail})
-        reason = named[0].reason.value
-        tally.bad += 1
-        tally.reasons[reason] += 1
-        if reason not in tally.first:
-            tally.first[reason] = BadRowFacts(kind=kind, reason=reason, file=row.file, row=row.row, text=in_words(named[0]))
+        self.tallies[kind].see_bad(row.bad(problems[0]))
 
     def _take(
         self,
@@ -200,17 +214,21 @@ class _Ingestion:
         if selection is not None and key not in selection:
             one.not_selected += 1
             return
-        record = self._with_split(record, kind, one)
-        split: Split = record.split or ("eval" if is_held_out(record.prompt_hash, self.data.holdout_fraction) else "train")
+        record, split = self._with_split(record, kind, one), split_of(record, item, self.data)
         renamed = record.record_id in self._ids[golden]
         if renamed:
             digest = hashlib.sha256(record.content.encode()).hexdigest()[:8]
             record = replace(record, record_id=self._free_id(f"{record.record_id}~{digest}", golden))
+        self.suspicion.see(Seen(record, golden, split, Example(row.file, row.row), item.place, renamed))
+        if split == "train" and record.prompt_hash in self.held_out:
+            one.overlapping += 1
+            if not golden:
+                return
+            record, split = replace(record, split="eval"), "eval"
         one.records += 1
         one.renamed += renamed
         one.unmeasured += is_unmeasured(record.rewards)
         one.ties += is_tie(record.rewards)
-        self.suspicion.see(Seen(record, golden, split, Example(row.file, row.row), item.place, renamed))
         number = copies(key, expected) if split == "train" and expected != 1 else 1
         if number == 0:
             one.weighted_out += 1
@@ -240,17 +258,20 @@ class _Ingestion:
         return name
 
     def _write(self, record: Record, kind: Kind, split: Split, one: _InputTally) -> None:
-        golden, tally = kind == "golden", self.tallies[kind]
+        golden = kind == "golden"
         self._ids[golden].add(record.record_id)
-        tally.kept += 1
-        tally.repeated += len(record.responses) - len(set(record.responses))
+        self.golden_rows += golden
+        self.repeated_responses += 0 if golden else len(record.responses) - len(set(record.responses))
         self._good[golden].add(record, len(record.content))
         self.fingerprint.update(f"{kind} {record.record_id} {record.content}\n".encode())
         one.splits[split] += 1
         if not golden:
             self.splits[split] += 1
             for response, reward, source in zip(record.responses, record.rewards, record.sources, strict=True):
-                facts = self.sources.setdefault(source or UNKNOWN, _SourceTally())
+                name = source or UNKNOWN
+                facts = self.sources.get(name)
+                if facts is None:
+                    facts = self.sources[name] = _SourceTally()
                 facts.responses += 1
                 facts.chars += len(response)
                 facts.measured += reward is not None
@@ -258,21 +279,24 @@ class _Ingestion:
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
     if changed := changed_sources(spec.data, spec.fingerprints, FingerprintMemory(Settings().fingerprints)):
-        names = ", ".join(changed[:5])
-        raise DataError(f"input changed between planning and reading: {names}", hint="run the same command again to plan with the new data")
+        shown = ", ".join(changed[:5])
+        raise DataError(f"input changed between planning and reading: {shown}", hint="run the same command again to plan with the new data")
     inputs, suspicion = open_inputs(spec.data, spec.fingerprints)
-    ingestion = _Ingestion(spec.data, context.path, suspicion)
+    selections = [_selection(source, spec) for source in inputs]
+    ingestion = _Ingestion(spec.data, context.path, suspicion, _held_out_prompts(inputs, selections, spec))
     try:
-        for done, source in enumerate(inputs):
-            for _ in ingestion.read(source, _selection(source, spec)):
+        for done, (source, selection) in enumerate(zip(inputs, selections, strict=True)):
+            for _ in ingestion.read(source, selection):
                 if ingestion.rows % PROGRESS_ROWS == 0:
                     context.progress(done, len(inputs), "inputs", f"{ingestion.rows} rows")
         context.progress(len(inputs), len(inputs), "inputs", f"{ingestion.rows} rows")
     finally:  # the quarantine explains a failure, so it is kept in any case
         ingestion.close()
         context.folder.commit(QUARANTINE_FILE)
-    check_quality(ingestion.tallies, spec.data, context.path / QUARANTINE_FILE)
-    check_sources(sorted(ingestion.sources.keys() - {UNKNOWN}), ingestion.tallies["golden"].kept, spec.data)
+    quarantine = str(context.path / QUARANTINE_FILE)
+    refuse_first(bad_rows(kind, tally, spec.data, quarantine=quarantine) for kind, tally in ingestion.tallies.items())
+    names = sorted(ingestion.sources.keys() - {UNKNOWN})
+    refuse_first([trusted_sources(names, ingestion.golden_rows, spec.data)])
     findings = suspicion.findings()
     refuse(findings)
     given = sum(one.split_given for one in ingestion.inputs)
@@ -280,23 +304,43 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     if by_hash:
         ingestion.splits = hold_out_by_hash(context.path / RECORDS_FILE, spec.data.holdout_fraction, ingestion.copied)
         hold_out_by_hash(context.path / GOLDEN_FILE, spec.data.holdout_fraction, frozenset())
-    check_splits(ingestion.splits, spec.data, given)
+    refuse_first([both_splits(ingestion.splits, given, spec.data, overlapping=sum(one.overlapping for one in ingestion.inputs))])
     return _output(ingestion, inputs, findings, by_hash)
 
 
-def check_inputs(spec: Spec) -> list[str]:
-    """Open every input and resolve its adapter, so that the plan fails on inputs that the stage would refuse at its first row.
+def check_inputs(spec: Spec, wanted: Wanted = Wanted()) -> list[str]:  # noqa: B008  # immutable
+    """Open every input and resolve its adapter, so that the plan fails on inputs that the stage would refuse at its first row, and on
+    rows that the run cannot use.
+
+    Args:
+        wanted: what the run would do with the records.
 
     Returns:
         How each input is read, one sentence each; findings of the files' names.
 
     Raises:
-        DataError, ConfigError: an input cannot be read as configured, or needs a decision.
+        DataError, ConfigError: an input cannot be read as configured, needs a decision, or cannot be used as configured.
     """
     inputs, suspicion = open_inputs(spec.data, spec.fingerprints, references=False)
     findings = suspicion.findings()
     refuse(findings)
+    refuse_first(unusable(wanted, spec.data, [one for source in inputs for one in source.mapped]))
     return [line for source in inputs for line in _how_read(source)] + [finding.text() for finding in findings]
+
+
+def check_read(spec: Spec, facts: Facts, wanted: Wanted) -> None:
+    """The same of inputs that were read before: refuse rows that the run cannot use.
+
+    Raises:
+        DataError, ConfigError: rows cannot be used as configured.
+    """
+    refuse_first(unusable(wanted, spec.data, [one for given in facts.inputs for one in _mapped_before(given)]))
+
+
+def _mapped_before(given: InputFacts) -> Iterator[Mapped]:
+    for mapping in given.mappings:
+        adapter = Adapter.model_validate(yaml.safe_load(mapping.adapter) or {})
+        yield Mapped(given.place, mapping.shape, tuple(adapter.carry), given.split_given > 0)
 
 
 def _selection(source: AdaptedInput, spec: Spec) -> Selection | None:
@@ -308,6 +352,28 @@ def _selection(source: AdaptedInput, spec: Spec) -> Selection | None:
     first = AdaptedInput(source.item, spec.fingerprints)
     parsed = (parse_canonical(row.value, rules) for row in first.rows() if isinstance(row.value, CanonicalRow))
     return Selection((content_key(record) for record in parsed if isinstance(record, Record)), size)
+
+
+def _held_out_prompts(inputs: list[AdaptedInput], selections: list[Selection | None], spec: Spec) -> frozenset[int]:
+    """Prompts of evaluation records that training must not see, found by reading their inputs once before; none where the hash alone
+    splits, as it never splits a prompt."""
+    giving = {id(source) for source in inputs if source.item.content == "eval" or (source.item.content == "train" and source.gives_split)}
+    if not giving or spec.data.split_overlap != "drop_from_train":
+        return frozenset()
+    found = set[int]()
+    for source, selection in zip(inputs, selections, strict=True):
+        if id(source) not in giving and (spec.data.eval or source.item.content == "golden"):
+            continue
+        rules = rules_of(spec.data, source.item)
+        for row in AdaptedInput(source.item, spec.fingerprints).rows(but_train=True):
+            record = parse_canonical(row.value, rules) if isinstance(row.value, CanonicalRow) else None
+            if (
+                isinstance(record, Record)
+                and split_of(record, source.item, spec.data) == "eval"
+                and (selection is None or content_key(record) in selection)
+            ):
+                found.add(record.prompt_hash)
+    return frozenset(found)
 
 
 _LEAVES_NO_PROMPT = frozenset({Reason.PROMPT_MISMATCH, Reason.CONTEXT_CONFLICT, Reason.NO_PROMPT_BOUNDARY, Reason.EMPTY_PROMPT})
@@ -343,19 +409,19 @@ def _output(ingestion: _Ingestion, inputs: list[AdaptedInput], findings: list[Fi
     counts = {
         "rows_in": ingestion.rows,
         "rows_bad": sum(tally.bad for tally in tallies),
-        "golden_rows": ingestion.tallies["golden"].kept,
+        "golden_rows": ingestion.golden_rows,
     }
     records = ingestion.splits.total()
     facts = Facts(
         **counts,
         bad_by_reason=dict(sorted(sum((tally.reasons for tally in tallies), Counter[str]()).items())),
-        repeated_responses=sum(ingestion.tallies[kind].repeated for kind in ("train", "eval")),
+        repeated_responses=ingestion.repeated_responses,
         records=Splits(train=ingestion.splits["train"], eval=ingestion.splits["eval"]),
         sources=sources,
         fingerprint=ingestion.fingerprint.hexdigest(),
         inputs=[_input_facts(source, one) for source, one in zip(inputs, ingestion.inputs, strict=True)],
         findings=[_finding_facts(finding) for finding in findings],
-        first_bad=[bad for tally in tallies for bad in tally.first.values()],
+        first_bad=[BadRowFacts(kind=kind, **bad.model_dump()) for kind, tally in ingestion.tallies.items() for bad in tally.first.values()],
         warnings=list(_warnings(ingestion, inputs, findings, by_hash)),
     )
     return StageOutput(rows=records, metrics=counts | {"records": records, "responses": responses, "sources": len(sources)}, facts=facts)
@@ -370,6 +436,7 @@ def _input_facts(source: AdaptedInput, one: _InputTally) -> InputFacts:
         rows=source.rows_read,
         splits=Splits(train=one.splits["train"], eval=one.splits["eval"]),
         notes=dict(sorted(source.notes.items())),
+        file_notes=source.file_notes,
         **counts,
     )
 

@@ -5,10 +5,12 @@ aliases. Decision:
 
 - gate failed → *refused*: registered without an alias, so that the registry shows the model and the reasons, and a person may still
   promote it by hand;
+- gate cannot tell (an interval contains its threshold) → *undecided*: registered as challenger, and a person may promote it;
+  ``gate.when_uncertain: promote`` counts the rule as met instead;
 - gate passed and mode auto → *promoted* (alias ``champion``; the old champion becomes ``previous``);
 - mode never → *challenger*;
-- mode ask → a person decides, in the form of the run (``flows/running/approval.py``) or by hand (`dora promote`, `dora reject`):
-  approved → *promoted*, rejected → *refused*; until then *challenger*.
+- mode ask → for a gate that passed or cannot tell, a person decides, in the form of the run (``flows/running/approval.py``) or by hand
+  (`dora promote`, `dora reject`): approved → *promoted*, rejected → *refused*; until then *challenger*.
 
 An evaluation counts against the champion that it compared the policy with. If another version is champion now, or the evaluation compared
 with none, the policy stays *challenger*; the next run plans a comparison with today's champion and evaluates anew. (Where ``compare`` is
@@ -39,13 +41,19 @@ from tasks.stages._evaluate_facts import Facts as EvaluateFacts
 from tasks.stages._evaluate_facts import GateResult
 
 Mode = Literal["auto", "ask", "never"]
-Decision = Literal["promoted", "challenger", "refused"]
+Decision = Literal["promoted", "challenger", "undecided", "refused"]
 DECISIONS: dict[Decision, str] = {
     "promoted": "The aligned model passed the gate and is the champion now.",
     "challenger": "The aligned model passed the gate and is registered as challenger; a person decides.",
+    "undecided": "The evidence does not show whether the aligned model is good enough: it is registered as challenger; the champion stays.",
     "refused": "The aligned model was refused, by the gate or by a person; the champion stays.",
 }
 """The sentence below a decision in the report."""
+NARROWER = (
+    "more held-out prompts (data.holdout_fraction, compare.generate.prompts) or samples (compare.generate.samples) narrow the intervals, "
+    "gate.when_uncertain=promote promotes all the same"
+)
+"""Next steps after an undecided gate."""
 
 
 class Tracking(StrictModel):
@@ -163,7 +171,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     version = registry.register(uri, name, model, spec.tracking.run_id, tags | {"dora.config": spec.config})
     champion = registry.aliases(uri, name).get("champion")
 
-    verdict = decide(context.facts(spec.evaluation, EvaluateFacts).gate, spec.mode)
+    evaluation = context.facts(spec.evaluation, EvaluateFacts)
+    verdict = decide(evaluation.gate, spec.mode)
     if verdict.decision == "promoted":
         verdict = by_hand(spec, [Audit.of(entry) for entry in registry.history(uri, name, version)], verdict)
     if verdict.decision == "promoted" and verdict.is_new:
@@ -179,11 +188,11 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     if verdict.is_new:
         if verdict.decision == "promoted":
             registry.promote(uri, name, version, verdict.words or why, who=verdict.who, instead_of=champion)
-        elif verdict.decision == "challenger":
+        elif verdict.decision in ("challenger", "undecided"):
             registry.challenge(uri, name, version, why)
         elif verdict.who is not None:
             registry.reject(uri, name, version, verdict.words, who=verdict.who)
-    registry.describe(uri, name, version, verdict.decision, why)
+    registry.describe(uri, name, version, verdict.decision, why, evaluation.summary)
     context.log.info("%s version %s: %s (%s)", name, version, verdict.decision, why)
 
     past = registry.history(uri, name, version)
@@ -201,11 +210,14 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 
 def decide(gate: GateResult, mode: Mode) -> Verdict:
-    """Verdict of gate and mode, with the broken rules, or the met ones, as its reasons."""
-    if not gate.passed:
-        return Verdict("refused", [rule.message for rule in gate.broken])
-    met = [rule.message for rule in gate.rules]
-    return Verdict("challenger", [*met, "promotion.mode is never"]) if mode == "never" else Verdict("promoted", met)
+    """Verdict of gate and mode; its reasons are the broken rules, else the uncertain ones, else those met."""
+    if gate.outcome == "failed":
+        return Verdict("refused", [rule.reason for rule in gate.broken])
+    uncertain = [rule.reason for rule in gate.uncertain]
+    if uncertain and mode != "ask":
+        return Verdict("undecided", [*uncertain, NARROWER])
+    reasons = uncertain or [rule.reason for rule in gate.rules]
+    return Verdict("challenger", [*reasons, "promotion.mode is never"]) if mode == "never" else Verdict("promoted", reasons)
 
 
 def by_hand(spec: Spec, history: list[Audit], verdict: Verdict) -> Verdict:
@@ -257,15 +269,17 @@ def champion_seen(spec: Spec, context: StageContext) -> str | None:
 
 
 def headline(result: StageResult[Facts]) -> str:
-    return f"{result.facts.decision}, {result.facts.model_name} version {result.facts.version}"
+    because = "" if result.facts.decision == "promoted" else f": {result.facts.reasons[0]}" if result.facts.reasons else ""
+    return f"{result.facts.decision}, {result.facts.model_name} version {result.facts.version}{because}"
 
 
 def event(result: StageResult[Facts], store: Store) -> Event | None:
-    """Announce a promotion or a refusal, with the metrics of the evaluation."""
+    """Announce a promotion, a refusal or an undecided gate, with the metrics of the evaluation."""
     facts = result.facts
-    if facts.decision not in ("promoted", "refused"):
+    outcomes = {"promoted": "is champion", "refused": "was refused", "undecided": "is not promoted"}
+    if facts.decision not in outcomes:
         return None
-    outcome = "is champion" if facts.decision == "promoted" else "was refused"
+    outcome = outcomes[facts.decision]
     evaluation = store.read_result("evaluate", result.inputs["evaluation"].digest)
     message = f"version {facts.version} of {facts.model_name} {outcome}: {'; '.join(facts.reasons)}"
     return Event(facts.decision, message, evaluation["metrics"] if evaluation else {})

@@ -26,11 +26,13 @@ from tasks.stages import (
     mix,
     promote,
     prompts,
+    race,
     reference,
     reward,
     sft,
     study,
     training_data,
+    value,
 )
 
 __all__ = ["STAGES", "parse_result"]
@@ -43,6 +45,8 @@ STAGES.update(
         classify.STAGE,
         calibrate.STAGE,
         exact_densities.STAGE,
+        value.STAGE,
+        race.STAGE,
         sft.STAGE,
         reference.STAGE,
         reward.STAGE,

@@ -6,8 +6,8 @@ calibration table: per form of h) and measure, with value, low, high, t_low, t_h
 
 Measures are computed per held-out prompt first (titles in ``dora_core.evaluation.study_statistics.MEASURES``); intervals resample seeds,
 then prompts. The KL comes from the evaluation as one number per seed, so its intervals resample seeds only. ``win_rate_lift`` is the paired
-difference to the ``erm`` cell of the same loss and data, on the seeds and prompts that both have; ``win_rate_rise``
-that to the round before.
+difference to the ``erm`` cell of the same loss and data, on the seeds and prompts that both have; ``win_rate_over_golden``
+that to the cell of the golden records alone (as many steps), ``win_rate_rise`` that to the round before.
 Guarantee: the same outputs give the same bytes. Cost: about a second per cell, nearly all of it resampling.
 """
 
@@ -40,6 +40,7 @@ class Spec(StageSpec):
     """See the module docstring. ``batches``: the stages that computed the outputs in ``cells``."""
 
     stage: ClassVar[str] = "study"
+    version: ClassVar[int] = 2  # baselines of golden and synthetic records
     placement: ClassVar[Literal["job", "local"]] = "local"
 
     cells: list[CellRun] = Field(min_length=1)
@@ -72,6 +73,7 @@ class CellFacts(StrictModel):
     metrics: dict[str, float]
     method: str = Field(description="Loss and objective, e.g. ``dpo · dora λ=auto``.")
     twin: str | None = Field(description="Key of the erm cell it is compared with; null for erm itself and where the grid has none.")
+    golden: str | None = Field(None, description="Key of the cell of golden records alone; null for baselines and where there is none.")
     estimates: dict[str, Estimate] = Field(description="By measure (``MEASURES``); measures that no seed has are missing.")
     broken_rules: dict[str, dict[str, str]] = Field(description="``{seed: {rule: message}}`` of the guard rails that would stop the round.")
 
@@ -105,6 +107,10 @@ class Facts(BaseFacts):
     def twin_of(self, cell: CellFacts) -> CellFacts | None:
         """The erm cell that ``cell`` is compared with."""
         return None if cell.twin is None else self.cells[cell.twin]
+
+    def golden_of(self, cell: CellFacts) -> CellFacts | None:
+        """The cell of golden records alone that ``cell`` is compared with."""
+        return None if cell.golden is None else self.cells[cell.golden]
 
 
 class Measured(NamedTuple):
@@ -146,13 +152,18 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         scatter=scatter,
         settings=settings(spec, context),
     )
-    lifts = [e["win_rate_lift"] for e in estimates.values() if "win_rate_lift" in e]
+    lifts = [e["win_rate_lift"] for key, e in estimates.items() if "win_rate_lift" in e and not _cell(cells, key).is_baseline]
     metrics: dict[str, float] = {
         "cells": len(cells),
         "runs": len(spec.cells),
         "cells_above_erm": sum(lift.low > 0 for lift in lifts),
         "cells_below_erm": sum(lift.high < 0 for lift in lifts),
     }
+    if over := [e["win_rate_over_golden"] for e in estimates.values() if "win_rate_over_golden" in e]:
+        metrics |= {
+            "cells_above_golden": sum(lift.low > 0 for lift in over),
+            "cells_below_golden": sum(lift.high < 0 for lift in over),
+        }
     return StageOutput(rows=sum(map(len, shown.values())), metrics=metrics, facts=facts)
 
 
@@ -163,6 +174,12 @@ def twin_of(key: str, cells: Cells) -> str | None:
     """The erm cell to compare with; None for itself and where the grid has none."""
     cell = _cell(cells, key)
     return next((other for other in cells if other != key and _cell(cells, other).is_twin_of(cell)), None)
+
+
+def golden_of(key: str, cells: Cells) -> str | None:
+    """The cell of golden records alone to compare with; None for baselines and where the grid has none."""
+    cell = _cell(cells, key)
+    return None if cell.is_baseline else next((other for other in cells if _cell(cells, other).is_golden_of(cell)), None)
 
 
 def round_before(key: str, cells: Cells) -> str | None:
@@ -180,7 +197,11 @@ def estimate(key: str, cells: Cells, spec: Spec) -> dict[str, Estimate]:
     from dora_core.evaluation.study_statistics import mean_over
 
     runs = {seed: one.series for seed, one in cells[key].items()}
-    paired = {"win_rate_lift": twin_of(key, cells), "win_rate_rise": round_before(key, cells)}
+    paired = {
+        "win_rate_lift": twin_of(key, cells),
+        "win_rate_over_golden": golden_of(key, cells),
+        "win_rate_rise": round_before(key, cells),
+    }
     by_seed = {name: [series[name].values for series in runs.values()] for name in MEASURES if name not in paired}
     for name, other in paired.items():
         if other is not None:
@@ -204,13 +225,14 @@ def cell_table(keys: list[str], cells: Cells, estimates: dict[str, dict[str, Est
 def cell_facts(key: str, cells: Cells, estimates: dict[str, Estimate], context: StageContext) -> CellFacts:
     cell = _cell(cells, key)
     metrics = {name: e.value for name, e in estimates.items()}
-    for name in {"win_rate", "win_rate_lift", "win_rate_rise"} & estimates.keys():
+    for name in {"win_rate", "win_rate_lift", "win_rate_over_golden", "win_rate_rise"} & estimates.keys():
         metrics |= {f"{name}_low": estimates[name].low, f"{name}_high": estimates[name].high}
     return CellFacts(
         params=CellParams(**cell.model_dump(), seeds=len(cells[key])),
         metrics=dict(sorted(metrics.items())),
         method=cell.method(),
         twin=twin_of(key, cells),
+        golden=golden_of(key, cells),
         estimates=estimates,
         broken_rules=broken_rules(cells[key], context),
     )

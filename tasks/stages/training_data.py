@@ -1,6 +1,7 @@
 """Stage ``training_data``: the records of alignment, joined, chosen and tokenised once.
 
-Input: records, reference log-probabilities, calibration factors (where the objective uses them), the tokenizer of the starting model.
+Input: records, reference log-probabilities, calibration factors (where the objective uses them), probabilities of labels
+(where ``trust.apply`` says so), the tokenizer of the starting model.
 Output: ``training_data.arrow`` (``dora_core/training/alignment_data.py``), which every training worker maps into memory. Guarantee: it
 does not depend on settings of training alone, so another λ, learning rate or loss of as many responses does not tokenise again.
 Unpaired records (``dora_core/data/unpaired.py``) are refused before anything is tokenised if the loss does not read them; ``align``
@@ -23,14 +24,19 @@ from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts
 from tasks.runtime.spec import NotInDigest, StageRef, StageSpec, local_model
 from tasks.runtime.stage import StageContext, StageOutput
-from tasks.tables.artifacts import CALIBRATION_FILE, LOGPS_FILE, RECORDS_FILE, TRAINING_DATA_FILE
+from tasks.tables.artifacts import CALIBRATION_FILE, LOGPS_FILE, RECORDS_FILE, TRAINING_DATA_FILE, TRUST_FILE
+from tasks.tables.record_selection import RecordSelection
 from tasks.tables.rows import record_batches, responses_of
-from tasks.tables.training_records import Aggregate
+from tasks.tables.training_records import Aggregate, TrustUse
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class Spec(StageSpec):
     """See the module docstring. ``max_responses``: of a record, at most; the loss may read fewer than are configured. ``loss``: that
-    of the alignment, None to write whatever records there are."""
+    of the alignment, None to write whatever records there are. ``selection``: part of the records; None: all."""
 
     stage: ClassVar[str] = "training_data"
     version: ClassVar[int] = 1  # that of the file's layout, dora_core.training.alignment_data.FORMAT
@@ -44,6 +50,9 @@ class Spec(StageSpec):
     text: TextConfig
     aggregate: Aggregate
     max_responses: int = Field(ge=2)
+    trust: StageRef | None = None
+    trust_use: TrustUse = "soft_label"
+    selection: RecordSelection | None = Field(None, exclude_if=_is_none)
     loss: Annotated[Loss | None, NotInDigest] = None
 
 
@@ -58,12 +67,21 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     if spec.loss is not None:
         refuse_unpaired(spec.loss, *count_unpaired(records, "train"))
     factors = None if spec.calibration is None else context.fetch(spec.calibration) / CALIBRATION_FILE
-    batches = joined_records(records, context.fetch(spec.reference) / LOGPS_FILE, factors, spec.aggregate)
+    trust = None if spec.trust is None else context.fetch(spec.trust) / TRUST_FILE
+    reference = context.fetch(spec.reference) / LOGPS_FILE
+    batches = joined_records(records, reference, factors, spec.aggregate, trust, spec.trust_use, spec.selection)
     sources: set[str | None] = set()
-    count = 0
+    count = total = 0
     for batch in record_batches(records, ["sources"], "train"):
+        total += len(batch)
+        if spec.selection is not None:
+            batch = batch.filter(spec.selection.of(batch["sources"]))
+        if not len(batch):
+            continue
         sources.update(responses_of(batch)["source"].unique().to_pylist())
         count += len(batch)
+    if spec.selection is not None and not count:
+        raise spec.selection.none_found(total)
     tokenizer = load_tokenizer(local_model(spec.start or spec.model, context.store.uri))
     temporary = context.scratch / TRAINING_DATA_FILE
     write_alignment_data(temporary, batches, Encoder(tokenizer, spec.text), spec.max_responses, sources=sources, records=count)

@@ -126,7 +126,7 @@ def _rows_of(
     rewards: list[float | None] = record["rewards"]
     counts["responses without a reward"] += sum(reward is None for reward in rewards)
     counts["tied pairs"] += sum(rewards[i] is not None and rewards[i] == rewards[j] for i, j in combinations(range(len(rewards)), 2))
-    factor = None if h is None else _record_factor(h, rewards, aggregate)
+    factor = None if h is None else record_factor(h, rewards, aggregate)
     weight = (1.0 if (own := record.get("weight")) is None else float(own)) * (1.0 if factor is None else factor)
     if form == "records":
         yield {**record, "h": h, "weight": weight}
@@ -178,7 +178,8 @@ def _answer(record: Mapping[str, Any], place: int) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": record["responses"][place]}]
 
 
-def _record_factor(h: Sequence[float], rewards: Sequence[float | None], mode: Aggregate) -> float:
+def record_factor(h: Sequence[float], rewards: Sequence[float | None], mode: Aggregate) -> float:
+    """h of a record from its responses'; ``chosen`` takes the first of the largest rewards."""
     best = max(range(len(rewards)), key=lambda place: -np.inf if rewards[place] is None else float(rewards[place] or 0.0))
     chosen = np.arange(len(h)) == best
     return float(aggregate_factors(np.array(h), np.zeros(len(h), dtype=np.int64), mode, chosen)[0])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dora_core.data.unpaired import LABEL
 from dora_core.errors import DataError
+from tasks.tables.record_selection import RecordSelection
 from tasks.tables.rows import record_batches, responses_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,19 @@ Aggregate = Literal["mean", "min", "chosen", "product"]
 """How a record's h follows from its responses' (``dora_core.calibration.aggregate``)."""
 
 
-def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: Aggregate) -> Iterator[pa.Table]:
+TrustUse = Literal["soft_label", "weight"]
+"""What the estimated probability of a record's label becomes: its label probability, or a factor of its h."""
+
+
+def joined_records(
+    records: Path,
+    logps: Path,
+    factors: Path | None,
+    aggregate: Aggregate,
+    trust: Path | None = None,
+    trust_use: TrustUse = "soft_label",
+    selection: RecordSelection | None = None,
+) -> Iterator[pa.Table]:
     """Training records, in order, as tables of ``dora_core.training.alignment_data.JOINED_COLUMNS``.
 
     Args:
@@ -34,6 +47,10 @@ def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: 
         logps: ``logps.parquet`` of a ``reference`` stage, both splits.
         factors: ``calibration.parquet`` of a ``calibrate`` or ``truth`` stage, train split; None: h = 1.
         aggregate: see :data:`Aggregate`.
+        trust: ``label_trust.parquet`` of a ``value`` stage, train split. As a soft label it stands where the data gives no probability
+            of its own; as a weight it is scaled to mean 1. A record without an estimate keeps its label and weight.
+        trust_use: see :data:`TrustUse`.
+        selection: the records wanted; None: all. Their ``row`` is the position among all training records.
 
     Raises:
         DataError: a table does not go with the records; names the first response where it differs.
@@ -45,6 +62,8 @@ def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: 
 
     reference = _Follower(logps, "logp")
     calibration = None if factors is None else _Follower(factors, "h")
+    trusted = None if trust is None else _Follower(trust, LABEL_PROBABILITY, ("record_id",))
+    scale = 1.0 if trust is None or trust_use == "soft_label" else _mean(trust, LABEL_PROBABILITY)
     columns = ["record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "split"]
     # Records of an earlier release have no such column.
     has_probability = LABEL_PROBABILITY in pq.read_schema(records).names
@@ -59,18 +78,29 @@ def joined_records(records: Path, logps: Path, factors: Path | None, aggregate: 
         if not len(batch):
             continue
         h = np.ones(len(batch)) if calibration is None else _record_factors(batch, calibration, aggregate)
-        yield batch.append_column("row", pa.array(np.arange(row, row + len(batch)))).append_column("factor", pa.array(h))
+        if trusted is not None:
+            q = trusted.take(batch.select(["record_id"]))
+            if trust_use == "weight":
+                h *= np.where(np.isnan(q), 1.0, q / scale)
+            else:
+                at = batch.column_names.index(LABEL_PROBABILITY)
+                filled = pc.coalesce(batch[LABEL_PROBABILITY], pa.array(q, mask=np.isnan(q)))
+                batch = batch.set_column(at, LABEL_PROBABILITY, filled)
+        numbered = batch.append_column("row", pa.array(np.arange(row, row + len(batch)))).append_column("factor", pa.array(h))
         row += len(batch)
-    for follower in (reference, calibration):
+        chosen = numbered if selection is None else numbered.filter(selection.of(numbered["sources"]))
+        if len(chosen):
+            yield chosen
+    for follower in (reference, calibration, trusted):
         if follower is not None:
             follower.finish()
 
 
 class _Follower:
-    """One column of a table with a row per response, read along with the records."""
+    """One column of a table with a row per response, or per record, read along with the records."""
 
-    def __init__(self, path: Path, column: str):
-        self._path, self._column = path, column
+    def __init__(self, path: Path, column: str, keys: tuple[str, ...] = ("record_id", "response_index")):
+        self._path, self._column, self._keys = path, column, keys
         self._tables = self._read()
         self._held: pa.Table | None = None
         self._row = 0
@@ -80,11 +110,11 @@ class _Follower:
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(self._path) as file:
-            for batch in file.iter_batches(READ_ROWS, columns=["record_id", "response_index", self._column]):
+            for batch in file.iter_batches(READ_ROWS, columns=[*self._keys, self._column]):
                 yield pa.Table.from_batches([batch])
 
     def take(self, keys: pa.Table) -> NDArray[np.float64]:
-        """The column at the next ``len(keys)`` rows, which must have the ids ``keys`` (record_id, response_index)."""
+        """The column at the next ``len(keys)`` rows, which must have the ids ``keys``; NaN where it is null."""
         import numpy as np
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -95,15 +125,14 @@ class _Follower:
         table = pa.concat_tables(held) if held else keys.slice(0, 0)
         own, self._held = table.slice(0, len(keys)), table.slice(len(keys))
         expected = keys.slice(0, len(own))
-        same = pc.and_(
-            pc.equal(own["record_id"], expected["record_id"]),
-            pc.equal(own["response_index"].cast("int32"), expected["response_index"]),
-        )
+        same = pc.equal(own["record_id"], expected["record_id"])
+        if "response_index" in self._keys:
+            same = pc.and_(same, pc.equal(own["response_index"].cast("int32"), expected["response_index"]))
         at = pc.index(same, False).as_py()
         if at >= 0 or len(own) < len(keys):
             at = at if at >= 0 else len(own)
-            found = f"{own['record_id'][at]} response {own['response_index'][at]}" if at < len(own) else "nothing"
-            self._refuse(f"{found} where {keys['record_id'][at]} response {keys['response_index'][at]} is expected", self._row + at)
+            found = self._name(own, at) if at < len(own) else "nothing"
+            self._refuse(f"{found} where {self._name(keys, at)} is expected", self._row + at)
         self._row += len(own)
         return np.asarray(own[self._column].to_numpy(), dtype=np.float64)
 
@@ -111,11 +140,22 @@ class _Follower:
         if (self._held is not None and len(self._held)) or next(self._tables, None) is not None:
             self._refuse("more rows than the records have responses", self._row)
 
+    def _name(self, rows: pa.Table, at: int) -> str:
+        return " response ".join(str(rows[key][at]) for key in self._keys)
+
     def _refuse(self, difference: str, row: int) -> None:
         raise DataError(
             f"{self._path.name} row {row} does not go with the records: {difference}",
             hint=f"it was computed for other records; delete {self._path.parent} and run again",
         )
+
+
+def _mean(path: Path, column: str) -> float:
+    """Mean of a column without its nulls; 1 where there is nothing else, or it is 0."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    return float(pc.mean(pq.read_table(path, columns=[column])[column]).as_py() or 1.0)
 
 
 def _like_lists(lists: pa.ChunkedArray, values: NDArray[np.float64]) -> pa.ListArray:
@@ -157,3 +197,20 @@ def count_unpaired(records: Path, split: str) -> tuple[int, int]:
         unpaired += pc.sum(pc.equal(batch["reward_kind"], LABEL)).as_py() or 0
         total += len(batch)
     return unpaired, total
+
+
+def count_trainable(records: Path, selection: RecordSelection | None = None) -> int:
+    """Number of training records from which alignment learns: two different rewards, or one label."""
+    import pyarrow.compute as pc
+
+    count = 0
+    for batch in record_batches(records, ["rewards", "reward_kind", "sources"], "train"):
+        chosen = batch if selection is None else batch.filter(selection.of(batch["sources"]))
+        labelled = pc.equal(chosen["reward_kind"], LABEL).to_pylist()
+        count += sum(is_labelled or _differ(rewards) for is_labelled, rewards in zip(labelled, chosen["rewards"].to_pylist(), strict=True))
+    return count
+
+
+def _differ(rewards: list[float | None]) -> bool:
+    measured = {reward for reward in rewards if reward is not None and not math.isnan(reward)}
+    return len(measured) > 1

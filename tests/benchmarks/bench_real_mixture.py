@@ -46,7 +46,7 @@ Measures = dict[str, dict[str, np.ndarray]]  # objective → measure → (K,) by
 def configuration(data: Path, seed: int) -> RealignConfig:
     """``infra/configs/listwise.yaml`` on the real mixture, with shifted seeds, all stages in this process."""
     paths = [f"data.train.0.path={data / 'mixture.parquet'}", f"data.golden=[{{path: {data / 'golden.parquet'}}}]"]
-    settings = ["project=real-mixture", "evaluate.erm_twin=false", "evaluate.kl_prompts=0", "compare=null", "execution.default.workers=0"]
+    settings = ["project=real-mixture", "evaluate.twins=[]", "evaluate.kl_prompts=0", "compare=null", "execution.default.workers=0"]
     seeds = [f"{place}.seed={seed}" for place in ("classifier", "sft.optimization", "align.optimization", "evaluate")]
     return load_preset("listwise.yaml", [*paths, *settings, *seeds], RealignConfig)
 

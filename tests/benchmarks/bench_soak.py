@@ -46,7 +46,7 @@ CONFIG = {
     "classifier": {"encoder": {"hidden_size": 32, "layers": 1, "heads": 2, "vocab_size": 400}, "epochs": 1, "folds": 2},
     "sft": {"optimization": {"max_steps": 5, "batch_size": 8}},
     "align": {"optimization": {"max_steps": 5, "batch_size": 8}},
-    "evaluate": {"kl_prompts": 2, "kl_max_new_tokens": 8, "bootstrap_samples": 100, "erm_twin": False},
+    "evaluate": {"kl_prompts": 2, "kl_max_new_tokens": 8, "bootstrap_samples": 100, "twins": []},
     "compare": None,
     "promotion": {"mode": "never"},
     "execution": {"default": {"workers": 0}},

@@ -109,7 +109,7 @@ CHAIN = {
     "classifier": {"encoder": {"hidden_size": 32, "layers": 1, "heads": 2, "vocab_size": 400}, "epochs": 1, "folds": 2},
     "sft": {"optimization": {"max_steps": 3, "batch_size": 8}},
     "align": {"optimization": {"max_steps": 3, "batch_size": 8}},
-    "evaluate": {"kl_prompts": 2, "kl_max_new_tokens": 8, "bootstrap_samples": 100, "erm_twin": True},
+    "evaluate": {"kl_prompts": 2, "kl_max_new_tokens": 8, "bootstrap_samples": 100, "twins": ["erm"]},
     "compare": None,
 }
 

@@ -13,9 +13,11 @@ from dora_core.calibration import (
     density_ratios,
     effective_sample_size,
     factor,
+    given_prompt,
     mixture_shares,
     paper_factor,
     probabilities,
+    prompt_shares,
     quantiles,
     released_factor,
     temper_for_floor,
@@ -72,6 +74,41 @@ def test_unlabelled_rows_leave_the_mixture_exact():
         h = factor("mixture", w / (gamma + w), gamma, shares, np.zeros(500, dtype=int))
         np.testing.assert_allclose(h, np.exp(log_q[:, 0]) / p, rtol=1e-9)
         assert h.max() <= 1 / (alpha + 0.5 * 0.3) * (1 + 1e-9)
+
+
+def test_given_the_prompt_by_hand():
+    """γ = 2, c(x, y) = 3/5 (odds 1.5, w = 3), p_golden(x)/q(x) = 4: w(y|x) = 3/4. Shares ¼ and ¾: m(x) ∝ (¼, ¾/4) = (4/7, 3/7), hence
+    h = 1/(4/7 + (3/7)/(3/4)) = 7/8. Also h(x, y)/h(x) = [1/(¼ + ¾/3)]/[1/(¼ + ¾/4)] = 2/(16/7)."""
+    logits, prompt, shares = np.array([[np.log(1.5)]]), np.array([[0.0, np.log(4.0)]]), np.array([0.25, 0.75])
+    c = probabilities(given_prompt(logits, prompt[:, 1:]))
+    assert density_ratios(c, np.array([2.0]))[0, 0] == pytest.approx(0.75)
+    np.testing.assert_allclose(prompt_shares(shares, prompt), [[4 / 7, 3 / 7]])
+    own = np.array([1])
+    assert factor("mixture", c, np.array([2.0]), shares, own, prompt)[0] == pytest.approx(7 / 8)
+    # Golden responses of the mixture answer this prompt half as often as the pool: m(x) ∝ (⅛, 3/16) = (2/5, 3/5).
+    np.testing.assert_allclose(prompt_shares(shares, np.array([[np.log(2.0), np.log(4.0)]])), [[2 / 5, 3 / 5]])
+    for form in ("paper", "released"):  # formulas with the mixture's own shares
+        assert factor(form, c, np.array([2.0]), shares, own, prompt) == factor(form, c, np.array([2.0]), shares, own)
+
+
+def test_prompt_shares_of_extreme_ratios_and_of_no_golden_share_are_finite():
+    found = prompt_shares(np.array([0.0, 0.4, 0.6]), np.array([[-900.0, 800.0, 790.0], [0.0, 0.0, 0.0]]))
+    assert (found[:, 0] == 0).all() and found[1] == pytest.approx([0, 0.4, 0.6]) and np.isfinite(found).all()
+    assert found[0, 1] / found[0, 2] == pytest.approx(0.4 / 0.6 * np.exp(-10))
+
+
+def test_the_conditional_factor_is_exact_with_exact_densities_of_topics():
+    """c of a perfect classifier of (x, y) whose golden pool answers every topic alike, whatever the mixture's golden source answers."""
+    testbed = Testbed(TestbedConfig(prompts=60, seed=3, prompt_shift=1.5))
+    rows = [(row["prompt"], y) for row in testbed.generate() for y in row["responses"]]
+    shares, gamma = np.array(list(testbed.shares.values())), np.array([0.4, 1.7, 3.0])
+    # Pool uniform over topics: log r(x)/q_s(x) = −log P(s | topic)/P(s).
+    prompt = -np.log([[testbed.shares_of(x)[s] / testbed.shares[s] for s in testbed.sources] for x, _ in rows])
+    log_q = np.array([[testbed.log_density(s, x, y) for s in testbed.sources] for x, y in rows])
+    joint = log_q[:, :1] - log_q[:, 1:] + prompt[:, 1:] - np.log(gamma)
+    c = probabilities(given_prompt(joint, prompt[:, 1:]))
+    h = factor("mixture", c, gamma, shares, np.zeros(len(rows), dtype=int), prompt)
+    np.testing.assert_allclose(h, [testbed.true_ratio(x, y) for x, y in rows], rtol=1e-6)
 
 
 LOGITS = st.lists(st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=2), min_size=1, max_size=20).map(np.array)

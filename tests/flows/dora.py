@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any
 import psutil
 
 from infra.store.store import Store
-from tests.machine import processes_of
+from tests.machine import environment_of, processes_of
 
 
 class Dora:
@@ -23,8 +22,7 @@ class Dora:
 
     def __init__(self, folder: Path):
         self.folder, self.home = folder, folder / "home"
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("DORA_", "PREFECT_", "MLFLOW_", "RAY_"))}
-        self.environment |= {"DORA_HOME": str(self.home)}
+        self.environment = environment_of(self.home)
 
     def use_databases(self, *, mlflow: Path, prefect: Path) -> None:
         """Copy databases without any run into the home, whose first command then has none to make."""

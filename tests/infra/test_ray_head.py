@@ -36,6 +36,19 @@ def test_failed_start_reports_the_log_and_leaves_nothing(tmp_path: Path, monkeyp
     assert RayHead.attach(tmp_path) is None and not (tmp_path / "ray.json").exists()
 
 
+def test_of_rays_environment_a_head_takes_the_priority_of_its_workers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreter, seen = tmp_path / "python", tmp_path / "seen"
+    interpreter.write_text(f"#!/bin/sh\nenv > {seen}\nexit 1\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    monkeypatch.setenv("RAY_worker_niceness", "5")
+    monkeypatch.setenv("RAY_ADDRESS", "http://elsewhere")
+    with pytest.raises(ServiceError):
+        RayHead.start(tmp_path / "head")
+    lines = seen.read_text().splitlines()
+    assert "RAY_worker_niceness=5" in lines and not any(line.startswith("RAY_ADDRESS=") for line in lines)
+
+
 def test_lost_port_is_chosen_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interpreter, tries = tmp_path / "python", tmp_path / "tries"
     interpreter.write_text(f"#!/bin/sh\necho x >> {tries}\necho 'Failed to bind: it is already occupied'\nexit 1\n")

@@ -145,11 +145,12 @@ def results(manifest: dict[str, Any], dora: Dora, store: Any) -> dict[str, Any]:
 
 
 def test_the_same_digests_and_bytes_as_on_sqlite_and_local_files(
-    place: Place, here: dict[str, Any], settings: Settings, tmp_path: Path
+    place: Place, here: dict[str, Any], settings: Settings, tmp_path: Path, empty_mlflow_database: Path, empty_prefect_database: Path
 ) -> None:
     from infra.store.store import Store
 
     local = Place(Dora(tmp_path), place.s3, "", place.data)
+    local.dora.use_databases(mlflow=empty_mlflow_database, prefect=empty_prefect_database)
     local.dora.environment["JUDGE_KEY"] = API_KEY
     there = local.realign(workers=0)
     assert [s["state"] for s in here["stages"]] == [s["state"] for s in there["stages"]] == ["ran"] * 7

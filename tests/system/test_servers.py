@@ -51,6 +51,8 @@ def test_two_runs_take_turns_and_show_stages_reasons_and_links(machine: Machine)
     artifacts = machine.prefect("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
     summary = next(a["data"] for a in artifacts if a["type"] == "markdown" and not a["key"].startswith("data-"))
     assert machine.urls["mlflow"] in summary and "align" in summary
+    data = next(a["data"] for a in artifacts if a["type"] == "markdown" and a["key"].startswith("data-"))
+    assert "`data.train[0]` is read as" in data and "| input | preset | shape | rows |" in data
     assert set(machine.mlflow_states("served")) == {"FINISHED"}
     assert set(machine.ray_jobs().values()) == {"SUCCEEDED"}
     assert {t["state"]["name"] for t in task_runs(machine, again)} == {"Cached"}, "its plan was made when its turn came"

@@ -30,14 +30,14 @@ CONFIG = ClassifierConfig(
 )
 
 
-def ingested(store: Store, folder: Path, rows: list[dict], golden: list[dict] | None = None) -> StageRef:
+def ingested(store: Store, folder: Path, rows: list[dict], golden: list[dict] | None = None, **source) -> StageRef:
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), folder / "data.parquet")
     extra = []
     if golden:
         pq.write_table(pa.Table.from_pylist(golden), folder / "golden.parquet")
         extra = [DataSource(path=str(folder / "golden.parquet"))]
-    config = DataConfig(train=[DataSource(path=str(folder / "data.parquet"))], golden=extra, golden_sources=GOLDEN)
+    config = DataConfig(train=[DataSource(path=str(folder / "data.parquet"), **source)], golden=extra, golden_sources=GOLDEN)
     spec = ingest.Spec(data=config, fingerprints=fingerprint_sources(config))
     execute(spec, ingest.run, store)
     return spec.ref()

@@ -26,6 +26,7 @@ def wins(win_rate: float, **changes: Any) -> dict[str, Any]:
     counts = {"records": 150, "records_left_out": 0, "pairs": 600, "pairs_without_score": 0}
     tables = {"by_source": {}, "by_task": {}, "worst_group": None}
     lengths = {"length": {"unit": "tokens", "policy": 30.0, "opponent": 28.0}, "length_controlled": interval(win_rate)}
+    lengths |= {"near_length": interval(win_rate), "longer": 0.6}
     return outcomes(win_rate) | {"sign_test_p": 0.5} | lengths | counts | tables | changes
 
 
@@ -41,6 +42,15 @@ FAILED_GATE = GateResult.model_validate(
         "rules": [
             *PASSED_GATE.model_dump()["rules"],
             {"name": "kl", "passed": False, "value": 60.0, "threshold": 50.0, "message": "KL at most 50: 60"},
+        ],
+    }
+)
+UNDECIDED_GATE = GateResult.model_validate(
+    {
+        "passed": False,
+        "rules": [
+            *PASSED_GATE.model_dump()["rules"],
+            {"name": "win_rate", "passed": False, "value": 0.4, "threshold": 0.5, "message": "win rate above 0.5: 0.4", "uncertain": True},
         ],
     }
 )

@@ -17,7 +17,7 @@ from dora_core.config.adapter import Adapter, roots_of
 from dora_core.config.path_syntax import quote_key
 from dora_core.data.adapter.fields import Fields
 from dora_core.data.adapter.messages import Message, MessageReader, Reply
-from dora_core.data.adapter.numbers import NotANumber, describe, to_number
+from dora_core.data.adapter.numbers import NotANumber, describe, is_nan, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
 from dora_core.data.problems import Problem, Reason, problem
@@ -135,6 +135,8 @@ class RowReader:
         if type(value) is Missing:
             problems.append(problem(value.place, Reason.NO_SUCH_PATH, value.detail))
             return Given([], None)
+        if is_nan(value):
+            value = None
         system = self._text(self._system, row, problems) if self._system is not None else None
         extra = self._text(self._input, row, problems) if self._input is not None else None
         place = path.text if path is not None else "prompt"
@@ -154,7 +156,7 @@ class RowReader:
     def _text(self, path: CompiledPath, row: dict[str, Any], problems: list[Problem]) -> str | None:
         """A text of the context; None where it is null, absent or blank."""
         value = path.get(row)
-        if value is None or (type(value) is Missing and value.absent):
+        if value is None or is_nan(value) or (type(value) is Missing and value.absent):
             return None
         if type(value) is Missing:
             problems.append(problem(value.place, Reason.NO_SUCH_PATH, value.detail))
@@ -178,7 +180,7 @@ class RowReader:
         if self._history is None:
             return []
         value = self._history.get(row)
-        if value is None or (type(value) is Missing and value.absent):
+        if value is None or is_nan(value) or (type(value) is Missing and value.absent):
             return []
         place = self._history.text
         if type(value) is Missing:
@@ -367,10 +369,10 @@ class RowReader:
             fields["extra"] = self.extra_text({path.text: self.carried(path, row) for path in self._carry})
 
     def optional(self, path: CompiledPath, row: dict[str, Any], problems: list[Problem]) -> Any:
-        """A value that may be absent; a path that meets another type is a problem."""
+        """A value that may be absent, null or NaN; a path that meets another type is a problem."""
         value = path.get(row)
         if type(value) is not Missing:
-            return value
+            return None if is_nan(value) and path is not self._weight else value
         if not value.absent:
             problems.append(problem(value.place, Reason.NO_SUCH_PATH, value.detail))
         return None
@@ -437,11 +439,11 @@ class RowReader:
         return None if type(value) is Missing else value
 
     def extra_text(self, values: dict[str, Any]) -> str:
-        """Carried values as JSON text; what JSON has not (dates, bytes, NaN) as its text."""
+        """Carried values as JSON text: NaN as null, what JSON has not (dates, bytes, infinities) as its text."""
         try:
             return _encode(values)
         except (ValueError, TypeError, RecursionError):
-            return json.dumps({name: repr(value)[:1000] for name, value in values.items()}, sort_keys=True, separators=(",", ":"))
+            return _encode({name: _encodable(value) for name, value in values.items()})
 
     def _json(self, value: Any) -> str | None:
         if value in (None, "", [], {}):
@@ -469,6 +471,21 @@ class ResponseReader:
             if path is not None:
                 return self.reader.optional(path, row, problems)
         return None
+
+
+def _encodable(value: Any) -> Any:
+    """A value that JSON has: numbers without a finite value replaced, one of another kind as its text."""
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None if is_nan(value) else str(value)
+    try:
+        if isinstance(value, list | tuple):
+            return [_encodable(item) for item in value]
+        if isinstance(value, dict):
+            return {key if isinstance(key, str) else repr(key): _encodable(item) for key, item in value.items()}
+        _encode(value)
+    except (ValueError, TypeError, RecursionError):
+        return repr(value)[:1000]
+    return value
 
 
 def _texts_of(value: Any) -> list[str] | None:

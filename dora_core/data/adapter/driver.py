@@ -16,6 +16,7 @@ from dora_core.data.adapter.fields import Fields
 from dora_core.data.adapter.numbers import describe
 from dora_core.data.adapter.shapes.base import shapes
 from dora_core.data.problems import Problem, Reason, problem
+from dora_core.data.splits import split_named
 from dora_core.errors import ConfigError
 
 _INDEX = re.compile(r"\[(\d+)\]")
@@ -51,8 +52,15 @@ class RowAdapter:
             raise ConfigError(
                 f"shape {self.shape} cannot have this kind of label", hint=f"kinds it can have: {kinds}; or set another `shape`"
             )
+        self._split = Fields(adapter, columns).path("split")
+        self._splits = {name.strip().casefold(): split for name, split in adapter.splits.items()}
         compile_row = self._described.by_row
         self._by_row = None if compile_row is None else compile_row(adapter, columns, self.notes)
+
+    def is_train(self, row: Any) -> bool:
+        """Whether a raw row says, in its own column, that it belongs to training."""
+        value = self._split.get(row) if self._split is not None and type(row) is dict else None
+        return type(value) is str and split_named(value, self._splits) == "train"
 
     def rows(self, rows: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, CanonicalRow | list[Problem]]]:
         """(position, canonical row or problems). Shapes rows and tree yield a record at the position of its first row, after all rows were

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from dora_core.config.adapter import DEFAULT_ROLES, Messages
 from dora_core.config.path_syntax import quote_key
-from dora_core.data.adapter.numbers import describe
+from dora_core.data.adapter.numbers import describe, is_nan
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
 from dora_core.data.adapter.transcripts import has_token, hh_transcript, is_plain, parse_template, template_in, without_end_tokens
 from dora_core.data.problems import Problem, Reason, problem
@@ -96,7 +96,7 @@ class MessageReader:
                 if self.settings.templated == "parse":
                     text = without_end_tokens(value)
                 return Reply([], text) if len(problems) == before else Reply([], None)
-        elif value is None:
+        elif value is None or is_nan(value):
             return Reply([], None)
         elif isinstance(value, dict) and self._key_of(value) is not None:
             turns = self.turns([value], field, problems)

@@ -60,6 +60,11 @@ def to_number(value: Any, missing: frozenset[str] = NOT_MEASURED) -> float | Non
     raise NotANumber(f"is {describe(value)}, expected a number or null")
 
 
+def is_nan(value: Any) -> bool:
+    """Whether a value is the float that pandas and JSON writers use for a missing one."""
+    return type(value) is float and value != value
+
+
 def describe(value: Any) -> str:
     """The kind of a value in words, with the keys of a struct."""
     if value is None:

@@ -230,13 +230,41 @@ def _suggested(columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> s
                 twin = re.sub(rf"(?<![A-Za-z0-9]){one}(?![A-Za-z0-9])|(?<=[a-z]){one}$", other, column.replace("_", " ")).replace(" ", "_")
                 if twin != column and twin in columns and all(_may_be_response(row.get(name)) for row in sample for name in (column, twin)):
                     return f"`shape: {shape}` with `columns: {{{first}: {quote_key(column)}, {second}: {quote_key(twin)}}}`{more}, "
+    for column in columns:
+        text = _text_of_structs([row.get(column) for row in sample])
+        if text is not None:
+            return f"`columns: {{responses: {quote_key(column)}[].{quote_key(text)}}}` and `label: {{scores: [{quote_key(column)}[].…]}}`, "
     return "`columns: {chosen: …, rejected: …}`, `columns: {responses: …}`, one response with an approval (`shape: unpaired`) "
+
+
+def _text_of_structs(values: Sequence[Any]) -> str | None:
+    """The key of a response's text where all values are lists of several structs; None for any other column."""
+    lists = [value for value in values if value is not None]
+    items = [item for value in lists if isinstance(value, list) for item in value]
+    if (
+        not items
+        or not all(isinstance(value, list) and len(value) > 1 for value in lists)
+        or not all(isinstance(item, dict) for item in items)
+    ):
+        return None
+    if any("role" in item or "from" in item for item in items):
+        return None  # messages of a conversation
+    keys = ("text", "response", "answer", "output", "completion", "content")
+    return next((key for key in keys if all(isinstance(item.get(key), str) for item in items)), None)
 
 
 _WITH_LABEL = " and `label: {column: …, a: …, b: …}`"
 _TWO_RESPONSES = (
     (("chosen", "rejected"), "pair", "chosen", "rejected", ""),
     (("preferred", "dispreferred"), "pair", "chosen", "rejected", ""),
+    (("accepted", "rejected"), "pair", "chosen", "rejected", ""),
+    (("good", "bad"), "pair", "chosen", "rejected", ""),
+    (("better", "worse"), "pair", "chosen", "rejected", ""),
+    (("winning", "losing"), "pair", "chosen", "rejected", ""),
+    (("winner", "loser"), "pair", "chosen", "rejected", ""),
+    (("positive", "negative"), "pair", "chosen", "rejected", ""),
+    (("w", "l"), "pair", "chosen", "rejected", ""),
+    (("edited", "original"), "pair", "chosen", "rejected", ""),
     (("a", "b"), "ab", "a", "b", _WITH_LABEL),
     (("0", "1"), "ab", "a", "b", _WITH_LABEL),
     (("1", "2"), "ab", "a", "b", _WITH_LABEL),

@@ -82,10 +82,10 @@ class Distilabel(Preset):
 
 @register_preset
 class Rlhflow(Preset):
-    """RLHFlow online iterations (`responses`, `rewards`), and its pair data sets (`chosen_score`, `rejected_score`)."""
+    """RLHFlow online iterations (`responses`, `rewards`), and its and OpenRLHF's pair data sets (`chosen_score`, `rejected_score`)."""
 
     name = "rlhflow"
-    refines = ("trl",)
+    refines = ("trl", "skywork")
     variants = (
         Variant(
             needs={"prompt": "any", "responses": "responses", "rewards": "list"},
@@ -94,6 +94,10 @@ class Rlhflow(Preset):
         ),
         Variant(
             needs={"chosen": "messages", "rejected": "messages", "chosen_score": "number", "rejected_score": "number"},
-            adapter={"shape": "pair", "label": {"scores": [{"chosen": "chosen_score", "rejected": "rejected_score"}]}},
+            adapter={
+                "shape": "pair",
+                "label": {"scores": [{"chosen": "chosen_score", "rejected": "rejected_score"}]},
+                "carry": ["source"],
+            },
         ),
     )

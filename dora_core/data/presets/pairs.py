@@ -53,7 +53,7 @@ class Binarized(Preset):
 
 @register_preset
 class Orca(Preset):
-    """Intel/orca_dpo_pairs: system prompt and question in columns of their own."""
+    """Intel/orca_dpo_pairs and jondurbin/truthy-dpo: system prompt and question in columns of their own."""
 
     name = "orca"
     refines = ("trl",)
@@ -61,6 +61,11 @@ class Orca(Preset):
         Variant(
             needs={"system": "any", "question": "text", "chosen": "response", "rejected": "response"},
             adapter={"shape": "pair", "columns": {"prompt": "question"}, "context": {"system": "system"}},
+        ),
+        Variant(
+            needs={"system": "any", "prompt": "text", "chosen": "text", "rejected": "text"},
+            without=frozenset({"question", "input", "instruction"}),
+            adapter={"shape": "pair", "context": {"system": "system"}, "carry": ["source"]},
         ),
     )
 
@@ -118,8 +123,8 @@ class Tulu3(Preset):
 
 @register_preset
 class Argilla(Preset):
-    """argilla/ultrafeedback-binarized-preferences-cleaned, argilla/ultrafeedback-binarized-preferences and argilla/dpo-mix-7k, with
-    ratings."""
+    """argilla/ultrafeedback-binarized-preferences(-cleaned), argilla/dpo-mix-7k, argilla/Capybara-Preferences and
+    argilla/distilabel-math-preference-dpo, with ratings."""
 
     name = "argilla"
     refines = ("trl", "skywork", "tulu3")
@@ -157,6 +162,21 @@ class Argilla(Preset):
             optional=frozenset({"columns.chosen_source", "columns.rejected_source"}),
         ),
         Variant(
+            needs={
+                "instruction": "text",
+                "chosen_response": "text",
+                "rejected_response": "text",
+                "chosen_rating": "number",
+                "rejected_rating": "number",
+            },
+            adapter={
+                "shape": "pair",
+                "columns": {"prompt": "instruction", "chosen": "chosen_response", "rejected": "rejected_response"},
+                "label": {"scores": [{"chosen": "chosen_rating", "rejected": "rejected_rating"}]},
+                "ignore": ["metadata", "difference"],
+            },
+        ),
+        Variant(
             needs={"chosen": "messages", "rejected": "messages", "rating_chosen": "number", "rating_rejected": "number"},
             adapter={
                 "shape": "pair",
@@ -176,6 +196,58 @@ class Argilla(Preset):
                 "carry": ["dataset", "source"],
             },
             optional=frozenset({"columns.chosen_source", "columns.rejected_source"}),
+        ),
+    )
+
+
+@register_preset
+class OrpoMix(Preset):
+    """mlabonne/orpo-dpo-mix-40k: `source` is the data set of the pair, `question` repeats the prompt."""
+
+    name = "orpo_mix"
+    refines = ("trl",)
+    variants = (
+        Variant(
+            needs={"source": "text", "prompt": "text", "question": "text", "chosen": "messages", "rejected": "messages"},
+            adapter={"shape": "pair", "carry": ["source"], "ignore": ["question"]},
+        ),
+    )
+
+
+@register_preset
+class UltraInteract(Preset):
+    """openbmb/UltraInteract_pair: the turns so far in `trajectory`; ids of a tree, which repeat, are carried."""
+
+    name = "ultrainteract"
+    refines = ("trl",)
+    variants = (
+        Variant(
+            needs={"trajectory": "messages", "chosen": "text", "rejected": "text"},
+            adapter={"shape": "pair", "columns": {"id": False, "prompt": "trajectory"}, "carry": ["id", "parent_id", "dataset"]},
+        ),
+    )
+
+
+@register_preset
+class Helpsteer3Edits(Preset):
+    """nvidia/HelpSteer3 (edit_quality): a good and a bad edit of a response."""
+
+    name = "helpsteer3_edits"
+    variants = (
+        Variant(
+            needs={"context": "messages", "good_edited_response": "text", "bad_edited_response": "text"},
+            adapter={
+                "shape": "pair",
+                "columns": {
+                    "prompt": "context",
+                    "chosen": "good_edited_response",
+                    "rejected": "bad_edited_response",
+                    "task": "domain",
+                },
+                "carry": ["language"],
+                "ignore": ["original_response", "feedback"],
+            },
+            optional=frozenset({"columns.task"}),
         ),
     )
 

@@ -31,6 +31,20 @@ class Helpsteer2(Preset):
 
 
 @register_preset
+class BeaverTails(Preset):
+    """PKU-Alignment/BeaverTails: `is_safe` approves of a response, for harmlessness alone; its kinds of harm are carried."""
+
+    name = "beavertails"
+    variants = (
+        Variant(
+            needs={"prompt": "text", "response": "text", "is_safe": "scalar"},
+            without=frozenset(_ATTRIBUTES),
+            adapter={"shape": "unpaired", "label": {"column": "is_safe", "true": [True], "false": [False]}, "carry": ["category"]},
+        ),
+    )
+
+
+@register_preset
 class Kto(Preset):
     """TRL's unpaired format (trl-lib/kto-mix-14k: `prompt`, `completion`, `label`), and LLaMA-Factory's (`messages`, `label`;
     `kto_tag` beside its Alpaca or ShareGPT columns)."""

@@ -113,8 +113,9 @@ class Webgpt(Preset):
 
 @register_preset
 class Arena(Preset):
-    """lmsys/chatbot_arena_conversations, lmsys/mt_bench_human_judgments, lmarena-ai/arena-human-preference-140k. Ids repeat in some:
-    carried. lmsys/lmsys-arena-human-preference-55k: prompts and responses are lists of one text per turn, 1 in the winner's column."""
+    """lmsys/chatbot_arena_conversations, lmsys/mt_bench_human_judgments, lmarena-ai/arena-human-preference-140k (ids repeat in some:
+    carried), lmarena-ai/PPE-Human-Preference-V1 (`response_1`, `response_2`), and lmsys/lmsys-arena-human-preference-55k: prompts and
+    responses are lists of one text per turn, 1 in the winner's column."""
 
     name = "arena"
     variants = (
@@ -154,6 +155,28 @@ class Arena(Preset):
             needs={
                 "model_a": "text",
                 "model_b": "text",
+                "winner": "text",
+                "prompt": "any",
+                "response_1": "response",
+                "response_2": "response",
+            },
+            adapter={
+                "shape": "ab",
+                "columns": {"a": "response_1", "b": "response_2", "a_source": "model_a", "b_source": "model_b", "task": "language"},
+                "label": {
+                    "column": "winner",
+                    "a": ["model_a"],
+                    "b": ["model_b"],
+                    "tie": ["tie", "tie (bothbad)", "tie (both bad)", "both_bad", "bothbad"],
+                },
+                "carry": ["question_id"],
+            },
+            optional=frozenset({"columns.task"}),
+        ),
+        Variant(
+            needs={
+                "model_a": "text",
+                "model_b": "text",
                 "prompt": "any",
                 "response_a": "any",
                 "response_b": "any",
@@ -165,6 +188,39 @@ class Arena(Preset):
                 "columns": {"a": "response_a", "b": "response_b", "a_source": "model_a", "b_source": "model_b"},
                 "label": {"scores": [{"a": "winner_model_a", "b": "winner_model_b"}]},
                 "carry": ["winner_tie"],
+            },
+        ),
+    )
+
+
+@register_preset
+class Prometheus(Preset):
+    """prometheus-eval/Preference-Collection: two graded responses to an instruction; the texts of the judge's task are not read."""
+
+    name = "prometheus"
+    variants = (
+        Variant(
+            needs={"orig_instruction": "text", "orig_response_A": "text", "orig_response_B": "text", "orig_preference": "text"},
+            adapter={
+                "shape": "ab",
+                "columns": {"prompt": "orig_instruction", "a": "orig_response_A", "b": "orig_response_B"},
+                "label": {
+                    "column": "orig_preference",
+                    "a": ["A"],
+                    "b": ["B"],
+                    "check": [{"a": "orig_score_A", "b": "orig_score_B"}],
+                },
+                "carry": ["orig_criteria"],
+                "ignore": [
+                    "orig_feedback_A",
+                    "orig_feedback_B",
+                    "orig_reference_answer",
+                    "orig_feedback",
+                    "instruction",
+                    "input",
+                    "output",
+                    "messages",
+                ],
             },
         ),
     )

@@ -113,8 +113,8 @@ def _pairs(texts: list[_Text]) -> list[tuple[_Text, _Text]]:
 
     index: Any = MinHashLSH(threshold=THRESHOLD, num_perm=PERMUTATIONS)
     found = list[tuple[_Text, _Text]]()
-    encoded = ([word.encode() for word in sorted(text.words)] for text in texts)
-    for number, sketch in enumerate(MinHash.generator(encoded, num_perm=PERMUTATIONS)):
+    encoded = ([word.encode() for word in text.words] for text in texts)
+    for number, sketch in enumerate(MinHash.generator(encoded, num_perm=PERMUTATIONS, hashfunc=crc32)):
         for other in sorted(index.query(sketch)):
             one, two = texts[other], texts[number]
             if one.group != two.group and len(one.words & two.words) >= THRESHOLD * len(one.words | two.words):

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from dora_core.config.data import DataConfig
 from dora_core.config.method import ModelConfig, TextConfig
-from dora_core.data.preview import Wanted, preview_data, rendered
+from dora_core.data.acceptance import Wanted
+from dora_core.data.preview import preview_data, rendered
 from dora_core.data.previewed import InputPreview, Preview, RecordShown
 from dora_core.data.record_counts import UNKNOWN
-from dora_core.objectives.base import find_objective
 from flows.cli.files.settings import trained
 from flows.cli.files.tables import write_text
 from flows.cli.output import Out
@@ -142,19 +142,13 @@ def _configured(request: Request, out: Out) -> tuple[DataConfig, TextConfig, Mod
     """Return data, text and policy settings, the use of the data by a run, and whether the trusted source is undecided."""
     if request.config is not None:
         config = load_any(request.config, request.overrides)
-        return config.data, config.text, config.policy, wanted_of(config), False
+        return config.data, config.text, config.policy, config.wanted, False
     with out.counting() as progress:
         made = starter(request.paths, folder=Path.cwd(), rows=request.rows, progress=progress)
     out.say("no configuration: read as `dora init` would write it")
     for text in (*made.assumed, *made.decide):
         out.say(f"  {text}")
     return made.data, TextConfig(), ModelConfig(), made.wanted, not made.is_trusted
-
-
-def wanted_of(config: RealignConfig) -> Wanted:
-    """Return the use of the data by a run with this configuration."""
-    name = config.align.objective.name
-    return Wanted(name, find_objective(name).uses_factors)
 
 
 def _template(model: str | None, policy: ModelConfig, text: TextConfig) -> Template:

@@ -13,14 +13,12 @@ from dora_core.classifier.diagnostics import (
     auc_resamples,
     diagnose,
     family_interval,
-    prompt_only_logits,
     reliability,
     within_prompt_auc,
 )
-from dora_core.classifier.model import GOLDEN, Examples, build_tokenizer
+from dora_core.classifier.model import GOLDEN, Examples
 from dora_core.classifier.scaling import Scaling
 from dora_core.data.records import fold_of
-from tests.dora_core.classifier.examples import CONFIG, make_examples
 
 PLAIN = Scaling()
 
@@ -63,15 +61,21 @@ def test_reliability_by_hand():
     assert error == pytest.approx(0.5 * 0.35 + 0.5 * 0.025)
 
 
-def test_prompt_only_finds_sources_that_answer_other_prompts_and_warns():
-    base = make_examples(120)
-    leak = [f"{'tell me about' if h == 0 else 'compute'} {p}" for p, h in zip(base.prompts, base.head_N, strict=True)]
-    hashes = base.prompt_hash_N + np.arange(len(base), dtype=np.uint64)
-    examples = Examples(leak, base.responses, base.head_N, hashes, fold_of(hashes, 2))
-    logits = prompt_only_logits(examples, 2, build_tokenizer(examples, CONFIG), 2)
-    table, warnings = diagnose(examples, ["a", "b"], logits, [PLAIN, PLAIN], logits)
-    assert table["a"]["prompt_only_auc"] > 0.9 > 0.65 > table["b"]["prompt_only_auc"]
-    assert any(w.startswith("a: the prompt alone") for w in warnings) and not any(w.startswith("b: the prompt") for w in warnings)
+def test_a_source_that_answers_other_prompts_is_named_and_judged_given_the_prompt():
+    """a differs in its prompts alone: joint logits separate it, those given the prompt do not. r = ±2 of a has slope 1, weights 2σ(−2) on
+    both of a's cells, so the weighted AUC is that of the noise."""
+    n = 800
+    rng, head = np.random.default_rng(0), np.where(np.arange(n) % 2 == 0, GOLDEN, 0)
+    log_ratio = np.where((head == GOLDEN) == (rng.random(n) < 0.88), 2.0, -2.0)  # σ(2) = .88
+    hashes = np.arange(n, dtype=np.uint64)
+    examples = Examples(["q"] * n, ["same"] * n, head, hashes, fold_of(hashes, 2))
+    noise, prompt = 0.1 * rng.normal(size=(n, 1)), np.column_stack([np.zeros(n), log_ratio])
+    table, warnings = diagnose(examples, ["a"], noise, [PLAIN], prompt, np.array([0.0, 1.0]))
+    assert table["a"]["told_apart"] and table["a"]["auc"] > 0.8 and table["a"]["prompt_only_auc"] > 0.8
+    assert not table["a"]["given_prompt"]["told_apart"] and table["a"]["given_prompt"]["auc"] == pytest.approx(0.5, abs=0.06)
+    assert any("differs from golden in its prompts alone" in w for w in warnings) and any("the prompt alone reaches" in w for w in warnings)
+    with_none, _ = diagnose(examples, ["a"], noise, [PLAIN], prompt, np.zeros(2))
+    assert {k: with_none["a"][k] for k in with_none["a"]["given_prompt"]} == with_none["a"]["given_prompt"]
 
 
 def test_diagnose_on_a_length_cue():
@@ -81,7 +85,7 @@ def test_diagnose_on_a_length_cue():
     hashes = np.arange(n, dtype=np.uint64)
     examples = Examples(["q"] * n, responses, np.where(golden, GOLDEN, 0), hashes, fold_of(hashes, 2))
     logits = np.random.default_rng(0).normal(size=(n, 1)) + 2 * golden[:, None]
-    table, warnings = diagnose(examples, ["gpt"], logits, [PLAIN], np.zeros((n, 1)))
+    table, warnings = diagnose(examples, ["gpt"], logits, [PLAIN], np.zeros((n, 2)), np.zeros(2))
     assert table["gpt"]["length_only_auc"] == 1.0 and table["gpt"]["prompt_only_auc"] == 0.5 and table["gpt"]["gamma"] == 1.0
     assert table["gpt"]["within_prompt_auc"] is None  # no prompt has both
     assert [w for w in warnings if "length alone" in w]
@@ -90,7 +94,7 @@ def test_diagnose_on_a_length_cue():
 def test_a_source_too_small_to_judge_is_none_and_named():
     hashes = np.arange(10, dtype=np.uint64)
     examples = Examples(["q"] * 10, ["r"] * 10, np.array([GOLDEN] * 10), hashes, fold_of(hashes, 2))
-    table, warnings = diagnose(examples, ["rare"], np.zeros((10, 1)), [PLAIN], np.zeros((10, 1)))
+    table, warnings = diagnose(examples, ["rare"], np.zeros((10, 1)), [PLAIN], np.zeros((10, 2)), np.zeros(2))
     assert table["rare"]["auc"] is None and table["rare"]["n"] == 0
     assert warnings[0].startswith("rare: only 0")
 
@@ -115,8 +119,10 @@ def test_a_source_that_cannot_be_told_apart_is_named_with_its_interval():
     rng, head = np.random.default_rng(0), np.where(np.arange(n) % 2 == 0, GOLDEN, 0)
     hashes = np.arange(n, dtype=np.uint64)
     examples = Examples(["q"] * n, ["same"] * n, head, hashes, fold_of(hashes, 2))
-    table, warnings = diagnose(examples, ["twin"], rng.normal(size=(n, 1)), [PLAIN], np.zeros((n, 1)))
+    table, warnings = diagnose(examples, ["twin"], rng.normal(size=(n, 1)), [PLAIN], np.zeros((n, 2)), np.zeros(2))
     assert table["twin"]["told_apart"] is False and table["twin"]["auc_family_low"] < 0.5
     assert any(w.startswith("twin: cannot be distinguished from golden (AUC") for w in warnings)
-    table, warnings = diagnose(examples, ["other"], rng.normal(size=(n, 1)) + (head == GOLDEN)[:, None], [PLAIN], np.zeros((n, 1)))
+    table, warnings = diagnose(
+        examples, ["other"], rng.normal(size=(n, 1)) + (head == GOLDEN)[:, None], [PLAIN], np.zeros((n, 2)), np.zeros(2)
+    )
     assert table["other"]["told_apart"] is True and not any("cannot be told" in w for w in warnings)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora_core.classifier.scaling import Scaling, fit_scaling, fit_temperature, isotonic, log_loss
+from dora_core.classifier.scaling import Scaling, fit_scaling, fit_temperature, isotonic, log_loss, overlap_weights
 
 
 @st.composite
@@ -78,3 +78,22 @@ def test_isotonic_does_not_depend_on_the_order_of_rows(rows, random):
 
 def test_none_changes_nothing():
     assert fit_scaling("none", np.array([1.0, 2.0]), np.array([True, False])) == Scaling()
+
+
+def test_overlap_weights_undo_the_prompt_by_hand():
+    """r = log 3: golden rows weigh 2·¼, others 2·¾; a joint odds of 3·w becomes w. All are 1 at r = 0."""
+    golden = np.array([True, False, True, False])
+    weights = overlap_weights(np.array([np.log(3.0), np.log(3.0), 0.0, 0.0]), golden)
+    assert weights == pytest.approx([0.5, 1.5, 1.0, 1.0])
+    assert np.isfinite(overlap_weights(np.array([1e9, 1e9]), np.array([True, False]))).all()
+
+
+@pytest.mark.parametrize("kind", ["temperature", "isotonic"])
+def test_scaling_with_overlap_weights_finds_the_map_given_the_prompt(kind):
+    """Raw logits are twice the true ones given the prompt, and prompts alone separate strongly: the scaling must not learn the prompt."""
+    rng = np.random.default_rng(0)
+    true, prompt = rng.normal(size=60_000), rng.choice([-2.0, 2.0], size=60_000)
+    golden = rng.random(60_000) < 1 / (1 + np.exp(-(true + prompt)))
+    scale = fit_scaling(kind, 2 * true, golden, overlap_weights(prompt, golden))
+    at = np.linspace(-1.5, 1.5, 7)
+    np.testing.assert_allclose(scale(2 * at), at, atol=0.25)  # isotonic: a staircase

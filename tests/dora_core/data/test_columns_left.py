@@ -32,7 +32,7 @@ def test_harmless_columns_need_no_decision(column):
         ("weight", 0.5, "a weight", "columns: {weight: weight}"),
         ("margin", 2.5, "a margin", "carry: [margin]"),
         ("source", "gpt-4", "a source", "columns: {source: source}"),
-        ("chosen_model", "gpt-4", "a source", "columns: {source: chosen_model}"),
+        ("chosen_model", "gpt-4", "a source", "columns: {chosen_source: chosen_model}"),
         ("audio_url", "a.wav", "media", "ignore: [audio_url]"),
         ("img", "a.png", "media", "ignore: [img]"),
         ("is_tie", True, "a winner", "label: {column: is_tie, …}"),

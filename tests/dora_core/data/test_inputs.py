@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,22 @@ import pytest
 
 from dora_core.config.data import DataConfig, DataSource
 from dora_core.data import inputs
+from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.fingerprints import FingerprintMemory
-from dora_core.data.inputs import Input, changed_sources, fingerprint_inputs, fingerprint_sources, inputs_of, open_input, rules_of
+from dora_core.data.inputs import (
+    Content,
+    Input,
+    InputFile,
+    changed_sources,
+    fingerprint_inputs,
+    fingerprint_sources,
+    inputs_of,
+    open_input,
+    rules_of,
+    split_of,
+)
+from dora_core.data.records import Record, is_held_out, parse_canonical
+from dora_core.errors import DataError
 from tests.dora_core.data.written_inputs import ROWS, input_at, read, refused, write_jsonl, write_parquet
 
 
@@ -60,64 +75,52 @@ def test_folder_is_read_in_order_of_names_and_skips_hidden_files(tmp_path: Path)
 # ------------------------------------------------------------------------------------------------------- columns
 
 
+def resolved(path: Path, content: Content = "prompts", **source: Any) -> InputFile:
+    (file,) = open_input(input_at(path, content, **source), {})
+    return file
+
+
 def test_columns_are_mapped_and_named_back(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", [{"q": "hi", "good": "x", "bad": "y", "kind": "math", "extra": 1}])
-    columns = {"prompt": "q", "chosen": "good", "rejected": "bad", "task": "kind"}
-    (file,) = open_input(input_at(path, columns=columns, source="m"), {})
+    file = resolved(path, "responses", columns={"prompt": "q", "chosen": "good", "rejected": "bad", "task": "kind"})
     assert (file.form, list(file.rows())) == ("pairwise", [(0, {"prompt": "hi", "chosen": "x", "rejected": "y", "task": "math"})])
     assert file.column_of("chosen[2].content") == "good[2].content"
 
 
 def test_content_decides_the_form_and_the_place_only_names_it(tmp_path: Path) -> None:
-    """One file in four forms; a place that looks like golden data changes nothing."""
+    """One file in two forms; a place that looks like golden data changes nothing."""
     source = DataSource(path=str(write_parquet(tmp_path / "a.parquet", [ROWS[0] | {"response": "z", "record_id": "r"}])))
-    forms = {}
-    for content in ("train", "golden", "prompts", "responses"):
-        (file,) = open_input(Input(source, content, "data.golden[0]"), {})
-        forms[content] = (file.form, file.columns)
-    assert {content: form for content, (form, _) in forms.items()} == {
-        "train": "listwise",
-        "golden": "golden",
-        "prompts": "prompt",
-        "responses": "sample",
-    }
-    assert forms["prompts"][1] == {"id": "id", "prompt": "prompt"} and forms["responses"][1]["response"] == "response"
+    (prompts,), (responses,) = (open_input(Input(source, content, "data.golden[0]"), {}) for content in ("prompts", "responses"))
+    assert (prompts.form, prompts.columns) == ("prompt", {"id": "id", "prompt": "prompt"})
+    assert responses.form == "sample" and responses.columns["response"] == "response"
+    assert resolved(write_parquet(tmp_path / "b.parquet", ROWS), "responses").form == "listwise"
 
 
 def test_prompts_and_responses_take_the_id_of_our_own_tables_and_need_no_source(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", [{"record_id": "r", "prompt": "p", "response": "z"}])
-    assert read(path, "prompts") == [(0, {"id": "r", "prompt": "p"})]
-    assert read(path, "responses") == [(0, {"id": "r", "prompt": "p", "response": "z"})]
-    assert read(path, "golden") == [(0, {"prompt": "p", "response": "z"})]
+    assert list(resolved(path).rows()) == [(0, {"id": "r", "prompt": "p"})]
+    assert list(resolved(path, "responses").rows()) == [(0, {"id": "r", "prompt": "p", "response": "z"})]
 
 
 def test_mapped_column_that_is_absent_lists_what_is_there(tmp_path: Path) -> None:
-    error = refused(write_parquet(tmp_path / "a.parquet", ROWS), columns={"responses": "response", "rewards": "score"})
-    assert "columns.responses: no column 'response'" in error.message
-    assert "columns.rewards: no column 'score'" in error.message
-    assert "did you mean 'responses'? allowed: id, prompt, responses, rewards, sources" in error.hint
+    with pytest.raises(DataError) as caught:
+        resolved(write_parquet(tmp_path / "a.parquet", ROWS), columns={"responses": "response", "rewards": "score"})
+    assert "columns.responses: no column 'response'" in caught.value.message
+    assert "columns.rewards: no column 'score'" in caught.value.message
+    assert "did you mean 'responses'? allowed: id, prompt, responses, rewards, sources" in caught.value.hint
 
 
-def test_neither_form_recognised(tmp_path: Path) -> None:
-    error = refused(write_jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": "x", "reject": "y"}]), source="m")
-    assert "neither a column 'responses' nor both 'chosen' and 'rejected'" in error.message
-    assert "did you mean 'reject'?" in error.hint
+def test_no_form_recognised(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        resolved(write_jsonl(tmp_path / "a.jsonl", [{"query": "p", "chosen": "x", "reject": "y"}]))
+    assert "neither a column 'prompt' nor both 'chosen' and 'rejected'" in caught.value.message
+    assert "did you mean 'reject'?" in caught.value.hint
 
 
 def test_mapping_that_would_be_ignored_is_refused(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": "x", "rejected": "y", "score": 1}])
-    assert "rewards would be ignored" in refused(path, source="m", columns={"rewards": "score"}).message
-
-
-@pytest.mark.parametrize("row", [{"prompt": "p", "responses": ["x", "y"]}, {"prompt": "p", "chosen": "x", "rejected": "y"}])
-def test_sources_entirely_missing_is_refused_with_the_remedy(tmp_path: Path, row: dict[str, Any]) -> None:
-    error = refused(write_jsonl(tmp_path / "a.jsonl", [row]))
-    assert "does not name the sources of its responses" in error.message
-    assert "set data.train[0].source: NAME" in error.hint
-
-
-def test_golden_without_a_response_column(tmp_path: Path) -> None:
-    assert "no column 'response'" in refused(write_parquet(tmp_path / "a.parquet", ROWS), "golden").message
+    with pytest.raises(DataError, match="rewards would be ignored"):
+        resolved(path, columns={"rewards": "score"})
 
 
 @pytest.mark.parametrize(
@@ -127,13 +130,27 @@ def test_golden_without_a_response_column(tmp_path: Path) -> None:
         ("a.jsonl.gz", b"not gzip", "cannot read"),
         ("a.json", b'[\n{"prompt": "p"}\n}', "line 3, column 1: expected , or ], found '}'"),
         ("a.jsonl", b"prompt: p\n- yaml\n", "none of its first 1000 lines is a JSON object"),
-        ("a.csv", b"prompt,chosen\n", "neither a column 'responses' nor both 'chosen' and 'rejected'"),
         ("a.txt", b"prompt,responses\n", "cannot tell the format"),
     ],
 )
 def test_damaged_or_foreign_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     assert message in refused(tmp_path / name).message
+
+
+def test_split_of_a_record() -> None:
+    """By the input, then by the row, then by what other inputs there are, then by the hash of the prompt."""
+    train, golden = inputs_of(DataConfig(train=[{"path": "a"}], golden=[{"path": "c"}]))
+    by_hash = DataConfig(train=[{"path": "a"}], holdout_fraction=0.5)
+    held_out = DataConfig(train=[{"path": "a"}], eval=[{"path": "b"}])
+    fields = {"prompt": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"}
+    found = parse_canonical(CanonicalRow("pairwise", fields), rules_of(by_hash, train))
+    assert isinstance(found, Record)
+    hashed = "eval" if is_held_out(found.prompt_hash, 0.5) else "train"
+    assert split_of(found, train, by_hash) == hashed and split_of(found, train, held_out) == "train"
+    assert split_of(found, golden, by_hash) == hashed
+    assert split_of(replace(found, split="eval"), train, held_out) == "eval"
+    assert split_of(replace(found, split="train"), train._replace(content="eval"), by_hash) == "eval"
 
 
 # ------------------------------------------------------------------------------------------------------- fingerprints

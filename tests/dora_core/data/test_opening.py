@@ -30,7 +30,7 @@ def config(folder: Path, *names: str, **keys: object) -> DataConfig:
 def test_every_input_is_opened_in_the_order_of_the_configuration(folder: Path) -> None:
     inputs, suspicion = open_inputs(config(folder, "train.jsonl", "test.jsonl"), {})
     assert [one.item.place for one in inputs] == ["data.train[0]", "data.train[1]"]
-    assert [mapping.gives_split for one in inputs for mapping in one.mappings] == [False, True]
+    assert [(one.shape, one.gives_split) for source in inputs for one in source.mapped] == [("pair", False), ("pair", True)]
     assert suspicion.findings() == [], "rows of test.jsonl say their split themselves"
 
 

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from dora_core.config.data import DataConfig
-from dora_core.data.preview import Wanted, preview_data, rendered
+from dora_core.config.method import Grouping
+from dora_core.data.acceptance import Wanted
+from dora_core.data.preview import preview_data, rendered
 from dora_core.data.previewed import Preview
+from dora_core.losses import parse_loss
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -56,6 +59,36 @@ def test_a_preset_is_named_with_what_it_stands_for(tmp_path: Path) -> None:
     assert any("h cannot be estimated" in text for text in found.warnings)
     without = preview(data({"path": item.path, "source": "human"}), wanted=Wanted("erm", uses_factors=False))
     assert not without.factors.needed and not any("h cannot be estimated" in text for text in without.warnings)
+
+
+def test_the_use_of_the_rows_is_checked(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q {i}", "completion": f"a {i}", "label": i % 2 == 0, "lang": "en"} for i in range(40)]
+    config = data({"path": write(tmp_path / "kto.jsonl", rows), "source": "human"})
+    found = preview(config, wanted=Wanted(loss=parse_loss("dpo"), groups=(Grouping(column="land"),)))
+    assert found.refusals[0].startswith("data.train[0]: rows are unpaired") and "bco or kto" in found.refusals[0]
+    assert found.refusals[1].startswith("evaluate.groups[0]: no held-out input carries the column 'land' → did you mean 'lang'?")
+    assert preview(config, wanted=Wanted(loss=parse_loss("kto"), groups=(Grouping(column="lang"),))).accepted
+
+
+def test_a_split_column_without_evaluation_records_is_replaced_by_the_hash(tmp_path: Path) -> None:
+    """As ``ingest`` does: refused only where the hash of the prompt holds nothing out either."""
+    rows = [rated(i, split="train") for i in range(30)]
+    assert preview(data({"path": write(tmp_path / "a.jsonl", rows)})).accepted
+    alone = preview(data({"path": write(tmp_path / "b.jsonl", [rated(0, split="train")])}))
+    assert any("none of 1 records falls into the eval split" in text for text in alone.refusals)
+
+
+def test_training_records_of_held_out_prompts(tmp_path: Path) -> None:
+    same = {"path": write(tmp_path / "a.jsonl", [rated(i) for i in range(10)])}
+    more = {"path": write(tmp_path / "b.jsonl", [rated(i) for i in range(8, 20)])}
+    (refusal,) = preview(data(same, eval=[same])).refusals
+    assert "none of 10 records falls into the train split → the prompts of all 10 training records are held out, too" in refusal
+    found = preview(data(more, eval=[same]))
+    assert found.accepted and any("2 of 12 training records are left out of training" in text for text in found.warnings)
+    refused = preview(data(more, eval=[same], split_overlap="refuse"))
+    assert "2 of 10 evaluation records have a prompt that training data has, too" in refused.refusals[0]
+    allowed = preview(data(same, eval=[same], split_overlap="allow"))
+    assert allowed.accepted and any("evaluation measures memory" in text for text in allowed.warnings)
 
 
 def test_a_sample_says_its_size(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dora_core.config.data import DataSource
-from dora_core.data.inputs import Input, fingerprint_inputs, open_input
+from dora_core.data.inputs import Input, fingerprint_inputs, open_files
 from dora_core.errors import DataError
 
 CASES = Path(__file__).parents[4] / "shared" / "cases" / "data" / "21_formats"
@@ -30,7 +30,7 @@ def source_of(name: str, monkeypatch: pytest.MonkeyPatch) -> DataSource:
 def rows_of(source: DataSource) -> list[dict[str, Any]]:
     item = Input(source, "train", "data.train[0]")
     fingerprints = fingerprint_inputs([item])
-    return [row for file in open_input(item, fingerprints) for _, row in file.rows()]
+    return [row for file in open_files(item, fingerprints) for _, row in file.rows()]
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CASES.glob("config*.yaml")) or ["config_json.yaml"])
@@ -62,5 +62,4 @@ def test_all_containers_hold_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_partition_of_a_hive_folder_is_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of(source_of("config_hive.yaml", monkeypatch))
-    assert {row["chosen_source"] for row in rows} == {"human", "gpt-4"}
-    assert all(row["chosen_source"] == row["rejected_source"] for row in rows)
+    assert {row["source"] for row in rows} == {"human", "gpt-4"}

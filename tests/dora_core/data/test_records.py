@@ -184,8 +184,7 @@ def test_all_problems_of_a_row_are_found():
     [
         (PAIRWISE | {"rejected": "x"}, {("rejected", "identical_pair")}),
         (PAIRWISE | {"rejected": " x\n"}, {("rejected", "identical_pair")}),
-        (PAIRWISE | {"rejected": "nan"}, {("rejected", "empty_response")}),
-        (PAIRWISE | {"prompt": "<NA>"}, {("prompt", "empty_prompt")}),
+        (PAIRWISE | {"rejected": float("nan")}, {("rejected", "wrong_type")}),
         ({"chosen": "x", "rejected": "y"}, {("prompt", "empty_prompt")}),
         (PAIRWISE | {"rejected": None}, {("rejected", "missing_response")}),
         ({"chosen": [USER, assistant("x")], "rejected": [*LEAD, assistant("y")]}, {("prompt", "prompt_mismatch")}),

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dora_core.config.data import DataSource
-from dora_core.data.inputs import Content, Input, open_input
+from dora_core.data.inputs import Content, Input, open_files
 from dora_core.errors import DataError
 
 ROWS = [{"id": str(i), "prompt": f"p{i}", "responses": ["x", "y"], "rewards": [1.0, 0.0], "sources": ["human", "m"]} for i in range(5)]
@@ -32,7 +32,7 @@ def input_at(path: Path | str, content: Content = "train", **source: Any) -> Inp
 
 
 def read(path: Path | str, content: Content = "train", batch_rows: int = 2, **source: Any) -> list[tuple[int, Any]]:
-    return [row for file in open_input(input_at(path, content, **source), {}) for row in file.rows(batch_rows)]
+    return [row for file in open_files(input_at(path, content, **source), {}) for row in file.rows(None, batch_rows)]
 
 
 def refused(path: Path | str, content: Content = "train", **source: Any) -> DataError:

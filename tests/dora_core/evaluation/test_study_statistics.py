@@ -192,6 +192,12 @@ def test_ratio() -> None:
 
 def test_keys_say_what_differs_and_twins_share_loss_and_data() -> None:
     erm = Cell(loss="dpo", objective="erm", label_noise=0.2)
+    golden = erm.model_copy(update={"baseline": "golden_only"})
+    robust = erm.model_copy(update={"objective": "dora"})
+    assert erm.is_twin_of(golden) and erm.is_twin_of(robust) and not golden.is_twin_of(robust) and golden.method() == "dpo · golden_only"
+    assert golden.is_golden_of(robust) and golden.is_golden_of(erm) and not robust.is_golden_of(golden)
+    assert not golden.is_golden_of(Cell(loss="dpo", objective="dora")), "other label noise is other data"
+    assert not erm.model_copy(update={"baseline": "golden_only_epochs"}).is_golden_of(robust)
     dora = Cell(loss="dpo", objective="dora", lam="auto", factors="mixture", temper="auto", label_noise=0.2)
     assert dora.key() == "dpo · dora λ=auto · mixture τ=auto · noise 0.2 · golden shift 0"
     assert erm.key() == "dpo · erm · noise 0.2 · golden shift 0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,14 @@ from hypothesis import strategies as st
 
 from dora_core.evaluation import winrate
 from dora_core.evaluation.metrics import GroupInterval, Interval, draws, worst_group
-from dora_core.evaluation.winrate import by_group, length_controlled, outcomes, sign_test, win_rate, win_tie_lose
+from dora_core.evaluation.winrate import by_group, by_length, outcomes, sign_test, win_rate, win_tie_lose
 
 BOOT = {"samples": 500, "confidence": 0.95, "seed": 0}
 NAN = math.nan
+
+
+def length_controlled(*args: np.ndarray, **options: Any) -> Interval:
+    return by_length(*args, **options).length_controlled
 
 
 def test_win_tie_lose_by_hand() -> None:
@@ -202,3 +207,28 @@ def test_prompts_weigh_the_same_however_many_pairs_they_have() -> None:
     policy, opponent = np.array([[1.0, 1.0, 1.0], [0.0, NAN, NAN]]), np.array([[0.5], [0.5]])
     lengths = np.full((2, 3), 5.0), np.full((2, 1), 5.0)
     assert length_controlled(policy, opponent, *lengths, np.arange(2), **BOOT).value == pytest.approx(0.5)
+
+
+# ------------------------------------------------------------------------------------------------- pairs of similar length
+
+
+def test_pairs_of_near_equal_length_by_hand() -> None:
+    """Lengths 20 against 18, 19, 30 and 40: |2| ≤ .1 · 19 fails, |1| ≤ .1 · 19.5 holds; prompt 2 has 10 against 10 and 11, both near.
+
+    Near pairs: prompt 1 one loss; prompt 2 a win and a tie, ¾; their mean is 3/8. Longer: ½ of prompt 1's pairs; prompt 2 has ½ and 0.
+    """
+    policy, theirs = np.array([[0.0], [1.0]]), np.array([[-1.0, 2.0, -1.0, -1.0], [0.0, 1.0, NAN, NAN]])
+    ours_length, their_length = np.array([[20.0], [10.0]]), np.array([[18.0, 19.0, 30.0, 40.0], [10.0, 11.0, NAN, NAN]])
+    found = by_length(policy, theirs, ours_length, their_length, np.arange(2), **BOOT)
+    assert found.near_length is not None and (found.near_length.value, found.near_length.n) == (0.375, 2)
+    assert found.longer == pytest.approx((0.5 + 0.25) / 2) and not found.is_extrapolated
+
+
+def test_a_side_that_is_nearly_always_longer_leaves_equal_length_without_data() -> None:
+    """19 of 20 longer: 5 % on the other side are just enough; 20 of 20 are not, and no pair is of near-equal length."""
+    outcome, theirs = np.ones(20), np.full((20, 1), 10.0)
+    lengths = np.array([20.0] * 19 + [5.0])[:, None]
+    assert not by_length(*paired(outcome), lengths, theirs, np.arange(20), **BOOT).is_extrapolated
+    found = by_length(*paired(outcome), np.full((20, 1), 20.0), theirs, np.arange(20), **BOOT)
+    assert (found.longer, found.near_length, found.is_extrapolated) == (1.0, None, True)
+    assert by_length(*paired(outcome), np.full((20, 1), 4.0), theirs, np.arange(20), **BOOT).is_extrapolated

@@ -27,5 +27,5 @@ def test_a_realignment_on_generated_data_that_is_written_once(folder: Path) -> N
 
 def test_with_rounds_it_is_a_self_training_on_the_same_data(folder: Path) -> None:
     config = demo.demo_config(folder, 2)
-    assert isinstance(config, SelfTrainConfig) and config.rounds.rounds == 2 and not config.evaluate.erm_twin
+    assert isinstance(config, SelfTrainConfig) and config.rounds.rounds == 2 and not config.evaluate.twins
     assert config.data == demo.demo_config(folder).data

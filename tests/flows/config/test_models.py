@@ -52,3 +52,18 @@ def test_inputs_known_to_be_unpaired_need_a_loss_that_reads_labels(tmp_path: Pat
     assert "set align.loss.name to bco or kto" in str(error.value) and "data.train[0]" not in str(error.value)
     (tmp_path / "c.yaml").write_text(inputs + "align: {loss: {name: kto}}")
     assert load_config(tmp_path / "c.yaml").align.loss.name == "kto"
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ("trust: {apply: soft_label}\nalign: {loss: {name: lire}}", "does not read how sure a label is"),
+        ("trust: {apply: soft_label}\nalign: {label_probability: ignore}", "contradicts align.label_probability"),
+        ("trust: {apply: weight}\nalign: {objective: {name: erm}}", "does not read h"),
+        ("trust: {apply: weight, method: off}", "needs an estimate"),
+    ],
+)
+def test_trust_that_the_training_cannot_use_is_refused(tmp_path: Path, sections: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(DATA + sections.replace("off", "'off'"))
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "c.yaml")

@@ -29,7 +29,7 @@ def test_a_name_says_project_data_loss_and_objective() -> None:
 def test_a_name_of_rounds_says_how_many_and_another_strategy() -> None:
     def name(**rounds: Any) -> str:
         return name_of_rounds(
-            SelfTrainConfig.model_validate({"project": "demo", "data": DATA, "rounds": rounds, "evaluate": {"erm_twin": False}})
+            SelfTrainConfig.model_validate({"project": "demo", "data": DATA, "rounds": rounds, "evaluate": {"twins": []}})
         )
 
     assert name(rounds=1).endswith(" · 1 round") and name(rounds=3).endswith(" · 3 rounds")

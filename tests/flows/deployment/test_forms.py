@@ -194,4 +194,4 @@ def test_examples_are_known_by_name(home: Path, mixture: Path) -> None:
 def test_the_demo_brings_its_data(home: Path) -> None:
     assert configure(RealignConfig, "demo") == demo_config(home / "demo")
     config = configure(SelfTrainConfig, "demo", [Rounds(samples=2)], ["project=smoke"])
-    assert (config.generate.samples, config.project, config.evaluate.erm_twin) == (2, "smoke", False)
+    assert (config.generate.samples, config.project, config.evaluate.twins) == (2, "smoke", [])

@@ -12,11 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from dora_core.data import fingerprints, inputs
+from dora_core.errors import ConfigError, DataError
 from flows.cli import app
 from flows.config.loading import load_config
 from flows.config.models import RealignConfig
 from flows.planning.latest import write_latest
-from flows.planning.plan import TWIN, build_plan
+from flows.planning.plan import build_plan
 from flows.planning.planned_stage import Plan
 from infra.store.store import Store
 from infra.tracking import model_registry
@@ -26,7 +27,7 @@ from tasks.stages import ingest
 JUDGED = ["reward", "generate", "judge", "generate start", "judge start", "judge chosen", "compare"]
 ALL = ["ingest", "drift", "classify", "calibrate", "sft", "reference", "training_data", "align", *JUDGED, "evaluate", "promote"]
 
-TWIN_DATA = "training_data (erm twin)"
+TWIN, TWIN_DATA = "align (erm twin)", "training_data (erm twin)"
 
 
 @pytest.fixture
@@ -96,6 +97,54 @@ def test_specs_point_at_their_inputs(config: RealignConfig, store: Store) -> Non
     again = build_plan(config, store)
     assert {s.label: again.upstream(s) for s in again.stages} == upstream  # the previous classifier is a hint, not an input
     assert by_label["evaluate"].spec.inputs()["policy"].digest == by_label["align"].digest
+
+
+def labelled(folder: Path) -> Path:
+    """Rows that the preset kto recognises: one response with an approval."""
+    rows = [{"prompt": f"q {i}", "completion": f"a {i}", "label": i % 2 == 0, "annotator": "ann"} for i in range(40)]
+    path = folder / "kto.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_rows_that_the_loss_cannot_read_are_refused_before_anything_runs(tmp_path: Path, store: Store) -> None:
+    """A schema is known only with the rows. Read before or not, the refusal is the same; calibration alone needs no loss."""
+    kto = load(tmp_path, labelled(tmp_path), "data.train=[{path: kto.jsonl, source: bot}]", "align.loss.name=kto")
+    plan = build_plan(kto, store)
+    (spec,) = (stage.spec for stage in plan.stages if stage.label == "ingest")
+    for _ in range(2):
+        dpo = load(tmp_path, labelled(tmp_path), "data.train=[{path: kto.jsonl, source: bot}]")
+        with pytest.raises(DataError, match=r"data.train\[0\]: rows are unpaired .* align.loss.name: dpo compares") as error:
+            build_plan(dpo, store)
+        assert "set align.loss.name to bco or kto" in error.value.hint
+        build_plan(dpo, store, until="calibrate")
+        folder = store.folder("ingest", spec.digest())
+        facts = FACTS["ingest"] | {"inputs": [given(shape="unpaired", adapter="carry: [annotator]")]}
+        result = {"stage": "ingest", "digest": spec.digest(), "seconds": 2.0, "facts": facts, "spec": spec.payload()}
+        store.mark_done(folder, result | {"inputs": {}, "rows": 1, "metrics": {}})
+
+
+def given(**mapping: Any) -> dict[str, Any]:
+    """Facts of an input."""
+    columns: dict[str, Any] = {key: [] for key in ("used", "carried", "ignored", "unread", "files")}
+    counts = dict.fromkeys(("rows", "records", "bad", "duplicates", "renamed", "ties", "unmeasured", "split_given"), 0)
+    counts |= dict.fromkeys(("not_selected", "weighted_out", "copies"), 0)
+    mapped = columns | {"file_count": 1, "preset": None, "recognised": False} | mapping
+    return counts | {"place": "data.train[0]", "path": "a", "mappings": [mapped], "splits": {"train": 36, "eval": 4}, "notes": {}}
+
+
+def test_groups_of_the_evaluation_are_carried_columns(tmp_path: Path, store: Store) -> None:
+    data = labelled(tmp_path)
+    train = "data.train=[{path: kto.jsonl, source: bot}]"
+    plan = build_plan(load(tmp_path, data, train, "align.loss.name=kto", "evaluate.groups=[annotator]"), store)
+    spec = next(stage.spec for stage in plan.stages if stage.label == "evaluate")
+    assert spec.payload()["evaluate"]["groups"] == [{"column": "annotator", "bins": 5, "most": 12}]
+    with pytest.raises(ConfigError, match=r"evaluate.groups\[0\]: no held-out input carries the column 'anotator'") as error:
+        build_plan(load(tmp_path, data, train, "align.loss.name=kto", "evaluate.groups=[anotator]"), store)
+    assert "did you mean 'annotator'?" in error.value.hint
+    plain = build_plan(load(tmp_path, data, train, "align.loss.name=kto"), store)
+    changed = {one.label for one, other in zip(plan.stages, plain.stages, strict=True) if one.digest != other.digest}
+    assert changed == {"evaluate", "promote"}, "no other stage depends on the groups"
 
 
 def test_nothing_changed_means_nothing_to_do(config: RealignConfig, store: Store) -> None:
@@ -203,28 +252,45 @@ def test_the_twin_is_one_more_training_and_leaves_the_policy_alone(
     tmp_path: Path, mixture: Path, config: RealignConfig, store: Store
 ) -> None:
     finish(store, build_plan(config, store))
-    plan = build_plan(load(tmp_path, mixture, "evaluate.erm_twin=true"), store)
-    assert [s.label for s in plan.to_run] == [TWIN_DATA, TWIN, "evaluate", "promote"]
+    plan = build_plan(load(tmp_path, mixture, "evaluate.twins=[erm]"), store)
+    assert [s.label for s in plan.to_run] == [TWIN_DATA, TWIN, "generate erm twin", "judge erm twin", "compare", "evaluate", "promote"]
     assert reasons(plan)[TWIN] == "runs: first time"
     twin = next(s for s in plan.stages if s.label == TWIN)
     assert twin.spec.align.objective.name == "erm" and twin.spec.calibration is None
-    assert reasons(plan)["evaluate"] == f"runs: evaluate.erm_twin False → True; {TWIN} changed"
+    assert reasons(plan)["evaluate"] == f"runs: evaluate.twins [] → ['erm']; {TWIN}, compare changed"
 
 
 def test_the_twin_does_not_depend_on_what_erm_ignores(tmp_path: Path, mixture: Path, store: Store) -> None:
     def twin(*overrides: str) -> str:
-        plan = build_plan(load(tmp_path, mixture, "evaluate.erm_twin=true", *overrides), store)
+        plan = build_plan(load(tmp_path, mixture, "evaluate.twins=[erm]", *overrides), store)
         return next(s.digest for s in plan.stages if s.label == TWIN)
 
     assert twin() == twin("align.objective.lambda=3", "calibration.form=paper", "calibration.aggregate=min")
     assert twin() != twin("align.loss={name: dpo, beta: 0.2}")
 
 
+def test_twins_of_part_of_the_records_prepare_their_data_before_anything_is_aligned(
+    tmp_path: Path, mixture: Path, config: RealignConfig, store: Store
+) -> None:
+    before = build_plan(config, store)
+    plan = build_plan(load(tmp_path, mixture, "evaluate.twins=[golden_only,golden_only_epochs,synthetic_only]"), store)
+    labels = [stage.label for stage in plan.stages]
+    data = ["training_data (golden_only twin)", "training_data (synthetic_only twin)"]
+    assert [label for label in labels if label.startswith("training_data")] == [*data, "training_data"], "both golden twins share theirs"
+    assert labels.index("align") > labels.index(data[1])
+    specs = {stage.label: stage.spec for stage in plan.stages}
+    golden, epochs = (specs[f"align ({name} twin)"] for name in ("golden_only", "golden_only_epochs"))
+    assert golden.selection.records == "golden" and golden.selection.golden_sources == ["human"]
+    assert (golden.equal_steps, epochs.equal_steps) == (True, False) and golden.calibration is None
+    assert specs["evaluate"].twins["golden_only"] == golden.ref()
+    assert specs["align"].digest() == next(stage.digest for stage in before.stages if stage.label == "align")
+
+
 def test_objectives_without_factors_score_nothing(tmp_path: Path, mixture: Path, store: Store) -> None:
-    config = load(tmp_path, mixture, "align.objective.name=dro", "evaluate.erm_twin=true", "compare=null")
+    config = load(tmp_path, mixture, "align.objective.name=dro", "evaluate.twins=[erm]", "compare=null")
     expected = ["ingest", "sft", "reference", "training_data", "align", TWIN, "evaluate", "promote"]
     assert [s.label for s in build_plan(config, store).stages] == expected, "the twin reads the same training data"
-    erm = load(tmp_path, mixture, "align.objective.name=erm", "evaluate.erm_twin=true")
+    erm = load(tmp_path, mixture, "align.objective.name=erm", "evaluate.twins=[erm]")
     assert TWIN not in reasons(build_plan(erm, store))
     assert [s.label for s in build_plan(erm, store, until="calibrate").stages] == ["ingest", "drift", "classify", "calibrate"]
 

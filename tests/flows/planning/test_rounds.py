@@ -112,7 +112,7 @@ def test_a_champion_that_is_the_policy_itself_is_compared_with_its_predecessor(t
     [
         ("generate.samples=1", "generate.samples: must be at least 2"),
         ("generate.prompts=5", "rounds.prompts is the number of"),
-        ("evaluate.erm_twin=true", "evaluate.erm_twin compares one alignment"),
+        ("evaluate.twins=[erm]", "evaluate.twins compare one alignment"),
         ("generate.served_model=teacher", "asks a server: give its address in execution.generate.endpoint.url"),
         ("judge={kind: llm, model: x}", "execution.judge.endpoint.url"),
         ("rounds.strategy=rafft", "did you mean 'raft'?"),

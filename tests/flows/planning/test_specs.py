@@ -105,3 +105,27 @@ def test_a_model_is_pinned_by_its_weights(tmp_path: Path) -> None:
     assert pinned(named).policy != before.policy
     with pytest.raises(ModelError):
         pinned(config(policy={"source": str(tmp_path / "nothing")}))
+
+
+def test_trust_reaches_the_alignment_by_its_setting() -> None:
+    def aligned(apply: str, calibration: StageRef | None) -> tuple[Any, StageRef]:
+        made = chain(trust={"apply": apply})
+        trust = made.value(calibration)
+        made.align(None, REFERENCE, calibration, label="align")
+        return made.specs["align"], trust
+
+    h = StageRef(stage="calibrate", digest="c" * 64)
+    off, _ = aligned("off", h)
+    soft, trust = aligned("soft_label", None)
+    weight, weighed = aligned("weight", h)
+    assert off.trust is None
+    assert (soft.trust, soft.trust_use) == (trust, "soft_label") and (weight.trust, weight.trust_use) == (weighed, "weight")
+    assert soft.preparation()["data"].trust == trust
+    assert chain(trust={"apply": "weight"}).config.needs_valuation and not chain().config.needs_valuation
+
+
+def test_a_twin_without_h_is_not_weighed() -> None:
+    made = chain(trust={"apply": "weight"})
+    made.value(None)
+    made.align(None, REFERENCE, None, label="align twin")
+    assert made.specs["align twin"].trust is None  # type: ignore[attr-defined]

@@ -82,6 +82,29 @@ def test_lambda_noise_and_shift_vary_one_thing(tmp_path: Path) -> None:
     assert [row.rsplit(" · ", 1)[1] for row in members(study, "shifted_golden")] == ["golden shift 0"] * 3 + ["golden shift 1"] * 3
 
 
+def test_the_losses_of_focus_are_also_trained_on_one_kind_of_records(tmp_path: Path) -> None:
+    """Only where records are of one kind; the ablation shares these cells, and no robust objective, factor or λ plays a part in them."""
+    study = config(tmp_path, "focus: [dpo, lire]\n", "testbed.one_source_per_record=true")
+    parts = ["golden_only", "golden_only_epochs", "synthetic_only"]
+    for table, loss in (("pairwise", "dpo"), ("listwise", "lire")):
+        rows = [row.split(" · ")[:2] for row in members(study, table) if row.split(" · ")[1] in parts]
+        assert rows == [[loss, name] for name in parts]
+    assert [row.split(" · ")[1] for row in members(study, "ablation") if row.startswith("dpo · ")][:4] == ["erm", *parts]
+    assert (
+        len(cells(config(tmp_path, "focus: [dpo, lire]\nbaselines: []\n", "testbed.one_source_per_record=true"))) == len(cells(study)) - 6
+    )
+
+
+def test_a_baseline_is_a_twin_of_the_same_start(pair: StudyConfig, tmp_path: Path) -> None:
+    study = pair.evolve(testbed=pair.testbed.evolve(one_source_per_record=True))
+    grid = build_grid(study, tmp_path / "data")
+    specs = {spec.digest(): spec for spec in grid.stages[0]}
+    runs = {run.cell.method(): specs[run.align.digest] for run in grid.runs if run.seed == 0}
+    golden, plain = runs["dpo · golden_only"], runs["dpo · erm"]
+    assert golden.selection.records == "golden" and golden.equal_steps and not runs["dpo · golden_only_epochs"].equal_steps
+    assert (golden.start, golden.reference, golden.align) == (plain.start, plain.reference, plain.align)
+
+
 def test_a_cell_of_two_tables_is_one_cell(tmp_path: Path) -> None:
     found = cells(config(tmp_path))
     assert found[f"dpo · erm · {BASE}"][1] == ["pairwise", "ablation", "lambda", "noise", "rounds", "confidence", "shifted_golden"]
@@ -107,8 +130,9 @@ def test_a_loss_with_other_parameters_is_another_row(tmp_path: Path) -> None:
         ("robust: {scope: micro, lambda: 1}", "lambdas: auto needs robust.scope global"),
         ("rounds: {strategy: raft}", "name others in strategies"),
         ("tables: [pairwse]", "did you mean 'pairwise'?"),
+        ("baselines: [golden_only]", "set testbed.one_source_per_record=true, or baselines=[]"),
         ("lambdas: [0]", "lambdas.0: must be greater than 0"),
-        ("evaluate: {erm_twin: true}", "the grid has its own erm rows"),
+        ("evaluate: {twins: [erm]}", "the grid has its own rows of erm"),
         ("data: {train: []}", "data: unknown key"),
     ],
 )

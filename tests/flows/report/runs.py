@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from io import BytesIO
 from itertools import combinations
@@ -72,12 +72,18 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
         quantiles = {"0.05": middle * 0.3, "0.25": middle * 0.7, "0.5": middle, "0.75": middle * 1.4, "0.95": middle * 2}
         return {"n": draw.randrange(500, 3000), "mean": middle * 1.1, "quantiles": quantiles}
 
-    models = {"policy": 0.66, "start": 0.55, "twin": 0.62}
+    models = {"policy": 0.66, "start": 0.55, "erm": 0.62, "golden_only": 0.6}
+
+    def by_model(change: Callable[[float], dict[str, Any]], *leave_out: str) -> dict[str, Any]:
+        found = {m: change(v) for m, v in models.items() if m not in leave_out}
+        own = {m: found.pop(m) for m in ("policy", "start") if m in found}
+        return own | {"twins": found}
+
     parts = {
         part: {
-            "accuracy": {m: estimate(v + shift) for m, v in models.items() if m != "start"},
-            "margin": {m: estimate(3 * v - 1, 0.2) for m, v in models.items() if m != "start"},
-            "ranking": {m: estimate(v + shift) for m, v in models.items()},
+            "accuracy": by_model(lambda v, shift=shift: estimate(v + shift), "start"),
+            "margin": by_model(lambda v: estimate(3 * v - 1, 0.2), "start"),
+            "ranking": by_model(lambda v, shift=shift: estimate(v + shift)),
         }
         for part, shift in (("all", 0.0), ("golden", 0.04), ("synthetic", -0.03))
     }
@@ -173,6 +179,30 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
             "shares": dict(zip(sources, shares, strict=True)),
             "warnings": [],
         },
+        "value": {
+            "golden_labels": 2_500,
+            "golden_prompts": 2_400,
+            "sources": {
+                name: {
+                    "n": 1_200,
+                    "auc": 0.81,
+                    "mean_h": 0.9,
+                    "method": "reward_model",
+                    "agreement": estimate(0.74),
+                    "rate": {"value": 0.3, "low": 0.1, "high": 0.55, "n": 2_400},
+                    "worth": 360.0,
+                    "verdict": "weight",
+                    "profile": {"0": 0.52, "0.03": 0.515, "0.1": 0.51, "0.3": 0.505, "1": 0.53},
+                }
+                for name in synthetic
+            },
+            "golden_loss": 0.52,
+            "factor": "h·trust",
+            "losses": {"none": 0.507, "h": 0.506, "trust": 0.506, "h·trust": 0.505},
+            "golden_alone": 0.52,
+            "all_alike": 0.55,
+            "fits": 61,
+        },
         "sft": {"steps": 120, "records": 4_000, "resumed_from": None, "loss": None, "objective": None, "curve": curve},
         "align": {
             "steps": 120,
@@ -212,6 +242,16 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
             "parts": parts,
             "kl": estimate(61.2, 4.0, 64),
             "by_task": {"math": {"accuracy": estimate(0.6), "accuracy_policy": 0.6, "ranking_policy": 0.64, "ranking_start": 0.5, "n": 90}},
+            "by_column": {
+                EVIL: {
+                    "groups": {
+                        name: {"accuracy": estimate(0.6, n), "accuracy_policy": 0.6, "ranking_policy": 0.64, "ranking_start": 0.5, "n": 90}
+                        for name, n in ((EVIL, 0.05), ("[0, 4)", 0.1))
+                    },
+                    "without": 7,
+                    "merged": 3,
+                },
+            },
             "worst_group": {"by": "source", "name": sources[-1]} | estimate(0.48, 0.05, 40),
             "reward_calibration": {
                 "beta": 0.1,
@@ -233,9 +273,19 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
                 }
                 for name in sources
             },
-            "margins": {"edges": [k - 5 for k in range(13)], "policy": [1, 4, 9, 20, 40, 60, 70, 50, 30, 12, 5, 1], "twin": [30] * 12},
+            "margins": {
+                "edges": [k - 5 for k in range(13)],
+                "policy": [1, 4, 9, 20, 40, 60, 70, 50, 30, 12, 5, 1],
+                "twins": {"erm": [30] * 12},
+            },
             "reward_confidence": {"bins": [0.1, 0.4, 0.9, 1.6], "accuracy": [0.52, 0.6, 0.71, 0.8], "count": [80, 80, 80, 79]},
             "lift": {"start_all": estimate(0.11)},
+            "twins": {
+                name: {"accuracy": estimate(0.6), "ranking": estimate(0.6), "win_rate": estimate(0.55)}
+                | {"accuracy_lift": estimate(0.04), "win_rate_lift": estimate(0.06)}
+                for name in ("erm", "golden_only")
+            },
+            "summary": "win rate against the start 0.640; better than plain training (erm) by +0.060",
             "gate": {"passed": False, "rules": rules},
         },
         "promote": {

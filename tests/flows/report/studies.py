@@ -28,7 +28,7 @@ def make_facts(*, seeds: int = 5, name: str = "dpo") -> dict[str, Any]:
         tables.setdefault(table, []).append(cell.key())
         if cell.key() in cells:
             return
-        twin = cell.model_copy(update={"objective": "erm", "lam": "–", "factors": "none", "temper": "–"})
+        twin = cell.model_copy(update={"objective": "erm", "lam": "–", "factors": "none", "temper": "–", "baseline": "–"})
         rate = estimate(win_rate, 0.025, seeds)
         values = {
             "win": win_rate - 0.08,
@@ -41,6 +41,10 @@ def make_facts(*, seeds: int = 5, name: str = "dpo") -> dict[str, Any]:
         measures = {measure: estimate(value, 0.02, seeds) for measure, value in values.items()} | {"win_rate": rate}
         measures |= {"kl": estimate(draw.uniform(2, 9), 0.6, seeds), "tokens": estimate(draw.uniform(24, 41), 1.5, seeds)}
         measures |= {f"confidence_{kind}": estimate(win_rate - s, 0.03, seeds) for kind, s in (("implicit", 0.4), ("likelihood", 0.55))}
+        golden = Cell(loss=cell.loss, objective="erm", baseline="golden_only").key()
+        against_golden = golden in cells and not cell.is_baseline and not (cell.label_noise or cell.golden_shift or cell.round)
+        if against_golden:
+            measures["win_rate_over_golden"] = estimate(win_rate - cells[golden]["estimates"]["win_rate"]["value"], 0.015, seeds)
         if twin.key() in cells:
             measures["win_rate_lift"] = estimate(win_rate - cells[twin.key()]["estimates"]["win_rate"]["value"], 0.015, seeds)
         before = cell.model_copy(update={"round": cell.round - 1})
@@ -51,10 +55,13 @@ def make_facts(*, seeds: int = 5, name: str = "dpo") -> dict[str, Any]:
             "metrics": {"win_rate": win_rate},
             "method": cell.method(),
             "twin": twin.key() if twin.key() in cells and cell.objective != "erm" else None,
+            "golden": golden if against_golden else None,
             "estimates": measures,
             "broken_rules": {},
         }
 
+    for table, loss, rate in (("pairwise", name, 0.68), ("listwise", "lire", 0.84)):
+        add(table, rate, loss=loss, objective="erm", baseline="golden_only")
     for table, losses in (("pairwise", (name, "r_dpo", "exo", "simpo", "robust_dpo")), ("listwise", ("dpo_pl", "rrhf", "lire"))):
         for place, loss in enumerate(losses):
             base = 0.66 + 0.02 * place * (table == "pairwise")

@@ -76,6 +76,7 @@ def test_a_decision_names_who_why_when_and_digests() -> None:
     ]
     promotion = promote.Facts.model_validate(written | {"audit": None})
     assert len(decision_lines(promotion)) == 2
-    rule = {"name": "kl", "passed": False, "value": 1.0, "threshold": 0.5, "message": "rejected by *ann*"}
+    rule = {"name": "kl", "passed": False, "value": 1.0, "threshold": 0.5, "message": "at most 0.5: 1"}
+    promotion = promote.Facts.model_validate(written | {"audit": None, "reasons": ["kl: at most 0.5: 1"]})
     shown_in_the_table = GateResult.model_validate({"passed": False, "rules": [rule]})
     assert len(decision_lines(promotion, shown_in_the_table)) == 1

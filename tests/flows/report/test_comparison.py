@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flows.report.comparison import comparison_table
-from tasks.stages.compare import Facts
+from tasks.stages._compare_facts import Facts
 from tests.flows.report.runs import estimate, make_facts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,23 @@ def test_a_run_shows_the_same_counts_as_the_preview(tmp_path: Path) -> None:
     text = facts_markdown(facts)
     assert "| 33 | 31 | 1 | 1 | 1 | 0 |" in text and "shape: list" in text and "missing_response, e.g. row 32 of" in text
     assert "good 3" not in text, "no text of the data leaves it unasked"
+
+
+def test_choices_of_files_and_parts_left_out_are_shown_by_preview_page_and_run(tmp_path: Path) -> None:
+    """A folder with a test file, of which the train file is read, and a message field that nothing reads."""
+    turn = {"role": "user", "name": "x"}
+    rows = [{"prompt": [turn | {"content": f"Why {i}?"}], "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(30)]
+    for split in ("train", "test"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataConfig.model_validate({"train": [{"path": str(tmp_path / "data"), "source": "human"}]})
+    spec = ingest.Spec(data=data, fingerprints=fingerprint_sources(data))
+    facts = ingest.Facts.model_validate(execute(spec, ingest.run, Store(str(tmp_path / "store")))["facts"])
+    preview, records, bad = preview_data(data, keep=10)
+    (choice,) = facts.inputs[0].file_notes
+    assert "test" in choice
+    for text in (facts_markdown(facts), render_page(preview, records, bad, title="t"), "\n".join(preview.inputs[0].notes)):
+        assert choice in html.unescape(text) and "30 message field name" in text
 
 
 def test_facts_of_earlier_releases_have_no_inputs() -> None:

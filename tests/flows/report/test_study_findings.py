@@ -26,12 +26,15 @@ def test_relation() -> None:
 def test_findings_say_what_the_numbers_say() -> None:
     found = {f.headline: f for f in found_in(make_facts())}
     text = "\n".join(found)
-    assert found["Of 15 policies of different losses, 15 are better than their start and 0 worse, intervals clear of ½"].mark == "met"
+    assert found["Of 17 policies of different losses, 17 are better than their start and 0 worse, intervals clear of ½"].mark == "met"
     above, below = "Above plain training (erm): dpo + dora, simpo + dora, dpo_pl + dora, rrhf + dora, lire + dora", "Below erm: exo + dora"
     assert above in found and below in found and "Ahead of erm by the paired difference only: r_dpo + dora" in found
     assert found[above].items[0] == (
         "dpo · dora λ=auto · mixture τ=auto: 0.740 [0.715, 0.765] against 0.660 [0.635, 0.685]; paired +0.080 [+0.065, +0.095]"
     )
+    golden = found["Above golden records alone: dpo + dora"]
+    assert golden.mark == "met" and golden.items[0].endswith("against 0.680 [0.655, 0.705]; paired +0.060 [+0.045, +0.075]")
+    assert found["Below golden records alone: lire + dora"].mark == "broken"
     assert found[below].items[0].startswith("exo · dora λ=auto · mixture τ=auto: 0.630 ")
     assert "lire: the paper's order dora > reweight > dro holds (dora is ahead of reweight, reweight is ahead of dro)" in found
     assert "dpo: best λ is auto, win rate 0.740 [0.715, 0.765]; erm has 0.660 [0.635, 0.685]" in found
@@ -45,7 +48,7 @@ def test_policies_that_lose_to_their_start_are_named() -> None:
     facts = make_facts()
     facts["cells"][Cell(loss="exo", **ROBUST).key()]["estimates"]["win_rate"] = estimate(0.4)
     first = found_in(facts)[0]
-    assert first.mark == "broken" and "14 are better than their start and 1 worse" in first.headline
+    assert first.mark == "broken" and "16 are better than their start and 1 worse" in first.headline
     assert first.items == ("worse: exo · dora λ=auto · mixture τ=auto: 0.400 [0.380, 0.420]",)
 
 

@@ -25,7 +25,7 @@ policy: {{hidden_size: 32, heads: 2, layers: 1, vocab_size: 320}}
 classifier: {{encoder: {{hidden_size: 32, layers: 1, heads: 2, vocab_size: 400}}, epochs: 1, folds: 2}}
 sft: {{optimization: {{epochs: {epochs}, batch_size: 8}}}}
 align: {{optimization: {{max_steps: 3, batch_size: 8}}}}
-evaluate: {{kl_prompts: 2, kl_max_new_tokens: 8, bootstrap_samples: 100, erm_twin: true}}
+evaluate: {{kl_prompts: 2, kl_max_new_tokens: 8, bootstrap_samples: 100, twins: [erm]}}
 compare: null
 promotion: {{mode: never}}
 execution: {{default: {{workers: 0}}}}

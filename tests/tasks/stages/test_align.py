@@ -10,10 +10,12 @@ import pytest
 from dora_core.config.alignment import AlignConfig
 from dora_core.config.execution import Execution
 from dora_core.config.method import LoraConfig, ModelConfig, OptimizationConfig
+from dora_core.errors import DataError
 from infra.store.journal import JournalReader
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages import align, reference
+from tasks.tables.record_selection import RecordSelection
 from tests.tasks import conftest
 from tests.tasks.conftest import IN_PROCESS, TEXT, prepare
 
@@ -92,3 +94,24 @@ def test_the_facts_name_loss_objective_and_the_heaviest_records(pipeline_start: 
     assert first.steps == max(rows.count(row) for row in rows) and first.max_weight <= max(weights)
     assert len({record.record_id for record in facts.heaviest}) == len(facts.heaviest) <= align.HEAVIEST_SHOWN
     assert facts.dump() == result["facts"], "parsing and dumping changes nothing"
+
+
+def test_a_twin_of_part_of_the_records_takes_the_steps_of_all(pipeline_start: Start, store: Store) -> None:
+    """Batches of 8: with n records training takes 2·⌈n/8⌉ steps; part of them is passed over more often, or, at equal epochs, is not."""
+    whole = execute(align_spec(pipeline_start), align.run, store)["facts"]
+    selection = RecordSelection(records="synthetic", golden_sources=["human"])
+    twins = [align_spec(pipeline_start).evolve(selection=selection, equal_steps=equal) for equal in (True, False)]
+    assert len({spec.digest() for spec in (align_spec(pipeline_start), *twins)}) == 3
+    prepare(twins[0], store)
+    steps, epochs = (execute(spec, align.run, store)["facts"] for spec in twins)
+    assert steps["records"] == epochs["records"] < whole["records"]
+    assert steps["steps"] == whole["steps"] == 2 * -(-whole["records"] // 8)
+    assert epochs["steps"] == 2 * -(-epochs["records"] // 8) < whole["steps"]
+
+
+def test_records_too_few_for_the_steps_of_all_are_refused(pipeline_start: Start, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(align, "MOST_EPOCHS", 2)
+    spec = align_spec(pipeline_start).evolve(selection=RecordSelection(records="synthetic", golden_sources=["human"]), equal_steps=True)
+    prepare(spec, store)
+    with pytest.raises(DataError, match=r"selected records would repeat \d times \(at most 2\)"):
+        execute(spec, align.run, store)

@@ -9,13 +9,14 @@ from dora_core.calibration import LOGIT_LIMIT
 from dora_core.errors import ModelError
 from tasks.runtime.facts import ScoringFacts
 from tasks.runtime.score_cache import Scores
-from tasks.stages._calibration_ratios import MOST_UNSCORED, Heads, Ratios, poisoned, undefined
+from tasks.stages._calibration_ratios import MOST_UNSCORED, Heads, Ratios, poisoned, separation, undefined
+from tasks.stages._classify_facts import GivenPrompt, HeadFacts, Reliability
 from tasks.tables.artifacts import UNLABELLED
 
 
-def heads(*prior: bool, gamma: float = 1.0, highest: float = 1.0) -> Heads:
+def heads(*prior: bool, gamma: float = 1.0, highest: float = 1.0, conditional: bool = False) -> Heads:
     names = ["bot", "other"][: len(prior)]
-    return Heads(names, np.full(len(prior), gamma), np.array(prior), np.full(len(prior), highest))
+    return Heads(names, np.full(len(prior), gamma), np.array(prior), np.full(len(prior), highest), conditional)
 
 
 def scores(**logits: list[float]) -> Scores:
@@ -39,6 +40,27 @@ def test_heads_that_tell_nothing_apart_and_responses_without_a_number_get_the_pr
 def test_c_has_the_bound_of_the_golden_share_among_unlabelled_responses() -> None:
     bounded = heads(False, highest=0.6).probabilities({"logit_bot": np.array([-1.0, 0.0, 5.0])})
     assert bounded[2, 0] == 0.6 and bounded[0, 0] < bounded[1, 0] == 0.5
+
+
+def test_given_the_prompt_its_log_ratio_is_subtracted_from_the_bounded_logit() -> None:
+    """c(x, y) = .9, .9 and .5, at most .75 where a⁺ bounds it (γ = 1, a⁺ = 1/3); w(x) = 3: odds 3 and 1, divided by 3."""
+    columns = {"logit_bot": np.log([9.0, 9.0, 1.0]), "prompt_bot": np.log([1.0, 3.0, 3.0]), "golden_prompt": np.log([2.0, 1.0, 1.0])}
+    conditional = heads(False, highest=0.75, conditional=True)
+    c = conditional.probabilities(columns)
+    assert c[:, 0] == pytest.approx([0.75, 0.5, 0.25])
+    assert conditional.prompts(columns) == pytest.approx(np.log([[2.0, 1.0], [1.0, 3.0], [1.0, 3.0]]))
+    assert heads(False, conditional=True).probabilities(columns)[0, 0] == pytest.approx(0.9), "without unlabelled rows c has no bound"
+    assert heads(False).prompts(columns) is None and heads(False).probabilities(columns)[2, 0] == 0.5
+
+
+def test_the_ratio_decides_what_a_head_must_separate() -> None:
+    """Sources that differ in their prompts alone: told apart by (x, y), not given x."""
+    given = GivenPrompt(auc=0.5, auc_low=0.4, auc_high=0.6, auc_family_low=0.4, auc_family_high=0.6, told_apart=False)
+    parts = dict.fromkeys(["within_prompt_auc", "log_loss", "ece", "temperature", "prompt_only_auc", "length_only_auc"])
+    curve = Reliability(confidence=[], accuracy=[], count=[])
+    apart = given.model_dump() | {"told_apart": True, "auc": 0.9}
+    head = HeadFacts(n=9, gamma=1.0, **apart, **parts, reliability=curve, given_prompt=given)
+    assert separation(head, "joint").told_apart and not separation(head, "conditional").told_apart
 
 
 def test_a_part_of_the_rows_is_the_same_part_of_all() -> None:

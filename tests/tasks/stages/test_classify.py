@@ -37,9 +37,9 @@ def test_classifiers_tell_sources_apart_and_say_how_well(store, fitted):
 
 
 def test_after_a_crash_only_unfinished_folds_are_fitted(store, fitted):
-    """Fold 0 is whole, fold 1's weights were torn by the crash; both end as they were."""
+    """Fold 0 is whole, fold 1's weights were torn by the crash; both end as they were. The run that crashes finds both folds done."""
     stage = store.local_root / "classify" / fitted.classifier.digest
-    shutil.rmtree(stage)
+    (stage / "result.json").unlink()
 
     def fits_and_dies(spec: classify.Spec, context: StageContext) -> StageOutput:
         classify.run(spec, context)

@@ -217,3 +217,25 @@ def test_best_responses_and_their_source() -> None:
     assert best_responses([None, None]) == [0, 1]
     assert source_of(["a", "b", "a"], [0, 2]) == "a"
     assert source_of([], []) == UNKNOWN
+
+
+def test_a_twin_is_an_opponent_and_its_win_rate_against_the_start_is_subtracted(made: Made) -> None:
+    """Prompt 10: the policy wins both records, the twin one of them: 1 − ½. Prompt 12: both lose. Record r3 has no sample of the twin.
+
+    Mean over the two shared prompts: (½ + 0)/2 = ¼. Against the twin itself: prompt 10 ties r0 and wins r1, prompt 12 wins.
+    """
+    policy = made.contestant("policy", {"r0": [2.0], "r1": [2.0], "r2": [0.5], "r3": [2.0]})
+    start = made.contestant("start", {"r0": [1.0], "r1": [1.0], "r2": [1.0], "r3": [1.0]})
+    twin = made.contestant("twin", {"r0": [2.0], "r1": [0.0], "r2": [0.0]})
+    result, rows = made.compare(policy, start, twin_samples={"erm": twin[0]}, twin_scores={"erm": twin[1]})
+    facts = result["facts"]
+    assert (facts["lifts"]["erm"]["value"], facts["lifts"]["erm"]["n"]) == (0.25, 2)
+    assert facts["wins"]["erm"]["win_rate"]["value"] == pytest.approx((0.75 + 1.0) / 2)
+    assert result["metrics"]["win_rate_over_erm"] == 0.25 and "outcome_erm" in rows[0]
+    assert {"twin_samples.erm", "twin_scores.erm"} <= result["inputs"].keys()
+
+
+def test_a_twin_takes_part_with_samples_and_scores(made: Made) -> None:
+    policy, start = (made.contestant(name, {"r0": [1.0]}) for name in ("policy", "start"))
+    with pytest.raises(ValueError, match="a twin takes part with its samples and their scores"):
+        made.compare(policy, start, twin_samples={"erm": policy[0]})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute  # pa.compute
 import pyarrow.parquet as pq
 import pytest
 
@@ -38,7 +39,7 @@ def records_of(store: Store, ref: StageRef, split: str) -> list[dict]:
 
 def evaluate_spec(start: Start, policy: StageRef, execution: Execution = IN_PROCESS, **other) -> evaluate.Spec:
     _, records, first, reference = start
-    stages = {"records": records, "policy": policy, "reference": reference, "start": first, "twin": None}
+    stages = {"records": records, "policy": policy, "reference": reference, "start": first}
     config = {"model": TINY, "text": TEXT, "gate": GateConfig(), "golden_sources": GOLDEN, "execution": execution}
     return evaluate.Spec(**{"evaluate": EvaluateConfig(kl_prompts=20, kl_max_new_tokens=12)} | stages | config | other)
 
@@ -49,11 +50,11 @@ def test_accuracy_lift_and_gate_of_an_aligned_policy(pipeline_start: Start, stor
     aligned = align_spec(pipeline_start, config)
     execute(aligned, align.run, store)
     options = EvaluateConfig(kl_prompts=20, kl_max_new_tokens=16)
-    evaluation = evaluate_spec(pipeline_start, aligned.ref(), twin=aligned.ref(), evaluate=options)
+    evaluation = evaluate_spec(pipeline_start, aligned.ref(), twins={"erm": aligned.ref()}, evaluate=options)
     facts = execute(evaluation, evaluate.run, store)["facts"]
     overall = facts["parts"]["all"]["accuracy"]["policy"]
     assert overall["low"] <= overall["value"] <= overall["high"]
-    assert facts["lift"]["twin_all"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": overall["n"]}, "a policy against itself"
+    assert facts["lift"]["twins"]["erm"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": overall["n"]}, "a policy against itself"
     assert {rule["name"] for rule in facts["gate"]["rules"]} == {"accuracy", "lift", "golden_drop", "kl"}
     pairs = pq.read_table(store.fetch("evaluate", evaluation.digest()) / "evaluation.parquet")
     hits = pairs.group_by("prompt_hash").aggregate([("margin_policy", "mean")]).num_rows
@@ -83,8 +84,8 @@ def test_evaluate_writes_one_row_per_held_out_response(pipeline_start: Start, st
 
     facts = result["facts"]
     rules = {rule["name"]: rule for rule in facts["gate"]["rules"]}
-    assert (rules["win_rate"]["passed"], rules["win_rate"]["value"]) == (False, 0.48)
-    assert (rules["champion_win_rate"]["passed"], rules["champion_win_rate"]["value"]) == (True, 0.46)
+    assert (rules["win_rate"]["passed"], rules["win_rate"]["value"], rules["win_rate"]["uncertain"]) == (False, 0.36, False)
+    assert (rules["champion_win_rate"]["passed"], rules["champion_win_rate"]["uncertain"]) == (False, True), "0.45 lies in [0.36, 0.48]"
     assert facts["reward_calibration"]["beta"] == 1.0, "a supervised policy has no loss with a β"
     assert facts["reward_calibration"]["confidence"] == pytest.approx([0.5], abs=1e-3)
     assert facts["by_task"] == {}
@@ -94,6 +95,34 @@ def test_evaluate_writes_one_row_per_held_out_response(pipeline_start: Start, st
     rho = [f["logp_per_token"].rank().corr(f["reward"].rank()) for _, f in frame.groupby("record_id")]
     assert facts["reward_correlation"]["likelihood"]["value"] == pytest.approx(np.nanmean(rho))
     assert facts["reward_correlation"]["likelihood"] == pytest.approx(facts["reward_correlation"]["likelihood_start"], abs=0.2)
+
+
+def test_carried_columns_are_groups(pipeline_start: Start, store: Store) -> None:
+    """Three of four records name an annotator; the measures of a group are those of its pairs in the written table."""
+    _, given, first, reference = pipeline_start
+    table = pq.read_table(store.fetch(given.stage, given.digest) / "records.parquet")
+    names = [f'{{"annotator":{annotator}}}' for annotator in ('"ann"', '"bob/é"', '"bob/è"', "null")]
+    extra = pa.array([names[i % 4] for i in range(len(table))])
+    table = table.set_column(table.column_names.index("extra"), "extra", extra)
+    records = finished(store, "ingest", "annotated", {"records.parquet": table})
+    options = EvaluateConfig(kl_prompts=0, groups=["annotator"])
+    spec = evaluate_spec((Path(), records, first, reference), policy=first, evaluate=options)
+    result = execute(spec, evaluate.run, store)
+    facts = evaluate.Facts.model_validate(result["facts"])
+    pairs = output(store, spec, "evaluation.parquet")
+    held_out = table.filter(pa.compute.equal(table["split"], "eval"))["extra"].to_pylist()
+    margins: dict[str, list[float]] = {name: [] for name in names}
+    for record, margin in zip(pairs["record"].to_pylist(), pairs["margin_policy"].to_pylist(), strict=True):
+        margins[held_out[record]].append(margin)
+    found = facts.by_column["annotator"]
+    of_name = dict(zip(("ann", "bob/é", "bob/è"), (margins[name] for name in names), strict=False))
+    assert {name: group.n for name, group in found.groups.items()} == {name: len(values) for name, values in of_name.items()}
+    for name, values in of_name.items():
+        share = sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in values) / len(values)
+        assert found.groups[name].accuracy_policy == pytest.approx(share)
+    assert found.without == len(margins[names[3]]) > 0 and found.merged == 0
+    shown = {name for name in result["metrics"] if name.startswith("by/")}
+    assert shown == {"by/annotator/ann", "by/annotator/bob/_", "by/annotator/bob/_.2"}, "names that MLflow accepts, each its own"
 
 
 @pytest.mark.component

@@ -27,10 +27,25 @@ def test_broken_rules_are_those_that_did_not_pass() -> None:
     assert [rule.name for rule in facts.FAILED_GATE.broken] == ["kl"]
 
 
+def test_an_outcome_is_failed_only_by_a_broken_rule() -> None:
+    assert [gate.outcome for gate in (facts.PASSED_GATE, facts.FAILED_GATE, facts.UNDECIDED_GATE)] == ["passed", "failed", "cannot tell"]
+    assert facts.UNDECIDED_GATE.broken == [] and [rule.reason for rule in facts.UNDECIDED_GATE.uncertain] == [
+        "win_rate: win rate above 0.5: 0.4"
+    ]
+
+
 def test_models_and_differences_without_a_number_are_left_out() -> None:
     by_model = ByModel.model_validate({"policy": facts.interval(0.6), "twin": None})
     assert by_model.measured() == {"policy": by_model.policy}
-    assert Lift().measured() == {} and Lift.model_validate({"twin_all": facts.interval(0.1)}).measured().keys() == {"twin_all"}
+    assert Lift().over_start() == {} and Lift.model_validate({"start_golden": facts.interval(0.1)}).over_start().keys() == {"golden"}
+
+
+def test_the_one_twin_of_earlier_releases_was_erm() -> None:
+    assert ByModel.model_validate({"policy": facts.interval(0.6), "twin": facts.interval(0.5)}).measured().keys() == {"policy", "erm"}
+    assert (
+        Lift.model_validate({"twin_all": facts.interval(0.1)}).twins.keys() == {"erm"}
+        and Lift.model_validate({"twin_all": None}).twins == {}
+    )
 
 
 def test_a_measure_that_is_unknown_is_refused() -> None:

@@ -42,6 +42,7 @@ def test_truth_is_the_testbeds_own_and_calibrates_as_classifiers_would(pipeline_
         "ratio",
         "gold",
         *(f"log_q_{s}" for s in testbed.sources),
+        *(f"log_prompt_{s}" for s in testbed.sources),
     ]
     assert result["rows"] == len(table) == 240
     responses = {

@@ -175,15 +175,15 @@ def test_planning_imports_nothing_heavy():
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real preference data is not beside the repository")
-def test_real_mixture_is_good_but_for_one_missing_response(tmp_path):
+def test_real_mixture_is_good_and_a_response_that_is_the_word_nan_is_noted(tmp_path):
     config = DataConfig(
         train=[{"path": str(REAL / "mixture.parquet")}], golden=[{"path": str(REAL / "golden.parquet")}], golden_sources=["human*"]
     )
     result = execute(Spec(data=config, fingerprints=fingerprint_sources(config)), run, Store(str(tmp_path / "store")))
     facts = result["facts"]
-    assert (result["rows"], facts["golden_rows"], facts["rows_bad"]) == (3399, 6901, 1)
-    (bad,) = facts["first_bad"]  # pandas' text for a missing value, where a sampled response was
-    assert (bad["row"], bad["reason"]) == (1389, "empty_response") and "responses[6] is 'nan'" in bad["text"]
-    assert sum(s["responses"] for s in facts["sources"].values()) == 16_321 - 7
-    assert sum(s["measured_rewards"] for s in facts["sources"].values()) == 16_321 - 7 - 461
-    assert facts["records"]["eval"] / 3399 == pytest.approx(0.1, abs=0.02)
+    assert (result["rows"], facts["golden_rows"], facts["rows_bad"]) == (3400, 6901, 0)
+    (noted,) = (one for one in facts["findings"] if one["rule"] == "missing_value_texts")
+    assert (noted["count"], noted["examples"][0]["row"]) == (1, 1389)
+    assert sum(s["responses"] for s in facts["sources"].values()) == 16_321
+    assert sum(s["measured_rewards"] for s in facts["sources"].values()) == 16_321 - 461
+    assert facts["records"]["eval"] / 3400 == pytest.approx(0.1, abs=0.02)

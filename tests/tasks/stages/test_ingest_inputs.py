@@ -11,6 +11,7 @@ import pytest
 
 from dora_core.config.data import DataConfig
 from dora_core.data.inputs import fingerprint_sources
+from dora_core.data.records import hash_prompt, is_held_out
 from dora_core.errors import ConfigError, DataError
 from infra.store.store import Store
 from tasks.runtime.stage import execute
@@ -87,13 +88,61 @@ def test_rows_without_ids_that_repeat_in_one_file_are_duplicates_and_equal_ids_a
 
 def test_an_evaluation_record_is_never_a_duplicate_of_a_training_record(given: Given) -> None:
     rows = [pair(i) for i in range(20)]
-    records, facts = given.run(given.source("a.jsonl", rows), eval=[given.source("b.jsonl", rows[:5])])
+    held_out = given.source("b.jsonl", rows[:5])
+    records, facts = given.run(given.source("a.jsonl", rows), eval=[held_out], split_overlap="allow")
     assert [record["split"] for record in records] == ["train"] * 20 + ["eval"] * 5
     (finding,) = [one for one in facts.findings if one.rule == "prompt_in_both_splits"]
     assert finding.count == 5 and finding.examples[0].file.endswith("b.jsonl")
 
 
 # ------------------------------------------------------------------------------------------------- splits
+
+
+def test_training_records_of_held_out_prompts_are_left_out_or_refuse_the_run(given: Given) -> None:
+    """Prompts 0–4 are in both files; a trusted response to prompt 0 is held out."""
+    train, held_out = given.source("a.jsonl", [pair(i) for i in range(20)]), given.source("b.jsonl", [pair(i) for i in range(5)])
+    golden = given.source("c.jsonl", [{"prompt": pair(i)["prompt"], "response": "by hand"} for i in (0, 30)])
+    records, facts = given.run(train, eval=[held_out], golden=[golden])
+    assert [record["split"] for record in records] == ["train"] * 15 + ["eval"] * 5
+    assert not {record["prompt_hash"] for record in records[:15]} & {record["prompt_hash"] for record in records[15:]}
+    assert (
+        [one.overlapping for one in facts.inputs] == [5, 0, 1]
+        and facts.rows_in == 27
+        and (facts.inputs[0].records, facts.golden_rows) == (15, 2)
+    )
+    (finding,) = [one for one in facts.findings if one.rule == "prompt_in_both_splits"]
+    assert finding.level == "note" and "6 of 22 training records are left out of training" in finding.message
+    assert any(finding.message in warning for warning in facts.warnings)
+    error = given.refused(train, eval=[held_out], golden=[golden], split_overlap="refuse")
+    assert "5 of 5 evaluation records have a prompt that training data has, too" in error.message
+    assert "data.split_overlap: drop_from_train" in error.hint
+
+
+@pytest.mark.parametrize("shape", ["pair", "rows"])
+def test_overlap_by_a_split_column(given: Given, shape: str) -> None:
+    """Even rows are held out; row 1 has the prompt of row 0, and row 7 of another file, without a split, that of row 2."""
+    rows = [pair(i, split="test" if i % 2 == 0 else "train") for i in range(40)]
+    rows[1] |= {"prompt": rows[0]["prompt"]}
+    if shape == "rows":
+        rows = [
+            {"prompt": row["prompt"], "response": row[side], "score": int(side == "chosen"), "split": row["split"]}
+            for row in rows
+            for side in ("chosen", "rejected")
+            if row is not rows[1]
+        ]
+    other = [pair(i + 100) for i in range(20)]
+    other[7] |= {"prompt": pair(2)["prompt"]}
+    keys = {"shape": "rows", "group": {"by": "prompt"}, "label": {"scores": ["score"]}} if shape == "rows" else {}
+    records, facts = given.run(given.source("a.jsonl", rows, **keys), given.source("b.jsonl", other))
+    train, held_out = ({record["prompt_hash"] for record in records if record["split"] == split} for split in ("train", "eval"))
+    assert not train & held_out and facts.records.eval >= 20
+    by_hash = is_held_out(hash_prompt([{"role": "user", "content": other[7]["prompt"]}]), 0.1)
+    assert [one.overlapping for one in facts.inputs] == [int(shape == "pair"), int(not by_hash)]
+
+
+def test_the_same_file_twice_leaves_nothing_to_train_on(given: Given) -> None:
+    same = given.source("a.jsonl", [pair(i) for i in range(20)])
+    assert "none of 20 records falls into the train split" in given.refused(same, eval=[same]).message
 
 
 def test_given_evaluation_data_leaves_nothing_to_the_hash(given: Given) -> None:

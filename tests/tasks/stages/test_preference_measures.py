@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dora_core.config.method import EvaluateConfig
+from dora_core.evaluation.groups import RowGroups
 from dora_core.evaluation.metrics import preference_pairs
 from tasks.stages._preference_measures import (
     HeldOut,
@@ -25,7 +26,7 @@ UNKNOWN = RewardCorrelation(implicit=None, likelihood=None, likelihood_start=Non
 
 def held_out(*, twin: bool = False) -> HeldOut:
     """Prompt 0: human over model, margin 2 (right); prompt 1: model over model, margin −1 (wrong). The start ranks both wrong."""
-    implicit = {"policy": np.array([3.0, 1.0, 0.0, 1.0])} | ({"twin": np.array([0.0, 0.0, 5.0, 0.0])} if twin else {})
+    implicit = {"policy": np.array([3.0, 1.0, 0.0, 1.0])} | ({"erm": np.array([0.0, 0.0, 5.0, 0.0])} if twin else {})
     return HeldOut(
         pairs=preference_pairs([[1.0, 0.0], [1.0, 0.0]]),
         implicit_N=implicit,
@@ -47,7 +48,7 @@ def test_parts_by_hand() -> None:
 
 def test_a_part_without_pairs_is_missing() -> None:
     all_golden = held_out().__class__(**{**vars(held_out()), "golden_P": np.array([True, True])})
-    assert set(by_part(all_golden)) == {"all", "golden"} and set(lifts(all_golden).measured()) == {"start_all", "start_golden"}
+    assert set(by_part(all_golden)) == {"all", "golden"} and set(lifts(all_golden).over_start()) == {"all", "golden"}
 
 
 def test_groups_leave_out_the_pairs_without_one() -> None:
@@ -57,17 +58,33 @@ def test_groups_leave_out_the_pairs_without_one() -> None:
     assert (math.accuracy_policy, math.ranking_policy, math.ranking_start, math.n, math.accuracy.n) == (0.0, 1.0, 0.0, 1, 1)
 
 
+def test_carried_columns_group_the_pairs_of_their_records() -> None:
+    by_annotator = RowGroups(np.array(["bob", None], dtype=object), ("ann", "bob"), merged=0)
+    given = HeldOut(**vars(held_out()) | {"columns": {"annotator": by_annotator, "task": by_annotator}})
+    found = measure(given, 1.0, None, UNKNOWN)
+    assert found.by_column["annotator"].groups.keys() == {"bob"}, "ann has no pair"
+    bob = found.by_column["annotator"].groups["bob"]
+    assert (bob.accuracy.value, bob.accuracy.n, bob.ranking_start, bob.n) == (1.0, 1, 0.0, 1)
+    assert found.by_column["annotator"].without == 1
+    assert found.worst_group is not None and found.worst_group.by == "source", "a grouping of one group has no worst one"
+    several = RowGroups(np.array(["bob", "ann"], dtype=object), ("ann", "bob"), merged=0)
+    nothing = {name: np.array([None, None]) for name in ("source", "task")}
+    worst = measure(HeldOut(**vars(held_out()) | {"groups": nothing, "columns": {"source": several}}), 1.0, None, UNKNOWN)
+    assert worst.worst_group is not None and (worst.worst_group.by, worst.worst_group.name) == ("column source", "ann")
+    assert PreferenceMeasures.model_validate(found.model_dump(mode="json", exclude_unset=True)) == found
+
+
 def test_lifts_are_paired() -> None:
     found = lifts(held_out(twin=True))
     assert found.start_all.value == 1.0
-    assert found.twin_all is not None and found.twin_all.value == pytest.approx(0.5 - 0.75), "the twin ties on prompt 0 and wins prompt 1"
-    assert lifts(held_out()).twin_all is None
+    assert found.twins["erm"].value == pytest.approx(0.5 - 0.75), "the twin ties on prompt 0 and wins prompt 1"
+    assert lifts(held_out()).twins == {}
 
 
 def test_the_worst_group_the_histogram_and_beta() -> None:
     measures = measure(held_out(twin=True), 0.5, None, UNKNOWN)
     assert measures.worst_group is not None and (measures.worst_group.by, measures.worst_group.name) == ("source", "model")
-    assert sum(measures.margins.policy) == sum(measures.margins.twin or []) == 2
+    assert sum(measures.margins.policy) == sum(measures.margins.twins["erm"]) == 2
     assert measures.reward_calibration.beta == 0.5
     assert measures.reward_calibration.confidence == pytest.approx([1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(-1.0))])
     assert measures.kl is None
@@ -76,7 +93,7 @@ def test_the_worst_group_the_histogram_and_beta() -> None:
 def test_what_was_not_measured_is_missing_from_the_dump_and_read_back_as_none() -> None:
     measures = measure(held_out(), 1.0, None, UNKNOWN)
     written = measures.model_dump(mode="json", exclude_unset=True)
-    assert "twin" not in written["margins"] and "twin_all" not in written["lift"] and "start" not in written["parts"]["all"]["accuracy"]
+    assert "kl" in written and "start" not in written["parts"]["all"]["accuracy"]
     assert written["kl"] is None
     assert PreferenceMeasures.model_validate(written) == measures
 
@@ -113,7 +130,7 @@ def test_labels_by_hand(pairs: bool) -> None:
 
 def test_without_pairs_the_measures_of_pairs_are_missing() -> None:
     measures = measure(labelled(pairs=False), 1.0, None, UNKNOWN)
-    assert measures.parts == measures.by_source == measures.by_task == {} and measures.lift.measured() == {}
+    assert measures.parts == measures.by_source == measures.by_task == {} and measures.lift.over_start() == {}
     assert measures.reward_calibration is None and measures.worst_group is None
     assert measures.margins.edges == [] and measures.reward_confidence.count == []
     assert PreferenceMeasures.model_validate(measures.model_dump(mode="json", exclude_unset=True)) == measures

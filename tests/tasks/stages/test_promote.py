@@ -14,13 +14,14 @@ from infra.tracking.mlflow_client import mlflow_client
 from infra.tracking.model_registry import aliases, history, rollback
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages._evaluate_facts import GateResult
-from tasks.stages.promote import Answer, Spec, Tracking, Verdict, decide, run
+from tasks.stages.promote import NARROWER, Answer, Spec, Tracking, Verdict, decide, run
 from tests.tasks.facts import FAILED_GATE as FAILED
 from tests.tasks.facts import PASSED_GATE as PASSED
+from tests.tasks.facts import UNDECIDED_GATE as UNDECIDED
 from tests.tasks.facts import assert_round_trip, evaluation
 from tests.tasks.handmade import finished
 
-MET = "accuracy above 0.5: 0.6"
+MET, NOT_MET = "accuracy: accuracy above 0.5: 0.6", "kl: KL at most 50: 60"
 YES = Answer(approve=True, who="ann", why="reads well", champion="1")
 NO = YES.model_copy(update={"approve": False, "why": "too long"})
 
@@ -31,9 +32,12 @@ NO = YES.model_copy(update={"approve": False, "why": "too long"})
         (PASSED, "auto", "promoted", [MET]),
         (PASSED, "ask", "promoted", [MET]),
         (PASSED, "never", "challenger", [MET, "promotion.mode is never"]),
-        (FAILED, "auto", "refused", ["KL at most 50: 60"]),
-        (FAILED, "ask", "refused", ["KL at most 50: 60"]),
-        (FAILED, "never", "refused", ["KL at most 50: 60"]),
+        (FAILED, "auto", "refused", [NOT_MET]),
+        (FAILED, "ask", "refused", [NOT_MET]),
+        (FAILED, "never", "refused", [NOT_MET]),
+        (UNDECIDED, "auto", "undecided", ["win_rate: win rate above 0.5: 0.4", NARROWER]),
+        (UNDECIDED, "ask", "promoted", ["win_rate: win rate above 0.5: 0.4"]),  # if a person says so
+        (UNDECIDED, "never", "undecided", ["win_rate: win rate above 0.5: 0.4", NARROWER]),
     ],
 )
 def test_the_gate_and_the_mode(gate: GateResult, mode: Any, decision: Any, reasons: list[str]) -> None:
@@ -121,7 +125,14 @@ def test_three_models_one_registry(models: Models) -> None:
     stored, policy = mlflow_client(models.uri).get_model_version("policy", "2"), models.spec("b").policy.digest
     assert stored.source == f"{models.store.uri}/align/{policy}/model"
     assert (stored.tags["dora.digest"], stored.tags["dora.decision"]) == (policy, "refused")
-    assert stored.tags["dora.reasons"] == "KL at most 50: 60"
+    assert stored.tags["dora.reasons"] == NOT_MET
+
+
+def test_an_undecided_gate_leaves_the_champion_and_is_final(models: Models) -> None:
+    models.promote("a", mode="auto")
+    facts = models.promote("b", gate=UNDECIDED, mode="auto")
+    assert (facts["decision"], facts["waits"], facts["aliases"]) == ("undecided", None, {"champion": "1", "challenger": "2"})
+    assert models.is_done("b", mode="auto", gate=UNDECIDED) and models.actions("2") == ["challenger"]
 
 
 @pytest.mark.fault(22)

@@ -76,6 +76,7 @@ class HandMade:
                     {"record_id": row["id"], "response_index": index, "split": "train" if record >= PROMPTS else "eval", "source": source}
                     | {"ratio": bed.true_ratio(row["prompt"], response), "gold": bed.gold_reward(row["prompt"], response)}
                     | log_q
+                    | {f"log_prompt_{s}": bed.log_prompt_ratio(s, row["prompt"]) for s in bed.sources}
                 )
         table = pa.Table.from_pylist(rows)
         train = table.filter(pa.array([split == "train" for split in table["split"].to_pylist()]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
@@ -14,8 +15,11 @@ from dora_core.training.alignment_data import FORMAT, AlignmentData
 from infra.store.store import Store, sha256_file
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages import align, training_data
-from tasks.tables.artifacts import TRAINING_DATA_FILE
+from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE, TRUST_FILE
+from tasks.tables.record_selection import RecordSelection
+from tasks.tables.rows import record_batches
 from tests.tasks.conftest import align_spec, prepare
+from tests.tasks.handmade import finished
 
 Start = tuple[Path, StageRef, StageRef, StageRef]
 LISTWISE, PAIRWISE = AlignConfig(loss={"name": "dpo_pl"}), AlignConfig(loss={"name": "dpo"})
@@ -67,6 +71,25 @@ def test_what_the_file_depends_on_is_in_its_digest(pipeline_start: Start) -> Non
     digests = {data_of(pipeline_start, LISTWISE, **change).digest() for change in changes}
     assert len(digests | {data_of(pipeline_start, LISTWISE).digest()}) == 1 + len(changes)
     assert training_data.Spec.version == FORMAT, "another layout is another digest"
+
+
+def test_part_of_the_records_is_another_file_and_all_of_them_the_one_before(pipeline_start: Start, store: Store) -> None:
+    """Of three responses each, a record is golden with probability 1/64: the tiny mixture has none; those of other sources it has."""
+    whole = data_of(pipeline_start, LISTWISE)
+    assert "selection" not in whole.payload() and "selection" not in align_spec(pipeline_start, LISTWISE).payload()
+    synthetic = data_of(pipeline_start, LISTWISE, selection=RecordSelection(records="synthetic", golden_sources=["human"]))
+    assert synthetic.digest() != whole.digest()
+    for spec in (whole, synthetic):
+        execute(spec, training_data.run, store)
+    all_of_them, part = (AlignmentData(store.fetch(s.stage, s.digest()) / TRAINING_DATA_FILE) for s in (whole, synthetic))
+    human = {i for i, name in enumerate(all_of_them.sources) if name == "human"}
+    expected = [all_of_them[i] for i in range(len(all_of_them)) if not human & {*all_of_them[i].sources}]
+    assert [part[i].row for i in range(len(part))] == [record.row for record in expected] and len(expected) > 10
+    assert "human" not in part.sources
+
+    none = data_of(pipeline_start, LISTWISE, selection=RecordSelection(records="golden", golden_sources=["nobody"]))
+    with pytest.raises(DataError, match=r"none of the \d+ training records is golden"):
+        execute(none, training_data.run, store)
 
 
 def test_it_is_a_predecessor_of_align_and_no_input(pipeline_start: Start) -> None:
@@ -129,3 +152,26 @@ def test_a_reference_of_other_records_is_refused(pipeline_start: Start, store: S
     with pytest.raises(DataError, match=f"logps.parquet row 0 does not go with the records: .* where {first} response 0 is expected"):
         prepare(spec, store)
     assert not list(store.local_root.glob("training_data/*/*.arrow"))
+
+
+def test_probabilities_of_labels_reach_the_training(pipeline_start: Start, store: Store) -> None:
+    """Half of the records are sure, the others have .75: as soft labels, and as weights of mean 1."""
+    ids = [
+        batch["record_id"]
+        for batch in record_batches(store.fetch("ingest", pipeline_start[1].digest) / RECORDS_FILE, ["record_id"], "train")
+    ]
+    names = [name for column in ids for name in column.to_pylist()]
+    probability = [0.75 if i % 2 else 1.0 for i in range(len(names))]
+    table = pa.table({"record_id": names, "label_source": ["bot"] * len(names), "label_probability": probability})
+    trust = finished(store, "value", "trust", {TRUST_FILE: table})
+    for use in ("soft_label", "weight"):
+        spec = data_of(pipeline_start, PAIRWISE, trust=trust, trust_use=use)
+        execute(spec, training_data.run, store)
+        data = AlignmentData(store.fetch("training_data", spec.digest()) / TRAINING_DATA_FILE)
+        expected = [probability[data[i].row] for i in range(len(data))]
+        if use == "soft_label":
+            assert [data[i].label_probability for i in range(len(data))] == expected and data.uncertain == expected.count(0.75) > 0
+            assert {data[i].factor for i in range(len(data))} == {1.0}
+        else:
+            mean = sum(probability) / len(probability)
+            assert [data[i].factor for i in range(len(data))] == pytest.approx([q / mean for q in expected]) and not data.uncertain

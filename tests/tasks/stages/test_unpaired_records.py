@@ -77,7 +77,6 @@ class World:
             policy=policy,
             reference=logps,
             start=first,
-            twin=None,
             model=TINY,
             text=TEXT,
             evaluate=EvaluateConfig(kl_prompts=8, kl_max_new_tokens=8),

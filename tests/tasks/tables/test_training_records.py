@@ -131,3 +131,48 @@ def test_label_probabilities_stay_with_their_records_and_old_tables_have_none(ta
     before = RECORDS_SCHEMA.remove(RECORDS_SCHEMA.get_field_index("label_probability"))
     pq.write_table(pa.Table.from_pylist(records, schema=before), tmp_path / "records.parquet")
     assert {r["label_probability"] for r in joined(tmp_path)} == {None}
+
+
+def write_trust(folder: Path, values: dict[str, float | None]) -> Path:
+    columns = {"record_id": list(values), "label_probability": pa.array(list(values.values()), pa.float64())}
+    pq.write_table(pa.table(columns), folder / "label_trust.parquet", row_group_size=7)
+    return folder / "label_trust.parquet"
+
+
+def with_trust(folder: Path, use: join.TrustUse, values: dict[str, float | None]) -> list[dict]:
+    records, logps, factors = (folder / f"{name}.parquet" for name in ("records", "logps", "calibration"))
+    stream = joined_records(records, logps, factors, "mean", write_trust(folder, values), use)
+    return [row for table in stream for row in table.to_pylist()]
+
+
+def test_estimated_probabilities_stand_where_the_data_has_none(tables, tmp_path):
+    records = tables[0]
+    for i, record in enumerate(records):
+        record["label_probability"] = 0.9 if i % 3 == 0 else None
+    pq.write_table(pa.Table.from_pylist(records, schema=RECORDS_SCHEMA), tmp_path / "records.parquet")
+    train = [r["record_id"] for r in records if r["split"] == "train"]
+    found = with_trust(tmp_path, "soft_label", {name: None if name == train[1] else 0.25 for name in train})
+    given = {r["record_id"]: r["label_probability"] for r in records}
+    expected = [given[name] if given[name] is not None else None if name == train[1] else 0.25 for name in train]
+    assert [row["label_probability"] for row in found] == expected
+    assert [row["factor"] for row in found] == [row["factor"] for row in joined(tmp_path)], "h stays"
+
+
+def test_a_weight_multiplies_h_and_keeps_its_mean(tables, tmp_path):
+    train = [r["record_id"] for r in tables[0] if r["split"] == "train"]
+    # Probabilities .2 and .6 in turn, and one unknown: with an even number of known ones their mean is .4, so weights are ½, 1½ and 1.
+    values = {name: None if i == 0 else 0.2 if i % 2 else 0.6 for i, name in enumerate(train)}
+    known = [q for q in values.values() if q is not None]
+    found = with_trust(tmp_path, "weight", values)
+    for row, before in zip(found, joined(tmp_path), strict=True):
+        q = values[row["record_id"]]
+        assert row["factor"] == pytest.approx(before["factor"] * (1.0 if q is None else q / np.mean(known)))
+        assert row["label_probability"] is None
+
+
+def test_trust_of_other_records_is_refused(tables, tmp_path):
+    train = [r["record_id"] for r in tables[0] if r["split"] == "train"]
+    with pytest.raises(DataError, match=rf"label_trust.parquet row 2 does not go with the records: other where {train[2]} is expected"):
+        with_trust(tmp_path, "weight", {name if i != 2 else "other": 0.5 for i, name in enumerate(train)})
+    with pytest.raises(DataError, match="more rows than the records"):
+        with_trust(tmp_path, "weight", {name: 0.5 for name in [*train, "r999"]})

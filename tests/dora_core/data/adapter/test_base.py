@@ -82,8 +82,9 @@ def test_prompt_that_is_null_is_a_problem_and_not_cut_from_the_responses():
 
 
 def test_carried_columns_are_kept_as_json():
-    read = read_rows([{"prompt": "p", "chosen": "x", "rejected": "y", "who": "w1", "at": {"day": 3}, "odd": float("nan")}])
-    assert read.rows[0][0].fields["extra"] == '{"at":"{\'day\': 3}","odd":"nan","who":"\'w1\'"}'
+    odd = [float("nan"), float("-inf"), b"x", "y"]
+    read = read_rows([{"prompt": "p", "chosen": "x", "rejected": "y", "who": "w1", "at": {"day": 3}, "odd": odd}])
+    assert read.rows[0][0].fields["extra"] == '{"at":{"day":3},"odd":[null,"-inf","b\'x\'","y"],"who":"w1"}'
     read = read_rows([{"prompt": "p", "chosen": "x", "rejected": "y", "who": "w1", "at": {"day": 3}}])
     assert read.rows[0][0].fields["extra"] == '{"at":{"day":3},"who":"w1"}'
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from dora_core.config.adapter import Adapter
@@ -195,3 +197,34 @@ def test_column_of_a_partition_is_a_column_like_any_other():
         read_rows(rows)
     assert "columns: {source: source}" in caught.value.hint
     assert says(one(rows, {"columns": {"source": "source"}})).sources == {"a": "gpt-4", "b": "gpt-4"}
+
+
+def hint_of(**row: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        resolve(Adapter(), list(row), [row])
+    return caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ({"input": "q q", "accepted": "a a", "rejected": "b b"}, "`shape: pair` with `columns: {chosen: accepted, rejected: rejected}`"),
+        ({"context": "q q", "answer_w": "a a", "answer_l": "b b"}, "`columns: {chosen: answer_w, rejected: answer_l}`"),
+        ({"query": "q q", "losing_reply": "a a", "winning_reply": "b b"}, "`columns: {chosen: winning_reply, rejected: losing_reply}`"),
+        (
+            {"instruction": "q q", "candidates": [{"model": "m", "text": "a a"}, {"model": "n", "text": "b b"}]},
+            "`columns: {responses: candidates[].text}` and `label: {scores: [candidates[].…]}`",
+        ),
+        ({"prompt": "q q", "chosen": "a a", "rejected": "b b", "rejected_model": "m"}, "`columns: {rejected_source: rejected_model}`"),
+    ],
+)
+def test_the_hint_names_the_columns_that_look_like_responses(row: dict[str, Any], line: str) -> None:
+    assert line in hint_of(**row)
+
+
+def test_steps_before_the_responses_need_a_decision() -> None:
+    """xinlai/Math-Step-DPO-10K: chosen and rejected are the next step after `initial_reason_steps`, not whole responses."""
+    pair = {"prompt": "q q", "chosen": "Step 2 a", "rejected": "Step 2 b", "initial_reason_steps": "Step 1 x", "answer": "4"}
+    hint = hint_of(**pair, full_chosen="Step 2 a, 3 c", full_rejected="Step 2 b, 3 d")
+    assert "'initial_reason_steps' looks like the beginning of the responses: write `context: {input: initial_reason_steps}`" in hint
+    assert "'full_chosen' looks like a further response" in hint and "ignore: [full_rejected]" in hint

@@ -31,12 +31,12 @@ FORMAT = Format("palindromes", "palindrome file", Reader, suffixes=(".pal",))
 
 USE = """
 from dora_core.config.data import DataSource
-from dora_core.data.inputs import Input, fingerprint_inputs, open_input
+from dora_core.data.inputs import Input, fingerprint_inputs, open_files
 for options in ({"path": "in"}, {"path": "in/a.pal"}, {"path": "in/a.txt", "format": "palindromes"}):
     item = Input(DataSource(source="m", **options), "train", "data.train[0]")
     assert len(fingerprint_inputs([item])) == 1
-    (file,) = open_input(item, {})
-    print(file.form, list(file.rows()))
+    (file,) = open_files(item, {})
+    print(list(file.rows()))
 schema = DataSource.model_json_schema()["properties"]
 assert "palindrome file (.pal)" in schema["path"]["description"]
 print(schema["format"]["enum"])
@@ -54,7 +54,7 @@ def test_a_new_format_is_one_file(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", USE], cwd=tmp_path, env=environment, capture_output=True, text=True)
     *rows, allowed = done.stdout.splitlines()
-    assert rows == ["listwise [(0, {'prompt': 'abc', 'responses': ['abc', 'cba']})]"] * 3, done.stderr
+    assert rows == ["[(0, {'prompt': 'abc', 'responses': ['abc', 'cba']})]"] * 3, done.stderr
     assert allowed == "['auto', 'arrow', 'csv', 'datasets', 'json', 'jsonl', 'palindromes', 'parquet', 'sqlite']"
     assert "Input should be 'auto', 'arrow', 'csv', 'datasets', 'json', 'jsonl', 'palindromes', 'parquet' or 'sqlite'" in done.stderr
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dora_core.config.data import DataConfig
-from dora_core.data.inputs import changed_sources, fingerprint_sources, inputs_of, open_files, open_input
+from dora_core.data.inputs import changed_sources, fingerprint_sources, inputs_of, open_files
 from dora_core.data.row_views import count_rows
 from dora_core.errors import DataError
 from tests.dora_core.data.written_inputs import ROWS, input_at, read, refused, write_jsonl
@@ -134,7 +134,7 @@ def test_a_name_is_read_at_the_commit_of_its_fingerprint(monkeypatch: pytest.Mon
     data = DataConfig(train=[{"path": "owner/preferences"}])
     fingerprints = fingerprint_sources(data)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: pytest.fail("the hub was asked again"))
-    (file,) = open_input(inputs_of(data)[0], fingerprints)
+    (file,) = open_files(inputs_of(data)[0], fingerprints)
     assert [row for _, row in file.rows()] == ROWS and file.name == "hf://datasets/owner/preferences"
     assert asked == [("owner/preferences", COMMIT)]
 

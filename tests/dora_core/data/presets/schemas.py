@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 
 from dora_core.data.presets import registered_presets
+from tests.dora_core.data import hub_cases  # noqa: F401  # registers its cases
 from tests.dora_core.data.adapter.reading import assert_case, assert_expansion, assert_named
 from tests.dora_core.data.cases import CASES
 

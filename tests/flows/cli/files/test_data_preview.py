@@ -11,7 +11,7 @@ import pytest
 from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.data.previewed import RecordShown
 from dora_core.errors import ConfigError
-from flows.cli.files.data_preview import SHOWN_CHARS, TINY_END, _clip, _example, _template, load_any, wanted_of
+from flows.cli.files.data_preview import SHOWN_CHARS, TINY_END, _clip, _example, _template, load_any
 from flows.config.models import RealignConfig, SelfTrainConfig
 from tests.flows.cli.invoked import document, invoke
 
@@ -62,8 +62,8 @@ def test_a_wrong_configuration_is_refused(config_file: Path) -> None:
 
 @pytest.mark.parametrize(("objective", "uses"), [("dora", True), ("erm", False)])
 def test_only_an_objective_with_factors_wants_them(objective: str, uses: bool, config_file: Path) -> None:
-    wanted = wanted_of(load_any(config_file, [f"align.objective.name={objective}"]))
-    assert wanted == (objective, uses)
+    wanted = load_any(config_file, [f"align.objective.name={objective}"]).wanted
+    assert (wanted.objective, wanted.uses_factors) == (objective, uses)
 
 
 def test_a_long_text_is_cut_and_its_rest_counted() -> None:

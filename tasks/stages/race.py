@@ -1,0 +1,165 @@
+"""Stage ``race``: what to align with, by cross-fitted loss on golden preferences (``objective: auto``).
+
+Input: records, calibration factors, the labels' trust (stage ``value``). Output: ``calibration.parquet`` (record_id, response_index,
+source, h), in the form of ``calibrate``, with h the weight of the response's record, of mean 1; ``label_trust.parquet`` in the form of
+``value``, with the label probabilities of the choice. ``align`` reads both in place of those tables, and its objective from the
+facts. Guarantee: no golden preference is scored by a head that saw its prompt, nor by labels softened with its help. Cost: some hundred
+convex fits on at most ``exchange.max_labels`` labels per source, minutes on one core; no model is loaded.
+
+The method, and what it leaves out, is in ``dora_core/selection/race.py``. Entrants are compared on a proxy, a linear head on frozen text
+features: it sees which labels and texts predict people's preferences, not what a large policy might learn beyond them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from dora_core.config.valuation import ExchangeConfig, RaceConfig, TrustConfig
+from dora_core.errors import DataError
+from dora_core.objectives.settings import ObjectiveConfig
+from tasks.runtime.descriptor import Stage, StageResult
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import StageContext, StageOutput
+from tasks.stages._race_facts import Facts as Facts
+from tasks.stages._race_facts import Standing
+from tasks.stages._value_labels import Labels, find_overlap, proxy_pairs, read_labels
+from tasks.stages._value_trust import estimate_trust
+from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE, TRUST_FILE
+from tasks.tables.rows import record_batches, responses_of
+from tasks.tables.training_records import Aggregate
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dora_core.selection.race import Choice, Race
+
+LEAST_GOLDEN = 10
+"""Least number of golden-labelled prompts: fewer cannot tell any two entrants apart."""
+
+
+class Spec(StageSpec):
+    """See the module docstring."""
+
+    stage: ClassVar[str] = "race"
+
+    records: StageRef
+    calibration: StageRef
+    value: StageRef
+    race: RaceConfig
+    trust: TrustConfig
+    exchange: ExchangeConfig
+    golden_sources: list[str]
+    aggregate: Aggregate = "mean"
+
+
+def run(spec: Spec, context: StageContext) -> StageOutput:
+    import numpy as np
+
+    from dora_core.selection.race import Race, RaceData, entrants, lowest_ridge
+
+    records = context.fetch(spec.records) / RECORDS_FILE
+    factors = context.fetch(spec.calibration) / CALIBRATION_FILE
+    labels = read_labels(records, factors, spec.aggregate, spec.golden_sources, spec.trust.labeller, spec.exchange.max_sources)
+    golden = labels.golden_prompts
+    if golden < LEAST_GOLDEN:
+        raise DataError(
+            f"align.objective.name is auto, which compares ways to train on golden preferences, and {golden} prompts have golden labels; "
+            f"at least {LEAST_GOLDEN} are needed",
+            hint="name an objective (align.objective.name: dora), or check data.golden_sources and trust.labeller",
+        )
+    warnings = list[str]()
+    chosen = labels.sample(spec.exchange.max_labels, spec.exchange.seed)
+    pairs, _, record_P = proxy_pairs(records, labels, chosen, spec.exchange.folds, spec.exchange.buckets)
+    estimate = estimate_trust(spec.trust, spec.exchange, labels, find_overlap(records, labels), pairs, warnings)
+    label_P = None if estimate.held_out is None or estimate.trust is None else estimate.trust.probability_P
+    data = RaceData(pairs, labels.factor_R[record_P], label_P, estimate.held_out)
+    race = Race(data, lowest_ridge(pairs), spec.race.seed)
+    field = entrants(factors=True, trust=label_P is not None, objectives=spec.race.objectives)
+    for done, entrant in enumerate(field):
+        context.progress(done, len(field), "entrants", entrant.name)
+        race.run(entrant)
+    choice = race.choose()
+    weight_R, label_R = choice.recipe(labels.group_R == 0, labels.factor_R, read_probabilities(context.fetch(spec.value) / TRUST_FILE))
+    weight_R = weight_R / weight_R.mean()
+    write_recipe(records, context.path, labels, weight_R, label_R)
+    facts = Facts(
+        standings=standings(race, choice),
+        reason=choice.reason,
+        decided=choice.decided,
+        objective=objective_of(choice),
+        golden_prompts=golden,
+        pairs=len(pairs),
+        ridge=race.ridge,
+        mean_weight=mean_weights(labels, weight_R),
+        warnings=warnings if choice.decided else [*warnings, f"{golden} golden-labelled prompts do not tell erm from golden_only"],
+    )
+    metrics = {f"loss_{s.name.replace(' ', '_')}": s.loss for s in facts.standings if s.name in ("golden_only", "erm", "reweight")}
+    metrics |= {"best_loss": facts.standings[0].loss, "decided": float(choice.decided)}
+    metrics |= {f"weight_{name}": weight for name, weight in facts.mean_weight.items()}
+    assert np.isfinite(weight_R).all()
+    return StageOutput(rows=len(labels.ids), metrics=metrics, facts=facts)
+
+
+def objective_of(choice: Choice) -> ObjectiveConfig:
+    """The objective that trains on the recipe's weights."""
+    robust = choice.robust
+    if robust is None:
+        return ObjectiveConfig(name="reweight")
+    return ObjectiveConfig(name=robust.objective, lam="auto", ess_target=robust.ess_target)
+
+
+def standings(race: Race, choice: Choice) -> list[Standing]:
+    best = min((e for e in race.losses if e.is_weighting), key=lambda e: float(race.losses[e].mean()))
+    rows = []
+    for entrant, loss_G in race.losses.items():
+        excess, error = race.excess(entrant, best)
+        share = choice.shares.get(entrant, 0.0)
+        rows.append(Standing(name=entrant.name, loss=loss_G.mean(), excess=excess, error=None if entrant == best else error, share=share))
+    return sorted(rows, key=lambda row: row.loss)
+
+
+def mean_weights(labels: Labels, weight_R: NDArray[np.float64]) -> dict[str, float]:
+    """Mean weight by group of labels, in units of the golden ones'."""
+    means = {name: float(weight_R[labels.group_R == group].mean()) for group, name in enumerate(labels.names) if labels.count(group)}
+    unit = means[labels.names[0]]
+    return {name: mean / unit for name, mean in means.items()}
+
+
+def read_probabilities(path: Path) -> NDArray[np.float64]:
+    """Label probability of every train record; 1 where there is none."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    column = pq.read_table(path, columns=["label_probability"])["label_probability"]
+    probability_R: NDArray[np.float64] = np.nan_to_num(column.to_numpy(), nan=1.0)
+    return probability_R
+
+
+def write_recipe(records: Path, folder: Path, labels: Labels, weight_R: NDArray[np.float64], label_R: NDArray[np.float64]) -> None:
+    """Write the record weights in the form of calibration factors, and the label probabilities in that of label trust."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    start, writer = 0, None
+    for batch in record_batches(records, ["record_id", "responses", "sources"], "train"):
+        counts = np.array([len(responses) for responses in batch["responses"].to_pylist()])
+        table = responses_of(batch).select(["record_id", "response_index", "source"])
+        table = table.append_column("h", pa.array(np.repeat(weight_R[start : start + len(batch)], counts)))
+        writer = writer or pq.ParquetWriter(folder / CALIBRATION_FILE, table.schema, compression="zstd")
+        writer.write_table(table)
+        start += len(batch)
+    assert writer is not None, "a race has golden records"
+    writer.close()
+    named = pa.array([labels.names[group] if group >= 0 else None for group in labels.group_R.tolist()], pa.string())
+    trust = {"record_id": pa.array(labels.ids, pa.string()), "label_source": named, "label_probability": pa.array(label_R)}
+    pq.write_table(pa.table(trust), folder / TRUST_FILE, compression="zstd")
+
+
+def headline(result: StageResult[Facts]) -> str:
+    return result.facts.reason
+
+
+STAGE = Stage(Spec, run, facts=Facts, headline=headline, tracked=("best_loss", "loss_", "weight_"), section="stage")

@@ -1,0 +1,137 @@
+"""Agreement and exchange rates of sources on the known mixture, against the truth. Nothing is asserted.
+
+    python -m tests.benchmarks.bench_source_value
+
+Worlds, settings and seeds 0–4 were fixed before the first run. Every source writes as people do (shift 0) or with its bias (shift 1), one
+source a record; labels of a source are reversed with the probability given, those of people never. The truth of the agreement is exact:
+p = P(a person prefers the stated winner) = Φ(gap of gold rewards/(√2·LABEL_STD)) for every pair, A = E[p], C = E[p² + (1 − p)²], and
+a = 1 − (C − A)/(2C − 1), which is 1 − η for reversals. The truth of the exchange rate is an oracle's: the golden labels that a head
+needs, by the gold order of fresh people's pairs, to be as good as golden + source: it is read off as accuracy, in the last columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dora_core.config.method import TestbedConfig
+from dora_core.data.records import fold_of, hash_prompt
+from dora_core.selection.exchange import exchange_rates
+from dora_core.selection.features import TextFeatures
+from dora_core.selection.label_trust import em_trust, held_out_label_probabilities, reward_model_trust
+from dora_core.selection.proxy import ProxyPairs, choose_ridge, fit
+from dora_core.testbed.mixture import GOLDEN, LABEL_STD, Testbed
+
+FOLDS = 4
+WORLDS = {  # name: prompts, golden share, shift, share of reversed labels by source
+    "as people": (500, 0.35, 0.0, (0.0, 0.0, 0.0)),
+    "reversed 0, 20, 40 %": (500, 0.35, 0.0, (0.0, 0.2, 0.4)),
+    "reversed 40, 70, 100 %": (500, 0.35, 0.0, (0.4, 0.7, 1.0)),
+    "small bias (.3)": (500, 0.35, 0.3, (0.0, 0.0, 0.0)),
+    "biased judges (1)": (500, 0.35, 1.0, (0.0, 0.0, 0.0)),
+    "few golden labels (5 %)": (500, 0.05, 0.0, (0.0, 0.2, 0.4)),
+}
+
+
+class World:
+    """Pairs of a mixture and, for each, the gap of gold rewards of its stated winner."""
+
+    def __init__(self, prompts: int, alpha: float, shift: float, noise: tuple[float, ...], seed: int):
+        shape: dict[str, Any] = {"prompts": prompts, "responses_per_prompt": 3, "one_source_per_record": True, "seed": seed}
+        config = TestbedConfig(alpha=alpha, shift=shift, sources=len(noise), **shape)
+        testbed, rng = Testbed(config), np.random.default_rng([seed, 1])
+        self.names = list(testbed.sources)
+        rows = testbed.generate()
+        fresh = Testbed(config.model_copy(update={"seed": seed + 1000, "alpha": 0.9, "prompts": 300})).generate()
+        fresh = [row for row in fresh if row["labeller"] == GOLDEN]
+        for row in rows:
+            if row["labeller"] != GOLDEN and rng.random() < noise[self.names.index(row["labeller"]) - 1]:
+                row["rewards"] = [-reward for reward in row["rewards"]]
+        prompts_N = [row["prompt"] for row in rows for _ in row["responses"]]
+        self.features = TextFeatures.fit(prompts_N, [y for row in rows for y in row["responses"]], buckets=128)
+        self.pairs, self.gap_P = self._pairs(testbed, rows)
+        self.fresh, self.fresh_gap = self._pairs(testbed, fresh)
+
+    def _pairs(self, testbed: Testbed, rows: list[dict]) -> tuple[ProxyPairs, NDArray[np.float64]]:
+        flat = [(row["prompt"], y) for row in rows for y in row["responses"]]
+        values = self.features([x for x, _ in flat], [y for _, y in flat])
+        gold = np.array([testbed.gold_reward(x, y) for x, y in flat])
+        found, start = list[tuple[int, int, int]](), 0
+        for number, row in enumerate(rows):
+            r = row["rewards"]
+            found += [(number, start + i, start + j) for i in range(len(r)) for j in range(len(r)) if r[i] > r[j]]
+            start += len(r)
+        record, winner, loser = np.array(found).T
+        group = np.array([self.names.index(row["labeller"]) for row in rows])[record]
+        prompt = np.array([hash_prompt([{"role": "user", "content": row["prompt"]}]) for row in rows], dtype=np.uint64)[record]
+        weight = 1.0 / np.bincount(record)[record]
+        return ProxyPairs(values[winner] - values[loser], group, prompt, fold_of(prompt, FOLDS), weight), gold[winner] - gold[loser]
+
+    def agreement(self, group: int) -> float:
+        """a of the module docstring."""
+        own = self.pairs.group_P == group
+        cdf = NormalDist().cdf
+        p, weight = np.array([cdf(gap / (LABEL_STD * 2**0.5)) for gap in self.gap_P[own]]), self.pairs.weight_P[own]
+        agree, two = np.average(p, weights=weight), np.average(p**2 + (1 - p) ** 2, weights=weight)
+        return float(1 - (two - agree) / (2 * two - 1))
+
+    def accuracy(self, weight_P: NDArray[np.float64], ridge: float) -> float:
+        """Share of fresh people's pairs whose gold order the head of these weights has."""
+        weight = weight_P.mean(axis=0) if weight_P.ndim == 2 else weight_P
+        head = fit(self.pairs.difference_PD, weight * self.pairs.weight_P, ridge=ridge)
+        right = head.margins(self.fresh.difference_PD) * np.sign(self.fresh_gap) > 0
+        return float(np.average(right[self.fresh_gap != 0], weights=self.fresh.weight_P[self.fresh_gap != 0]))
+
+
+def measure(world: World, few_prompts: int) -> dict[str, list[float]]:
+    pairs = world.pairs
+    golden = pairs.golden_P.astype(np.float64)
+    ridge = choose_ridge(pairs, golden)
+    trust = reward_model_trust(pairs, ridge, samples=100)
+    em = em_trust(pairs, ridge, samples=2)
+    held = held_out_label_probabilities(pairs, trust, ridge)
+    exchange = exchange_rates(pairs, {"trust": held}, few_prompts=few_prompts, samples=500)
+    careful = exchange_rates(pairs, few_prompts=10_000, samples=2)
+    sources = sorted(exchange.sources)
+    alike = np.ones(len(pairs))
+    return {
+        "truth": [world.agreement(group) for group in sources],
+        "estimate": [trust.agreement[group].value for group in sources],
+        "covered": [float(trust.agreement[g].low <= min(world.agreement(g), 1.0) <= trust.agreement[g].high) for g in sources],
+        "em": [em.agreement[group].value for group in sources],
+        "rate": [exchange.sources[group].rate.value for group in sources],
+        "accuracy": [
+            world.accuracy(golden, ridge),
+            world.accuracy(alike, exchange.ridge),
+            world.accuracy(exchange.weight_P, exchange.ridge),
+            world.accuracy(careful.weight_P, careful.ridge),
+        ],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--worlds", type=int, nargs="*", default=range(len(WORLDS)), help="Positions of the worlds to run.")
+    parser.add_argument("--few-prompts", type=int, default=100)
+    arguments = parser.parse_args()
+    print("means over seeds (and the largest error of an agreement), sources in order; accuracy on fresh people's pairs")
+    for name, (prompts, alpha, shift, noise) in [list(WORLDS.items())[i] for i in arguments.worlds]:
+        runs = [measure(World(prompts, alpha, shift, noise, seed), arguments.few_prompts) for seed in range(arguments.seeds)]
+        mean = {key: np.mean([run[key] for run in runs], axis=0) for key in runs[0]}
+        error = max(abs(e - min(t, 1.0)) for run in runs for e, t in zip(run["estimate"], run["truth"], strict=True))
+        cells = {key: " ".join(f"{value:.2f}" for value in mean[key]) for key in ("truth", "estimate", "em", "rate")}
+        covered = f"max error {error:.2f}, covered {mean['covered'].mean():.0%}"
+        golden, alike, best, careful = mean["accuracy"]
+        zero = [sum(run["rate"][k] == 0 for run in runs) for k in range(len(noise))]
+        print(f"{name:24} agreement {cells['truth']} | estimate {cells['estimate']} ({covered})")
+        print(f"{'':24} em {cells['em']} | rate {cells['rate']}, 0 in {zero} of {arguments.seeds}")
+        print(f"{'':24} accuracy: golden {golden:.3f}, alike {alike:.3f}, best {best:.3f}, one standard error {careful:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
