@@ -14,6 +14,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from dora_core.classifier.text_statistics import STATISTICS
 from infra.store.store import Store
 from tasks.runtime.descriptor import StageResult
 from tasks.stages.registry import parse_result
@@ -174,6 +175,12 @@ def make_facts(sources: list[str]) -> dict[str, dict[str, Any]]:
             "capped_fraction": 0.01,
             "nan": 0,
             "no_shift": False,
+            "ratio": "conditional",
+            "balance": {
+                "statistics": {name: {"before": 0.05 * (i - 9), "after": 0.01 * (i - 9)} for i, name in enumerate(STATISTICS)},
+                "responses": 20_000,
+                "golden": 6_144,
+            },
             "alpha": {"value": 0.25, "low": 0.25, "high": 0.25, "estimated": False},
             "tau": 1.0,
             "shares": dict(zip(sources, shares, strict=True)),
