@@ -9,7 +9,7 @@ from flows.config.loading import packaged, validate
 from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.config.yaml_text import Override, apply_override, read_yaml
 
-GOLDEN_RESPONSES = 1500
+GOLDEN_RESPONSES = 3000
 
 
 def demo_config(folder: Path, rounds: int = 0, overrides: Sequence[Override] = (), paths_from: Path | None = None) -> RealignConfig:
@@ -26,8 +26,9 @@ def demo_config(folder: Path, rounds: int = 0, overrides: Sequence[Override] = (
     from dora_core.config.method import TestbedConfig
     from dora_core.testbed.mixture import materialize
 
-    data, golden = materialize(TestbedConfig(), GOLDEN_RESPONSES, folder)
     raw, lines = read_yaml(packaged("demo.yaml"), "demo.yaml")
+    mixture = TestbedConfig.model_validate(raw["compare"]["judge"]["testbed"])  # judged by its own gold reward
+    data, golden = materialize(mixture, GOLDEN_RESPONSES, folder)
     raw["data"]["train"][0]["path"], raw["data"]["golden"][0]["path"] = str(data), str(golden)
     if rounds:
         raw |= {"rounds": {"rounds": rounds}, "generate": {"samples": 4, "max_new_tokens": 96}}

@@ -209,7 +209,7 @@ class Chain:
 
     def _twin(self, name: TwinName, start: StageRef | None, reference: StageRef, align: AlignConfig | None) -> StageSpec:
         twin = TWINS[name]
-        plain = (align or self.config.align).evolve(objective=ObjectiveConfig(name="erm"))
+        plain = (align or self.config.align).evolve(objective=ObjectiveConfig(name="erm"), drop_hardest=0.0)
         spec = self._alignment(start, reference, None, plain)
         if twin.records == "all":
             return spec

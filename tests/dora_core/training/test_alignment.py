@@ -88,3 +88,21 @@ def test_a_loss_on_lists_refuses_label_probabilities_until_told_to_ignore_them(p
     with pytest.raises(DataError, match=r"3 of 5 training records have a label_probability below 1, and align.loss.name: dpo_pl"):
         make_task(policy, tokenizer, data)
     make_task(policy, tokenizer, data, label_probability="ignore")
+
+
+def test_noise_rates_are_reported_and_go_on_after_an_interruption(policy, tokenizer, tmp_path: Path) -> None:
+    """lcpo: 12 steps at once, and 12 with a checkpoint after 8 from which a new task goes on, end with the same rates."""
+    start = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    loss = {"name": "lcpo", "burn_in": 0.25, "initial_noise": 0.2, "base": {"name": "dpo", "beta": 1.0}}
+    settings = OptimizationConfig(epochs=12, batch_size=3, learning_rate=3e-3)
+    execution = Execution(checkpoint_every=8)
+    reports = []
+    for _ in range(2):  # the second starts from the first one's checkpoint
+        policy.load_state_dict(start)
+        task = make_task(policy, tokenizer, make_data(policy, tokenizer), loss=loss, optimization=settings)
+        reports.append(fit(task, settings, execution, Worker(), FolderHooks(tmp_path)))
+    assert [report.resumed_from for report in reports] == [None, 8]
+    rates = [report.curve["label_noise_human"] for report in reports]
+    assert rates[0] == rates[1]
+    assert set(rates[0][:3]) == {0.2}, "a burn-in of a quarter of 12 steps"
+    assert 0 < rates[0][-1] < 0.2 and rates[0][3:] == sorted(rates[0][3:], reverse=True), "the labels agree with the policy more and more"

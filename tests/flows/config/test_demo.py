@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from dora_core.config.judging import GoldJudge
 from flows.config import demo
 from flows.config.models import SelfTrainConfig
 
@@ -20,6 +22,13 @@ def test_a_realignment_on_generated_data_that_is_written_once(folder: Path) -> N
     assert config.project == "demo" and not isinstance(config, SelfTrainConfig)
     sources = [*config.data.train, *config.data.golden]
     assert [Path(source.path) for source in sources] == [folder / "data.parquet", folder / "golden.parquet"]
+    judge = config.compare.judge
+    assert isinstance(judge, GoldJudge) and judge.testbed.one_source_per_record, "else hardly a record is golden as a whole"
+    assert len(pq.read_table(folder / "data.parquet")) == judge.testbed.prompts and config.evaluate.twins == [
+        "erm",
+        "golden_only",
+        "golden_only_epochs",
+    ]
     written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert demo.demo_config(folder) == config
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written

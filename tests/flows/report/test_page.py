@@ -105,7 +105,7 @@ def test_a_running_run_can_be_looked_at(store: Store) -> None:
 def test_the_sections_follow_from_the_descriptors() -> None:
     """One template per stage with a section, in the order of the pipeline; the trainings share one."""
     assert sections() == [
-        "ingest.html", "drift.html", "classify.html", "calibrate.html", "value.html", "training.html",
+        "ingest.html", "drift.html", "classify.html", "calibrate.html", "value.html", "race.html", "training.html",
         "compare.html", "evaluate.html", "promote.html",
     ]  # fmt: skip
     assert set(stages_in("stage")) == {name.removesuffix(".html") for name in sections()} - {"training"}

@@ -168,7 +168,7 @@ def data_files(context) -> dict[str, bytes]:
 def test_number_of_workers_does_not_change_a_byte(ray_cluster, context, tmp_path):
     other = Store(str(tmp_path / "other")).folder("calibrate", DIGEST)
     alone = StageContext(Store(str(tmp_path / "other")), other, JournalWriter(other), context.log)
-    expect_all_rows_once(double(context, tmp_path, execution=Execution(workers=4, cpus_per_worker=0.5, shard_rows=3)))
+    expect_all_rows_once(double(context, tmp_path, execution=Execution(workers=2, cpus_per_worker=0.5, shard_rows=3)))
     expect_all_rows_once(double(alone, tmp_path, execution=Execution(workers=0, shard_rows=3)))
     assert data_files(context) == data_files(alone) and len(data_files(context)) == 9
 
