@@ -15,7 +15,7 @@ from dora_core.data import fingerprints, inputs
 from dora_core.errors import ConfigError, DataError
 from flows.cli import app
 from flows.config.loading import load_config
-from flows.config.models import RealignConfig
+from flows.config.models import RealignConfig, SelfTrainConfig, StudyConfig
 from flows.planning.latest import write_latest
 from flows.planning.plan import build_plan
 from flows.planning.planned_stage import Plan
@@ -284,6 +284,29 @@ def test_twins_of_part_of_the_records_prepare_their_data_before_anything_is_alig
     assert (golden.equal_steps, epochs.equal_steps) == (True, False) and golden.calibration is None
     assert specs["evaluate"].twins["golden_only"] == golden.ref()
     assert specs["align"].digest() == next(stage.digest for stage in before.stages if stage.label == "align")
+
+
+def test_objective_auto_races_before_it_aligns(tmp_path: Path, mixture: Path, store: Store) -> None:
+    plan = build_plan(load(tmp_path, mixture, "align.objective.name=auto", "evaluate.twins=[erm]"), store)
+    specs = {stage.label: stage.spec for stage in plan.stages}
+    labels = list(specs)
+    assert labels.index("calibrate") < labels.index("value") < labels.index("race") < labels.index("training_data") < labels.index("align")
+    race = specs["race"].ref()
+    assert specs["race"].inputs() == {name: specs[stage].ref() for name, stage in (
+        ("records", "ingest"), ("calibration", "calibrate"), ("value", "value"))}  # fmt: skip
+    # The race's tables stand in place of the factors and of the trust; the twin without robustness knows neither.
+    assert {specs["align"].inputs()[name] for name in ("calibration", "trust", "race")} == {race}
+    assert not {"calibration", "trust", "race"} & specs[TWIN].inputs().keys()
+
+
+def test_rounds_and_studies_refuse_objective_auto(tmp_path: Path, mixture: Path) -> None:
+    text = f"project: demo\ndata: {{train: [{{path: {mixture}}}]}}\nalign: {{objective: {{name: auto}}}}\n"
+    (tmp_path / "rounds.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="auto chooses for one training; name an objective for rounds"):
+        load_config(tmp_path / "rounds.yaml", model=SelfTrainConfig)
+    (tmp_path / "study.yaml").write_text("project: demo\npairwise: [{loss: dpo, objectives: [auto]}]\n")
+    with pytest.raises(ConfigError, match="a study compares named ones"):
+        load_config(tmp_path / "study.yaml", model=StudyConfig)
 
 
 def test_objectives_without_factors_score_nothing(tmp_path: Path, mixture: Path, store: Store) -> None:
