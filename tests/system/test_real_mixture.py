@@ -38,9 +38,7 @@ def test_every_row_with_all_its_responses_is_taken_and_null_rewards_stay_null(tm
     source = pq.read_table(MIXTURE)
     assert len(records) == len(source) == 3400
     facts = store.read_result("ingest", spec.digest())["facts"]
-    words = [
-        i for i, responses in enumerate(source["responses"].to_pylist()) if "nan" in responses
-    ]  # noted: pandas may have made it
+    words = [i for i, responses in enumerate(source["responses"].to_pylist()) if "nan" in responses]  # noted: pandas may have made it
     (noted,) = (one for one in facts["findings"] if one["rule"] == "missing_value_texts")
     assert facts["rows_bad"] == 0 and [example["row"] for example in noted["examples"]] == words == [1389]
     rewards = pc.list_flatten(records["rewards"])
