@@ -46,7 +46,7 @@ class StepReport:
         lam: λ of this step.
         weight_ess: effective sample size of the record weights as a fraction of the records, (Σw)²/(n·Σw²).
         max_weight: largest share of one record in the total weight.
-        heaviest: id of that record; None if the step has no weight or no ids were given.
+        heaviest: id of that record, the smallest of several; None if the step has no weight or no ids were given.
         group_weights: share of each group (source) in the total weight; they sum to 1.
         log_normalizer: log Z + c − log n; 0 for a plain mean.
     """
@@ -181,8 +181,8 @@ class GlobalBatch:
         corrections_R = (offset_R - shared).exp()
         self._total = (sums_RS * corrections_R[:, None] ** self._powers).sum(dim=0)
         max_weight_R = max_weight_R * corrections_R
-        top = int(max_weight_R.argmax())
-        self._total_max, self._total_heaviest = float(max_weight_R[top]), int(heaviest_R[top])
+        self._total_max = float(max_weight_R.max())
+        self._total_heaviest = int(heaviest_R[max_weight_R == self._total_max].min())
         correction = math.exp(offset - shared)
         self._offset = self.carried_offset = shared
         self._counts = sums_RS[:, _RECORDS].long().tolist()
@@ -257,9 +257,11 @@ class GlobalBatch:
             parts += list((groups_BG * weights_B[:, None]).unbind(dim=1))
         sums = torch.stack([p.double().sum() for p in parts])
         self._sums = self._sums + sums
-        if weights_B.numel() and float(weights_B.max()) > self._max_weight:
-            self._max_weight = float(weights_B.max())
-            self._heaviest = -1 if ids_B is None else int(ids_B[int(weights_B.argmax())])
+        if weights_B.numel() and (top := float(weights_B.max())) > 0 and top >= self._max_weight:
+            # Of equal weights (``kldpo`` limits them) the smallest id, so that the report does not depend on the layout.
+            first = -1 if ids_B is None else int(ids_B[weights_B == top].min())
+            self._heaviest = first if top > self._max_weight else min(first, self._heaviest)
+            self._max_weight = top
         return sums
 
     def _micro_weights(self, t: Terms, shares_B: Tensor, sums: Tensor, top: float) -> Tensor:
