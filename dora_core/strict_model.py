@@ -29,3 +29,8 @@ class StrictModel(BaseModel):
         """
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return self.model_validate(given | changes, by_alias=True, by_name=True)
+
+
+def is_empty(value: object) -> bool:
+    """For ``exclude_if``: a field added later, at its empty default, stays out of dumps, so digests of before are found again."""
+    return not value

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dora_core.config.path_syntax import PathText
 from dora_core.config.twins import TWINS, TwinName
-from dora_core.strict_model import REVISION_PATTERN, StrictModel
+from dora_core.strict_model import REVISION_PATTERN, StrictModel, is_empty
 
 # --------------------------------------------------------------------------------------------------------------- text
 
@@ -223,11 +223,6 @@ def _grouping(value: Any) -> Any:
     return {"column": value} if isinstance(value, str) else value
 
 
-def _is_empty(value: object) -> bool:
-    """Whether a setting is left out of a dump, so that configurations without it keep their digest."""
-    return not value
-
-
 class EvaluateConfig(StrictModel):
     """Measurements on held-out prompts."""
 
@@ -244,7 +239,7 @@ class EvaluateConfig(StrictModel):
     groups: list[Annotated[Grouping, BeforeValidator(_grouping)]] = Field(
         default_factory=list,
         max_length=8,
-        exclude_if=_is_empty,
+        exclude_if=is_empty,
         description="Carried columns by whose values accuracy is also reported, as by source and task: `[annotator, language]`.",
     )
     seed: int = Field(0, ge=0)

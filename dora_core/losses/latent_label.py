@@ -9,14 +9,14 @@ from pydantic import Field, field_validator
 
 from dora_core.lazy_torch import torch
 from dora_core.losses.base import PreferenceBatch, PreferenceLoss, register_loss
-from dora_core.losses.nested import NestedLoss, stands_alone
+from dora_core.losses.nested import LossOnBase, stands_alone
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @register_loss
-class LCPO(PreferenceLoss):
+class LCPO(LossOnBase):
     """ℓ = sg(w)·ℓ₁ + (1 − sg(w))·ℓ₀, w = (1−η)p/((1−η)p + η(1−p)), p = σ(ℓ₀ − ℓ₁) — LCPO (later RE-PO), arXiv 2509.24159.
 
     ℓ₁ is the base loss of the record as it is labelled, ℓ₀ with its order reversed; for dpo ℓ₀ − ℓ₁ = m, so p = σ(m), and in general p is
@@ -29,9 +29,6 @@ class LCPO(PreferenceLoss):
     estimates_noise: ClassVar[bool] = True
 
     name: Literal["lcpo"] = "lcpo"
-    base: NestedLoss = Field(  # type: ignore[assignment]  # parsed: validate_default
-        default={"name": "dpo"}, description="A loss on pairs and its parameters."
-    )
     initial_noise: float = Field(0.1, gt=0, le=0.5, description="η at the end of the burn-in; the paper starts at .1.")
     memory: float = Field(0.9, ge=0, lt=1, description="Share of the old η in the new one, per step.")
     burn_in: float = Field(0.1, ge=0, le=1, description="Share of the steps with w = 1 before η is estimated.")
@@ -44,14 +41,6 @@ class LCPO(PreferenceLoss):
         if not base.reads_label_probability or not stands_alone(base):
             raise ValueError(f"must be a loss on pairs, such as dpo, ipo, simpo or cpo; {base.name} has no ℓ of a reversed label")
         return base
-
-    @property
-    def nested(self) -> list[PreferenceLoss]:
-        return [self.base]
-
-    @property
-    def reads_pairs_only(self) -> bool:
-        return self.base.reads_pairs_only
 
     def label_correct(self, batch: PreferenceBatch) -> Tensor:
         """w: probability that each record's label is right, (B,), without gradient."""

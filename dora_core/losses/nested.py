@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, GetJsonSchemaHandler, SerializeAsAny
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, SerializeAsAny
 
 from dora_core.losses.base import PreferenceLoss, parse_loss, registered_losses
 
@@ -19,6 +19,22 @@ class _AnyName:
 
 NestedLoss = Annotated[SerializeAsAny[PreferenceLoss], BeforeValidator(parse_loss), _AnyName()]
 """A registered loss with its own parameters, written like ``align.loss``."""
+
+
+class LossOnBase(PreferenceLoss):
+    """Base class of losses that change one loss on pairs; which ones they can is a validator of ``base``."""
+
+    base: NestedLoss = Field(  # type: ignore[assignment]  # parsed: validate_default
+        default={"name": "dpo"}, description="A loss on pairs and its parameters."
+    )
+
+    @property
+    def nested(self) -> list[PreferenceLoss]:
+        return [self.base]
+
+    @property
+    def reads_pairs_only(self) -> bool:
+        return self.base.reads_pairs_only
 
 
 def stands_alone(loss: PreferenceLoss) -> bool:

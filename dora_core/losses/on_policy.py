@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from dora_core.lazy_torch import torch
 from dora_core.losses.base import PreferenceBatch, PreferenceLoss, register_loss
-from dora_core.losses.nested import NestedLoss, stands_alone
+from dora_core.losses.nested import LossOnBase, stands_alone
 from dora_core.losses.pairwise import PairwiseLoss, mean_over_pairs
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @register_loss
-class WPO(PreferenceLoss):
+class WPO(LossOnBase):
     """ℓ = sg(min(ω_w·ω_l, 1))·ℓ(y_w, y_l), log ω = mean_t(log π(y_t) − log Σ_v π(v)²) — Weighted Preference Optimization, arXiv 2406.11827.
 
     The paper's equation 2 with "sampled alignment": Σ_v π(v)² is the mean probability of a token that the policy samples, so that its own
@@ -28,9 +28,6 @@ class WPO(PreferenceLoss):
     reads_collisions: ClassVar[bool] = True
 
     name: Literal["wpo"] = "wpo"
-    base: NestedLoss = Field(  # type: ignore[assignment]  # parsed: validate_default
-        default={"name": "dpo"}, description="A loss on pairs and its parameters."
-    )
 
     offset: ClassVar[str] = "that of the base loss times a weight in (0, 1] that differs by record"
 
@@ -40,14 +37,6 @@ class WPO(PreferenceLoss):
         if not isinstance(base, PairwiseLoss) or type(base).__call__ is not PairwiseLoss.__call__ or not stands_alone(base):
             raise ValueError(f"must be a loss on pairs alone, such as dpo, ipo or simpo, got {base.name}")
         return base
-
-    @property
-    def nested(self) -> list[PreferenceLoss]:
-        return [self.base]
-
-    @property
-    def reads_pairs_only(self) -> bool:
-        return self.base.reads_pairs_only
 
     def __call__(self, batch: PreferenceBatch) -> Tensor:
         base = self.base

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dora_core.evaluation.metrics import cluster_means
-from dora_core.selection.proxy import RIDGES, CrossFit, Head, ProxyPairs, cross_fitted_golden_loss, preference_loss
+from dora_core.selection.proxy import CrossFit, Head, ProxyPairs, choose_ridge, preference_loss
 
 Floats = NDArray[np.float64]
 
@@ -190,7 +190,7 @@ class Race:
     """Cross-fitted golden losses of entrants, and the choice they lead to.
 
     Args:
-        ridge: of every fit (:func:`lowest_ridge`).
+        ridge: of every fit (:func:`ridge_of`).
         seed: of the Bayesian bootstrap.
     """
 
@@ -274,14 +274,9 @@ class Race:
         return replace(choice, reason=f"{named}; a synthetic record has weight {kappa:.2f} on average")
 
 
-def lowest_ridge(pairs: ProxyPairs, kappa: float = 0.3) -> float:
-    """Choose the ridge of the lowest cross-fitted golden loss, with synthetic pairs at weight ``kappa``.
-
-    Not the strongest within one standard error (``proxy.choose_ridge``): a ridge far above the optimum turns every entrant into the mean
-    difference of its pairs, and entrants are then told apart by how much they shrink.
-    """
-    weight_P = np.where(pairs.golden_P, 1.0, kappa)
-    return min(RIDGES, key=lambda ridge: float(cross_fitted_golden_loss(pairs, weight_P, ridge=ridge).mean()))
+def ridge_of(pairs: ProxyPairs, kappa: float = 0.3) -> float:
+    """Choose the ridge of all fits of a race: that of the lowest golden loss with synthetic pairs at weight ``kappa``."""
+    return choose_ridge(pairs, np.where(pairs.golden_P, 1.0, kappa))
 
 
 def fit_objective(

@@ -17,6 +17,7 @@ from pydantic import Field
 from dora_core.config.alignment import AlignConfig
 from dora_core.config.method import ModelConfig, OptimizationConfig, TextConfig
 from dora_core.errors import DataError
+from dora_core.strict_model import is_empty
 from infra.store.store import Store
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.spec import StageRef, StageSpec
@@ -37,10 +38,6 @@ if TYPE_CHECKING:
 
 HEAVIEST_SHOWN = 10
 MOST_EPOCHS = 1000
-
-
-def _is_default(value: object) -> bool:
-    return value in (None, False)
 
 
 class Spec(StageSpec):
@@ -66,8 +63,8 @@ class Spec(StageSpec):
     trust_use: TrustUse = "soft_label"
     race: StageRef | None = None
     """Stage that chooses objective, weights and label probabilities: then also :attr:`calibration` and :attr:`trust`."""
-    selection: RecordSelection | None = Field(None, exclude_if=_is_default)
-    equal_steps: bool = Field(False, exclude_if=_is_default)
+    selection: RecordSelection | None = Field(None, exclude_if=is_empty)
+    equal_steps: bool = Field(False, exclude_if=is_empty)
     plugins: list[str] = Field(default_factory=list)
     """sha256 of the files that define a loss or objective of the user's (:func:`plugin_digests`): edited code is another run."""
 

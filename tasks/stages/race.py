@@ -57,7 +57,7 @@ class Spec(StageSpec):
 def run(spec: Spec, context: StageContext) -> StageOutput:
     import numpy as np
 
-    from dora_core.selection.race import Race, RaceData, entrants, lowest_ridge
+    from dora_core.selection.race import Race, RaceData, entrants, ridge_of
 
     records = context.fetch(spec.records) / RECORDS_FILE
     factors = context.fetch(spec.calibration) / CALIBRATION_FILE
@@ -75,7 +75,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     estimate = estimate_trust(spec.trust, spec.exchange, labels, find_overlap(records, labels), pairs, warnings)
     label_P = None if estimate.held_out is None or estimate.trust is None else estimate.trust.probability_P
     data = RaceData(pairs, labels.factor_R[record_P], label_P, estimate.held_out)
-    race = Race(data, lowest_ridge(pairs), spec.race.seed)
+    race = Race(data, ridge_of(pairs), spec.race.seed)
     field = entrants(factors=True, trust=label_P is not None, objectives=spec.race.objectives)
     for done, entrant in enumerate(field):
         context.progress(done, len(field), "entrants", entrant.name)

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from dora_core.config.alignment import Loss
 from dora_core.config.method import ModelConfig, TextConfig
+from dora_core.strict_model import is_empty
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts
 from tasks.runtime.spec import NotInDigest, StageRef, StageSpec, local_model
@@ -28,10 +29,6 @@ from tasks.tables.artifacts import CALIBRATION_FILE, LOGPS_FILE, RECORDS_FILE, T
 from tasks.tables.record_selection import RecordSelection
 from tasks.tables.rows import record_batches, responses_of
 from tasks.tables.training_records import Aggregate, TrustUse
-
-
-def _is_none(value: object) -> bool:
-    return value is None
 
 
 class Spec(StageSpec):
@@ -52,7 +49,7 @@ class Spec(StageSpec):
     max_responses: int = Field(ge=2)
     trust: StageRef | None = None
     trust_use: TrustUse = "soft_label"
-    selection: RecordSelection | None = Field(None, exclude_if=_is_none)
+    selection: RecordSelection | None = Field(None, exclude_if=is_empty)
     loss: Annotated[Loss | None, NotInDigest] = None
 
 

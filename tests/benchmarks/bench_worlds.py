@@ -25,7 +25,7 @@ from dora_core.calibration import calibrate, mixture_factor
 from dora_core.config.method import CalibrationConfig
 from dora_core.selection.label_trust import held_out_label_probabilities, reward_model_trust
 from dora_core.selection.proxy import Floats, Head, ProxyPairs, choose_ridge, fit
-from dora_core.selection.race import Entrant, Race, RaceData, entrants, fit_objective, lowest_ridge
+from dora_core.selection.race import Entrant, Race, RaceData, entrants, fit_objective, ridge_of
 from dora_core.testbed.worlds import WorldData, WorldModel, random_world
 from tests.benchmarks.harness import Row, argument_parser, report
 
@@ -78,7 +78,7 @@ def measure(number: int, seed: int) -> dict[str, float | str]:
     pairs = ProxyPairs(data.difference_Nd, data.source_N, np.arange(n), fold, np.ones(n))
     h = factors(data, rng.permutation(np.arange(n) % CLASSIFIER_FOLDS))
     golden = data.golden_N.astype(float)
-    ridge = lowest_ridge(pairs)
+    ridge = ridge_of(pairs)
     trust_ridge = choose_ridge(pairs, golden)
     trust = reward_model_trust(pairs, trust_ridge, samples=2)
     labels_KP = held_out_label_probabilities(pairs, trust, trust_ridge)
