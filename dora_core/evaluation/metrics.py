@@ -70,6 +70,11 @@ class Bounded(Protocol):
     def high(self) -> float | None: ...
 
 
+def sigmoid(x: Array) -> Array:
+    """σ(x) = 1/(1 + e^−x), without overflow."""
+    return 0.5 + 0.5 * np.tanh(0.5 * x)
+
+
 def is_defined(number: float | None) -> bool:
     """Return whether ``number`` is neither None nor NaN."""
     return number is not None and not math.isnan(number)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from dora_core.evaluation.metrics import TIE, Interval, cluster_bootstrap, cluster_means, draw_counts, percentiles
+from dora_core.evaluation.metrics import TIE, Interval, cluster_bootstrap, cluster_means, draw_counts, percentiles, sigmoid
 from dora_core.strict_model import StrictModel
 
 Array = NDArray[Any]
@@ -151,7 +151,7 @@ def _length_controlled(outcome_P: Array, longer_P: Array, prompt_P: Array, sampl
     share_P = 1.0 / pairs_K[prompt_P]  # equal weight of prompts
 
     def at_equal_length(counts_SK: Array) -> Array:
-        return _sigmoid(_fit_logistic(inputs_P, outcome_P, counts_SK[:, prompt_P] * share_P)[:, 0])
+        return sigmoid(_fit_logistic(inputs_P, outcome_P, counts_SK[:, prompt_P] * share_P)[:, 0])
 
     rows = max(1, BLOCK // len(prompt_P))
     counts_SK = draw_counts(len(pairs_K), samples, seed)
@@ -168,7 +168,7 @@ def _fit_logistic(x_P: Array, outcome_P: Array, weight_SP: Array) -> Array:
     """
     theta_S2 = np.zeros((len(weight_SP), 2))
     for _ in range(NEWTON_STEPS):
-        p_SP = _sigmoid(theta_S2[:, :1] + theta_S2[:, 1:] * x_P)
+        p_SP = sigmoid(theta_S2[:, :1] + theta_S2[:, 1:] * x_P)
         slope_SP, curve_SP = weight_SP * (outcome_P - p_SP), weight_SP * p_SP * (1 - p_SP)
         gradient_S2 = np.stack([slope_SP.sum(axis=1), slope_SP @ x_P], axis=1) - RIDGE * theta_S2
         mixed_S = curve_SP @ x_P
@@ -178,7 +178,3 @@ def _fit_logistic(x_P: Array, outcome_P: Array, weight_SP: Array) -> Array:
         if np.abs(step_S2).max() < CONVERGED:
             break
     return theta_S2
-
-
-def _sigmoid(x: Array) -> Array:
-    return 0.5 + 0.5 * np.tanh(0.5 * x)

@@ -29,8 +29,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dora_core.evaluation.metrics import Interval, draw_counts, percentiles
-from dora_core.selection.proxy import GOLDEN, CrossFit, Floats, Head, ProxyPairs, hessian, preference_loss, sigmoid
+from dora_core.evaluation.metrics import Interval, draw_counts, percentiles, sigmoid
+from dora_core.selection.proxy import GOLDEN, CrossFit, Floats, Head, ProxyPairs, hessian, preference_loss
 
 Method = Literal["overlap", "em", "reward_model"]
 

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dora_core.evaluation.metrics import cluster_means
+from dora_core.evaluation.metrics import cluster_means, sigmoid
 
 Floats = NDArray[np.float64]
 
@@ -88,11 +88,6 @@ class Head:
         """θ·difference in nats of log-odds, shape (P,); positive where the head prefers the first response."""
         margin_P: Floats = difference_PD @ self.theta_D
         return margin_P
-
-
-def sigmoid(x: Floats) -> Floats:
-    """σ without overflow."""
-    return 0.5 + 0.5 * np.tanh(0.5 * x)
 
 
 def preference_loss(margin_P: Floats, label_P: Floats | float = 1.0) -> Floats:
