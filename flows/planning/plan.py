@@ -12,6 +12,7 @@ from typing import Any, Literal
 from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.planning.champion import champions
 from flows.planning.latest import LatestStage, read_latest
+from flows.planning.memory import refuse_too_large
 from flows.planning.planned_stage import Plan, PlannedStage, split_on_demand
 from flows.planning.rounds import add_rounds
 from flows.planning.specs import Chain, pinned
@@ -55,6 +56,7 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     specs, labels = chain.specs, {spec.digest(): label for label, spec in chain.specs.items()}
     compared = [_compare(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items()]
     stages, not_needed = split_on_demand(compared)
+    refuse_too_large(config, {stage.spec.stage for stage in stages if not stage.cached})
     first = stages[0]
     assert isinstance(first.spec, ingest.Spec), "a chain begins with its data"
     read = read_result(store, first.spec.ref(), ingest.Facts) if first.cached else None
