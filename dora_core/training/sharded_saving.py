@@ -76,15 +76,23 @@ def _gather(module: nn.Module, names: list[str], *, keep: bool) -> dict[str, Ten
 
 
 def _blocks(module: nn.Module, model: PreTrainedModel, prefix: str) -> Iterator[list[str]]:
-    """Names of parameters that are gathered together: of a layer, or of one module outside the layers."""
+    """Names of parameters that are gathered together: of a layer, or of one module outside the layers; neighbours that are together not
+    larger than the largest are one block."""
     groups: dict[str, list[str]] = {}
-    for name, _ in module.named_parameters():
+    sizes: dict[str, int] = {}
+    for name, parameter in module.named_parameters():
         inside = name.removeprefix(prefix)
         block = _BLOCK.match(inside)
-        groups.setdefault(block.group(1) if block else adapted_path(model, inside) or plain_name(inside).rpartition(".")[0], []).append(
-            name
-        )
-    yield from groups.values()
+        group = block.group(1) if block else adapted_path(model, inside) or plain_name(inside).rpartition(".")[0]
+        groups.setdefault(group, []).append(name)
+        sizes[group] = sizes.get(group, 0) + parameter.numel()
+    together, size = list[str](), 0
+    for group, names in groups.items():
+        if together and size + sizes[group] > max(sizes.values()):
+            yield together
+            together, size = [], 0
+        together, size = together + names, size + sizes[group]
+    yield together
 
 
 def _prefix_of(module: nn.Module, model: PreTrainedModel) -> str:

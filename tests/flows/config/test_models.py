@@ -38,7 +38,7 @@ def test_streamed_layers_are_for_stages_that_score_and_do_not_sample(tmp_path: P
     file = tmp_path / "c.yaml"
     sections = "reference: {stream_layers: true}, evaluate: {stream_layers: true}"
     file.write_text(f"{DATA}execution: {{{sections}}}")
-    with pytest.raises(ConfigError, match="set evaluate.kl_prompts: 0"):
+    with pytest.raises(ConfigError, match=r"set evaluate\.kl_prompts: 0"):
         load_config(file)
     assert load_config(file, ["evaluate.kl_prompts=0"]).execution.of("reference").stream_layers
     for section in ("default", "generate"):
