@@ -122,7 +122,10 @@ class ExecutionConfig(StrictModel):
             if section is not None and section.endpoint is not None and name not in ("generate", "judge"):
                 raise ValueError(f"{name}.endpoint: only execution.generate and execution.judge use a server")
             if section is not None and section.stream_layers and name not in ("reference", "evaluate"):
-                raise ValueError(f"{name}.stream_layers: set it in execution.reference and execution.evaluate; other stages do not stream")
+                raise ValueError(
+                    f"{name}.stream_layers: only execution.reference and execution.evaluate stream; for a model that no worker can hold, "
+                    "generate and judge use a server (execution.generate.endpoint.url, execution.judge.endpoint.url), training has strategy fsdp"
+                )
         return self
 
     def of(self, stage: str) -> Execution:
