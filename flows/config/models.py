@@ -124,7 +124,8 @@ class ExecutionConfig(StrictModel):
             if section is not None and section.stream_layers and name not in ("reference", "evaluate"):
                 raise ValueError(
                     f"{name}.stream_layers: only execution.reference and execution.evaluate stream; for a model that no worker can hold, "
-                    "generate and judge use a server (execution.generate.endpoint.url, execution.judge.endpoint.url), training has strategy fsdp"
+                    "generate and judge use a server (execution.generate.endpoint.url, execution.judge.endpoint.url), and training has "
+                    "strategy fsdp"
                 )
         return self
 
