@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dora_core.config.method import ModelConfig
 from dora_core.errors import ModelError
-from dora_core.models.loading import as_model_config, load_policy_tokenizer
+from dora_core.models.loading import load_policy_tokenizer
 from dora_core.models.logprobs import ResponseLogps
 from dora_core.models.sharded_loading import (
     CannotShard,
@@ -40,7 +40,7 @@ def streamed_logps(
     Raises:
         ModelError: its files cannot be read layer by layer.
     """
-    config = as_model_config(model)
+    config = model if isinstance(model, ModelConfig) else ModelConfig(source=str(model))
     try:
         settled = read_config(config)
         kind = model_class(transformers.AutoModelForCausalLM, settled)

@@ -77,16 +77,10 @@ def load_encoder(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokeni
 
 def load_policy(config: ModelConfig | str | Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, from an id, a folder, or a finished stage's ``model/`` folder."""
-    config = as_model_config(config)
-    return _from_pretrained(transformers.AutoModelForCausalLM, config, dtype=dtype, use_safetensors=True), load_policy_tokenizer(config)
-
-
-def load_policy_tokenizer(config: ModelConfig | str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of :func:`load_policy`: one with a padding token."""
-    tokenizer = load_tokenizer(config)
+    model, tokenizer = _load(transformers.AutoModelForCausalLM, _as_config(config), dtype)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    return model, tokenizer
 
 
 def load_reward_model(
@@ -97,7 +91,7 @@ def load_reward_model(
     Raises:
         ModelError: the model cannot be loaded, its head is not in the folder, or it has another number of outputs.
     """
-    config = as_model_config(config)
+    config = _as_config(config)
     (model, loading), tokenizer = _load(transformers.AutoModelForSequenceClassification, config, dtype, output_loading_info=True)
     if loading["missing_keys"]:
         raise ModelError(
@@ -121,11 +115,11 @@ def grow_reward_model(config: ModelConfig | str | Path) -> tuple[PreTrainedModel
     Raises:
         ModelError: the model cannot be loaded, or is a classifier with another number of outputs.
     """
-    config = as_model_config(config)
+    config = _as_config(config)
     settings = _from_pretrained(transformers.AutoConfig, config)
-    changes = _reward_model_changes(settings)
+    dropout = {name: 0.0 for name, value in settings.to_dict().items() if "drop" in name and isinstance(value, float)}
     try:
-        model, tokenizer = _load(transformers.AutoModelForSequenceClassification, config, torch.float32, **changes)
+        model, tokenizer = _load(transformers.AutoModelForSequenceClassification, config, torch.float32, num_labels=1, **dropout)
     except RuntimeError as error:  # a trained head of another size
         raise ModelError(
             f"{config.source!r} is a classifier with {settings.num_labels} outputs, and a reward model has one",
@@ -134,16 +128,25 @@ def grow_reward_model(config: ModelConfig | str | Path) -> tuple[PreTrainedModel
     return _scorer(model, tokenizer), tokenizer
 
 
-def reward_model_settings(config: ModelConfig) -> tuple[dict[str, Any], PreTrainedTokenizerBase]:
-    """Changes to the model's configuration that make :func:`grow_reward_model`'s model of it, and that function's tokenizer."""
-    tokenizer = _with_edges(load_tokenizer(config))
-    changes = _reward_model_changes(_from_pretrained(transformers.AutoConfig, config))
-    return changes | {"pad_token_id": tokenizer.pad_token_id, "use_cache": False}, tokenizer
-
-
 def load_tokenizer(config: ModelConfig | str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of :func:`load_policy`, without the model."""
-    return _from_pretrained(transformers.AutoTokenizer, as_model_config(config))
+    return _from_pretrained(transformers.AutoTokenizer, _as_config(config))
+
+
+def load_policy_tokenizer(config: ModelConfig | str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that :func:`load_policy` returns, which has a padding token."""
+    tokenizer = load_tokenizer(config)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def reward_model_settings(config: ModelConfig) -> tuple[dict[str, Any], PreTrainedTokenizerBase]:
+    """Changes to a model's configuration that :func:`grow_reward_model` makes, and the tokenizer that it returns."""
+    tokenizer = _with_edges(load_tokenizer(config))
+    settings = _from_pretrained(transformers.AutoConfig, config)
+    dropout = {name: 0.0 for name, value in settings.to_dict().items() if "drop" in name and isinstance(value, float)}
+    return {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id, "use_cache": False} | dropout, tokenizer
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -187,11 +190,6 @@ def _from_pretrained(auto: Any, config: ModelConfig, **settings: Any) -> Any:
         raise _cannot_load(config, error) from error
 
 
-def _reward_model_changes(settings: Any) -> dict[str, Any]:
-    """One output, and every rate of dropout 0."""
-    return {"num_labels": 1} | {name: 0.0 for name, value in settings.to_dict().items() if "drop" in name and isinstance(value, float)}
-
-
 def _scorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Prepare ``model`` for padded rows of ``data.encoding.Encoder``."""
     config = model.config.get_text_config()
@@ -201,15 +199,14 @@ def _scorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTr
 
 
 def _with_edges(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer with tokens for padding and the edges of a text. An encoder's has no BOS and EOS: its CLS and SEP take their places."""
+    """Tokens for the edges of a text and for padding. An encoder's tokenizer has no BOS and EOS: its CLS and SEP take their places."""
     tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
     tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return tokenizer
 
 
-def as_model_config(model: ModelConfig | str | Path) -> ModelConfig:
-    """The settings of a model that may be given by its folder or id alone."""
+def _as_config(model: ModelConfig | str | Path) -> ModelConfig:
     return model if isinstance(model, ModelConfig) else ModelConfig(source=str(model))
 
 

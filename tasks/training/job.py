@@ -230,13 +230,13 @@ def load(job: TrainingJob, worker: Worker) -> Start:
 def _load_shards(job: TrainingJob, source: ModelConfig | Path, worker: Worker) -> Start:
     import torch
 
-    from dora_core.models.loading import as_model_config
     from dora_core.models.sharded_loading import Share, load_sharded, model_class, read_config, stored_dtypes
     from dora_core.models.twin import twin
     from dora_core.training.distributed import Sharding
     from dora_core.training.sharding import shard
 
-    config, bfloat16 = as_model_config(source), job.optimization.precision == "bfloat16"
+    config = source if isinstance(source, ModelConfig) else ModelConfig(source=str(source))
+    bfloat16 = job.optimization.precision == "bfloat16"
     sharding = Sharding(worker, bfloat16, job.execution.replicas, job.execution.cpu_offload)
     share = Share(sharding.rank, sharding.shards)
     auto, settings, tokenizer = job.kind.sharded(config)
