@@ -14,6 +14,7 @@ from dora_core.config.data import DataConfig, DataSource
 from dora_core.config.execution import Execution
 from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.data.inputs import fingerprint_sources
+from dora_core.errors import ModelError
 from dora_core.models.logprobs import ResponseLogps, ResponseRows
 from dora_core.models.packing import PackedRows
 from dora_core.testbed.mixture import Testbed, TestbedConfig
@@ -150,3 +151,28 @@ def test_actors_give_the_same_bytes(ray_cluster, store, model, tmp_path):
     ours, theirs = table_of(store, spec), table_of(alone, spec)
     assert ours.drop_columns("logp") == theirs.drop_columns("logp")
     assert ours["logp"].to_numpy() == pytest.approx(theirs["logp"].to_numpy(), rel=1e-5)
+
+
+def test_streamed_layers_give_the_same_bits(store, model, tmp_path):
+    """In stores of their own, so that neither reads the other's row cache."""
+    found = []
+    for name in ("resident", "streamed"):
+        own = Store(str(tmp_path / name))
+        execution = IN_PROCESS.evolve(stream_layers=name == "streamed")
+        spec = reference_spec(ingested(own, tmp_path, 20), model, execution)
+        execute(spec, reference.run, own)
+        found.append((spec.digest(), table_of(own, spec)["logp"].to_pylist()))
+    assert found[0] == found[1], "the same digest, too"
+
+
+def test_layers_that_cannot_be_streamed_are_refused_with_the_remedy(model, tmp_path):
+    (model / "model.safetensors").unlink()
+    arguments = reference.LogpArguments(
+        store_uri=str(tmp_path),
+        execution=IN_PROCESS.evolve(stream_layers=True),
+        models={"reference": ModelConfig(source=str(model))},
+        text=TEXT,
+    )
+    with pytest.raises(ModelError, match=r"cannot be streamed: it has neither model\.safetensors") as error:
+        reference.LogpScorer(arguments)
+    assert "stream_layers: false" in error.value.hint
