@@ -57,11 +57,10 @@ def adapted_path(model: nn.Module, name: str) -> str | None:
 
 def _merged(layer: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of the base layer of one adapted layer after merging."""
-    whole = {name: tensor.float() for name, tensor in tensors.items()}
     twin = _without_storage(layer)
-    for name, tensor in whole.items():
+    for name, tensor in tensors.items():
         parent, _, leaf = name.rpartition(".")
-        setattr(twin.get_submodule(parent), leaf, nn.Parameter(tensor, requires_grad=False))
+        setattr(twin.get_submodule(parent), leaf, nn.Parameter(tensor.float().clone(), requires_grad=False))  # merging is in place
     twin.merge()
     return {name: parameter.detach() for name, parameter in twin.get_base_layer().named_parameters()}
 

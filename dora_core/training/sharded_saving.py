@@ -40,16 +40,18 @@ def save_sharded(module: nn.Module, model: PreTrainedModel, folder: Path, dtype:
     total = 0
     count = len(blocks)
     for number, names in enumerate(blocks, 1):
-        tensors = _gather(module, names, keep=worker.rank == 0)
+        merging = {name for name in names if adapted_path(model, name.removeprefix(prefix))}
+        tensors = _gather(module, names, {name: torch.float32 if name in merging else dtype for name in names}, keep=worker.rank == 0)
         if worker.rank != 0:
             continue
         merged = merge_block(model, {name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
         del tensors
         if number == 1:
             merged |= buffers
-        block = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in merged.items()}
+        plain = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in merged.items()}
         del merged
-        block = {name: tensor.contiguous() for name, tensor in revert_weight_conversion(model, block).items()}
+        block = {name: tensor.contiguous() for name, tensor in revert_weight_conversion(model, plain).items()}
+        del plain
         file = SAFE_WEIGHTS_NAME if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
         folder.mkdir(parents=True, exist_ok=True)
         save_file(block, folder / file, metadata={"format": "pt"})
@@ -63,14 +65,14 @@ def save_sharded(module: nn.Module, model: PreTrainedModel, folder: Path, dtype:
         _save_configuration(model, folder, dtype)
 
 
-def _gather(module: nn.Module, names: list[str], *, keep: bool) -> dict[str, Tensor]:
-    """Whole parameters on the CPU where ``keep``; on every rank they exist for a moment."""
+def _gather(module: nn.Module, names: list[str], dtypes: dict[str, torch.dtype], *, keep: bool) -> dict[str, Tensor]:
+    """Whole parameters on the CPU where ``keep``; on every rank one at a time exists for a moment."""
     kept: dict[str, Tensor] = {}
     for name in names:
         parameter = module.get_parameter(name).detach()
         whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
         if keep:
-            kept[name] = whole.to("cpu", copy=True)
+            kept[name] = whole.to("cpu", dtypes[name] if whole.is_floating_point() else None)
         del whole
     return kept
 
