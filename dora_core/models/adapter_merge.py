@@ -57,12 +57,18 @@ def adapted_path(model: nn.Module, name: str) -> str | None:
 
 def _merged(layer: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of the base layer of one adapted layer after merging."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     twin = _without_storage(layer)
     for name, tensor in tensors.items():
         parent, _, leaf = name.rpartition(".")
         setattr(twin.get_submodule(parent), leaf, nn.Parameter(tensor.float().clone(), requires_grad=False))  # merging is in place
-    twin.merge()
-    return {name: parameter.detach() for name, parameter in twin.get_base_layer().named_parameters()}
+    base = twin
+    for part in list(twin.modules()):  # adapters on several weights of one module are wrapped in each other
+        if isinstance(part, BaseTunerLayer):
+            part.merge()
+            base = part.get_base_layer()
+    return {name: parameter.detach() for name, parameter in base.named_parameters()}
 
 
 def _without_storage(layer: nn.Module) -> Any:
