@@ -243,7 +243,7 @@ def _load_shards(job: TrainingJob, source: ModelConfig | Path, worker: Worker) -
     settled = read_config(config, **settings)
     kind = model_class(auto, settled)
     like = twin(kind, settled)
-    module = job.kind.wrap(like, job.execution)  # decides on the twin how records are computed
+    module: Any = job.kind.wrap(like, job.execution)  # decides on the twin how records are computed
     module.model = None  # the twin is freed before weights are read
     # Frozen weights are computed with in bfloat16: files of that dtype need no float32 copy.
     frozen = bfloat16 and job.optimization.lora is not None and stored_dtypes(config) == {"BF16"}
