@@ -66,9 +66,9 @@ def fit_fold(
 ) -> FoldFit:
     """Fit the model of one fold on all other folds, save it in ``folder``, and score the fold itself.
 
-    Deep part, where ``config.tries_encoder``: AdamW with linear warm-up and decay, at most ``epochs`` passes; the weights with the lowest
-    log-loss on the validation slice count. Same examples, configuration and number of threads ⇒ same weights. Costs seconds for the wide part, then up
-    to ``epochs`` passes over (K − 1)/K of the rows.
+    Deep part, where ``config.tries_encoder``: AdamW with linear warm-up and decay, at most ``epochs`` passes; the weights with the
+    lowest log-loss on the validation slice count. Same examples, configuration and number of threads ⇒ same weights. Costs seconds for
+    the wide part, then up to ``epochs`` passes over (K − 1)/K of the rows.
 
     Args:
         examples: training rows of all folds, in any fixed order.

@@ -265,7 +265,8 @@ def _fit(spec: Spec, context: StageContext, reason: str) -> StageOutput:
 
 def _encoder_in_words(config: ClassifierConfig, fits: list[FoldFit], rows: int) -> str:
     if any(point["step"] > 0 for fit in fits for point in fit.curve):
-        return f"the encoder lowers the log-loss of validation prompts in {sum(fit.deep for fit in fits)} of {config.folds} folds, and is used there"
+        kept = sum(fit.deep for fit in fits)
+        return f"the encoder lowers the log-loss of validation prompts in {kept} of {config.folds} folds, and is used there"
     if config.deep == "never":
         return "no encoder, by classifier.deep: never"
     fitting = rows * (config.folds - 1) // config.folds

@@ -1,8 +1,8 @@
 """Whether the encoder of the source classifiers pays, by number of rows: one fold fitted without it and with it.
 
-Worlds: *known mixture* (a log-linear family: n-grams and text statistics suffice), *word order* (golden and synthetic responses have the same
-words; two of them, some words apart, change places: an encoder is needed), *real mixture* (``mixture.parquet`` in ``--data``; skipped
-with a reason if absent). ``deep`` is the seconds that the encoder adds to the fit of one fold. The gain is the held-out log-loss
+Worlds: *known mixture* (a log-linear family: n-grams and text statistics suffice), *word order* (golden and synthetic responses have
+the same words; two of them, some words apart, change places: an encoder is needed), *real mixture* (``mixture.parquet`` in ``--data``;
+skipped with a reason if absent). ``deep`` is the seconds that the encoder adds to the fit of one fold. The gain is the held-out log-loss
 without the encoder minus with it, nats a row, mean over heads and seeds 0 … n − 1 with the standard error over the seeds' held-out rows;
 *kept* counts the fits that the rule in ``fit.py`` keeps.
 
@@ -129,9 +129,10 @@ def main() -> None:
                 found.append(compare(examples, heads, seed))
             gain = np.concatenate([wide - deep for wide, deep, *_ in found])
             wide, seconds = np.concatenate([w for w, *_ in found]), np.array([[a, b] for *_, a, b in found]).mean(axis=0)
+            added, times = seconds[1] - seconds[0], seconds[1] / seconds[0]
             print(
                 f"{world:<7} {len(examples):>6} {wide.mean():>12.4f} {gain.mean():>14.4f} ± {gain.std() / len(gain) ** 0.5:.4f} "
-                f"{sum(k for _, _, k, *_ in found):>8}/{len(found)} {seconds[0]:>12.1f} {seconds[1] - seconds[0]:>8.1f} {seconds[1] / seconds[0]:>7.1f}",
+                f"{sum(k for _, _, k, *_ in found):>8}/{len(found)} {seconds[0]:>12.1f} {added:>8.1f} {times:>7.1f}",
                 flush=True,
             )
 
