@@ -4,7 +4,7 @@ Worlds: *known mixture* (a log-linear family: n-grams and text statistics suffic
 the same words; two of them, some words apart, change places: an encoder is needed), *real mixture* (``mixture.parquet`` in ``--data``;
 skipped with a reason if absent). ``deep`` is the seconds that the encoder adds to the fit of one fold. The gain is the held-out log-loss
 without the encoder minus with it, nats a row, mean over heads and seeds 0 … n − 1 with the standard error over the seeds' held-out rows;
-*kept* counts the fits that the rule in ``fit.py`` keeps.
+*kept* counts the fits that the rule in ``dora_core/classifier/fit.py`` keeps.
 
     python -m tests.benchmarks.bench_classifier_parts [--seeds 3] [--rows 1000 3000 …] [--worlds known order real]
 """

@@ -79,7 +79,7 @@ def test_shards_cover_every_row_once():
 
 
 def test_shards_get_smaller_towards_the_end():
-    """1,000 rows: 1000 // 16 = 62, then 938 // 16 = 58, …, and 32 from 527 left on (527 // 16 = 32). A large input begins with full ones."""
+    """1,000 rows: 1000 // 16 = 62, then 938 // 16 = 58, …, and 32 from 527 left on (527 // 16 = 32). A large input begins full."""
     sizes = list(shard_sizes(1000, 2048))
     assert sizes[:3] == [62, 58, 55] and sizes[-2:] == [32, 32] and sum(sizes) - 32 < 1000 <= sum(sizes)
     assert sizes == sorted(sizes, reverse=True) and len(sizes) >= 2 * 10
