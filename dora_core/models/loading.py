@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from dora_core.config.method import LoraConfig, ModelConfig
 from dora_core.errors import ModelError
@@ -116,7 +116,7 @@ def grow_reward_model(config: ModelConfig | str | Path) -> tuple[PreTrainedModel
         ModelError: the model cannot be loaded, or is a classifier with another number of outputs.
     """
     config = _as_config(config)
-    settings = _from_pretrained(transformers.AutoConfig, config)
+    settings = load_settings(config)
     dropout = {name: 0.0 for name, value in settings.to_dict().items() if "drop" in name and isinstance(value, float)}
     try:
         model, tokenizer = _load(transformers.AutoModelForSequenceClassification, config, torch.float32, num_labels=1, **dropout)
@@ -131,6 +131,20 @@ def grow_reward_model(config: ModelConfig | str | Path) -> tuple[PreTrainedModel
 def load_tokenizer(config: ModelConfig | str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of :func:`load_policy`, without the model."""
     return _from_pretrained(transformers.AutoTokenizer, _as_config(config))
+
+
+def load_settings(config: ModelConfig | str | Path) -> PretrainedConfig:
+    """The configuration of a model, without its weights."""
+    return _from_pretrained(transformers.AutoConfig, _as_config(config))
+
+
+def load_generation_settings(config: ModelConfig | str | Path, settings: PretrainedConfig) -> GenerationConfig:
+    """The generation configuration that transformers loads with the weights; made from ``settings`` where there is no file of it."""
+    config = _as_config(config)
+    try:
+        return GenerationConfig.from_pretrained(config.source, revision=config.revision)
+    except OSError:
+        return GenerationConfig.from_model_config(settings)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.planning.champion import champions
 from flows.planning.latest import LatestStage, read_latest
+from flows.planning.model_checks import describe_policy
 from flows.planning.planned_stage import Plan, PlannedStage, split_on_demand
 from flows.planning.rounds import add_rounds
 from flows.planning.specs import Chain, pinned
@@ -47,9 +48,12 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
 
     Raises:
         DataError, ConfigError: an input file is missing, its columns cannot be understood, or its rows cannot be used as configured.
+        ModelError: a model is neither a folder nor a known id, or its files say that the run would fail (``model_checks.py``).
     """
+    config = pinned(config)
+    described = describe_policy(config)
     latest = read_latest(store, config.project)
-    notes: list[str] = []
+    notes = list(described.notes)
     registered = champions(mlflow_uri, config.model_name, store, notes.append) if mlflow_uri and "promote" in latest else []
     chain = _specs(config, until, _previous(latest, store), registered)
     specs, labels = chain.specs, {spec.digest(): label for label, spec in chain.specs.items()}
@@ -66,14 +70,14 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     if until in ("evaluate", "promote"):
         check_twins(config, None if read is None else [*read.facts.sources])
     records = None if read is None else read.facts.records.train + read.facts.records.eval
-    return Plan(config.project, stages, first.spec.fingerprints, records, tuple(notes), not_needed)
+    return Plan(config.project, stages, first.spec.fingerprints, records, tuple(notes), not_needed, described.lines)
 
 
 def _specs(config: RealignConfig, until: Until, previous: Previous | None, champions: list[StageRef]) -> Chain:
     from dora_core.data.fingerprints import FingerprintMemory
     from dora_core.data.inputs import fingerprint_sources
 
-    chain = Chain(pinned(config), fingerprint_sources(config.data, FingerprintMemory(Settings().fingerprints)))
+    chain = Chain(config, fingerprint_sources(config.data, FingerprintMemory(Settings().fingerprints)))
     calibration = chain.calibrate(chain.drift(previous)) if config.needs_calibration or until == "calibrate" else None
     if until == "calibrate":
         return chain
