@@ -15,7 +15,8 @@ import torch
 import transformers
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from dora_core.config.method import LoraConfig, ModelConfig
+from dora_core.config.method import LoraConfig, ModelConfig, TextConfig
+from dora_core.data.chat_format import ChatFormat, describe_chat, end_tokens
 from dora_core.errors import ModelError
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "cls_token": "<cls>", "sep_token": "<sep>"}
@@ -148,7 +149,12 @@ def load_generation_settings(config: ModelConfig | str | Path, settings: Pretrai
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Hugging Face folder: safetensors, config, tokenizer."""
+    """Hugging Face folder: safetensors, configurations, tokenizer. The generation configuration declares every token that ends a response,
+    so that a server stops where training taught the model to."""
+    if model.can_generate():
+        ends = sorted(end_tokens(tokenizer, model.generation_config, _chat_format(tokenizer)))
+        if len(ends) > 1:
+            model.generation_config.eos_token_id = ends
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
 
@@ -198,6 +204,16 @@ def _scorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTr
     config.pad_token_id = tokenizer.pad_token_id  # a decoder reads the last token that is another one
     config.use_cache = False
     return model
+
+
+def _chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat | None:
+    """Description of the tokenizer's chat template; None without one that can be used."""
+    if not tokenizer.chat_template:
+        return None
+    try:
+        return describe_chat(tokenizer, TextConfig())[1]
+    except ModelError:
+        return None  # a run that uses the template refuses it before anything is trained
 
 
 def _as_config(model: ModelConfig | str | Path) -> ModelConfig:

@@ -5,7 +5,7 @@ What can be known of a model before anything heavy runs is read from these. Load
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from dora_core.config.method import ModelConfig
@@ -46,3 +46,9 @@ class ModelFiles:
         from dora_core.models.loading import load_tokenizer
 
         return load_tokenizer(self.model)
+
+
+@lru_cache(maxsize=4)
+def model_files(model: ModelConfig) -> ModelFiles:
+    """The files of a pinned model, read once in this process: its digest or commit is part of the key."""
+    return ModelFiles(model)

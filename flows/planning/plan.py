@@ -12,7 +12,7 @@ from typing import Any, Literal
 from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.planning.champion import champions
 from flows.planning.latest import LatestStage, read_latest
-from flows.planning.model_checks import describe_policy
+from flows.planning.model_checks import Described, check_data, describe_policy
 from flows.planning.planned_stage import Plan, PlannedStage, split_on_demand
 from flows.planning.rounds import add_rounds
 from flows.planning.specs import Chain, pinned
@@ -51,7 +51,7 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
         ModelError: a model is neither a folder nor a known id, or its files say that the run would fail (``model_checks.py``).
     """
     config = pinned(config)
-    described = describe_policy(config)
+    described = describe_policy(config) if until != "calibrate" else Described()
     latest = read_latest(store, config.project)
     notes = list(described.notes)
     registered = champions(mlflow_uri, config.model_name, store, notes.append) if mlflow_uri and "promote" in latest else []
@@ -67,6 +67,8 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
         ingest.check_inputs(first.spec, wanted)
     else:
         ingest.check_read(first.spec, read.facts, wanted)
+        if until != "calibrate":
+            check_data(config, read.facts.conversations)
     if until in ("evaluate", "promote"):
         check_twins(config, None if read is None else [*read.facts.sources])
     records = None if read is None else read.facts.records.train + read.facts.records.eval

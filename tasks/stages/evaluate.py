@@ -93,6 +93,7 @@ class KLSampler(ModelWorker[KLArguments]):
         model, self._tokenizer = self.load_policy(self.arguments.policy)
         self._policy, self._start = ResponseLogps(model), ResponseLogps(self.load_policy(self.arguments.start)[0])
         self._encoder = Encoder(self._tokenizer, self.arguments.text)
+        self._ends = self._encoder.ends(model.generation_config)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         import pyarrow as pa
@@ -101,11 +102,11 @@ class KLSampler(ModelWorker[KLArguments]):
         from dora_core.models.generation import sample
         from dora_core.models.logprobs import score_responses
 
-        pad, eos = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
-        prompts = [self._encoder.prompt(p)[0] for p in rows["prompt"].to_pylist()]
+        pad = self._tokenizer.pad_token_id
+        prompts = [prompt.ids for prompt in self._encoder.prompts(rows["prompt"].to_pylist())]
         keys = rows["prompt_hash"].to_pylist()
         model, budget = self._policy.plain_model, self.budget
-        sampled = sample(model, prompts, keys, self.arguments.generate, eos_id=eos, pad_id=pad, batch_tokens=budget)
+        sampled = sample(model, prompts, keys, self.arguments.generate, eos_id=self._ends, pad_id=pad, batch_tokens=budget)
         responses = [EncodedResponse(prompt, one.ids, 0) for prompt, (one,) in zip(prompts, sampled, strict=True)]
         ours = score_responses(self._policy, responses, pad, budget, self.device)
         theirs = score_responses(self._start, responses, pad, budget, self.device)
