@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dora_core.config.method import TextConfig
     from dora_core.data.records import Message
 
-__all__ = ["EncodedResponse", "Encoder", "chat_turns", "plain_prompt", "render_prompt"]
+__all__ = ["EncodedResponse", "Encoder", "chat_turns", "plain_prompt"]
 
 
 @dataclass(frozen=True)
@@ -59,28 +59,11 @@ def plain_prompt(messages: Sequence[Message]) -> str:
     return "\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)
 
 
-def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """The text in front of the response: the prompt in the tokenizer's chat template, or plain text and a line break.
-
-    Args:
-        template: ``auto`` (chat template when the tokenizer has one), ``chat`` or ``plain`` (``TextConfig.template``).
-
-    Raises:
-        ModelError: ``chat`` with a tokenizer that has no chat template.
-    """
-    from dora_core.config.method import TextConfig
-
-    text = TextConfig.model_validate({"template": template})
-    if uses_chat(tokenizer, text):
-        return ChatTemplate(tokenizer, text).render(messages)
-    return _plain_text(messages, tokenizer)
-
-
 class Encoder:
     """Encodes (prompt, response) pairs under one :class:`TextConfig`.
 
     Attributes:
-        chat: description of the chat template; None where prompts are plain text.
+        chat, template: description of the chat template, and the template; None where prompts are plain text.
         end_id: the token that ends a response.
 
     Raises:
@@ -88,18 +71,20 @@ class Encoder:
     """
 
     chat: ChatFormat | None
+    template: ChatTemplate | None
     _opening: list[int]
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: TextConfig):
         self.tokenizer, self.text = tokenizer, text
         if uses_chat(tokenizer, text):
-            self._template, self.chat = describe_chat(tokenizer, text)
+            template, self.chat = describe_chat(tokenizer, text)
+            self.template = template
             self.end_id = self.chat.end_id
             [before] = encode_texts(tokenizer, [self.chat.before])
             special = set(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
             self._opening = before if before and before[-1] in special else []
             return
-        self.chat, self._opening = None, []
+        self.chat, self.template, self._opening = None, None, []
         if tokenizer.eos_token_id is None:
             raise ModelError(
                 f"the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token", hint="use a causal language model's tokenizer"
@@ -158,8 +143,8 @@ class Encoder:
     # -------------------------------------------------------------------------------------------------------- plain text
 
     def _prompt_text(self, messages: Sequence[Message]) -> str:
-        if self.chat:
-            return self._template.render(messages)
+        if self.template is not None:
+            return self.template.render(messages)
         return mark_text(_plain_text(messages, self.tokenizer), self._special)
 
     def _plain_responses(self, responses: Sequence[Sequence[str]]) -> Iterator[list[int]]:
@@ -173,14 +158,14 @@ class Encoder:
     ) -> Iterator[list[int]]:
         """Ids of every response as the template writes it, cut out of the text from the prompt's last control token on: a tokenizer splits
         texts at added tokens, so nothing before it changes the ids behind it."""
-        assert self.chat is not None
+        assert self.chat is not None and self.template is not None
         header = self.chat.header
         heads, turns = list[str](), list[str]()
         for messages, prompt, of_prompt in zip(prompts, texts, responses, strict=True):
             head = header if header and prompt.endswith(header) else prompt
             for response in of_prompt:
                 heads.append(head)
-                turns.append(self._turn(prompt, self._template.render(messages, response), response))
+                turns.append(self._turn(prompt, self.template.render(messages, response), response))
         head_ids = dict(zip(distinct := list(dict.fromkeys(heads)), encode_texts(self.tokenizer, distinct), strict=True))
         found = encode_texts(self.tokenizer, [head + turn for head, turn in zip(heads, turns, strict=True)])
         return (self._behind(head_ids[head], ids, turn) for head, ids, turn in zip(heads, found, turns, strict=True))

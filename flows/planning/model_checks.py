@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from dora_core.data.chat_format import describe_chat, end_tokens, uses_chat
 from dora_core.data.chat_template import FIXED_DATE
 from dora_core.data.conversations import Conversation, ConversationCounter, check_conversations, refused
+from dora_core.data.encoding import Encoder
 from dora_core.models.model_files import ModelFiles, model_files
 from flows.config.models import RealignConfig
 
@@ -38,19 +38,18 @@ ModelCheck = Callable[[ModelFiles, RealignConfig], Described]
 def tokens(files: ModelFiles, config: RealignConfig) -> Described:
     """The tokens that prompts and responses consist of, and conversations of the data that the chat template refuses."""
     tokenizer, text = files.tokenizer, config.text
-    if not uses_chat(tokenizer, text):
-        ends = end_tokens(tokenizer, files.generation_config)
+    encoder = Encoder(tokenizer, text)
+    chat, ends = encoder.chat, encoder.ends(files.generation_config)
+    _check_first_rows(config, encoder)
+    if chat is None:
         bos = f"{tokenizer.bos_token!r} is put in front of a prompt" if tokenizer.bos_token else "the tokenizer has no BOS"
         return Described((f"plain text; {bos}; a response ends with {tokenizer.eos_token!r}; {_generation_ends(ends, files)}",))
-    template, chat = describe_chat(tokenizer, text)
-    _check_first_rows(config, template)
     notes = []
     if chat.day is not None and text.template_date is None:
         notes.append(
             f"the policy's chat template shows the day, and every prompt shows {FIXED_DATE}, so that runs do not differ between days; "
             "a server that renders the template itself shows its own (text.template_date sets another)"
         )
-    ends = end_tokens(tokenizer, files.generation_config, chat)
     return Described((*chat.lines(), _generation_ends(ends, files)), tuple(notes))
 
 
@@ -59,20 +58,18 @@ def _generation_ends(ends: Iterable[int], files: ModelFiles) -> str:
     return f"generation stops at {shown}"
 
 
-def _check_first_rows(config: RealignConfig, template: object) -> None:
-    """Render the first prompt of every shape among the first rows of each input.
+def _check_first_rows(config: RealignConfig, encoder: Encoder) -> None:
+    """Encode the first record of every shape among the first rows of each input.
 
     Raises:
-        DataError: the template refuses it.
+        DataError: the chat template refuses its conversation, or a response cannot be told from the end of its turn.
     """
     from dora_core.data.adapted import AdaptedInput
     from dora_core.data.adapter.canonical import CanonicalRow
-    from dora_core.data.chat_template import ChatTemplate
     from dora_core.data.inputs import inputs_of, rules_of
     from dora_core.data.records import Record, parse_canonical
-    from dora_core.errors import ModelError
+    from dora_core.errors import DataError, ModelError
 
-    assert isinstance(template, ChatTemplate)
     for item in inputs_of(config.data):
         counter, rules = ConversationCounter(), rules_of(config.data, item)
         for row in AdaptedInput(item, {}, most_rows=FIRST_ROWS).rows():
@@ -80,8 +77,8 @@ def _check_first_rows(config: RealignConfig, template: object) -> None:
             if not isinstance(record, Record) or not counter.add(record.prompt, record.record_id):
                 continue
             try:
-                template.render(record.prompt)
-            except ModelError as error:
+                encoder.encode_lists([record.prompt], [record.responses])
+            except (ModelError, DataError) as error:
                 raise refused(error, f"{record.record_id} ({item.place}, row {row.row})") from error
 
 
@@ -109,6 +106,6 @@ def check_data(config: RealignConfig, shapes: Iterable[Conversation]) -> None:
     """
     if config.policy.is_tiny:
         return
-    tokenizer = model_files(config.policy).tokenizer
-    if uses_chat(tokenizer, config.text):
-        check_conversations(describe_chat(tokenizer, config.text)[0], shapes)
+    template = Encoder(model_files(config.policy).tokenizer, config.text).template
+    if template is not None:
+        check_conversations(template, shapes)

@@ -27,6 +27,7 @@ from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.spec import NotInDigest, StageRef, StageSpec, local_model
 from tasks.runtime.stage import StageContext, StageOutput
+from tasks.stages.reference import MUCH
 from tasks.tables.artifacts import CALIBRATION_FILE, LOGPS_FILE, RECORDS_FILE, TRAINING_DATA_FILE, TRUST_FILE
 from tasks.tables.record_selection import RecordSelection
 from tasks.tables.rows import record_batches, responses_of
@@ -68,10 +69,6 @@ class Facts(BaseFacts):
     cut_tokens: int = 0
     lost_system: int = 0
     equal: int = Field(0, description="Records left out: their responses differ, and are the same tokens after the cut.")
-
-
-MUCH = 0.05
-"""Share of cut responses, or prompts, from which it is a note of the run."""
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
