@@ -1,7 +1,7 @@
 """A tokenizer's chat template as a function from conversations to text, the same on every day and for every text.
 
 The template is the only source of control tokens: in the texts of the data they are marked before rendering, and
-:meth:`ChatTemplate.encode` then encodes them as the ordinary text that they are. The functions for it are transformers' own
+:func:`encode_texts` then encodes them as the ordinary text that they are. The functions for it are transformers' own
 (``apply_chat_template(sanitize_control_tokens=True)`` calls the same).
 """
 
@@ -118,9 +118,9 @@ class ChatTemplate:
             raise self._refusal(turns, f"{error or type(error).__name__}") from error
         return rendered
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of rendered texts; marked control tokens become ordinary ones."""
-        return encode_texts(self.tokenizer, texts)
+    def marked_response(self, response: str) -> str:
+        """A response's text with marks, as :meth:`render` has it."""
+        return mark_text(response, self._in_responses)
 
     def _merged(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The conversation without a system message that the template does not take."""

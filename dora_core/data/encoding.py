@@ -183,7 +183,8 @@ class Encoder:
         turn = whole[len(shared) : len(whole) - len(chat.after)]
         if not chat.opens_thinking:
             return turn
-        opened, closing, answer = response.partition("</think>")
+        assert self.template is not None
+        opened, closing, answer = self.template.marked_response(response).partition("</think>")
         if not closing:
             raise DataError(
                 f"prompts of {chat.name} end with {chat.dropped!r}, and a response has no '</think>' that closes this block: "
