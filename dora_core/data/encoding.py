@@ -13,7 +13,7 @@ prompt that is too long loses its oldest turns, then the beginning of its last t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from dora_core.data.chat_format import ChatFormat, describe_chat, end_tokens, uses_chat
@@ -40,13 +40,14 @@ class EncodedPrompt:
 
 @dataclass(frozen=True)
 class EncodedResponse:
-    """Token ids of one (prompt, response); ``truncated`` counts tokens lost on either side, ``cut`` those of the response alone."""
+    """Token ids of one (prompt, response); ``truncated`` counts tokens lost on either side, ``cut`` those of the response alone;
+    ``lost_system``: the prompt's system message was among them. Both are known where the texts are encoded, and not kept with the ids."""
 
     prompt_ids: list[int]
     response_ids: list[int]
     truncated: int
-    cut: int = 0
-    lost_system: bool = False
+    cut: int = field(default=0, compare=False)
+    lost_system: bool = field(default=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.response_ids)

@@ -153,7 +153,7 @@ WITH_TOOLS = [
     {"role": "tool", "content": "sat", "extra": '{"tool_call_id":"c1"}'},
 ]
 TOOL_TEMPLATE = (
-    "{% for t in tools %}[{{ t.name }}]{% endfor %}{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    "{% for t in tools or [] %}[{{ t.name }}]{% endfor %}{% for m in messages %}<{{ m.role }}>{{ m.content }}"
     "{% for c in m.tool_calls %}!{{ c.function.name }}{% endfor %}{% if m.tool_call_id %}#{{ m.tool_call_id }}{% endif %}{% endfor %}"
 )
 

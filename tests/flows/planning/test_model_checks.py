@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
+from pathlib import Path
+
 import pytest
 import torch
 
-from dora_core.config.method import ModelConfig
-from dora_core.errors import ModelError
+from dora_core.config.method import ModelConfig, TextConfig
+from dora_core.data.chat_format import CHAT_TOKENS
+from dora_core.data.conversations import Conversation
+from dora_core.errors import DataError, ModelError
 from dora_core.models.loading import build_policy, save_model, train_tokenizer
 from flows.config.models import RealignConfig
 from flows.planning import model_checks
-from flows.planning.model_checks import Described, describe_policy
+from flows.planning.model_checks import Described, check_data, describe_policy
+from flows.planning.specs import pinned
 
 
 @pytest.fixture
@@ -27,6 +33,50 @@ def config(tmp_path) -> RealignConfig:
             "policy": {"source": str(tmp_path / "model")},
         }
     )
+
+
+def with_template(config: RealignConfig, template: str, rows: str) -> RealignConfig:
+    """The configuration with a chat template in the policy's folder, and these rows."""
+    (Path(config.policy.source) / "chat_template.jinja").write_text(template)
+    Path(str(config.data.train[0].path)).write_text(rows)
+    return pinned(config)
+
+
+REFUSES = (
+    "{%- for m in messages %}{%- if m.role == 'system' %}{{ raise_exception('no system') }}{%- endif %}"
+    "{{- '<cls>' + m.role + ' ' + m.content + '<sep>' }}{%- endfor %}{%- if add_generation_prompt %}{{- '<cls>assistant ' }}{%- endif %}"
+)
+PLAIN_ROW = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
+SYSTEM_PROMPT = '[{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]'
+SYSTEM_ROW = f'{{"id": "with-system", "prompt": {SYSTEM_PROMPT}, "chosen": "b", "rejected": "c"}}\n'
+
+
+def test_tokens_are_described_and_their_rules_enter_the_digest(config) -> None:
+    chat = with_template(config, REFUSES, PLAIN_ROW)
+    described = describe_policy(chat)
+    assert "a turn ends with '<sep>'" in described.lines[0] and "generation stops at '<eos>' (2), '<sep>' (4)" in described.lines[-1]
+    assert chat.text.chat_tokens == CHAT_TOKENS
+    plain = pinned(config.evolve(text=TextConfig(template="plain")))
+    assert plain.text.chat_tokens is None and describe_policy(plain).lines[0].startswith("plain text; '<bos>' is put in front")
+
+
+def test_a_role_that_the_template_refuses_is_met_before_anything_runs(config) -> None:
+    chat = with_template(config, REFUSES, PLAIN_ROW + SYSTEM_ROW)
+    with pytest.raises(DataError, match=r"record with-system \(data.train\[0\], row 1\): .* roles system, user") as refused:
+        describe_policy(chat)
+    assert "text.system: merge" in refused.value.hint and "text.template: plain" in refused.value.hint
+    assert describe_policy(chat.evolve(text=TextConfig(system="merge"))).lines
+    shapes = [Conversation(roles=["system", "user"], tools=False, record_id="far-behind")]
+    with pytest.raises(DataError, match="record far-behind: "):
+        check_data(chat, shapes)
+    check_data(chat.evolve(policy=ModelConfig()), shapes)
+
+
+def test_an_unpinned_day_is_a_note(config) -> None:
+    chat = with_template(config, "{{- strftime_now('%Y') }}" + REFUSES, PLAIN_ROW)
+    assert "every prompt shows 2025-01-01" in describe_policy(chat).notes[0]
+    named = chat.evolve(text=TextConfig(template_date=datetime.date(2026, 3, 1)))
+    assert not describe_policy(named).notes and "2026-03-01" in " ".join(describe_policy(named).lines)
 
 
 def test_tiny_has_no_files_and_nothing_is_checked(config, monkeypatch) -> None:
