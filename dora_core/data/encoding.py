@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["EncodedResponse", "Encoder", "chat_turns", "plain_prompt"]
 
 
+MUCH_CUT = 0.05
+"""Share of texts that were cut from which it is a note of the run."""
+
+
 @dataclass(frozen=True)
 class EncodedPrompt:
     """Token ids of a prompt. ``cut``: tokens lost at its front; ``lost_system``: its system message was among them."""

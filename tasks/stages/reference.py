@@ -55,10 +55,6 @@ class Facts(ScoringFacts):
     truncated: int = Field(description="Responses that did not fit, or whose prompts did not.")
 
 
-MUCH = 0.05
-"""Share of cut responses from which it is a note of the run."""
-
-
 class LogpArguments(WorkerArguments):
     """Arguments of :class:`LogpScorer`: name → model, or the stage that trained it.
 
@@ -154,6 +150,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from dora_core.data.encoding import MUCH_CUT
+
     records = context.fetch(spec.records) / RECORDS_FILE
     scores = score(spec, context, records)
     schema = logps_schema()
@@ -176,7 +174,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     }
     metrics |= {name: value for name, value in scores.facts.dump().items() if value is not None}
     doubts = []
-    if truncated > MUCH * stop:
+    if truncated > MUCH_CUT * stop:
         limits = f"text.max_prompt_tokens = {spec.text.max_prompt_tokens}, text.max_response_tokens = {spec.text.max_response_tokens}"
         doubts = [f"{truncated / stop:.0%} of the responses, or their prompts, are longer than the limits and were cut ({limits})"]
     return StageOutput(rows=stop, metrics=metrics, facts=Facts(**scores.facts.dump(), truncated=truncated, warnings=doubts))

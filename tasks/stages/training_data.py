@@ -27,7 +27,6 @@ from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.spec import NotInDigest, StageRef, StageSpec, local_model
 from tasks.runtime.stage import StageContext, StageOutput
-from tasks.stages.reference import MUCH
 from tasks.tables.artifacts import CALIBRATION_FILE, LOGPS_FILE, RECORDS_FILE, TRAINING_DATA_FILE, TRUST_FILE
 from tasks.tables.record_selection import RecordSelection
 from tasks.tables.rows import record_batches, responses_of
@@ -110,10 +109,12 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 def _doubts(cuts: Cuts, text: TextConfig) -> Iterator[str]:
     """Notes about texts that lost much."""
-    if cuts.cut_responses > MUCH * cuts.responses:
+    from dora_core.data.encoding import MUCH_CUT
+
+    if cuts.cut_responses > MUCH_CUT * cuts.responses:
         share = f"{cuts.cut_responses / cuts.responses:.0%} of the responses of training records"
         yield f"{share} are longer than text.max_response_tokens = {text.max_response_tokens} and were cut: their ends are not learned"
-    if cuts.cut_prompts > MUCH * cuts.prompts:
+    if cuts.cut_prompts > MUCH_CUT * cuts.prompts:
         share = f"{cuts.cut_prompts / cuts.prompts:.0%} of the prompts of training records"
         yield f"{share} are longer than text.max_prompt_tokens = {text.max_prompt_tokens} and lost their beginning"
     if cuts.lost_system:
