@@ -32,7 +32,8 @@ UNKNOWN = "unknown"
 JOINED_COLUMNS = ("row", "prompt", "responses", "rewards", "sources", "reward_kind", "logps", "factor", "label_probability")
 """Columns that :func:`write_alignment_data` reads: position in the records table, messages, lists over all responses (rewards null where
 not measured, sources null where unknown), the kind of the rewards (:data:`dora_core.data.unpaired.LABEL`: an unpaired record), the
-record's h, and the probability that its label is right (null, or no such column: 1)."""
+record's h, and the probability that its label is right (null, or no such column: 1). A further column ``tokens``, the number of response
+tokens that each reference log-probability is the sum of, is compared with the tokens that are written."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,8 @@ def _encode(
     encoded = encoder.encode_lists(table["prompt"].to_pylist(), texts)
     for record in encoded:
         cuts.see(record)
+    if "tokens" in table.column_names:
+        _check_tokens(table["row"].to_pylist(), encoded, picked("tokens"))
     distinct = [_distinct(record, of_record) for record, of_record in zip(encoded, texts, strict=True)]
     kept = [i for i, (places, is_unpaired) in enumerate(zip(distinct, unpaired, strict=True)) if is_unpaired or len(places) > 1]
     if len(kept) < len(encoded) or any(len(places) < len(record) for places, record in zip(distinct, encoded, strict=True)):
@@ -202,6 +205,22 @@ def _encode(
         "label_probability": probability,
     }
     return pa.record_batch([pa.array(columns[f.name], f.type) for f in layout], schema=layout)
+
+
+def _check_tokens(rows: Sequence[int], encoded: Sequence[Sequence[EncodedResponse]], expected: Sequence[Sequence[float]]) -> None:
+    """Refuse reference log-probabilities of other tokens than those that are trained on.
+
+    Raises:
+        DataError: a response has another number of tokens than its log-probability was computed for.
+    """
+    for row, record, counts in zip(rows, encoded, expected, strict=True):
+        for response, count in zip(record, counts, strict=True):
+            if len(response.response_ids) != int(count):
+                raise DataError(
+                    f"training record {row}: its reference log-probability is that of {int(count)} response tokens, and the response has "
+                    f"{len(response.response_ids)}: it was computed by a release that encoded this text otherwise",
+                    hint="delete the folders reference/ and logps/ of the store, and run again",
+                )
 
 
 def _distinct(record: Sequence[EncodedResponse], texts: Sequence[str]) -> list[int]:

@@ -52,9 +52,8 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
         ModelError: a model is neither a folder nor a known id, or its files say that the run would fail (``model_checks.py``).
     """
     config = pinned(config)
-    described = describe_policy(config) if until != "calibrate" else Described()
     latest = read_latest(store, config.project)
-    notes = list(described.notes)
+    notes: list[str] = []
     registered = champions(mlflow_uri, config.model_name, store, notes.append) if mlflow_uri and "promote" in latest else []
     chain = _specs(config, until, _previous(latest, store), registered)
     specs, labels = chain.specs, {spec.digest(): label for label, spec in chain.specs.items()}
@@ -70,12 +69,13 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
         ingest.check_read(first.spec, read.facts, wanted)
         if until != "calibrate":
             check_data(config, read.facts.conversations)
+    described = describe_policy(config) if until != "calibrate" else Described()
     if until in ("evaluate", "promote"):
         if config.benchmarks is not None:
             check_installed()
         check_twins(config, None if read is None else [*read.facts.sources])
     records = None if read is None else read.facts.records.train + read.facts.records.eval
-    return Plan(config.project, stages, first.spec.fingerprints, records, tuple(notes), not_needed, described.lines)
+    return Plan(config.project, stages, first.spec.fingerprints, records, (*notes, *described.notes), not_needed, described.lines)
 
 
 def _specs(config: RealignConfig, until: Until, previous: Previous | None, champions: list[StageRef]) -> Chain:

@@ -206,3 +206,12 @@ def test_a_list_loses_the_responses_that_repeat_a_better_one(tokenizer, tmp_path
     row |= {"responses": [*row["responses"], "home"], "rewards": [2.0, 1.0, 0.0], "sources": ["human"] * 3, "logps": [-1.0, -2.0, -3.0]}
     data = write(tmp_path / "data", [row], Encoder(tokenizer, TextConfig(max_response_tokens=4)), 10, 8)
     assert (data[0].rewards, data[0].reference_logps) == ([2.0, 0.0], [-1.0, -3.0])
+
+
+def test_log_probabilities_of_other_tokens_are_refused(tokenizer, tmp_path: Path) -> None:
+    [row], encoder = equal_rows([("on", "a dog")]), Encoder(tokenizer, TextConfig())
+    counts = [len(encoder.encode(row["prompt"], y).response_ids) for y in row["responses"]]
+    assert len(write(tmp_path / "same", [row | {"tokens": counts}], encoder, 10, 2)) == 1
+    with pytest.raises(DataError, match=f"that of {counts[1] - 1} response tokens, and the response has {counts[1]}") as refused:
+        write(tmp_path / "other", [row | {"tokens": [counts[0], counts[1] - 1]}], encoder, 10, 2)
+    assert "logps/" in refused.value.hint
