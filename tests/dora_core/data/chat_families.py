@@ -7,9 +7,10 @@ byte-level with a few merges, so that tokens can merge where texts meet.
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 SPLIT = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -64,6 +65,23 @@ def byte_tokenizer(
     backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in others])
     named = {name: token for name, token in (("bos_token", bos), ("eos_token", eos)) if token}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **named)
+
+
+def sentence_tokenizer(special: tuple[str, ...], *, bos: str | None, eos: str | None, legacy: bool) -> PreTrainedTokenizerFast:
+    """A tokenizer in the manner of SentencePiece, which puts a space in front of a text: of every text between special tokens (Llama 2), or
+    of the first alone."""
+    letters = ["▁", *string.printable.replace(" ", ""), *(f"<0x{byte:02X}>" for byte in range(256)), "▁t", "▁▁"]
+    vocabulary = {letter: place for place, letter in enumerate(dict.fromkeys(["<unk>", *letters]))}
+    merges = [("▁", "t"), ("▁", "▁")]
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    if legacy:
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(parts)
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=eos)
 
 
 def turns(user: str, assistant: str, *, system: str = "", opening: str = "", prompt: str = "", closing: str = "") -> str:

@@ -12,7 +12,7 @@ from dora_core.data.chat_format import describe_chat, end_tokens, uses_chat
 from dora_core.data.chat_template import FIXED_DATE
 from dora_core.data.encoding import Encoder
 from dora_core.errors import DataError, ModelError
-from tests.dora_core.data.chat_families import CHATML, FAMILIES, IM, Family, byte_tokenizer, turns
+from tests.dora_core.data.chat_families import CHATML, FAMILIES, IM, Family, byte_tokenizer, sentence_tokenizer, turns
 
 LONG = TextConfig(max_prompt_tokens=4096, max_response_tokens=4096)
 ASKED = [{"role": "user", "content": "in the end"}]
@@ -108,6 +108,22 @@ def test_text_of_the_data_never_becomes_a_control_token(name: str) -> None:
         assert [i for i in found if i in controls] == [i for i in expected if i in controls]
     assert evil in tokenizer.decode(asked.prompt_ids)
     assert evil in tokenizer.decode(asked.response_ids)
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("name", ["Llama 2", "Mistral v0.3", "Zephyr", "Gemma 3", "Vicuna"])
+def test_a_tokenizer_that_puts_spaces_in_front_of_texts_gives_the_tokens_of_the_whole(name: str, legacy: bool) -> None:
+    """A response encoded by itself would begin with a space that it has not."""
+    family = FAMILIES[name]
+    tokenizer = sentence_tokenizer(family.special, bos=family.bos, eos=family.eos, legacy=legacy)
+    tokenizer.chat_template = family.template
+    encoder = Encoder(tokenizer, LONG)
+    for response in ("the moon", "  two spaces", "\nline", ""):
+        encoded = encoder.encode(TALK, response)
+        whole = tokenizer.apply_chat_template([*TALK, {"role": "assistant", "content": response}], tokenize=True, return_dict=False)
+        assert encoded.prompt_ids == tokenizer.apply_chat_template(TALK, add_generation_prompt=True, tokenize=True, return_dict=False)
+        assert (encoded.prompt_ids + encoded.response_ids) == whole[: len(encoded.prompt_ids) + len(encoded.response_ids)]
+        assert encoded.response_ids[-1] == tokenizer.convert_tokens_to_ids(family.end)
 
 
 def test_the_day_is_pinned_and_can_be_named() -> None:
