@@ -213,8 +213,10 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
 
 
 def _any_of(tokens: set[str] | frozenset[str]) -> re.Pattern[str]:
-    """A pattern of these texts, longer ones first; of nothing, it never matches."""
-    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+    """A pattern of these texts, longer ones first; of nothing, it never matches. White space that is an added token (Gemma) counts as
+    text."""
+    written = sorted((token for token in tokens if token.strip()), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, written)) or "(?!)")
 
 
 def _texts(value: Any) -> Iterator[str]:
