@@ -18,6 +18,9 @@ from flows.planning import model_checks
 from flows.planning.model_checks import Described, check_data, describe_policy
 from flows.planning.specs import pinned
 
+RESPONSES = '"chosen": "b", "rejected": "c", "chosen_source": "human", "rejected_source": "some-lm"'
+PLAIN_ROW = f'{{"prompt": "a", {RESPONSES}}}\n'
+
 
 @pytest.fixture
 def config(tmp_path) -> RealignConfig:
@@ -25,7 +28,7 @@ def config(tmp_path) -> RealignConfig:
     torch.manual_seed(0)
     tokenizer = train_tokenizer(["the cat sat on a mat"], 300)
     save_model(build_policy(ModelConfig(hidden_size=32, layers=1, heads=2), tokenizer, 64), tokenizer, tmp_path / "model")
-    (tmp_path / "d.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    (tmp_path / "d.jsonl").write_text(PLAIN_ROW)
     return RealignConfig.model_validate(
         {
             "project": "checks",
@@ -46,9 +49,8 @@ REFUSES = (
     "{%- for m in messages %}{%- if m.role == 'system' %}{{ raise_exception('no system') }}{%- endif %}"
     "{{- '<cls>' + m.role + ' ' + m.content + '<sep>' }}{%- endfor %}{%- if add_generation_prompt %}{{- '<cls>assistant ' }}{%- endif %}"
 )
-PLAIN_ROW = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
 SYSTEM_PROMPT = '[{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]'
-SYSTEM_ROW = f'{{"id": "with-system", "prompt": {SYSTEM_PROMPT}, "chosen": "b", "rejected": "c"}}\n'
+SYSTEM_ROW = f'{{"id": "with-system", "prompt": {SYSTEM_PROMPT}, {RESPONSES}}}\n'
 
 
 def test_tokens_are_described_and_their_rules_enter_the_digest(config) -> None:
