@@ -29,9 +29,10 @@ CHAT_TOKENS = 1
 """Version of the rules that make tokens of chats, part of the digest of stages that use a chat template. Raise it when they change."""
 ASKED, AGAIN, ANSWERED, SYSTEM, THOUGHT = "Where is the harbour?", "And when?", "By the old mill.", "Be brief and kind.", "It is near."
 """Texts of the conversations that are rendered: no template contains them."""
-CLOSED_THINKING = re.compile(r"(?:</think>|<channel\|>|\[/THINK\]|<\|END_THINKING\|>|</seed:think>)\s*$")
-OPEN_THINKING = re.compile(r"(?:<think>|\[THINK\]|<\|START_THINKING\|>|<seed:think>)\s*$")
-THINKING = ("<think>", "</think>", "[THINK]", "[/THINK]", "<|START_THINKING|>", "<|END_THINKING|>", "<seed:think>", "</seed:think>")
+THINKING = {"<think>": "</think>", "[THINK]": "[/THINK]", "<|START_THINKING|>": "<|END_THINKING|>", "<seed:think>": "</seed:think>"}
+"""Tokens that open and close a thinking block, which templates write at the end of a prompt."""
+OPEN_THINKING = re.compile(f"(?:{'|'.join(map(re.escape, THINKING))})\\s*$")
+CLOSED_THINKING = re.compile(f"(?:{'|'.join(map(re.escape, [*THINKING.values(), '<channel|>']))})\\s*$")
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def describe_chat(tokenizer: PreTrainedTokenizerBase, text: TextConfig) -> tuple
     end, end_from, after = _end_of_turn(template, asked, whole[place + len(ANSWERED) :])
     header = _header(template, prompt)
     opening = template.render(asked, prompt=False) + prompt[prompt.rindex(ASKED) :]
-    template.protect({token for token in template.added if token in opening + end} - set(THINKING))
+    template.protect({token for token in template.added if token in opening + end} - {*THINKING, *THINKING.values()})
     bos = tokenizer.bos_token
     takes_system = _renders(template, [{"role": "system", "content": SYSTEM}, *asked], SYSTEM, ASKED)
     template.takes_system = takes_system

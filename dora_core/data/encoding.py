@@ -12,11 +12,12 @@ prompt that is too long loses its oldest turns, then the beginning of its last t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from dora_core.data.chat_format import ChatFormat, describe_chat, end_tokens, uses_chat
+from dora_core.data.chat_format import THINKING, ChatFormat, describe_chat, end_tokens, uses_chat
 from dora_core.data.chat_template import MARK, ChatTemplate, chat_turns, encode_texts, mark_text, refuse_tools, special_tokens
 from dora_core.errors import DataError, ModelError
 
@@ -189,15 +190,16 @@ class Encoder:
         if not chat.opens_thinking:
             return turn
         assert self.template is not None
-        opened, closing, answer = self.template.marked_response(response).partition("</think>")
+        opener = chat.dropped.strip()
+        opened, closing, answer = self.template.marked_response(response).partition(THINKING[opener])
         if not closing:
             raise DataError(
-                f"prompts of {chat.name} end with {chat.dropped!r}, and a response has no '</think>' that closes this block: "
+                f"prompts of {chat.name} end with {chat.dropped!r}, and a response has no {THINKING[opener]!r} that closes this block: "
                 f"{response[:60]!r}",
-                hint="give responses with their thinking (…</think> answer), switch thinking off where the template can "
+                hint=f"give responses with their thinking (… {THINKING[opener]} answer), switch thinking off where the template can "
                 "(text.template_arguments: {enable_thinking: false}), or set text.template: plain",
             )
-        thought = opened.removeprefix("<think>").lstrip("\n")
+        thought = opened.replace(opener, "", 1).lstrip("\n") if response.startswith(opener) else opened
         return thought + closing + answer + (chat.end if chat.end_from == "turn" else "")
 
     def _behind(self, head: list[int], ids: list[int], turn: str) -> list[int]:
@@ -242,29 +244,28 @@ class Encoder:
     def _shortened(self, ids: list[int], messages: Sequence[Message]) -> EncodedPrompt:
         """A chat prompt without its oldest turns; the last one loses the beginning of its text if it is still too long."""
         limit, kept = self.text.max_prompt_tokens, _system_of(messages)
-        turns = list(messages[len(kept) :])
+        turns, tools = list(messages[len(kept) :]), chat_turns(messages)[1]
         for first in (place for place, turn in enumerate(turns) if place and turn["role"] == "user"):
-            [shorter] = encode_texts(self.tokenizer, [self._prompt_text([*kept, *turns[first:]])])
+            [shorter] = encode_texts(self.tokenizer, [self._prompt_text(_with_tools([*kept, *turns[first:]], tools))])
             if len(shorter) <= limit:
                 return EncodedPrompt(shorter, len(ids) - len(shorter))
         last = max((place for place, turn in enumerate(turns) if turn["role"] == "user"), default=0)
-        text = self._prompt_text([*kept, *turns[last:]])
+        text = self._prompt_text(_with_tools([*kept, *turns[last:]], tools))
         [shorter] = encode_texts(self.tokenizer, [text])
         content = turns[last]["content"].strip() if turns else ""
         head = self._before_content(text, content, shorter)
-        room = limit - head
-        if room >= limit // 4:
+        if head is not None and limit - head >= limit // 4:
             cut = _cut_front(shorter, head, limit, has_system=False)
             return EncodedPrompt(cut.ids, len(ids) - len(cut.ids))
         # The system message leaves no room for the question: keep its first token alone, as without a chat template.
         cut = _cut_front(shorter, 1 if self.chat and self.chat.adds_bos else 0, limit, has_system=True)
         return EncodedPrompt(cut.ids, len(ids) - len(cut.ids), cut.lost_system)
 
-    def _before_content(self, text: str, content: str, ids: list[int]) -> int:
-        """Number of ids in front of the last question's own text."""
+    def _before_content(self, text: str, content: str, ids: list[int]) -> int | None:
+        """Number of ids in front of the last question's own text; None where it is not found in the rendered text."""
         place = text.rfind(content) if content else -1
         if place < 0 or MARK in text:
-            return 1 if self.chat and self.chat.adds_bos else 0
+            return None
         [head] = encode_texts(self.tokenizer, [text[:place]])
         while head and ids[: len(head)] != head:
             head.pop()
@@ -279,6 +280,15 @@ def _plain_text(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase)
     if any(message.get("extra") for message in messages):
         refuse_tools("plain text", str(tokenizer.name_or_path or "this model"))
     return plain_prompt(messages) + "\n"
+
+
+def _with_tools(messages: list[Message], tools: list[Any] | None) -> list[Message]:
+    """The messages with the tool definitions of a longer conversation, in the first message if none has them."""
+    if not tools or not messages or chat_turns(messages)[1]:
+        return messages
+    extra = json.loads(messages[0].get("extra") or "{}") | {"tools": tools}
+    first: Message = {**messages[0], "extra": json.dumps(extra)}
+    return [first, *messages[1:]]
 
 
 def _has_system(messages: Sequence[Message]) -> bool:

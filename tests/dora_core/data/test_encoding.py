@@ -82,6 +82,12 @@ def test_a_long_chat_loses_its_oldest_turns_whole_and_keeps_its_system_message()
     assert cut.ids == chat_encoder(4096).prompt([SYSTEM, *LONG_TALK[len(LONG_TALK) - text.count("<|im_start|>") + 2 :]])[0], "a rendering"
 
 
+def test_definitions_of_tools_stay_when_their_turn_is_lost(tokenizer) -> None:
+    tokenizer.chat_template = TOOL_TEMPLATE
+    talk = [WITH_TOOLS[0], {"role": "assistant", "content": "x" * 60}, {"role": "user", "content": "and now"}]
+    assert text_of(tokenizer, TextConfig(max_prompt_tokens=40), talk) == "[lookup]<user>and now"
+
+
 def test_a_long_question_loses_its_beginning_behind_its_header() -> None:
     messages = [SYSTEM, {"role": "user", "content": "x" * 300 + " the last words"}]
     [cut] = chat_encoder(120).prompts([messages])
