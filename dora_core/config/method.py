@@ -41,8 +41,11 @@ class TextConfig(StrictModel):
         exclude_if=lambda value: value == "refuse",
         description="Where the chat template takes no system message: refuse the run, or merge it into the user message after it.",
     )
-    template_date: date | None = Field(
-        None, exclude_if=is_empty, description="Day that a chat template with a date shows; null = a fixed day, the same in every run."
+    template_date: str | None = Field(
+        None,
+        pattern=r"^\d{4}-\d\d-\d\d$",
+        exclude_if=is_empty,
+        description="Day that a chat template with a date shows, as 2026-03-01; null = a fixed day, the same in every run.",
     )
     template_arguments: dict[str, JsonValue] = Field(
         default_factory=dict, exclude_if=is_empty, description="Further variables of the chat template, e.g. `enable_thinking: false`."
@@ -52,6 +55,13 @@ class TextConfig(StrictModel):
         exclude_if=is_empty,
         description="Version of the rules that tokenise chats; the plan fills it in for models with a chat template.",
     )
+
+    @field_validator("template_date")
+    @classmethod
+    def _a_day(cls, given: str | None) -> str | None:
+        if given is not None:
+            date.fromisoformat(given)
+        return given
 
     @field_validator("template_arguments")
     @classmethod

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from dora_core.data.chat_template import FIXED_DATE, ChatTemplate, RefusedConversation, encode_texts
+from dora_core.data.chat_template import ChatTemplate, RefusedConversation, encode_texts, shown_day
 from dora_core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -252,8 +252,9 @@ def _takes_tools(template: ChatTemplate, asked: list[Any]) -> bool:
 
 def _shown_day(tokenizer: PreTrainedTokenizerBase, text: TextConfig, prompt: str, asked: list[Any]) -> date | None:
     """The pinned day, if the template shows it: another day renders another prompt."""
-    day = text.template_date or FIXED_DATE
-    other = ChatTemplate(tokenizer, text.evolve(template_date=day.replace(year=day.year + 1, month=(day.month % 12) + 1, day=2)))
+    day = shown_day(text)
+    another = day.replace(year=day.year + 1, month=(day.month % 12) + 1, day=2 if day.day != 2 else 3)
+    other = ChatTemplate(tokenizer, text.evolve(template_date=another.isoformat()))
     return day if other.render(asked) != prompt else None
 
 

@@ -28,6 +28,11 @@ MARK = "\U000f0000"
 REMEDIES = "set text.template: plain, or use a model whose template takes such conversations"
 
 
+def shown_day(text: TextConfig) -> datetime.date:
+    """The day that a template with a date shows."""
+    return datetime.date.fromisoformat(text.template_date) if text.template_date else FIXED_DATE
+
+
 class RefusedConversation(ModelError):
     """A chat template does not take a conversation.
 
@@ -67,7 +72,7 @@ class ChatTemplate:
         self.takes_system = True
         self.name = str(tokenizer.name_or_path or "this model")
         self._sources: dict[bool, str] = {}
-        self._prefix = _pinned_date(tokenizer, text.template_date or FIXED_DATE, self.name)
+        self._prefix = _pinned_date(tokenizer, shown_day(text), self.name)
         self.added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if not token.content.isspace()}
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special} | set(tokenizer.all_special_tokens)
         written = {content for content in self.added if content in self._source(False)}

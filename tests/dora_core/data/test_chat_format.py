@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 import pytest
@@ -128,7 +127,7 @@ def test_a_tokenizer_that_puts_spaces_in_front_of_texts_gives_the_tokens_of_the_
 
 def test_the_day_is_pinned_and_can_be_named() -> None:
     family = FAMILIES["Llama 3.2"]
-    named = Encoder(family.tokenizer(), TextConfig(template_date=datetime.date(2024, 7, 26)))
+    named = Encoder(family.tokenizer(), TextConfig(template_date="2024-07-26"))
     assert "Today: 26 Jul 2024" in family.tokenizer().decode(named.prompt(ASKED)[0])
     assert "Today: 01 Jan 2025" in family.tokenizer().decode(Encoder(family.tokenizer(), TextConfig()).prompt(ASKED)[0])
 

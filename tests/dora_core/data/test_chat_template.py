@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from dora_core.config.method import TextConfig
-from dora_core.data.chat_template import ChatTemplate, RefusedConversation, encode_texts, mark_text, merge_system, special_tokens
+from dora_core.data.chat_template import (
+    FIXED_DATE,
+    ChatTemplate,
+    RefusedConversation,
+    encode_texts,
+    mark_text,
+    merge_system,
+    shown_day,
+    special_tokens,
+)
 from dora_core.errors import ModelError
 from tests.dora_core.data.chat_families import FAMILIES
 
@@ -72,3 +81,10 @@ def test_arguments_may_not_replace_the_conversation() -> None:
 def test_unset_options_of_text_stay_out_of_dumps() -> None:
     """Digests of runs without chat templates are those of before."""
     assert TextConfig().model_dump(mode="json") == {"template": "auto", "max_prompt_tokens": 512, "max_response_tokens": 512}
+
+
+def test_a_day_is_one_of_the_calendar() -> None:
+    assert shown_day(TextConfig(template_date="2024-02-29")).day == 29 and shown_day(TextConfig()) == FIXED_DATE
+    for wrong in ("2026-02-30", "1 March 2026"):
+        with pytest.raises(ValueError, match="template_date"):
+            TextConfig(template_date=wrong)

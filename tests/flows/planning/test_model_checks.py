@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 
 import pytest
@@ -77,7 +76,7 @@ def test_a_role_that_the_template_refuses_is_met_before_anything_runs(config) ->
 def test_an_unpinned_day_is_a_note(config) -> None:
     chat = with_template(config, "{{- strftime_now('%Y') }}" + REFUSES, PLAIN_ROW)
     assert "every prompt shows 2025-01-01" in describe_policy(chat).notes[0]
-    named = chat.evolve(text=TextConfig(template_date=datetime.date(2026, 3, 1)))
+    named = chat.evolve(text=TextConfig(template_date="2026-03-01"))
     assert not describe_policy(named).notes and "2026-03-01" in " ".join(describe_policy(named).lines)
 
 
