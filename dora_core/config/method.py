@@ -10,6 +10,7 @@ Left out: file paths of outputs (the store owns them) and settings of servers (`
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -68,6 +69,10 @@ class TextConfig(StrictModel):
     def _free_names(cls, given: dict[str, JsonValue]) -> dict[str, JsonValue]:
         if taken := sorted(given.keys() & RENDERED_NAMES):
             raise ValueError(f"{', '.join(taken)}: given by the data or by other settings of `text`, not as an argument of the template")
+        try:
+            json.dumps(given, allow_nan=False)
+        except ValueError:
+            raise ValueError("numbers must be finite") from None
         return given
 
 

@@ -76,6 +76,8 @@ def test_a_tokenizer_that_makes_control_tokens_from_plain_text_is_refused() -> N
 def test_arguments_may_not_replace_the_conversation() -> None:
     with pytest.raises(ValueError, match="messages: given by the data"):
         TextConfig(template_arguments={"messages": []})
+    with pytest.raises(ValueError, match="numbers must be finite"):
+        TextConfig(template_arguments={"budget": [float("nan")]})
 
 
 def test_unset_options_of_text_stay_out_of_dumps() -> None:
