@@ -322,14 +322,14 @@ class Chain:
         from dora_core.models.pinning import pin_text
         from tasks.stages import judge as stage
 
-        named = isinstance(judge, RewardModelJudge) and model is None
+        named = judge.model if isinstance(judge, RewardModelJudge) and model is None else None
         spec = stage.Spec(
             records=self.given,
             samples=samples,
             judge=judge,
             model=model,
             reference=reference,
-            text=pin_text(self.config.text, judge.model) if named else self.config.text,
+            text=self.config.text if named is None else pin_text(self.config.text, named),
             execution=self._run("judge"),
         )
         return self.add(label, spec)
