@@ -75,7 +75,7 @@ class Execution(StrictModel):
     )
     prefix_sharing: bool = Field(True, description="Compute a record's prompt once for all its responses, where the model allows it.")
     batch_tokens: int = Field(16_384, ge=256, description="Tokens per inference batch, padding included.")
-    shard_rows: int = Field(2048, ge=1, description="Rows per inference shard.")
+    shard_rows: int = Field(2048, ge=1, description="Most rows of an inference shard; the last shards are smaller.")
     stream_layers: bool = Field(
         False,
         description="reference and evaluate: read a layer's weights when it runs, for models that no worker can hold; needs large batches.",

@@ -16,7 +16,7 @@ from dora_core.config.method import GenerateConfig, OptimizationConfig, SftConfi
 from dora_core.config.twins import TWINS, TwinName
 from dora_core.objectives.settings import ObjectiveConfig
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
-from infra.store.store import sha256_of
+from infra.store.store import sha256_file, sha256_of
 from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.stages._drift_facts import Previous
 from tasks.tables.record_selection import RecordSelection
@@ -229,6 +229,22 @@ class Chain:
             execution=self._run("align"),
         )
 
+    def benchmark(self, policy: StageRef | None, of: str = "") -> StageRef:
+        """Add the benchmarks of a policy (None: of the model as it is)."""
+        from dora_core.evaluation.benchmarks import task_files
+        from tasks.stages import benchmarks
+
+        config = self.config.benchmarks
+        assert config is not None, "called where benchmarks are configured"
+        spec = benchmarks.Spec(
+            policy=policy,
+            model=self.config.policy,
+            benchmarks=config,
+            files={str(path): sha256_file(path) for task in config.files for path in task_files(task)},
+            execution=self._run("benchmarks"),
+        )
+        return self.add(f"benchmarks{of}", spec)
+
     def evaluate(
         self,
         start: StageRef | None,
@@ -241,6 +257,7 @@ class Chain:
         """Add the evaluation on held-out preferences, with the gate."""
         from tasks.stages import evaluate
 
+        asked = {"start": self.benchmark(start, " start"), "policy": self.benchmark(policy)} if self.config.benchmarks else {}
         return self.add(
             label,
             evaluate.Spec(
@@ -249,6 +266,7 @@ class Chain:
                 policy=policy,
                 twins=twins or {},
                 comparison=comparison,
+                benchmarks=asked,
                 evaluate=self.config.evaluate,
                 gate=self.config.gate,
                 golden_sources=self._golden,
@@ -301,15 +319,17 @@ class Chain:
         reference: ModelSource | None = None,
     ) -> StageRef:
         """Add scores of samples; without samples, of the held-out responses of the given records."""
+        from dora_core.models.pinning import pin_text
         from tasks.stages import judge as stage
 
+        named = judge.model if isinstance(judge, RewardModelJudge) and model is None else None
         spec = stage.Spec(
             records=self.given,
             samples=samples,
             judge=judge,
             model=model,
             reference=reference,
-            text=self.config.text,
+            text=self.config.text if named is None else pin_text(self.config.text, named),
             execution=self._run("judge"),
         )
         return self.add(label, spec)
@@ -387,18 +407,20 @@ class Chain:
 
 
 def pinned(config: Configuration) -> Configuration:
-    """Return ``config`` with the weights that its models name now (``dora_core/models/pinning.py``).
+    """Return ``config`` with the weights that its models name now, and the version of their tokens (``dora_core/models/pinning.py``).
 
     Raises:
         ModelError: a model is neither a folder nor a known id.
     """
-    from dora_core.models.pinning import pin
+    from dora_core.models.pinning import pin, pin_text
 
     def pinned_judge(judge: Judge) -> Judge:
         return judge.evolve(model=pin(judge.model)) if isinstance(judge, RewardModelJudge) else judge
 
+    policy = pin(config.policy)
     changes: dict[str, Any] = {
-        "policy": pin(config.policy),
+        "policy": policy,
+        "text": pin_text(config.text, policy),
         "classifier": config.classifier.evolve(encoder=pin(config.classifier.encoder)),
     }
     if isinstance(config, RealignConfig) and config.compare is not None:
