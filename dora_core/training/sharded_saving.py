@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
@@ -33,6 +34,9 @@ def save_sharded(module: nn.Module, model: PreTrainedModel, folder: Path, dtype:
         module: the sharded module.
         model: the model in it, below a peft wrapper if there is one.
     """
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()  # a pass without gradients leaves the root's weights gathered, in the precision of the computation
     prefix = _prefix_of(module, model)
     blocks = list(_blocks(module, model, prefix))
     buffers = _persistent_buffers(model)

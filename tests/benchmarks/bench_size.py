@@ -94,7 +94,7 @@ def sharded_rank(rank: int, folder: str, ranks: int) -> None:
         model(torch.arange(32)[None], use_cache=False)
     found["forward pass of 32 tokens"] = peak() - before
     for part in (*layers, model):
-        part.reshard()
+        part.reshard()  # so that the peak of saving begins with the share alone
     torch.distributed.barrier()
     reset_peak()
     save_sharded(model, model, root / "saved", torch.bfloat16, worker)
