@@ -85,7 +85,7 @@ class Out:
         run = ended.record
         table = _table("stage", "state", "time", "result")
         for stage in run.stages:
-            result = store.read_result(stage.stage, stage.digest)
+            result = store.read_result(stage.stage, stage.digest) if stage.is_finished else None  # never a later run's
             shown = headline(result) if result else ""
             seconds = f"{stage.seconds:.1f} s" if stage.state == "ran" and stage.seconds is not None else ""
             table.add_row(stage.label, f"[{_COLOURS[stage.state]}]{stage.state}[/]", seconds, shown)

@@ -25,7 +25,8 @@ from flows.planning.planned_stage import Plan, PlannedStage
 from flows.report.approval import decision_lines, gate_table
 from flows.report.comparison import comparison_table
 from flows.report.data_preview import facts_markdown
-from flows.run_record import EndedRun, RunRecord
+from flows.report.head import head_of, promotion_of
+from flows.run_record import UNCHANGED, EndedRun, RunRecord
 from flows.run_summary import evaluation_summary
 from flows.running.abandoned import release
 from flows.running.approval import ask, settle, was_suspended
@@ -61,7 +62,13 @@ def clean_up_dead_run(flow: Flow[..., Any], flow_run: PrefectRun, state: State) 
 
 def run_plan(session: Session) -> None:
     """Run every stage of the plan as a task, one after the other in this thread, so that Ctrl-C and Prefect's cancellation interrupt the
-    watcher of a Ray job, which then stops the job."""
+    watcher of a Ray job, which then stops the job.
+
+    A plan with nothing to run has no tasks: a night without news costs a second, not a dozen of task runs, events and MLflow runs.
+    """
+    if not session.plan.to_run:
+        session.record_cached()
+        return
     states: dict[str, Any] = {}  # Prefect passes the results of the states that a task is called with
 
     def run(stage: PlannedStage) -> None:
@@ -100,7 +107,7 @@ def supervise(config: RealignConfig, until: Until, flow: str) -> State[EndedRun]
     def plan() -> Plan:
         return build_plan(config, here.store, until=until, mlflow_uri=here.places.mlflow_uri)
 
-    flow_run = FlowRun(flow, this_run.id, this_run.name, is_again=was_suspended())
+    flow_run = FlowRun(flow, this_run.id, this_run.name, is_again=was_suspended(), command=here.command)
     try:
         with recorded(), gpu_slot(here, plan) as planned, Session.open(config, planned, flow_run, here) as session:
             run_plan(session)
@@ -166,7 +173,7 @@ def publish_summary(session: Session) -> None:
     key = "".join(c if c.isalnum() else "-" for c in f"{session.manifest.run.flow}-{session.manifest.run.project}")
     try:
         create_markdown_artifact(_summary(session), key=key, description=f"Summary of {session.manifest.run_id}")
-        if text := _data(session):
+        if session.plan.to_run and (text := _data(session)):
             create_markdown_artifact(text, key=f"data-{key}", description=f"Data of {session.manifest.run_id}")
     except httpx.HTTPError as error:
         get_run_logger().warning(f"the summary could not be published: {type(error).__name__}: {error}")
@@ -192,8 +199,9 @@ def _summary(session: Session) -> str:
 
 def _data(session: Session) -> str:
     """Return the mappings and counts of the inputs as Markdown; empty without a result of ``ingest``."""
-    spec = session.plan.stages[0].spec
-    result = read_result(session.store, spec.ref(), ingest.Facts) if isinstance(spec, ingest.Spec) else None
+    stage = session.plan.stages[0]
+    done = isinstance(stage.spec, ingest.Spec) and session.manifest.run.stage(stage.label).is_finished
+    result = read_result(session.store, stage.spec.ref(), ingest.Facts) if done else None
     return facts_markdown(result.facts) if result else ""
 
 
@@ -203,12 +211,15 @@ def _time(seconds: float | None) -> str:
 
 def _decided(session: Session) -> list[str]:
     """Return the decision, the person who made it, and the rules of the gate, as Markdown."""
-    spec = session.plan.stages[-1].spec
-    if not isinstance(spec, promote.Spec) or (result := read_result(session.store, spec.ref(), promote.Facts)) is None:
+    spec, run = session.plan.stages[-1].spec, session.manifest.run
+    promotion = promotion_of(session.store, run)
+    if not isinstance(spec, promote.Spec) or promotion is None:
         return []
+    if run.decision == UNCHANGED:
+        return [f"- {head_of(run, promotion).text}"]
     evaluation = read_result(session.store, spec.evaluation, evaluate.Facts)
     gate = evaluation.facts.gate if evaluation else None
-    lines = "\n".join(f"- {line}" for line in decision_lines(result.facts, gate))
+    lines = "\n".join(f"- {line}" for line in decision_lines(promotion, gate))
     return [lines, gate_table(gate)] if gate else [lines]
 
 
