@@ -47,6 +47,7 @@ from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
 from infra.ray_head import TOKEN, RayHead, auth_headers, token_environment
 from infra.settings import WORK_POOL, Service, ServicesRecord, Settings, tool_environment
 from infra.store.store import check_writable, write_atomic
+from infra.tracking.moved_home import follow_home
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "ray": 8265}
 STARTUP_SECONDS = 90.0
@@ -237,6 +238,9 @@ def _start(settings: Settings, name: str, record: ServicesRecord, old: Service |
     else:
         host = settings.back_ends.host
         port = free_port(preferred, host)
+        if name == "mlflow" and settings.back_ends.postgres is None:
+            for old in follow_home(settings.root / "mlflow.db", settings.mlflow_artifacts):
+                on_progress(f"MLflow's artifacts follow the home, which was {old}")
         url = f"http://{address_of(host)}:{port}"
         command = _prefect_command(host, port) if name == "prefect" else _mlflow_command(settings, port)
         addresses = {"PREFECT_API_URL": f"{url}/api", "PREFECT_UI_API_URL": f"{url}/api"}

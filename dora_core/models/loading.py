@@ -134,9 +134,15 @@ def load_tokenizer(config: ModelConfig | str | Path) -> PreTrainedTokenizerBase:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Hugging Face folder: safetensors, config, tokenizer."""
+    """Write a Hugging Face folder: safetensors, config, tokenizer.
+
+    Safetensors are written for their owner only; they get the mode of the configuration, which follows the umask.
+    """
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
+    mode = (folder / "config.json").stat().st_mode & 0o777
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(mode)
 
 
 def add_lora(model: PreTrainedModel, lora: LoraConfig, task_type: str = "CAUSAL_LM") -> PreTrainedModel:
