@@ -235,11 +235,15 @@ class ProgressArtifacts(Observer):
 
     def __init__(self) -> None:
         self._bars: dict[str, tuple[Any, float]] = {}
+        self._percent: dict[str, float] = {}
 
     def event(self, stage: PlannedStage, event: JournalEvent) -> None:
+        if event["kind"] == "notice":
+            self._notice(stage, event["text"])
         if event["kind"] != "progress" or event["total"] <= 0:
             return
         percent = 100.0 * event["done"] / event["total"]
+        self._percent[stage.label] = percent
         bar, moved = self._bars.get(stage.label, (None, 0.0))
         if bar is None:
             key = "".join(c if c.isalnum() else "-" for c in f"progress-{stage.label}")
@@ -247,5 +251,12 @@ class ProgressArtifacts(Observer):
         elif event["time"] - moved < ARTIFACT_SECONDS and percent < 100.0:
             return
         else:
-            update_progress_artifact(bar, percent)
+            update_progress_artifact(bar, percent, description=f"{stage.label}: {event['unit']}")
         self._bars[stage.label] = (bar, event["time"])
+
+    def _notice(self, stage: PlannedStage, text: str) -> None:
+        """Say it in the log, and beside the bar until that moves on."""
+        get_run_logger().warning(f"{stage.label}: {text}")
+        bar, _ = self._bars.get(stage.label, (None, 0.0))
+        if bar is not None:
+            update_progress_artifact(bar, self._percent[stage.label], description=f"{stage.label}: {text}")
