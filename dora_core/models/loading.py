@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from dora_core.config.method import LoraConfig, ModelConfig
 from dora_core.errors import ModelError
+from dora_core.models.portable import make_portable
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "cls_token": "<cls>", "sep_token": "<sep>"}
 
@@ -134,12 +135,13 @@ def load_tokenizer(config: ModelConfig | str | Path) -> PreTrainedTokenizerBase:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a Hugging Face folder: safetensors, config, tokenizer.
+    """Write a Hugging Face folder: safetensors, config, tokenizer, readable by earlier releases of transformers (``portable.py``).
 
     Safetensors are written for their owner only; they get the mode of the configuration, which follows the umask.
     """
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
+    make_portable(folder)
     mode = (folder / "config.json").stat().st_mode & 0o777
     for weights in folder.glob("*.safetensors"):
         weights.chmod(mode)
