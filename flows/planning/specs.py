@@ -16,6 +16,7 @@ from dora_core.config.method import GenerateConfig, OptimizationConfig, SftConfi
 from dora_core.config.twins import TWINS, TwinName
 from dora_core.objectives.settings import ObjectiveConfig
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
+from flows.planning.registered import resolved
 from infra.store.store import sha256_file, sha256_of
 from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.stages._drift_facts import Previous
@@ -413,6 +414,8 @@ def pinned(config: Configuration) -> Configuration:
         ModelError: a model is neither a folder nor a known id.
     """
     from dora_core.models.pinning import pin, pin_text
+
+    config = resolved(config)
 
     def pinned_judge(judge: Judge) -> Judge:
         return judge.evolve(model=pin(judge.model)) if isinstance(judge, RewardModelJudge) else judge

@@ -276,16 +276,17 @@ def _save(job: TrainingJob, module: nn.Module, start: Start, folder: Path, worke
     import torch
     from torch.distributed.fsdp import FSDPModule
 
-    from dora_core.models.loading import save_model
+    from dora_core.models.loading import declare_ends, finish_folder, save_model
     from dora_core.training.distributed import full_weights
     from dora_core.training.sharded_saving import save_sharded
 
     if isinstance(module, FSDPModule):
         model = start.module.model
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        declare_ends(plain, start.tokenizer)
         save_sharded(module, plain, folder, getattr(torch, job.optimization.precision), worker)
         if worker.rank == 0:
-            start.tokenizer.save_pretrained(folder)
+            finish_folder(start.tokenizer, folder)
         return
     weights = full_weights(module)
     if worker.rank == 0:
