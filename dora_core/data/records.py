@@ -171,6 +171,12 @@ def is_golden_source(name: str | None, patterns: Iterable[str]) -> bool:
     return any(name.startswith(p[:-1]) if p.endswith("*") else name == p for p in patterns)
 
 
+def carried_text(extra: str | None, column: str) -> str | None:
+    """Text of a carried column of one record, whose ``extra`` this is; None where it is absent or null."""
+    value = None if extra is None else json.loads(extra).get(column)
+    return None if value is None else str(value)
+
+
 # ------------------------------------------------------------------------------------------------------- one row
 
 

@@ -213,7 +213,7 @@ class Chain:
         spec = self._alignment(start, reference, None, plain)
         if twin.records == "all":
             return spec
-        selection = RecordSelection(records=twin.records, golden_sources=self._golden)
+        selection = RecordSelection(records=twin.records, golden_sources=self._golden, labeller=self.config.trust.labeller)
         return spec.evolve(selection=selection, equal_steps=twin.equal == "steps")
 
     def _alignment(self, start: StageRef | None, reference: StageRef, calibration: StageRef | None, align: AlignConfig) -> StageSpec:

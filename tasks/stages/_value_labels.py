@@ -9,7 +9,6 @@ Shape legend: R train records, P pairs, D features.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dora_core.data.records import is_golden_source
+from dora_core.data.records import carried_text, is_golden_source
 from dora_core.data.unpaired import LABEL
 from tasks.tables.rows import record_batches, row_keys
 
@@ -144,8 +143,8 @@ def _groups(counts: Mapping[str | None, int], most: int) -> tuple[list[str], set
 
 def label_sources(row: Mapping[str, Any], golden: Sequence[str], labeller: str | None) -> list[str]:
     """Source of labels, by response: :data:`GOLDEN`, its own source, or for all the record's annotator."""
-    if labeller is not None and row["extra"] is not None and (named := json.loads(row["extra"]).get(labeller)) is not None:
-        return [GOLDEN if is_golden_source(str(named), golden) else str(named)] * len(row["sources"])
+    if labeller is not None and (named := carried_text(row["extra"], labeller)) is not None:
+        return [GOLDEN if is_golden_source(named, golden) else named] * len(row["sources"])
     return [UNNAMED if source is None else GOLDEN if is_golden_source(source, golden) else source for source in row["sources"]]
 
 
