@@ -129,15 +129,17 @@ class Chain:
         return ref
 
     def race(self, calibration: StageRef, value: StageRef) -> StageRef:
-        """Add the race, which chooses the objective and the weights of records."""
+        """Add the race, which chooses the objective and the weights of records; without trust where the loss cannot train on soft labels."""
         from tasks.stages import race
 
+        align, trust = self.config.align, self.config.trust
+        soft = align.loss.reads_label_probability and align.label_probability == "use"
         spec = race.Spec(
             records=self.records,
             calibration=calibration,
             value=value,
             race=self.config.race,
-            trust=self.config.trust,
+            trust=trust if soft else trust.evolve(method="off", apply="off"),
             exchange=self.config.exchange,
             golden_sources=self._golden,
             aggregate=self.config.calibration.aggregate,
