@@ -12,14 +12,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from dora_core.config.label_parts import TwoScores, Value, Values, disjoint, value_forms
 from dora_core.config.path_syntax import MappedPath, PathText, parse_path
-from dora_core.strict_model import StrictModel
+from dora_core.config.votes import Votes
+from dora_core.strict_model import StrictModel, is_empty
 
 Shape: TypeAlias = Literal["pair", "list", "ab", "unpaired", "rows", "tree", "single"]
-
-Value: TypeAlias = bool | int | float | str | None
-"""A label's value as it is in the data. Compared as value and as text: 1, 1.0, "1" and true are equal."""
-
 
 class AdapterColumns(StrictModel):
     """Where each canonical field is in a row. null: the column of the same name, if it is there; false: not read."""
@@ -50,32 +48,6 @@ class AdapterColumns(StrictModel):
     )
 
 
-class TwoScores(StrictModel):
-    """A number for each of two responses: `a` and `b`, or `chosen` and `rejected`."""
-
-    a: PathText | None = Field(None, description="Number of response A.")
-    b: PathText | None = Field(None, description="Number of response B.")
-    chosen: PathText | None = Field(None, description="Number of the preferred response.")
-    rejected: PathText | None = Field(None, description="Number of the other response.")
-
-    @model_validator(mode="after")
-    def _check(self) -> TwoScores:
-        if self.model_dump(exclude_none=True).keys() not in ({"a", "b"}, {"chosen", "rejected"}):
-            raise ValueError("give two paths: `a` and `b`, or `chosen` and `rejected`")
-        return self
-
-    @property
-    def paths(self) -> tuple[str, str]:
-        """Paths of the first and the second response."""
-        first, second = (path for path in (self.a, self.b, self.chosen, self.rejected) if path is not None)
-        return first, second
-
-
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else [value]
-
-
-Values: TypeAlias = Annotated[list[Value], BeforeValidator(_as_list)]
 Score: TypeAlias = PathText | TwoScores
 
 
@@ -92,7 +64,7 @@ class WinnerLabel(StrictModel):
 
     @model_validator(mode="after")
     def _check(self) -> WinnerLabel:
-        _disjoint({"a": self.a, "b": self.b, "tie": self.tie})
+        disjoint({"a": self.a, "b": self.b, "tie": self.tie})
         return self
 
 
@@ -156,33 +128,8 @@ class UnpairedLabel(StrictModel):
 
     @model_validator(mode="after")
     def _check(self) -> UnpairedLabel:
-        _disjoint({"true": self.true, "false": self.false, "skip": self.skip})
+        disjoint({"true": self.true, "false": self.false, "skip": self.skip})
         return self
-
-
-def value_forms(value: Value) -> frozenset[str]:
-    """Texts under which a label's value is compared: ``1``, ``1.0``, ``"1"`` and ``true`` share one."""
-    if value is None:
-        return frozenset({"\0null"})
-    if isinstance(value, bool):
-        return frozenset({"true", "1"} if value else {"false", "0"})
-    text = str(value).strip().casefold()
-    try:
-        number = float(text) if not isinstance(value, str) or (text[:1] in "+-.0123456789" and "_" not in text) else None
-    except ValueError:
-        number = None
-    if number is not None and abs(number) < 2**53:
-        return frozenset({str(int(number)) if number == int(number) else repr(number)})
-    return frozenset({text})
-
-
-def _disjoint(named: dict[str, list[Value]]) -> None:
-    seen: dict[str, str] = {}
-    for name, values in named.items():
-        for value in values:
-            for form in value_forms(value):
-                if seen.setdefault(form, name) != name:
-                    raise ValueError(f"value {value!r} is under both `{seen[form]}` and `{name}`")
 
 
 _VARIANTS: tuple[tuple[str, frozenset[str]], ...] = (
@@ -360,6 +307,9 @@ class Adapter(StrictModel):
     )
     columns: AdapterColumns = Field(default_factory=AdapterColumns, description="Where each canonical field is in a row.")
     label: Label | None = Field(None, description="Which response is preferred.")
+    votes: Votes | None = Field(
+        None, exclude_if=is_empty, description="Shapes pair and ab: votes on the pair, as the probability that its label is right."
+    )
     messages: Messages = Field(default_factory=Messages, description="How conversations are written.")
     context: Context = Field(default_factory=Context, description="System prompt, history, input and tools in columns of their own.")
     group: Group = Field(default_factory=Group, description="Shape rows: which rows belong together.")
@@ -388,6 +338,8 @@ def paths_of(adapter: Adapter) -> Iterator[tuple[str, str]]:
         if isinstance(path, str):
             yield f"columns.{name}", path
     yield from _label_paths(adapter.label)
+    if adapter.votes is not None:
+        yield from ((f"votes.{key}", path) for key, path in adapter.votes.paths)
     for name in Context.model_fields:
         path = getattr(adapter.context, name)
         if isinstance(path, str):
@@ -440,6 +392,8 @@ def _conflicts(adapter: Adapter) -> Iterator[str]:
         for name in ("rewards", "ranks"):
             if isinstance(getattr(adapter.columns, name), str):
                 yield f"`columns.{name}` and `label` both say which response is better: keep one of them"
+    if adapter.votes is not None:
+        yield from _conflicts_of_votes(adapter)
     if adapter.tree is not None and shape not in (None, "tree"):
         yield f"`tree` is for shape tree, and shape is {shape}"
     if adapter.group.by is not None and shape not in (None, "rows"):
@@ -454,3 +408,15 @@ def _conflicts(adapter: Adapter) -> Iterator[str]:
             yield f"`ignore` names {path!r}, which `{read[path]}` reads"
         if path in adapter.carry:
             yield f"{path!r} is under both `carry` and `ignore`"
+
+
+def _conflicts_of_votes(adapter: Adapter) -> Iterator[str]:
+    shape, votes = adapter.shape, adapter.votes
+    assert votes is not None
+    if shape not in (None, "pair", "ab"):
+        yield f"`votes` are on two responses (shapes pair and ab), and shape is {shape}"
+    if isinstance(adapter.columns.label_probability, str):
+        yield "`columns.label_probability` and `votes` both give the probability of the label: keep one of them"
+    named = None if votes.counts is None else "a" if votes.counts.a is not None else "chosen"
+    if (shape, named) in (("pair", "a"), ("ab", "chosen")):
+        yield f"shape {shape} names its votes {'{chosen, rejected}' if shape == 'pair' else '{a, b}'}"

@@ -202,6 +202,7 @@ class _InputReading:
                 for text, reward, source in zip(record.responses, record.rewards, record.sources, strict=True)
             ],
             extra=record.extra,
+            label_probability=record.label_probability,
         )
         if len(self.shown) < self.most_shown:
             self.shown.append(shown)

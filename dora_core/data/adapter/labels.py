@@ -10,19 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
-from dora_core.config.adapter import (
-    IndexLabel,
-    Label,
-    RanksLabel,
-    Score,
-    ScoresLabel,
-    SignedLabel,
-    TwoScores,
-    UnpairedLabel,
-    Value,
-    WinnerLabel,
-    value_forms,
-)
+from dora_core.config.adapter import IndexLabel, Label, RanksLabel, Score, ScoresLabel, SignedLabel, UnpairedLabel, WinnerLabel
+from dora_core.config.label_parts import TwoScores, Value, value_forms
 from dora_core.data.adapter.numbers import NOT_MEASURED, NotANumber, describe, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
@@ -47,6 +36,13 @@ UNMEASURED = Verdict("preference", None, None)
 PREFERS_A, PREFERS_B, PREFERS_NEITHER = Verdict("preference", 1.0, 0.0), Verdict("preference", 0.0, 1.0), Verdict("preference", 0.5, 0.5)
 
 Compile = Callable[[str], CompiledPath]
+
+
+def majority(first: float, second: float) -> Verdict:
+    """The verdict of votes for two responses."""
+    if first == second:
+        return PREFERS_NEITHER if first else UNMEASURED
+    return PREFERS_A if first > second else PREFERS_B
 
 
 class NamedValues:
