@@ -6,6 +6,7 @@ are added here. Left out: addresses of servers and the store, which are settings
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -226,6 +227,17 @@ class RealignConfig(MethodConfig):
         return Wanted(self.align.objective.name, self.needs_calibration, self.align.loss, tuple(self.evaluate.groups))
 
 
+def _mistakes_of_votes(judge: Judge, align: AlignConfig) -> Iterator[str]:
+    """Why verdicts of ``judge`` cannot become soft labels of ``align``."""
+    if not isinstance(judge, LLMJudge) or judge.against != "each_other":
+        yield "rounds.mix.vote_prior needs verdicts on samples against each other: judge: {kind: llm, against: each_other, …}"
+    if not align.loss.reads_label_probability or align.label_probability == "ignore":
+        yield (
+            f"rounds.mix.vote_prior makes soft labels, and align (loss {align.loss.name}, label_probability {align.label_probability}) "
+            "does not train on them; use a loss on pairs such as dpo"
+        )
+
+
 class SelfTrainConfig(RealignConfig):
     """A realignment and the rounds after it, in which the policy learns from its own judged samples."""
 
@@ -255,6 +267,8 @@ class SelfTrainConfig(RealignConfig):
             mistakes.append(
                 "evaluate.twins compare one alignment; for rounds self-train again with align.objective.name=erm, or run a study"
             )
+        if self.rounds.mix.vote_prior is not None:
+            mistakes += _mistakes_of_votes(self.labeller, self.align)
         served, endpoint = self.generate.served_model, self.execution.of("generate").endpoint
         setting = f"generate.served_model={served or 'null'}"
         found = endpoint_mistake(setting, served is not None, "execution.generate.endpoint.url", endpoint)

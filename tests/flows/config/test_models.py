@@ -8,7 +8,7 @@ import pytest
 
 from dora_core.errors import ConfigError
 from flows.config.loading import load_config
-from flows.config.models import RealignConfig
+from flows.config.models import RealignConfig, SelfTrainConfig
 
 DATA = "data: {train: [{path: org/data}]}\n"
 
@@ -67,3 +67,19 @@ def test_trust_that_the_training_cannot_use_is_refused(tmp_path: Path, sections:
     (tmp_path / "c.yaml").write_text(DATA + sections.replace("off", "'off'"))
     with pytest.raises(ConfigError, match=message):
         load_config(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("judge", "loss", "message"),
+    [
+        ("{kind: reward_model}", "dpo", "needs verdicts on samples against each other"),
+        ("{kind: llm, model: m, against: given}", "dpo", "needs verdicts on samples against each other"),
+        ("{kind: llm, model: m, against: each_other}", "lire", "does not train on them"),
+    ],
+)
+def test_votes_of_judged_samples_need_such_a_judge_and_such_a_loss(tmp_path: Path, judge: str, loss: str, message: str) -> None:
+    endpoint = "execution: {judge: {endpoint: {url: 'http://localhost:1/v1'}}}"
+    rounds = f"rounds: {{mix: {{vote_prior: 0.5}}}}\njudge: {judge}\n{endpoint}\n"
+    (tmp_path / "c.yaml").write_text(DATA + rounds + f"align: {{loss: {{name: {loss}}}}}")
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "c.yaml", model=SelfTrainConfig)
