@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from dora_core.config.goals import SampledWeights, WeightColumn, placeholders
 from dora_core.config.label_parts import TwoScores, Value, Values, disjoint, value_forms
 from dora_core.config.path_syntax import MappedPath, PathText, parse_path
 from dora_core.config.votes import Votes
@@ -90,7 +91,17 @@ class ScoresLabel(StrictModel):
     scores: list[Score] = Field(
         min_length=1, max_length=32, description="Paths of scores, larger is better; for two responses also {a, b} or {chosen, rejected}."
     )
-    weights: list[float] | None = Field(None, description="Weight of each score in the reward; needed for more than one score.")
+    weights: list[float] | WeightColumn | SampledWeights | None = Field(
+        None,
+        description="Weight of each score in the reward, needed for more than one: numbers, or by prompt {column: path} or {sampled: 1}.",
+    )
+    say: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        exclude_if=is_empty,
+        description="Text in front of the prompt that states the prompt's weights: `Helpfulness {w1}, harmlessness {w2}.`",
+    )
     missing: list[str] = Field(
         default_factory=list, description='Further texts that mean "not measured", beside "", "N/A", "NA", "null", "none" and "nan".'
     )
@@ -102,12 +113,30 @@ class ScoresLabel(StrictModel):
     def _check(self) -> ScoresLabel:
         if self.weights is None and len(self.scores) > 1:
             raise ValueError(f"{len(self.scores)} scores need `weights`, one number each")
-        if self.weights is not None and len(self.weights) != len(self.scores):
+        if not isinstance(self.weights, list):
+            return self._check_weights_by_prompt()
+        if self.say is not None:
+            raise ValueError("`say` states weights that differ by prompt, and these are the same for all")
+        if len(self.weights) != len(self.scores):
             raise ValueError(f"{len(self.weights)} weights for {len(self.scores)} scores")
-        if self.weights is not None and not all(abs(w) < 1e9 for w in self.weights):  # NaN compares false
+        if not all(abs(w) < 1e9 for w in self.weights):  # NaN compares false
             raise ValueError("weights must be finite numbers below 1e9")
-        if self.weights is not None and not any(self.weights):
+        if not any(self.weights):
             raise ValueError("at least one weight must differ from 0")
+        return self
+
+    def _check_weights_by_prompt(self) -> ScoresLabel:
+        if self.weights is None:
+            if self.say is not None:
+                raise ValueError("`say` states weights by prompt; give `weights: {column: path}` or `weights: {sampled: 1}`")
+            return self
+        if len(self.scores) == 1:
+            raise ValueError("weights by prompt need at least two scores")
+        if self.say is None:
+            raise ValueError("weights by prompt need `say`, as the policy cannot see them: e.g. `say: \"Helpfulness {w1}, harmlessness {w2}.\"`")
+        names = {f"w{i + 1}" for i in range(len(self.scores))}
+        if set(placeholders(self.say)) != names:
+            raise ValueError(f"`say` needs each of {', '.join(f'{{{name}}}' for name in sorted(names))}, the weights in the order of `scores`")
         return self
 
 
@@ -138,7 +167,7 @@ _VARIANTS: tuple[tuple[str, frozenset[str]], ...] = (
     ("index", frozenset({"index_base"})),
     ("ranks", frozenset({"ranks", "base"})),
     ("unpaired", frozenset({"true", "false", "skip"})),
-    ("scores", frozenset({"scores", "weights", "contradiction", "missing"})),
+    ("scores", frozenset({"scores", "weights", "say", "contradiction", "missing"})),
 )
 _VARIANT_OF_CLASS = {
     "WinnerLabel": "winner",
@@ -360,6 +389,8 @@ def _label_paths(label: Label | None) -> Iterator[tuple[str, str]]:
         place = "label.scores" if isinstance(label, ScoresLabel) else "label.ranks"
         for score in scores:
             yield from ((place, path) for path in ((score,) if isinstance(score, str) else score.paths))
+        if isinstance(label, ScoresLabel) and isinstance(label.weights, WeightColumn):
+            yield "label.weights", label.weights.column
     elif label is not None:
         yield "label.column", label.column
         if isinstance(label, WinnerLabel):
@@ -383,6 +414,8 @@ def _conflicts(adapter: Adapter) -> Iterator[str]:
     if isinstance(label, ScoresLabel | RanksLabel):
         scores = label.scores if isinstance(label, ScoresLabel) else [label.ranks]
         two_sided = any(isinstance(score, TwoScores) for score in scores)
+        if isinstance(label, ScoresLabel) and label.say is not None and shape == "rows":
+            yield "weights by prompt are read in the shapes pair, ab and list, and shape is rows"
         if two_sided and shape in ("list", "rows"):
             yield f"shape {shape} takes paths as scores and ranks, not two paths {{a, b}}"
         if any(isinstance(s, TwoScores) and s.a is not None for s in scores) and shape == "pair":

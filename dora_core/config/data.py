@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from dora_core.config.adapter import Adapter
+from dora_core.config.goals import Goal
 from dora_core.data.formats import AUTO, FORMATS
 from dora_core.strict_model import NAME_PATTERN, REVISION_PATTERN, StrictModel
 
@@ -134,6 +135,9 @@ class DataConfig(StrictModel):
         default_factory=list,
         max_length=64,
         description="Evaluation files; a training record that shares 13 words in a row with one of them refuses the run.",
+    )
+    goal: Goal | None = Field(
+        None, exclude_if=_is_unset, description="Reward-conditioned prompts: every prompt asks for a response of a certain reward."
     )
     accept: list[str] = Field(
         default_factory=list, description="Suspicion rules that are known and accepted: a finding that refuses the run becomes a note."

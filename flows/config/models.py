@@ -200,6 +200,11 @@ class RealignConfig(MethodConfig):
                 f"trust.apply=weight multiplies h, and align.objective.name={objective} does not read h; use reweight or dora, "
                 "or trust.apply: soft_label"
             )
+        if self.data.goal is not None and self.needs_valuation:
+            raise ValueError(
+                "data.goal reverses preferences by the reward that a prompt asks for, which label trust, exchange rates and objective auto "
+                "would take for disagreement; leave data.goal out, or those (trust.apply: off, exchange.enabled: false, another objective)"
+            )
         return self
 
     @property
@@ -267,6 +272,8 @@ class SelfTrainConfig(RealignConfig):
             mistakes.append(
                 "evaluate.twins compare one alignment; for rounds self-train again with align.objective.name=erm, or run a study"
             )
+        if self.data.goal is not None:
+            mistakes.append("data.goal: samples of the train prompts would be judged under every goal; rounds need prompts without goals")
         if self.rounds.mix.vote_prior is not None:
             mistakes += _mistakes_of_votes(self.labeller, self.align)
         served, endpoint = self.generate.served_model, self.execution.of("generate").endpoint

@@ -12,6 +12,7 @@ from dora_core.data.adapter.canonical import Adapted, CanonicalRow
 from dora_core.data.adapter.labels import TwoSided, majority
 from dora_core.data.adapter.shapes.base import RowShape
 from dora_core.data.adapter.votes import VoteReader
+from dora_core.data.adapter.weights import PromptWeights
 from dora_core.data.problems import Problem, Reason, problem
 
 
@@ -26,6 +27,7 @@ class AbShape:
         source = fields.path("source")
         self._sources = ((fields.path("a_source"), source), (fields.path("b_source"), source))
         self._label = TwoSided(adapter.label, fields.compile, notes) if adapter.label is not None else None
+        self._weights = PromptWeights.of(adapter.label, fields.compile)
         self._votes = VoteReader(adapter.votes, fields.compile, notes) if adapter.votes is not None else None
         self._names = (self.a.text, self.b.text)
 
@@ -41,9 +43,12 @@ class AbShape:
         if problems:
             return problems
         prompt, texts = reader.joined(given, replies, problems, self._names)
+        weights = self._weights(row, prompt, problems) if self._weights is not None else None
         votes = self._votes(row, problems) if self._votes is not None else None
-        verdict = self._label(row, problems) if self._label is not None else None if votes is None else majority(*votes)
+        verdict = self._label(row, problems, weights) if self._label is not None else None if votes is None else majority(*votes)
         fields: dict[str, Any] = {"prompt": prompt}
+        if self._weights is not None and weights is not None:
+            fields["goal"] = self._weights.said(weights)
         reader.beside(row, fields, problems)
         sources = [responses.source(paths, row, problems) for paths in self._sources]
         if problems or verdict is None:

@@ -17,6 +17,7 @@ from dora_core.data.adapter.canonical import Adapted, CanonicalRow, Refused
 from dora_core.data.adapter.labels import TwoSided
 from dora_core.data.adapter.shapes.base import RowShape
 from dora_core.data.adapter.votes import VoteReader
+from dora_core.data.adapter.weights import PromptWeights
 from dora_core.data.problems import Problem, Reason, problem
 
 
@@ -32,6 +33,7 @@ class PairShape:
         self._chosen_source = (fields.path("chosen_source"), source)
         self._rejected_source = (fields.path("rejected_source"), source)
         self._label = TwoSided(adapter.label, fields.compile, notes) if adapter.label is not None else None
+        self._weights = PromptWeights.of(adapter.label, fields.compile)
         self._votes = VoteReader(adapter.votes, fields.compile, notes) if adapter.votes is not None else None
         self._scores_decide = getattr(adapter.label, "contradiction", "refuse") == "scores"
         self._names = (self.chosen.text, self.rejected.text)
@@ -48,8 +50,11 @@ class PairShape:
         if problems:
             return problems
         prompt, texts = reader.joined(given, replies, problems, self._names)
-        verdict = self._label(row, problems) if self._label is not None else None
+        weights = self._weights(row, prompt, problems) if self._weights is not None else None
+        verdict = self._label(row, problems, weights) if self._label is not None else None
         fields: dict[str, Any] = {"prompt": prompt}
+        if self._weights is not None and weights is not None:
+            fields["goal"] = self._weights.said(weights)
         reader.beside(row, fields, problems)
         votes = self._votes(row, problems) if self._votes is not None else None
         sources = [responses.source(paths, row, problems) for paths in (self._chosen_source, self._rejected_source)]
