@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from dora_core.config.goals import SampledWeights, WeightColumn, placeholders
-from dora_core.config.label_parts import TwoScores, Value, Values, disjoint, value_forms
+from dora_core.config.label_parts import TwoScores, Values, disjoint
 from dora_core.config.path_syntax import MappedPath, PathText, parse_path
 from dora_core.config.votes import Votes
 from dora_core.strict_model import StrictModel, is_empty
 
 Shape: TypeAlias = Literal["pair", "list", "ab", "unpaired", "rows", "tree", "single"]
+
 
 class AdapterColumns(StrictModel):
     """Where each canonical field is in a row. null: the column of the same name, if it is there; false: not read."""
@@ -133,10 +134,10 @@ class ScoresLabel(StrictModel):
         if len(self.scores) == 1:
             raise ValueError("weights by prompt need at least two scores")
         if self.say is None:
-            raise ValueError("weights by prompt need `say`, as the policy cannot see them: e.g. `say: \"Helpfulness {w1}, harmlessness {w2}.\"`")
+            raise ValueError('weights by prompt need `say`, or the policy cannot see them: `say: "Helpfulness {w1}, harmlessness {w2}."`')
         names = {f"w{i + 1}" for i in range(len(self.scores))}
         if set(placeholders(self.say)) != names:
-            raise ValueError(f"`say` needs each of {', '.join(f'{{{name}}}' for name in sorted(names))}, the weights in the order of `scores`")
+            raise ValueError(f"`say` needs each of {', '.join(f'{{{name}}}' for name in sorted(names))}: weights in the order of `scores`")
         return self
 
 

@@ -26,9 +26,9 @@ class Goal(StrictModel):
     """Reward-conditioned prompts (reward-augmented data, arXiv 2410.08067).
 
     A training record with rewards r_1 … r_N becomes one record for each distinct r: its prompt asks for a response of reward g = r, and its
-    rewards are −(r_i − g)². So the response with the reward that is asked for is the preferred one, the lower-rated one included: the policy
-    learns from what is said of both, and no good response is only "rejected". Prompts of evaluation, of samples and of trusted responses ask
-    for ``best``, and so must those in use. The paper states the goal in the system prompt, here it precedes the first user message.
+    rewards are −(r_i − g)². So the response with the reward that is asked for is the preferred one, also where it is the lower one: the
+    policy learns how good each is, and no good response is only "rejected". Prompts of evaluation, of samples and of trusted responses
+    ask for ``best``, and so must those in use. The paper states the goal in the system prompt, here it precedes the first user message.
     """
 
     best: float = Field(description="Goal of the prompts of evaluation and of trusted responses: the top of the scale of the rewards.")

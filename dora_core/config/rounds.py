@@ -36,7 +36,7 @@ class MixConfig(StrictModel):
         ge=0,
         le=1000,
         exclude_if=lambda prior: prior is None,
-        description="Soft labels from the verdicts of a language model that compares samples with each other: a list's label_probability is "
+        description="Soft labels from verdicts of a language model that compares samples with each other: a list's label_probability is "
         "(v + prior)/(n + 2·prior), v of n verdicts on its best against its worst sample being for the best. null: labels are certain.",
     )
 

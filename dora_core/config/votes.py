@@ -25,10 +25,13 @@ class Votes(StrictModel):
     a: Values = Field(default_factory=list, description="each: values that prefer A (shape pair: the preferred response).")
     b: Values = Field(default_factory=list, description="each: values that prefer B (shape pair: the other response).")
     tie: Values = Field(default_factory=list, description="each: values that prefer neither.")
-    positive: Literal["a", "b"] | None = Field(None, description="each: votes are signed numbers, and a positive one prefers this response.")
+    positive: Literal["a", "b"] | None = Field(None, description="each: votes are signed numbers; a positive one prefers this response.")
     tie_band: float = Field(0.0, ge=0, le=1e9, description="each: signed numbers of at most this size prefer neither.")
     prior: float = Field(
-        0.5, ge=0, le=1000, description="Pseudo-votes for either response: ½ is Jeffreys' prior, 1 the uniform one, 0 the bare share of votes."
+        0.5,
+        ge=0,
+        le=1000,
+        description="Pseudo-votes for either response: ½ is Jeffreys' prior, 1 a uniform one, 0 the bare share of votes.",
     )
 
     @model_validator(mode="after")

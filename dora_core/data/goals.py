@@ -29,7 +29,8 @@ def without_rewards(record: Record, goal: Goal | None) -> list[Problem]:
     """The problem of a record that has no rewards to ask for, where prompts state goals; empty for any other."""
     if goal is None or record.reward_kind == "reward":
         return []
-    detail = f"the label is a {record.reward_kind}, and data.goal asks for the reward of a response: map scores with `label: {{scores: […]}}`"
+    needed = "data.goal asks for the reward of a response: map scores with `label: {scores: […]}`"
+    detail = f"the label is a {record.reward_kind}, and {needed}"
     return [Problem("rewards", Reason.MISSING_LABEL, detail)]
 
 

@@ -129,7 +129,7 @@ class Chain:
         return ref
 
     def race(self, calibration: StageRef, value: StageRef) -> StageRef:
-        """Add the race, which chooses the objective and the weights of records; without trust where the loss cannot train on soft labels."""
+        """Add the race, which chooses objective and record weights, without trust where the loss cannot train on soft labels."""
         from tasks.stages import race
 
         align, trust = self.config.align, self.config.trust

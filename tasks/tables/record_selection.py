@@ -57,7 +57,8 @@ class RecordSelection(StrictModel):
         return DataError(
             f"none of the {records} training records is {self.records}: a {self.records} record has "
             + (f"such a labeller in {self.labeller}, or without one " if self.labeller else "")
-            + f"responses of {'golden' if self.records == 'golden' else 'other'} sources only ({', '.join(self.golden_sources)} are golden)",
+            + f"responses of {'golden' if self.records == 'golden' else 'other'} sources only "
+            + f"({', '.join(self.golden_sources)} are golden)",
             hint=f"take {self.records}_only out of evaluate.twins, or set data.golden_sources to the trusted ones; records that mix "
             "golden and synthetic responses count as neither, unless a carried column names their labeller (trust.labeller)",
         )

@@ -1,16 +1,20 @@
 """What ``objective: auto`` chooses on real preference data, and what that is worth beside plain training and ``dora``.
 
-Needs ``mixture.parquet``, by default of ``../shared/data`` beside the checkout. Two worlds, in each of which 30 % of the training records
-have a label of people and 70 % one of a second labeller, named in a carried column (``trust.labeller``):
+Needs ``mixture.parquet``, by default of ``../shared/data`` beside the checkout. Two worlds, in each of which 30 % of the training
+records have a label of people and 70 % one of a second labeller, named in a carried column (``trust.labeller``):
 
 * ``verified``: GSM8K solutions, rewards are verified answers. The second labeller has the same rewards: nothing needs correction.
 * ``biased``: explanations rated by people. The second labeller is a judge that likes length: its reward of a response is
   ¼·z(people's) + z(log characters) + ¼·noise, z within the record; it agrees with people on 63 % of the pairs.
 
+Policies: ``--policy tiny``, trainings of the pipeline, as below; ``--policy linear``, a Bradley-Terry head on frozen text features, fitted
+to the optimum as in the race's proxy and in ``bench_worlds.py``, h from logistic regressions on the same features: seconds instead of
+minutes a seed, and the same model family as the race's, which flatters ``auto``.
+
 Arms: ``erm`` on all records, ``golden_only`` (people's labels, as many steps), ``dora`` (λ auto, the conditional ratio) and ``auto``, with
-the settings of ``infra/configs/listwise.yaml``: real trainings of its tiny policy with ``dpo_pl`` from one supervised start. A seed draws the
-held-out quarter of the prompts, the 30 %, the judge's noise, and the order of training. Judged by people's (verified) rewards of held-out
-prompts alone: *accuracy* and *win* as in ``bench_real_mixture.py``, with a two-level bootstrap over seeds and prompts.
+the settings of ``infra/configs/listwise.yaml``: real trainings of its tiny policy with ``dpo_pl`` from one supervised start. A seed
+draws the held-out quarter of the prompts, the 30 %, the judge's noise, and the order of training. Judged by people's (verified) rewards
+of held-out prompts alone: *accuracy* and *win* as in ``bench_real_mixture.py``, with a two-level bootstrap over seeds and prompts.
 
 Seeds, shares, judge and settings were fixed before the first training. Results are kept in --state, one line per world, seed and arm, and
 finished stages in --home, so an interrupted benchmark continues; ``--limit 1`` does one arm and ends.
@@ -27,10 +31,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dora_core.calibration import calibrate, mixture_factor
+from dora_core.config.method import CalibrationConfig
 from dora_core.config.twins import TwinName
 from dora_core.data.inputs import fingerprint_sources
+from dora_core.data.records import fold_of, hash_prompt
+from dora_core.evaluation.metrics import correct
 from dora_core.evaluation.study_statistics import mean_over
 from dora_core.objectives.settings import ObjectiveConfig
+from dora_core.selection.features import TextFeatures, hashed_ngrams
+from dora_core.selection.label_trust import held_out_label_probabilities, reward_model_trust
+from dora_core.selection.proxy import Floats, Head, ProxyPairs, choose_ridge, fit
+from dora_core.selection.race import Entrant, Race, RaceData, entrants, fit_objective, ridge_of
 from flows.config.loading import load_preset
 from flows.config.models import RealignConfig
 from flows.planning.specs import Chain, pinned
@@ -38,6 +50,7 @@ from infra.store.store import Store
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages.registry import STAGES
 from tests.benchmarks.bench_real_mixture import BOOTSTRAP, DATA, measure
+from tests.benchmarks.bench_worlds import CLASSIFIER_FOLDS, log_odds
 from tests.benchmarks.harness import Row, argument_parser, report
 
 WORLDS = {
@@ -46,6 +59,8 @@ WORLDS = {
 }
 ARMS = ("erm", "golden_only", "dora", "auto")
 GOLDEN_SHARE, HELD_OUT = 0.3, 0.25
+FOLDS, PROMPT_BUCKETS = 5, 128  # of the linear policy
+DORA = Entrant(objective="dora", ess_target=0.9, uses_factors=True)
 TRUTH, LENGTH, NOISE = 0.25, 1.0, 0.25
 Line = dict[str, Any]
 
@@ -150,6 +165,99 @@ def run_arm(data: Path, home: Path, world: str, seed: int, arm: str) -> Line:
     return line | {"cpu_seconds": round(time.process_time() - started)}
 
 
+# ------------------------------------------------------------------------------------------------------- linear policy
+
+
+def factors(features: TextFeatures, rows: list[Line], fold_R: Floats) -> Floats:
+    """Calibrated h by record, the mean over its responses: ratios of responses given the prompt, from cross-fitted logistic regressions on
+    the frozen features, one per source, with the prompt's own log-odds taken away."""
+    flat = [(r, x["prompt"], y, s) for r, x in enumerate(rows) for y, s in zip(x["responses"], x["sources"], strict=True)]
+    record, prompts, responses, sources = (list(column) for column in zip(*flat, strict=True))
+    names = ["", *sorted({name for name in sources if not name.startswith("human")})]
+    code = np.array([0 if name.startswith("human") else names.index(name) for name in sources])
+    x_Nd, fold_N = hashed_ngrams(prompts, PROMPT_BUCKETS), fold_R[np.array(record)]
+    x_Nd = x_Nd / np.maximum(x_Nd.std(axis=0), 1e-9)
+    joint_Nd, golden = np.column_stack([features(prompts, responses), x_Nd]), code == 0
+    log_w = np.empty((len(flat), len(names) - 1))
+    for source in range(1, len(names)):
+        used = golden | (code == source)
+        log_w[:, source - 1] = log_odds(joint_Nd, golden, used, fold_N) - log_odds(x_Nd, golden, used, fold_N)
+    ratios, counts = np.exp(np.clip(log_w, -30, 30)), np.bincount(code).astype(float)
+    h_N = calibrate(mixture_factor(ratios, counts / counts.sum()), CalibrationConfig()).h
+    return np.asarray(np.bincount(record, h_N) / np.bincount(record))
+
+
+def strict_pairs(rows: list[Line]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(record, preferred, other) of every strict pair; responses of all records counted through."""
+    found, start = list[tuple[int, int, int]](), 0
+    for record, row in enumerate(rows):
+        r = [np.nan if reward is None else reward for reward in row["rewards"]]
+        found += [(record, start + i, start + j) for i in range(len(r)) for j in range(len(r)) if r[i] > r[j]]
+        start += len(r)
+    record_P, winner_P, loser_P = np.array(found).T
+    return record_P, winner_P, loser_P
+
+
+def run_linear(data: Path, home: Path, world: str, seed: int) -> list[Line]:
+    """All arms of one seed with a linear Bradley-Terry policy on frozen text features, fitted to the optimum."""
+    path = home / "data" / f"{world}-{seed}.parquet"
+    agrees = write_world(data, world, seed, path)
+    rows = pq.read_table(path).to_pylist()
+    train, held_out = ([row for row in rows if row["split"] == split] for split in ("train", "eval"))
+    features = TextFeatures.fit([x["prompt"] for x in train for _ in x["responses"]], [y for x in train for y in x["responses"]])
+
+    def differences(of: list[Line]) -> tuple[np.ndarray, Floats]:
+        values = features([x["prompt"] for x in of for _ in x["responses"]], [y for x in of for y in x["responses"]])
+        record_P, winner_P, loser_P = strict_pairs(of)
+        return record_P, values[winner_P] - values[loser_P]
+
+    record_P, difference_PD = differences(train)
+    hash_R = np.array([hash_prompt([{"role": "user", "content": row["prompt"]}]) for row in train], dtype=np.uint64)
+    human_R = np.array([row["labeller"] == "human" for row in train])
+    h_R = factors(features, train, fold_of(hash_R, CLASSIFIER_FOLDS))
+    weight_P = 1.0 / np.bincount(record_P)[record_P]
+    pairs = ProxyPairs(difference_PD, (~human_R).astype(int)[record_P], hash_R[record_P], fold_of(hash_R, FOLDS)[record_P], weight_P)
+    trust_ridge = choose_ridge(pairs, pairs.golden_P.astype(float))
+    trust = reward_model_trust(pairs, trust_ridge)
+    labels_KP = held_out_label_probabilities(pairs, trust, trust_ridge)
+    race = Race(RaceData(pairs, h_R[record_P], trust.probability_P, labels_KP), ridge_of(pairs))
+    for entrant in entrants(factors=True, trust=True):
+        race.run(entrant)
+    choice = race.choose()
+    heads = {name: fitted(race, entrant) for name, entrant in (("golden_only", Entrant(kappa=0.0)), ("erm", Entrant()), ("dora", DORA))}
+    if choice.robust is None:
+        weight, label = choice.recipe(pairs.golden_P, race.data.factor_P, trust.probability_P)
+        heads["auto"] = fit(pairs.difference_PD, weight * pairs.weight_P, label, ridge=race.ridge)
+    else:
+        heads["auto"] = fitted(race, choice.robust)
+    record_E, difference_ED = differences(held_out)
+    mean = {name: float(choice.recipe(pairs.golden_P, race.data.factor_P, None)[0][pairs.golden_P == golden].mean()) for name, golden in
+            (("golden", True), ("judge", False))}  # fmt: skip
+    facts: Line = {"reason": choice.reason, "decided": choice.decided, "mean_weight": {n: m / mean["golden"] for n, m in mean.items()}}
+    estimate = trust.agreement[1]
+    facts |= {"estimated_agreement": {"value": estimate.value, "low": estimate.low, "high": estimate.high}}
+    lines = []
+    for arm in ARMS:
+        right = correct(heads[arm].margins(difference_ED))
+        accuracy = np.bincount(record_E, right)[np.unique(record_E)] / np.bincount(record_E)[np.unique(record_E)]
+        line: Line = {"world": world, "seed": seed, "arm": arm, "agreement": agrees, "accuracy": [round(float(a), 4) for a in accuracy]}
+        lines.append(line | (facts if arm == "auto" else {}))
+    return lines
+
+
+def fitted(race: Race, entrant: Entrant) -> Head:
+    """The head of one entrant on all train pairs."""
+    pairs = race.data.pairs
+    if entrant.is_weighting:
+        return fit(pairs.difference_PD, race.data.weights(entrant) * pairs.weight_P, race.data.labels(entrant), ridge=race.ridge)
+    assert race.data.factor_P is not None
+    of: Any = {"objective": entrant.objective, "ess_target": entrant.ess_target, "ridge": race.ridge}
+    return fit_objective(pairs.difference_PD, pairs.weight_P, race.data.factor_P, race.data.labels(entrant), **of)
+
+
+# ------------------------------------------------------------------------------------------------------------- report
+
+
 def kept(state: Path) -> dict[tuple[str, int, str], Line]:
     """Finished arms; a partially written last line is ignored."""
     text = state.read_text(encoding="utf-8") if state.exists() else ""
@@ -164,7 +272,7 @@ def rows(found: dict[tuple[str, int, str], Line], world: str, seeds: list[int]) 
         return [np.array(found[world, seed, arm][measure]) for seed in seeds]
 
     shown = []
-    for measure_ in ("accuracy", "win"):
+    for measure_ in (name for name in ("accuracy", "win") if name in found[world, seeds[0], "erm"]):
         for arm in ARMS:
             own = mean_over(values(arm, measure_), **BOOTSTRAP)
             shown.append(Row(f"{arm}: {measure_}", f"{own.value:.3f} [{own.low:.3f}, {own.high:.3f}]"))
@@ -188,26 +296,32 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, default=DATA, help="folder with mixture.parquet")
     parser.add_argument("--worlds", nargs="*", default=list(WORLDS), choices=list(WORLDS))
+    parser.add_argument("--policy", choices=["tiny", "linear"], default="tiny")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--limit", type=int, help="end after this many arms")
     parser.add_argument("--home", type=Path, default=Path(".dora/bench-real-data"), help="where stages are kept")
-    parser.add_argument("--state", type=Path, default=Path("build/real-data.jsonl"))
+    parser.add_argument("--state", type=Path, help="default: build/real-data-<policy>.jsonl")
     options: Any = parser.parse_args()
+    options.state = options.state or Path(f"build/real-data-{options.policy}.jsonl")
     if not (options.data / "mixture.parquet").exists():
         parser.error(f"no mixture.parquet in {options.data}: give its folder with --data")
     found = kept(options.state)
     wanted = [(world, seed, arm) for seed in range(options.seeds) for world in options.worlds for arm in ARMS]
     options.state.parent.mkdir(parents=True, exist_ok=True)
     with options.state.open("a", encoding="utf-8") as file:
-        for key in [key for key in wanted if key not in found][: options.limit]:
-            found[key] = run_arm(options.data.resolve(), options.home.resolve(), *key)
-            file.write(json.dumps(found[key]) + "\n")
-            file.flush()
+        for world, seed, arm in [key for key in wanted if key not in found][: options.limit]:
+            if (world, seed, arm) in found:
+                continue  # a linear seed has all arms at once
+            place = (options.data.resolve(), options.home.resolve(), world, seed)
+            for line in run_linear(*place) if options.policy == "linear" else [run_arm(*place, arm)]:
+                found[world, seed, line["arm"]] = line
+                file.write(json.dumps(line) + "\n")
+                file.flush()
     for world in options.worlds:
         seeds = [seed for seed in range(options.seeds) if all((world, seed, arm) in found for arm in ARMS)]
         if seeds:
             prompts = len(found[world, seeds[0], "erm"]["accuracy"])
-            title = f"Real data, {world}: about {prompts} held-out prompts with a preference a seed, seeds {seeds}"
+            title = f"Real data, {options.policy} policy, {world}: about {prompts} held-out prompts with a preference a seed, seeds {seeds}"
             report(title, rows(found, world, seeds), options.save)
 
 

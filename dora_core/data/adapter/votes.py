@@ -90,7 +90,8 @@ class VoteReader:
         if votes.positive is None:
             name = self._names.of(vote)
             if name is None:
-                problems.append(unknown_value(self._each.text, vote, self._names.allowed(), "add it to `votes.a`, `votes.b` or `votes.tie`"))
+                remedy = "add it to `votes.a`, `votes.b` or `votes.tie`"
+                problems.append(unknown_value(self._each.text, vote, self._names.allowed(), remedy))
             return {"a": 1.0, "b": 0.0}.get(name or TIE, 0.5)
         try:
             number = to_number(vote)

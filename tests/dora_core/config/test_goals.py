@@ -26,7 +26,7 @@ def test_a_goal_is_said_with_its_decimals() -> None:
 
 @pytest.mark.parametrize("text", ["no goal", "{goal} and {goal}", "{goal} {other}", "{} {goal}"])
 def test_a_goal_s_text_needs_its_placeholder_once(text: str) -> None:
-    with pytest.raises(ValidationError, match="needs {goal} once|braces without a name"):
+    with pytest.raises(ValidationError, match=r"needs {goal} once|braces without a name"):
         Goal(best=1, text=text)
 
 

@@ -44,7 +44,8 @@ def test_plackett_luce_with_a_tie() -> None:
 def test_plackett_luce_of_an_uncertain_label_is_that_of_the_order_or_its_reverse() -> None:
     # β·lr best first = (1, 0, −1): ℓ = .720868 as above. In the reverse order, scores best first = (−1, 0, 1):
     # log(1/e + 1 + e) + 1 + log(1 + e) − 0 = 2.407606 + 1.313262 = 3.720868. q = ¾: .75·.720868 + .25·3.720868 = 1.470868
-    batch = dataclasses.replace(batch_of([[-1.0, 1.0, 0.0]], [[1.0, 3.0, 2.0]]), label_probability_B=torch.tensor([0.75], dtype=torch.float64))
+    q_B = torch.tensor([0.75], dtype=torch.float64)
+    batch = dataclasses.replace(batch_of([[-1.0, 1.0, 0.0]], [[1.0, 3.0, 2.0]]), label_probability_B=q_B)
     assert parse_loss({"name": "dpo_pl", "beta": 1.0})(batch).item() == pytest.approx(1.4708676520)
 
 

@@ -89,7 +89,7 @@ def test_votes_of_judged_samples_need_such_a_judge_and_such_a_loss(tmp_path: Pat
 def test_goals_in_prompts_exclude_trust_in_labels(tmp_path: Path, sections: str) -> None:
     data = "data: {train: [{path: org/data}], goal: {best: 1}}\n"
     (tmp_path / "c.yaml").write_text(data + sections)
-    with pytest.raises(ConfigError, match="data.goal reverses preferences"):
+    with pytest.raises(ConfigError, match=r"data\.goal reverses preferences"):
         load_config(tmp_path / "c.yaml")
     (tmp_path / "c.yaml").write_text(data)
     assert load_config(tmp_path / "c.yaml").data.goal is not None

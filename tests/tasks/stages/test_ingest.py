@@ -214,7 +214,7 @@ def test_prompts_with_goals_are_two_records_of_one_prompt_hash_and_rows_of_their
 
 def test_goals_need_rewards_and_known_held_out_prompts(tmp_path):
     pairs = [{"prompt": f"p{i}", "chosen": "a", "rejected": "b", "chosen_source": "human", "rejected_source": "m"} for i in range(30)]
-    with pytest.raises(DataError, match="data.goal asks for the reward of a response"):
+    with pytest.raises(DataError, match=r"data\.goal asks for the reward of a response"):
         ingest(tmp_path, pairs, goal={"best": 1})
-    with pytest.raises(DataError, match="with data.goal a held-out prompt must be known"):
+    with pytest.raises(DataError, match=r"with data\.goal a held-out prompt must be known"):
         ingest(tmp_path, [row(i, split="train") for i in range(40)], goal={"best": 1})

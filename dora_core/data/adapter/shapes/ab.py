@@ -76,6 +76,6 @@ SHAPE = RowShape(
     fields=("a", "b", "a_source", "b_source"),
     needed=("a", "b"),
     two=("a", "b"),
-    label_example="e.g. `label: {column: winner, a: model_a, b: model_b, tie: [tie]}`, or `label: {scores: [{a: score_a, b: score_b}]}`, or "
-    "`votes: {counts: {a: votes_a, b: votes_b}}`",
+    label_example="e.g. `label: {column: winner, a: model_a, b: model_b, tie: [tie]}`, or `label: {scores: [{a: score_a, b: score_b}]}`, "
+    "or `votes: {counts: {a: votes_a, b: votes_b}}`",
 )
