@@ -31,7 +31,7 @@ class Votes(StrictModel):
         0.5,
         ge=0,
         le=1000,
-        description="Pseudo-votes for either response: ½ is Jeffreys' prior, 1 a uniform one, 0 the bare share of votes.",
+        description="Pseudo-votes for either response: ½ is Jeffreys' prior, 1 a uniform one, 0 the share of votes.",
     )
 
     @model_validator(mode="after")
