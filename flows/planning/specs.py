@@ -123,6 +123,7 @@ class Chain:
             exchange=self.config.exchange,
             golden_sources=self._golden,
             aggregate=self.config.calibration.aggregate if calibration else "mean",
+            **self._proxy_policy(),
             execution=self._run("value"),
         )
         self._trust[self.records] = ref = self.add("value", spec)
@@ -143,6 +144,7 @@ class Chain:
             exchange=self.config.exchange,
             golden_sources=self._golden,
             aggregate=self.config.calibration.aggregate,
+            **self._proxy_policy(),
             execution=self._run("race"),
         )
         return self.add("race", spec)
@@ -382,6 +384,12 @@ class Chain:
 
         assert isinstance(self.config, SelfTrainConfig) and self.round is not None, "guard rails need self-training rounds"
         return self.add(label, guard.Spec(round=self.round, guard=self.config.rounds.guard, **evidence, execution=self._run("guard")))
+
+    def _proxy_policy(self) -> dict[str, Any]:
+        """The policy whose features the proxy reads; empty for features of the texts alone."""
+        if self.config.exchange.features == "text":
+            return {}
+        return {"start": self.start(), "model": self.config.policy, "text": self.config.text}
 
     def _policy(self, start: StageRef | None) -> dict[str, Any]:
         """Return the inputs of every stage that works with the policy."""

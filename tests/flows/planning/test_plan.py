@@ -308,6 +308,14 @@ def test_the_race_softens_no_label_that_alignment_could_not_use(tmp_path: Path, 
     assert (trust(), trust(setting)) == ("auto", "off")
 
 
+def test_features_of_the_policy_make_the_proxy_wait_for_the_start(tmp_path: Path, mixture: Path, store: Store) -> None:
+    plan = build_plan(load(tmp_path, mixture, "align.objective.name=auto", "exchange.features=both"), store)
+    specs = {stage.label: stage.spec for stage in plan.stages}
+    labels = list(specs)
+    assert labels.index("sft") < labels.index("value") < labels.index("race")
+    assert {specs[name].start for name in ("value", "race", "reference")} == {specs["sft"].ref()}
+
+
 def test_rounds_and_studies_refuse_objective_auto(tmp_path: Path, mixture: Path) -> None:
     text = f"project: demo\ndata: {{train: [{{path: {mixture}}}]}}\nalign: {{objective: {{name: auto}}}}\n"
     (tmp_path / "rounds.yaml").write_text(text)
