@@ -1,6 +1,6 @@
 """Agreement and exchange rates of sources on the known mixture, against the truth. Nothing is asserted.
 
-    python -m tests.benchmarks.bench_source_value
+    python -m tests.benchmarks.bench_source_value [--features text|policy|both]
 
 Worlds, settings and seeds 0–4 were fixed before the first run. Every source writes as people do (shift 0) or with its bias (shift 1), one
 source a record; labels of a source are reversed with the probability given, those of people never. The truth of the agreement is exact:
@@ -12,21 +12,34 @@ needs, by the gold order of fresh people's pairs, to be as good as golden + sour
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dora_core.config.method import TestbedConfig
+from dora_core.config.execution import Execution
+from dora_core.config.method import ModelConfig, OptimizationConfig, TestbedConfig, TextConfig
+from dora_core.data.encoding import Encoder
 from dora_core.data.records import fold_of, hash_prompt
+from dora_core.models.loading import build_policy, train_tokenizer
+from dora_core.models.logprobs import ResponseLogps, represent_responses
 from dora_core.selection.exchange import exchange_rates
-from dora_core.selection.features import TextFeatures
+from dora_core.selection.features import PolicyFeatures, TextFeatures, policy_vectors
 from dora_core.selection.label_trust import em_trust, held_out_label_probabilities, reward_model_trust
-from dora_core.selection.proxy import ProxyPairs, choose_ridge, fit
+from dora_core.selection.proxy import Floats, ProxyPairs, choose_ridge, fit
 from dora_core.testbed.mixture import GOLDEN, LABEL_STD, Testbed
+from dora_core.training.distributed import Worker
+from dora_core.training.loop import FolderHooks
+from dora_core.training.loop import fit as train
+from dora_core.training.sft import SftTask
 
 FOLDS = 4
+Features = Callable[[Sequence[str], Sequence[str]], Floats]
+POLICY = ModelConfig(hidden_size=96, layers=2, heads=4, vocab_size=800)
+TEXT = TextConfig(max_prompt_tokens=64, max_response_tokens=128)
+SFT = OptimizationConfig(epochs=6, batch_size=32, learning_rate=2e-3)
 WORLDS = {  # name: prompts, golden share, shift, share of reversed labels by source
     "as people": (500, 0.35, 0.0, (0.0, 0.0, 0.0)),
     "reversed 0, 20, 40 %": (500, 0.35, 0.0, (0.0, 0.2, 0.4)),
@@ -40,7 +53,7 @@ WORLDS = {  # name: prompts, golden share, shift, share of reversed labels by so
 class World:
     """Pairs of a mixture and, for each, the gap of gold rewards of its stated winner."""
 
-    def __init__(self, prompts: int, alpha: float, shift: float, noise: tuple[float, ...], seed: int):
+    def __init__(self, prompts: int, alpha: float, shift: float, noise: tuple[float, ...], seed: int, kind: str = "text"):
         shape: dict[str, Any] = {"prompts": prompts, "responses_per_prompt": 3, "one_source_per_record": True, "seed": seed}
         config = TestbedConfig(alpha=alpha, shift=shift, sources=len(noise), **shape)
         testbed, rng = Testbed(config), np.random.default_rng([seed, 1])
@@ -51,8 +64,15 @@ class World:
         for row in rows:
             if row["labeller"] != GOLDEN and rng.random() < noise[self.names.index(row["labeller"]) - 1]:
                 row["rewards"] = [-reward for reward in row["rewards"]]
-        prompts_N = [row["prompt"] for row in rows for _ in row["responses"]]
-        self.features = TextFeatures.fit(prompts_N, [y for row in rows for y in row["responses"]], buckets=128)
+        prompts_N, responses_N = [row["prompt"] for row in rows for _ in row["responses"]], [y for row in rows for y in row["responses"]]
+        text = TextFeatures.fit(prompts_N, responses_N, buckets=128)
+        if kind == "text":
+            self.features: Features = text
+        else:
+            represent = trained_policy(rows, seed)
+            policy = PolicyFeatures.fit(represent(prompts_N, responses_N))
+            parts = [text] if kind == "both" else []
+            self.features = lambda x, y: np.concatenate([*(part(x, y) for part in parts), policy(represent(x, y))], axis=1)
         self.pairs, self.gap_P = self._pairs(testbed, rows)
         self.fresh, self.fresh_gap = self._pairs(testbed, fresh)
 
@@ -87,6 +107,37 @@ class World:
         return float(np.average(right[self.fresh_gap != 0], weights=self.fresh.weight_P[self.fresh_gap != 0]))
 
 
+def trained_policy(rows: list[dict], seed: int) -> Features:
+    """Vectors of (prompt, response) rows by a tiny policy that has learnt people's responses, as in the stage ``sft``."""
+    import tempfile
+    from pathlib import Path
+
+    import torch
+
+    texts = (text for row in rows for text in (row["prompt"], *row["responses"]))
+    tokenizer = train_tokenizer(texts, vocab_size=POLICY.vocab_size)
+    torch.manual_seed(seed)
+    policy, encoder = build_policy(POLICY, tokenizer, TEXT.max_prompt_tokens + TEXT.max_response_tokens), Encoder(tokenizer, TEXT)
+    examples = [
+        ([{"role": "user", "content": row["prompt"]}], y)
+        for row in rows
+        for y, source in zip(row["responses"], row["sources"], strict=True)
+        if source == GOLDEN
+    ]
+    logps, worker, execution = ResponseLogps(policy), Worker(), Execution()
+    task = SftTask(logps, list(policy.model.layers), examples, encoder, worker, tokenizer.pad_token_id)
+    with tempfile.TemporaryDirectory() as folder:
+        train(task, SFT.evolve(seed=seed), execution, worker, FolderHooks(Path(folder)))
+    policy.eval()
+
+    def represent(prompts: Sequence[str], responses: Sequence[str]) -> Floats:
+        encoded = [encoder.encode([{"role": "user", "content": x}], y) for x, y in zip(prompts, responses, strict=True)]
+        found = represent_responses(logps, encoded, tokenizer.pad_token_id, 8192, torch.device("cpu"))
+        return policy_vectors(found, np.array([len(one.response_ids) for one in encoded]))
+
+    return represent
+
+
 def measure(world: World, few_prompts: int) -> dict[str, list[float]]:
     pairs = world.pairs
     golden = pairs.golden_P.astype(np.float64)
@@ -118,10 +169,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--worlds", type=int, nargs="*", default=range(len(WORLDS)), help="Positions of the worlds to run.")
     parser.add_argument("--few-prompts", type=int, default=100)
+    parser.add_argument("--features", choices=["text", "policy", "both"], default="text")
     arguments = parser.parse_args()
     print("means over seeds (and the largest error of an agreement), sources in order; accuracy on fresh people's pairs")
     for name, (prompts, alpha, shift, noise) in [list(WORLDS.items())[i] for i in arguments.worlds]:
-        runs = [measure(World(prompts, alpha, shift, noise, seed), arguments.few_prompts) for seed in range(arguments.seeds)]
+        runs = [
+            measure(World(prompts, alpha, shift, noise, seed, arguments.features), arguments.few_prompts) for seed in range(arguments.seeds)
+        ]
         mean = {key: np.mean([run[key] for run in runs], axis=0) for key in runs[0]}
         error = max(abs(e - min(t, 1.0)) for run in runs for e, t in zip(run["estimate"], run["truth"], strict=True))
         cells = {key: " ".join(f"{value:.2f}" for value in mean[key]) for key in ("truth", "estimate", "em", "rate")}

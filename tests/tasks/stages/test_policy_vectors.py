@@ -26,7 +26,9 @@ SMALL = {"buckets": 16, "bootstrap_samples": 100}
 
 def spec_of(records: StageRef, start: StageRef, **exchange: object) -> value.Spec:
     settings = ExchangeConfig.model_validate(SMALL | exchange)
-    spec = value.Spec(records=records, calibration=None, trust=TrustConfig(), exchange=settings, golden_sources=GOLDEN, execution=IN_PROCESS)
+    spec = value.Spec(
+        records=records, calibration=None, trust=TrustConfig(), exchange=settings, golden_sources=GOLDEN, execution=IN_PROCESS
+    )
     return spec if settings.features == "text" else spec.evolve(start=start, model=ModelConfig(), text=TEXT)
 
 
