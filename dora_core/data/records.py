@@ -210,8 +210,8 @@ def parse_row(row: Any, form: Form, rules: Rules, taken: Container[str] = ()) ->
 def parse_canonical(row: CanonicalRow, rules: Rules, taken: Container[str] = ()) -> Record | list[Problem]:
     """:func:`parse_row` for a row of an adapter: the prompt is messages, the responses are final texts. Never raises.
 
-    Beside the fields of :func:`parse_row` a row may have ``split``, ``weight``, ``label_probability``, ``extra`` and ``tools``, and the
-    form ``unpaired`` the fields ``response, label, source``.
+    Beside the fields of :func:`parse_row` a row may have ``split``, ``weight``, ``label_probability``, ``goal``, ``extra`` and ``tools``,
+    and the form ``unpaired`` the fields ``response, label, source``.
     """
     parser = _RowParser(rules, taken, final=True)
     record = parser.parse(row.fields, row.form)
@@ -270,7 +270,7 @@ class _RowParser:
         if record_id in self.taken:
             self._add("id", Reason.DUPLICATE_ID, "an earlier row has this id, or this content where rows have no id")
         record = Record(record_id, prompt, responses, rewards, sources, kind, _hash_text(prompt_json), content, task, **beside)
-        return record if row.get("goal") is None else with_goal(record, row["goal"])
+        return with_goal(record, row["goal"]) if self.final and row.get("goal") is not None else record
 
     def _add(self, field: str, reason: Reason, detail: str) -> None:
         self.problems.append(Problem(field, reason, detail))

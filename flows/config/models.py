@@ -196,6 +196,12 @@ class RealignConfig(MethodConfig):
                 f"trust.apply=soft_label: align.loss.name={loss.name} does not read how sure a label is; use a pairwise loss such as dpo, "
                 "or trust.apply: weight"
             )
+        voted = next((f"data.train[{i}].votes" for i, source in enumerate(self.data.train) if source.votes is not None), None)
+        if voted is not None and not loss.reads_label_probability and self.align.label_probability == "use":
+            raise ValueError(
+                f"{voted} make soft labels, which align.loss.name={loss.name} does not read; use a loss on pairs such as dpo, "
+                "or align.label_probability: ignore"
+            )
         if self.trust.apply == "soft_label" and self.align.label_probability == "ignore":
             raise ValueError("trust.apply=soft_label contradicts align.label_probability=ignore; set one of the two")
         if self.trust.apply == "weight" and not self.needs_calibration:

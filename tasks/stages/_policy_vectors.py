@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 
 READ_ROWS = 4096
+LIST_LIMIT = 4
+"""Responses of a longer list that make pairs: best, worst, and evenly spaced ranks between."""
 
 
 class VectorArguments(WorkerArguments):
@@ -122,7 +124,6 @@ def vectors_of(spec: _OfPolicy, context: StageContext, records: Path, wanted_R: 
 def _chosen(records: Path, wanted_R: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, int], Any, str]]:
     """((record, place), prompt, response) of every response that makes a pair."""
     from dora_core.training.alignment_data import choose_responses
-    from tasks.stages._value_labels import LIST_LIMIT
 
     record = 0
     for batch in record_batches(records, ["prompt", "responses", "rewards"], "train"):

@@ -85,6 +85,15 @@ def test_votes_of_judged_samples_need_such_a_judge_and_such_a_loss(tmp_path: Pat
         load_config(tmp_path / "c.yaml", model=SelfTrainConfig)
 
 
+def test_votes_need_a_loss_that_reads_soft_labels(tmp_path: Path) -> None:
+    data = "data: {train: [{path: org/data, shape: pair, votes: {counts: {chosen: yes_votes, rejected: no_votes}}}]}\n"
+    (tmp_path / "c.yaml").write_text(data + "align: {loss: {name: lire}}")
+    with pytest.raises(ConfigError, match=r"data\.train\[0\]\.votes make soft labels, which align\.loss\.name=lire does not read"):
+        load_config(tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text(data + "align: {loss: {name: lire}, label_probability: ignore}")
+    assert load_config(tmp_path / "c.yaml").data.train[0].votes is not None
+
+
 @pytest.mark.parametrize("sections", ["trust: {apply: soft_label}", "exchange: {enabled: true}", "align: {objective: {name: auto}}"])
 def test_goals_in_prompts_exclude_trust_in_labels(tmp_path: Path, sections: str) -> None:
     data = "data: {train: [{path: org/data}], goal: {best: 1}}\n"
