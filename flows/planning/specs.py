@@ -157,11 +157,11 @@ class Chain:
         """Add ``policy`` fine-tuned on each record's best response."""
         return self._fine_tune(policy, SftConfig(data="best", optimization=optimization))
 
-    def _fine_tune(self, policy: StageRef | None, settings: SftConfig) -> StageRef:
+    def _fine_tune(self, policy: StageRef | None, settings: SftConfig, records: StageRef | None = None) -> StageRef:
         from tasks.stages import sft
 
         spec = sft.Spec(
-            records=self.records,
+            records=records or self.records,
             start=policy,
             model=self.config.policy,
             text=self.config.text,
@@ -404,10 +404,12 @@ class Chain:
         return self.add(label, guard.Spec(round=self.round, guard=self.config.rounds.guard, **evidence, execution=self._run("guard")))
 
     def _proxy_policy(self) -> dict[str, Any]:
-        """The policy whose features the proxy reads; empty for features of the texts alone."""
-        if self.config.exchange.features == "text":
+        """The policy whose features the proxy reads, in every round that of the first start; empty for features of the texts alone."""
+        config = self.config
+        if config.exchange.features == "text":
             return {}
-        return {"start": self.start(), "model": self.config.policy, "text": self.config.text}
+        start = self._fine_tune(None, config.sft, self.given) if config.sft.enabled else None
+        return {"start": start, "model": config.policy, "text": config.text}
 
     def _policy(self, start: StageRef | None) -> dict[str, Any]:
         """Return the inputs of every stage that works with the policy."""
