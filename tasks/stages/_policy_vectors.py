@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from dora_core.config.method import ModelConfig, TextConfig
-from tasks.runtime.spec import ModelSource, StageRef
+from dora_core.config.method import TextConfig
+from tasks.runtime.spec import ModelSource
 from tasks.runtime.stage import StageContext
 from tasks.runtime.workers import ModelWorker, WorkerArguments
 from tasks.tables.rows import record_batches
@@ -83,13 +83,19 @@ class Vectors:
 
 
 def compute_vectors(
-    context: StageContext, records: Path, wanted_R: NDArray[np.bool_], model: ModelSource, text: TextConfig, execution: Execution
+    context: StageContext,
+    records: Path,
+    wanted_R: NDArray[np.bool_],
+    model: ModelSource | None,
+    text: TextConfig | None,
+    execution: Execution,
 ) -> Vectors:
     """Compute the vectors of the train records in ``wanted_R`` (R,), of those responses that ``_value_labels.read_texts`` chooses."""
     import numpy as np
 
     from tasks.runtime.shards import stream_shards
 
+    assert model is not None and text is not None, "features of the policy need the policy"
     row = {key: i for i, (key, _, _) in enumerate(_chosen(records, wanted_R))}
     arguments = VectorArguments(store_uri=context.store.uri, execution=execution, model=model, text=text)
     tables = stream_shards(
@@ -103,22 +109,6 @@ def compute_vectors(
     )
     parts = [np.stack(table["vector"].to_numpy()) for table in tables]
     return Vectors(np.concatenate(parts).astype(np.float32), row)
-
-
-class _OfPolicy(Protocol):
-    """What the specs of ``value`` and ``race`` share."""
-
-    start: StageRef | None
-    model: ModelConfig | None
-    text: TextConfig | None
-    execution: Execution
-
-
-def vectors_of(spec: _OfPolicy, context: StageContext, records: Path, wanted_R: NDArray[np.bool_]) -> Vectors:
-    """:func:`compute_vectors` by the policy of a spec."""
-    model = spec.start or spec.model
-    assert model is not None and spec.text is not None, "features of the policy need the policy"
-    return compute_vectors(context, records, wanted_R, model, spec.text, spec.execution)
 
 
 def _chosen(records: Path, wanted_R: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, int], Any, str]]:

@@ -25,7 +25,7 @@ from dora_core.strict_model import is_unset
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.spec import StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
-from tasks.stages._policy_vectors import vectors_of
+from tasks.stages._policy_vectors import compute_vectors
 from tasks.stages._race_facts import Facts as Facts
 from tasks.stages._race_facts import Standing
 from tasks.stages._value_labels import Labels, find_overlap, proxy_pairs, read_labels
@@ -81,7 +81,9 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     warnings = list[str]()
     chosen = labels.sample(spec.exchange.max_labels, spec.exchange.seed)
     wanted = np.isin(np.arange(len(labels.group_R)), chosen)
-    vectors = None if spec.exchange.features == "text" else vectors_of(spec, context, records, wanted)
+    vectors = None
+    if spec.exchange.features != "text":
+        vectors = compute_vectors(context, records, wanted, spec.start or spec.model, spec.text, spec.execution)
     pairs, _, record_P = proxy_pairs(records, labels, chosen, spec.exchange, vectors)
     estimate = estimate_trust(spec.trust, spec.exchange, labels, find_overlap(records, labels), pairs, warnings)
     label_P = None if estimate.held_out is None or estimate.trust is None else estimate.trust.probability_P

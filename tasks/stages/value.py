@@ -28,7 +28,7 @@ from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.spec import StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages._classify_facts import Facts as ClassifyFacts
-from tasks.stages._policy_vectors import vectors_of
+from tasks.stages._policy_vectors import compute_vectors
 from tasks.stages._value_facts import Facts as Facts
 from tasks.stages._value_facts import SourceValue
 from tasks.stages._value_labels import NO_PREFERENCE, Labels, Overlap, find_overlap, proxy_pairs, read_labels
@@ -75,7 +75,9 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         )
     overlap = find_overlap(records, labels)
     chosen = labels.sample(spec.exchange.max_labels, spec.exchange.seed)
-    vectors = None if spec.exchange.features == "text" else vectors_of(spec, context, records, labels.group_R != NO_PREFERENCE)
+    vectors = None
+    if spec.exchange.features != "text":
+        vectors = compute_vectors(context, records, labels.group_R != NO_PREFERENCE, spec.start or spec.model, spec.text, spec.execution)
     pairs, features, record_P = proxy_pairs(records, labels, chosen, spec.exchange, vectors)
     warnings = list[str]()
     estimate = estimate_trust(spec.trust, spec.exchange, labels, overlap, pairs, warnings)

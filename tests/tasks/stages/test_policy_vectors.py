@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ from dora_core.models.logprobs import ResponseLogps, represent_responses
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages import value
+from tasks.stages._policy_vectors import Vectors
 from tests.tasks.conftest import GOLDEN, IN_PROCESS, TEXT
 
 SMALL = {"buckets": 16, "bootstrap_samples": 100}
@@ -37,14 +39,14 @@ def test_the_proxy_reads_the_policy_before_alignment(
     pipeline_start: tuple[Path, StageRef, StageRef, StageRef], tmp_path: Path, features: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, records, start, _ = pipeline_start
-    store, computed = Store(str(shutil.copytree(root, tmp_path / "store"))), []
-    whole = value.vectors_of
+    store, computed = Store(str(shutil.copytree(root, tmp_path / "store"))), list[Vectors]()
+    whole = value.compute_vectors
 
-    def spy(*arguments: object) -> object:
-        computed.append(whole(*arguments))  # type: ignore[arg-type]
+    def spy(*arguments: Any) -> Vectors:
+        computed.append(whole(*arguments))
         return computed[-1]
 
-    monkeypatch.setattr(value, "vectors_of", spy)
+    monkeypatch.setattr(value, "compute_vectors", spy)
     spec = spec_of(records, start, features=features)
     facts = value.Facts.model_validate(execute(spec, value.run, store)["facts"])
     assert any(source.agreement is not None for source in facts.sources.values())
