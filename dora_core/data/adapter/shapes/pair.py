@@ -60,6 +60,10 @@ class PairShape:
         sources = [responses.source(paths, row, problems) for paths in (self._chosen_source, self._rejected_source)]
         if problems:
             return Refused(problems, CanonicalRow("pairwise", {**fields, "chosen": texts[0], "rejected": texts[1]}))
+        if self._weights is not None and (verdict is None or verdict.first is None or verdict.second is None):
+            return [
+                problem(self._names[0], Reason.MISSING_LABEL, "has no score, and the prompt states how scores are weighed (`label.say`)")
+            ]
         if verdict is None or verdict.first is None or verdict.second is None:
             if verdict is not None:
                 self.notes["pairs without both scores, read as plain preferences"] += 1

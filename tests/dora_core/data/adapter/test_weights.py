@@ -65,3 +65,11 @@ def test_drawn_weights_are_uniform_on_the_simplex_at_concentration_1() -> None:
 def test_weights_that_do_not_fit_are_a_problem(weights: list[Any], says: str) -> None:
     read = read_rows([row(w=[1, 1]), row(w=weights)], ab({"column": "w"}))
     assert says in read.problems[1][0].detail
+
+
+def test_a_pair_without_scores_has_no_preference_under_the_weights_that_its_prompt_states() -> None:
+    scores = [{"chosen": "h_c", "rejected": "h_r"}, {"chosen": "s_c", "rejected": "s_r"}]
+    keys = {"label": {"scores": scores, "weights": {"column": "w"}, "say": SAY}}
+    pair = {"prompt": "?", "chosen": "u", "rejected": "v", "h_c": 2, "h_r": 1, "s_c": 2, "s_r": 0, "w": [1, 1]}
+    read = read_rows([pair, pair | {"s_r": None}], keys)
+    assert "has no score" in read.problems[1][0].detail and read.rows.keys() == {0}
