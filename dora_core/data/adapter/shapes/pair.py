@@ -62,7 +62,7 @@ class PairShape:
             return Refused(problems, CanonicalRow("pairwise", {**fields, "chosen": texts[0], "rejected": texts[1]}))
         if self._weights is not None and (verdict is None or verdict.first is None or verdict.second is None):
             return [
-                problem(self._names[0], Reason.MISSING_LABEL, "has no score, and the prompt states how scores are weighed (`label.say`)")
+                problem(self._names[0], Reason.MISSING_LABEL, "has no score, and the prompt states weights of scores (`label.say`)")
             ]
         if verdict is None or verdict.first is None or verdict.second is None:
             if verdict is not None:
