@@ -7,6 +7,7 @@ source a record; labels of a source are reversed with the probability given, tho
 p = P(a person prefers the stated winner) = Φ(gap of gold rewards/(√2·LABEL_STD)) for every pair, A = E[p], C = E[p² + (1 − p)²], and
 a = 1 − (C − A)/(2C − 1), which is 1 − η for reversals. The truth of the exchange rate is an oracle's: the golden labels that a head
 needs, by the gold order of fresh people's pairs, to be as good as golden + source: it is read off as accuracy, in the last columns.
+Beside the estimate of the stage ``value`` two others: by moments, and with a bias of each source for text statistics.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from dora_core.config.execution import Execution
 from dora_core.config.method import ModelConfig, OptimizationConfig, TestbedConfig, TextConfig
 from dora_core.data.encoding import Encoder
 from dora_core.data.records import fold_of, hash_prompt
+from dora_core.evaluation.metrics import sigmoid
 from dora_core.models.loading import build_policy, train_tokenizer
 from dora_core.models.logprobs import ResponseLogps, represent_responses
 from dora_core.selection.exchange import exchange_rates
 from dora_core.selection.features import PolicyFeatures, TextFeatures, policy_vectors
-from dora_core.selection.label_trust import em_trust, held_out_label_probabilities, reward_model_trust
-from dora_core.selection.proxy import Floats, ProxyPairs, choose_ridge, fit
+from dora_core.selection.label_trust import Trust, em_trust, held_out_label_probabilities, reward_model_trust
+from dora_core.selection.proxy import CrossFit, Floats, ProxyPairs, choose_ridge, fit
 from dora_core.testbed.mixture import GOLDEN, LABEL_STD, Testbed
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import FolderHooks
@@ -36,6 +38,7 @@ from dora_core.training.loop import fit as train
 from dora_core.training.sft import SftTask
 
 FOLDS = 4
+BIAS_RIDGE = 10.0
 Features = Callable[[Sequence[str], Sequence[str]], Floats]
 POLICY = ModelConfig(hidden_size=96, layers=2, heads=4, vocab_size=800)
 TEXT = TextConfig(max_prompt_tokens=64, max_response_tokens=128)
@@ -73,6 +76,7 @@ class World:
             policy = PolicyFeatures.fit(represent(prompts_N, responses_N))
             parts = [text] if kind == "both" else []
             self.features = lambda x, y: np.concatenate([*(part(x, y) for part in parts), policy(represent(x, y))], axis=1)
+        self._surface, self._has_text = text.basis.width, kind != "policy"
         self.pairs, self.gap_P = self._pairs(testbed, rows)
         self.fresh, self.fresh_gap = self._pairs(testbed, fresh)
 
@@ -90,6 +94,11 @@ class World:
         prompt = np.array([hash_prompt([{"role": "user", "content": row["prompt"]}]) for row in rows], dtype=np.uint64)[record]
         weight = 1.0 / np.bincount(record)[record]
         return ProxyPairs(values[winner] - values[loser], group, prompt, fold_of(prompt, FOLDS), weight), gold[winner] - gold[loser]
+
+    @property
+    def surface_PD(self) -> Floats:
+        """Differences of text statistics alone, (P, B); with features of the policy alone there are none."""
+        return self.pairs.difference_PD[:, : self._surface] if self._has_text else np.zeros((len(self.pairs), 0))
 
     def agreement(self, group: int) -> float:
         """a of the module docstring."""
@@ -138,6 +147,32 @@ def trained_policy(rows: list[dict], seed: int) -> Features:
     return represent
 
 
+def by_moments(stated_P: Floats, people_P: Floats, weight_P: Floats) -> float:
+    """a of the module docstring from estimates: ½ + (A − ½)/(2(C − ½)), A the chance that a person prefers the response that the source does.
+
+    Args:
+        stated_P: probability that the source prefers the first response; 1 for the label itself.
+        people_P: probability that people do.
+    """
+    agree = np.average(stated_P * people_P + (1 - stated_P) * (1 - people_P), weights=weight_P)
+    two = np.average(people_P**2 + (1 - people_P) ** 2, weights=weight_P)
+    return float(np.clip(0.5 + (agree - 0.5) / (2 * (two - 0.5)), 0, 1))
+
+
+def with_bias(world: World, trust: Trust, group: int) -> float:
+    """Agreement of a source whose labels are modelled by logit = α·m + b·s: m people's out-of-fold margin, s differences of text
+    statistics, so that what the judge makes of length and format is its own; the model is cross-fitted too."""
+    pairs, own = world.pairs, world.pairs.group_P == group
+    people_P = trust.people_P
+    columns_PD = np.column_stack([np.log(people_P / (1 - people_P)), world.surface_PD])
+    of_source = ProxyPairs(
+        columns_PD, (~own).astype(int), pairs.prompt_P, pairs.fold_P, pairs.weight_P
+    )  # its labels in place of golden ones
+    fitted = CrossFit(of_source, BIAS_RIDGE)
+    stated_P = sigmoid(fitted.out_of_fold(fitted.fit(own.astype(np.float64))))
+    return by_moments(stated_P[own], people_P[own], pairs.weight_P[own])
+
+
 def measure(world: World, few_prompts: int) -> dict[str, list[float]]:
     pairs = world.pairs
     golden = pairs.golden_P.astype(np.float64)
@@ -148,11 +183,14 @@ def measure(world: World, few_prompts: int) -> dict[str, list[float]]:
     exchange = exchange_rates(pairs, {"trust": held}, few_prompts=few_prompts, samples=500)
     careful = exchange_rates(pairs, few_prompts=10_000, samples=2)
     sources = sorted(exchange.sources)
+    owned = [(pairs.group_P == group, int((pairs.group_P == group).sum())) for group in sources]
     alike = np.ones(len(pairs))
     return {
         "truth": [world.agreement(group) for group in sources],
         "estimate": [trust.agreement[group].value for group in sources],
         "covered": [float(trust.agreement[g].low <= min(world.agreement(g), 1.0) <= trust.agreement[g].high) for g in sources],
+        "moments": [by_moments(np.ones(n), trust.people_P[own], pairs.weight_P[own]) for own, n in owned],
+        "bias": [with_bias(world, trust, group) for group in sources],
         "em": [em.agreement[group].value for group in sources],
         "rate": [exchange.sources[group].rate.value for group in sources],
         "accuracy": [
@@ -178,11 +216,17 @@ def main() -> None:
         ]
         mean = {key: np.mean([run[key] for run in runs], axis=0) for key in runs[0]}
         error = max(abs(e - min(t, 1.0)) for run in runs for e, t in zip(run["estimate"], run["truth"], strict=True))
-        cells = {key: " ".join(f"{value:.2f}" for value in mean[key]) for key in ("truth", "estimate", "em", "rate")}
+        errors = {
+            key: max(abs(e - min(t, 1.0)) for run in runs for e, t in zip(run[key], run["truth"], strict=True))
+            for key in ("moments", "bias")
+        }
+        cells = {key: " ".join(f"{value:.2f}" for value in mean[key]) for key in ("truth", "estimate", "moments", "bias", "em", "rate")}
         covered = f"max error {error:.2f}, covered {mean['covered'].mean():.0%}"
         golden, alike, best, careful = mean["accuracy"]
         zero = [sum(run["rate"][k] == 0 for run in runs) for k in range(len(noise))]
         print(f"{name:24} agreement {cells['truth']} | estimate {cells['estimate']} ({covered})")
+        other = [f"{key} {cells[key]} (max error {errors[key]:.2f})" for key in errors]
+        print(f"{'':24} {', '.join(other)}")
         print(f"{'':24} em {cells['em']} | rate {cells['rate']}, 0 in {zero} of {arguments.seeds}")
         print(f"{'':24} accuracy: golden {golden:.3f}, alike {alike:.3f}, best {best:.3f}, one standard error {careful:.3f}", flush=True)
 

@@ -61,9 +61,7 @@ class PairShape:
         if problems:
             return Refused(problems, CanonicalRow("pairwise", {**fields, "chosen": texts[0], "rejected": texts[1]}))
         if self._weights is not None and (verdict is None or verdict.first is None or verdict.second is None):
-            return [
-                problem(self._names[0], Reason.MISSING_LABEL, "has no score, and the prompt states weights of scores (`label.say`)")
-            ]
+            return [problem(self._names[0], Reason.MISSING_LABEL, "has no score, and the prompt states weights of scores (`label.say`)")]
         if verdict is None or verdict.first is None or verdict.second is None:
             if verdict is not None:
                 self.notes["pairs without both scores, read as plain preferences"] += 1
