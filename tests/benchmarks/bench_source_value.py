@@ -148,7 +148,7 @@ def trained_policy(rows: list[dict], seed: int) -> Features:
 
 
 def by_moments(stated_P: Floats, people_P: Floats, weight_P: Floats) -> float:
-    """a of the module docstring from estimates: ½ + (A − ½)/(2(C − ½)), A the chance that a person prefers the response that the source does.
+    """a of the module docstring from estimates: ½ + (A − ½)/(2(C − ½)), A the chance that a person agrees with the source.
 
     Args:
         stated_P: probability that the source prefers the first response; 1 for the label itself.
@@ -202,6 +202,10 @@ def measure(world: World, few_prompts: int) -> dict[str, list[float]]:
     }
 
 
+def largest_error(runs: list[dict[str, list[float]]], key: str) -> float:
+    return max(abs(e - min(t, 1.0)) for run in runs for e, t in zip(run[key], run["truth"], strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
@@ -215,11 +219,8 @@ def main() -> None:
             measure(World(prompts, alpha, shift, noise, seed, arguments.features), arguments.few_prompts) for seed in range(arguments.seeds)
         ]
         mean = {key: np.mean([run[key] for run in runs], axis=0) for key in runs[0]}
-        error = max(abs(e - min(t, 1.0)) for run in runs for e, t in zip(run["estimate"], run["truth"], strict=True))
-        errors = {
-            key: max(abs(e - min(t, 1.0)) for run in runs for e, t in zip(run[key], run["truth"], strict=True))
-            for key in ("moments", "bias")
-        }
+        error = largest_error(runs, "estimate")
+        errors = {key: largest_error(runs, key) for key in ("moments", "bias")}
         cells = {key: " ".join(f"{value:.2f}" for value in mean[key]) for key in ("truth", "estimate", "moments", "bias", "em", "rate")}
         covered = f"max error {error:.2f}, covered {mean['covered'].mean():.0%}"
         golden, alike, best, careful = mean["accuracy"]
