@@ -165,37 +165,46 @@ def with_bias(world: World, trust: Trust, group: int) -> float:
     pairs, own = world.pairs, world.pairs.group_P == group
     people_P = trust.people_P
     columns_PD = np.column_stack([np.log(people_P / (1 - people_P)), world.surface_PD])
-    of_source = ProxyPairs(
-        columns_PD, (~own).astype(int), pairs.prompt_P, pairs.fold_P, pairs.weight_P
-    )  # its labels in place of golden ones
+    as_golden_P = (~own).astype(int)  # its labels take the place of golden ones
+    of_source = ProxyPairs(columns_PD, as_golden_P, pairs.prompt_P, pairs.fold_P, pairs.weight_P)
     fitted = CrossFit(of_source, BIAS_RIDGE)
     stated_P = sigmoid(fitted.out_of_fold(fitted.fit(own.astype(np.float64))))
     return by_moments(stated_P[own], people_P[own], pairs.weight_P[own])
 
 
-def measure(world: World, few_prompts: int) -> dict[str, list[float]]:
+def agreements(world: World) -> dict[str, list[float]]:
+    """Truth and estimates of every source's agreement."""
+    pairs, sources = world.pairs, [int(group) for group in np.unique(world.pairs.group_P) if group]
+    ridge = choose_ridge(pairs, pairs.golden_P.astype(np.float64))
+    trust = reward_model_trust(pairs, ridge, samples=100)
+    em = em_trust(pairs, ridge, samples=2)
+    truth = {group: world.agreement(group) for group in sources}
+    owned = {group: pairs.group_P == group for group in sources}
+    return {
+        "truth": list(truth.values()),
+        "estimate": [trust.agreement[group].value for group in sources],
+        "covered": [float(trust.agreement[g].low <= min(truth[g], 1.0) <= trust.agreement[g].high) for g in sources],
+        "moments": [by_moments(np.ones(own.sum()), trust.people_P[own], pairs.weight_P[own]) for own in owned.values()],
+        "bias": [with_bias(world, trust, group) for group in sources],
+        "em": [em.agreement[group].value for group in sources],
+        "golden_loss": [trust.golden_loss or np.nan],
+    }
+
+
+def rates(world: World, few_prompts: int) -> dict[str, list[float]]:
+    """Exchange rates, and the accuracy of what they train."""
     pairs = world.pairs
     golden = pairs.golden_P.astype(np.float64)
     ridge = choose_ridge(pairs, golden)
-    trust = reward_model_trust(pairs, ridge, samples=100)
-    em = em_trust(pairs, ridge, samples=2)
+    trust = reward_model_trust(pairs, ridge, samples=2)
     held = held_out_label_probabilities(pairs, trust, ridge)
     exchange = exchange_rates(pairs, {"trust": held}, few_prompts=few_prompts, samples=500)
     careful = exchange_rates(pairs, few_prompts=10_000, samples=2)
-    sources = sorted(exchange.sources)
-    owned = [(pairs.group_P == group, int((pairs.group_P == group).sum())) for group in sources]
-    alike = np.ones(len(pairs))
     return {
-        "truth": [world.agreement(group) for group in sources],
-        "estimate": [trust.agreement[group].value for group in sources],
-        "covered": [float(trust.agreement[g].low <= min(world.agreement(g), 1.0) <= trust.agreement[g].high) for g in sources],
-        "moments": [by_moments(np.ones(n), trust.people_P[own], pairs.weight_P[own]) for own, n in owned],
-        "bias": [with_bias(world, trust, group) for group in sources],
-        "em": [em.agreement[group].value for group in sources],
-        "rate": [exchange.sources[group].rate.value for group in sources],
+        "rate": [exchange.sources[group].rate.value for group in sorted(exchange.sources)],
         "accuracy": [
             world.accuracy(golden, ridge),
-            world.accuracy(alike, exchange.ridge),
+            world.accuracy(np.ones(len(pairs)), exchange.ridge),
             world.accuracy(exchange.weight_P, exchange.ridge),
             world.accuracy(careful.weight_P, careful.ridge),
         ],
@@ -212,23 +221,24 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, nargs="*", default=range(len(WORLDS)), help="Positions of the worlds to run.")
     parser.add_argument("--few-prompts", type=int, default=100)
     parser.add_argument("--features", choices=["text", "policy", "both"], default="text")
-    arguments = parser.parse_args()
+    parser.add_argument("--agreement-only", action="store_true", help="no exchange rates, which take most of the time")
+    options = parser.parse_args()
     print("means over seeds (and the largest error of an agreement), sources in order; accuracy on fresh people's pairs")
-    for name, (prompts, alpha, shift, noise) in [list(WORLDS.items())[i] for i in arguments.worlds]:
-        runs = [
-            measure(World(prompts, alpha, shift, noise, seed, arguments.features), arguments.few_prompts) for seed in range(arguments.seeds)
-        ]
+    for name, (prompts, alpha, shift, noise) in [list(WORLDS.items())[i] for i in options.worlds]:
+        runs = list[dict[str, list[float]]]()
+        for seed in range(options.seeds):
+            world = World(prompts, alpha, shift, noise, seed, options.features)
+            runs.append(agreements(world) | ({} if options.agreement_only else rates(world, options.few_prompts)))
         mean = {key: np.mean([run[key] for run in runs], axis=0) for key in runs[0]}
-        error = largest_error(runs, "estimate")
-        errors = {key: largest_error(runs, key) for key in ("moments", "bias")}
-        cells = {key: " ".join(f"{value:.2f}" for value in mean[key]) for key in ("truth", "estimate", "moments", "bias", "em", "rate")}
-        covered = f"max error {error:.2f}, covered {mean['covered'].mean():.0%}"
+        cells = {key: " ".join(f"{value:.2f}" for value in values) for key, values in mean.items()}
+        found = [f"{key} {cells[key]} (largest error {largest_error(runs, key):.2f})" for key in ("estimate", "moments", "bias", "em")]
+        print(f"{name:24} agreement {cells['truth']} | {', '.join(found)}", flush=True)
+        print(f"{'':24} intervals cover {mean['covered'].mean():.0%}, loss of the golden head {mean['golden_loss'][0]:.3f}", flush=True)
+        if options.agreement_only:
+            continue
         golden, alike, best, careful = mean["accuracy"]
         zero = [sum(run["rate"][k] == 0 for run in runs) for k in range(len(noise))]
-        print(f"{name:24} agreement {cells['truth']} | estimate {cells['estimate']} ({covered})")
-        other = [f"{key} {cells[key]} (max error {errors[key]:.2f})" for key in errors]
-        print(f"{'':24} {', '.join(other)}")
-        print(f"{'':24} em {cells['em']} | rate {cells['rate']}, 0 in {zero} of {arguments.seeds}")
+        print(f"{'':24} rate {cells['rate']}, 0 in {zero} of {options.seeds}")
         print(f"{'':24} accuracy: golden {golden:.3f}, alike {alike:.3f}, best {best:.3f}, one standard error {careful:.3f}", flush=True)
 
 
