@@ -78,6 +78,10 @@ class ClassifierConfig(StrictModel):
 
     encoder: ModelConfig = Field(default_factory=ModelConfig, description="Encoder; tiny is a small BERT from scratch.")
     folds: int = Field(3, ge=2, le=20, description="Cross-fitting folds; a prompt's fold is a hash of the prompt.")
+    deep: Literal["auto", "always", "never"] = Field(
+        "auto", description="Whether the encoder is tried on top of n-grams and text statistics; auto: from deep_from fitting rows on."
+    )
+    deep_from: int = Field(10_000, ge=0, description="deep = auto: responses of a fold's fit from which the encoder has been seen to help.")
     epochs: float = Field(3.0, gt=0, le=100, description="Passes over the training responses, per fold.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak AdamW learning rate (about 3e-5 for a pretrained encoder).")
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW weight decay.")
@@ -92,6 +96,10 @@ class ClassifierConfig(StrictModel):
         "auto", description="auto keeps the previous classifier while it still fits the new data, by the thresholds of `drift`."
     )
     seed: int = Field(0, ge=0)
+
+    def tries_encoder(self, rows: int) -> bool:
+        """Whether a fold with this many fitting rows fits the deep part."""
+        return self.deep == "always" or (self.deep == "auto" and rows >= self.deep_from)
 
 
 class CalibrationConfig(StrictModel):
