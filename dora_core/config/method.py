@@ -10,15 +10,23 @@ Left out: file paths of outputs (the store owns them) and settings of servers (`
 
 from __future__ import annotations
 
+import json
+from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, field_validator, model_validator
 
 from dora_core.config.path_syntax import PathText
 from dora_core.config.twins import TWINS, TwinName
 from dora_core.strict_model import REVISION_PATTERN, StrictModel, is_empty
 
 # --------------------------------------------------------------------------------------------------------------- text
+
+
+RENDERED_NAMES = frozenset(
+    {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template", "strftime_now", "tokenize"}
+)
+"""Names in a chat template's scope that no argument may replace."""
 
 
 class TextConfig(StrictModel):
@@ -29,6 +37,43 @@ class TextConfig(StrictModel):
     )
     max_prompt_tokens: int = Field(512, ge=8, le=131_072, description="Longer prompts lose their first tokens.")
     max_response_tokens: int = Field(512, ge=4, le=131_072, description="Longer responses lose their last tokens.")
+    system: Literal["refuse", "merge"] = Field(
+        "refuse",
+        exclude_if=lambda value: value == "refuse",
+        description="Where the chat template takes no system message: refuse the run, or merge it into the user message after it.",
+    )
+    template_date: str | None = Field(
+        None,
+        pattern=r"^\d{4}-\d\d-\d\d$",
+        exclude_if=is_empty,
+        description="Day that a chat template with a date shows, as 2026-03-01; null = a fixed day, the same in every run.",
+    )
+    template_arguments: dict[str, JsonValue] = Field(
+        default_factory=dict, exclude_if=is_empty, description="Further variables of the chat template, e.g. `enable_thinking: false`."
+    )
+    chat_tokens: int | None = Field(
+        None,
+        exclude_if=is_empty,
+        description="Version of the rules that tokenise chats; the plan fills it in for models with a chat template.",
+    )
+
+    @field_validator("template_date")
+    @classmethod
+    def _a_day(cls, given: str | None) -> str | None:
+        if given is not None:
+            date.fromisoformat(given)
+        return given
+
+    @field_validator("template_arguments")
+    @classmethod
+    def _free_names(cls, given: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(given.keys() & RENDERED_NAMES):
+            raise ValueError(f"{', '.join(taken)}: given by the data or by other settings of `text`, not as an argument of the template")
+        try:
+            json.dumps(given, allow_nan=False)
+        except ValueError:
+            raise ValueError("numbers must be finite") from None
+        return given
 
 
 # ------------------------------------------------------------------------------------------------------------- models

@@ -56,7 +56,7 @@ class Tracker:
         self._changed = threading.Condition()
         self._closing = False
         self._open_runs: dict[str, None] = {}  # an ordered set
-        self._calls = MlflowCalls(uri)
+        self._calls = MlflowCalls(uri, artifact_root)
         self._lost: list[str] = []
         self._problem = ""
         for outbox in outboxes:
