@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dora_core.config.data import DataConfig
 from dora_core.config.method import Grouping
 from dora_core.data.acceptance import Wanted
