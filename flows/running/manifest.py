@@ -74,7 +74,7 @@ class Manifest:
             process=_this_process(),
             started=time.time(),
             status="running",
-            links=Links(prefect=flow_run.url(places), mlflow=places.mlflow_uri, ray=places.ray_dashboard),
+            links=_links(flow_run, places),
             stages=[_pending(stage) for stage in plan.stages],
         )
         manifest = cls(store, record)
@@ -106,6 +106,11 @@ class Manifest:
 
     def save(self) -> None:
         write_record(self.store, self.run)
+
+
+def _links(flow_run: FlowRun, places: Places) -> Links:
+    ray = places.page(places.ray_dashboard) if places.ray_dashboard else None
+    return Links(prefect=flow_run.url(places), mlflow=places.page(places.mlflow_uri), ray=ray)
 
 
 def waiting(store: Store) -> Iterator[RunRecord]:

@@ -166,7 +166,8 @@ class Session:
     @property
     def url(self) -> str | None:
         """Page of the whole run in MLflow; None without a server, or without an MLflow run."""
-        return None if self.parent_run is None else self.tracker.url(self.parent_run)
+        url = None if self.parent_run is None else self.tracker.url(self.parent_run)
+        return None if url is None else self.ray.places.page(url)
 
     def _description(self) -> str | None:
         """The text that MLflow shows first on the run's page; None if the store cannot be read."""
