@@ -25,6 +25,7 @@ NOUNS = (
     "gc",
     "doctor",
     "report",
+    "runs",
     "model",
 )
 """Files whose commands `dora --help` lists, in this order."""

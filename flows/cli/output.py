@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from infra.store.store import Store
     from tasks.stages.promote import Answer
 
+SILENT_SECONDS = 30.0
+"""Longest silence of a running stage where there is no terminal."""
 LINE_SECONDS = 10.0
 """Least time between two progress lines of a stage where there is no terminal."""
 
@@ -137,7 +140,9 @@ class Out:
     def watching(self, verbose: bool) -> Iterator[Observer]:
         """Yield an observer for a run: live bars on a terminal, lines elsewhere."""
         if not self.console.is_terminal:
-            yield Lines(self, verbose)
+            lines = Lines(self, verbose)
+            with lines.alive():
+                yield lines
             return
         columns = (
             SpinnerColumn(finished_text="✓"),
@@ -151,36 +156,67 @@ class Out:
 
 
 class Lines(Observer):
-    """Progress for logs and pipes: a line when a stage starts and ends, and occasional ones between."""
+    """Progress for logs and pipes: a line when a stage starts and ends, occasional ones between, and at least one in half a minute."""
 
     def __init__(self, out: Out, verbose: bool):
         self._out, self._verbose = out, verbose
         self._next: dict[str, float] = {}
         self._meter = Meter()
+        self._running: tuple[str, float] | None = None
+        self._said = time.monotonic()
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Say every half minute that the stage still runs, where it says nothing itself: a log that stands still looks like a hang."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(1.0):
+                self.beat(time.monotonic())
+
+        thread = threading.Thread(target=watch, name="still-running", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def beat(self, now: float) -> None:
+        """Say that the stage still runs if nothing was said for half a minute."""
+        running = self._running
+        if running is not None and now - self._said >= SILENT_SECONDS:
+            self._say(f"{running[0]}: still running, {now - running[1]:.0f} s")
+
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        self._out.say(text)
 
     def waiting(self, why: str) -> None:
-        self._out.say(why)
+        self._say(why)
 
     def planned(self, run_id: str, plan: Plan) -> None:
-        self._out.say(f"{run_id}: {len(plan.to_run)} of {len(plan.stages)} stages run")
+        self._say(f"{run_id}: {len(plan.to_run)} of {len(plan.stages)} stages run")
 
     def started(self, stage: PlannedStage) -> None:
-        self._out.say(f"{stage.label}: {stage.reason}")
+        self._running = (stage.label, time.monotonic())
+        self._say(f"{stage.label}: {stage.reason}")
 
     def event(self, stage: PlannedStage, event: JournalEvent) -> None:
         if event["kind"] == "notice":
-            self._out.say(f"{stage.label}: {event['text']}")
+            self._say(f"{stage.label}: {event['text']}")
         text = self._meter.read(stage.label, event)
         if text and time.monotonic() >= self._next.get(stage.label, 0.0):
             self._next[stage.label] = time.monotonic() + LINE_SECONDS
-            self._out.say(f"{stage.label}: {text}")
+            self._say(f"{stage.label}: {text}")
 
     def log(self, stage: PlannedStage, line: str) -> None:
         if self._verbose:
-            self._out.say(f"{stage.label} | {line}")
+            self._say(f"{stage.label} | {line}")
 
     def finished(self, stage: PlannedStage, state: str, result: StoredResult | None) -> None:
-        self._out.say(f"{stage.label}: {_ending(stage, state, result)}")
+        self._running = None
+        self._say(f"{stage.label}: {_ending(stage, state, result)}")
 
 
 class Bars(Observer):
