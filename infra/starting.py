@@ -36,8 +36,8 @@ class Patience:
     """
 
     seconds: float
-    _started: float = field(default_factory=time.monotonic)
-    _worst: float = field(default_factory=crowding)
+    _started: float = field(default_factory=lambda: time.monotonic())
+    _worst: float = 1.0
 
     @property
     def budget(self) -> float:
