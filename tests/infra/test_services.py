@@ -41,7 +41,7 @@ def only_loopback(record: ServicesRecord) -> bool:
     ours = {p.pid for service in record.services.values() for p in process_tree([service.process])}
     listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid in ours]
     assert len(listening) > 8, "Ray alone has as many"
-    return {c.laddr.ip for c in listening} == {"127.0.0.1"}
+    return {c.laddr.ip.removeprefix("::ffff:") for c in listening} == {"127.0.0.1"}
 
 
 def test_down_without_up_is_a_no_op(settings: Settings) -> None:
