@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dora_core.errors import ConfigError, ServiceError, did_you_mean
 from flows.report.find import ReportError
 from flows.report.head import head_of, promotion_of
-from flows.run_record import RunRecord, StageRecord, read_records
+from flows.run_record import UNCHANGED, RunRecord, StageRecord, read_records
 from flows.run_summary import evaluation_summary
 from infra.ray_jobs import RayJobs
 from infra.settings import Settings
@@ -56,7 +56,7 @@ def listed(store: Store, project: str | None, count: int) -> list[RunLine]:
 
 def _line(store: Store, run: RunRecord) -> RunLine:
     head = head_of(run, promotion_of(store, run))
-    why = head.reason or evaluation_summary(store, run) or head.text
+    why = head.reason or (evaluation_summary(store, run) if head.title != UNCHANGED else "") or head.text
     web = next((link for link in (run.links.prefect, run.links.mlflow) if link and link.startswith("http")), None)
     return RunLine(_when(run.started), head.title, run.run_id, why, web or f"dora report {run.run_id}")
 
@@ -79,9 +79,10 @@ def say_run(out: Out, store: Store, run: RunRecord) -> None:
     for step in head.steps:
         out.say(f"  next: {step}")
     out.say("")
+    width = max((len(stage.label) for stage in run.stages), default=0)
     for stage in run.stages:
         seconds = f"{stage.seconds:.0f} s" if stage.state == "ran" and stage.seconds is not None else ""
-        out.say(textwrap.shorten(f"{stage.label:<16} {stage.state:<8} {seconds:>7}", WIDTH, placeholder=" …"))
+        out.say(f"{stage.label:<{width}}  {stage.state:<7} {seconds:>8}".rstrip())
         for note in stage.notes:
             out.say(textwrap.fill(note, WIDTH, initial_indent="    note: ", subsequent_indent="    "))
     out.say("")
