@@ -141,7 +141,7 @@ class Out:
         """Yield an observer for a run: live bars on a terminal, lines elsewhere."""
         if not self.console.is_terminal:
             lines = Lines(self, verbose)
-            with lines.alive():
+            with lines.life:
                 yield lines
             return
         columns = (
@@ -155,42 +155,58 @@ class Out:
             yield Bars(self, progress, verbose)
 
 
+class SignOfLife:
+    """Says every half minute that a stage still runs, where it says nothing itself: a log that stands still looks like a hang.
+
+    A context manager: watches while its block runs.
+
+    Args:
+        say: prints a line.
+    """
+
+    def __init__(self, say: Callable[[str], None]):
+        self._print = say
+        self._running: tuple[str, float] | None = None
+        self._said = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="sign-of-life", daemon=True)
+
+    def say(self, text: str) -> None:
+        """Print a line; the half minute begins anew."""
+        self._said = time.monotonic()
+        self._print(text)
+
+    def begins(self, label: str) -> None:
+        self._running = (label, time.monotonic())
+
+    def ends(self) -> None:
+        self._running = None
+
+    def look(self, now: float) -> None:
+        running = self._running
+        if running is not None and now - self._said >= SILENT_SECONDS:
+            self.say(f"{running[0]}: still running, {now - running[1]:.0f} s")
+
+    def _watch(self) -> None:
+        while not self._ended.wait(1.0):
+            self.look(time.monotonic())
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
 class Lines(Observer):
     """Progress for logs and pipes: a line when a stage starts and ends, occasional ones between, and at least one in half a minute."""
 
     def __init__(self, out: Out, verbose: bool):
-        self._out, self._verbose = out, verbose
+        self._verbose, self.life = verbose, SignOfLife(out.say)
+        self._say = self.life.say
         self._next: dict[str, float] = {}
         self._meter = Meter()
-        self._running: tuple[str, float] | None = None
-        self._said = time.monotonic()
-
-    @contextmanager
-    def alive(self) -> Iterator[None]:
-        """Say every half minute that the stage still runs, where it says nothing itself: a log that stands still looks like a hang."""
-        ended = threading.Event()
-
-        def watch() -> None:
-            while not ended.wait(1.0):
-                self.beat(time.monotonic())
-
-        thread = threading.Thread(target=watch, name="still-running", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
-    def beat(self, now: float) -> None:
-        """Say that the stage still runs if nothing was said for half a minute."""
-        running = self._running
-        if running is not None and now - self._said >= SILENT_SECONDS:
-            self._say(f"{running[0]}: still running, {now - running[1]:.0f} s")
-
-    def _say(self, text: str) -> None:
-        self._said = time.monotonic()
-        self._out.say(text)
 
     def waiting(self, why: str) -> None:
         self._say(why)
@@ -199,7 +215,7 @@ class Lines(Observer):
         self._say(f"{run_id}: {len(plan.to_run)} of {len(plan.stages)} stages run")
 
     def started(self, stage: PlannedStage) -> None:
-        self._running = (stage.label, time.monotonic())
+        self.life.begins(stage.label)
         self._say(f"{stage.label}: {stage.reason}")
 
     def event(self, stage: PlannedStage, event: JournalEvent) -> None:
@@ -215,7 +231,7 @@ class Lines(Observer):
             self._say(f"{stage.label} | {line}")
 
     def finished(self, stage: PlannedStage, state: str, result: StoredResult | None) -> None:
-        self._running = None
+        self.life.ends()
         self._say(f"{stage.label}: {_ending(stage, state, result)}")
 
 

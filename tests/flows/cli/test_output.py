@@ -28,11 +28,11 @@ def test_without_a_terminal_a_stage_that_says_nothing_is_mentioned_every_half_mi
     out: Any = Out(as_json=False)
     monkeypatch.setattr(out, "say", said.append)
     lines, (stage,) = Lines(out, verbose=False), plan_of(1).stages
-    lines.beat(100.0)
+    lines.life.look(100.0)
     lines.started(stage)
     for second in (29.0, 30.0, 31.0, 60.0):
         now[0] = second
-        lines.beat(second)
+        lines.life.look(second)
     lines.finished(stage, "failed", None)
-    lines.beat(500.0)
+    lines.life.look(500.0)
     assert said == ["toy 1: runs: first time", "toy 1: still running, 30 s", "toy 1: still running, 60 s", "toy 1: failed"]
