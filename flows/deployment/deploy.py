@@ -126,9 +126,9 @@ def declared(home: Path | None = None) -> list[Deployment]:
     except (ValidationError, ImportError, AttributeError) as error:
         hint = "compare it with the file of the release" if sources[name] == shipped else f"the keys are those of {shipped}"
         raise ConfigError(f"{sources[name]}, deployment {name}: {error}", hint=hint) from None
-    for entry in found:
-        if TAG not in entry.tags:
-            raise ConfigError(f"{sources[entry.name]}, deployment {entry.name}: its tags lack {TAG!r}", hint=f"tags: [{TAG}]")
+    for deployment in found:
+        if TAG not in deployment.tags:
+            raise ConfigError(f"{sources[deployment.name]}, deployment {deployment.name}: its tags lack {TAG!r}", hint=f"tags: [{TAG}]")
     return found
 
 
@@ -269,8 +269,8 @@ def _ensure_deployment(
     client.update_deployment(found.id, DeploymentUpdate(**facts, parameters=entry.parameters))
     for schedule in found.schedules:  # those without a slug are the user's own
         if schedule.slug in times:
-            on = {"active": new[schedule.slug].active} if entry.is_local else {}
-            client.update_deployment_schedule(found.id, schedule.id, schedule=times[schedule.slug], **on)
+            active = new[schedule.slug].active if entry.is_local else None
+            client.update_deployment_schedule(found.id, schedule.id, active=active, schedule=times[schedule.slug])
         elif schedule.slug is not None:
             client.delete_deployment_schedule(found.id, schedule.id)
     missing = [create for slug, create in new.items() if slug not in {schedule.slug for schedule in found.schedules}]

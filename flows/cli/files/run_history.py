@@ -117,13 +117,19 @@ def compared(store: Store, one: RunRecord, other: RunRecord) -> Difference:
     keys = [*mine, *(key for key in theirs if key not in mine)]
     settings = {key: (mine.get(key, "–"), theirs.get(key, "–")) for key in keys if mine.get(key) != theirs.get(key)}
     pairs = [(stage, found) for stage in one.stages if (found := _same(stage, other)) is not None and found.digest != stage.digest]
-    metrics = {}
+    metrics: dict[str, tuple[float, float]] = {}
     for before, now in pairs:
-        values = [(store.read_result(s.stage, s.digest) or {}).get("metrics", {}) if s.is_finished else {} for s in (before, now)]
-        metrics |= {f"{before.label}.{name}": (values[0][name], values[1][name]) for name in values[0] if name in values[1]}
+        first, second = _metrics(store, before), _metrics(store, now)
+        metrics |= {f"{before.label}.{name}": (first[name], second[name]) for name in first if name in second}
     changed = {name: pair for name, pair in metrics.items() if pair[0] != pair[1]}
     labels = [stage.label for stage, _ in pairs]
     return Difference((one.run_id, other.run_id), (heads[0].title, heads[1].title), settings, labels, changed)
+
+
+def _metrics(store: Store, stage: StageRecord) -> dict[str, float]:
+    """Return the metrics of a stage that the run finished; a later run's result is not its own."""
+    result = store.read_result(stage.stage, stage.digest) if stage.is_finished else None
+    return result["metrics"] if result else {}
 
 
 def say_difference(out: Out, difference: Difference) -> None:
