@@ -27,6 +27,7 @@ NOUNS = (
     "report",
     "runs",
     "model",
+    "registered",
 )
 """Files whose commands `dora --help` lists, in this order."""
 

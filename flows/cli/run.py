@@ -53,6 +53,10 @@ def show_plan(config: RealignConfig, until: Until, *, as_json: bool) -> None:
     plan = build_plan(config, store, until=until, mlflow_uri=places.mlflow_uri)
     out = Out(as_json)
     preview = _print_data(config, out)
+    for line in plan.model:
+        out.say(f"policy: {line}")
+    for note in plan.notes:
+        out.say(f"note: {note}")
     out.plan(plan)
     out.document(plan.to_json() | {"data": preview.model_dump(exclude={"inputs": {"__all__": {"shown"}}})})
 

@@ -20,6 +20,7 @@ from prefect.states import Completed, Failed
 
 from dora_core.errors import RunStopped
 from flows.config.models import RealignConfig
+from flows.planning.model_checks import check_data
 from flows.planning.plan import Until, build_plan
 from flows.planning.planned_stage import Plan, PlannedStage
 from flows.report.approval import decision_lines, gate_table
@@ -77,6 +78,7 @@ def run_plan(session: Session) -> None:
         states[stage.label] = task(stage, upstream, session)
         announce(session, stage)
         stop_if_guarded(session, stage)
+        check_after_reading(session, stage)
 
     for stage in session.plan.stages:
         if session.manifest.run.stage(stage.label).is_finished:  # before this flow run was suspended
@@ -97,6 +99,18 @@ def stop_if_guarded(session: Session, stage: PlannedStage) -> None:
     stop = parse_result(result).facts.stop if result else None
     if stop:
         raise RunStopped(f"{stage.label}: {stop.message}", hint=stop.hint)
+
+
+def check_after_reading(session: Session, stage: PlannedStage) -> None:
+    """Check the records that the plan could not know against the policy's files, before a heavy stage runs.
+
+    Raises:
+        DataError: the chat template refuses a conversation.
+    """
+    if isinstance(stage.spec, ingest.Spec) and isinstance(session.config, RealignConfig):
+        result = read_result(session.store, stage.spec.ref(), ingest.Facts)
+        if result is not None and any(planned.stage == "reference" for planned in session.plan.stages):
+            check_data(session.config, result.facts.conversations)
 
 
 def supervise(config: RealignConfig, until: Until, flow: str) -> State[EndedRun]:
