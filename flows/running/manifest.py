@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flows.config.models import MethodConfig
-from flows.planning.latest import read_latest
 from flows.planning.planned_stage import Plan, PlannedStage
 from flows.run_record import UNCHANGED, Links, ProcessRecord, RunRecord, StageRecord, StageState, read_record, read_records, write_record
 from infra.processes import RecordedProcess
@@ -101,14 +100,14 @@ class Manifest:
             who = None if state == "cached" or facts.waits or facts.audit is None else facts.audit.who
             self.update(decision=decision, decided_by=who, promotion=facts.model_dump(mode="json"))
 
-    def record_cached(self, plan: Plan, on_finished: Callable[[PlannedStage, str, StoredResult], None]) -> None:
+    def record_cached(self, plan: Plan, on_finished: Callable[[PlannedStage, str, StoredResult], None], last_run: str | None) -> None:
         """Record every stage of a plan with nothing to run, and the page with their numbers: that of the project's last run.
 
         Args:
             on_finished: called with each stage, ``cached``, and its result.
+            last_run: the project's last run.
         """
-        last = read_latest(self.store, plan.project).get(plan.stages[-1].label)
-        before = read_record(self.store, last.run_id) if last else None
+        before = read_record(self.store, last_run) if last_run else None
         if before is not None and before.links.mlflow:
             self.update(links=self.run.links.evolve(mlflow=before.links.mlflow))
         for stage in plan.stages:

@@ -19,7 +19,7 @@ from typing import Any
 
 from dora_core.errors import DoraError
 from flows.config.models import MethodConfig
-from flows.planning.latest import write_latest
+from flows.planning.latest import last_run, write_latest
 from flows.planning.planned_stage import Plan, PlannedStage
 from flows.run_summary import description
 from flows.running.manifest import FlowRun, Manifest
@@ -98,7 +98,7 @@ class Session:
 
     def record_cached(self) -> None:
         """Record every stage as cached; for a plan with nothing to run."""
-        self.manifest.record_cached(self.plan, partial(self.notify, "finished"))
+        self.manifest.record_cached(self.plan, partial(self.notify, "finished"), last_run(self.store, self.plan))
 
     def owning(self, stage: PlannedStage, on_wait: Callable[[str], None]) -> AbstractContextManager[bool]:
         """Hold the lock of ``stage``; yields whether another run has finished it. ``on_wait`` is called with a sentence per wait."""

@@ -10,7 +10,7 @@ import time
 
 from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.config.run_names import name_of_calibration, name_of_realignment, name_of_rounds
-from flows.planning.latest import read_latest, write_latest
+from flows.planning.latest import last_run, read_latest, write_latest
 from flows.planning.plan import Until, build_plan
 from flows.run_record import EndedRun, read_records
 from flows.running.manifest import FlowRun, Manifest
@@ -34,7 +34,7 @@ def unchanged(config: RealignConfig, until: Until, here: Surroundings, flow: str
         return None
     manifest = Manifest.open(here.store, plan, config, FlowRun(flow, "", _name(config, until), command=here.command), here.places)
     here.observer.planned(manifest.run_id, plan)
-    manifest.record_cached(plan, here.observer.finished)
+    manifest.record_cached(plan, here.observer.finished, last_run(here.store, plan))
     write_latest(here.store, plan, manifest.run_id)
     manifest.update(status="completed", finished=time.time())
     return EndedRun(manifest.run, list(plan.notes))
