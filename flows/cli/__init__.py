@@ -25,6 +25,7 @@ NOUNS = (
     "gc",
     "doctor",
     "report",
+    "runs",
     "model",
     "registered",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import json
 import logging
 import os
@@ -52,6 +53,13 @@ def mlflow_client(uri: str) -> MlflowClient:
 
 def sqlite_path(uri: str) -> Path:
     return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+
+
+def user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user id without a name
+        return str(os.getuid())
 
 
 def milliseconds(seconds: float) -> int:

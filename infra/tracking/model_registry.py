@@ -33,8 +33,7 @@ from dora_core.errors import DoraError, ServiceError, did_you_mean
 from infra.back_ends import without_credentials
 from infra.settings import Settings
 from infra.store.store import split_uri
-from infra.tracking.mlflow_client import mlflow_client
-from infra.tracking.tracker import user_name
+from infra.tracking.mlflow_client import mlflow_client, user_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
