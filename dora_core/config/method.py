@@ -53,6 +53,7 @@ class TextConfig(StrictModel):
     )
     chat_tokens: int | None = Field(
         None,
+        ge=1,
         exclude_if=is_empty,
         description="Version of the rules that tokenise chats; the plan fills it in for models with a chat template.",
     )
