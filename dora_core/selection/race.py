@@ -199,18 +199,22 @@ class Race:
     seed: int = 0
     losses: dict[Entrant, Floats] = field(default_factory=dict)
     """Loss of every golden prompt, (G,), by entrant that has run."""
+    margins: dict[Entrant, Floats] = field(default_factory=dict)
+    """Out-of-fold margin of every pair, (P,), likewise."""
 
     def run(self, entrant: Entrant) -> Floats:
         """Fit all folds of one entrant; returns (G,), and remembers it."""
         if entrant not in self.losses:
-            self.losses[entrant] = self._weighting(entrant) if entrant.is_weighting else self._robust(entrant)
+            golden_P = self.data.pairs.golden_P
+            margin_P = self.margins[entrant] = self._weighting(entrant) if entrant.is_weighting else self._robust(entrant)
+            self.losses[entrant] = cluster_means(preference_loss(margin_P[golden_P]), self.data.pairs.prompt_P[golden_P])
         return self.losses[entrant]
 
     def _weighting(self, entrant: Entrant) -> Floats:
         fitted = self._fitters.setdefault(
             entrant.uses_trust, CrossFit(self.data.pairs, self.ridge, self.data.held_out_labels(entrant) if entrant.uses_trust else None)
         )
-        return fitted.golden_losses(fitted.fit(self.data.weights(entrant)))
+        return fitted.out_of_fold(fitted.fit(self.data.weights(entrant)))
 
     @cached_property
     def _fitters(self) -> dict[bool, CrossFit]:
@@ -225,8 +229,7 @@ class Race:
             columns = (pairs.difference_PD, pairs.weight_P, self.data.factor_P, label_KP[fold])
             head = fit_objective(*(c[seen] for c in columns), objective=entrant.objective, ess_target=entrant.ess_target, ridge=self.ridge)
             margin_P[~seen] = head.margins(pairs.difference_PD[~seen])
-        golden = pairs.golden_P
-        return cluster_means(preference_loss(margin_P[golden]), pairs.prompt_P[golden])
+        return margin_P
 
     # ------------------------------------------------------------------------------------------------------------- choice
 
