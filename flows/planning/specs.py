@@ -36,7 +36,8 @@ class Chain:
         fingerprints: of the input files.
 
     Attributes:
-        records: input of the next stages: the given records, or a round's mixture.
+        records: input of the next stages: the given records, a round's mixture, or those of a run that continues from a champion.
+        model: the base policy, as stages read it.
         round: the self-training round that stages belong to; in labels from round 1 on. None outside self-training.
         rounds: label → round.
     """
@@ -45,6 +46,7 @@ class Chain:
         from tasks.stages import ingest
 
         self.config, self.specs = config, dict[str, StageSpec]()
+        self.model = config.policy.model
         self.round: int | None = 0 if isinstance(config, SelfTrainConfig) else None
         self.rounds: dict[str, int | None] = {}
         self._run, self._golden = config.execution.of, config.data.golden_sources
@@ -145,6 +147,21 @@ class Chain:
         )
         return self.add("race", spec)
 
+    def replay(self, earlier: StageRef) -> StageRef:
+        """Add the training records of a run that continues from a champion: those that are new since ``earlier``, and some of the others.
+        They are the input of the stages that follow."""
+        from tasks.stages import replay
+
+        spec = replay.Spec(
+            records=self.given,
+            earlier=earlier,
+            replay=self.config.policy.replay,
+            golden_sources=self._golden,
+            execution=self._run("replay"),
+        )
+        self.records = self.add("replay", spec)
+        return self.records
+
     def start(self) -> StageRef | None:
         """Add the supervised start; None where alignment starts from the model as it is."""
         return self._fine_tune(None, self.config.sft) if self.config.sft.enabled else None
@@ -159,7 +176,7 @@ class Chain:
         spec = sft.Spec(
             records=self.records,
             start=policy,
-            model=self.config.policy,
+            model=self.model,
             text=self.config.text,
             sft=settings,
             golden_sources=self._golden,
@@ -167,11 +184,11 @@ class Chain:
         )
         return self.add("sft", spec)
 
-    def reference(self, start: StageRef | None) -> StageRef:
+    def reference(self, start: StageRef | None, label: str = "reference") -> StageRef:
         """Add the log-probabilities of every response under the start."""
         from tasks.stages import reference
 
-        return self.add("reference", reference.Spec(**self._policy(start), execution=self._run("reference")))
+        return self.add(label, reference.Spec(**self._policy(start), execution=self._run("reference")))
 
     def align(
         self,
@@ -284,7 +301,7 @@ class Chain:
         spec = stage.Spec(
             records=self.given,
             policy=None if served else policy,
-            model=config.policy,
+            model=self.model,
             text=config.text,
             generate=generate,
             split=split,
@@ -323,7 +340,7 @@ class Chain:
         spec = reward.Spec(
             records=self.given,
             start=start,
-            model=self.config.policy if start is None else judge.model,
+            model=self.model if start is None else judge.model,
             text=self.config.text,
             training=judge.training,
             golden_sources=self._golden,
@@ -383,7 +400,7 @@ class Chain:
 
     def _policy(self, start: StageRef | None) -> dict[str, Any]:
         """Return the inputs of every stage that works with the policy."""
-        return {"records": self.records, "start": start, "model": self.config.policy, "text": self.config.text}
+        return {"records": self.records, "start": start, "model": self.model, "text": self.config.text}
 
 
 def pinned(config: Configuration) -> Configuration:

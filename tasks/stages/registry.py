@@ -28,6 +28,7 @@ from tasks.stages import (
     prompts,
     race,
     reference,
+    replay,
     reward,
     sft,
     study,
@@ -42,6 +43,7 @@ STAGES.update(
     for stage in (
         ingest.STAGE,
         drift.STAGE,
+        replay.STAGE,
         classify.STAGE,
         calibrate.STAGE,
         exact_densities.STAGE,
