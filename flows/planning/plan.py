@@ -83,9 +83,7 @@ def _chain(config: RealignConfig) -> Chain:
     return Chain(pinned(config), fingerprint_sources(config.data, FingerprintMemory(Settings().fingerprints)))
 
 
-def _specs(
-    chain: Chain, until: Until, previous: Previous | None, champions: list[StageRef], continued: Continuation | None
-) -> None:
+def _specs(chain: Chain, until: Until, previous: Previous | None, champions: list[StageRef], continued: Continuation | None) -> None:
     """Add all stages.
 
     Args:

@@ -32,6 +32,7 @@ from tasks.stages import (
     reward,
     sft,
     study,
+    suggest,
     training_data,
     value,
 )
@@ -63,6 +64,7 @@ STAGES.update(
         promote.STAGE,
         batch.STAGE,
         study.STAGE,
+        suggest.STAGE,
         prompts.STAGE,
     )
 )

@@ -65,7 +65,7 @@ def candidates_of(race: Race, choice: Choice, trust: Trust) -> tuple[Candidates,
     assert h is not None
     weight_P, _ = choice.recipe(pairs.golden_P, h, trust.probability_P)
     pool, golden = np.flatnonzero(~pairs.golden_P), pairs.golden_P
-    margin_MP = np.stack([race.margins[entrant] for entrant in choice.shares])
+    margin_MP = np.stack([race.margins(entrant, pairs.difference_PD, pairs.fold_P) for entrant in choice.shares])
     found = Candidates(
         difference_ND=pairs.difference_PD[pool],
         prompt_N=pairs.prompt_P[pool],

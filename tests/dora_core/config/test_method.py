@@ -79,4 +79,6 @@ def test_the_start_of_a_policy_is_no_part_of_the_model() -> None:
     policy = method.PolicyConfig(hidden_size=64, start="champion", replay=0.5)
     assert type(policy.model) is method.ModelConfig and policy.model == method.ModelConfig(hidden_size=64)
     assert method.PolicyConfig.model_validate(method.ModelConfig(hidden_size=64)) == method.PolicyConfig(hidden_size=64)
-    assert method.PolicyConfig(hidden_size=64).model_dump() == method.ModelConfig(hidden_size=64).model_dump(), "digests of before are found again"
+    assert method.PolicyConfig(hidden_size=64).model_dump() == method.ModelConfig(hidden_size=64).model_dump(), (
+        "digests of before are found again"
+    )

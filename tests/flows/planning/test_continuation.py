@@ -25,7 +25,9 @@ class Lineage:
     def done(self, stage: str, **spec: Any) -> StageRef:
         self._made += 1
         ref = StageRef(stage=stage, digest=f"{self._made:064x}")
-        payload = {key: value.model_dump(mode="json") if isinstance(value, StageRef | ModelConfig) else value for key, value in spec.items()}
+        payload = {
+            key: value.model_dump(mode="json") if isinstance(value, StageRef | ModelConfig) else value for key, value in spec.items()
+        }
         result = {"stage": stage, "digest": ref.digest, "seconds": 1.0, "facts": {}, "spec": payload}
         self.store.mark_done(self.store.folder(stage, ref.digest), result)  # type: ignore[typeddict-item]
         return ref
