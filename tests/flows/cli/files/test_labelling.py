@@ -112,7 +112,8 @@ def test_answers_are_not_overwritten(config: Path, tmp_path: Path) -> None:
     assert done.code == 2 and "labels.jsonl with other content" in " ".join(done.error.split())
     assert (folder / "labels.jsonl").read_text() == filled
     document("label", "import", folder / "labels.jsonl", "-c", config, "-o", tmp_path / "people.jsonl")
-    (folder / "labels.jsonl").write_text(filled.replace('"b"', '"a"', 1) if '"preferred": "b"' in filled else filled)
+    revised = "".join(json.dumps(line | {"preferred": "a"}) + "\n" for line in lines)
+    (folder / "labels.jsonl").write_text(revised)
     done = invoke("label", "import", folder / "labels.jsonl", "-c", config, "-o", tmp_path / "people.jsonl")
     assert done.code == 2 and "holds other labels" in " ".join(done.error.split())
 
