@@ -207,8 +207,8 @@ class RealignConfig(MethodConfig):
     def _check_continuation(self) -> Self:
         if self.continues and (self.gate.max_kl is None or self.evaluate.kl_prompts == 0):
             raise ValueError(
-                "policy.start=champion: every run starts where the last one ended, and only the gate bounds how far they move from the base "
-                "together; set gate.max_kl to a number and evaluate.kl_prompts above 0"
+                "policy.start=champion: every run starts where the last one ended, and only the gate bounds how far they move from the "
+                "base; set gate.max_kl to a number and evaluate.kl_prompts above 0"
             )
         return self
 

@@ -1,7 +1,7 @@
 """The start of a run with ``policy.start: champion``: the champion, the records it has learned from, and the base of its lineage.
 
-Every champion's stage names the model it started from, so its lineage is known from the store. The base is the supervised start at its root,
-or the model itself: it is what evaluation compares with, and what the gate's limit on KL counts from, however many nights lie between.
+Every champion's stage names the model it started from, so its lineage is known from the store. The base is the supervised start at its
+root, or the model itself: evaluation compares with it, and the gate's limit on KL counts from it, however many nights lie between.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Facts(BaseFacts):
     golden_labels: int
     members: dict[str, float] = Field(description="Members of the race by their share; empty without a race.")
     sources: dict[str, int] = Field(description="Suggested pairs by the source of their present label; none: unlabelled.")
-    warnings: list[str] = []
+    warnings: list[str] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)

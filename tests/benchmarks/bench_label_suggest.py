@@ -25,10 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from dora_core.evaluation.metrics import sigmoid
 from dora_core.selection.acquisition import RULES, Candidates, GoldenPairs, random_choice, suggest
 from dora_core.selection.label_trust import Trust, held_out_label_probabilities, reward_model_trust
-from dora_core.selection.proxy import Floats, Head, ProxyPairs, choose_ridge, fit
+from dora_core.selection.proxy import Head, ProxyPairs, choose_ridge, fit
 from dora_core.selection.race import Choice, Race, RaceData, entrants, ridge_of
 from dora_core.testbed.worlds import WorldData, WorldModel, random_world
 from tests.benchmarks.bench_worlds import CLASSIFIER_FOLDS, FOLDS, factors

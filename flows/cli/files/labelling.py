@@ -264,8 +264,11 @@ def _in_words(counted: Counted) -> str:
 
 
 def _configuration(config: RealignConfig, output: Path, column: str) -> str:
-    """The lines that make the labels golden. They are labels of people on responses of models: an input of ``data.train`` with
-    ``trust.labeller``, not of ``data.golden``, whose responses are trusted as texts and would teach the classifiers that these are human."""
+    """The lines that make the labels golden.
+
+    They are labels of people on responses of models: an input of ``data.train`` with ``trust.labeller``. Responses of ``data.golden`` are
+    trusted as texts; these there would teach the classifiers that models' responses are people's.
+    """
     columns = {"label_probability": "label_probability"}
     source = {"path": str(output), "preset": "none", "shape": "pair", "columns": columns, "carry": [column, "annotators"]}
     trust: dict[str, Any] = {"labeller": column}

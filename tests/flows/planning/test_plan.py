@@ -376,7 +376,7 @@ def test_a_run_continues_from_the_champion_and_is_judged_against_the_base(
     registry, keys = "sqlite:///m.db", ("policy.start=champion", "policy.replay=0.5")
     first = build_plan(load(tmp_path, mixture, *keys), store, mlflow_uri=registry)
     assert "no champion yet" in first.notes[0]
-    assert [s.digest for s in first.stages] == [s.digest for s in build_plan(config, store).stages][:-1] + [first.stages[-1].digest], (
+    assert [s.digest for s in first.stages] == [*[s.digest for s in build_plan(config, store).stages][:-1], first.stages[-1].digest], (
         "a first night is that of the base; only the decision names its configuration"
     )
     finish(store, first)
