@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from flows.cli.app import app
 from flows.cli.errors import explained
 from flows.cli.options import Json, Set
+
+if TYPE_CHECKING:
+    from flows.cli.files.labelling import Source
 
 label_app = typer.Typer(
     name="label", help="Suggest records for people to label, and import their answers.", no_args_is_help=True, rich_markup_mode="rich"
@@ -66,7 +69,7 @@ def import_(
         import_labels(files, _source(config, overrides, run), output, overwrite, as_json)
 
 
-def _source(config: Path | None, overrides: list[str], run: str | None):  # type: ignore[no-untyped-def]
+def _source(config: Path | None, overrides: list[str], run: str | None) -> Source:
     from dora_core.errors import ConfigError
     from flows.cli.files.labelling import Source
 

@@ -59,7 +59,7 @@ def suggest_labels(source: Source, number: int, rule: Rule, seed: int, folder: P
         ConfigError: the folder has other tasks, or the run has no records. DataError: there is nothing to label.
     """
     out, stages = Out(as_json), FileStages("label suggest", Out(as_json))
-    given = _given(source, stages)
+    given = _given(source, stages, ranked=True)
     spec = _spec(given, number, rule)
     (found,) = stages.run([spec])
     rows = _suggestions(found / SUGGESTIONS_FILE)
@@ -94,7 +94,7 @@ def import_labels(files: Sequence[Path], source: Source, output: Path, overwrite
         DataError: an answer is about no record of the data, or its texts are not the record's. ConfigError: the output has other content.
     """
     out, stages = Out(as_json), FileStages("label import", Out(as_json))
-    given = _given(source, stages)
+    given = _given(source, stages, ranked=False)
     votes = [vote for path in files for vote in read_votes(path)]
     found = _records(stages.store.fetch(given.records.stage, given.records.digest) / RECORDS_FILE, {vote.task.record_id for vote in votes})
     _check(votes, found)
@@ -115,20 +115,21 @@ def import_labels(files: Sequence[Path], source: Source, output: Path, overwrite
 # ------------------------------------------------------------------------------------------------------ records of a run
 
 
-def _given(source: Source, stages: FileStages) -> Given:
-    if source.config is not None:
-        return _of_config(source.config, source.overrides, stages)
-    return _of_run(stages.store, source.run or "")
+def _given(source: Source, stages: FileStages, *, ranked: bool) -> Given:
+    """The records, with their calibration where they are to be ``ranked``; all given ones otherwise."""
+    if source.config is None:
+        return _of_run(stages.store, source.run or "", ranked)
+    config = load_any(source.config, source.overrides)
+    return _of_config(config, source.config, stages, ranked)
 
 
-def _of_config(path: Path, overrides: Sequence[str], stages: FileStages) -> Given:
-    config = load_any(path, overrides)
+def _of_config(config: RealignConfig, path: Path, stages: FileStages, ranked: bool) -> Given:
     registry = apply_environment(Settings()).mlflow_uri if config.continues else None
     plan = build_plan(config, stages.store, until="calibrate", mlflow_uri=registry)
     calibrate = next(stage for stage in plan.stages if stage.stage == "calibrate")
-    if calibrate.cached:
+    if ranked and calibrate.cached:
         return Given(config, calibrate.spec.inputs()["records"], calibrate.spec.ref())
-    if config.needs_calibration:
+    if ranked and config.needs_calibration:
         raise ConfigError(
             f"nothing was calibrated yet for {path}, and the ranking reads h",
             hint=f"run it first: dora calibrate -c {path}, or dora realign",
@@ -138,14 +139,14 @@ def _of_config(path: Path, overrides: Sequence[str], stages: FileStages) -> Give
     return Given(config, ingest.ref(), None)
 
 
-def _of_run(store: Store, query: str) -> Given:
+def _of_run(store: Store, query: str, ranked: bool) -> Given:
     run_id = find_run(store, query)
     run = manifest_of(store, run_id)
     done = {entry.stage: StageRef(stage=entry.stage, digest=entry.digest) for entry in reversed(run.stages) if entry.is_finished}
     if "ingest" not in done:
         raise ConfigError(f"{run_id} has no records: it did not get that far", hint="name another run, or a configuration with -c")
     config = RealignConfig.model_validate({name: value for name, value in run.config.items() if name in RealignConfig.model_fields})
-    if "calibrate" not in done:
+    if not ranked or "calibrate" not in done:
         return Given(config, done["ingest"], None)
     result = store.read_result("calibrate", done["calibrate"].digest)
     if result is None:
