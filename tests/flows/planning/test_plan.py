@@ -409,3 +409,15 @@ def test_a_run_continues_from_the_champion_and_is_judged_against_the_base(
 def test_a_continued_run_without_a_limit_on_kl_is_refused(tmp_path: Path, mixture: Path, setting: str) -> None:
     with pytest.raises(ConfigError, match="only the gate bounds how far they move from the base"):
         load(tmp_path, mixture, "policy.start=champion", setting)
+
+
+def test_benchmarks_are_refused_before_anything_runs_where_lm_eval_is_missing(
+    tmp_path: Path, mixture: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmarks = load(tmp_path, mixture, "benchmarks.tasks=[arc_easy]")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="lm-eval, which is not installed"):
+        build_plan(benchmarks, store)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match=r"benchmarks.tasks.0.*no such file"):
+        load(tmp_path, mixture, "benchmarks.tasks=[./gone.yaml]")
