@@ -255,7 +255,7 @@ class Chain:
         assert config is not None, "called where benchmarks are configured"
         spec = benchmarks.Spec(
             policy=policy,
-            model=self.config.policy,
+            model=self.model,
             benchmarks=config,
             files={str(path): sha256_file(path) for task in config.files for path in task_files(task)},
             execution=self._run("benchmarks"),
