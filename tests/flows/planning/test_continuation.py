@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,29 @@ import pytest
 
 from dora_core.config.method import ModelConfig
 from dora_core.errors import ConfigError
+from dora_core.testbed.mixture import Testbed, TestbedConfig
+from flows.config.loading import load_config
 from flows.planning.continuation import Continuation, continuation
+from flows.planning.plan import build_plan
 from infra.store.store import Store
-from tasks.runtime.stage import StageRef
+from infra.tracking import model_registry
+from tasks.runtime.spec import StageSpec
+from tasks.runtime.stage import StageRef, execute
+from tasks.stages.registry import STAGES
 
 MODEL = ModelConfig(hidden_size=32, heads=2)
+NIGHTLY = """
+project: nightly
+data: {{train: [{{path: {data}}}], holdout_fraction: 0.3}}
+text: {{max_prompt_tokens: 32, max_response_tokens: 64}}
+policy: {{hidden_size: 32, heads: 2, layers: 1, vocab_size: 320, start: champion}}
+classifier: {{encoder: {{hidden_size: 16, layers: 1, heads: 2, vocab_size: 400}}, epochs: 1, folds: 2}}
+sft: {{optimization: {{max_steps: 4, batch_size: 8}}}}
+align: {{optimization: {{max_steps: 2, batch_size: 8, lora: {{rank: 4}}}}}}
+evaluate: {{kl_prompts: 2, kl_max_new_tokens: 8, bootstrap_samples: 100}}
+compare: null
+execution: {{default: {{workers: 0}}}}
+"""
 
 
 class Lineage:
@@ -95,3 +114,32 @@ def test_another_model_or_a_lost_lineage_is_refused(lineage: Lineage) -> None:
     forgotten = lineage.night(None, StageRef(stage="ingest", digest="e" * 64))
     with pytest.raises(ConfigError, match="ingest/eeeeeeeeeeee of its lineage"):
         lineage.continued(forgotten, lineage.done("ingest", other=3))
+
+
+@pytest.mark.component
+def test_two_nights_of_a_real_lineage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage of two nights, computed in this process; the second continues with adapters from the first night's merged weights."""
+    (tmp_path / "c.yaml").write_text(NIGHTLY.format(data=tmp_path / "data.jsonl"))
+    rows = Testbed(TestbedConfig(prompts=90, responses_per_prompt=3)).generate()
+    store, tags = Store(str(tmp_path / "store")), dict[str, dict[str, str]]()
+    monkeypatch.setattr(model_registry, "alias_tags", lambda uri, name: tags)
+
+    def night(records: int) -> dict[str, StageSpec]:
+        (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:records]))
+        plan = build_plan(load_config(tmp_path / "c.yaml"), store, until="evaluate", mlflow_uri="sqlite:///m.db")
+        for stage in plan.to_run:
+            execute(stage.spec, STAGES[stage.stage].run, store)
+        return {stage.label: stage.spec for stage in plan.stages}
+
+    first = night(60)
+    tags["champion"] = {"dora.stage": "align", "dora.digest": first["align"].digest()}
+    second = night(90)
+    result = store.read_result("replay", second["replay"].digest())
+    assert result is not None and result["facts"]["new"] > 0 and result["facts"]["replayed"] == round(result["facts"]["new"] / 3)
+    # training asserts that the policy is its reference at the first step: the champion is what was loaded, and what was scored
+    trained = store.read_result("align", second["align"].digest())
+    assert trained is not None and trained["rows"] <= result["rows"] and trained["spec"]["start"]["digest"] == first["align"].digest()
+    evaluated = store.read_result("evaluate", second["evaluate"].digest())
+    assert evaluated is not None and evaluated["spec"]["start"]["digest"] == first["sft"].digest()
+    rules = {rule["name"]: rule for rule in evaluated["facts"]["gate"]["rules"]}
+    assert rules["kl"]["threshold"] == 50.0 and rules["kl"]["value"] == pytest.approx(evaluated["facts"]["kl"]["value"])
