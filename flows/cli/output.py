@@ -87,8 +87,6 @@ class Out:
         parts += [f"{plan.records} records"] if plan.records is not None else []
         parts += [f"about {estimate:.0f} s, as before"] if plan.to_run and estimate is not None else []
         self.say(f"{plan.project}: {', '.join(parts)}")
-        for note in plan.notes:
-            self.say(f"note: {note}")
 
     def summary(self, ended: EndedRun, store: Store, links: Mapping[str, str]) -> None:
         run = ended.record

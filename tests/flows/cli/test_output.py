@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from flows.cli.output import Lines, Meter, Out
-from flows.planning.planned_stage import Plan
 from tests.flows.running.planned import plan_of
 
 
@@ -21,12 +20,6 @@ def test_rate_and_time_left_are_those_of_the_last_minute() -> None:
     assert meter.read("a", event | {"done": 78, "time": 400.0}) == "78/100 rows", "it has waited for a node meanwhile"
     assert meter.read("a", event | {"done": 40, "time": 401.0}) == "40/100 rows", "resumed from a checkpoint"
     assert meter.read("a", {"kind": "metrics"}) == ""
-
-
-def test_a_plan_shows_its_notes(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = Plan("night", (), {}, notes=("this run starts from the base",))
-    Out(False).plan(plan)
-    assert "note: this run starts from the base" in capsys.readouterr().out and plan.to_json()["notes"] == [*plan.notes]
 
 
 def test_without_a_terminal_a_stage_that_says_nothing_is_mentioned_every_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
