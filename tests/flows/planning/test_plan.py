@@ -417,7 +417,7 @@ def test_a_run_continues_from_the_champion_and_is_judged_against_the_base(
     assert inputs_of["evaluate"]["start"] == inputs_of["generate start"]["policy"] == base and inputs_of["evaluate"]["records"] == given
     assert inputs_of["evaluate"]["reference"] == two["reference base"].spec.ref()
     finish(store, second, run_id="demo-2")
-    tags["champion"] = {"dora.stage": "align", "dora.digest": two["align"].digest}
+    tags["previous"], tags["champion"] = tags["champion"], {"dora.stage": "align", "dora.digest": two["align"].digest}
     again = build_plan(load(tmp_path, tonight, *keys), store, mlflow_uri=registry)
     assert "starts where the champion's did" in again.notes[0] and again.to_run == []
 
