@@ -101,7 +101,7 @@ def _specs(chain: Chain, until: Until, previous: Previous | None, champions: lis
     config = chain.config
     drift = chain.drift(previous) if config.needs_calibration or until == "calibrate" else None
     if continued is not None:
-        chain.replay(continued.earlier)
+        chain.replay(continued.earlier, continued.base)
     calibration = chain.calibrate(drift) if drift is not None else None
     if until == "calibrate":
         return

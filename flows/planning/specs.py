@@ -48,6 +48,8 @@ class Chain:
 
         self.config, self.specs = config, dict[str, StageSpec]()
         self.model = config.policy.model
+        self._continues = False
+        self._base: StageRef | None = None  # of a run that continues from a champion
         self.round: int | None = 0 if isinstance(config, SelfTrainConfig) else None
         self.rounds: dict[str, int | None] = {}
         self._run, self._golden = config.execution.of, config.data.golden_sources
@@ -152,9 +154,13 @@ class Chain:
         )
         return self.add("race", spec)
 
-    def replay(self, earlier: StageRef) -> StageRef:
+    def replay(self, earlier: StageRef, base: StageRef | None) -> StageRef:
         """Add the training records of a run that continues from a champion: those that are new since ``earlier``, and some of the others.
-        They are the input of the stages that follow."""
+        They are the input of the stages that follow.
+
+        Args:
+            base: of the champion's lineage; None: the model itself.
+        """
         from tasks.stages import replay
 
         spec = replay.Spec(
@@ -164,6 +170,7 @@ class Chain:
             golden_sources=self._golden,
             execution=self._run("replay"),
         )
+        self._continues, self._base = True, base
         self.records = self.add("replay", spec)
         return self.records
 
@@ -428,8 +435,10 @@ class Chain:
         config = self.config
         if config.exchange.features == "text":
             return {}
-        start = self._fine_tune(None, config.sft, self.given) if config.sft.enabled else None
-        return {"start": start, "model": config.policy, "text": config.text}
+        start = self._base
+        if not self._continues and config.sft.enabled:
+            start = self._fine_tune(None, config.sft, self.given)
+        return {"start": start, "model": self.model, "text": config.text}
 
     def _policy(self, start: StageRef | None) -> dict[str, Any]:
         """Return the inputs of every stage that works with the policy."""
