@@ -13,6 +13,7 @@ NOUNS = (
     "demo",
     "init",
     "data",
+    "label",
     "realign",
     "evaluate",
     "generate",

@@ -197,7 +197,9 @@ def aliases(uri: str, name: str) -> dict[str, str]:
 
 
 def alias_tags(uri: str, name: str) -> dict[str, dict[str, str]]:
-    """Return the tags of the version behind each alias."""
+    """Return the tags of the version behind each alias; empty for an unknown model, or a SQLite file that does not exist."""
+    if _is_unborn(uri):
+        return {}
     with _registry(uri) as client:
         return {alias: dict(client.get_model_version(name, version).tags) for alias, version in _aliases(client, name).items()}
 
@@ -214,7 +216,7 @@ class Registered:
 
 def versions(uri: str) -> list[Registered]:
     """List all versions of all models; empty for a SQLite file that does not exist (a request would create it)."""
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if _is_unborn(uri):
         return []
     with _registry(uri) as client:
         models = _pages(client.search_registered_models, 1000)
@@ -247,6 +249,11 @@ def history(uri: str, name: str, version: str) -> list[Decision]:
 
 
 _client = functools.cache(mlflow_client)
+
+
+def _is_unborn(uri: str) -> bool:
+    """Whether a request would create the database."""
+    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
 
 
 def _pages(search: Callable[..., Any], size: int) -> list[Any]:
