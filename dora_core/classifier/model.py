@@ -10,8 +10,8 @@ The logit of head i is the sum of three parts, each fitted by the method that su
   logits. It starts at 0 and is trained on the residual: its offset is the cross-validated logit of the parts before it, because
   the logits of rows they were fitted on look better than they are. It is kept only if it lowers the log-loss of the validation slice
   by more than two standard errors; a fold without it scores without running the encoder. By default it is tried from
-  ``deep_from`` fitting rows on: with fewer it was never kept on texts that were not made for it, and took three quarters of
-  the time (``tests/benchmarks/bench_classifier_parts.py``).
+  ``deep_from`` fitting rows on: with fewer it lowered the loss by .002 nats at most and took two to four times as long
+  (``tests/benchmarks/bench_classifier_parts.py``).
 
 ("Wide & deep", Cheng et al. 2016; fitted one after the other, as in boosting.)
 

@@ -135,7 +135,9 @@ class Encoder:
     def decode(self, responses: Sequence[Sequence[int]], ends: frozenset[int]) -> list[str]:
         """Texts of generated responses, as they would stand in a message: without end token and special tokens, and without what the
         template writes in front of a text in special tokens (the channel of gpt-oss)."""
-        return self.tokenizer.batch_decode([self._own(list(ids), ends) for ids in responses], skip_special_tokens=True)
+        own = [self._own(list(ids), ends) for ids in responses]
+        texts: list[str] = self.tokenizer.batch_decode(own, skip_special_tokens=True)
+        return texts
 
     def _own(self, ids: list[int], ends: frozenset[int]) -> list[int]:
         """Ids of a response's own text."""

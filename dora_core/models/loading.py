@@ -18,6 +18,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, Pr
 from dora_core.config.method import LoraConfig, ModelConfig, TextConfig
 from dora_core.data.chat_format import ChatFormat, describe_chat, end_tokens
 from dora_core.errors import ModelError
+from dora_core.models.portable import make_portable
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "cls_token": "<cls>", "sep_token": "<sep>"}
 
@@ -149,14 +150,21 @@ def load_generation_settings(config: ModelConfig | str | Path, settings: Pretrai
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Hugging Face folder: safetensors, configurations, tokenizer. The generation configuration declares every token that ends a response,
-    so that a server stops where training taught the model to."""
+    """Write a Hugging Face folder, readable by earlier releases of transformers (``portable.py``): safetensors, configurations, tokenizer.
+
+    The generation configuration declares every token that ends a response, so that a server stops where training taught the model to.
+    Safetensors are written for their owner only; they get the mode of the configuration, which follows the umask.
+    """
     if model.can_generate():
         ends = sorted(end_tokens(tokenizer, model.generation_config, _chat_format(tokenizer)))
         if len(ends) > 1:
             model.generation_config.eos_token_id = ends
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
+    make_portable(folder)
+    mode = (folder / "config.json").stat().st_mode & 0o777
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(mode)
 
 
 def add_lora(model: PreTrainedModel, lora: LoraConfig, task_type: str = "CAUSAL_LM") -> PreTrainedModel:

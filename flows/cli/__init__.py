@@ -25,7 +25,9 @@ NOUNS = (
     "gc",
     "doctor",
     "report",
+    "runs",
     "model",
+    "registered",
 )
 """Files whose commands `dora --help` lists, in this order."""
 

@@ -63,6 +63,7 @@ def test_a_saved_policy_is_loaded_by_folder_path_and_configuration_in_any_dtype(
 ) -> None:
     save_model(policy, tokenizer, tmp_path)
     assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".safetensors"}, "no file that could hold code"
+    assert len({p.stat().st_mode for p in tmp_path.iterdir()}) == 1, "who may read the configuration may read the weights"
     expected = policy.eval()(input_ids=IDS).logits
     for source in (tmp_path, str(tmp_path), ModelConfig(source=str(tmp_path))):
         loaded, its_tokenizer = load_policy(source)
