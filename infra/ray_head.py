@@ -19,7 +19,6 @@ import os
 import secrets
 import shutil
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -27,9 +26,12 @@ from pathlib import Path
 
 import psutil
 
+from dora_core import plugins
+from dora_core.environment import variable
 from dora_core.errors import ServiceError
 from dora_core.strict_model import StrictModel
 from infra.back_ends import CONTROL_SECRETS, LOOPBACK, address_of
+from infra.child_environment import PYTHON, child_environment
 from infra.processes import RecordedProcess, free_port, process_tree, spawn, terminate_tree
 from infra.store.store import write_atomic
 
@@ -49,9 +51,6 @@ HEAD_ENVIRONMENT = {
     "RAY_COLOR_PREFIX": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's next default; unset, every worker warns about it
 }
-PASSED_ON = {"RAY_worker_niceness"}
-"""Settings of Ray that a head takes from the environment: the priority of its workers, which Ray lowers to niceness 15."""
-
 
 class _Record(StrictModel):
     """``ray.json``. ``owner`` is the command that uses the head; None for the head of ``dora up``, which outlives its command."""
@@ -136,7 +135,7 @@ class RayHead:
         dashboard, gcs = free_port(dashboard_port, dashboard_host), free_port()
         node_ip = _node_ip()
         command = [
-            sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats",
+            *PYTHON, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats",
             f"--node-ip-address={node_ip}", f"--port={gcs}", f"--ray-client-server-port={free_port()}",
             "--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0",
             "--include-dashboard=true", f"--dashboard-host={dashboard_host}", f"--dashboard-port={dashboard}",
@@ -144,13 +143,14 @@ class RayHead:
             *([] if num_cpus is None else [f"--num-cpus={num_cpus}"]),
             *([] if num_gpus is None else [f"--num-gpus={num_gpus}"]),
         ]  # fmt: skip
-        excluded = {name for name in os.environ if name.startswith("RAY_")} - PASSED_ON | {*CONTROL_SECRETS}
-        inherited = {name: value for name, value in os.environ.items() if name not in excluded}
         # Ray's dashboard and killed workers leave files in the temporary folder; these are deleted with the head. The cache, which later
         # jobs read again, stays outside.
         (temp_dir / "tmp").mkdir()
-        places = {"TMPDIR": str(temp_dir / "tmp"), "DORA_CACHE": os.environ.get("DORA_CACHE", tempfile.gettempdir())}
-        environment = inherited | HEAD_ENVIRONMENT | token_environment(folder) | places
+        places = {"TMPDIR": str(temp_dir / "tmp"), "DORA_CACHE": str(Path(variable("DORA_CACHE") or tempfile.gettempdir()).absolute())}
+        hosts = {node_ip, address_of(dashboard_host)}
+        environment = child_environment(
+            plugins.environment(), HEAD_ENVIRONMENT, token_environment(folder), places, excluded=CONTROL_SECRETS, hosts=hosts
+        )
         log = folder / "ray.log"
         log.unlink(missing_ok=True)
         # Jobs inherit this working directory: an empty one, so that a `tasks/` folder in the user's directory cannot shadow the package.
@@ -229,7 +229,8 @@ def auth_headers(environment: Mapping[str, str]) -> dict[str, str]:
     """Make HTTP headers for Ray's dashboard from RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN); empty without token mode."""
     if environment.get("RAY_AUTH_MODE") != "token":
         return {}
-    token = environment.get("RAY_AUTH_TOKEN") or Path(environment.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser().read_text()
+    path = Path(variable("RAY_AUTH_TOKEN_PATH", environment) or "~/.ray/auth_token")
+    token = variable("RAY_AUTH_TOKEN", environment) or path.expanduser().read_text()
     return {"Authorization": f"Bearer {token.strip()}"}
 
 

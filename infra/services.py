@@ -17,7 +17,6 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -43,9 +42,11 @@ from infra.back_ends import (
     split_postgres,
     write_private,
 )
+from infra.child_environment import MLFLOW_LOGIN, PREFECT_LOGIN, PYTHON, RAY_LOGIN, forget, without_proxy
+from infra.databases import sqlite_url
 from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
 from infra.ray_head import TOKEN, RayHead, auth_headers, token_environment
-from infra.settings import WORK_POOL, Service, ServicesRecord, Settings, tool_environment
+from infra.settings import WORK_POOL, Service, ServicesRecord, Settings, server_environment
 from infra.store.store import check_writable, write_atomic
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "ray": 8265}
@@ -113,7 +114,8 @@ def up(
             for name in fresh:
                 _wait(settings, record, name, on_progress)
             if register is not None:
-                os.environ |= settings.client_environment()
+                forget(PREFECT_LOGIN)
+                os.environ |= settings.client_environment() | without_proxy(os.environ, settings.local_names)
                 register(f"{record.services['prefect'].url}/api", WORK_POOL)
         except BaseException:
             for name in reversed(fresh):
@@ -213,8 +215,8 @@ def _access(settings: Settings, name: str, port: int) -> dict[str, str]:
         return access
     config = settings.root / "mlflow-auth.ini"
     # Checking a password is slow by design: once a minute is enough for a single serving process.
-    database = str(_users(settings)).replace("%", "%%")
-    write_atomic(config, f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{database}\nauth_cache_ttl_seconds = 60\n")
+    database = sqlite_url(_users(settings)).replace("%", "%%")
+    write_atomic(config, f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {database}\nauth_cache_ttl_seconds = 60\n")
     return access | {
         "MLFLOW_AUTH_CONFIG_PATH": str(config),
         "MLFLOW_AUTH_ADMIN_USERNAME": credentials[0],
@@ -253,12 +255,12 @@ def _stays(settings: Settings, record: ServicesRecord, name: str, old: Mapping[s
 
 
 def _prefect_command(host: str, port: int) -> list[str]:
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port), "--analytics-off"]
+    return [*PYTHON, "-m", "prefect", "server", "start", "--host", host, "--port", str(port), "--analytics-off"]
 
 
 def _worker_command() -> list[str]:
     return [
-        sys.executable, "-m", "prefect", "worker", "start", "--type", "process",
+        *PYTHON, "-m", "prefect", "worker", "start", "--type", "process",
         "--pool", WORK_POOL, "--name", WORK_POOL, "--install-policy", "never",
     ]  # fmt: skip
 
@@ -278,7 +280,7 @@ def runs_at_a_time() -> int:
 
 def _mlflow_command(settings: Settings, port: int) -> list[str]:
     return [
-        sys.executable, "-m", "mlflow", "server", "--host", settings.back_ends.host, "--port", str(port), "--workers", "1",
+        *PYTHON, "-m", "mlflow", "server", "--host", settings.back_ends.host, "--port", str(port), "--workers", "1",
         "--backend-store-uri", settings.mlflow_database, "--default-artifact-root", settings.artifact_root, "--no-serve-artifacts",
         *(["--app-name", "basic-auth"] if settings.credentials() else []),
     ]  # fmt: skip
@@ -287,13 +289,14 @@ def _mlflow_command(settings: Settings, port: int) -> list[str]:
 def _spawn(settings: Settings, name: str, command: list[str], extra: dict[str, str]) -> RecordedProcess:
     log = settings.log_folder / f"{name}.log"
     log.unlink(missing_ok=True)
-    # The user's own server addresses must not reach these servers, `extra` sets theirs; the settings of `up` come from its record, and
-    # passwords from files.
-    excluded = {"PREFECT_API_URL", "MLFLOW_TRACKING_URI", "DORA_POSTGRES", "DORA_ARTIFACTS", "DORA_HOST", "DORA_AUTH"}
-    inherited = {k: v for k, v in os.environ.items() if k not in excluded}
+    # A worker's flows use the servers that the user has named, with their passwords; the servers themselves use none.
+    keep = set[str]()
+    if name == "worker":
+        keep |= MLFLOW_LOGIN if settings.mlflow_uri else set()
+        keep |= RAY_LOGIN if settings.ray_address else set()
     # Polling for flow runs is a local request: a run triggered in the UI starts after 2 s instead of 15 s.
-    environment = inherited | tool_environment(settings) | {"DORA_HOME": str(settings.root), "PREFECT_WORKER_QUERY_SECONDS": "2"} | extra
-    return spawn(name, command, log=log, environment=environment)
+    environment = server_environment(settings, {"PREFECT_WORKER_QUERY_SECONDS": "2"}, extra, keep=keep)
+    return spawn(name, command, log=log, environment=environment, folder=settings.child_folder)
 
 
 def _end(settings: Settings, record: ServicesRecord, name: str) -> bool:

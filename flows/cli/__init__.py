@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from flows.cli.app import app
+from flows.cli.streams import settle_streams
 
 NOUNS = (
     "demo",
@@ -34,6 +35,7 @@ for noun in NOUNS:
 
 
 def main() -> None:
+    settle_streams()
     app()
 
 

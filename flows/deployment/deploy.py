@@ -16,7 +16,6 @@ import importlib.metadata
 import importlib.resources
 import importlib.util
 import json
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from dora_core.environment import variable
 from dora_core.errors import ConfigError
 from dora_core.strict_model import NAME_PATTERN, StrictModel
 from flows.config.yaml_text import read_yaml
@@ -356,7 +356,7 @@ def base_template(kind: PoolType, image: str | None, prefects_own: Callable[[], 
         template["variables"]["properties"]["image"]["default"] = image
         return template
     template = prefects_own()["prefect-docker"]["docker"]["default_base_job_configuration"]
-    places = {name: os.environ[name] for name in PLACES if name in os.environ}
+    places = {name: value for name in PLACES if (value := variable(name))}
     defaults = {
         "image": image or f"dora-realign:{importlib.metadata.version('dora-realign')}-cpu",  # as infra/docker/Dockerfile names it
         "env": {"DORA_HOME": CONTAINER_HOME} | places,
@@ -364,8 +364,8 @@ def base_template(kind: PoolType, image: str | None, prefects_own: Callable[[], 
         "auto_remove": True,
         "image_pull_policy": "IfNotPresent",
     }
-    for variable, value in defaults.items():
-        template["variables"]["properties"][variable]["default"] = value
+    for name, value in defaults.items():
+        template["variables"]["properties"][name]["default"] = value
     return template
 
 
@@ -381,7 +381,7 @@ def _worker_notes(pool: str, kind: str) -> list[str]:
     package = PACKAGES[kind]
     install = "" if importlib.util.find_spec(package.replace("-", "_")) else f"pip install {package}; "
     notes = [f"on the worker's machine: {install}prefect worker start --pool {pool} --type {kind}"]
-    away = [name for name in PLACES[:3] if name not in os.environ]
+    away = [name for name in PLACES[:3] if variable(name) is None]
     if kind == "docker" and away:
         unset = f"{', '.join(away)} {'is' if len(away) == 1 else 'are'} not set here"
         notes.append(f"{unset}: each container would use a separate store and history; set them, and deploy into a new --pool")

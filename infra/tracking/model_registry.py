@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from dora_core.errors import DoraError, ServiceError, did_you_mean
 from infra.back_ends import without_credentials
+from infra.databases import sqlite_file
 from infra.settings import Settings
 from infra.tracking.mlflow_client import mlflow_client
 from infra.tracking.tracker import user_name
@@ -213,7 +214,7 @@ class Registered:
 
 def versions(uri: str) -> list[Registered]:
     """List all versions of all models; empty for a SQLite file that does not exist (a request would create it)."""
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if (file := sqlite_file(uri)) is not None and not file.exists():
         return []
     with _registry(uri) as client:
         models = _pages(client.search_registered_models, 1000)
@@ -287,7 +288,8 @@ def _registry(uri: str) -> Iterator[MlflowClient]:
 @contextmanager
 def _in_turn(uri: str) -> Iterator[None]:
     """Serialise decisions of the processes of this machine; the kernel frees the lock of a killed one."""
-    folder = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Settings().root
+    file = sqlite_file(uri)
+    folder = Settings().root if file is None else file.parent
     folder.mkdir(parents=True, exist_ok=True)
     held = os.open(folder, os.O_RDONLY)
     try:

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.back_ends import without_credentials
+from infra.databases import sqlite_file
 from infra.store.journal import JournalPart
 from infra.store.json_files import StoredResult
 from infra.tracking.mlflow_client import MlflowCalls, joined, milliseconds
@@ -56,7 +57,7 @@ class Tracker:
         self._changed = threading.Condition()
         self._closing = False
         self._open_runs: dict[str, None] = {}  # an ordered set
-        self._calls = MlflowCalls(uri)
+        self._calls = MlflowCalls(uri, artifact_root)
         self._lost: list[str] = []
         self._problem = ""
         for outbox in outboxes:
@@ -81,8 +82,11 @@ class Tracker:
         Raises:
             OSError: ``outbox`` cannot be written.
         """
-        key = hashlib.sha256((history or uri).encode()).hexdigest()[:8]  # not the address itself, which may hold a password
-        return cls(uri, project, [*Outbox.adopt(outbox, key), Outbox.create(outbox, key)], artifact_root)
+        keys = [_key(history or uri)]
+        if (file := sqlite_file(history or uri)) is not None and file.parent == outbox.parent:
+            keys.append(_key(f"beside the outbox: {file.name}"))  # the same after the home has moved; the key before is of earlier releases
+        adopted = [found for key in keys for found in Outbox.adopt(outbox, key)]
+        return cls(uri, project, [*adopted, Outbox.create(outbox, keys[-1])], artifact_root)
 
     def start_run(
         self,
@@ -181,7 +185,7 @@ class Tracker:
                 self._thread.join(0.05)
             if not self._thread.is_alive():
                 break
-        warnings = list(dict.fromkeys(self._lost))
+        warnings = list(dict.fromkeys([*self._calls.notes, *self._lost]))
         if len(warnings) > MAX_WARNINGS:
             warnings[MAX_WARNINGS:] = [f"… and {len(warnings) - MAX_WARNINGS} more"]
         waiting = sum(outbox.open_operations for outbox in self._outboxes)
@@ -255,7 +259,16 @@ class Tracker:
                 if count > 1:  # find the one that is refused: send them one by one
                     apart = count
                     continue
-                self._lost.append(self._loss(operation, error))
+                try:
+                    loss = self._loss(operation, error)
+                except Exception as trouble:  # the server went away meanwhile
+                    self._problem = _problem(trouble)
+                    with self._changed:
+                        if self._closing:
+                            break
+                        self._changed.wait_for(lambda: self._closing, timeout=delay)
+                    continue
+                self._lost.append(loss)
             delay, apart = 1.0, max(0, apart - count)
             with suppress(OSError):  # not acknowledged: sent again by the next tracker, to no effect
                 for outbox, seq, _ in front[:count]:
@@ -270,11 +283,20 @@ class Tracker:
             outbox.close(keep=waits)  # the end of a run may wait in one, and the id that it needs be known in another
 
     def _loss(self, operation: Operation, error: Exception) -> str:
-        """A warning about an operation that is given up."""
+        """Give an operation up, of a batch as few rows as possible; returns a warning."""
         if isinstance(operation, Curves):
             reason = f"the part is missing or damaged in {operation.store}: {_headline(str(error))}"
             return f"metrics of {operation.part} were not sent: {reason}"
+        if isinstance(operation, Batch):
+            names = self._calls.refused_rows(operation)
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            return f"MLflow refused {shown or 'a batch'}: {_headline(str(error))}"
         return f"MLflow refused {operation.kind}: {_headline(str(error))}"
+
+
+def _key(history: str) -> str:
+    """Part of an outbox's name; not the address itself, which may hold a password."""
+    return hashlib.sha256(history.encode()).hexdigest()[:8]
 
 
 def _problem(error: Exception) -> str:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dora_core.environment import variable
 from dora_core.errors import DoraError
 from infra.store.journal import JournalWriter
 from infra.store.json_files import Result, StoredError, StoredResult
@@ -200,7 +201,7 @@ def prepare_process() -> None:
     """Set up logging of a process that runs stages; silence its libraries, since progress goes through the journal."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.basicConfig(level=os.environ.get("DORA_LOG_LEVEL", "INFO"), format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=variable("DORA_LOG_LEVEL") or "INFO", format="%(levelname)s %(name)s: %(message)s")
 
 
 def main(stages: Mapping[str, tuple[type[StageSpec], Run]], argv: list[str] | None = None) -> None:
