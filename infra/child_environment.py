@@ -3,8 +3,8 @@
 Prefect, MLflow and Ray read hundreds of variables with their prefixes. In the environment of a command these may belong to another server
 (its address, its password, its database), so a child gets a short list of them (:data:`PASSED_ON`) and the ones that this project sets. A
 child also starts in its own empty folder (:func:`child_folder`): there Prefect finds neither the user's ``.env`` nor a ``prefect.toml``,
-and ``PREFECT_PROFILES_PATH`` keeps it from ``~/.prefect``. Python's ``-P`` (:data:`PYTHON`; ``PYTHONSAFEPATH`` for its own children) keeps the
-working folder off the import path.
+and ``PREFECT_PROFILES_PATH`` keeps it from ``~/.prefect``. Python's ``-P`` (:data:`PYTHON`; ``PYTHONSAFEPATH`` for its own children)
+keeps the working folder off the import path.
 
 A proxy cannot reach this machine's loopback, and clients of Prefect, MLflow and Ray follow ``HTTP_PROXY``: :func:`without_proxy` completes
 ``NO_PROXY``.

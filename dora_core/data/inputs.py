@@ -289,6 +289,9 @@ def _resolve_columns(reader: Reader, item: Input, name: str) -> tuple[Form, dict
     there, place = reader.columns, item.place
     explicit = {field: column for field, column in item.source.columns if isinstance(column, str)}
     absent = {field: column for field, column in explicit.items() if column not in there}
+    if absent and reader.ragged:
+        there = [*there, *_further_columns(reader, set(absent.values()), name)]
+        absent = {field: column for field, column in absent.items() if column not in there}
     if absent:
         lines = "; ".join(f"{place}.columns.{field}: no column {column!r}" for field, column in absent.items())
         raise DataError(f"{name}: {lines}", hint=did_you_mean(next(iter(absent.values())), there))
@@ -306,6 +309,17 @@ def _resolve_columns(reader: Reader, item: Input, name: str) -> tuple[Form, dict
         columns["id"] = "record_id"  # our own tables
     present = {field: column for field, column in columns.items() if column in there}
     return form, columns if reader.ragged else present
+
+
+def _further_columns(reader: Reader, wanted: set[str], name: str) -> list[str]:
+    """Those of the ``wanted`` columns that later rows of a file have, beyond the ones by which its columns are known."""
+    found = set[str]()
+    with readable(name):
+        for _, row in reader.rows(None, BATCH_ROWS):
+            found |= wanted & row.keys() if isinstance(row, dict) else set()
+            if found == wanted:
+                break
+    return sorted(found)
 
 
 def _form_of(there: list[str], explicit: Mapping[str, str], item: Input, name: str) -> Form:

@@ -1,7 +1,7 @@
 """Standard streams that cannot fail: output must not end a run, nor change its exit code.
 
-A character that the stream's encoding cannot take is replaced. A closed stdout or stderr, a pipe whose reader has gone (``dora … | head``) and
-a terminal that hung up take nothing more; a full disk behind ``> file`` is reported on stderr once.
+A character that the stream's encoding cannot take is replaced. A closed stdout or stderr, a pipe whose reader has gone
+(``dora … | head``) and a terminal that hung up take nothing more; a full disk behind ``> file`` is reported on stderr once.
 """
 
 from __future__ import annotations

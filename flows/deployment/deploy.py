@@ -4,9 +4,9 @@ Work pool and its queues, deployments with their forms and schedules, the concur
 automations of ``flows/deployment/automations.py``. The worker imports a flow from the installed package: nothing is uploaded, and the code
 that runs is the code that is installed there.
 
-Changes made in Prefect's UI stay: the sizes of limits unless one is given, whether a schedule is on, and parameters and times
-of a deployment until its entry in the file changes. The server remembers the digest of the entry it was given, as the deployment's
-version. A deployment tagged ``dora`` that the file no longer declares is removed.
+Changes made in Prefect's UI stay: the sizes of limits unless one is given, whether a schedule is on, schedules that the file does not
+declare (with a slug or without), and parameters and times of a deployment until its entry in the file changes. The server remembers the
+digest of the entry it was given, as the deployment's version. A deployment tagged ``dora`` that the file no longer declares is removed.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 PoolType = Literal["process", "docker", "kubernetes"]
 Change = Literal["created", "updated", "unchanged", "removed"]
 
+FORMER_SLUGS: frozenset[str] = frozenset()
+"""Slugs of schedules that a release has declared and this one does not: they are removed. A schedule with any other slug is the user's."""
 DEFAULT = "default"
 """Queue that Prefect makes with a pool."""
 UPKEEP_AT_A_TIME = 2
@@ -182,6 +184,9 @@ def deploy(
                 there = next((s for s in found.schedules if s.slug == schedule.slug), None) if found else None
                 on = schedule.active if there is None else there.active
                 result.schedules[label] = f"{schedule.cron} {schedule.timezone}, {'on' if on else 'off'}"
+            own = {schedule.slug for schedule in entry.schedules} | FORMER_SLUGS
+            kept = [s.slug for s in found.schedules if s.slug and s.slug not in own] if found else []
+            result.notes += [f"{label}: the schedule {slug!r} is not of this release, and stays" for slug in kept]
         for label, gone in known.items():
             result.deployments[label] = "removed"
             if not dry_run:
@@ -232,10 +237,10 @@ def _ensure_deployment(
         client.update_deployment(found.id, DeploymentUpdate(**facts))
         return "updated"
     client.update_deployment(found.id, DeploymentUpdate(**facts, parameters=entry.parameters))
-    for schedule in found.schedules:  # those without a slug are the user's own
+    for schedule in found.schedules:  # all others are the user's own, with a slug or without
         if schedule.slug in times:
             client.update_deployment_schedule(found.id, schedule.id, schedule=times[schedule.slug])
-        elif schedule.slug is not None:
+        elif schedule.slug in FORMER_SLUGS:
             client.delete_deployment_schedule(found.id, schedule.id)
     missing = [create for slug, create in new.items() if slug not in {schedule.slug for schedule in found.schedules}]
     if missing:

@@ -23,6 +23,7 @@ import threading
 import time
 import urllib.parse
 import uuid
+import warnings
 from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -128,7 +129,10 @@ class Tracker:
         self._keep(run_id, "result.json", json.dumps(result, indent=1, sort_keys=True, default=str).encode())
         for name, figure in figures.items():
             try:
-                self._keep(run_id, f"figures/{name}.png", _png(figure))
+                content, missing = _png(figure)
+                self._keep(run_id, f"figures/{name}.png", content)
+                if missing:
+                    self._lost.append(f"no installed font draws {missing} of the figure {name}: install one, on Debian fonts-noto-cjk")
             except Exception as error:  # matplotlib may raise anything; a failing figure does not fail the run
                 self._lost.append(f"figure {name} was not drawn: {_headline(str(error))}")
 
@@ -185,15 +189,15 @@ class Tracker:
                 self._thread.join(0.05)
             if not self._thread.is_alive():
                 break
-        warnings = list(dict.fromkeys([*self._calls.notes, *self._lost]))
-        if len(warnings) > MAX_WARNINGS:
-            warnings[MAX_WARNINGS:] = [f"… and {len(warnings) - MAX_WARNINGS} more"]
+        notes = list(dict.fromkeys([*self._calls.notes, *self._lost]))
+        if len(notes) > MAX_WARNINGS:
+            notes[MAX_WARNINGS:] = [f"… and {len(notes) - MAX_WARNINGS} more"]
         waiting = sum(outbox.open_operations for outbox in self._outboxes)
         if waiting:
             reason = _headline(self._problem or "no answer yet")
             where = f"{without_credentials(self.uri)} wait in {self._outbox.path.parent}"
-            warnings.append(f"{waiting} MLflow updates for {where} ({reason}); the next run or `dora reap` sends them")
-        return warnings
+            notes.append(f"{waiting} MLflow updates for {where} ({reason}); the next run or `dora reap` sends them")
+        return notes
 
     # --------------------------------------------------------------------------------------------- appending (callers)
 
@@ -320,7 +324,12 @@ def user_name() -> str:
         return str(os.getuid())
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure) -> tuple[bytes, str]:
+    """A figure as PNG, and the characters, at most five, that no font had."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(buffer, format="png", dpi=120)
+    numbers = [found[1] for one in caught if (found := re.match(r"Glyph (\d+) ", str(one.message)))]
+    missing = [chr(int(number)) for number in dict.fromkeys(numbers)]
+    return buffer.getvalue(), " ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")

@@ -4,7 +4,7 @@ Answers are appended to ``scratch/answers/<time>-<process>.jsonl``, one line eac
 they count. Every process writes a separate file, a partially written last line is ignored, and finished files are committed to a remote
 store every :data:`COMMIT_SECONDS` and at the end, also after an error. So a stage that was killed, or whose server went away, requests only
 the rest. An answer without a text (reasoning used up the tokens, a refusal, a filter, a tool call) is no answer: it is counted by its
-finish reason and not kept. Kept answers carry their server (address, model, version where it is told), since the digest of a stage does not.
+finish reason and not kept. Kept answers carry their server (address, model, version where it is told), which is not in the digest.
 
 Failure policy: transient failures (``infra/chat_client.py``) are retried with exponential backoff and jitter, and never before
 ``Retry-After``, until no request at all was answered for ``give_up_seconds``; permanent ones fail at once.
