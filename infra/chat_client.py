@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +19,7 @@ from dora_core.environment import variable
 from dora_core.errors import ConfigError, did_you_mean
 
 CONNECT_SECONDS = 10.0
+VERSION_SECONDS = 2.0
 MOST_RETRY_AFTER = 3600.0
 MAY_PASS = frozenset({408, 409, 429})
 
@@ -52,8 +53,8 @@ class Answer:
     text: str
     tokens: int | None
     finished: bool
-    reason: str = ""
-    origin: str = ""
+    reason: str = field(default="", compare=False)
+    origin: str = field(default="", compare=False)
 
 
 class Trouble(Exception):
@@ -134,7 +135,7 @@ class ChatServer:
     def _told_version(self, session: requests.Session) -> str:
         """Return the version that vLLM and SGLang tell beside their API; empty for other servers."""
         try:
-            found = session.get(f"{self._url.removesuffix('/v1')}/version", timeout=CONNECT_SECONDS, allow_redirects=False).json()
+            found = session.get(f"{self._url.removesuffix('/v1')}/version", timeout=VERSION_SECONDS, allow_redirects=False).json()
             return f"version {found['version']}" if isinstance(found["version"], str) else ""
         except (requests.RequestException, ValueError, LookupError, TypeError):
             return ""

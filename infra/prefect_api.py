@@ -48,6 +48,7 @@ def own_prefect_api(settings: Settings) -> Iterator[Callable[[], None]]:
         ServiceError: it does not come up; the tail of its log is the hint.
     """
     records = settings.prefect_home / "apis"
+    records.mkdir(parents=True, exist_ok=True)
     _end_orphans(records)
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"

@@ -43,11 +43,12 @@ from infra.back_ends import (
     write_private,
 )
 from infra.child_environment import MLFLOW_LOGIN, PREFECT_LOGIN, PYTHON, RAY_LOGIN, forget, without_proxy
-from infra.databases import sqlite_url
+from infra.databases import sqlite_file, sqlite_url
 from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
 from infra.ray_head import TOKEN, RayHead, auth_headers, token_environment
 from infra.settings import WORK_POOL, Service, ServicesRecord, Settings, server_environment
 from infra.store.store import check_writable, write_atomic
+from infra.tracking.mlflow_database import ensure_database, follow_home
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "ray": 8265}
 STARTUP_SECONDS = 90.0
@@ -240,6 +241,12 @@ def _start(settings: Settings, name: str, record: ServicesRecord, old: Service |
         host = settings.back_ends.host
         port = free_port(preferred, host)
         url = f"http://{address_of(host)}:{port}"
+        if name == "mlflow" and (file := sqlite_file(settings.mlflow_database)) is not None:
+            ensure_database(file)
+            for note in [] if settings.back_ends.artifacts else follow_home(file, settings.mlflow_artifacts):
+                on_progress(note)
+        if name == "prefect":
+            settings.prefect_home.mkdir(parents=True, exist_ok=True)
         command = _prefect_command(host, port) if name == "prefect" else _mlflow_command(settings, port)
         addresses = {"PREFECT_API_URL": f"{url}/api", "PREFECT_UI_API_URL": f"{url}/api"}
         process = _spawn(settings, name, command, addresses | _access(settings, name, port))

@@ -17,6 +17,8 @@ BASE = "DejaVu Sans"
 """Comes with matplotlib: Latin, Greek, Cyrillic, Hebrew, Arabic."""
 PREFERRED = ("Noto Sans", "Source Han Sans", "WenQuanYi", "IPA", "Nanum", "Droid Sans Fallback", "PingFang", "Microsoft YaHei")
 """Beginnings of the names of families that are taken first."""
+BOXES = "Last Resort"
+"""Comes with matplotlib, and draws a box for every character."""
 
 
 def fit_fonts(figure: Figure) -> None:
@@ -54,7 +56,8 @@ def _installed() -> Iterator[tuple[str, str]]:
     """(family, file) of every upright font, preferred families first."""
     from matplotlib import font_manager
 
-    fonts = {font.name: font.fname for font in font_manager.fontManager.ttflist if font.style == "normal" and not font.name.startswith("Last Resort")}
+    drawing = [font for font in font_manager.fontManager.ttflist if font.style == "normal" and not font.name.startswith(BOXES)]
+    fonts = {font.name: font.fname for font in drawing}
     yield from sorted(fonts.items(), key=lambda font: (not font[0].startswith(PREFERRED), "Sans" not in font[0], font[0]))
 
 

@@ -219,7 +219,8 @@ class _Ingestion:
         if selection is not None and key not in selection:
             one.not_selected += 1
             return
-        record, split = self._with_split(record, kind, one), split_of(record, item, self.data)
+        record = self._with_split(record, kind, one)
+        split = split_of(record, item, self.data)
         renamed = record.record_id in self._ids[golden]
         if renamed:
             digest = hashlib.sha256(record.content.encode()).hexdigest()[:8]
