@@ -52,6 +52,7 @@ HEAD_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's next default; unset, every worker warns about it
 }
 
+
 class _Record(StrictModel):
     """``ray.json``. ``owner`` is the command that uses the head; None for the head of ``dora up``, which outlives its command."""
 

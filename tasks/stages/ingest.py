@@ -348,7 +348,7 @@ def _trusted_there(inputs: list[AdaptedInput], spec: Spec) -> Refusal | None:
     names = dict[str, None]()
     for source in inputs:
         rules = rules_of(spec.data, source.item)
-        for row in AdaptedInput(source.item, spec.fingerprints).rows():
+        for row in source.rows():
             record = parse_canonical(row.value, rules) if isinstance(row.value, CanonicalRow) else None
             if not isinstance(record, Record):
                 continue

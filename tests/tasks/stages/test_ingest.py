@@ -247,5 +247,8 @@ def test_held_out_questions_of_a_given_split_are_left_out_of_training(tmp_path):
     held_out = write(tmp_path / "eval.jsonl", forms(0)[:1])
     result, folder = ingest(tmp_path, [*forms(0)[1:], *GOOD], eval=[{"path": held_out}], split_by="question")
     assert result["facts"]["inputs"][0]["overlapping"] == 3
-    assert not [r for r in pq.read_table(folder / "records.parquet").to_pylist() if r["split"] == "train" and r["record_id"].startswith("r0")
-                and r["record_id"] != "r0"]
+    assert not [
+        r
+        for r in pq.read_table(folder / "records.parquet").to_pylist()
+        if r["split"] == "train" and r["record_id"].startswith("r0") and r["record_id"] != "r0"
+    ]
