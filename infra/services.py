@@ -17,9 +17,10 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -201,6 +202,19 @@ def _users(settings: Settings) -> Path:
     return settings.root / "mlflow-users.db"
 
 
+def _remove_half_made(users: Path) -> None:
+    """Remove a database of users without one: MLflow was killed while it made it, and could not open it again."""
+    if users.exists():
+        try:
+            with closing(sqlite3.connect(users)) as base:
+                if base.execute("select 1 from users limit 1").fetchone():
+                    return
+        except sqlite3.Error:
+            pass
+        for side in ("", "-journal", "-wal", "-shm"):
+            users.with_name(users.name + side).unlink(missing_ok=True)
+
+
 def _access(settings: Settings, name: str, port: int) -> dict[str, str]:
     """Environment with which a server requires a password, and answers only browsers that show its own pages (not another site's)."""
     names, credentials = names_of(settings.back_ends.host), settings.credentials()
@@ -214,6 +228,7 @@ def _access(settings: Settings, name: str, port: int) -> dict[str, str]:
     }
     if credentials is None:
         return access
+    _remove_half_made(_users(settings))
     config = settings.root / "mlflow-auth.ini"
     # Checking a password is slow by design: once a minute is enough for a single serving process.
     database = sqlite_url(_users(settings)).replace("%", "%%")

@@ -278,7 +278,7 @@ def apply_environment(settings: Settings) -> Places:
     return places
 
 
-OWN_PLACES = ("PREFECT_HOME", "PREFECT_PROFILES_PATH", "PREFECT_SERVER_DATABASE_CONNECTION_URL", "_MLFLOW_SERVER_ARTIFACT_ROOT")
+OWN_PLACES = ("PREFECT_PROFILES_PATH", "PREFECT_SERVER_DATABASE_CONNECTION_URL", "_MLFLOW_SERVER_ARTIFACT_ROOT")
 """Never those of the user's environment: they belong to another server."""
 
 

@@ -46,23 +46,30 @@ def follow_home(file: Path, artifact_root: Path) -> list[str]:
     """
     if file.resolve().parent != artifact_root.parent or not file.exists():
         return []
-    with _locked(file), closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as base, base:
-        moved = dict[Path, None]()
-        for experiment, location in base.execute("select experiment_id, artifact_location from experiments").fetchall():
-            place = local_path(location)
-            if place is None or place.parent == artifact_root or place.parent.name != artifact_root.name:
-                continue
-            now = artifact_root / place.name
-            new = now.as_uri() if location.startswith("file:") else str(now)
-            base.execute("update experiments set artifact_location = ? where experiment_id = ?", (new, experiment))
-            base.execute(
-                "update runs set artifact_uri = ? || substr(artifact_uri, ?) where experiment_id = ? and substr(artifact_uri, 1, ?) = ?",
-                (new, len(location) + 1, experiment, len(location) + 1, f"{location}/"),
-            )
-            moved[place.parent.parent] = None
-        for home in moved:
-            _move_models(base, str(home), str(artifact_root.parent))
+    try:
+        with _locked(file), closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as base, base:
+            moved = list(dict.fromkeys(_move_experiments(base, artifact_root)))
+            for home in moved:
+                _move_models(base, str(home), str(artifact_root.parent))
+    except sqlite3.Error:  # not a database, or one of another release: MLflow's own error names the cause
+        return []
     return [f"the home was at {home}: artifacts and models in MLflow follow it to {artifact_root.parent}" for home in moved]
+
+
+def _move_experiments(base: sqlite3.Connection, artifact_root: Path) -> Iterator[Path]:
+    """Rewrite the places of experiments and their runs; yields the homes before."""
+    for experiment, location in base.execute("select experiment_id, artifact_location from experiments").fetchall():
+        place = local_path(location)
+        if place is None or place.parent == artifact_root or place.parent.name != artifact_root.name:
+            continue
+        now = artifact_root / place.name
+        new = now.as_uri() if location.startswith("file:") else str(now)
+        base.execute("update experiments set artifact_location = ? where experiment_id = ?", (new, experiment))
+        base.execute(
+            "update runs set artifact_uri = ? || substr(artifact_uri, ?) where experiment_id = ? and substr(artifact_uri, 1, ?) = ?",
+            (new, len(location) + 1, experiment, len(location) + 1, f"{location}/"),
+        )
+        yield place.parent.parent
 
 
 def local_path(location: str | None) -> Path | None:
