@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from dora_core.evaluation.benchmarks import check_installed
 from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.planning.champion import champions
 from flows.planning.latest import LatestStage, read_latest
@@ -64,6 +65,8 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     else:
         ingest.check_read(first.spec, read.facts, wanted)
     if until in ("evaluate", "promote"):
+        if config.benchmarks is not None:
+            check_installed()
         check_twins(config, None if read is None else [*read.facts.sources])
     records = None if read is None else read.facts.records.train + read.facts.records.eval
     return Plan(config.project, stages, first.spec.fingerprints, records, tuple(notes), not_needed)
