@@ -18,3 +18,9 @@ def variable(name: str, environment: Mapping[str, str] | None = None) -> str | N
     """
     value = (os.environ if environment is None else environment).get(name, "")
     return value if value.strip() else None
+
+
+def set_default(name: str, value: str) -> None:
+    """Set a variable of this process unless it has a value."""
+    if variable(name) is None:
+        os.environ[name] = value

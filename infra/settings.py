@@ -18,7 +18,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dora_core import plugins
-from dora_core.environment import variable
+from dora_core.environment import set_default, variable
 from dora_core.strict_model import StrictModel
 from infra.back_ends import AUTH, DATABASE_PASSWORD, NONE, BackEnds, check_auth, is_loopback, names_of, refuse_credentials, split_postgres
 from infra.child_environment import (
@@ -272,8 +272,7 @@ def apply_environment(settings: Settings) -> Places:
     os.environ["DORA_HOME"] = str(settings.root)  # children may run in another directory
     os.environ |= {name: tools[name] for name in OWN_PLACES}
     for name, value in (tools | places.credentials).items():
-        if variable(name) is None:
-            os.environ[name] = value
+        set_default(name, value)
     os.environ |= without_proxy(os.environ, settings.local_names)
     return places
 

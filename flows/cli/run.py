@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dora_core.environment import set_default
 from dora_core.errors import RunStopped
 from flows.cli.output import Out
 from flows.config.loading import load_config
@@ -95,7 +95,7 @@ def run(config: RealignConfig | StudyConfig, until: Until = "promote", *, as_jso
     settings = Settings()
     places = apply_environment(settings)
     if not verbose:
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        set_default("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     out = Out(as_json)
 
     from infra.prefect_api import check_answers, own_prefect_api

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dora_core.environment import set_default
 from dora_core.errors import StoreError
 from infra.databases import sqlite_file
 from infra.store.journal import read_part
@@ -38,7 +38,7 @@ ENVIRONMENT = {
 def mlflow_client(uri: str) -> MlflowClient:
     """Return a client for tracking and registry, with short time-outs. The import takes 1-2 s, a new SQLite file 4 s more."""
     for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+        set_default(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if (file := sqlite_file(uri)) is not None:
         ensure_database(file)
