@@ -3,7 +3,7 @@
 Prefect, MLflow and Ray read hundreds of variables with their prefixes. In the environment of a command these may belong to another server
 (its address, its password, its database), so a child gets a short list of them (:data:`PASSED_ON`) and the ones that this project sets. A
 child also starts in its own empty folder (:func:`child_folder`): there Prefect finds neither the user's ``.env`` nor a ``prefect.toml``,
-and ``PREFECT_PROFILES_PATH`` keeps it from ``~/.prefect``. Python's ``-P`` (:data:`PYTHON`; ``PYTHONSAFEPATH`` for its own children)
+and ``PREFECT_PROFILES_PATH`` keeps it from ``~/.prefect``. Python's ``-P`` (:func:`python`; ``PYTHONSAFEPATH`` for its own children)
 keeps the working folder off the import path.
 
 A proxy cannot reach this machine's loopback, and clients of Prefect, MLflow and Ray follow ``HTTP_PROXY``: :func:`without_proxy` completes
@@ -19,8 +19,6 @@ from pathlib import Path
 
 from dora_core.environment import variable
 
-PYTHON = (sys.executable, "-P")
-"""Interpreter of children: a module in the working folder cannot stand for an installed one."""
 PYTHON_SETTINGS = {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
 """Safe path as of ``-P``; logs are UTF-8, whatever the user's terminal is."""
 FOREIGN = ("PREFECT_", "MLFLOW_", "_MLFLOW_", "RAY_")
@@ -64,6 +62,11 @@ PATHS = (
 """Variables that may hold a path relative to the folder of the parent."""
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1", "127.0.0.2")
 """127.0.0.2 is the name that a Ray head gives its node."""
+
+
+def python() -> tuple[str, str]:
+    """Return the beginning of a child's command: this interpreter, which imports nothing from the working folder."""
+    return sys.executable, "-P"
 
 
 def child_environment(

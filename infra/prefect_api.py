@@ -19,7 +19,7 @@ import requests
 
 from dora_core.errors import ServiceError
 from dora_core.strict_model import StrictModel
-from infra.child_environment import PYTHON
+from infra.child_environment import python
 from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
 from infra.settings import Settings, server_environment
 from infra.store.store import write_atomic
@@ -53,7 +53,7 @@ def own_prefect_api(settings: Settings) -> Iterator[Callable[[], None]]:
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = url
-    command = [*PYTHON, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", "--analytics-off"]
+    command = [*python(), "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", "--analytics-off"]
     environment = server_environment(settings, {"PREFECT_API_URL": url}, _LEAN)
     log = settings.log_folder / "prefect-api.log"
     api = spawn("prefect api", command, log=log, environment=environment, folder=settings.child_folder)

@@ -31,7 +31,7 @@ from dora_core.environment import variable
 from dora_core.errors import ServiceError
 from dora_core.strict_model import StrictModel
 from infra.back_ends import CONTROL_SECRETS, LOOPBACK, address_of
-from infra.child_environment import PYTHON, child_environment
+from infra.child_environment import child_environment, python
 from infra.processes import RecordedProcess, free_port, process_tree, spawn, terminate_tree
 from infra.store.store import write_atomic
 
@@ -136,7 +136,7 @@ class RayHead:
         dashboard, gcs = free_port(dashboard_port, dashboard_host), free_port()
         node_ip = _node_ip()
         command = [
-            *PYTHON, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats",
+            *python(), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats",
             f"--node-ip-address={node_ip}", f"--port={gcs}", f"--ray-client-server-port={free_port()}",
             "--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0",
             "--include-dashboard=true", f"--dashboard-host={dashboard_host}", f"--dashboard-port={dashboard}",

@@ -43,7 +43,7 @@ from infra.back_ends import (
     split_postgres,
     write_private,
 )
-from infra.child_environment import MLFLOW_LOGIN, PREFECT_LOGIN, PYTHON, RAY_LOGIN, forget, without_proxy
+from infra.child_environment import MLFLOW_LOGIN, PREFECT_LOGIN, RAY_LOGIN, forget, python, without_proxy
 from infra.databases import sqlite_file, sqlite_url
 from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
 from infra.ray_head import TOKEN, RayHead, auth_headers, token_environment
@@ -277,12 +277,12 @@ def _stays(settings: Settings, record: ServicesRecord, name: str, old: Mapping[s
 
 
 def _prefect_command(host: str, port: int) -> list[str]:
-    return [*PYTHON, "-m", "prefect", "server", "start", "--host", host, "--port", str(port), "--analytics-off"]
+    return [*python(), "-m", "prefect", "server", "start", "--host", host, "--port", str(port), "--analytics-off"]
 
 
 def _worker_command() -> list[str]:
     return [
-        *PYTHON, "-m", "prefect", "worker", "start", "--type", "process",
+        *python(), "-m", "prefect", "worker", "start", "--type", "process",
         "--pool", WORK_POOL, "--name", WORK_POOL, "--install-policy", "never",
     ]  # fmt: skip
 
@@ -302,7 +302,7 @@ def runs_at_a_time() -> int:
 
 def _mlflow_command(settings: Settings, port: int) -> list[str]:
     return [
-        *PYTHON, "-m", "mlflow", "server", "--host", settings.back_ends.host, "--port", str(port), "--workers", "1",
+        *python(), "-m", "mlflow", "server", "--host", settings.back_ends.host, "--port", str(port), "--workers", "1",
         "--backend-store-uri", settings.mlflow_database, "--default-artifact-root", settings.artifact_root, "--no-serve-artifacts",
         *(["--app-name", "basic-auth"] if settings.credentials() else []),
     ]  # fmt: skip

@@ -236,7 +236,7 @@ def mismatch_hint(config: AlignConfig, gap: float, allowed: float, dropout: floa
         causes.append(f"lora.dropout = {lora.dropout:g} switches inputs off at random: set it to 0")
     elif dropout > 0:
         causes.append(f"the model drops out at a rate of {dropout:g} in training: set its dropout rates to 0 in its config.json")
-    if gap <= 20 * allowed and precision != "float32":
+    if gap <= 3 * allowed and precision != "float32":
         causes.append(f"{precision} rounds in another way here than where the reference ran: write precision: float32")
     causes.append(
         "the reference log-probabilities belong to another model, tokenizer or truncation: delete the output of the stage reference and "

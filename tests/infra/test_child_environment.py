@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.child_environment import PYTHON, child_environment, child_folder, forget, without_proxy
+from infra.child_environment import child_environment, child_folder, forget, python, without_proxy
 
 ROOT = Path(__file__).parents[2]
 SPAWNERS = {"infra/processes.py", "infra/doctor.py", "flows/running/session.py"}
@@ -78,7 +78,7 @@ def test_a_file_named_like_a_package_is_not_imported(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PYTHONPATH", os.pathsep)
     nested = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import psutil'], check=True)"
     for code in ("import psutil", nested):
-        command = [*PYTHON, "-c", code]
+        command = [*python(), "-c", code]
         subprocess.run(command, cwd=tmp_path, env=child_environment(), check=True, capture_output=True)
     assert child_folder(tmp_path) == tmp_path / "work" and list((tmp_path / "work").iterdir()) == []
 
