@@ -25,6 +25,7 @@ FOREIGN = ("PREFECT_", "MLFLOW_", "_MLFLOW_", "RAY_")
 PASSED_ON = frozenset(
     {
         "RAY_worker_niceness",  # priority of Ray's workers, which Ray lowers to niceness 15
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY",
         "PREFECT_LOGGING_LEVEL",
         "PREFECT_LOGGING_SERVER_LEVEL",
         "MLFLOW_S3_ENDPOINT_URL",

@@ -146,7 +146,6 @@ class RayHead:
         ]  # fmt: skip
         # Ray's dashboard and killed workers leave files in the temporary folder; these are deleted with the head. The cache, which later
         # jobs read again, stays outside.
-        (temp_dir / "tmp").mkdir()
         places = {"TMPDIR": str(temp_dir / "tmp"), "DORA_CACHE": str(Path(variable("DORA_CACHE") or tempfile.gettempdir()).absolute())}
         hosts = {node_ip, address_of(dashboard_host)}
         environment = child_environment(
@@ -261,8 +260,17 @@ def _ensure_token(path: Path) -> None:
 
 def _short_temp_dir() -> Path:
     # Ray appends about 64 bytes (session_…/sockets/plasma_store) and a socket's path may have 107.
-    base = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="dora-ray-", dir=base if len(base) <= 22 else "/tmp"))
+    try:
+        base = tempfile.gettempdir()
+        made = Path(tempfile.mkdtemp(prefix="dora-ray-", dir=base if len(base) <= 22 else "/tmp"))
+        (made / "tmp").mkdir()
+    except OSError as error:  # read-only, full, or no folder at all
+        raise ServiceError(
+            f"Ray cannot use the temporary folder: {error}",
+            hint="make space in it, or set TMPDIR to a folder whose path has at most 22 characters",
+            retryable=False,
+        ) from error
+    return made
 
 
 def _node_ip() -> str:

@@ -187,7 +187,9 @@ class Settings(BaseSettings):
 
     @property
     def artifact_root(self) -> str:
-        return self.back_ends.artifacts or str(self.mlflow_artifacts)
+        folder = str(self.mlflow_artifacts)
+        # MLflow reads a path as a URI: a query, a fragment and escapes in it must be escaped.
+        return self.back_ends.artifacts or (self.mlflow_artifacts.as_uri() if set(folder) & set("?#%") else folder)
 
     @property
     def log_folder(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -124,7 +125,7 @@ def run(config: RealignConfig | StudyConfig, until: Until = "promote", *, as_jso
     path = write_report(store, run_id, report or settings.root / "reports" / f"{run_id}.html")
     links = {"report": str(path)} | {name: link for name, link in pages if link}
     if pages.mlflow and pages.mlflow.startswith("sqlite"):
-        links["mlflow"] = f"mlflow ui --backend-store-uri {pages.mlflow}  (or `dora up`)"
+        links["mlflow"] = f"mlflow ui --backend-store-uri {shlex.quote(pages.mlflow)}  (or `dora up`)"
     out.summary(ended, store, links)
     if stopped is not None:
         raise stopped
