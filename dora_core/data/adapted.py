@@ -127,14 +127,16 @@ class AdaptedInput:
         if not reader.ragged or not paths:
             return []
         sample, found = sample_of(name, reader), list[dict[str, Any]]()
-        missing = {path for path in paths if not any(_leads(path, row) for row in sample)}
+        # As a path, and as the whole name of a column: which of them it is, only the row shows that has it.
+        forms = {path: (CompiledPath(path), CompiledPath(path, (path,))) for path in paths}
+        missing = {path: form for path, form in forms.items() if not any(_leads(form, row) for row in sample)}
         if not missing:
             return []
         with readable(name):
             for _, row in reader.rows(None, BATCH_ROWS):
-                shown = {path for path in missing if isinstance(row, dict) and _leads(path, row)}
+                shown = [path for path, form in missing.items() if isinstance(row, dict) and _leads(form, row)]
                 if shown:
-                    missing -= shown
+                    missing = {path: form for path, form in missing.items() if path not in shown}
                     found.append(dict.fromkeys(columns) | row)
                 if not missing:
                     break
@@ -264,10 +266,10 @@ def sample_of(name: str, reader: Reader) -> list[dict[str, Any]]:
         return [{**nulls, **row} for row in read if isinstance(row, dict)]
 
 
-def _leads(path: str, row: Mapping[str, Any]) -> bool:
-    """Whether a row has a value at a path."""
-    found = CompiledPath(path, frozenset(row)).get(dict(row))
-    return found is not None and type(found) is not Missing
+def _leads(forms: Sequence[CompiledPath], row: dict[str, Any]) -> bool:
+    """Whether a row has a value at a path, in one of its forms."""
+    found = [form.get(row) for form in forms]
+    return any(value is not None and type(value) is not Missing for value in found)
 
 
 class _Places:
