@@ -51,11 +51,10 @@ from dora_core.data.acceptance import (
 from dora_core.data.adapted import AdaptedInput, AdaptedRow, MappedFiles
 from dora_core.data.adapter.canonical import CanonicalRow, Refused, is_repetition
 from dora_core.data.fingerprints import FingerprintMemory
-from dora_core.data.inputs import Input, changed_sources, rules_of, split_of
+from dora_core.data.inputs import Input, changed_sources, rules_of, split_key, split_of
 from dora_core.data.mixing import Selection, content_key, copies
 from dora_core.data.opening import open_inputs
 from dora_core.data.problems import Problem, Reason
-from dora_core.data.questions import question_hash
 from dora_core.data.record_counts import UNKNOWN, is_tie, is_unmeasured
 from dora_core.data.records import (
     GOLDEN_SCHEMA,
@@ -66,7 +65,6 @@ from dora_core.data.records import (
     Split,
     golden_table,
     is_golden_source,
-    is_held_out,
     parse_canonical,
     records_table,
     with_tools,
@@ -219,14 +217,14 @@ class _Ingestion:
         if selection is not None and key not in selection:
             one.not_selected += 1
             return
-        record = self._with_split(record, kind, one)
+        record = self._with_split(record, kind, item, one)
         split = split_of(record, item, self.data)
         renamed = record.record_id in self._ids[golden]
         if renamed:
             digest = hashlib.sha256(record.content.encode()).hexdigest()[:8]
             record = replace(record, record_id=self._free_id(f"{record.record_id}~{digest}", golden))
         self.suspicion.see(Seen(record, golden, split, Example(row.file, row.row), item.place, renamed))
-        if split == "train" and self.held_out and _split_key(record, self.data) in self.held_out:
+        if split == "train" and self.held_out and split_key(record, self.data) in self.held_out:
             one.overlapping += 1
             if not golden:
                 return
@@ -246,7 +244,7 @@ class _Ingestion:
             self.copied.add(again.record_id)
             one.copies += 1
 
-    def _with_split(self, record: Record, kind: Kind, one: _InputTally) -> Record:
+    def _with_split(self, record: Record, kind: Kind, item: Input, one: _InputTally) -> Record:
         """The record with the split that the data gives it, if any."""
         if kind == "eval":
             one.split_given += 1
@@ -254,9 +252,8 @@ class _Ingestion:
         one.split_given += record.split is not None
         if record.split is None and kind == "train" and self.data.eval:
             return replace(record, split="train")
-        if record.split is None and self.data.split_by == "question":
-            held_out = is_held_out(question_hash(record.prompt), self.data.holdout_fraction)
-            return replace(record, split="eval" if held_out else "train")
+        if record.split is None and self.data.split_by == "question":  # the tables know the hash of the prompt alone
+            return replace(record, split=split_of(record, item, self.data))
         return record
 
     def _free_id(self, wanted: str, golden: bool) -> str:
@@ -400,22 +397,11 @@ def _held_out_prompts(inputs: list[AdaptedInput], selections: list[Selection | N
             record = parse_canonical(row.value, rules) if isinstance(row.value, CanonicalRow) else None
             if (
                 isinstance(record, Record)
-                and _split_of(record, source.item, spec.data) == "eval"
+                and split_of(record, source.item, spec.data) == "eval"
                 and (selection is None or content_key(record) in selection)
             ):
-                found.add(_split_key(record, spec.data))
+                found.add(split_key(record, spec.data))
     return frozenset(found)
-
-
-def _split_of(record: Record, item: Input, data: DataConfig) -> Split:
-    if data.split_by == "question" and record.split is None and item.content == "train" and not data.eval:
-        return "eval" if is_held_out(question_hash(record.prompt), data.holdout_fraction) else "train"
-    return split_of(record, item, data)
-
-
-def _split_key(record: Record, data: DataConfig) -> int:
-    """Hash of what stays in one split."""
-    return question_hash(record.prompt) if data.split_by == "question" else record.prompt_hash
 
 
 _LEAVES_NO_PROMPT = frozenset({Reason.PROMPT_MISMATCH, Reason.CONTEXT_CONFLICT, Reason.NO_PROMPT_BOUNDARY, Reason.EMPTY_PROMPT})
