@@ -170,7 +170,7 @@ def free_port(preferred: int | None = None, host: str = "127.0.0.1") -> int:
 
 
 def _boot_id() -> str:
-    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+    return _BOOT_ID.read_text(encoding="utf-8").strip() if _BOOT_ID.exists() else ""
 
 
 def _since_boot(process: psutil.Process) -> float:

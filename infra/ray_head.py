@@ -230,7 +230,7 @@ def auth_headers(environment: Mapping[str, str]) -> dict[str, str]:
     if environment.get("RAY_AUTH_MODE") != "token":
         return {}
     path = Path(variable("RAY_AUTH_TOKEN_PATH", environment) or "~/.ray/auth_token")
-    token = variable("RAY_AUTH_TOKEN", environment) or path.expanduser().read_text()
+    token = variable("RAY_AUTH_TOKEN", environment) or path.expanduser().read_text(encoding="utf-8")
     return {"Authorization": f"Bearer {token.strip()}"}
 
 

@@ -296,7 +296,7 @@ def runs_at_a_time() -> int:
     """
     memory = [psutil.virtual_memory().total]
     with suppress(OSError, ValueError):  # not in a container, or in one without a limit, which reads "max"
-        memory.append(int(CONTAINER_MEMORY.read_text()))
+        memory.append(int(CONTAINER_MEMORY.read_text(encoding="utf-8")))
     return max(4, min(4 * (os.cpu_count() or 1), int(min(memory) / 1e9)))
 
 
@@ -403,7 +403,7 @@ def _save(settings: Settings, record: ServicesRecord) -> None:
 def _locked(settings: Settings) -> Iterator[None]:
     """Allow one `up` or `down` at a time per home; the kernel frees the lock when the process ends."""
     settings.root.mkdir(parents=True, exist_ok=True)
-    with Path(settings.root / "services.lock").open("w") as file:
+    with Path(settings.root / "services.lock").open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

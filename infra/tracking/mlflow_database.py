@@ -144,6 +144,6 @@ def _remove(file: Path) -> None:
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
     """One process at a time makes or rewrites the file; the kernel frees the lock of a killed one."""
-    with file.with_name(f".{file.name}.lock").open("a") as lock:
+    with file.with_name(f".{file.name}.lock").open("a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -36,3 +36,16 @@ def test_every_variable_is_read_through_one_function() -> None:
         if re.search(r"os\.environ\.(get|setdefault)\(|os\.getenv\(", path.read_text(encoding="utf-8"))
     }
     assert found == set()
+
+
+def test_files_are_text_in_utf8_whatever_the_locale_is() -> None:
+    """Without an encoding Python takes the locale's: with LC_ALL=C a report would fail after a good run."""
+    root = Path(__file__).parents[2]
+    found = [
+        f"{path.relative_to(root)}: {line.strip()}"
+        for package in ("dora_core", "tasks", "flows", "infra")
+        for path in (root / package).rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"\.read_text\(\)|\bopen\((\w+, )?(\"[rwax]\+?\")?\)", line) and ".open()" not in line
+    ]
+    assert found == []
