@@ -11,7 +11,7 @@ import io
 import os
 import sys
 from contextlib import suppress
-from typing import TextIO
+from typing import Any, TextIO
 
 GONE = frozenset({errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO})
 
@@ -19,10 +19,10 @@ GONE = frozenset({errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO})
 class _Forgiving(io.FileIO):
     """A file descriptor that takes everything, also when nothing reads it any more."""
 
-    def write(self, data: object, /) -> int:
-        size = memoryview(data).nbytes  # type: ignore[arg-type]  # any buffer
+    def write(self, data: Any, /) -> int:
+        size = memoryview(data).nbytes
         try:
-            return super().write(data) or 0  # type: ignore[call-overload, no-any-return]
+            return super().write(data)
         except OSError as error:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())

@@ -117,7 +117,7 @@ def _is_whole(file: Path) -> bool:
 def _newest_version() -> str:
     from mlflow.store.db.utils import _get_latest_schema_revision
 
-    return str(_get_latest_schema_revision())  # type: ignore[no-untyped-call]
+    return str(_get_latest_schema_revision())
 
 
 def _make(file: Path) -> None:
