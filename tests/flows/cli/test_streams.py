@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 SAY = (
-    "from flows.cli.streams import settle_streams; settle_streams(); import sys; "
-    "from flows.cli.output import Out; out = Out(False); out.say('done \\u2192 \\u6a21\\u578b'); out.table(['\\u03b1'], [['\\u03b2']]); "
-    "print('x', flush=True); "
-    "print('\\u2192', file=sys.stderr)"
+    "from flows.cli.streams import settle_streams; settle_streams(); import sys; from rich.console import Console; "
+    "print('done \\u2192 \\u6a21\\u578b'); Console().print('\\u03b2'); print('x', flush=True); print('\\u2192', file=sys.stderr)"
 )
 
 
