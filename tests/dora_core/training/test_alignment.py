@@ -60,6 +60,14 @@ def test_the_likeliest_cause_of_a_difference_comes_first(change: dict, gap: floa
     assert hint.startswith(first) and "delete the output of the stage reference" in hint
 
 
+@pytest.mark.parametrize("seed", [20251130093000, 2**53 - 1])
+def test_any_seed_that_a_configuration_accepts_trains(policy, tokenizer, tmp_path: Path, seed: int) -> None:
+    task = make_task(policy, tokenizer, make_data(policy, tokenizer))
+    optimization = OptimizationConfig(seed=seed, max_steps=2, batch_size=2)
+    report = fit(task, optimization, Execution(), Worker(), FolderHooks(tmp_path))
+    assert len(report.curve["objective"]) == 2
+
+
 def test_alignment_raises_the_preferred_response(policy, tokenizer, tmp_path: Path) -> None:
     task = make_task(policy, tokenizer, make_data(policy, tokenizer))
     report = fit(task, OptimizationConfig(epochs=15, batch_size=3, learning_rate=3e-3), Execution(), Worker(), FolderHooks(tmp_path))
