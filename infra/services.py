@@ -1,8 +1,8 @@
 """``dora up`` and ``dora down``: Prefect server and worker, MLflow server and a Ray head, recorded.
 
 ``up`` is safe to repeat: a service that runs and answers stays, a dead one is started again, on its old port if that is free; runs that
-wait for it continue. If any service fails to come up, everything that this call started is ended again. ``down`` ends the recorded
-services: the worker first, so that flows can stop their jobs and report to a live server; the Prefect server last.
+wait for it continue. A service that fails to come up is ended, the others stay: repeating ``up`` starts what is missing. ``down`` ends the
+recorded services: the worker first, so that flows can stop their jobs and report to a live server; the Prefect server last.
 
 The servers use the same files or databases as commands without servers (``infra/back_ends.py``), so there is one history. MLflow does not
 proxy artifacts: clients write them below ``home``, or into the bucket, and the UI reads them there.
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -48,11 +49,14 @@ from infra.databases import sqlite_file, sqlite_url
 from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
 from infra.ray_head import TOKEN, RayHead, auth_headers, token_environment
 from infra.settings import WORK_POOL, Service, ServicesRecord, Settings, server_environment
+from infra.starting import Patience, look_at
 from infra.store.store import check_writable, write_atomic
-from infra.tracking.mlflow_database import ensure_database, follow_home
+from infra.tracking.mlflow_database import ensure_database
+from infra.tracking.moved_home import follow_home
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "ray": 8265}
 STARTUP_SECONDS = 90.0
+"""Time for a start on a quiet machine; a busy one gets more (``infra/starting.py``)."""
 START_ATTEMPTS = 3
 SILENT_SECONDS = 30.0
 """Silence after which `up` restarts a running service; a busy machine is silent for less."""
@@ -92,18 +96,36 @@ def up(
 
     Raises:
         ConfigError: other back ends, another address or password than the running servers have; no password for the network.
-        ServiceError: a service did not come up; the tail of its log is in the hint, and everything that this call started has ended.
+        ServiceError: a service did not come up; the hint names its log, and the others run.
         StoreError: the artifacts' bucket cannot be written.
     """
     with _locked(settings):
         settings, record = _settle(settings, on_progress)
-        old, fresh = dict(record.services), list[str]()
+        old, fresh, failed = dict(record.services), list[str](), dict[str, ServiceError]()
+
+        def attempt(name: str, step: Callable[[], object]) -> bool:
+            """Whether ``step`` went well; a service that failed is ended, and the others continue."""
+            try:
+                step()
+            except ServiceError as error:
+                failed[name] = error
+                _end(settings, record, name)
+                _save(settings, record)
+            return name not in failed
+
+        def start(name: str) -> None:
+            record.services[name] = _start(settings, name, record, old.get(name), on_progress)
+            _save(settings, record)
+
+        def wait(name: str) -> None:
+            _wait(settings, record, name, on_progress)
+
         try:
             for name in ("prefect", "mlflow", "ray", "worker"):
                 if name == "ray" and settings.ray_address is not None:  # an external cluster
                     continue
-                if name == "worker":
-                    _wait(settings, record, "prefect", on_progress)
+                if name == "worker" and ("prefect" in failed or not attempt("prefect", partial(wait, "prefect"))):
+                    continue
                 if name in old and _stays(settings, record, name, old):
                     if name == "worker" and "prefect" in fresh:
                         on_progress(UNCANCELLABLE)
@@ -111,19 +133,21 @@ def up(
                 _end(settings, record, name)
                 on_progress(f"{'restarting' if name in old else 'starting'} {name}")
                 fresh.append(name)
-                record.services[name] = _start(settings, name, record, old.get(name), on_progress)
-                _save(settings, record)
+                attempt(name, partial(start, name))
             for name in fresh:
-                _wait(settings, record, name, on_progress)
-            if register is not None:
-                forget(PREFECT_LOGIN)
-                os.environ |= settings.client_environment() | without_proxy(os.environ, settings.local_names)
-                register(f"{record.services['prefect'].url}/api", WORK_POOL)
-        except BaseException:
+                if name not in failed:
+                    attempt(name, partial(wait, name))
+        except BaseException:  # Ctrl-C, or an error of this program: not a server that did not come up
             for name in reversed(fresh):
                 _end(settings, record, name)
             _save(settings, record)
             raise
+        if register is not None and not {"prefect", "worker"} & failed.keys():
+            forget(PREFECT_LOGIN)
+            os.environ |= settings.client_environment() | without_proxy(os.environ, settings.local_names)
+            register(f"{record.services['prefect'].url}/api", WORK_POOL)
+        if failed:
+            raise _incomplete(record, failed)
         for name, service in record.services.items():
             on_progress(f"{name} {'is up' if name in fresh else 'was up already'} {service.url}".rstrip())
         if login := settings.credentials():
@@ -258,8 +282,9 @@ def _start(settings: Settings, name: str, record: ServicesRecord, old: Service |
         url = f"http://{address_of(host)}:{port}"
         if name == "mlflow" and (file := sqlite_file(settings.mlflow_database)) is not None:
             ensure_database(file)
-            for note in [] if settings.back_ends.artifacts else follow_home(file, settings.mlflow_artifacts):
-                on_progress(note)
+            with suppress(sqlite3.Error):  # MLflow itself reports a damaged database
+                for before in follow_home(file, settings.mlflow_artifacts):
+                    on_progress(f"MLflow's artifacts follow the home, which was {before}")
         if name == "prefect":
             settings.prefect_home.mkdir(parents=True, exist_ok=True)
         command = _prefect_command(host, port) if name == "prefect" else _mlflow_command(settings, port)
@@ -340,14 +365,23 @@ def _wait(settings: Settings, record: ServicesRecord, name: str, on_progress: Ca
             break
         record.services[name] = _start(settings, name, record, None, on_progress)
         _save(settings, record)
-    what = f"does not answer after {STARTUP_SECONDS:.0f} s" if process.alive() else "ended while starting"
-    raise ServiceError(f"{name} {what}", hint=f"last lines of {process.log}:\n{process.log_tail()}", retryable=False)
+    what = f"does not answer after {Patience(STARTUP_SECONDS)}" if process.alive() else "ended while starting"
+    raise ServiceError(f"{name} {what}", hint=look_at(process), retryable=False)
+
+
+def _incomplete(record: ServicesRecord, failed: Mapping[str, ServiceError]) -> ServiceError:
+    """Return the error of an `up` that is not complete: what is missing and why, and how to go on."""
+    why = "; ".join(error.message for error in failed.values())
+    logs = "\n".join(error.hint for error in failed.values() if error.hint)
+    runs = f"{', '.join(record.services)} {'runs' if len(record.services) == 1 else 'run'}; " if record.services else ""
+    again = f"{runs}`dora up` again starts what is missing"
+    return ServiceError(why, hint=f"{again}\n{logs}", retryable=False)
 
 
 def _answers_within(settings: Settings, record: ServicesRecord, name: str, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
+    patience = Patience(seconds)
     while not _answers(settings, record, name):
-        if not record.services[name].process.alive() or time.monotonic() > deadline:
+        if not record.services[name].process.alive() or patience.is_over():
             return False
         time.sleep(0.2)
     return True

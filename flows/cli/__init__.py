@@ -29,6 +29,7 @@ NOUNS = (
     "doctor",
     "report",
     "model",
+    "registered",
 )
 """Files whose commands `dora --help` lists, in this order."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0
 """Least time between two progress lines of a stage where there is no terminal."""
+
+WINDOW_SECONDS = 60.0
+"""Span of the rates."""
 
 _COLOURS = {"cached": "dim", "ran": "green", "failed": "red", "cancelled": "yellow", "pending": "dim"}
 
@@ -96,7 +100,7 @@ class Out:
         run = ended.record
         table = _table("stage", "state", "time", "result")
         for stage in run.stages:
-            result = store.read_result(stage.stage, stage.digest)
+            result = store.read_result(stage.stage, stage.digest) if stage.is_finished else None  # never a later run's
             shown = headline(result) if result else ""
             seconds = f"{stage.seconds:.1f} s" if stage.state == "ran" and stage.seconds is not None else ""
             table.add_row(stage.label, f"[{_COLOURS[stage.state]}]{stage.state}[/]", seconds, shown)
@@ -175,6 +179,8 @@ class Lines(Observer):
         self._out.say(f"{stage.label}: {stage.reason}")
 
     def event(self, stage: PlannedStage, event: JournalEvent) -> None:
+        if event["kind"] == "notice":
+            self._out.say(f"{stage.label}: {event['text']}")
         text = self._meter.read(stage.label, event)
         if text and time.monotonic() >= self._next.get(stage.label, 0.0):
             self._next[stage.label] = time.monotonic() + LINE_SECONDS
@@ -210,6 +216,8 @@ class Bars(Observer):
         self._bars[stage.label] = self._progress.add_task(stage.label, total=None, note=stage.reason)
 
     def event(self, stage: PlannedStage, event: JournalEvent) -> None:
+        if event["kind"] == "notice":
+            self._out.say(f"{stage.label}: {event['text']}")
         if event["kind"] == "progress":
             note = self._meter.read(stage.label, event)
             self._progress.update(self._bars[stage.label], completed=event["done"], total=event["total"], note=note)
@@ -233,20 +241,35 @@ class Bars(Observer):
 
 
 class Meter:
-    """Progress events as text with a rate: ``"1200/4000 responses, 310/s, fold 2"``. The rate is that of this attempt."""
+    """Progress events as text: ``"1200/4000 responses, 310/s, 9 s left, fold 2"``. Rate and time left are those of the last minute: an
+    attempt that waited, or that was resumed, is not slower for it."""
 
     def __init__(self) -> None:
-        self._first: dict[tuple[str, str], tuple[float, int]] = {}
+        self._seen: dict[tuple[str, str], deque[tuple[float, int]]] = {}
 
     def read(self, label: str, event: JournalEvent) -> str:
         """Empty for events that are not progress."""
         if event["kind"] != "progress":
             return ""
-        start, done = self._first.setdefault((label, event["unit"]), (event["time"], event["done"]))
-        seconds, work = event["time"] - start, event["done"] - done
-        rate = f", {work / seconds:.3g}/s" if seconds > 0.5 and work > 0 else ""
+        seen = self._seen.setdefault((label, event["unit"]), deque())
+        if seen and (event["done"] < seen[-1][1] or event["time"] - seen[-1][0] > WINDOW_SECONDS):  # resumed, or it has waited
+            seen.clear()
+        seen.append((event["time"], event["done"]))
+        while len(seen) > 2 and event["time"] - seen[1][0] > WINDOW_SECONDS:
+            seen.popleft()
+        seconds, work = event["time"] - seen[0][0], event["done"] - seen[0][1]
+        rate = ""
+        if seconds > 0.5 and work > 0:
+            left = (event["total"] - event["done"]) * seconds / work
+            rate = f", {work / seconds:.3g}/s" + (f", {_time_left(left)} left" if left >= 1 else "")
         note = f", {event['note']}" if event["note"] else ""
         return f"{event['done']}/{event['total']} {event['unit']}{rate}{note}"
+
+
+def _time_left(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def main_table(facts: study.Facts) -> Iterator[Table]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,10 @@ def show_plan(config: RealignConfig, until: Until, *, as_json: bool) -> None:
     plan = build_plan(config, store, until=until, mlflow_uri=places.mlflow_uri)
     out = Out(as_json)
     preview = _print_data(config, out)
+    for line in plan.model:
+        out.say(f"policy: {line}")
+    for note in plan.notes:
+        out.say(f"note: {note}")
     out.plan(plan)
     out.document(plan.to_json() | {"data": preview.model_dump(exclude={"inputs": {"__all__": {"shown"}}})})
 
@@ -111,7 +116,7 @@ def run(config: RealignConfig | StudyConfig, until: Until = "promote", *, as_jso
         # Without a server there is no flow `reap`: the next command cleans up after a killed one. A bucket's manifests take long to read.
         if places.prefect_api_url is None and Store(settings.store_uri).remote is None:
             end_dead(settings)
-        token = COMMAND.set(Command(places, observer))
+        token = COMMAND.set(Command(places, observer, shlex.join(["dora", *sys.argv[1:]])))
         stopped: RunStopped | None = None
         try:
             ended = _run_flow(config, until)
@@ -122,8 +127,11 @@ def run(config: RealignConfig | StudyConfig, until: Until = "promote", *, as_jso
 
     store = Store(settings.store_uri)
     run_id, pages = ended.record.run_id, ended.record.links
-    path = write_report(store, run_id, report or settings.root / "reports" / f"{run_id}.html")
-    links = {"report": str(path)} | {name: link for name, link in pages if link}
+    if ended.record.ran or report is not None or stopped is not None:
+        written = str(write_report(store, run_id, report or settings.root / "reports" / f"{run_id}.html"))
+    else:  # drawing takes longer than everything else of a run without work
+        written = f"dora report {run_id}"
+    links = {"report": written} | {name: link for name, link in pages if link}
     if pages.mlflow and pages.mlflow.startswith("sqlite"):
         links["mlflow"] = f"mlflow ui --backend-store-uri {shlex.quote(pages.mlflow)}  (or `dora up`)"
     out.summary(ended, store, links)

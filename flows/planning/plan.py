@@ -14,6 +14,7 @@ from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.planning.answers import answered_elsewhere
 from flows.planning.champion import champions
 from flows.planning.latest import LatestStage, read_latest
+from flows.planning.model_checks import Described, check_data, describe_policy
 from flows.planning.planned_stage import Plan, PlannedStage, split_on_demand
 from flows.planning.rounds import add_rounds
 from flows.planning.specs import Chain, pinned
@@ -49,7 +50,9 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
 
     Raises:
         DataError, ConfigError: an input file is missing, its columns cannot be understood, or its rows cannot be used as configured.
+        ModelError: a model is neither a folder nor a known id, or its files say that the run would fail (``model_checks.py``).
     """
+    config = pinned(config)
     latest = read_latest(store, config.project)
     notes: list[str] = []
     registered = champions(mlflow_uri, config.model_name, store, notes.append) if mlflow_uri and "promote" in latest else []
@@ -66,19 +69,22 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
         ingest.check_inputs(first.spec, wanted)
     else:
         ingest.check_read(first.spec, read.facts, wanted)
+        if until != "calibrate":
+            check_data(config, read.facts.conversations)
+    described = describe_policy(config) if until != "calibrate" else Described()
     if until in ("evaluate", "promote"):
         if config.benchmarks is not None:
             check_installed()
         check_twins(config, None if read is None else [*read.facts.sources])
     records = None if read is None else read.facts.records.train + read.facts.records.eval
-    return Plan(config.project, stages, first.spec.fingerprints, records, tuple(notes), not_needed)
+    return Plan(config.project, stages, first.spec.fingerprints, records, (*notes, *described.notes), not_needed, described.lines)
 
 
 def _specs(config: RealignConfig, until: Until, previous: Previous | None, champions: list[StageRef]) -> Chain:
     from dora_core.data.fingerprints import FingerprintMemory
     from dora_core.data.inputs import fingerprint_sources
 
-    chain = Chain(pinned(config), fingerprint_sources(config.data, FingerprintMemory(Settings().fingerprints)))
+    chain = Chain(config, fingerprint_sources(config.data, FingerprintMemory(Settings().fingerprints)))
     calibration = chain.calibrate(chain.drift(previous)) if config.needs_calibration or until == "calibrate" else None
     if until == "calibrate":
         return chain

@@ -16,6 +16,7 @@ from dora_core.config.method import GenerateConfig, OptimizationConfig, SftConfi
 from dora_core.config.twins import TWINS, TwinName
 from dora_core.objectives.settings import ObjectiveConfig
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
+from flows.planning.registered import resolved
 from infra.store.store import sha256_file, sha256_of
 from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.stages._drift_facts import Previous
@@ -319,15 +320,17 @@ class Chain:
         reference: ModelSource | None = None,
     ) -> StageRef:
         """Add scores of samples; without samples, of the held-out responses of the given records."""
+        from dora_core.models.pinning import pin_text
         from tasks.stages import judge as stage
 
+        named = judge.model if isinstance(judge, RewardModelJudge) and model is None else None
         spec = stage.Spec(
             records=self.given,
             samples=samples,
             judge=judge,
             model=model,
             reference=reference,
-            text=self.config.text,
+            text=self.config.text if named is None else pin_text(self.config.text, named),
             execution=self._run("judge"),
         )
         return self.add(label, spec)
@@ -405,18 +408,22 @@ class Chain:
 
 
 def pinned(config: Configuration) -> Configuration:
-    """Return ``config`` with the weights that its models name now (``dora_core/models/pinning.py``).
+    """Return ``config`` with the weights that its models name now, and the version of their tokens (``dora_core/models/pinning.py``).
 
     Raises:
         ModelError: a model is neither a folder nor a known id.
     """
-    from dora_core.models.pinning import pin
+    from dora_core.models.pinning import pin, pin_text
+
+    config = resolved(config)
 
     def pinned_judge(judge: Judge) -> Judge:
         return judge.evolve(model=pin(judge.model)) if isinstance(judge, RewardModelJudge) else judge
 
+    policy = pin(config.policy)
     changes: dict[str, Any] = {
-        "policy": pin(config.policy),
+        "policy": policy,
+        "text": pin_text(config.text, policy),
         "classifier": config.classifier.evolve(encoder=pin(config.classifier.encoder)),
     }
     if isinstance(config, RealignConfig) and config.compare is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.config.models import MethodConfig
 from flows.planning.planned_stage import Plan, PlannedStage
-from flows.run_record import Links, ProcessRecord, RunRecord, StageRecord, StageState, read_records, write_record
+from flows.run_record import UNCHANGED, Links, ProcessRecord, RunRecord, StageRecord, StageState, read_records, write_record
 from infra.processes import RecordedProcess
 from infra.settings import Places
 from infra.store.json_files import StoredResult
@@ -27,12 +27,14 @@ class FlowRun:
 
     Attributes:
         is_again: whether it continues after a suspension, in another process.
+        command: what starts the same run again; empty for a flow run of a worker.
     """
 
     flow: str
     id: str
     name: str
     is_again: bool = False
+    command: str = ""
 
     def url(self, places: Places) -> str | None:
         """Return its page; None without a server."""
@@ -66,6 +68,7 @@ class Manifest:
             flow=flow_run.flow,
             name=flow_run.name,
             project=config.project,
+            command=flow_run.command,
             config=config.model_dump(mode="json", by_alias=True),
             flow_run_id=flow_run.id,
             process=_this_process(),
@@ -92,7 +95,9 @@ class Manifest:
         facts = parse_result(result).facts
         self.stage(label, state=state, seconds=seconds, notes=facts.warnings)
         if isinstance(facts, promote.Facts):
-            self.update(decision=facts.decision, decided_by=None if facts.waits or facts.audit is None else facts.audit.who)
+            decision = UNCHANGED if state == "cached" else facts.decision
+            who = None if state == "cached" or facts.waits or facts.audit is None else facts.audit.who
+            self.update(decision=decision, decided_by=who, promotion=facts.model_dump(mode="json"))
 
     def update(self, **changes: Any) -> None:
         """Change fields of the run's record."""

@@ -15,8 +15,9 @@ from dora_core.errors import StoreError
 from infra.databases import sqlite_file
 from infra.store.journal import read_part
 from infra.store.store import Store
-from infra.tracking.mlflow_database import below, ensure_database, follow_home, local_path
+from infra.tracking.mlflow_database import below, ensure_database, local_path
 from infra.tracking.mlflow_limits import BATCH, DIGEST_CHARACTERS, ENTRIES, metric_rows
+from infra.tracking.moved_home import follow_home
 from infra.tracking.outbox import Artifact, Batch, Curves, Finish, Input, Operation, Start
 
 if TYPE_CHECKING:
@@ -43,7 +44,11 @@ def mlflow_client(uri: str) -> MlflowClient:
     if (file := sqlite_file(uri)) is not None:
         ensure_database(file)
     from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 
+    from infra.tracking.store_artifacts import SCHEME, StoreArtifacts
+
+    _artifact_repository_registry.register(SCHEME, StoreArtifacts)  # also where this package's entry points are not installed
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -161,9 +166,9 @@ class MlflowCalls:
             Exception: any that MLflow's client raises; see :meth:`is_refusal`.
         """
         if self._client is None:
-            self._client = mlflow_client(self.uri)  # before any other import of mlflow: it sets the environment
             if self._artifact_root is not None and (file := sqlite_file(self.uri)) is not None:
-                self.notes += follow_home(file, self._artifact_root.resolve())
+                follow_home(file, self._artifact_root)
+            self._client = mlflow_client(self.uri)  # before any other import of mlflow: it sets the environment
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         client = self._client

@@ -1,11 +1,8 @@
-"""MLflow's SQLite file: it appears whole, and its paths follow the home.
+"""MLflow's SQLite file appears whole.
 
 MLflow makes a new file by fifty migrations, which SQLite does not keep in one transaction: a process that is killed meanwhile leaves a file
 that MLflow can never open again. So a new file is made beside its place, under a lock, and renamed; a half-made one of an earlier release,
 with nothing in it, is replaced.
-
-Experiments and runs hold the absolute folder of their artifacts. When the home has moved, or is a copy, the rows are rewritten: artifacts
-would else be written below the old place.
 """
 
 from __future__ import annotations
@@ -37,41 +34,6 @@ def ensure_database(file: Path) -> None:
             _make(file)
 
 
-def follow_home(file: Path, artifact_root: Path) -> list[str]:
-    """Rewrite the places of artifacts, and of models in a store within the home, if the home of ``file`` has moved; returns notes.
-
-    Args:
-        file: the database, beside ``artifact_root``: of a database elsewhere, which several homes may share, nothing is rewritten.
-        artifact_root: the folder of today, ``<home>/mlartifacts``.
-    """
-    if file.resolve().parent != artifact_root.parent or not file.exists():
-        return []
-    try:
-        with _locked(file), closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as base, base:
-            moved = list(dict.fromkeys(_move_experiments(base, artifact_root)))
-            for home in moved:
-                _move_models(base, str(home), str(artifact_root.parent))
-    except sqlite3.Error:  # not a database, or one of another release: MLflow's own error names the cause
-        return []
-    return [f"the home was at {home}: artifacts and models in MLflow follow it to {artifact_root.parent}" for home in moved]
-
-
-def _move_experiments(base: sqlite3.Connection, artifact_root: Path) -> Iterator[Path]:
-    """Rewrite the places of experiments and their runs; yields the homes before."""
-    for experiment, location in base.execute("select experiment_id, artifact_location from experiments").fetchall():
-        place = local_path(location)
-        if place is None or place.parent == artifact_root or place.parent.name != artifact_root.name:
-            continue
-        now = artifact_root / place.name
-        new = now.as_uri() if location.startswith("file:") else str(now)
-        base.execute("update experiments set artifact_location = ? where experiment_id = ?", (new, experiment))
-        base.execute(
-            "update runs set artifact_uri = ? || substr(artifact_uri, ?) where experiment_id = ? and substr(artifact_uri, 1, ?) = ?",
-            (new, len(location) + 1, experiment, len(location) + 1, f"{location}/"),
-        )
-        yield place.parent.parent
-
-
 def local_path(location: str | None) -> Path | None:
     """Return the folder of an artifact location; None if it is remote."""
     if location and location.startswith("file:"):
@@ -81,17 +43,6 @@ def local_path(location: str | None) -> Path | None:
 
 def below(place: Path, folder: Path) -> bool:
     return place.resolve().is_relative_to(folder.resolve())
-
-
-def _move_models(base: sqlite3.Connection, old: str, new: str) -> None:
-    """Rewrite the paths of registered models whose files are in the home of today."""
-    columns = (("model_versions", "source"), ("model_versions", "storage_location"), ("model_version_tags", "value"))
-    for table, column in columns:
-        found = f"select distinct {column} from {table} where substr({column}, 1, ?) = ?"
-        for (path,) in base.execute(found, (len(old) + 1, f"{old}/")).fetchall():
-            now = new + path[len(old) :]
-            if Path(now).exists():
-                base.execute(f"update {table} set {column} = ? where {column} = ?", (now, path))
 
 
 def _is_whole(file: Path) -> bool:

@@ -50,6 +50,7 @@ from dora_core.data.acceptance import (
 )
 from dora_core.data.adapted import AdaptedInput, AdaptedRow, MappedFiles
 from dora_core.data.adapter.canonical import CanonicalRow, Refused, is_repetition
+from dora_core.data.conversations import ConversationCounter
 from dora_core.data.fingerprints import FingerprintMemory
 from dora_core.data.inputs import Input, changed_sources, rules_of, split_key, split_of
 from dora_core.data.mixing import Selection, content_key, copies
@@ -145,6 +146,7 @@ class _Ingestion:
         self.splits: Counter[str] = Counter()
         self.fingerprint = hashlib.sha256()
         self.copied = set[str]()
+        self.conversations = ConversationCounter()
         self._ids: dict[bool, set[str]] = {False: set(), True: set()}  # of records and of golden rows, all inputs
         self._several = {kind: len(getattr(data, kind)) > 1 for kind in self.tallies}
         self._contents: dict[Kind, set[int]] = {kind: set() for kind in self.tallies}  # of earlier inputs
@@ -266,6 +268,7 @@ class _Ingestion:
     def _write(self, record: Record, kind: Kind, split: Split, one: _InputTally) -> None:
         golden = kind == "golden"
         self._ids[golden].add(record.record_id)
+        self.conversations.add(record.prompt, record.record_id)
         self.golden_rows += golden
         self.repeated_responses += 0 if golden else len(record.responses) - len(set(record.responses))
         self._good[golden].add(record, len(record.content))
@@ -448,6 +451,7 @@ def _output(ingestion: _Ingestion, inputs: list[AdaptedInput], findings: list[Fi
         sources=sources,
         fingerprint=ingestion.fingerprint.hexdigest(),
         inputs=[_input_facts(source, one) for source, one in zip(inputs, ingestion.inputs, strict=True)],
+        conversations=ingestion.conversations.shapes(),
         findings=[_finding_facts(finding) for finding in findings],
         first_bad=[BadRowFacts(kind=kind, **bad.model_dump()) for kind, tally in ingestion.tallies.items() for bad in tally.first.values()],
         warnings=list(_warnings(ingestion, inputs, findings, by_hash)),

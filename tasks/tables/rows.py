@@ -8,6 +8,7 @@ stream those rows' texts (:func:`text_rows`), one Parquet row group at a time.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,20 +75,23 @@ def _parents(lists: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
     return pa.array(np.repeat(np.arange(len(lengths)), lengths)), np.arange(lengths.sum()) - np.repeat(starts, lengths)
 
 
-def rebatch(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of ``rows`` rows; the last may be smaller, and is empty only if all are (it has a schema)."""
+def rebatch(tables: Iterable[pa.Table], rows: int | Iterator[int]) -> Iterator[pa.Table]:
+    """The same rows in tables of ``rows`` rows, or of these numbers of rows (the last repeats); the last may be smaller, and is empty only
+    if all are (it has a schema)."""
     import pyarrow as pa
 
-    held, count, first = list[pa.Table](), 0, True
+    sizes = itertools.repeat(rows) if isinstance(rows, int) else rows
+    size, held, count, first = next(sizes), list[pa.Table](), 0, True
     for table in tables:
         held.append(table)
         count += table.num_rows
-        if count < rows:
+        if count < size:
             continue
-        whole, count, first = pa.concat_tables(held), count % rows, False
-        for start in range(0, whole.num_rows - count, rows):
-            yield whole.slice(start, rows)
-        held = [whole.slice(whole.num_rows - count)]
+        whole, start, first = pa.concat_tables(held), 0, False
+        while count >= size:
+            yield whole.slice(start, size)
+            start, count, size = start + size, count - size, next(sizes, size)
+        held = [whole.slice(start)]
     if held and (count or first):
         yield pa.concat_tables(held)
 

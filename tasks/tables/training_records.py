@@ -61,6 +61,7 @@ def joined_records(
     import pyarrow.parquet as pq
 
     reference = _Follower(logps, "logp")
+    tokens = _Follower(logps, "tokens") if "tokens" in pq.read_schema(logps).names else None
     calibration = None if factors is None else _Follower(factors, "h")
     trusted = None if trust is None else _Follower(trust, LABEL_PROBABILITY, ("record_id",))
     scale = 1.0 if trust is None or trust_use == "soft_label" else _mean(trust, LABEL_PROBABILITY)
@@ -74,7 +75,10 @@ def joined_records(
         keys = responses_of(batch.select(["record_id", "responses", "split"]))
         train = pc.equal(batch["split"], "train")
         values = reference.take(keys)
-        batch = batch.append_column("logps", _like_lists(batch["responses"], values)).filter(train)
+        batch = batch.append_column("logps", _like_lists(batch["responses"], values))
+        if tokens is not None:
+            batch = batch.append_column("tokens", _like_lists(batch["responses"], tokens.take(keys)))
+        batch = batch.filter(train)
         if not len(batch):
             continue
         h = np.ones(len(batch)) if calibration is None else _record_factors(batch, calibration, aggregate)
@@ -91,7 +95,7 @@ def joined_records(
         chosen = numbered if selection is None else numbered.filter(selection.of(numbered["sources"]))
         if len(chosen):
             yield chosen
-    for follower in (reference, calibration, trusted):
+    for follower in (reference, tokens, calibration, trusted):
         if follower is not None:
             follower.finish()
 

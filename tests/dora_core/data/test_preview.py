@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from dora_core.config.data import DataConfig
 from dora_core.config.method import Grouping
 from dora_core.data.acceptance import Wanted
-from dora_core.data.preview import preview_data, rendered
+from dora_core.data.preview import preview_data
 from dora_core.data.previewed import Preview
 from dora_core.losses import parse_loss
 
@@ -167,14 +165,3 @@ def test_progress(tmp_path: Path) -> None:
     calls: list[tuple[str, int]] = []
     preview(data({"path": path}), progress=lambda what, done, total: calls.append((what, done)), suspect=False)
     assert calls == [("data.train[0]", 1024), ("data.train[0]", 2048)]
-
-
-@pytest.mark.parametrize(
-    ("messages", "text"),
-    [
-        ([{"role": "user", "content": "Hi"}], "Hi\n"),
-        ([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}], "System: Be brief.\nUser: Hi\n"),
-    ],
-)
-def test_rendered_without_a_tokenizer(messages: list[dict[str, str]], text: str) -> None:
-    assert rendered(messages, None, "auto") == text

@@ -152,4 +152,6 @@ def test_rebatching_keeps_every_row(rows):
     cut = list(rebatch(tables, rows))
     assert [x for table in cut for x in table["x"].to_pylist()] == list(range(10))
     assert all(len(table) == rows for table in cut[:-1]) and 0 < len(cut[-1]) <= rows
+    varied = list(rebatch(tables, iter([3, 1, rows])))
+    assert pa.concat_tables(varied).equals(pa.concat_tables(tables)) and [len(table) for table in varied][:2] == [3, 1]
     assert [len(table) for table in rebatch([tables[1]], rows)] == [0] and list(rebatch([], rows)) == []
