@@ -113,21 +113,16 @@ def test_a_database_that_homes_share_is_left_alone_and_the_run_says_where_artifa
 
 
 def test_updates_that_wait_follow_the_home(home: Path, tmp_path: Path) -> None:
-    """A file that waits to be sent is found at the new place, by the same MLflow."""
-    away = home / "mlflow.db"
-    away.rename(home / "aside.db")
-    away.mkdir()  # MLflow cannot be opened
-    tracker = opened(home)
+    """A file that waits to be sent is found at the new place, by the same MLflow: here its server of before is away."""
+    tracker = Tracker.open("http://127.0.0.1:9", "case", home / "spool", history=f"sqlite:///{home / 'mlflow.db'}")
     run = tracker.start_run("waits")
     (home / "note.txt").write_text("waits")
     tracker.log_files(run, {"note.txt": home / "note.txt"})
     tracker.finish(run, "FINISHED")
-    assert "updates for" in tracker.close(0.5, 2)[0]
-    away.rmdir()
-    (home / "aside.db").rename(away)
+    assert "updates for" in tracker.close()[0]
     new = tmp_path / "new"
     shutil.move(home, new)
-    note(opened(new), new, "after")
+    assert note(opened(new), new, "after") == []
     client = mlflow_client(f"sqlite:///{new / 'mlflow.db'}")
     runs = {run.info.run_name: run for run in client.search_runs([client.get_experiment_by_name("case").experiment_id])}
     place = local_path(runs["waits"].info.artifact_uri)
