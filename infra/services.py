@@ -38,9 +38,11 @@ from infra.back_ends import (
     NONE,
     address_of,
     check_host,
+    check_public,
     ensure_databases,
     is_loopback,
     names_of,
+    public_address,
     split_postgres,
     write_private,
 )
@@ -61,6 +63,23 @@ START_ATTEMPTS = 3
 SILENT_SECONDS = 30.0
 """Silence after which `up` restarts a running service; a busy machine is silent for less."""
 REQUEST_SECONDS = 10.0
+PAGES = {
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the newer pages load a third party's analytics, whatever the settings are
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+}
+"""Environment of Prefect's server for pages that load nothing from elsewhere."""
+FEWER_WRITES = {
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",  # one transaction instead of a hundred
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # the end of a run waits for it
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "15",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "15",
+    "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+    "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
+}
+"""Environment of Prefect's server on SQLite, which has one writer at a time: others wait, and a transaction that began as a read fails at
+once (503). PostgreSQL needs none of it."""
 UNCANCELLABLE = (
     "the worker and its runs continue; after an outage of Prefect over 30 s they miss cancel requests: `dora reap`, which also runs every "
     "ten minutes, stops a run that was cancelled a minute ago; new runs are unaffected"
@@ -242,7 +261,12 @@ def _remove_half_made(users: Path) -> None:
 def _access(settings: Settings, name: str, port: int) -> dict[str, str]:
     """Environment with which a server requires a password, and answers only browsers that show its own pages (not another site's)."""
     names, credentials = names_of(settings.back_ends.host), settings.credentials()
-    origins = ",".join(f"http://{server}:{port}" for server in names)
+    own = [f"http://{server}:{port}" for server in names]
+    if settings.public_url:
+        public = public_address(check_public(settings.public_url), name, own[0])
+        own.append(f"{urlsplit(public).scheme}://{urlsplit(public).netloc}")
+        names = [*names, str(urlsplit(public).hostname)]
+    origins = ",".join(own)
     if name == "prefect":
         access = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins}
         return access | ({"PREFECT_SERVER_API_AUTH_STRING": ":".join(credentials)} if credentials else {})
@@ -288,7 +312,9 @@ def _start(settings: Settings, name: str, record: ServicesRecord, old: Service |
         if name == "prefect":
             settings.prefect_home.mkdir(parents=True, exist_ok=True)
         command = _prefect_command(host, port) if name == "prefect" else _mlflow_command(settings, port)
-        addresses = {"PREFECT_API_URL": f"{url}/api", "PREFECT_UI_API_URL": f"{url}/api"}
+        # The pages call the address they were loaded from, whatever proxy or name that is.
+        addresses = {"PREFECT_API_URL": f"{url}/api", "PREFECT_UI_API_URL": "/api"} | PAGES
+        addresses |= FEWER_WRITES if settings.back_ends.postgres is None else {}
         process = _spawn(settings, name, command, addresses | _access(settings, name, port))
     if url and preferred and not url.endswith(f":{preferred}"):
         on_progress(f"port {preferred} is in use, {name} takes {url.rsplit(':', 1)[1]}")

@@ -6,10 +6,12 @@ import os
 import re
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import psutil
 
-from infra.processes import RecordedProcess
+if TYPE_CHECKING:
+    from infra.processes import RecordedProcess
 
 LONGEST = 8.0
 """Most times that a wait is extended; a machine beyond that load starts nothing usable."""
@@ -36,8 +38,8 @@ class Patience:
     """
 
     seconds: float
-    _started: float = field(default_factory=time.monotonic)
-    _worst: float = field(default_factory=crowding)
+    _started: float = field(default_factory=lambda: time.monotonic())
+    _worst: float = 1.0
 
     @property
     def budget(self) -> float:

@@ -19,6 +19,7 @@ from dora_core.data.acceptance import BadRow, Quality, Refusal, Wanted, bad_rows
 from dora_core.data.adapted import AdaptedInput, AdaptedRow
 from dora_core.data.adapter.canonical import CanonicalRow, is_repetition
 from dora_core.data.columns_left import ColumnsLeft
+from dora_core.data.goals import conditioned, without_rewards
 from dora_core.data.inputs import BATCH_ROWS, Input, inputs_of, rules_of, split_of
 from dora_core.data.locations import locate
 from dora_core.data.previewed import ColumnUse, Estimate, FindingShown, InputPreview, Preview, RecordShown, ResponseShown
@@ -135,15 +136,19 @@ class _InputReading:
                     else:
                         self._refuse(parsed, row)
                     continue
+                if self.item.content != "golden" and (problems := without_rewards(parsed, self.data.goal)):
+                    self._refuse(problems, row)
+                    continue
                 self.quality.kept += 1
                 split = split_of(parsed, self.item, self.data)
                 self.by_hash["eval" if is_held_out(parsed.prompt_hash, self.data.holdout_fraction) else "train"] += 1
                 self.prompts[split].append(parsed.prompt_hash)
                 self.split_given += parsed.split is not None or self.item.content == "eval"
-                self.counter.add(parsed, split)
-                self._show(parsed, split, row)
-                if self.item.content != "golden":
-                    total.add(parsed, split)
+                for one in conditioned(parsed, "eval" if self.item.content == "golden" else split, self.data.goal):
+                    self.counter.add(one, split)
+                    self._show(one, split, row)
+                    if self.item.content != "golden":
+                        total.add(one, split)
                 if suspicion is not None:
                     golden, at = self.item.content == "golden", Example(row.file, row.row)
                     suspicion.see(Seen(parsed, golden, split, at, self.item.place, parsed.record_id in taken))
@@ -201,6 +206,7 @@ class _InputReading:
                 for text, reward, source in zip(record.responses, record.rewards, record.sources, strict=True)
             ],
             extra=record.extra,
+            label_probability=record.label_probability,
         )
         if len(self.shown) < self.most_shown:
             self.shown.append(shown)

@@ -28,6 +28,7 @@ NOUNS = (
     "gc",
     "doctor",
     "report",
+    "runs",
     "model",
     "registered",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from infra.store.store import Store
     from tasks.stages.promote import Answer
 
+SILENT_SECONDS = 30.0
+"""Longest silence of a running stage where there is no terminal."""
 LINE_SECONDS = 10.0
 """Least time between two progress lines of a stage where there is no terminal."""
 
@@ -148,7 +151,9 @@ class Out:
     def watching(self, verbose: bool) -> Iterator[Observer]:
         """Yield an observer for a run: live bars on a terminal, lines elsewhere."""
         if not self.console.is_terminal:
-            yield Lines(self, verbose)
+            lines = Lines(self, verbose)
+            with lines.life:
+                yield lines
             return
         columns = (
             SpinnerColumn(finished_text="✓"),
@@ -161,37 +166,84 @@ class Out:
             yield Bars(self, progress, verbose)
 
 
+class SignOfLife:
+    """Says every half minute that a stage still runs, where it says nothing itself: a log that stands still looks like a hang.
+
+    A context manager: watches while its block runs.
+
+    Args:
+        say: prints a line.
+    """
+
+    def __init__(self, say: Callable[[str], None]):
+        self._print = say
+        self._running: tuple[str, float] | None = None
+        self._said = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="sign-of-life", daemon=True)
+
+    def say(self, text: str) -> None:
+        """Print a line; the half minute begins anew."""
+        self._said = time.monotonic()
+        self._print(text)
+
+    def begins(self, label: str) -> None:
+        self._running = (label, time.monotonic())
+
+    def ends(self) -> None:
+        self._running = None
+
+    def look(self, now: float) -> None:
+        running = self._running
+        if running is not None and now - self._said >= SILENT_SECONDS:
+            self.say(f"{running[0]}: still running, {now - running[1]:.0f} s")
+
+    def _watch(self) -> None:
+        while not self._ended.wait(1.0):
+            self.look(time.monotonic())
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
 class Lines(Observer):
-    """Progress for logs and pipes: a line when a stage starts and ends, and occasional ones between."""
+    """Progress for logs and pipes: a line when a stage starts and ends, occasional ones between, and at least one in half a minute."""
 
     def __init__(self, out: Out, verbose: bool):
-        self._out, self._verbose = out, verbose
+        self._verbose, self.life = verbose, SignOfLife(out.say)
+        self._say = self.life.say
         self._next: dict[str, float] = {}
         self._meter = Meter()
 
     def waiting(self, why: str) -> None:
-        self._out.say(why)
+        self._say(why)
 
     def planned(self, run_id: str, plan: Plan) -> None:
-        self._out.say(f"{run_id}: {len(plan.to_run)} of {len(plan.stages)} stages run")
+        self._say(f"{run_id}: {len(plan.to_run)} of {len(plan.stages)} stages run")
 
     def started(self, stage: PlannedStage) -> None:
-        self._out.say(f"{stage.label}: {stage.reason}")
+        self.life.begins(stage.label)
+        self._say(f"{stage.label}: {stage.reason}")
 
     def event(self, stage: PlannedStage, event: JournalEvent) -> None:
         if event["kind"] == "notice":
-            self._out.say(f"{stage.label}: {event['text']}")
+            self._say(f"{stage.label}: {event['text']}")
         text = self._meter.read(stage.label, event)
         if text and time.monotonic() >= self._next.get(stage.label, 0.0):
             self._next[stage.label] = time.monotonic() + LINE_SECONDS
-            self._out.say(f"{stage.label}: {text}")
+            self._say(f"{stage.label}: {text}")
 
     def log(self, stage: PlannedStage, line: str) -> None:
         if self._verbose:
-            self._out.say(f"{stage.label} | {line}")
+            self._say(f"{stage.label} | {line}")
 
     def finished(self, stage: PlannedStage, state: str, result: StoredResult | None) -> None:
-        self._out.say(f"{stage.label}: {_ending(stage, state, result)}")
+        self.life.ends()
+        self._say(f"{stage.label}: {_ending(stage, state, result)}")
 
 
 class Bars(Observer):

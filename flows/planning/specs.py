@@ -124,24 +124,28 @@ class Chain:
             exchange=self.config.exchange,
             golden_sources=self._golden,
             aggregate=self.config.calibration.aggregate if calibration else "mean",
+            **self._proxy_policy(),
             execution=self._run("value"),
         )
         self._trust[self.records] = ref = self.add("value", spec)
         return ref
 
     def race(self, calibration: StageRef, value: StageRef) -> StageRef:
-        """Add the race, which chooses the objective and the weights of records."""
+        """Add the race, which chooses objective and record weights, without trust where the loss cannot train on soft labels."""
         from tasks.stages import race
 
+        align, trust = self.config.align, self.config.trust
+        soft = align.loss.reads_label_probability and align.label_probability == "use"
         spec = race.Spec(
             records=self.records,
             calibration=calibration,
             value=value,
             race=self.config.race,
-            trust=self.config.trust,
+            trust=trust if soft else trust.evolve(method="off", apply="off"),
             exchange=self.config.exchange,
             golden_sources=self._golden,
             aggregate=self.config.calibration.aggregate,
+            **self._proxy_policy(),
             execution=self._run("race"),
         )
         return self.add("race", spec)
@@ -154,11 +158,11 @@ class Chain:
         """Add ``policy`` fine-tuned on each record's best response."""
         return self._fine_tune(policy, SftConfig(data="best", optimization=optimization))
 
-    def _fine_tune(self, policy: StageRef | None, settings: SftConfig) -> StageRef:
+    def _fine_tune(self, policy: StageRef | None, settings: SftConfig, records: StageRef | None = None) -> StageRef:
         from tasks.stages import sft
 
         spec = sft.Spec(
-            records=self.records,
+            records=records or self.records,
             start=policy,
             model=self.config.policy,
             text=self.config.text,
@@ -214,7 +218,7 @@ class Chain:
         spec = self._alignment(start, reference, None, plain)
         if twin.records == "all":
             return spec
-        selection = RecordSelection(records=twin.records, golden_sources=self._golden)
+        selection = RecordSelection(records=twin.records, golden_sources=self._golden, labeller=self.config.trust.labeller)
         return spec.evolve(selection=selection, equal_steps=twin.equal == "steps")
 
     def _alignment(self, start: StageRef | None, reference: StageRef, calibration: StageRef | None, align: AlignConfig) -> StageSpec:
@@ -401,6 +405,14 @@ class Chain:
 
         assert isinstance(self.config, SelfTrainConfig) and self.round is not None, "guard rails need self-training rounds"
         return self.add(label, guard.Spec(round=self.round, guard=self.config.rounds.guard, **evidence, execution=self._run("guard")))
+
+    def _proxy_policy(self) -> dict[str, Any]:
+        """The policy whose features the proxy reads, in every round that of the first start; empty for features of the texts alone."""
+        config = self.config
+        if config.exchange.features == "text":
+            return {}
+        start = self._fine_tune(None, config.sft, self.given) if config.sft.enabled else None
+        return {"start": start, "model": config.policy, "text": config.text}
 
     def _policy(self, start: StageRef | None) -> dict[str, Any]:
         """Return the inputs of every stage that works with the policy."""

@@ -19,9 +19,8 @@ from typing import Any
 
 from dora_core.errors import DoraError
 from flows.config.models import MethodConfig
-from flows.planning.latest import read_latest, write_latest
+from flows.planning.latest import last_run, write_latest
 from flows.planning.planned_stage import Plan, PlannedStage
-from flows.run_record import read_record
 from flows.run_summary import description
 from flows.running.manifest import FlowRun, Manifest
 from flows.running.observer import Observer
@@ -74,9 +73,6 @@ class Session:
         history = settings.mlflow_history(places.mlflow_uri)
         tracker = Tracker.open(places.mlflow_uri, config.project, settings.outbox, artifacts, history)
         parent = cls._tracked(tracker, plan, manifest, flow_run, places) if plan.to_run else None
-        if parent is None:
-            manifest.update(links=manifest.run.links.evolve(mlflow=_last_link(store, plan) or manifest.run.links.mlflow))
-
         ray = RayCluster(settings, places)
         ray.warm_up(manifest.run_id, plan)
         rounds = RoundRuns(tracker, parent, manifest.run_id)
@@ -102,11 +98,7 @@ class Session:
 
     def record_cached(self) -> None:
         """Record every stage as cached; for a plan with nothing to run."""
-        for stage in self.plan.stages:
-            result = self.store.read_result(stage.stage, stage.digest)
-            assert result is not None, f"{stage.label} is cached but has no result"
-            self.manifest.finish(stage.label, result, state="cached", seconds=0.0)
-            self.notify("finished", stage, "cached", result)
+        self.manifest.record_cached(self.plan, partial(self.notify, "finished"), last_run(self.store, self.plan))
 
     def owning(self, stage: PlannedStage, on_wait: Callable[[str], None]) -> AbstractContextManager[bool]:
         """Hold the lock of ``stage``; yields whether another run has finished it. ``on_wait`` is called with a sentence per wait."""
@@ -166,20 +158,14 @@ class Session:
     @property
     def url(self) -> str | None:
         """Page of the whole run in MLflow; None without a server, or without an MLflow run."""
-        return None if self.parent_run is None else self.tracker.url(self.parent_run)
+        url = None if self.parent_run is None else self.tracker.url(self.parent_run)
+        return None if url is None else self.ray.places.page(url)
 
     def _description(self) -> str | None:
         """The text that MLflow shows first on the run's page; None if the store cannot be read."""
         with suppress(DoraError, OSError):
             return description(self.store, self.manifest.run)
         return None
-
-
-def _last_link(store: Store, plan: Plan) -> str | None:
-    """Return the MLflow page of the project's last run: that of the numbers that a run without work found."""
-    last = read_latest(store, plan.project).get(plan.stages[-1].label)
-    record = read_record(store, last.run_id) if last else None
-    return record.links.mlflow if record else None
 
 
 def git_sha() -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import json
 import logging
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +52,13 @@ def mlflow_client(uri: str) -> MlflowClient:
 
     _artifact_repository_registry.register(SCHEME, StoreArtifacts)  # also where this package's entry points are not installed
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user id without a name
+        return str(os.getuid())
 
 
 def milliseconds(seconds: float) -> int:

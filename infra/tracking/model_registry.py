@@ -34,8 +34,7 @@ from infra.back_ends import without_credentials
 from infra.databases import sqlite_file
 from infra.settings import Settings
 from infra.store.store import split_uri
-from infra.tracking.mlflow_client import mlflow_client
-from infra.tracking.tracker import user_name
+from infra.tracking.mlflow_client import mlflow_client, user_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

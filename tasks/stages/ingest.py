@@ -52,6 +52,7 @@ from dora_core.data.adapted import AdaptedInput, AdaptedRow, MappedFiles
 from dora_core.data.adapter.canonical import CanonicalRow, Refused, is_repetition
 from dora_core.data.conversations import ConversationCounter
 from dora_core.data.fingerprints import FingerprintMemory
+from dora_core.data.goals import conditioned, states_weights, without_rewards
 from dora_core.data.inputs import Input, changed_sources, rules_of, split_key, split_of
 from dora_core.data.mixing import Selection, content_key, copies
 from dora_core.data.opening import open_inputs
@@ -68,6 +69,7 @@ from dora_core.data.records import (
     is_golden_source,
     parse_canonical,
     records_table,
+    with_goals,
     with_tools,
 )
 from dora_core.data.suspicion import Example, Finding, Seen, Suspicion, refuse
@@ -154,6 +156,8 @@ class _Ingestion:
         schemas = (RECORDS_SCHEMA, GOLDEN_SCHEMA)
         if any(source.messages.tools == "keep" for source in [*data.train, *data.eval, *data.golden]):
             schemas = (with_tools(RECORDS_SCHEMA), with_tools(GOLDEN_SCHEMA))
+        if self.data.goal is not None or any(states_weights(source) for source in [*data.train, *data.eval]):
+            schemas = (with_goals(schemas[0]), with_goals(schemas[1]))
         records, trusted = schemas
         self._good = {
             False: Writer[Record](folder / RECORDS_FILE, records, lambda rows: records_table(rows, share, records)),
@@ -175,6 +179,8 @@ class _Ingestion:
         for row in source.rows():
             parsed = _all_problems(row.value, rules) if isinstance(row.value, list) else parse_canonical(row.value, rules, taken)
             tally.rows += 1
+            if isinstance(parsed, Record) and kind != "golden" and (problems := without_rewards(parsed, self.data.goal)):
+                parsed = problems
             if isinstance(parsed, Record):
                 tally.kept += 1
                 taken.add(parsed.record_id)
@@ -266,6 +272,13 @@ class _Ingestion:
         return name
 
     def _write(self, record: Record, kind: Kind, split: Split, one: _InputTally) -> None:
+        """Write a record, or with goals in prompts the records that it becomes."""
+        golden = kind == "golden"
+        for one_goal in conditioned(record, "eval" if golden else split, self.data.goal):
+            fresh = one_goal.record_id == record.record_id
+            self._put(one_goal if fresh else replace(one_goal, record_id=self._free_id(one_goal.record_id, golden)), kind, split, one)
+
+    def _put(self, record: Record, kind: Kind, split: Split, one: _InputTally) -> None:
         golden = kind == "golden"
         self._ids[golden].add(record.record_id)
         self.conversations.add(record.prompt, record.record_id)
@@ -310,6 +323,11 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     refuse(findings)
     given = sum(one.split_given for one in ingestion.inputs)
     by_hash = given > 0 and not ingestion.splits["eval"]
+    if by_hash and spec.data.goal is not None:
+        raise DataError(
+            "the data name a split and no record for evaluation, and with data.goal a held-out prompt must be known when it is read",
+            hint="mark records as eval, give data.eval, or leave the split column out (columns.split: false)",
+        )
     if by_hash:
         ingestion.splits = hold_out_by_hash(context.path / RECORDS_FILE, spec.data, ingestion.copied)
         hold_out_by_hash(context.path / GOLDEN_FILE, spec.data, frozenset())

@@ -15,12 +15,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from pydantic import Field
+
+from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.config.valuation import ExchangeConfig, RaceConfig, TrustConfig
 from dora_core.errors import DataError
 from dora_core.objectives.settings import ObjectiveConfig
+from dora_core.strict_model import is_unset
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.spec import StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
+from tasks.stages._policy_vectors import compute_vectors
 from tasks.stages._race_facts import Facts as Facts
 from tasks.stages._race_facts import Standing
 from tasks.stages._value_labels import Labels, find_overlap, proxy_pairs, read_labels
@@ -52,6 +57,10 @@ class Spec(StageSpec):
     exchange: ExchangeConfig
     golden_sources: list[str]
     aggregate: Aggregate = "mean"
+    start: StageRef | None = Field(None, exclude_if=is_unset)
+    """With :attr:`model` and :attr:`text` the policy before alignment, for ``exchange.features``; None for text features."""
+    model: ModelConfig | None = Field(None, exclude_if=is_unset)
+    text: TextConfig | None = Field(None, exclude_if=is_unset)
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
@@ -71,7 +80,11 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         )
     warnings = list[str]()
     chosen = labels.sample(spec.exchange.max_labels, spec.exchange.seed)
-    pairs, _, record_P = proxy_pairs(records, labels, chosen, spec.exchange.folds, spec.exchange.buckets)
+    wanted = np.isin(np.arange(len(labels.group_R)), chosen)
+    vectors = None
+    if spec.exchange.features != "text":
+        vectors = compute_vectors(context, records, wanted, spec.start or spec.model, spec.text, spec.execution)
+    pairs, _, record_P = proxy_pairs(records, labels, chosen, spec.exchange, vectors)
     estimate = estimate_trust(spec.trust, spec.exchange, labels, find_overlap(records, labels), pairs, warnings)
     label_P = None if estimate.held_out is None or estimate.trust is None else estimate.trust.probability_P
     data = RaceData(pairs, labels.factor_R[record_P], label_P, estimate.held_out)

@@ -86,10 +86,10 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     batches = joined_records(records, reference, factors, spec.aggregate, trust, spec.trust_use, spec.selection)
     sources: set[str | None] = set()
     count = total = 0
-    for batch in record_batches(records, ["sources"], "train"):
+    for batch in record_batches(records, ["sources"] if spec.selection is None else spec.selection.columns, "train"):
         total += len(batch)
         if spec.selection is not None:
-            batch = batch.filter(spec.selection.of(batch["sources"]))
+            batch = batch.filter(spec.selection.of(batch))
         if not len(batch):
             continue
         sources.update(responses_of(batch)["source"].unique().to_pylist())

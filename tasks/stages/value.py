@@ -17,13 +17,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import Field
+
+from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.config.valuation import ExchangeConfig, TrustConfig
 from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
+from dora_core.strict_model import is_unset
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.spec import StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages._classify_facts import Facts as ClassifyFacts
+from tasks.stages._policy_vectors import compute_vectors
 from tasks.stages._value_facts import Facts as Facts
 from tasks.stages._value_facts import SourceValue
 from tasks.stages._value_labels import NO_PREFERENCE, Labels, Overlap, find_overlap, proxy_pairs, read_labels
@@ -53,6 +58,10 @@ class Spec(StageSpec):
     exchange: ExchangeConfig
     golden_sources: list[str]
     aggregate: Aggregate = "mean"
+    start: StageRef | None = Field(None, exclude_if=is_unset)
+    """With :attr:`model` and :attr:`text` the policy before alignment, for ``exchange.features``; None for text features."""
+    model: ModelConfig | None = Field(None, exclude_if=is_unset)
+    text: TextConfig | None = Field(None, exclude_if=is_unset)
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
@@ -66,7 +75,10 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         )
     overlap = find_overlap(records, labels)
     chosen = labels.sample(spec.exchange.max_labels, spec.exchange.seed)
-    pairs, features, record_P = proxy_pairs(records, labels, chosen, spec.exchange.folds, spec.exchange.buckets)
+    vectors = None
+    if spec.exchange.features != "text":
+        vectors = compute_vectors(context, records, labels.group_R != NO_PREFERENCE, spec.start or spec.model, spec.text, spec.execution)
+    pairs, features, record_P = proxy_pairs(records, labels, chosen, spec.exchange, vectors)
     warnings = list[str]()
     estimate = estimate_trust(spec.trust, spec.exchange, labels, overlap, pairs, warnings)
     exchange, fits = exchange_of(spec, context, labels, pairs, record_P, estimate, warnings)

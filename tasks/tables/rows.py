@@ -47,6 +47,13 @@ def _holds_single_responses(file: Path) -> bool:
     return "response" in pq.read_schema(file).names
 
 
+def has_goals(file: Path) -> bool:
+    """Whether prompts of a file of records may state goals."""
+    import pyarrow.parquet as pq
+
+    return "goal" in pq.read_schema(file).names
+
+
 def responses_of(records: pa.Table) -> pa.Table:
     """One row per response: ``response_index``, the elements of the lists ``responses`` and ``sources`` as ``response`` and ``source``,
     and the record's other columns. A table without lists (golden rows) has one response per record."""
@@ -118,12 +125,19 @@ class RowIndex:
         return len(self.key_N)
 
 
-def row_keys(prompt_hash_N: NDArray[np.uint64], responses: pa.Array) -> NDArray[np.uint64]:
-    """Identity of each (prompt, response) across runs; by birthday, ten million rows collide with probability 3e-6."""
+def row_keys(prompt_hash_N: NDArray[np.uint64], responses: pa.Array, goals: pa.Array | None = None) -> NDArray[np.uint64]:
+    """Identity of each (prompt, response) across runs; by birthday, ten million rows collide with probability 3e-6.
+
+    Args:
+        goals: text in front of each prompt, which its hash leaves out; null: none.
+    """
     import numpy as np
     import pyarrow as pa
 
     texts = responses.cast(pa.large_binary()).to_pylist()
+    if goals is not None:
+        said = goals.cast(pa.large_binary()).to_pylist()
+        texts = [text if goal is None else b"%d %s %s" % (len(goal), goal, text) for goal, text in zip(said, texts, strict=True)]
     prefixes = prompt_hash_N.astype(">u8").tobytes()
     digests = (hashlib.sha256(prefixes[i : i + 8] + y).digest()[:8] for i, y in zip(range(0, len(prefixes), 8), texts, strict=True))
     return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
@@ -136,10 +150,12 @@ def read_index(file: Path, split: str | None = None) -> RowIndex:
     keys, hashes, sources = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
     codes: dict[str, int] = {}
     columns = ["prompt_hash", "response"] if _holds_single_responses(file) else ["prompt_hash", "responses", "sources"]
+    columns += ["goal"] if has_goals(file) else []
     for records in record_batches(file, columns, split):
         rows = responses_of(records)
         hashes.append(rows["prompt_hash"].to_numpy())
-        keys.append(row_keys(hashes[-1], rows["response"].combine_chunks()))
+        goals = rows["goal"].combine_chunks() if "goal" in columns else None
+        keys.append(row_keys(hashes[-1], rows["response"].combine_chunks(), goals))
         if "source" in rows.column_names:
             encoded = rows["source"].combine_chunks().dictionary_encode()
             code_of = np.array([*(codes.setdefault(name, len(codes)) for name in encoded.dictionary.to_pylist()), -1], np.int32)

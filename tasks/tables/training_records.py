@@ -65,7 +65,7 @@ def joined_records(
     calibration = None if factors is None else _Follower(factors, "h")
     trusted = None if trust is None else _Follower(trust, LABEL_PROBABILITY, ("record_id",))
     scale = 1.0 if trust is None or trust_use == "soft_label" else _mean(trust, LABEL_PROBABILITY)
-    columns = ["record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "split"]
+    columns = ["record_id", "prompt", "responses", "rewards", "reward_kind", "split", *(selection.columns if selection else ["sources"])]
     # Records of an earlier release have no such column.
     has_probability = LABEL_PROBABILITY in pq.read_schema(records).names
     row = 0
@@ -92,7 +92,7 @@ def joined_records(
                 batch = batch.set_column(at, LABEL_PROBABILITY, filled)
         numbered = batch.append_column("row", pa.array(np.arange(row, row + len(batch)))).append_column("factor", pa.array(h))
         row += len(batch)
-        chosen = numbered if selection is None else numbered.filter(selection.of(numbered["sources"]))
+        chosen = numbered if selection is None else numbered.filter(selection.of(numbered))
         if len(chosen):
             yield chosen
     for follower in (reference, tokens, calibration, trusted):
@@ -208,8 +208,9 @@ def count_trainable(records: Path, selection: RecordSelection | None = None) -> 
     import pyarrow.compute as pc
 
     count = 0
-    for batch in record_batches(records, ["rewards", "reward_kind", "sources"], "train"):
-        chosen = batch if selection is None else batch.filter(selection.of(batch["sources"]))
+    selected_by = [] if selection is None else selection.columns
+    for batch in record_batches(records, ["rewards", "reward_kind", *selected_by], "train"):
+        chosen = batch if selection is None else batch.filter(selection.of(batch))
         labelled = pc.equal(chosen["reward_kind"], LABEL).to_pylist()
         count += sum(is_labelled or _differ(rewards) for is_labelled, rewards in zip(labelled, chosen["rewards"].to_pylist(), strict=True))
     return count

@@ -43,7 +43,7 @@ def only_loopback(record: ServicesRecord) -> bool:
     ours = {p.pid for service in record.services.values() for p in process_tree([service.process])}
     listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid in ours]
     assert len(listening) > 8, "Ray alone has as many"
-    return {c.laddr.ip for c in listening} == {"127.0.0.1"}
+    return {c.laddr.ip.removeprefix("::ffff:") for c in listening} == {"127.0.0.1"}
 
 
 def test_down_without_up_is_a_no_op(settings: Settings) -> None:
@@ -132,3 +132,29 @@ def test_up_twice_repair_and_down(settings: Settings, monkeypatch: pytest.Monkey
     assert set(services.down(settings)) == {"worker", "ray", "mlflow", "prefect"}
     assert running(tree) == [] and services.down(settings) == []
     assert settings.effective().prefect_api_url is None
+
+
+def test_settings_of_prefects_server_are_known_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renamed setting would be ignored in silence: each of ours changes a value, and the pages load nothing from elsewhere."""
+    from prefect.settings import Settings as PrefectSettings
+
+    def values(prefix: str, tree: dict[str, object]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for name, value in tree.items():
+            found |= values(f"{prefix}_{name}", value) if isinstance(value, dict) else {f"{prefix}_{name}".upper(): value}
+        return found
+
+    before = values("prefect_server", PrefectSettings().server.model_dump(mode="json"))
+    given = services.PAGES | services.FEWER_WRITES
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    after = values("prefect_server", PrefectSettings().server.model_dump(mode="json"))
+    assert {name for name in before if before[name] != after[name]} == set(given)
+
+
+def test_a_server_answers_pages_under_its_public_address(settings: Settings) -> None:
+    public = settings.model_copy(update={"public_url": "https://{service}.example.org"})
+    assert "https://prefect.example.org" in services._access(public, "prefect", 4200)["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
+    mlflow = services._access(public, "mlflow", 5000)
+    assert "mlflow.example.org" in mlflow["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    assert "https://mlflow.example.org" in mlflow["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"].split(",")

@@ -25,7 +25,7 @@ def test_a_start_takes_as_much_longer_as_there_are_processes_per_core(
 
 
 def test_patience_grows_with_the_load_and_does_not_shrink_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    loads, now = [1.0, 1.0, 3.0, 1.0], [0.0]
+    loads, now = [1.0, 3.0, 1.0], [0.0]
     monkeypatch.setattr(starting, "crowding", lambda: loads.pop(0) if len(loads) > 1 else loads[0])
     monkeypatch.setattr(starting.time, "monotonic", lambda: now[0])
     patience = Patience(10.0)

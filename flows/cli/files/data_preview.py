@@ -233,6 +233,8 @@ def _say_record(out: Out, record: RecordShown, parts: Parts, template: Template)
         if one.reward is not None and len(set(rewards)) > 1 and one.reward == max(rewards):
             facts.append("preferred")
         out.say(f"    [assistant · {' · '.join(facts)}] {_clip(one.text)}")
+    if record.label_probability is not None:
+        out.say(f"    the label is right with probability {record.label_probability:.2f}")
     out.say(f"    as the policy reads it ({template.note.rstrip('.')}):")
     styles = {"prompt": "", "response": "blue", "end": "reverse", "tokens": "dim"}
     marks = {"prompt": ("", ""), "response": ("⟦", "⟧"), "end": ("⟨", "⟩"), "tokens": (" (", ")")}

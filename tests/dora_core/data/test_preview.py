@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dora_core.config.data import DataConfig
 from dora_core.config.method import Grouping
 from dora_core.data.acceptance import Wanted
@@ -165,3 +167,16 @@ def test_progress(tmp_path: Path) -> None:
     calls: list[tuple[str, int]] = []
     preview(data({"path": path}), progress=lambda what, done, total: calls.append((what, done)), suspect=False)
     assert calls == [("data.train[0]", 1024), ("data.train[0]", 2048)]
+
+
+def test_goals_and_votes_are_shown_as_the_policy_will_read_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [rated(i) for i in range(30)])
+    found = preview(data({"path": path}, goal={"best": 2, "digits": 0}), wanted=Wanted("erm", uses_factors=False))
+    texts = [record.prompt[0]["content"] for record in found.inputs[0].shown]
+    assert all(text.startswith("Give an answer of quality ") for text in texts)
+    splits = found.total.splits
+    assert splits["train"] + splits["eval"] == found.total.records and splits["train"] == 2 * (30 - splits["eval"])
+    battles = [{"prompt": f"q{i}", "x": "one", "y": "two", "n": 3, "m": 1, "model": "lm"} for i in range(30)]
+    keys = {"shape": "ab", "columns": {"a": "x", "b": "y", "source": "model"}, "votes": {"counts": {"a": "n", "b": "m"}}}
+    voted = preview(data({"path": write(tmp_path / "b.jsonl", battles)} | keys), wanted=Wanted("erm", uses_factors=False))
+    assert voted.inputs[0].shown[0].label_probability == pytest.approx(3.5 / 5)
