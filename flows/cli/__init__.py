@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 
 from flows.cli.app import app
+from flows.cli.streams import settle_streams
+from infra.child_environment import without_proxy
 
 NOUNS = (
     "demo",
@@ -37,6 +40,8 @@ for noun in NOUNS:
 
 
 def main() -> None:
+    settle_streams()
+    os.environ |= without_proxy(os.environ)  # before any client is made
     app()
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from dora_core.evaluation.benchmarks import check_installed
 from flows.config.models import RealignConfig, SelfTrainConfig
+from flows.planning.answers import answered_elsewhere
 from flows.planning.champion import champion_to_continue, champions
 from flows.planning.continuation import Continuation, continuation
 from flows.planning.latest import LatestStage, read_latest
@@ -66,6 +67,7 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     specs, labels = chain.specs, {spec.digest(): label for label, spec in chain.specs.items()}
     compared = [_compare(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items()]
     stages, not_needed = split_on_demand(compared)
+    notes += filter(None, (answered_elsewhere(stage.spec, store) for stage in stages if stage.cached))
     first = stages[0]
     assert isinstance(first.spec, ingest.Spec), "a chain begins with its data"
     read = read_result(store, first.spec.ref(), ingest.Facts) if first.cached else None

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from dora_core.errors import DoraError, ServiceError, did_you_mean
 from infra.back_ends import without_credentials
+from infra.databases import sqlite_file
 from infra.settings import Settings
 from infra.store.store import split_uri
 from infra.tracking.mlflow_client import mlflow_client, user_name
@@ -253,7 +254,8 @@ _client = functools.cache(mlflow_client)
 
 def _is_unborn(uri: str) -> bool:
     """Whether a request would create the database."""
-    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
+    file = sqlite_file(uri)
+    return file is not None and not file.exists()
 
 
 def _pages(search: Callable[..., Any], size: int) -> list[Any]:
@@ -295,7 +297,8 @@ def _registry(uri: str) -> Iterator[MlflowClient]:
 @contextmanager
 def _in_turn(uri: str) -> Iterator[None]:
     """Serialise decisions of the processes of this machine; the kernel frees the lock of a killed one."""
-    folder = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Settings().root
+    file = sqlite_file(uri)
+    folder = Settings().root if file is None else file.parent
     folder.mkdir(parents=True, exist_ok=True)
     held = os.open(folder, os.O_RDONLY)
     try:
