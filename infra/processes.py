@@ -159,7 +159,7 @@ def free_port(preferred: int | None = None, host: str = "127.0.0.1") -> int:
             try:
                 probe.bind((host, port))
             except OSError as error:
-                reason = error.strerror
+                reason = str(error.strerror)
                 continue
             return int(probe.getsockname()[1])
     raise ServiceError(

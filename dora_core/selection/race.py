@@ -236,8 +236,11 @@ class Race:
         for fold in range(pairs.folds):
             seen = pairs.fold_P != fold
             columns = (pairs.difference_PD, pairs.weight_P, self.data.factor_P, label_KP[fold])
-            of = {"objective": entrant.objective, "ess_target": entrant.ess_target}
-            heads.append(fit_objective(*(c[seen] for c in columns), **of, ridge=self.ridge))
+            difference_PD, weight_P, factor_P, label_P = (column[seen] for column in columns)
+            objective, target = entrant.objective, entrant.ess_target
+            heads.append(
+                fit_objective(difference_PD, weight_P, factor_P, label_P, objective=objective, ess_target=target, ridge=self.ridge)
+            )
         return heads
 
     # ------------------------------------------------------------------------------------------------------------- choice

@@ -406,8 +406,8 @@ def base_template(kind: PoolType, image: str | None, prefects_own: Callable[[], 
         "auto_remove": True,
         "image_pull_policy": "IfNotPresent",
     }
-    for name, value in defaults.items():
-        template["variables"]["properties"][name]["default"] = value
+    for name, default in defaults.items():
+        template["variables"]["properties"][name]["default"] = default
     return template
 
 

@@ -169,8 +169,8 @@ def as_candidates(
         features = TextFeatures.fit(pool.prompts * 2, [*pool.responses[0], *pool.responses[1]], spec.exchange.buckets)
         nothing = np.zeros((1, len(prompt_N)))
         return Candidates(pool.differences(features), prompt_N, factor_N, nothing, ones, even_N, even_N, nothing[0]), None, {}, 1.0
-    pairs, features, record_P = proxy_pairs(records, labels, chosen, spec.exchange.evolve(features="text"))
-    assert features.text is not None
+    pairs, of_pairs, record_P = proxy_pairs(records, labels, chosen, spec.exchange.evolve(features="text"))
+    assert of_pairs.text is not None, "features of texts were asked for"
     estimate = estimate_trust(spec.trust, spec.exchange, labels, find_overlap(records, labels), pairs, warnings)
     trust = estimate.trust
     label_P = None if estimate.held_out is None or trust is None else trust.probability_P
@@ -180,7 +180,7 @@ def as_candidates(
         context.progress(done, len(field), "entrants", entrant.name)
         race.run(entrant)
     choice = race.choose()
-    difference_ND, fold_N = pool.differences(features.text), fold_of(prompt_N, spec.exchange.folds)
+    difference_ND, fold_N = pool.differences(of_pairs.text), fold_of(prompt_N, spec.exchange.folds)
     margin_MN = np.stack([race.margins(entrant, difference_ND, fold_N) for entrant in choice.shares])
     share_M = np.array(list(choice.shares.values()))
     people_N = share_M @ sigmoid(margin_MN) if trust is None else trust.people(difference_ND, fold_N)

@@ -196,7 +196,7 @@ def _tasks(records: Path, rows: list[dict[str, Any]], seed: int) -> list[Task]:
 
 def _records(records: Path, wanted: set[str]) -> dict[str, dict[str, Any]]:
     columns = ["record_id", "prompt", "responses", "sources", "task"]
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for batch in record_batches(records, columns, "train"):
         places = [i for i, record_id in enumerate(batch["record_id"].to_pylist()) if record_id in wanted]
         found |= {row["record_id"]: row for row in batch.take(places).to_pylist()} if places else {}
