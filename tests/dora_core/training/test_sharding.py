@@ -92,10 +92,11 @@ def test_shards_resume_from_one_process_and_one_process_from_shards(folder: Path
 
 
 def test_a_checkpoint_holds_each_rows_once(folder: Path) -> None:
-    """Both ranks wrote about half of 3 × 4 bytes a weight: weights and AdamW's two moments."""
+    """Weights and AdamW's two moments are 3 × 4 bytes a weight: two ranks that each wrote all of it would have written it twice, and the
+    headers of these small tensors are nearly as large again."""
     count = sum(w.numel() for w in weights(folder / "start").values())
     sizes = [file.stat().st_size for file in sorted((folder / "whole-checkpoints" / "step-2").glob("__*"))]
-    assert len(sizes) == 2 and sum(sizes) == pytest.approx(12 * count, rel=0.15)
+    assert len(sizes) == 2 and 12 * count < sum(sizes) < 2 * 12 * count
     assert max(sizes) < 0.6 * sum(sizes)
 
 

@@ -19,7 +19,7 @@ RUNS = {"sft", "align"}
 def config(folder: Path, **align: Any) -> RealignConfig:
     return RealignConfig.model_validate(
         {
-            "data": {"train": ["pairs.jsonl"]},
+            "data": {"train": [{"path": "pairs.jsonl"}]},
             "policy": {"source": str(folder)},
             "sft": {"enabled": False},
             "execution": {"align": {"workers": 4} | align.pop("execution", {})},
