@@ -296,7 +296,7 @@ def finish_loading(model: PreTrainedModel, dtype: torch.dtype, device: torch.dev
     missing = {name for name, tensor in model.state_dict().items() if tensor.is_meta and not name.startswith(later)}
     for name, parameter in model.named_parameters():
         if name.startswith(later) and parameter.is_meta:
-            parameter._is_hf_initialized = True  # type: ignore[attr-defined]
+            parameter._is_hf_initialized = True
     info = LoadStateDictInfo(missing, set(), set(), [], {}, set())
     model._finalize_model_loading(model, LoadStateDictConfig(dtype=dtype, device_map={"": device}), info)
 

@@ -92,7 +92,8 @@ class TrainingMemory:
     @property
     def device(self) -> float:
         """Sum of the terms on the device."""
-        return sum(getattr(self, field.name) for field in fields(self) if field.name != "host")
+        terms: list[float] = [getattr(self, field.name) for field in fields(self) if field.name != "host"]
+        return sum(terms)
 
 
 def training_memory(size: ModelSize, optimization: OptimizationConfig, execution: Execution) -> TrainingMemory:
