@@ -18,6 +18,7 @@ NOUNS = (
     "generate",
     "judge",
     "self_train",
+    "tune",
     "study",
     "servers",
     "deploy",

@@ -26,6 +26,7 @@ from dora_core.config.method import (
     TextConfig,
 )
 from dora_core.config.rounds import DriftConfig, RoundsConfig
+from dora_core.config.tuning import TuneConfig
 from dora_core.config.twins import TWINS, TwinName
 from dora_core.config.valuation import ExchangeConfig, RaceConfig, TrustConfig
 from dora_core.data.acceptance import Wanted, unpaired_inputs
@@ -167,6 +168,11 @@ class RealignConfig(MethodConfig):
     trust: TrustConfig = Field(default_factory=TrustConfig, description="Trust in labels that are not people's.")
     exchange: ExchangeConfig = Field(default_factory=ExchangeConfig, description="Golden labels that labels of sources are worth.")
     race: RaceConfig = Field(default_factory=RaceConfig, description="Race of align.objective.name: auto.")
+    tune: TuneConfig = Field(
+        default_factory=TuneConfig,
+        exclude_if=lambda tune: tune == TuneConfig(),
+        description="Short trainings that `dora tune` and race.by: training compare.",
+    )
     compare: CompareConfig | None = Field(default_factory=CompareConfig, description="Win rates on held-out prompts; null = none.")
     promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="Promotion.")
 

@@ -8,7 +8,8 @@ build longer ones.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dora_core.config.alignment import AlignConfig
 from dora_core.config.judging import Judge, RewardModelJudge
@@ -19,13 +20,27 @@ from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
 from infra.store.store import sha256_of
 from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.stages._drift_facts import Previous
-from tasks.tables.record_selection import RecordSelection
+from tasks.tables.record_selection import HeldOutPrompts, RecordSelection
+
+if TYPE_CHECKING:
+    from tasks.stages import align as align_stage
+    from tasks.stages import trial
 
 Configuration = TypeVar("Configuration", bound=MethodConfig)
 Split = Literal["train", "eval"]
 
 START_STREAM, CHAMPION_STREAM, TWIN_STREAM = 1 << 20, 1 << 21, 1 << 22
 """Added to the seed of an opponent's samples: with equal seeds they would share their random numbers with the policy's."""
+
+
+@dataclass(frozen=True)
+class AlignmentInputs:
+    """Stages that an alignment of the given records reads; None where the configuration has none."""
+
+    start: StageRef | None
+    reference: StageRef
+    calibration: StageRef | None
+    race: StageRef | None
 
 
 class Chain:
@@ -145,6 +160,18 @@ class Chain:
         )
         return self.add("race", spec)
 
+    def choose(self, calibration: StageRef | None) -> StageRef | None:
+        """Add trust in labels, exchange rates and the race of the current records, as far as the configuration wants them; returns the
+        race."""
+        value = self.value(calibration) if self.config.needs_valuation else None
+        return self.race(calibration, value) if self.config.races and calibration is not None and value is not None else None
+
+    def alignment_inputs(self, calibration: StageRef | None) -> AlignmentInputs:
+        """Add everything that the alignment of the given records reads, besides the factors."""
+        race = self.choose(calibration)
+        start = self.start()
+        return AlignmentInputs(start, self.reference(start), calibration, race)
+
     def start(self) -> StageRef | None:
         """Add the supervised start; None where alignment starts from the model as it is."""
         return self._fine_tune(None, self.config.sft) if self.config.sft.enabled else None
@@ -187,14 +214,33 @@ class Chain:
         Args:
             race: gives objective, weights and label probabilities, for ``objective: auto``.
         """
+        return self.add(label, self.alignment(AlignmentInputs(start, reference, calibration, race), align))
+
+    def alignment(self, inputs: AlignmentInputs, align: AlignConfig | None = None) -> align_stage.Spec:
+        """Return the spec of an alignment (None: the configured one), with the trust in labels that it uses."""
         align = align or self.config.align
+        start, reference, calibration, race = inputs.start, inputs.reference, inputs.calibration, inputs.race
         if race is not None:
-            return self.add(label, self._alignment(start, reference, race, align).evolve(race=race, trust=race, aggregate="mean"))
+            chosen = align.evolve(objective=ObjectiveConfig(name=align.objective.name))  # its λ is the race's
+            return self._alignment(start, reference, race, chosen).evolve(race=race, trust=race, aggregate="mean")
         use = self.config.trust.apply
         # A weight is a factor of h, which an objective without h does not read.
         trusts = use == "soft_label" or (use == "weight" and calibration is not None)
         trust: dict[str, Any] = {"trust": self._trust.get(self.records), "trust_use": use} if trusts else {}
-        return self.add(label, self._alignment(start, reference, calibration, align).evolve(**trust))
+        return self._alignment(start, reference, calibration, align).evolve(**trust)
+
+    def trial(self, inputs: AlignmentInputs) -> trial.Spec:
+        """Return the spec of a trial of the configured alignment; a search adds it, not the plan."""
+        from tasks.stages import trial
+
+        spec, tune = self.alignment(inputs), self.config.tune
+        return trial.Spec(
+            **{name: getattr(spec, name) for name in type(spec).model_fields if name != "held_out"},
+            held_out=HeldOutPrompts(folds=tune.folds, fold=tune.seed % tune.folds),
+            tune=tune,
+            golden_sources=self._golden,
+            labeller=self.config.trust.labeller,
+        )
 
     def twin(self, name: TwinName, start: StageRef | None, reference: StageRef, align: AlignConfig | None = None) -> StageRef:
         """Add a twin of the alignment ``align`` (None: the configured one): see ``dora_core/config/twins.py``."""
@@ -216,7 +262,7 @@ class Chain:
         selection = RecordSelection(records=twin.records, golden_sources=self._golden)
         return spec.evolve(selection=selection, equal_steps=twin.equal == "steps")
 
-    def _alignment(self, start: StageRef | None, reference: StageRef, calibration: StageRef | None, align: AlignConfig) -> StageSpec:
+    def _alignment(self, start: StageRef | None, reference: StageRef, calibration: StageRef | None, align: AlignConfig) -> align_stage.Spec:
         from tasks.stages import align as stage
 
         return stage.Spec(

@@ -25,7 +25,7 @@ from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages import training_data
 from tasks.stages._race_facts import Facts as RaceFacts
 from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE
-from tasks.tables.record_selection import RecordSelection
+from tasks.tables.record_selection import HeldOutPrompts, RecordSelection
 from tasks.tables.rows import record_batches
 from tasks.tables.training_records import Aggregate, TrustUse, count_trainable, count_unpaired
 from tasks.training.facts import HeavyRecord, LossSettings, ObjectiveSettings, TrainingFacts
@@ -45,6 +45,7 @@ class Spec(StageSpec):
 
     Attributes:
         selection: part of the records; None: all.
+        held_out: prompts whose records are not trained on.
         equal_steps: with a selection, do as many steps as training on all records would, with more passes over the selected ones.
     """
 
@@ -64,6 +65,7 @@ class Spec(StageSpec):
     race: StageRef | None = None
     """Stage that chooses objective, weights and label probabilities: then also :attr:`calibration` and :attr:`trust`."""
     selection: RecordSelection | None = Field(None, exclude_if=is_empty)
+    held_out: HeldOutPrompts | None = Field(None, exclude_if=is_empty)
     equal_steps: bool = Field(False, exclude_if=is_empty)
     plugins: list[str] = Field(default_factory=list)
     """sha256 of the files that define a loss or objective of the user's (:func:`plugin_digests`): edited code is another run."""
@@ -82,6 +84,7 @@ class Spec(StageSpec):
             trust_use=self.trust_use,
             max_responses=2 if self.align.loss.reads_pairs_only else self.align.max_responses,
             selection=self.selection,
+            held_out=self.held_out,
             loss=self.align.loss,
             execution=self.execution.model_copy(update={"workers": 0, "gpus_per_worker": 0.0}),
         )
@@ -114,10 +117,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     unpaired, records = count_unpaired(context.fetch(spec.records) / RECORDS_FILE, "train")
     refuse_unpaired(spec.align.loss, unpaired, records)
-    optimization = equal_steps(spec, context.fetch(spec.records) / RECORDS_FILE) if spec.equal_steps else spec.align.optimization
-    align = spec.align.evolve(optimization=optimization)
-    if spec.race is not None:
-        align = align.evolve(objective=context.facts(spec.race, RaceFacts).objective)
+    align = settings(spec, context)
     job = TrainingJob(
         build=build_task,
         arguments={
@@ -127,7 +127,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
             "execution": spec.execution,
         },
         model=spec.start or spec.model,
-        optimization=optimization,
+        optimization=align.optimization,
         execution=spec.execution,
         store_uri=context.store.uri,
         stage=spec.stage,
@@ -151,6 +151,16 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         **({"unpaired": unpaired} if unpaired else {}),
     )
     return StageOutput(rows=report.records, metrics=metrics, facts=facts)
+
+
+def settings(spec: Spec, context: StageContext) -> AlignConfig:
+    """The settings that training uses: with the number of steps and the objective that depend on the data."""
+    align = spec.align
+    if spec.equal_steps:
+        align = align.evolve(optimization=equal_steps(spec, context.fetch(spec.records) / RECORDS_FILE))
+    if spec.race is not None:
+        align = align.evolve(objective=context.facts(spec.race, RaceFacts).objective)
+    return align
 
 
 def equal_steps(spec: Spec, records: Path) -> OptimizationConfig:

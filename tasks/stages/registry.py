@@ -32,6 +32,8 @@ from tasks.stages import (
     sft,
     study,
     training_data,
+    trial,
+    tune,
     value,
 )
 
@@ -51,6 +53,8 @@ STAGES.update(
         reference.STAGE,
         reward.STAGE,
         training_data.STAGE,
+        trial.STAGE,
+        tune.STAGE,
         align.STAGE,
         generate.STAGE,
         judge.STAGE,

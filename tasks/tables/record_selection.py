@@ -1,14 +1,18 @@
-"""Training on part of the records: the golden or the synthetic ones (``dora_core/config/twins.py`` defines both)."""
+"""Training on part of the records: the golden or the synthetic ones (``dora_core/config/twins.py`` defines both), or without some prompts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from dora_core.errors import DataError
 from dora_core.strict_model import StrictModel
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 
 class RecordSelection(StrictModel):
@@ -40,3 +44,17 @@ class RecordSelection(StrictModel):
             hint=f"take {self.records}_only out of evaluate.twins, or set data.golden_sources to the trusted ones; records that mix "
             "golden and synthetic responses count as neither",
         )
+
+
+class HeldOutPrompts(StrictModel):
+    """Train prompts that are kept from a training: one fold of them, the cross-fitting fold of ``dora_core/data/records.py``."""
+
+    folds: int = Field(ge=2)
+    fold: int = Field(ge=0)
+
+    def of(self, prompt_hash: pa.ChunkedArray) -> NDArray[np.bool_]:
+        """Mask over records from their hashes of the prompt: True where the prompt is held out."""
+        from dora_core.data.records import fold_of
+
+        held: NDArray[np.bool_] = fold_of(prompt_hash.to_numpy(), self.folds) == self.fold
+        return held

@@ -1,0 +1,148 @@
+"""The plan of a search: the stages that its trials read, each once, then the stage ``tune`` with the trials.
+
+Every trial is the chain of a realignment with other values, up to its alignment, so a search may vary the classifier, calibration or the
+supervised start as well as the alignment; what trials have in common is one stage.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from dora_core.errors import ConfigError
+from flows.config.models import RealignConfig
+from flows.config.search_space import SearchConfig, sample_values
+from flows.config.yaml_text import apply_override
+from flows.planning.latest import read_latest
+from flows.planning.plan import check_data, compare_with_last, fingerprints_of, previous_results, records_of
+from flows.planning.planned_stage import Plan, split_on_demand
+from flows.planning.specs import Chain, pinned
+from infra.settings import Settings
+from infra.store.store import Store
+from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.stage import write_spec
+from tasks.stages import trial, tune
+from tasks.stages._drift_facts import Previous
+
+AS_CONFIGURED = "as configured"
+
+
+@dataclass
+class SearchPlan:
+    """Specs of a search.
+
+    Attributes:
+        shared: stages that the trials read, by label, in running order.
+        trials: by name; the first is the configuration as it is.
+        prepared: on-demand stages that trials read which have measurements to come.
+    """
+
+    shared: dict[str, StageSpec] = field(default_factory=dict)
+    trials: dict[str, trial.Spec] = field(default_factory=dict)
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    prepared: list[StageRef] = field(default_factory=list)
+
+    def add(self, label: str, spec: StageSpec, name: str) -> None:
+        """Add a stage that is not there yet; a label that another one has gets the trial's name."""
+        if all(spec.digest() != other.digest() for other in self.shared.values()):
+            self.shared[label if label not in self.shared else f"{label} ({name})"] = spec
+
+    def spec(self, config: RealignConfig, minutes: float | None) -> tune.Spec:
+        """Return the spec of the stage ``tune``."""
+        entries = [tune.Entry(name=name, trial=spec.ref(), values=self.values[name]) for name, spec in self.trials.items()]
+        reads = {ref.digest: ref for spec in self.trials.values() for ref in spec.inputs().values()}
+        execution = config.execution.of("align")
+        execution = execution.evolve(workers=max(1, execution.workers))  # Ray Tune starts processes even where a stage trains in its own
+        return tune.Spec(
+            trials=entries, tune=config.tune, minutes=minutes, reads=list(reads.values()), prepared=self.prepared, execution=execution
+        )
+
+    def write_specs(self, store: Store) -> None:
+        """Store the specs of the trials, which their processes read, and by which `dora gc` finds their inputs."""
+        for spec in self.trials.values():
+            write_spec(spec, store)
+
+
+def with_values(config: RealignConfig, values: dict[str, Any]) -> RealignConfig:
+    """Return the configuration with other values by dotted key.
+
+    Raises:
+        ValidationError: a value is not allowed.
+    """
+    data = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    for key, value in values.items():
+        apply_override(data, (key, copy.deepcopy(value)))
+    return type(config).model_validate(data)
+
+
+def trial_values(search: SearchConfig, seed: int) -> dict[str, dict[str, Any]]:
+    """Return the values of every trial by its name, the configuration as it is first."""
+    sampled = sample_values(search.dimensions, search.trials, seed)
+    return {AS_CONFIGURED: {}} | {f"trial {number}": values for number, values in enumerate(sampled, 1)}
+
+
+def search_specs(
+    config: RealignConfig, search: SearchConfig, fingerprints: dict[str, str], previous: Previous | None, store: Store
+) -> SearchPlan:
+    """Build the specs of all trials; two with the same digest are one.
+
+    Raises:
+        ConfigError: a key of the search changes no trial.
+    """
+    plan = SearchPlan()
+    for name, values in trial_values(search, config.tune.seed).items():
+        of_trial = with_values(config, values)
+        chain = Chain(pinned(of_trial), fingerprints)
+        calibration = chain.calibrate(chain.drift(previous)) if of_trial.needs_calibration else None
+        spec = chain.trial(chain.alignment_inputs(calibration))
+        if any(spec.digest() == other.digest() for other in plan.trials.values()):
+            continue
+        plan.trials[name], plan.values[name] = spec, values
+        for label, stage in chain.specs.items():
+            plan.add(label, stage, name)
+        for data in spec.preparation().values():
+            plan.add(data.stage, data, name)
+            if not _is_measured(spec, store):
+                plan.prepared.append(data.ref())
+    _check_effect(search, plan, config)
+    plan.prepared = list({ref.digest: ref for ref in plan.prepared}.values())
+    return plan
+
+
+def _is_measured(spec: trial.Spec, store: Store) -> bool:
+    return store.read_json(f"{spec.stage}/{spec.digest()}/rungs/{spec.tune.milestones[-1]}.json") is not None
+
+
+def _check_effect(search: SearchConfig, plan: SearchPlan, config: RealignConfig) -> None:
+    """Refuse keys that this configuration does not read, for instance λ under ``erm``: trials that differ in them alone are one."""
+    for dimension in search.dimensions:
+        tried = [values[dimension.key] for values in plan.values.values() if dimension.key in values]
+        if tried and any(value != tried[0] for value in tried):
+            continue
+        sampled = [values[dimension.key] for values in trial_values(search, config.tune.seed).values() if dimension.key in values]
+        if any(value != sampled[0] for value in sampled):
+            raise ConfigError(
+                f"--over {dimension.key}: its values change no trial; align.objective.name is {config.align.objective.name}",
+                hint="vary a key that this configuration reads: with objective auto the race chooses λ, and erm and reweight have none",
+            )
+
+
+def plan_search(config: RealignConfig, search: SearchConfig, store: Store) -> tuple[Plan, SearchPlan]:
+    """Plan a search: its specs compared with the store and with the project's last run. Computes nothing, writes nothing.
+
+    Raises:
+        DataError, ConfigError: see :func:`flows.planning.plan.build_plan` and :func:`search_specs`.
+    """
+    from dora_core.data.fingerprints import FingerprintMemory
+    from dora_core.data.inputs import fingerprint_sources
+
+    latest = read_latest(store, config.project)
+    fingerprints = fingerprint_sources(config.data, FingerprintMemory(Settings().fingerprints))
+    specs = search_specs(config, search, fingerprints, previous_results(latest, store), store)
+    wanted = specs.shared | {tune.Spec.stage: specs.spec(config, search.minutes)}
+    labels = {spec.digest(): label for label, spec in wanted.items()}
+    compared = [compare_with_last(label, spec, None, latest.get(label), labels, store) for label, spec in wanted.items()]
+    stages, not_needed = split_on_demand(compared)
+    read = check_data(stages[0], config.wanted, store)
+    return Plan(config.project, stages, fingerprints_of(stages[0]), records_of(read), not_needed=not_needed), specs
