@@ -2,8 +2,8 @@
 
     ingest → … → reference → training_data → tune (trials on Ray Tune)
 
-The stages that trials read are those of ``realign``, by the same digests. The flow runs, stops and resumes as ``realign`` does, with the same
-parts (``flows/running/supervise.py``, ``flows/running/session.py``).
+The stages that trials read are those of ``realign``, by the same digests. The flow runs, stops and resumes as ``realign`` does, with the
+same parts (``flows/running/supervise.py``, ``flows/running/session.py``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flows.config.models import RealignConfig
 from flows.config.run_names import name_of_realignment
 from flows.config.search_space import SearchConfig
 from flows.planning.planned_stage import Plan
-from flows.planning.tune_plan import SearchPlan, plan_search
+from flows.planning.tune_plan import plan_search
 from flows.run_record import EndedRun
 from flows.running.gpu_slots import gpu_slot
 from flows.running.manifest import FlowRun
@@ -48,15 +48,12 @@ def tune(config: RealignConfig, search: SearchConfig) -> State[EndedRun]:
         search: what they vary, and the budget.
     """
     here = Surroundings.of_run(ProgressArtifacts())
-    planned = dict[str, SearchPlan]()
 
     def plan() -> Plan:
-        found, planned["specs"] = plan_search(config, search, here.store)
-        return found
+        return plan_search(config, search, here.store)[0]
 
     flow_run = FlowRun("tune", this_run.id, this_run.name)
     with recorded(), gpu_slot(here, plan) as made, Session.open(config, made, flow_run, here) as session:
-        planned["specs"].write_specs(session.store)
         run_plan(session)
         track_trials(session)
         track_page(session)
@@ -65,7 +62,7 @@ def tune(config: RealignConfig, search: SearchConfig) -> State[EndedRun]:
 
 
 def track_trials(session: Session) -> None:
-    """Track one MLflow run per trial, nested below the search's, with its training curve and its measurements; only when the search is new."""
+    """Track one MLflow run per trial, nested below the search's, with its curves and measurements; only when the search is new."""
     entry = session.manifest.run.stages[-1]
     if entry.state != "ran":
         return

@@ -12,9 +12,9 @@ from dora_core.strict_model import StrictModel
 class TuneConfig(StrictModel):
     """Trials: short alignments, measured on golden preferences of train prompts that no trial trains on.
 
-    A trial does ``fraction`` of the steps that its configuration would do in full, with a learning-rate schedule of its own over them. It is
-    measured at ``rungs`` points, the last at its end, each ``reduction`` times as far as the one before; at each but the last, asynchronous
-    successive halving (ASHA, Li et al. 2020, arXiv 1810.05934) stops trials that are not among the best 1/``reduction`` so far.
+    A trial does ``fraction`` of the steps that its configuration would do in full, with a learning-rate schedule of its own. It is
+    measured ``rungs`` times, the last at its end, each time after ``reduction`` times as many steps as before; at each but the last,
+    asynchronous successive halving (ASHA, Li et al. 2020, arXiv 1810.05934) stops trials that are not among the best 1/``reduction``.
     """
 
     fraction: float = Field(0.25, gt=0, le=1, description="Share of the steps of align that a trial does which is never stopped.")
@@ -24,7 +24,7 @@ class TuneConfig(StrictModel):
         5,
         ge=2,
         le=20,
-        description="One of this many folds of the train prompts, by hash, is held out of every trial; its golden pairs judge.",
+        description="One of so many folds of the train prompts, by hash, is held out of every trial; its golden pairs judge.",
     )
     metric: Literal["loss", "accuracy"] = Field(
         "loss",

@@ -110,8 +110,8 @@ class FolderHooks:
 
 @dataclass(frozen=True)
 class FitReport:
-    """``curve`` maps a metric name to its value at each step; ``steps`` counts all optimisation steps so far, resumed ones too; ``warnings``
-    name the checkpoints that were not used, with the reason."""
+    """``curve`` maps a metric name to its value at each step; ``steps`` counts all optimisation steps so far, resumed ones too;
+    ``warnings`` name the checkpoints that were not used, with the reason."""
 
     steps: int
     resumed_from: int | None

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from dora_core.errors import ConfigError
 from dora_core.strict_model import StrictModel
 from flows.cli.output import Out
 from flows.cli.run import run
-from flows.config.loading import parse_config, read_text
 from flows.config.models import RealignConfig
 from flows.config.search_space import FORMS, SearchConfig, parse_dimensions
-from flows.config.yaml_text import parse_override
-from flows.planning.tune_plan import plan_search, trial_values
+from flows.planning.tune_plan import plan_search, trial_configs
 from infra.settings import Settings, apply_environment
 from infra.store.store import Store, sha256_of
 
@@ -28,14 +25,7 @@ class RememberedSearch(StrictModel):
 
 
 def find_search(
-    path: Path,
-    overrides: Sequence[str],
-    config: RealignConfig,
-    store: Store,
-    over: Sequence[str],
-    trials: int | None,
-    minutes: float | None,
-    resume: bool,
+    config: RealignConfig, store: Store, over: Sequence[str], trials: int | None, minutes: float | None, resume: bool
 ) -> SearchConfig:
     """Return the search of the options, or the last one of the project; the configuration of every trial is valid.
 
@@ -51,7 +41,7 @@ def find_search(
         raise ConfigError("a search needs at least one --over KEY=SPACE", hint=f"{FORMS}; or --resume goes on with the last search")
     else:
         search = SearchConfig(dimensions=parse_dimensions(over), trials=trials or TRIALS, minutes=minutes)
-    _check_values(path, overrides, search, config.tune.seed)
+    trial_configs(config, search)  # refused here, before anything starts
     return search
 
 
@@ -80,21 +70,6 @@ def _file(project: str) -> str:
 def _digest(config: RealignConfig) -> str:
     """Of everything but resources."""
     return sha256_of(config.model_dump(mode="json", by_alias=True, exclude={"execution"}))
-
-
-def _check_values(path: Path, overrides: Sequence[str], search: SearchConfig, seed: int) -> None:
-    """Validate the configuration of every trial, as if its values had been given by --set.
-
-    Raises:
-        ConfigError: names the trial, its values and every mistake.
-    """
-    text, given = read_text(path, RealignConfig), [parse_override(assignment) for assignment in overrides]
-    for name, values in trial_values(search, seed).items():
-        try:
-            parse_config(text, [*given, *values.items()], RealignConfig, place=path.name, folder=path.resolve().parent)
-        except ConfigError as error:
-            tried = ", ".join(f"{key}={value}" for key, value in values.items())
-            raise ConfigError(f"{name} would have {tried}, which is not allowed: {error.message}", hint=f"change --over; {FORMS}") from None
 
 
 def run_search(config: RealignConfig, search: SearchConfig, *, dry_run: bool, as_json: bool, verbose: bool) -> None:

@@ -47,7 +47,7 @@ def tune(
 
         loaded = load_config(config, overrides)
         store = Store(Settings().store_uri)
-        search = find_search(config, overrides, loaded, store, over, trials, minutes, resume)
+        search = find_search(loaded, store, over, trials, minutes, resume)
         if not dry_run:
             remember(store, loaded, search)
         run_search(loaded, search, dry_run=dry_run, as_json=as_json, verbose=verbose)

@@ -200,6 +200,11 @@ class RealignConfig(MethodConfig):
             )
         if self.trust.apply == "soft_label" and self.align.label_probability == "ignore":
             raise ValueError("trust.apply=soft_label contradicts align.label_probability=ignore; set one of the two")
+        if self.trust.apply != "off" and self.races:
+            raise ValueError(
+                f"trust.apply={self.trust.apply}: with align.objective.name=auto the race decides whether labels are softened; leave it "
+                "off, or name an objective"
+            )
         if self.trust.apply == "weight" and not self.needs_calibration:
             raise ValueError(
                 f"trust.apply=weight multiplies h, and align.objective.name={objective} does not read h; use reweight or dora, "
@@ -253,9 +258,10 @@ class SelfTrainConfig(RealignConfig):
         mistakes = []
         if self.generate.prompts is not None:
             mistakes.append("generate.prompts: rounds.prompts is the number of prompts of a round, other ones each round")
-        if self.races:
+        if self.races and self.rounds.strategy != "raft" and self.rounds.mix.given_fraction == 0:
             mistakes.append(
-                "align.objective.name: auto chooses for one training; name an objective for rounds, for instance that of a realignment"
+                "align.objective.name: auto races in every round on golden preferences, and rounds.mix.given_fraction=0 keeps no given "
+                "record; raise it, or name an objective"
             )
         if self.evaluate.twins:
             mistakes.append(

@@ -8,13 +8,14 @@ build longer ones.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dora_core.config.alignment import AlignConfig
 from dora_core.config.judging import Judge, RewardModelJudge
 from dora_core.config.method import GenerateConfig, OptimizationConfig, SftConfig
 from dora_core.config.twins import TWINS, TwinName
+from dora_core.objectives import find_objective
 from dora_core.objectives.settings import ObjectiveConfig
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
 from infra.store.store import sha256_of
@@ -138,21 +139,24 @@ class Chain:
             exchange=self.config.exchange,
             golden_sources=self._golden,
             aggregate=self.config.calibration.aggregate if calibration else "mean",
+            shares=self.config.races,
             execution=self._run("value"),
         )
         self._trust[self.records] = ref = self.add("value", spec)
         return ref
 
     def race(self, calibration: StageRef, value: StageRef) -> StageRef:
-        """Add the race, which chooses the objective and the weights of records."""
+        """Add the race, which chooses the objective and the weights of records; labels are softened only for a loss that can read it."""
         from tasks.stages import race
 
+        align, trust = self.config.align, self.config.trust
+        softens = align.loss.reads_label_probability and align.label_probability == "use"
         spec = race.Spec(
             records=self.records,
             calibration=calibration,
             value=value,
-            race=self.config.race,
-            trust=self.config.trust,
+            race=self.config.race.evolve(finalists=4, minutes=None),  # of the trials
+            trust=trust if softens else trust.evolve(method="off", apply="off"),
             exchange=self.config.exchange,
             golden_sources=self._golden,
             aggregate=self.config.calibration.aggregate,
@@ -170,7 +174,25 @@ class Chain:
         """Add everything that the alignment of the given records reads, besides the factors."""
         race = self.choose(calibration)
         start = self.start()
-        return AlignmentInputs(start, self.reference(start), calibration, race)
+        return self.finals(AlignmentInputs(start, self.reference(start), calibration, race))
+
+    def finals(self, inputs: AlignmentInputs, align: AlignConfig | None = None) -> AlignmentInputs:
+        """Add short trainings of the race's finalists and the choice between them, with ``race.by: training``; returns the inputs with
+        that choice in place of the race's."""
+        from dora_core.selection.race import FINALISTS
+        from tasks.stages import finals, tune
+
+        settings = self.config.race
+        if inputs.race is None or settings.by != "training":
+            return inputs
+        names = FINALISTS[: settings.finalists]
+        trials = {name: self.trial(inputs, align, recipe=name) for name in names}
+        search = tune.search_spec(trials, {name: {"finalist": name} for name in names}, self.config.tune, settings.minutes)
+        for name, spec in trials.items():
+            for data in spec.preparation().values():
+                self.add(f"{data.stage} ({name})", data)
+        chosen = finals.Spec(race=inputs.race, tune=self.add("tune", search), confidence=self.config.tune.confidence)
+        return replace(inputs, race=self.add("finals", chosen))
 
     def start(self) -> StageRef | None:
         """Add the supervised start; None where alignment starts from the model as it is."""
@@ -229,13 +251,21 @@ class Chain:
         trust: dict[str, Any] = {"trust": self._trust.get(self.records), "trust_use": use} if trusts else {}
         return self._alignment(start, reference, calibration, align).evolve(**trust)
 
-    def trial(self, inputs: AlignmentInputs) -> trial.Spec:
-        """Return the spec of a trial of the configured alignment; a search adds it, not the plan."""
+    def trial(self, inputs: AlignmentInputs, align: AlignConfig | None = None, recipe: str | None = None) -> trial.Spec:
+        """Return the spec of a trial of an alignment (None: the configured one); a search adds it, not the plan.
+
+        Args:
+            recipe: finalist of the race; None: its choice.
+        """
         from tasks.stages import trial
 
-        spec, tune = self.alignment(inputs), self.config.tune
+        align, tune = align or self.config.align, self.config.tune
+        if not find_objective(align.objective.name).uses_lambda:  # trials that differ in an idle λ are one
+            align = align.evolve(objective=ObjectiveConfig(name=align.objective.name, scope=align.objective.scope))
+        spec = self.alignment(inputs, align)
         return trial.Spec(
-            **{name: getattr(spec, name) for name in type(spec).model_fields if name != "held_out"},
+            **{name: getattr(spec, name) for name in type(spec).model_fields if name not in ("held_out", "recipe")},
+            recipe=recipe,
             held_out=HeldOutPrompts(folds=tune.folds, fold=tune.seed % tune.folds),
             tune=tune,
             golden_sources=self._golden,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dora_core.errors import ConfigError
+from flows.config.loading import validate
 from flows.config.models import RealignConfig
-from flows.config.search_space import SearchConfig, sample_values
+from flows.config.search_space import FORMS, SearchConfig, sample_values
 from flows.config.yaml_text import apply_override
 from flows.planning.latest import read_latest
 from flows.planning.plan import check_data, compare_with_last, fingerprints_of, previous_results, records_of
@@ -21,7 +23,6 @@ from flows.planning.specs import Chain, pinned
 from infra.settings import Settings
 from infra.store.store import Store
 from tasks.runtime.spec import StageRef, StageSpec
-from tasks.runtime.stage import write_spec
 from tasks.stages import trial, tune
 from tasks.stages._drift_facts import Previous
 
@@ -50,36 +51,43 @@ class SearchPlan:
 
     def spec(self, config: RealignConfig, minutes: float | None) -> tune.Spec:
         """Return the spec of the stage ``tune``."""
-        entries = [tune.Entry(name=name, trial=spec.ref(), values=self.values[name]) for name, spec in self.trials.items()]
-        reads = {ref.digest: ref for spec in self.trials.values() for ref in spec.inputs().values()}
-        execution = config.execution.of("align")
-        execution = execution.evolve(workers=max(1, execution.workers))  # Ray Tune starts processes even where a stage trains in its own
-        return tune.Spec(
-            trials=entries, tune=config.tune, minutes=minutes, reads=list(reads.values()), prepared=self.prepared, execution=execution
-        )
-
-    def write_specs(self, store: Store) -> None:
-        """Store the specs of the trials, which their processes read, and by which `dora gc` finds their inputs."""
-        for spec in self.trials.values():
-            write_spec(spec, store)
+        return tune.search_spec(self.trials, self.values, config.tune, minutes, self.prepared)
 
 
-def with_values(config: RealignConfig, values: dict[str, Any]) -> RealignConfig:
-    """Return the configuration with other values by dotted key.
+def with_values(config: RealignConfig, values: dict[str, Any], name: str) -> RealignConfig:
+    """Return the configuration with other values by dotted key, as ``--set`` sets them.
 
     Raises:
-        ValidationError: a value is not allowed.
+        ConfigError: names the trial, its values and every mistake.
     """
     data = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    for key, value in values.items():
-        apply_override(data, (key, copy.deepcopy(value)))
-    return type(config).model_validate(data)
+    try:
+        for key, value in values.items():
+            apply_override(data, (key, copy.deepcopy(value)))
+        return validate(data, place=name, folder=Path.cwd(), model=type(config))
+    except ConfigError as error:
+        tried = ", ".join(f"{key}={value}" for key, value in values.items())
+        raise ConfigError(f"--over gives {name} {tried}, which is not allowed: {error.message}", hint=f"change --over; {FORMS}") from None
 
 
-def trial_values(search: SearchConfig, seed: int) -> dict[str, dict[str, Any]]:
-    """Return the values of every trial by its name, the configuration as it is first."""
-    sampled = sample_values(search.dimensions, search.trials, seed)
+def trial_values(config: RealignConfig, search: SearchConfig) -> dict[str, dict[str, Any]]:
+    """Return the values of every trial by its name, the configuration as it is first.
+
+    A parameter of the default loss needs its name beside it, also in the line to configure.
+    """
+    sampled = sample_values(search.dimensions, search.trials, config.tune.seed)
+    if "loss" not in config.align.model_fields_set and any(d.key.startswith("align.loss.") for d in search.dimensions):
+        sampled = [{"align.loss.name": config.align.loss.name} | values for values in sampled]
     return {AS_CONFIGURED: {}} | {f"trial {number}": values for number, values in enumerate(sampled, 1)}
+
+
+def trial_configs(config: RealignConfig, search: SearchConfig) -> dict[str, RealignConfig]:
+    """Return the configuration of every trial by its name.
+
+    Raises:
+        ConfigError: a sampled value is not allowed.
+    """
+    return {name: with_values(config, values, name) for name, values in trial_values(config, search).items()}
 
 
 def search_specs(
@@ -91,21 +99,21 @@ def search_specs(
         ConfigError: a key of the search changes no trial.
     """
     plan = SearchPlan()
-    for name, values in trial_values(search, config.tune.seed).items():
-        of_trial = with_values(config, values)
+    values = trial_values(config, search)
+    for name, of_trial in trial_configs(config, search).items():
         chain = Chain(pinned(of_trial), fingerprints)
         calibration = chain.calibrate(chain.drift(previous)) if of_trial.needs_calibration else None
         spec = chain.trial(chain.alignment_inputs(calibration))
         if any(spec.digest() == other.digest() for other in plan.trials.values()):
             continue
-        plan.trials[name], plan.values[name] = spec, values
+        plan.trials[name], plan.values[name] = spec, values[name]
         for label, stage in chain.specs.items():
             plan.add(label, stage, name)
         for data in spec.preparation().values():
             plan.add(data.stage, data, name)
             if not _is_measured(spec, store):
                 plan.prepared.append(data.ref())
-    _check_effect(search, plan, config)
+    _check_effect(search, plan, values, config)
     plan.prepared = list({ref.digest: ref for ref in plan.prepared}.values())
     return plan
 
@@ -114,18 +122,22 @@ def _is_measured(spec: trial.Spec, store: Store) -> bool:
     return store.read_json(f"{spec.stage}/{spec.digest()}/rungs/{spec.tune.milestones[-1]}.json") is not None
 
 
-def _check_effect(search: SearchConfig, plan: SearchPlan, config: RealignConfig) -> None:
+def _check_effect(search: SearchConfig, plan: SearchPlan, values: dict[str, dict[str, Any]], config: RealignConfig) -> None:
     """Refuse keys that this configuration does not read, for instance λ under ``erm``: trials that differ in them alone are one."""
-    for dimension in search.dimensions:
-        tried = [values[dimension.key] for values in plan.values.values() if dimension.key in values]
-        if tried and any(value != tried[0] for value in tried):
-            continue
-        sampled = [values[dimension.key] for values in trial_values(search, config.tune.seed).values() if dimension.key in values]
-        if any(value != sampled[0] for value in sampled):
-            raise ConfigError(
-                f"--over {dimension.key}: its values change no trial; align.objective.name is {config.align.objective.name}",
-                hint="vary a key that this configuration reads: with objective auto the race chooses λ, and erm and reweight have none",
-            )
+
+    def tried(key: str, of: dict[str, dict[str, Any]]) -> list[Any]:
+        found: list[Any] = []
+        for one in of.values():
+            if key in one and one[key] not in found:
+                found.append(one[key])
+        return found
+
+    idle = [d.key for d in search.dimensions if len(tried(d.key, values)) > 1 and len(tried(d.key, plan.values)) <= 1]
+    if idle:
+        raise ConfigError(
+            f"--over {', '.join(idle)}: the values change no trial; align.objective.name is {config.align.objective.name}",
+            hint="vary a key that this configuration reads: with objective auto the race chooses λ, and erm and reweight have none",
+        )
 
 
 def plan_search(config: RealignConfig, search: SearchConfig, store: Store) -> tuple[Plan, SearchPlan]:

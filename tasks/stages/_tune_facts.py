@@ -36,7 +36,7 @@ class TrialFacts(StrictModel):
     accuracy: Interval | None = None
     gain: Interval | None = Field(
         None,
-        description="Golden loss of the configuration as it is minus this one's, nats, paired by prompt at equal steps; null where either lacks.",
+        description="Golden loss of the first trial minus this one's, nats, paired by prompt, at the last rung of both; null without one.",
     )
     rungs: list[TrialRung] = Field(default_factory=list)
 

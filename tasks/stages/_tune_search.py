@@ -1,11 +1,11 @@
 """Ray Tune over trials: schedule, early stopping, budget, and decisions that survive a kill.
 
 A trial is a class ``Trainable`` whose step is one rung of the stage ``trial``, so between two steps nothing of it runs, and a decision of
-the scheduler loses no work. Ray Tune's own record of an experiment is not read again: after a kill a new experiment replays the rungs that
-are in the store, which cost nothing, and the stops that an earlier attempt decided (``scratch/stopped.json``) hold.
+the scheduler loses no work. Ray Tune's own record of an experiment is not read again: after a kill a new experiment replays the rungs
+in the store, which costs nothing, and the stops that an earlier attempt decided (``scratch/stopped.json``) hold.
 
-A trial with one worker trains in its Ray Tune process, with that worker's resources. One with several starts Ray Train for every rung, which
-claims its own resources; only as many trials start as the cluster has room for, or two would wait for each other.
+A trial with one worker trains in its Ray Tune process, with that worker's resources. One with several starts Ray Train for every rung,
+which claims its own resources; only as many trials start as the cluster has room for, or two would wait for each other.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from dora_core.config.execution import Execution
 from dora_core.config.tuning import TuneConfig
 from dora_core.errors import DoraError, ServiceError
-from infra.store.json_files import StoredError
 from infra.store.journal import JournalWriter
+from infra.store.json_files import StoredError
 from infra.store.store import SPEC, Store
 from tasks.runtime.cluster import check_fits
 from tasks.runtime.spec import StageRef

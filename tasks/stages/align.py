@@ -62,6 +62,8 @@ class Spec(StageSpec):
     trust: StageRef | None = None
     """Probabilities of the labels, used as ``trust_use`` says."""
     trust_use: TrustUse = "soft_label"
+    recipe: str | None = Field(None, exclude_if=is_empty)
+    """Finalist of the race to train; None: its choice."""
     race: StageRef | None = None
     """Stage that chooses objective, weights and label probabilities: then also :attr:`calibration` and :attr:`trust`."""
     selection: RecordSelection | None = Field(None, exclude_if=is_empty)
@@ -85,6 +87,7 @@ class Spec(StageSpec):
             max_responses=2 if self.align.loss.reads_pairs_only else self.align.max_responses,
             selection=self.selection,
             held_out=self.held_out,
+            recipe=self.recipe,
             loss=self.align.loss,
             execution=self.execution.model_copy(update={"workers": 0, "gpus_per_worker": 0.0}),
         )
@@ -159,7 +162,8 @@ def settings(spec: Spec, context: StageContext) -> AlignConfig:
     if spec.equal_steps:
         align = align.evolve(optimization=equal_steps(spec, context.fetch(spec.records) / RECORDS_FILE))
     if spec.race is not None:
-        align = align.evolve(objective=context.facts(spec.race, RaceFacts).objective)
+        race = context.facts(spec.race, RaceFacts)
+        align = align.evolve(objective=race.finalists[spec.recipe].objective if spec.recipe else race.objective)
     return align
 
 

@@ -25,7 +25,7 @@ from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts
 from tasks.runtime.spec import NotInDigest, StageRef, StageSpec, local_model
 from tasks.runtime.stage import StageContext, StageOutput
-from tasks.tables.artifacts import CALIBRATION_FILE, LOGPS_FILE, RECORDS_FILE, TRAINING_DATA_FILE, TRUST_FILE
+from tasks.tables.artifacts import CALIBRATION_FILE, FINALISTS, LOGPS_FILE, RECORDS_FILE, TRAINING_DATA_FILE, TRUST_FILE
 from tasks.tables.record_selection import HeldOutPrompts, RecordSelection
 from tasks.tables.rows import record_batches, responses_of
 from tasks.tables.training_records import Aggregate, TrustUse
@@ -52,6 +52,8 @@ class Spec(StageSpec):
     trust_use: TrustUse = "soft_label"
     selection: RecordSelection | None = Field(None, exclude_if=is_empty)
     held_out: HeldOutPrompts | None = Field(None, exclude_if=is_empty)
+    recipe: str | None = Field(None, exclude_if=is_empty)
+    """Finalist of the race whose tables are read, where :attr:`calibration` and :attr:`trust` are one."""
     loss: Annotated[Loss | None, NotInDigest] = None
 
 
@@ -65,8 +67,9 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     records = context.fetch(spec.records) / RECORDS_FILE
     if spec.loss is not None:
         refuse_unpaired(spec.loss, *count_unpaired(records, "train"))
-    factors = None if spec.calibration is None else context.fetch(spec.calibration) / CALIBRATION_FILE
-    trust = None if spec.trust is None else context.fetch(spec.trust) / TRUST_FILE
+    folder = f"{FINALISTS}/{spec.recipe}" if spec.recipe else ""
+    factors = None if spec.calibration is None else context.fetch(spec.calibration) / folder / CALIBRATION_FILE
+    trust = None if spec.trust is None else context.fetch(spec.trust) / folder / TRUST_FILE
     reference = context.fetch(spec.reference) / LOGPS_FILE
     batches = joined_records(records, reference, factors, spec.aggregate, trust, spec.trust_use, spec.selection, spec.held_out)
     sources: set[str | None] = set()

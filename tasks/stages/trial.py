@@ -196,8 +196,8 @@ class GoldenPairs:
             tables.append(held.take(pa.array(kept, pa.int64())).select(["record_id", "prompt", "responses"]))
         if (found := len(set(prompts))) < LEAST_GOLDEN:
             raise DataError(
-                f"trials are compared on golden preferences, and {found} of the held-out train prompts (one of {spec.held_out.folds} folds) "
-                f"have some; at least {LEAST_GOLDEN} are needed",
+                f"trials are compared on golden preferences, and {found} of the held-out train prompts (one of {spec.held_out.folds} "
+                f"folds) have some; at least {LEAST_GOLDEN} are needed",
                 hint="lower tune.folds to hold out more, give more golden records, or check data.golden_sources and trust.labeller",
             )
         indices = np.array(winners, dtype=np.int64), np.array(losers, dtype=np.int64), np.array(prompts, dtype=np.uint64)

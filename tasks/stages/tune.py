@@ -1,18 +1,18 @@
 """Stage ``tune``: a search over settings of alignment by short trials, on Ray Tune.
 
-Input: the specs of its trials (``tasks/stages/trial.py``), which are in the store as ``trial/<digest>/spec.json``, the first that of the
-configuration as it is; the stages that they read. Output: no file; in the facts every trial with its values, measures and state, and the
-best one. Guarantee: a finished measurement is never computed again, nor a decision to stop a trial made twice: a search that was killed
+Input: its trials (``tasks/stages/trial.py``), the first of which the others are compared with; the stages that they read. Output: no file;
+in the facts every trial with its values, measures and state, the best first. Guarantee: a finished measurement is never computed again, nor a decision to stop a trial made twice: a search that was killed
 goes on, and one with more trials or other rivals reuses the measurements. Which trials ASHA stops depends on the order in which they come
-in, so two searches from nothing may stop other ones. Cost: that of the trials; ``execution.align`` says what one needs, and Ray Tune runs
-as many at a time as the cluster has room for.
+in, so two searches from nothing may stop other ones. Cost: that of the trials; ``execution.align`` says what one needs, and Ray Tune
+runs as many at a time as the cluster has room for.
 
-Golden pairs of held-out *train* prompts judge, never the evaluation split, so the gate's evidence stays untouched. The best of many trials is
-a selected one: its loss is optimistic, and its interval does not know of the selection.
+Golden pairs of held-out *train* prompts judge, never the evaluation split, so the gate's evidence stays untouched. The best of many
+trials is a selected one: its loss is optimistic, and its interval does not know of the selection.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -20,11 +20,10 @@ from pydantic import Field
 from dora_core.config.tuning import TuneConfig
 from dora_core.errors import TrainingError
 from dora_core.strict_model import StrictModel
-from infra.store.store import SPEC
 from tasks.runtime.cluster import ray_session
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.spec import NotInDigest, StageRef, StageSpec
-from tasks.runtime.stage import StageContext, StageOutput
+from tasks.runtime.stage import StageContext, StageOutput, write_spec
 from tasks.stages import trial
 from tasks.stages._tune_facts import Facts as Facts
 from tasks.stages._tune_facts import State, TrialFacts, TrialRung
@@ -49,6 +48,7 @@ class Spec(StageSpec):
     """See the module docstring.
 
     Attributes:
+        specs: of the trials, in their order.
         reads: stages that the trials read.
         prepared: on-demand stages that they read.
         minutes: budget; a search that ran out of time is done, and another budget is another search over the same measurements.
@@ -59,15 +59,48 @@ class Spec(StageSpec):
     trials: list[Entry] = Field(min_length=1)
     tune: TuneConfig
     minutes: float | None = None
+    specs: Annotated[list[trial.Spec], NotInDigest]
     reads: list[StageRef]
     prepared: Annotated[list[StageRef], NotInDigest] = Field(default_factory=list)
+
+
+def search_spec(
+    trials: Mapping[str, trial.Spec],
+    values: Mapping[str, dict[str, Any]],
+    settings: TuneConfig,
+    minutes: float | None,
+    prepared: Sequence[StageRef] | None = None,
+) -> Spec:
+    """Return the spec of a search.
+
+    Args:
+        trials: by name; the others are compared with the first.
+        values: that each tries, by name.
+        prepared: on-demand stages that trials read which have measurements to come; None: those of all.
+    """
+    specs = list(trials.values())
+    reads = {ref.digest: ref for spec in specs for ref in spec.inputs().values()}
+    needed = {data.digest(): data.ref() for spec in specs for data in spec.preparation().values()}
+    execution = specs[0].execution
+    return Spec(
+        trials=[Entry(name=name, trial=spec.ref(), values=values[name]) for name, spec in trials.items()],
+        tune=settings,
+        minutes=minutes,
+        specs=specs,
+        reads=list(reads.values()),
+        prepared=list(needed.values()) if prepared is None else list(prepared),
+        execution=execution.evolve(workers=max(1, execution.workers)),  # Ray Tune starts processes in any case
+    )
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
     from tasks.stages._tune_search import run_trials
 
     refs = [entry.trial for entry in spec.trials]
-    first = _trial_spec(context, refs[0])
+    assert [one.ref() for one in spec.specs] == refs, "a search names the trials that it brings"
+    for one in spec.specs:
+        write_spec(one, context.store)
+    first = spec.specs[0]
     trial.GoldenPairs.read(first, context.fetch(first.records) / RECORDS_FILE)  # refused here, not by every trial
     with ray_session():
         search = run_trials(context, refs, spec.tune, first.execution, spec.minutes)
@@ -80,10 +113,6 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         metrics["gain"] = gain.value
     states = {name: sum(t.state == state for t in facts.trials) for name, state in (("finished", "finished"), ("stopped", "stopped"))}
     return StageOutput(rows=len(facts.trials), metrics=metrics | states | {"computed": facts.computed}, facts=facts)
-
-
-def _trial_spec(context: StageContext, ref: StageRef) -> trial.Spec:
-    return trial.Spec.model_validate(context.store.read_json(f"{ref.stage}/{ref.digest}/{SPEC}"))
 
 
 def _tidy(context: StageContext, refs: list[StageRef]) -> None:
@@ -103,7 +132,7 @@ def summarise(spec: Spec, context: StageContext, search: Search) -> Facts:
     Raises:
         TrainingError: no trial has a measurement.
     """
-    found = [_facts_of(entry, spec, context, search) for entry in spec.trials]
+    found = [_facts_of(entry, settings, spec, context, search) for entry, settings in zip(spec.trials, spec.specs, strict=True)]
     measured = [facts for facts in found if facts.loss is not None]
     if not measured:
         failed = next((facts for facts in found if facts.state == "failed"), None)
@@ -128,10 +157,9 @@ def summarise(spec: Spec, context: StageContext, search: Search) -> Facts:
     )
 
 
-def _facts_of(entry: Entry, spec: Spec, context: StageContext, search: Search) -> TrialFacts:
+def _facts_of(entry: Entry, settings: trial.Spec, spec: Spec, context: StageContext, search: Search) -> TrialFacts:
     from tasks.stages._tune_search import failure
 
-    settings = _trial_spec(context, entry.trial)
     rungs = [rung for milestone in spec.tune.milestones if (rung := trial.read_rung(settings, context, milestone)) is not None]
     digest = entry.trial.digest
     error = failure(context.store, entry.trial)

@@ -1,4 +1,4 @@
-"""Training on part of the records: the golden or the synthetic ones (``dora_core/config/twins.py`` defines both), or without some prompts."""
+"""Training on part of the records: golden or synthetic ones (``dora_core/config/twins.py`` defines both), or without some prompts."""
 
 from __future__ import annotations
 
