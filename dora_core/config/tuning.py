@@ -42,10 +42,5 @@ class TuneConfig(StrictModel):
         return [self.reduction**rung for rung in range(self.rungs)]
 
     def steps(self, planned: int) -> list[int]:
-        """Optimisation steps at each rung, ascending; as many as :attr:`milestones` where ``planned`` allows, else fewer.
-
-        Args:
-            planned: steps of the whole trial.
-        """
-        last = self.milestones[-1]
-        return sorted({-(-planned * milestone // last) for milestone in self.milestones})
+        """Optimisation steps at each rung of a trial of ``planned`` steps, rounded up."""
+        return [-(-planned * milestone // self.milestones[-1]) for milestone in self.milestones]

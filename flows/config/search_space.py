@@ -130,8 +130,8 @@ def parse_dimensions(given: Sequence[str]) -> list[Dimension]:
     mistakes += [f"--over {key} is there twice: give all its values in one option" for key in dict.fromkeys(keys) if keys.count(key) > 1]
     mistakes += [
         f"--over {key} and --over {other} vary the same section: one of them would replace the other"
-        for key in keys
-        for other in keys
+        for key in dict.fromkeys(keys)
+        for other in dict.fromkeys(keys)
         if other.startswith(f"{key}.")
     ]
     if mistakes:

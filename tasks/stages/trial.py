@@ -107,7 +107,7 @@ def rungs(spec: Spec, context: StageContext) -> Iterator[Rung]:
 
     pairs: GoldenPairs | None = None
     planned: int | None = None
-    for milestone in spec.tune.milestones:
+    for place, milestone in enumerate(spec.tune.milestones):
         rung = read_rung(spec, context, milestone)
         if rung is None:
             started = time.monotonic()
@@ -116,7 +116,7 @@ def rungs(spec: Spec, context: StageContext) -> Iterator[Rung]:
                 pairs = GoldenPairs.read(spec, records)
                 kept = count_trainable(records, spec.selection, spec.held_out)
                 planned = max(1, round(spec.tune.fraction * Schedule(kept, spec.align.optimization).steps))
-            step = -(-planned * milestone // spec.tune.milestones[-1])
+            step = spec.tune.steps(planned)[place]
             margin_P = _margins(spec, context, pairs, planned, step, milestone)
             rung = _measured(spec, pairs, margin_P, milestone, step, planned, time.monotonic() - started)
             _write_rung(context, rung, pairs, margin_P)

@@ -1,10 +1,10 @@
 """Stage ``tune``: a search over settings of alignment by short trials, on Ray Tune.
 
-Input: its trials (``tasks/stages/trial.py``), the first of which the others are compared with; the stages that they read. Output: no file;
-in the facts every trial with its values, measures and state, the best first. Guarantee: a finished measurement is never computed again, nor a decision to stop a trial made twice: a search that was killed
-goes on, and one with more trials or other rivals reuses the measurements. Which trials ASHA stops depends on the order in which they come
-in, so two searches from nothing may stop other ones. Cost: that of the trials; ``execution.align`` says what one needs, and Ray Tune
-runs as many at a time as the cluster has room for.
+Input: its trials (``tasks/stages/trial.py``), the first of which the others are compared with; the stages that they read. Output: no
+file; in the facts every trial with its values, measures and state, the best first. Guarantee: a finished measurement is never computed
+again, nor a decision to stop a trial made twice: a search that was killed goes on, and one with more trials or other rivals reuses the
+measurements. Which trials ASHA stops depends on the order in which they come in, so two searches from nothing may stop other ones. Cost:
+that of the trials; ``execution.align`` says what one needs, and Ray Tune runs as many at a time as the cluster has room for.
 
 Golden pairs of held-out *train* prompts judge, never the evaluation split, so the gate's evidence stays untouched. The best of many
 trials is a selected one: its loss is optimistic, and its interval does not know of the selection.
