@@ -29,5 +29,5 @@ def test_another_configuration_is_another_search(config_file: Path, tmp_path: Pa
     faster = load_config(config_file, ["execution.align.workers=1"])
     assert find_search(faster, store, [], None, None, resume=True).trials == 2, "resources do not change a measurement"
     other = load_config(config_file, ["align.optimization.batch_size=4"])
-    with pytest.raises(ConfigError, match="is not the one that the last search of .* varied"):
+    with pytest.raises(ConfigError, match=r"is not the one that the last search of .* varied"):
         find_search(other, store, [], None, None, resume=True)
