@@ -99,9 +99,12 @@ def search_specs(
         ConfigError: a key of the search changes no trial.
     """
     plan = SearchPlan()
-    values = trial_values(config, search)
-    for name, of_trial in trial_configs(config, search).items():
-        chain = Chain(pinned(of_trial), fingerprints)
+    values, named = trial_values(config, search), pinned(config)
+    for name in values:
+        # A model is looked up once, on the hub or by its files, unless the search varies it.
+        varies_model = any(key.startswith("classifier.encoder") for key in values[name])
+        of_trial = pinned(with_values(config, values[name], name)) if varies_model else with_values(named, values[name], name)
+        chain = Chain(of_trial, fingerprints)
         calibration = chain.calibrate(chain.drift(previous)) if of_trial.needs_calibration else None
         spec = chain.trial(chain.alignment_inputs(calibration))
         if any(spec.digest() == other.digest() for other in plan.trials.values()):
@@ -111,10 +114,9 @@ def search_specs(
             plan.add(label, stage, name)
         for data in spec.preparation().values():
             plan.add(data.stage, data, name)
-            if not _is_measured(spec, store):
+            if not _is_measured(spec, store) and data.ref() not in plan.prepared:
                 plan.prepared.append(data.ref())
     _check_effect(search, plan, values, config)
-    plan.prepared = list({ref.digest: ref for ref in plan.prepared}.values())
     return plan
 
 

@@ -10,10 +10,12 @@ which claims its own resources; only as many trials start as the cluster has roo
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from dora_core.config.tuning import TuneConfig
 from dora_core.errors import DoraError, ServiceError
 from infra.store.journal import JournalWriter
 from infra.store.json_files import StoredError
+from infra.store.locks import ownership
 from infra.store.store import SPEC, Store
 from tasks.runtime.cluster import check_fits
 from tasks.runtime.spec import StageRef
@@ -60,7 +63,7 @@ class Search:
     def result(self, digest: str, result: dict[str, Any]) -> None:
         self.computed += result["computed"]
         self._rungs += 1
-        if result["done"]:
+        if result["milestone"] >= self.settings.milestones[-1]:
             self.finished.add(digest)
         ended = len(self.finished) + len(self.stopped)
         self.context.progress(ended, len(self.trials), "trials", f"{self._rungs} measurements")
@@ -153,26 +156,29 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
             spec = spec.evolve(execution=spec.execution.evolve(workers=0))
         use_threads(spec.execution)
         self._folder = store.folder(spec.stage, spec.digest())
-        import logging
-
         self._context = StageContext(store, self._folder, JournalWriter(self._folder), logging.getLogger("dora.trial"))
-        self._spec, self._rungs, self._last = spec, trial.rungs(spec, self._context), spec.tune.milestones[-1]
+        self._spec, self._rungs = spec, trial.rungs(spec, self._context)
+        self._left = list(spec.tune.milestones)
 
     def step(self) -> dict[str, Any]:
-        known = {name for name in self._context.store.list(f"{self._spec.stage}/{self._spec.digest()}/rungs")}
-        failed = self._context.store.read_json(f"{self._spec.stage}/{self._spec.digest()}/{FAILED}")
-        try:
-            if failed is not None:
-                return {"milestone": self._last, "score": WORST, "computed": 0, "done": True}
-            rung = next(self._rungs)
-        except DoraError as error:
-            if error.retryable:
-                raise
-            self._folder.write_json(FAILED, describe_error(error))
-            return {"milestone": self._last, "score": WORST, "computed": 0, "done": True}
-        computed = int(f"{rung.milestone}.json" not in known)
-        score = rung.loss.value if self._spec.tune.metric == "loss" else -rung.accuracy.value
-        return {"milestone": rung.milestone, "score": score, "computed": computed, "done": rung.milestone >= self._last}
+        """Measure the next rung, or find it measured: by an earlier attempt, or by another search that has the same trial."""
+        store, spec = self._context.store, self._spec
+        last = spec.tune.milestones[-1]
+        ends = {"milestone": last, "score": WORST, "computed": 0, "done": True}
+        if failure(store, spec.ref()) is not None:
+            return ends
+        milestone = self._left.pop(0)
+        is_there = partial(trial.has_rung, spec, store, milestone)
+        with ownership(store, spec.stage, spec.digest(), "a search", is_done=is_there, on_wait=self._context.log.info) as known:
+            try:
+                rung = next(self._rungs)
+            except DoraError as error:
+                if error.retryable:
+                    raise
+                self._folder.write_json(FAILED, describe_error(error))
+                return ends
+        score = rung.loss.value if spec.tune.metric == "loss" else -rung.accuracy.value
+        return {"milestone": milestone, "score": score, "computed": int(not known), "done": milestone >= last}
 
     def cleanup(self) -> None:
         self._context.journal.flush()
@@ -195,7 +201,7 @@ class Halving(ASHAScheduler):  # type: ignore[misc]
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         digest, milestone, known = trial.config["digest"], result["milestone"], self._search.stopped
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        if result["done"]:
+        if milestone >= self._search.settings.milestones[-1]:
             return str(TrialScheduler.STOP)
         if digest in known:
             return str(TrialScheduler.STOP if milestone >= known[digest] else TrialScheduler.CONTINUE)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -64,7 +64,7 @@ class Spec(align.Spec):
     golden_sources: list[str]
     labeller: str | None = None
 
-    def payload(self) -> dict[str, object]:
+    def payload(self) -> dict[str, Any]:
         """Of ``tune`` only what a rung depends on: another metric, or more trials at once, is the same trial."""
         payload = super().payload()
         kept = ("fraction", "rungs", "reduction", "bootstrap_samples", "confidence", "seed")
@@ -128,6 +128,11 @@ def rungs(spec: Spec, context: StageContext) -> Iterator[Rung]:
 def read_rung(spec: Spec, context: StageContext, milestone: int) -> Rung | None:
     content = context.store.read_json(f"{spec.stage}/{spec.digest()}/{_rung(milestone)}.json")
     return None if content is None else Rung.model_validate(content)
+
+
+def has_rung(spec: Spec, store: Store, milestone: int) -> bool:
+    """Return whether a measurement is in the store."""
+    return f"{milestone}.json" in store.list(f"{spec.stage}/{spec.digest()}/rungs")
 
 
 def _rung(milestone: int) -> str:
