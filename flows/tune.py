@@ -74,8 +74,6 @@ def track_trials(session: Session) -> None:
         run = session.tracker.start_run(one.name, parent=session.parent_run, tags=tags, params=one.values)
         for part in JournalReader(session.store, trial.Spec.stage, one.digest).new_parts():
             session.tracker.replay(run, part)
-        for rung in one.rungs:
-            session.tracker.log_metrics(run, {"golden_loss": rung.loss, "golden_accuracy": rung.accuracy}, rung.step)
         session.tracker.finish(run, "FAILED" if one.state == "failed" else "FINISHED")
 
 

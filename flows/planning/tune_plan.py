@@ -7,9 +7,12 @@ supervised start as well as the alignment; what trials have in common is one sta
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from dora_core.errors import ConfigError
 from flows.config.loading import validate
@@ -60,14 +63,19 @@ def with_values(config: RealignConfig, values: dict[str, Any], name: str) -> Rea
     Raises:
         ConfigError: names the trial, its values and every mistake.
     """
-    data = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
     try:
+        sections = {key.split(".")[0]: getattr(config, key.split(".")[0]) for key in values}
+        given = {section: model.model_dump(mode="json", by_alias=True, exclude_unset=True) for section, model in sections.items()}
         for key, value in values.items():
-            apply_override(data, (key, copy.deepcopy(value)))
-        return validate(data, place=name, folder=Path.cwd(), model=type(config))
-    except ConfigError as error:
+            apply_override(given, (key, copy.deepcopy(value)))
+        changed = {
+            section: validate(given[section], place=section, folder=Path.cwd(), model=type(model)) for section, model in sections.items()
+        }
+        return config.evolve(**changed)
+    except (ConfigError, ValidationError) as error:
+        reason = error.message if isinstance(error, ConfigError) else "; ".join(each["msg"] for each in error.errors())
         tried = ", ".join(f"{key}={value}" for key, value in values.items())
-        raise ConfigError(f"--over gives {name} {tried}, which is not allowed: {error.message}", hint=f"change --over; {FORMS}") from None
+        raise ConfigError(f"--over gives {name} {tried}, which is not allowed: {reason}", hint=f"change --over; {FORMS}") from None
 
 
 def trial_values(config: RealignConfig, search: SearchConfig) -> dict[str, dict[str, Any]]:
@@ -98,25 +106,27 @@ def search_specs(
     Raises:
         ConfigError: a key of the search changes no trial.
     """
-    plan = SearchPlan()
-    values, named = trial_values(config, search), pinned(config)
-    for name in values:
+    plan, values, named = SearchPlan(), trial_values(config, search), pinned(config)
+
+    def build(tried: dict[str, Any], name: str) -> tuple[Chain, trial.Spec]:
         # A model is looked up once, on the hub or by its files, unless the search varies it.
-        varies_model = any(key.startswith("classifier.encoder") for key in values[name])
-        of_trial = pinned(with_values(config, values[name], name)) if varies_model else with_values(named, values[name], name)
-        chain = Chain(of_trial, fingerprints)
-        calibration = chain.calibrate(chain.drift(previous)) if of_trial.needs_calibration else None
-        spec = chain.trial(chain.alignment_inputs(calibration))
+        varies_model = any(key.startswith("classifier.encoder") for key in tried)
+        chain = Chain(pinned(with_values(config, tried, name)) if varies_model else with_values(named, tried, name), fingerprints)
+        calibration = chain.calibrate(chain.drift(previous)) if chain.config.needs_calibration else None
+        return chain, chain.trial(chain.alignment_inputs(calibration))
+
+    for name, tried in values.items():
+        chain, spec = build(tried, name)
         if any(spec.digest() == other.digest() for other in plan.trials.values()):
             continue
-        plan.trials[name], plan.values[name] = spec, values[name]
+        plan.trials[name], plan.values[name] = spec, tried
         for label, stage in chain.specs.items():
             plan.add(label, stage, name)
         for data in spec.preparation().values():
             plan.add(data.stage, data, name)
             if not _is_measured(spec, store) and data.ref() not in plan.prepared:
                 plan.prepared.append(data.ref())
-    _check_effect(search, plan, values, config)
+    _check_effect(search, values, lambda tried: build(tried, "a trial")[1].digest(), config)
     return plan
 
 
@@ -124,18 +134,20 @@ def _is_measured(spec: trial.Spec, store: Store) -> bool:
     return store.read_json(f"{spec.stage}/{spec.digest()}/rungs/{spec.tune.milestones[-1]}.json") is not None
 
 
-def _check_effect(search: SearchConfig, plan: SearchPlan, values: dict[str, dict[str, Any]], config: RealignConfig) -> None:
-    """Refuse keys that this configuration does not read, for instance λ under ``erm``: trials that differ in them alone are one."""
+def _check_effect(
+    search: SearchConfig, values: dict[str, dict[str, Any]], digest: Callable[[dict[str, Any]], str], config: RealignConfig
+) -> None:
+    """Refuse keys that this configuration does not read, for instance λ under ``erm``: two values of one make the same trial."""
 
-    def tried(key: str, of: dict[str, dict[str, Any]]) -> list[Any]:
-        found: list[Any] = []
-        for one in of.values():
-            if key in one and one[key] not in found:
-                found.append(one[key])
-        return found
+    def is_idle(key: str) -> bool:
+        base, *others = (tried for tried in values.values() if key in tried)
+        other = next((tried[key] for tried in others if tried[key] != base[key]), base[key])
+        try:
+            return bool(other != base[key] and digest(base) == digest(base | {key: other}))
+        except ConfigError:  # not allowed beside the other values of the first trial
+            return False
 
-    idle = [d.key for d in search.dimensions if len(tried(d.key, values)) > 1 and len(tried(d.key, plan.values)) <= 1]
-    if idle:
+    if idle := [dimension.key for dimension in search.dimensions if is_idle(dimension.key)]:
         raise ConfigError(
             f"--over {', '.join(idle)}: the values change no trial; align.objective.name is {config.align.objective.name}",
             hint="vary a key that this configuration reads: with objective auto the race chooses λ, and erm and reweight have none",

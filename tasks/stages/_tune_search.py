@@ -49,6 +49,7 @@ class Search:
     Attributes:
         stopped: milestone at which ASHA stopped a trial, by digest; those of earlier attempts too.
         finished: digests of the trials that came to their end or failed.
+        errors: deaths and unexpected exceptions, more than ``execution.align.max_failures`` of a trial, by digest.
         computed: measurements of this attempt.
     """
 
@@ -57,6 +58,7 @@ class Search:
     trials: list[StageRef]
     stopped: dict[str, int] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
+    errors: dict[str, str] = field(default_factory=dict)
     computed: int = 0
     _rungs: int = 0
 
@@ -113,7 +115,9 @@ def run_trials(context: StageContext, trials: list[StageRef], settings: TuneConf
             verbose=0,
         ),
     )
-    tuner.fit()
+    for result in tuner.fit():
+        if result.error is not None:
+            search.errors[result.config["digest"]] = str(result.error).strip().splitlines()[-1]
     return search
 
 
@@ -151,7 +155,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
         prepare_process()
         store = Store(config["store_uri"])
         data = store.read_json(f"{trial.Spec.stage}/{config['digest']}/{SPEC}")
-        spec = trial.Spec.model_validate(data)
+        self._planned = spec = trial.Spec.model_validate(data)
         if spec.execution.workers <= 1:
             spec = spec.evolve(execution=spec.execution.evolve(workers=0))
         use_threads(spec.execution)
@@ -165,7 +169,7 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
         store, spec = self._context.store, self._spec
         last = spec.tune.milestones[-1]
         ends = {"milestone": last, "score": WORST, "computed": 0, "done": True}
-        if failure(store, spec.ref()) is not None:
+        if failure(store, self._planned) is not None:
             return ends
         milestone = self._left.pop(0)
         is_there = partial(trial.has_rung, spec, store, milestone)
@@ -175,7 +179,8 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
             except DoraError as error:
                 if error.retryable:
                     raise
-                self._folder.write_json(FAILED, describe_error(error))
+                resources = self._planned.execution.model_dump(mode="json")
+                self._folder.write_json(FAILED, {"error": describe_error(error), "execution": resources})
                 return ends
         score = rung.loss.value if spec.tune.metric == "loss" else -rung.accuracy.value
         return {"milestone": milestone, "score": score, "computed": int(not known), "done": milestone >= last}
@@ -184,10 +189,13 @@ class TrialTrainable(tune.Trainable):  # type: ignore[misc]  # Ray has no types
         self._context.journal.flush()
 
 
-def failure(store: Store, ref: StageRef) -> StoredError | None:
-    """The error with which a trial ended."""
-    found: StoredError | None = store.read_json(f"{ref.stage}/{ref.digest}/{FAILED}")
-    return found
+def failure(store: Store, spec: trial.Spec) -> StoredError | None:
+    """The error with which a trial ended; None with other resources than now, such as more memory: it is tried again."""
+    found = store.read_json(f"{spec.stage}/{spec.digest()}/{FAILED}")
+    if found is None or found["execution"] != spec.execution.model_dump(mode="json"):
+        return None
+    error: StoredError = found["error"]
+    return error
 
 
 class Halving(ASHAScheduler):  # type: ignore[misc]

@@ -162,11 +162,12 @@ def _facts_of(entry: Entry, settings: trial.Spec, spec: Spec, context: StageCont
 
     rungs = [rung for milestone in spec.tune.milestones if (rung := trial.read_rung(settings, context, milestone)) is not None]
     digest = entry.trial.digest
-    error = failure(context.store, entry.trial)
+    error = failure(context.store, settings)
+    reason = error["message"] if error else search.errors.get(digest, "")
     if digest in search.stopped:
         rungs = [rung for rung in rungs if rung.milestone <= search.stopped[digest]]
     state: State = (
-        "failed" if error else "stopped" if digest in search.stopped else "finished" if digest in search.finished else "out of time"
+        "failed" if reason else "stopped" if digest in search.stopped else "finished" if digest in search.finished else "out of time"
     )
     last = rungs[-1] if rungs else None
     return TrialFacts(
@@ -174,7 +175,7 @@ def _facts_of(entry: Entry, settings: trial.Spec, spec: Spec, context: StageCont
         digest=digest,
         values=entry.values,
         state=state,
-        reason=error["message"] if error else "",
+        reason=reason,
         steps=last.step if last else 0,
         planned=last.steps if last else 0,
         loss=last.loss if last else None,

@@ -64,6 +64,8 @@ def test_a_key_that_changes_no_trial_is_refused(tmp_path: Path, mixture: Path, s
     config, key = load(tmp_path, mixture, f"align.objective.name={objective}"), f"align.objective.{name}"
     with pytest.raises(ConfigError, match=f"--over {key}: the values change no trial; align.objective.name is {objective}"):
         plan_search(config, search(f"{key}=0.3,0.5"), store)
+    with pytest.raises(ConfigError, match=f"--over {key}: the values"):
+        plan_search(config, search(f"{key}=0.3,0.5", "align.optimization.batch_size=4,8"), store)
 
 
 def test_a_value_that_is_not_allowed_names_trial_values_and_rule(tmp_path: Path, mixture: Path) -> None:
