@@ -299,11 +299,44 @@ def test_objective_auto_races_before_it_aligns(tmp_path: Path, mixture: Path, st
     assert not {"calibration", "trust", "race"} & specs[TWIN].inputs().keys()
 
 
-def test_rounds_and_studies_refuse_objective_auto(tmp_path: Path, mixture: Path) -> None:
-    text = f"project: demo\ndata: {{train: [{{path: {mixture}}}]}}\nalign: {{objective: {{name: auto}}}}\n"
+def test_a_race_by_training_trains_its_finalists_before_it_aligns(tmp_path: Path, mixture: Path, store: Store) -> None:
+    plan = build_plan(load(tmp_path, mixture, "align.objective.name=auto", "race.by=training", "race.finalists=3", "race.minutes=5"), store)
+    specs = {stage.label: stage.spec for stage in plan.stages}
+    labels = list(specs)
+    data = [f"training_data ({name})" for name in ("choice", "other", "golden_only")]
+    assert [label for label in labels if label.startswith("training_data (")] == data
+    assert labels[labels.index("reference") + 1 : labels.index("align") + 1] == [*data, "tune", "finals", "training_data", "align"]
+    assert [trial.recipe for trial in specs["tune"].specs] == ["choice", "other", "golden_only"] and specs["tune"].minutes == 5
+    assert {specs["align"].inputs()[name] for name in ("calibration", "trust", "race")} == {specs["finals"].ref()}
+    assert {trial.race for trial in specs["tune"].specs} == {specs["race"].ref()}
+    assert specs["race"].payload()["race"].keys() == {"objectives", "seed", "by"}, "other budgets are the same race"
+    by_proxy = build_plan(load(tmp_path, mixture, "align.objective.name=auto"), store)
+    other = next(stage.spec for stage in by_proxy.stages if stage.label == "race")
+    assert other.payload()["race"].keys() == {"objectives", "seed"}, "the digest of a race by proxy is that of before"
+
+
+def test_every_round_races_again_on_its_own_mixture(tmp_path: Path, mixture: Path, store: Store) -> None:
+    text = f"project: demo\ndata: {{train: [{{path: {mixture}}}]}}\nalign: {{objective: {{name: auto}}}}\nrounds: {{rounds: 2}}\n"
     (tmp_path / "rounds.yaml").write_text(text)
-    with pytest.raises(ConfigError, match="auto chooses for one training; name an objective for rounds"):
-        load_config(tmp_path / "rounds.yaml", model=SelfTrainConfig)
+    plan = build_plan(load_config(tmp_path / "rounds.yaml", model=SelfTrainConfig), store)
+    specs = {stage.label: stage.spec for stage in plan.stages}
+    for before, mix in (("", "ingest"), ("r1 ", "r1 mix"), ("r2 ", "r2 mix")):
+        assert specs[f"{before}race"].records == specs[f"{before}value"].records == specs[mix].ref()
+        assert specs[f"{before}align"].race == specs[f"{before}race"].ref() == specs[f"{before}align"].calibration
+    with pytest.raises(ConfigError, match="keeps no given record"):
+        load_config(tmp_path / "rounds.yaml", ["rounds.mix.given_fraction=0"], SelfTrainConfig)
+
+
+def test_a_race_softens_no_labels_for_a_loss_that_cannot_read_it(tmp_path: Path, mixture: Path, store: Store) -> None:
+    auto = "align.objective.name=auto"
+    for settings, method in ((["align.loss=dpo"], "auto"), (["align.loss=dpo_pl"], "off"), (["align.label_probability=ignore"], "off")):
+        plan = build_plan(load(tmp_path, mixture, auto, *settings), store)
+        assert next(stage.spec for stage in plan.stages if stage.label == "race").trust.method == method, settings
+    with pytest.raises(ConfigError, match=r"trust\.apply=soft_label: with align\.objective\.name=auto the race decides"):
+        load(tmp_path, mixture, auto, "trust.apply=soft_label")
+
+
+def test_studies_refuse_objective_auto(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("project: demo\npairwise: [{loss: dpo, objectives: [auto]}]\n")
     with pytest.raises(ConfigError, match="a study compares named ones"):
         load_config(tmp_path / "study.yaml", model=StudyConfig)
