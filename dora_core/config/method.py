@@ -299,6 +299,13 @@ class GateConfig(StrictModel):
         le=1,
         description="Lower bound of the judged win rate against the champion must be at least this, if one exists; null = off.",
     )
+    max_benchmark_drop: float | None = Field(
+        0.01,
+        ge=0,
+        le=1,
+        exclude_if=lambda value: value == 0.01,
+        description="The score of a benchmark (`benchmarks`) may fall by at most this against the start; null = no limit.",
+    )
     when_uncertain: Literal["hold", "promote"] = Field(
         "hold",
         description="An interval contains the threshold of a rule: hold registers a challenger and leaves the decision to a person; "

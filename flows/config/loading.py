@@ -21,6 +21,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from dora_core.config.benchmarks import is_file
 from dora_core.data.globs import is_glob
 from dora_core.errors import ConfigError, did_you_mean
 from dora_core.losses import LOSSES, PreferenceLoss
@@ -152,6 +153,11 @@ def _resolve_paths(data: dict[str, Any], folder: Path) -> list[tuple[KeyPath, st
                 places.append((entry, "path", ("data", kind, i, "path")))
     files = section.get("decontaminate")
     places += [(files, i, ("data", "decontaminate", i)) for i in range(len(files) if isinstance(files, list) else 0)]
+    asked = data.get("benchmarks")
+    tasks = asked.get("tasks") if isinstance(asked, dict) else None
+    for i, task in enumerate(tasks if isinstance(tasks, list) else []):
+        if isinstance(task, str) and is_file(task):
+            places.append((tasks, i, ("benchmarks", "tasks", i)))
     for path_of_model in (("policy",), ("classifier", "encoder"), ("judge", "model"), ("compare", "judge", "model")):
         model: Any = data
         for name in path_of_model:

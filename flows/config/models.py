@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from dora_core.config.alignment import AlignConfig, Loss
+from dora_core.config.benchmarks import BenchmarksConfig
 from dora_core.config.data import DataConfig
 from dora_core.config.execution import Execution, endpoint_mistake
 from dora_core.config.judging import ImplicitJudge, Judge, LLMJudge, RewardModelJudge
@@ -35,7 +36,7 @@ from dora_core.errors import did_you_mean
 from dora_core.evaluation.study_statistics import TABLES, TableName
 from dora_core.objectives import Auto, find_objective
 from dora_core.objectives.settings import ObjectiveConfig
-from dora_core.strict_model import NAME_PATTERN, StrictModel
+from dora_core.strict_model import NAME_PATTERN, StrictModel, is_empty
 
 ROBUST = "robust"
 """Stands for the configured robust objective in a study's lists of objectives."""
@@ -98,6 +99,7 @@ class ExecutionConfig(StrictModel):
     reference: Execution | None = Field(None, description="Reference log-probabilities.")
     align: Execution | None = Field(None, description="Alignment.")
     evaluate: Execution | None = Field(None, description="Evaluation.")
+    benchmarks: Execution | None = Field(None, description="Tasks of lm-eval.")
     reward: Execution | None = Field(None, description="Training the reward model.")
     generate: Execution | None = Field(None, description="Sampling responses, or requesting them from an endpoint.")
     judge: Execution | None = Field(None, description="Scoring responses, here or by an endpoint.")
@@ -174,6 +176,7 @@ class RealignConfig(MethodConfig):
         description="Short trainings that `dora tune` and race.by: training compare.",
     )
     compare: CompareConfig | None = Field(default_factory=CompareConfig, description="Win rates on held-out prompts; null = none.")
+    benchmarks: BenchmarksConfig | None = Field(None, exclude_if=is_empty, description="Tasks of lm-eval before and after; null = none.")
     promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="Promotion.")
 
     @model_validator(mode="after")

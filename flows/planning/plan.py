@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from dora_core.data.acceptance import Wanted
+from dora_core.evaluation.benchmarks import check_installed
 from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.planning.champion import champions
 from flows.planning.latest import LatestStage, read_latest
@@ -59,6 +60,8 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     wanted = config.wanted if until != "calibrate" else config.wanted._replace(loss=None, groups=())
     read = check_data(stages[0], wanted, store)
     if until in ("evaluate", "promote"):
+        if config.benchmarks is not None:
+            check_installed()
         check_twins(config, None if read is None else [*read.facts.sources])
     return Plan(config.project, stages, fingerprints_of(stages[0]), records_of(read), tuple(notes), not_needed)
 

@@ -18,7 +18,7 @@ from dora_core.config.twins import TWINS, TwinName
 from dora_core.objectives import find_objective
 from dora_core.objectives.settings import ObjectiveConfig
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
-from infra.store.store import sha256_of
+from infra.store.store import sha256_file, sha256_of
 from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.stages._drift_facts import Previous
 from tasks.tables.record_selection import HeldOutPrompts, RecordSelection
@@ -305,6 +305,22 @@ class Chain:
             execution=self._run("align"),
         )
 
+    def benchmark(self, policy: StageRef | None, of: str = "") -> StageRef:
+        """Add the benchmarks of a policy (None: of the model as it is)."""
+        from dora_core.evaluation.benchmarks import task_files
+        from tasks.stages import benchmarks
+
+        config = self.config.benchmarks
+        assert config is not None, "called where benchmarks are configured"
+        spec = benchmarks.Spec(
+            policy=policy,
+            model=self.config.policy,
+            benchmarks=config,
+            files={str(path): sha256_file(path) for task in config.files for path in task_files(task)},
+            execution=self._run("benchmarks"),
+        )
+        return self.add(f"benchmarks{of}", spec)
+
     def evaluate(
         self,
         start: StageRef | None,
@@ -317,6 +333,7 @@ class Chain:
         """Add the evaluation on held-out preferences, with the gate."""
         from tasks.stages import evaluate
 
+        asked = {"start": self.benchmark(start, " start"), "policy": self.benchmark(policy)} if self.config.benchmarks else {}
         return self.add(
             label,
             evaluate.Spec(
@@ -325,6 +342,7 @@ class Chain:
                 policy=policy,
                 twins=twins or {},
                 comparison=comparison,
+                benchmarks=asked,
                 evaluate=self.config.evaluate,
                 gate=self.config.gate,
                 golden_sources=self._golden,

@@ -194,9 +194,19 @@ class TwinMeasures(StrictModel):
     win_rate_lift: Interval | None = Field(description="Win rate against the start of the policy minus the twin's.")
 
 
+class BenchmarkChange(StrictModel):
+    """Score of one task of lm-eval before and after alignment."""
+
+    metric: str
+    start: Interval
+    policy: Interval
+    change: Interval = Field(description="Policy minus start over the same examples, paired.")
+
+
 class Facts(PreferenceMeasures, BaseFacts):
     """Measures of the policy, and the result of the promotion gate."""
 
     gate: GateResult
     twins: dict[str, TwinMeasures] = Field(default_factory=dict, description="By twin, on the same held-out prompts.")
+    benchmarks: dict[str, BenchmarkChange] = Field(default_factory=dict, description="By task.")
     summary: str = Field("", description="One sentence: win rate against the start, and the difference to every twin.")

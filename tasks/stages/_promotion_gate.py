@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dora_core.config.method import GateConfig
 from dora_core.evaluation.metrics import Interval, estimate_text
 from tasks.stages._compare_facts import Wins
-from tasks.stages._evaluate_facts import GateResult, Part, PreferenceMeasures, RuleResult
+from tasks.stages._evaluate_facts import BenchmarkChange, GateResult, Part, PreferenceMeasures, RuleResult
 
 RELATIONS: dict[str, Callable[[float, float], bool]] = {"above": operator.gt, "at least": operator.ge, "at most": operator.le}
 
@@ -41,11 +41,13 @@ class Evidence:
     Attributes:
         wins: outcomes against the opponents of the ``compare`` stage, by their name; empty without one.
         min_group: fewest held-out prompts at which pairs, or labels, count beside the other.
+        benchmarks: scores of tasks before and after, by task.
     """
 
     measures: PreferenceMeasures
     wins: Mapping[str, Wins]
     min_group: int = 1
+    benchmarks: Mapping[str, BenchmarkChange] = field(default_factory=dict)
 
     def win_rate(self, opponent: str) -> Interval | None:
         return self.wins[opponent].win_rate if opponent in self.wins else None
@@ -146,6 +148,11 @@ def _kl(evidence: Evidence) -> float | None:
     return None if kl is None else kl.value
 
 
+def _benchmark_drop(evidence: Evidence) -> float | None:
+    """Largest loss of any task's score."""
+    return max((-task.change.value for task in evidence.benchmarks.values()), default=None)
+
+
 def _equal_length(evidence: Evidence) -> Interval | None:
     return evidence.wins["start"].length_controlled if "start" in evidence.wins else None
 
@@ -185,6 +192,15 @@ RULES: tuple[GateRule, ...] = (
         "max_kl",
         "KL(policy‖start) per response, nats,",
         lambda e: "no response was sampled (evaluate.kl_prompts)",
+        compares=False,
+    ),
+    GateRule(
+        "benchmark_drop",
+        _benchmark_drop,
+        "at most",
+        "max_benchmark_drop",
+        "largest loss of a benchmark's score",
+        lambda e: None,
         compares=False,
     ),
     GateRule(

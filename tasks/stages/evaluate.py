@@ -27,18 +27,19 @@ from pydantic import Field
 from dora_core.config.method import EvaluateConfig, GateConfig, GenerateConfig, ModelConfig, TextConfig
 from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
+from dora_core.strict_model import is_empty
 from infra.tracking.mlflow_limits import KEY_CHARACTERS, clean_name
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
 from tasks.runtime.workers import ModelWorker, WorkerArguments
-from tasks.stages import compare
+from tasks.stages import benchmarks, compare
+from tasks.stages._evaluate_facts import BenchmarkChange, RewardCorrelation
 from tasks.stages._evaluate_facts import Facts as Facts
-from tasks.stages._evaluate_facts import RewardCorrelation
 from tasks.stages._preference_measures import HeldOut, measure, rank_correlation
 from tasks.stages._promotion_gate import Evidence, decide
 from tasks.stages._twin_measures import summary, twin_measures
-from tasks.tables.artifacts import EVALUATION_FILE, RESPONSES_FILE
+from tasks.tables.artifacts import BENCHMARKS_FILE, EVALUATION_FILE, RESPONSES_FILE
 from tasks.training.facts import TrainingFacts
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Spec(StageSpec):
     model: ModelConfig
     twins: dict[str, StageRef] = Field(default_factory=dict)
     comparison: StageRef | None = None
+    benchmarks: dict[str, StageRef] = Field(default_factory=dict, exclude_if=is_empty)
     text: TextConfig
     evaluate: EvaluateConfig
     gate: GateConfig
@@ -150,8 +152,9 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     measures = measure(held_out, reward_scale(spec, context), estimate_kl(spec, context, records), RewardCorrelation(**correlation))
     comparison = context.facts(spec.comparison, compare.Facts) if spec.comparison else None
     twins = twin_measures(list(spec.twins), measures, comparison)
-    gate = decide(spec.gate, Evidence(measures, comparison.wins if comparison else {}, spec.evaluate.min_group))
-    facts = Facts(**dict(measures), gate=gate, twins=twins, summary=summary(twins, comparison))
+    asked = benchmark_changes(spec, context)
+    gate = decide(spec.gate, Evidence(measures, comparison.wins if comparison else {}, spec.evaluate.min_group, asked))
+    facts = Facts(**dict(measures), gate=gate, twins=twins, summary=summary(twins, comparison), benchmarks=asked)
 
     table = {"record": pairs.record_P, "prompt_hash": held_out.prompt_P, "golden": golden_P, "reward_gap": pairs.gap_P}
     table |= {f"margin_{name}": values for name, values in held_out.margins.items()}
@@ -180,6 +183,8 @@ def metrics_of(facts: Facts) -> dict[str, float]:
     if labels := facts.labels:
         metrics |= {"label_accuracy": labels.accuracy.policy.value} | ({"label_auc": labels.auc.policy.value} if labels.auc else {})
     metrics |= {"kl": facts.kl.value} if facts.kl else {}
+    for task, benchmark in facts.benchmarks.items():
+        metrics |= {f"benchmark_{task}": benchmark.policy.value, f"benchmark_change_{task}": benchmark.change.value}
     for column, found in facts.by_column.items():
         for name, group in found.groups.items():
             metrics[_free_name(f"by/{column}/{name}", metrics)] = group.accuracy.value
@@ -293,6 +298,29 @@ def estimate_kl(spec: Spec, context: StageContext, records: pa.Table) -> Interva
     return cluster_bootstrap(kl_K, np.arange(count), options.bootstrap_samples, options.confidence, options.seed)
 
 
+def benchmark_changes(spec: Spec, context: StageContext) -> dict[str, BenchmarkChange]:
+    """Scores of policy and start by task, and their paired difference; empty without benchmarks."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from dora_core.evaluation.benchmarks import changes
+
+    if not spec.benchmarks:
+        return {}
+    marks: dict[str, dict[str, np.ndarray]] = {}
+    for model, ref in spec.benchmarks.items():
+        table = pq.read_table(context.fetch(ref) / BENCHMARKS_FILE)
+        task, values = np.array(table["task"].to_pylist(), dtype=object), table["mark"].to_numpy()
+        marks[model] = {name: values[task == name] for name in dict.fromkeys(task.tolist())}
+    scores = {model: context.facts(ref, benchmarks.Facts).scores for model, ref in spec.benchmarks.items()}
+    return {
+        task: BenchmarkChange(
+            metric=scores["policy"][task].metric, start=scores["start"][task].value, policy=scores["policy"][task].value, change=change
+        )
+        for task, change in changes(marks["policy"], marks["start"], spec.evaluate.seed).items()
+    }
+
+
 def reward_scale(spec: Spec, context: StageContext) -> float:
     """β of the policy's loss, 1 for a policy without one. Losses whose reward is not β log π/π_start (lengths divided out, lists) are read
     as if it were.
@@ -312,5 +340,5 @@ def headline(result: StageResult[Facts]) -> str:
     return "; ".join([*parts, *([result.facts.summary] if result.facts.summary else [])])
 
 
-TRACKED = ("accuracy_all", "ranking_policy", "ece", "kl", "win_rate_lift_over_")
+TRACKED = ("accuracy_all", "ranking_policy", "ece", "kl", "win_rate_lift_over_", "benchmark_")
 STAGE = Stage(Spec, run, facts=Facts, headline=headline, tracked=TRACKED, section="stage")

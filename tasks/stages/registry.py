@@ -13,6 +13,7 @@ from tasks.runtime.descriptor import STAGES, StageResult
 from tasks.stages import (
     align,
     batch,
+    benchmarks,
     calibrate,
     classify,
     compare,
@@ -63,6 +64,7 @@ STAGES.update(
         mix.STAGE,
         guard.STAGE,
         compare.STAGE,
+        benchmarks.STAGE,
         evaluate.STAGE,
         promote.STAGE,
         batch.STAGE,

@@ -399,3 +399,15 @@ def test_the_champion_is_looked_up_after_a_promotion_and_with_a_registry(
     assert asked == [], "no registry is given"
     build_plan(config, store, mlflow_uri="sqlite:///m.db")
     assert asked == [("sqlite:///m.db", "demo")]
+
+
+def test_benchmarks_are_refused_before_anything_runs_where_lm_eval_is_missing(
+    tmp_path: Path, mixture: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmarks = load(tmp_path, mixture, "benchmarks.tasks=[arc_easy]")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="lm-eval, which is not installed"):
+        build_plan(benchmarks, store)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match=r"benchmarks.tasks.0.*no such file"):
+        load(tmp_path, mixture, "benchmarks.tasks=[./gone.yaml]")

@@ -129,3 +129,16 @@ def test_a_twin_without_h_is_not_weighed() -> None:
     made.value(None)
     made.align(None, REFERENCE, None, label="align twin")
     assert made.specs["align twin"].trust is None  # type: ignore[attr-defined]
+
+
+def test_benchmarks_ask_the_start_once_and_the_policy(tmp_path: Path) -> None:
+    task = tmp_path / "toy.yaml"
+    task.write_text("task: toy\n")
+    made = chain(benchmarks={"tasks": ["arc_easy", str(task)]})
+    evaluation = made.evaluate(None, REFERENCE, POLICY)
+    assert list(made.specs) == ["ingest", "benchmarks start", "benchmarks", "evaluate"]
+    assert set(made.specs["evaluate"].inputs()) >= {"benchmarks.start", "benchmarks.policy"}
+    assert made.specs["benchmarks start"].inputs() == {} and made.specs["benchmarks"].inputs() == {"policy": POLICY}
+    task.write_text("task: toy\ntag: changed\n")
+    again = chain(benchmarks={"tasks": ["arc_easy", str(task)]})
+    assert again.evaluate(None, REFERENCE, POLICY) != evaluation, "the content of a task's file counts"

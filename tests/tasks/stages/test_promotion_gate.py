@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from dora_core.config.method import GateConfig
+from dora_core.evaluation.metrics import Interval
 from tasks.stages._compare_facts import Wins
-from tasks.stages._evaluate_facts import PreferenceMeasures
+from tasks.stages._evaluate_facts import BenchmarkChange, PreferenceMeasures
 from tasks.stages._promotion_gate import EVIDENCE, RULES, Evidence, decide
 from tests.tasks import facts
 from tests.tasks.facts import interval
+
+INTERVAL = Interval(value=0.5, low=0.4, high=0.6, n=9)
 
 
 def evidence(change: dict[str, Any], lift: dict[str, Any], wins: dict[str, float], **start: Any) -> Evidence:
@@ -33,6 +36,18 @@ def labels(auc: float | None, n: int = 100) -> dict[str, Any]:
     areas = None if auc is None else {"policy": interval(auc, n=n)}
     counts = {"desirable": n, "undesirable": n if auc else 0, "prompts": n, "pairs": 0}
     return counts | shares | {"accuracy_undesirable": shares["accuracy"] if auc else None, "auc": areas, "auc_likelihood": areas}
+
+
+@pytest.mark.parametrize(("drop", "limit", "broken"), [(0.009, 0.01, False), (0.011, 0.01, True), (0.5, None, False), (-0.2, 0.0, False)])
+def test_the_benchmark_that_loses_most_decides(drop: float, limit: float | None, broken: bool) -> None:
+    changes = {"arc": -drop, "toy": 0.3}
+    asked = {
+        t: BenchmarkChange(metric="acc", start=INTERVAL, policy=INTERVAL, change=Interval(value=c, low=c, high=c, n=9))
+        for t, c in changes.items()
+    }
+    gate = decide(GateConfig(max_benchmark_drop=limit), replace(evidence({}, {}, {}), benchmarks=asked))
+    assert [rule.name for rule in gate.broken] == (["benchmark_drop"] if broken else [])
+    assert "benchmark_drop" not in {rule.name for rule in decide(GateConfig(), evidence({}, {}, {})).rules}
 
 
 NO_PAIRS: dict[str, Any] = {"parts": {}, "reward_calibration": None, "margins": {"edges": [], "policy": []}}
@@ -108,6 +123,7 @@ def test_rules_that_are_switched_off_are_not_there() -> None:
 
 def test_every_rule_has_a_threshold_in_the_configuration_and_a_sentence() -> None:
     everything = evidence({"labels": labels(0.7)}, {"start_golden": interval(0.1)}, {"start": 0.6, "champion": 0.5})
+    everything = replace(everything, benchmarks={"toy": BenchmarkChange(metric="acc", start=INTERVAL, policy=INTERVAL, change=INTERVAL)})
     gate = decide(GateConfig(), everything)
     assert [rule.name for rule in gate.rules] == [rule.name for rule in RULES]
     assert {rule.threshold for rule in RULES} == set(GateConfig.model_fields) - {"when_uncertain"}
@@ -117,6 +133,7 @@ def test_every_rule_has_a_threshold_in_the_configuration_and_a_sentence() -> Non
         "ranking accuracy minus the start's at least 0: 0.02",
         "ranking accuracy lost on golden pairs at most 0.02: -0.1",
         "KL(policy‖start) per response, nats, at most 50: 3",
+        "largest loss of a benchmark's score at most 0.01: -0.5",
         "lower bound of the win rate against the start above 0.5: 0.55, of 0.600 [0.550, 0.650]",
         "lower bound of the win rate against the start at equal length above 0.5: 0.55, of 0.600 [0.550, 0.650]",
         "lower bound of the win rate against the champion at least 0.45: 0.45, of 0.500 [0.450, 0.550]",
