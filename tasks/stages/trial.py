@@ -115,6 +115,7 @@ def rungs(spec: Spec, context: StageContext) -> Iterator[Rung]:
             if pairs is None or planned is None:
                 pairs = GoldenPairs.read(spec, records)
                 kept = count_trainable(records, spec.selection, spec.held_out)
+                kept -= int(spec.align.drop_hardest * kept)
                 planned = max(1, round(spec.tune.fraction * Schedule(kept, spec.align.optimization).steps))
             step = spec.tune.steps(planned)[place]
             margin_P = _margins(spec, context, pairs, planned, step, milestone)

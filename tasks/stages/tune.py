@@ -149,7 +149,7 @@ def summarise(spec: Spec, context: StageContext, search: Search) -> Facts:
     return Facts(
         trials=ordered,
         metric=spec.tune.metric,
-        reason=_reason(best, improves),
+        reason=_reason(best, first, improves),
         improves=improves,
         golden_prompts=best.loss.n,
         computed=search.computed,
@@ -216,16 +216,17 @@ def _margins(context: StageContext, digest: str, milestone: int) -> tuple[NDArra
     return table["margin"].to_numpy(), table["prompt_hash"].to_numpy()
 
 
-def _reason(best: TrialFacts, improves: bool) -> str:
+def _reason(best: TrialFacts, first: TrialFacts, improves: bool) -> str:
     tried = ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in best.values.items())
-    if not best.values:
-        return "no trial is better than the configuration as it is"
+    other = f"the first, {first.name}" if first.values else "the configuration as it is"
+    if best.digest == first.digest:
+        return f"no trial is better than {other}"
     if best.gain is None:
-        return f"best: {tried}; the configuration as it is has no measurement to compare with"
+        return f"best: {tried}; {other} has no measurement to compare with"
     interval = f"{best.gain.value:+.4f} [{best.gain.low:+.4f}, {best.gain.high:+.4f}] nats of golden loss"
     if improves:
-        return f"best: {tried}, better than the configuration as it is by {interval}"
-    return f"best: {tried}, not shown to be better than the configuration as it is: {interval}"
+        return f"best: {tried}, better than {other} by {interval}"
+    return f"best: {tried}, not shown to be better than {other}: {interval}"
 
 
 def _warnings(ordered: list[TrialFacts], spec: Spec) -> list[str]:
