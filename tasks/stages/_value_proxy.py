@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from dora_core.config.valuation import ExchangeConfig, TrustConfig
 from tasks.stages._value_labels import Labels, find_overlap, proxy_pairs, read_labels
-from tasks.stages._value_trust import Estimate, estimate_trust
 from tasks.tables.artifacts import PROXY_FILE, TRUST_FILE
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from dora_core.selection.features import TextFeatures
     from dora_core.selection.proxy import ProxyPairs
     from tasks.stages._value_labels import Overlap
+    from tasks.stages._value_trust import Estimate
     from tasks.tables.training_records import Aggregate
 
 _LABELS = ("group_R", "golden_R", "prompt_R", "factor_R", "source_N", "start_R")
@@ -66,6 +66,8 @@ def read_mixture(
 
 def compute_proxy(records: Path, labels: Labels, trust: TrustConfig, exchange: ExchangeConfig, warnings: list[str]) -> Computed:
     """Make the pairs of a sample of the labels, and estimate trust; ``warnings`` are added to."""
+    from tasks.stages._value_trust import estimate_trust
+
     chosen = labels.sample(exchange.max_labels, exchange.seed)
     pairs, features, record_P = proxy_pairs(records, labels, chosen, exchange.folds, exchange.buckets)
     overlap = find_overlap(records, labels)

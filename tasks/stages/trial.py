@@ -29,10 +29,8 @@ from dora_core.strict_model import StrictModel
 from infra.store.store import Store
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
-from tasks.runtime.spec import ModelSource, StageRef
 from tasks.runtime.stage import StageContext, StageOutput
-from tasks.stages import align
-from tasks.stages.reference import LogpScorer
+from tasks.stages import _align_spec
 from tasks.tables.artifacts import LOGPS_FILE, RECORDS_FILE
 from tasks.tables.record_selection import HeldOutPrompts
 
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tasks.training.job import TrainingJob
 
@@ -48,7 +45,7 @@ LEAST_GOLDEN = 10
 """Least number of held-out prompts with golden preferences: fewer cannot order any two trials."""
 
 
-class Spec(align.Spec):
+class Spec(_align_spec.Spec):
     """See the module docstring.
 
     Attributes:
@@ -210,19 +207,6 @@ class GoldenPairs:
         return cls(pa.concat_tables(tables), *indices)
 
 
-class TrialScorer(LogpScorer):
-    """Scores with the weights of a trial that has no result yet."""
-
-    def load_policy(self, source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        from dora_core.models.loading import load_policy
-        from tasks.training.job import trained_folder
-
-        assert isinstance(source, StageRef)
-        folder = trained_folder(Store(self.arguments.store_uri), source.stage, source.digest)
-        model, tokenizer = load_policy(folder, self.dtype)
-        return model.eval().to(self.device), tokenizer
-
-
 def _margins(spec: Spec, context: StageContext, pairs: GoldenPairs, planned: int, step: int, milestone: int) -> NDArray[np.float64]:
     """Train to ``step``; log π/π_start of the better response of every pair minus that of the worse, nats."""
     import shutil
@@ -232,6 +216,7 @@ def _margins(spec: Spec, context: StageContext, pairs: GoldenPairs, planned: int
     import pyarrow.parquet as pq
 
     from tasks.runtime.shards import run_shards
+    from tasks.stages._trial_scorer import TrialScorer
     from tasks.stages.reference import LogpArguments
     from tasks.tables.rows import responses_of
     from tasks.training.launch import launch
@@ -255,6 +240,7 @@ def _margins(spec: Spec, context: StageContext, pairs: GoldenPairs, planned: int
 
 def training_job(spec: Spec, context: StageContext, planned: int, step: int) -> TrainingJob:
     """The training of a whole trial, up to ``step``."""
+    from tasks.stages import align
     from tasks.training.job import TrainingJob
 
     settings = align.settings(spec, context)
