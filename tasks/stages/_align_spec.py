@@ -10,8 +10,8 @@ from dora_core.config.alignment import AlignConfig
 from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.strict_model import is_empty
 from tasks.runtime.spec import StageRef, StageSpec
+from tasks.tables.join_settings import Aggregate, TrustUse
 from tasks.tables.record_selection import HeldOutPrompts, RecordSelection
-from tasks.tables.training_records import Aggregate, TrustUse
 
 
 class Spec(StageSpec):

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from dora_core.data.unpaired import LABEL
 from dora_core.errors import DataError
+from tasks.tables.join_settings import Aggregate as Aggregate
+from tasks.tables.join_settings import TrustUse as TrustUse
 from tasks.tables.record_selection import HeldOutPrompts, RecordSelection
 from tasks.tables.rows import record_batches, responses_of
 
@@ -22,13 +24,6 @@ if TYPE_CHECKING:
 
 READ_ROWS = 16_384
 LABEL_PROBABILITY = "label_probability"
-
-Aggregate = Literal["mean", "min", "chosen", "product"]
-"""How a record's h follows from its responses' (``dora_core.calibration.aggregate``)."""
-
-
-TrustUse = Literal["soft_label", "weight"]
-"""What the estimated probability of a record's label becomes: its label probability, or a factor of its h."""
 
 
 def joined_records(
