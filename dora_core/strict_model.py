@@ -31,6 +31,11 @@ class StrictModel(BaseModel):
         return self.model_validate(given | changes, by_alias=True, by_name=True)
 
 
+def is_unset(value: object) -> bool:
+    """For ``exclude_if``: as :func:`is_empty`, for a field whose empty values other than None mean something."""
+    return value is None
+
+
 def is_empty(value: object) -> bool:
     """For ``exclude_if``: a field added later, at its empty default, stays out of dumps, so digests of before are found again."""
     return not value

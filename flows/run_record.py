@@ -18,6 +18,8 @@ from infra.store.store import Store
 
 RunStatus = Literal["running", "waiting", "completed", "failed", "stopped", "cancelled"]
 """``waiting``: for a person's decision; ``stopped``: by a guard rail; ``cancelled``: by a person, or its process was killed."""
+UNCHANGED = "unchanged"
+"""Decision of a run whose promotion an earlier run had decided about, from the same evaluation of the same policy."""
 StageState = Literal["pending", "running", "ran", "cached", "failed"]
 
 
@@ -107,7 +109,9 @@ class RunRecord(Record):
         flow_run_id: Prefect's id; None where there was none.
         process: None in manifests of earlier releases.
         started, finished: epoch seconds.
-        decision: ``promoted``, ``challenger``, ``undecided`` or ``refused``; None before ``promote`` has run.
+        command: what starts the same run again; empty for a flow run of a worker, and in manifests of earlier releases.
+        decision: ``promoted``, ``challenger``, ``undecided``, ``refused``, or :data:`UNCHANGED`; None before ``promote`` has run.
+        promotion: facts of ``promote`` as this run saw them: a later run may decide about the same digest again.
         remark: why nothing was decided.
         decided_by: the person who decided; None where the gate did.
         deadline: epoch seconds until which a question waits for an answer.
@@ -119,6 +123,7 @@ class RunRecord(Record):
     flow: str = ""
     name: str = ""
     project: str
+    command: str = ""
     config: dict[str, Any] = Field(default_factory=dict)
     flow_run_id: str | None = None
     process: ProcessRecord | None = None
@@ -127,6 +132,7 @@ class RunRecord(Record):
     status: RunStatus
     error: ErrorRecord | None = None
     decision: str | None = None
+    promotion: dict[str, Any] | None = None
     remark: str | None = None
     decided_by: str | None = None
     deadline: float | None = None

@@ -53,7 +53,7 @@ def supervise_study(config: StudyConfig) -> State[EndedRun]:
     """Body of the flow: plan, run every seed, write the tables."""
     here = Surroundings.of_run(ProgressArtifacts())
     grid = build_grid(config, here.settings.root / "study")
-    flow_run = FlowRun("study", this_run.id, this_run.name)
+    flow_run = FlowRun("study", this_run.id, this_run.name, command=here.command)
     slot = gpu_slot(here, lambda: plan_study(config, grid, here.store))
     with recorded(), slot as plan, Session.open(config, plan, flow_run, here) as session:
         write_specs(session, grid)
@@ -90,7 +90,9 @@ def track_cells(session: Session) -> None:
 
 
 def track_page(session: Session) -> None:
-    """Log the page and the tables as artifacts of the study's own MLflow run."""
+    """Log the page and the tables as artifacts of the study's own MLflow run, if it has one: they are new."""
+    if session.parent_run is None:
+        return
     from flows.report.study import render_study
 
     entry = session.manifest.run.stages[-1]

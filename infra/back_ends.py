@@ -38,6 +38,8 @@ CONTROL_SECRETS = frozenset(
 )
 """Environment variables that Ray's jobs do not need."""
 CONNECT_SECONDS = 5
+SERVICE = "{service}"
+"""Place of a service's name in DORA_PUBLIC_URL: prefect, mlflow or ray."""
 
 _USER = re.compile(r"[A-Za-z0-9._-]+")
 _PASSWORD = re.compile(r"[!-~]{12,128}")  # MLflow requires 12; an HTTP header carries printable ASCII
@@ -189,6 +191,33 @@ def check_host(host: str) -> str:
             f"{host!r} is not an IPv4 address of this machine", hint=f"{EVERYWHERE} is all of them: {', '.join(_own_addresses())}"
         )
     return host
+
+
+def check_public(url: str) -> str:
+    """Return ``url`` if it is an address under which browsers may reach the servers.
+
+    Raises:
+        ConfigError: it is not; the hint has the two forms.
+    """
+    forms = f"https://{SERVICE}.example.org or https://host/{SERVICE} behind a proxy, or http://name of this machine, for its own ports"
+    text = refuse_credentials(url.strip().rstrip("/"), "DORA_PUBLIC_URL", forms)
+    parts = urlsplit(text.replace(SERVICE, "service"))
+    try:
+        is_address = parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.fragment
+        names_one_server = SERVICE not in text and (parts.port is not None or parts.path)
+    except ValueError:
+        is_address, names_one_server = False, False
+    if not is_address or names_one_server:
+        raise ConfigError(f"DORA_PUBLIC_URL is not an address of three servers: {without_credentials(url)!r}", hint=forms)
+    return text
+
+
+def public_address(public: str, service: str, url: str) -> str:
+    """Return the address under which browsers reach a server: ``public`` with the service's name, or with the port of ``url``."""
+    if SERVICE in public:
+        return public.replace(SERVICE, service)
+    port = urlsplit(url).port
+    return f"{public}:{port}" if port else public
 
 
 def is_loopback(host: str) -> bool:

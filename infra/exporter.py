@@ -13,7 +13,6 @@ results never change, so each is read once. None of these files contains prompts
 from __future__ import annotations
 
 import argparse
-import json
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -25,7 +24,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from dora_core.errors import DoraError
 from infra.settings import Settings
-from infra.store.journal import JournalEvent, ProgressEvent
+from infra.store.journal import ProgressEvent, newest_events
 from infra.store.store import Store
 
 PORT = 9464
@@ -107,7 +106,7 @@ class StoreCollector(Collector):
             if event["kind"] == "metrics":
                 metrics |= event["values"]
                 step = event["step"]
-            else:
+            elif event["kind"] == "progress":
                 progress = event
         return metrics, progress, step
 
@@ -136,15 +135,6 @@ class StoreCollector(Collector):
             if (run["project"], run["flow"]) not in seen:
                 seen.add((run["project"], run["flow"]))
                 yield run
-
-
-def newest_events(store: Store, stage: str, digest: str) -> list[JournalEvent]:
-    """Read the newest journal part of every writer (``<start>-<process>-<part>.jsonl``), events oldest first; empty if there is none."""
-    folder = f"{stage}/{digest}/journal"
-    newest = {name.rsplit("-", 1)[0]: name for name in store.list(folder) if name.endswith(".jsonl")}  # sorted: the last part wins
-    lines = [line for name in newest.values() for line in store.download(f"{folder}/{name}").read_text(encoding="utf-8").splitlines()]
-    events: list[JournalEvent] = [json.loads(line) for line in lines]
-    return sorted(events, key=lambda event: event["time"])
 
 
 def serve(store: Store, host: str, port: int) -> tuple[WSGIServer, threading.Thread]:

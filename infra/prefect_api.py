@@ -21,6 +21,7 @@ from dora_core.errors import ServiceError
 from dora_core.strict_model import StrictModel
 from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
 from infra.settings import Settings
+from infra.starting import Patience, look_at
 from infra.store.store import write_atomic
 
 if TYPE_CHECKING:
@@ -86,10 +87,10 @@ def _flush_threads() -> None:
 
 
 def _wait(url: str, api: RecordedProcess) -> None:
-    deadline = time.monotonic() + STARTUP_SECONDS
+    patience = Patience(STARTUP_SECONDS)
     with requests.Session() as session:
         session.trust_env = False
-        while time.monotonic() < deadline and api.alive():
+        while not patience.is_over() and api.alive():
             try:
                 # A real read: package versions that do not fit together pass /health and fail here.
                 if session.post(f"{url}/flow_runs/filter", json={"limit": 1}, timeout=5).ok:
@@ -97,8 +98,8 @@ def _wait(url: str, api: RecordedProcess) -> None:
             except requests.RequestException:
                 pass
             time.sleep(0.1)
-    what = f"does not answer after {STARTUP_SECONDS:.0f} s" if api.alive() else "ended while starting"
-    raise ServiceError(f"the Prefect API {what}", hint=f"last lines of {api.log}:\n{api.log_tail()}", retryable=False)
+    what = f"does not answer after {patience}" if api.alive() else "ended while starting"
+    raise ServiceError(f"the Prefect API {what}", hint=look_at(api), retryable=False)
 
 
 def _end_orphans(records: Path) -> None:

@@ -4,12 +4,14 @@
 program can end exactly that tree (``ray stop`` would end every Ray of the machine). Several heads may run side by side: each takes free
 ports and keeps its session in its own temporary folder, whose path is short because a Unix socket's path has at most 107 bytes.
 
-Loopback: the node calls itself 127.0.0.2 (Ray rewrites 127.0.0.1 to the network address), so a laptop may change networks
-during a run. Ray's gRPC ports still listen on every interface; the token protects them.
+Loopback: the node is 127.0.0.1, so Ray's ports (GCS, raylet, agents, workers, metrics) are closed to other machines, and a laptop may
+change networks during a run. Ray would rewrite that address to the network's, except in its mode of one machine, which it has for other
+systems; the dashboard and the Jobs API alone listen on another address if asked to (``dora up --host``), and require the token.
 
-Cost, on 2 idle cores: 4 s until the Jobs API answers, 2 s more for its first job, 0.9 GB proportional memory in 20 processes.
-Left out, because it costs start-up seconds and is not needed: the autoscaler's monitor. Ray's client server cannot be switched off, so
-it gets a free port.
+Cost, on 2 idle cores: 4 s until the Jobs API answers, 2 s more for its first job, 0.9 GB proportional memory in 20 processes. A busy
+machine gets more time (``infra/starting.py``), also in Ray's own waits (``infra/ray_start.py``); a head that ends while starting is
+started again.
+Left out, because they cost start-up seconds and are not needed: the autoscaler's monitor, the client server.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -31,11 +34,14 @@ from dora_core.errors import ServiceError
 from dora_core.strict_model import StrictModel
 from infra.back_ends import CONTROL_SECRETS, LOOPBACK, address_of
 from infra.processes import RecordedProcess, free_port, process_tree, spawn, terminate_tree
+from infra.ray_start import waits
+from infra.starting import LONGEST, Patience, look_at
 from infra.store.store import write_atomic
 
 RECORD = "ray.json"
 TOKEN = "ray-token"
 STARTUP_SECONDS = 90.0
+"""Time for a start on a quiet machine."""
 START_ATTEMPTS = 3
 JOB_STOP_SECONDS = 20
 """Time for a stopped job to write its checkpoint before SIGKILL."""
@@ -45,6 +51,7 @@ HEAD_ENVIRONMENT = {
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # jobs are stopped before the head; the default waits up to 30 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report() costs one such interval; the default is 1.9
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # one machine: Ray keeps 127.0.0.1, and its ports listen there only
     "RAY_DEDUP_LOGS": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's next default; unset, every worker warns about it
@@ -104,7 +111,7 @@ class RayHead:
             outlive: the head stays after this process (``dora up``).
 
         Raises:
-            ServiceError: another live command owns a head in ``folder``, or Ray does not come up; its log's tail is the hint.
+            ServiceError: another live command owns a head in ``folder``, or Ray does not come up; the hint names its log.
         """
         folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,9 +129,10 @@ class RayHead:
                 head._wait_until_ready()
                 return head
             except BaseException as error:
+                has_ended = not head.alive()
                 head.stop()
-                # Another process took a port between its choice and its use by Ray: choose again.
-                if not (attempts_left and isinstance(error, ServiceError) and head.process.lost_its_port()):
+                # It lost a port to another process between its choice and its use, or a wait of Ray's own was too short.
+                if not (attempts_left and isinstance(error, ServiceError) and has_ended):
                     raise
         raise AssertionError("the last attempt returns or raises")
 
@@ -134,11 +142,12 @@ class RayHead:
     ) -> RayHead:
         temp_dir = _short_temp_dir()
         dashboard, gcs = free_port(dashboard_port, dashboard_host), free_port()
-        node_ip = _node_ip()
+        ports = _free_ports(4)  # fixed ones: the raylet would wait until each agent has chosen its own
         command = [
             sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats",
-            f"--node-ip-address={node_ip}", f"--port={gcs}", f"--ray-client-server-port={free_port()}",
-            "--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0",
+            f"--node-ip-address={LOOPBACK}", f"--port={gcs}", f"--dashboard-agent-listen-port={ports[0]}",
+            f"--dashboard-agent-grpc-port={ports[1]}", f"--metrics-export-port={ports[2]}", f"--runtime-env-agent-port={ports[3]}",
+            "--min-worker-port=0", "--max-worker-port=0",
             "--include-dashboard=true", f"--dashboard-host={dashboard_host}", f"--dashboard-port={dashboard}",
             f"--temp-dir={temp_dir}", f"--object-store-memory={_object_store_bytes()}", "--log-style=record", "--log-color=false",
             *([] if num_cpus is None else [f"--num-cpus={num_cpus}"]),
@@ -150,14 +159,14 @@ class RayHead:
         # jobs read again, stays outside.
         (temp_dir / "tmp").mkdir()
         places = {"TMPDIR": str(temp_dir / "tmp"), "DORA_CACHE": os.environ.get("DORA_CACHE", tempfile.gettempdir())}
-        environment = inherited | HEAD_ENVIRONMENT | token_environment(folder) | places
+        environment = inherited | HEAD_ENVIRONMENT | waits(STARTUP_SECONDS * LONGEST) | token_environment(folder) | places
         log = folder / "ray.log"
         log.unlink(missing_ok=True)
         # Jobs inherit this working directory: an empty one, so that a `tasks/` folder in the user's directory cannot shadow the package.
         process = spawn("ray head", command, log=log, environment=environment, folder=temp_dir)
         owner = None if outlive else RecordedProcess.current()
         url = f"http://{address_of(dashboard_host)}:{dashboard}"
-        record = _Record(head=process, owner=owner, dashboard_url=url, gcs_address=f"{node_ip}:{gcs}", temp_dir=str(temp_dir))
+        record = _Record(head=process, owner=owner, dashboard_url=url, gcs_address=f"{LOOPBACK}:{gcs}", temp_dir=str(temp_dir))
         write_atomic(folder / RECORD, record.model_dump_json(indent=1) + "\n")
         return cls(folder, record)
 
@@ -211,8 +220,8 @@ class RayHead:
         session = requests.Session()
         session.trust_env = False
         headers = auth_headers(self.environment())
-        deadline = time.monotonic() + STARTUP_SECONDS
-        while time.monotonic() < deadline and self.alive():
+        patience = Patience(STARTUP_SECONDS)
+        while not patience.is_over() and self.alive():
             try:
                 # The dashboard answers before the node is up; `ray start` writes this file when it is.
                 started = (Path(self._record.temp_dir) / "ray_current_cluster").exists()
@@ -221,8 +230,8 @@ class RayHead:
             except requests.RequestException:
                 pass
             time.sleep(0.1)
-        what = f"is not ready after {STARTUP_SECONDS:.0f} s" if self.alive() else "ended while starting"
-        raise ServiceError(f"the Ray head {what}", hint=f"last lines of {self.process.log}:\n{self.process.log_tail()}")
+        what = f"is not ready after {patience}" if self.alive() else "ended while starting"
+        raise ServiceError(f"the Ray head {what}", hint=look_at(self.process))
 
 
 def auth_headers(environment: Mapping[str, str]) -> dict[str, str]:
@@ -263,14 +272,13 @@ def _short_temp_dir() -> Path:
     return Path(tempfile.mkdtemp(prefix="dora-ray-", dir=base if len(base) <= 22 else "/tmp"))
 
 
-def _node_ip() -> str:
-    """Return 127.0.0.2 if all of 127/8 is loopback (Linux), else 127.0.0.1, which Ray replaces by the network address."""
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.2", 0))
-        except OSError:
-            return "127.0.0.1"
-    return "127.0.0.2"
+def _free_ports(count: int) -> list[int]:
+    """Return different free ports."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((LOOPBACK, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _object_store_bytes() -> int:

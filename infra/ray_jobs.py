@@ -190,6 +190,18 @@ class RayJobs:
         for submission_id in sorted(self._running):
             self.stop(submission_id)
 
+    def log(self, submission_id: str) -> str:
+        """Return the log of a job without Ray's own lines; empty if this head has no such job.
+
+        Raises:
+            ServiceError: the head is unreachable.
+        """
+        if self._job(submission_id) is None:
+            return ""
+        lines = list[str]()
+        _LogTail(lines.append).feed(self._log(submission_id), final=True)
+        return "\n".join(lines)
+
     def url(self, submission_id: str) -> str:
         """Return the URL of the job's page in the Ray dashboard."""
         return f"{self.dashboard_url}/#/jobs/{submission_id}"

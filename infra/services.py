@@ -1,8 +1,8 @@
 """``dora up`` and ``dora down``: Prefect server and worker, MLflow server and a Ray head, recorded.
 
 ``up`` is safe to repeat: a service that runs and answers stays, a dead one is started again, on its old port if that is free; runs that
-wait for it continue. If any service fails to come up, everything that this call started is ended again. ``down`` ends the recorded
-services: the worker first, so that flows can stop their jobs and report to a live server; the Prefect server last.
+wait for it continue. A service that fails to come up is ended, the others stay: repeating ``up`` starts what is missing. ``down`` ends the
+recorded services: the worker first, so that flows can stop their jobs and report to a live server; the Prefect server last.
 
 The servers use the same files or databases as commands without servers (``infra/back_ends.py``), so there is one history. MLflow does not
 proxy artifacts: clients write them below ``home``, or into the bucket, and the UI reads them there.
@@ -17,12 +17,14 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -37,23 +39,45 @@ from infra.back_ends import (
     NONE,
     address_of,
     check_host,
+    check_public,
     ensure_databases,
     is_loopback,
     names_of,
+    public_address,
     split_postgres,
     write_private,
 )
 from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
 from infra.ray_head import TOKEN, RayHead, auth_headers, token_environment
 from infra.settings import WORK_POOL, Service, ServicesRecord, Settings, tool_environment
+from infra.starting import Patience, look_at
 from infra.store.store import check_writable, write_atomic
+from infra.tracking.moved_home import follow_home
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "ray": 8265}
 STARTUP_SECONDS = 90.0
+"""Time for a start on a quiet machine; a busy one gets more (``infra/starting.py``)."""
 START_ATTEMPTS = 3
 SILENT_SECONDS = 30.0
 """Silence after which `up` restarts a running service; a busy machine is silent for less."""
 REQUEST_SECONDS = 10.0
+PAGES = {
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the newer pages load a third party's analytics, whatever the settings are
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+}
+"""Environment of Prefect's server for pages that load nothing from elsewhere."""
+FEWER_WRITES = {
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",  # one transaction instead of a hundred
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # the end of a run waits for it
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "15",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "15",
+    "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+    "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
+}
+"""Environment of Prefect's server on SQLite, which has one writer at a time: others wait, and a transaction that began as a read fails at
+once (503). PostgreSQL needs none of it."""
 UNCANCELLABLE = (
     "the worker and its runs continue; after an outage of Prefect over 30 s they miss cancel requests: `dora reap`, which also runs every "
     "ten minutes, stops a run that was cancelled a minute ago; new runs are unaffected"
@@ -89,18 +113,36 @@ def up(
 
     Raises:
         ConfigError: other back ends, another address or password than the running servers have; no password for the network.
-        ServiceError: a service did not come up; the tail of its log is in the hint, and everything that this call started has ended.
+        ServiceError: a service did not come up; the hint names its log, and the others run.
         StoreError: the artifacts' bucket cannot be written.
     """
     with _locked(settings):
         settings, record = _settle(settings, on_progress)
-        old, fresh = dict(record.services), list[str]()
+        old, fresh, failed = dict(record.services), list[str](), dict[str, ServiceError]()
+
+        def attempt(name: str, step: Callable[[], object]) -> bool:
+            """Whether ``step`` went well; a service that failed is ended, and the others continue."""
+            try:
+                step()
+            except ServiceError as error:
+                failed[name] = error
+                _end(settings, record, name)
+                _save(settings, record)
+            return name not in failed
+
+        def start(name: str) -> None:
+            record.services[name] = _start(settings, name, record, old.get(name), on_progress)
+            _save(settings, record)
+
+        def wait(name: str) -> None:
+            _wait(settings, record, name, on_progress)
+
         try:
             for name in ("prefect", "mlflow", "ray", "worker"):
                 if name == "ray" and settings.ray_address is not None:  # an external cluster
                     continue
-                if name == "worker":
-                    _wait(settings, record, "prefect", on_progress)
+                if name == "worker" and ("prefect" in failed or not attempt("prefect", partial(wait, "prefect"))):
+                    continue
                 if name in old and _stays(settings, record, name, old):
                     if name == "worker" and "prefect" in fresh:
                         on_progress(UNCANCELLABLE)
@@ -108,18 +150,20 @@ def up(
                 _end(settings, record, name)
                 on_progress(f"{'restarting' if name in old else 'starting'} {name}")
                 fresh.append(name)
-                record.services[name] = _start(settings, name, record, old.get(name), on_progress)
-                _save(settings, record)
+                attempt(name, partial(start, name))
             for name in fresh:
-                _wait(settings, record, name, on_progress)
-            if register is not None:
-                os.environ |= settings.client_environment()
-                register(f"{record.services['prefect'].url}/api", WORK_POOL)
-        except BaseException:
+                if name not in failed:
+                    attempt(name, partial(wait, name))
+        except BaseException:  # Ctrl-C, or an error of this program: not a server that did not come up
             for name in reversed(fresh):
                 _end(settings, record, name)
             _save(settings, record)
             raise
+        if register is not None and not {"prefect", "worker"} & failed.keys():
+            os.environ |= settings.client_environment()
+            register(f"{record.services['prefect'].url}/api", WORK_POOL)
+        if failed:
+            raise _incomplete(record, failed)
         for name, service in record.services.items():
             on_progress(f"{name} {'is up' if name in fresh else 'was up already'} {service.url}".rstrip())
         if login := settings.credentials():
@@ -201,7 +245,12 @@ def _users(settings: Settings) -> Path:
 def _access(settings: Settings, name: str, port: int) -> dict[str, str]:
     """Environment with which a server requires a password, and answers only browsers that show its own pages (not another site's)."""
     names, credentials = names_of(settings.back_ends.host), settings.credentials()
-    origins = ",".join(f"http://{server}:{port}" for server in names)
+    own = [f"http://{server}:{port}" for server in names]
+    if settings.public_url:
+        public = public_address(check_public(settings.public_url), name, own[0])
+        own.append(f"{urlsplit(public).scheme}://{urlsplit(public).netloc}")
+        names = [*names, str(urlsplit(public).hostname)]
+    origins = ",".join(own)
     if name == "prefect":
         access = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins}
         return access | ({"PREFECT_SERVER_API_AUTH_STRING": ":".join(credentials)} if credentials else {})
@@ -237,9 +286,15 @@ def _start(settings: Settings, name: str, record: ServicesRecord, old: Service |
     else:
         host = settings.back_ends.host
         port = free_port(preferred, host)
+        if name == "mlflow" and settings.back_ends.postgres is None:
+            with suppress(sqlite3.Error):  # MLflow itself reports a damaged database
+                for before in follow_home(settings.root / "mlflow.db", settings.mlflow_artifacts):
+                    on_progress(f"MLflow's artifacts follow the home, which was {before}")
         url = f"http://{address_of(host)}:{port}"
         command = _prefect_command(host, port) if name == "prefect" else _mlflow_command(settings, port)
-        addresses = {"PREFECT_API_URL": f"{url}/api", "PREFECT_UI_API_URL": f"{url}/api"}
+        # The pages call the address they were loaded from, whatever proxy or name that is.
+        addresses = {"PREFECT_API_URL": f"{url}/api", "PREFECT_UI_API_URL": "/api"} | PAGES
+        addresses |= FEWER_WRITES if settings.back_ends.postgres is None else {}
         process = _spawn(settings, name, command, addresses | _access(settings, name, port))
     if url and preferred and not url.endswith(f":{preferred}"):
         on_progress(f"port {preferred} is in use, {name} takes {url.rsplit(':', 1)[1]}")
@@ -315,14 +370,23 @@ def _wait(settings: Settings, record: ServicesRecord, name: str, on_progress: Ca
             break
         record.services[name] = _start(settings, name, record, None, on_progress)
         _save(settings, record)
-    what = f"does not answer after {STARTUP_SECONDS:.0f} s" if process.alive() else "ended while starting"
-    raise ServiceError(f"{name} {what}", hint=f"last lines of {process.log}:\n{process.log_tail()}", retryable=False)
+    what = f"does not answer after {Patience(STARTUP_SECONDS)}" if process.alive() else "ended while starting"
+    raise ServiceError(f"{name} {what}", hint=look_at(process), retryable=False)
+
+
+def _incomplete(record: ServicesRecord, failed: Mapping[str, ServiceError]) -> ServiceError:
+    """Return the error of an `up` that is not complete: what is missing and why, and how to go on."""
+    why = "; ".join(error.message for error in failed.values())
+    logs = "\n".join(error.hint for error in failed.values() if error.hint)
+    runs = f"{', '.join(record.services)} {'runs' if len(record.services) == 1 else 'run'}; " if record.services else ""
+    again = f"{runs}`dora up` again starts what is missing"
+    return ServiceError(why, hint=f"{again}\n{logs}", retryable=False)
 
 
 def _answers_within(settings: Settings, record: ServicesRecord, name: str, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
+    patience = Patience(seconds)
     while not _answers(settings, record, name):
-        if not record.services[name].process.alive() or time.monotonic() > deadline:
+        if not record.services[name].process.alive() or patience.is_over():
             return False
         time.sleep(0.2)
     return True

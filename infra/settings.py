@@ -17,7 +17,17 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dora_core.strict_model import StrictModel
-from infra.back_ends import AUTH, DATABASE_PASSWORD, NONE, BackEnds, check_auth, refuse_credentials, split_postgres
+from infra.back_ends import (
+    AUTH,
+    DATABASE_PASSWORD,
+    NONE,
+    BackEnds,
+    check_auth,
+    check_public,
+    public_address,
+    refuse_credentials,
+    split_postgres,
+)
 from infra.processes import RecordedProcess
 from infra.ray_head import RayHead
 
@@ -49,6 +59,7 @@ class Places:
 
     Attributes:
         ray_environment, credentials: environment variables that authenticate the clients of Ray, and of Prefect and MLflow.
+        public_url: address for browsers, see ``DORA_PUBLIC_URL``; None: the servers' own.
     """
 
     mlflow_uri: str
@@ -56,10 +67,20 @@ class Places:
     ray_dashboard: str | None
     ray_environment: dict[str, str] = field(default_factory=dict, repr=False)
     credentials: dict[str, str] = field(default_factory=dict, repr=False)
+    public_url: str | None = None
 
     @property
     def prefect_ui(self) -> str | None:
-        return self.prefect_api_url.removesuffix("/api") if self.prefect_api_url else None
+        """Prefect's pages, as browsers reach them."""
+        return self.page(self.prefect_api_url.removesuffix("/api")) if self.prefect_api_url else None
+
+    def page(self, url: str) -> str:
+        """Return the address of a server's page for browsers; other addresses as they are."""
+        prefect = self.prefect_api_url.removesuffix("/api") if self.prefect_api_url else None
+        for service, own in (("prefect", prefect), ("mlflow", self.mlflow_uri), ("ray", self.ray_dashboard)):
+            if self.public_url and own and own.startswith("http") and (url == own or url.startswith(f"{own.rstrip('/')}/")):
+                return public_address(self.public_url, service, own) + url[len(own.rstrip("/")) :]
+        return url
 
 
 class Settings(BaseSettings):
@@ -81,6 +102,10 @@ class Settings(BaseSettings):
     )
     artifacts: str | None = Field(None, description="MLflow's artifact root, s3://bucket/prefix. Default: <home>/mlartifacts.")
     host: str | None = Field(None, description="Address the servers of `dora up` listen on. Default: 127.0.0.1.")
+    public_url: str | None = Field(
+        None,
+        description="Address under which browsers reach the servers of `dora up`, e.g. https://{service}.example.org. Default: their own.",
+    )
     auth: SecretStr | None = Field(None, description="user:password that Prefect and MLflow require. Default: none, on loopback only.")
 
     @property
@@ -201,6 +226,7 @@ class Settings(BaseSettings):
             prefect_api_url=prefect or own["prefect"],
             ray_dashboard=self.ray_address or (head.dashboard_url if head else None),
             ray_environment=head.environment() if head else ambient if self.ray_address else {},
+            public_url=check_public(self.public_url) if self.public_url else None,
             credentials={name: value for name, value in self.client_environment().items() if trusted[name.partition("_")[0]]},
         )
 

@@ -66,9 +66,9 @@ def fit_fold(
 ) -> FoldFit:
     """Fit the model of one fold on all other folds, save it in ``folder``, and score the fold itself.
 
-    Deep part: AdamW with linear warm-up and decay, at most ``epochs`` passes; the weights with the lowest log-loss on the validation
-    slice count. Same examples, configuration and number of threads ⇒ same weights. Costs seconds for the wide part, then up
-    to ``epochs`` passes over (K − 1)/K of the rows.
+    Deep part, where ``config.tries_encoder``: AdamW with linear warm-up and decay, at most ``epochs`` passes; the weights with the
+    lowest log-loss on the validation slice count. Same examples, configuration and number of threads ⇒ same weights. Costs seconds for
+    the wide part, then up to ``epochs`` passes over (K − 1)/K of the rows.
 
     Args:
         examples: training rows of all folds, in any fixed order.
@@ -167,7 +167,8 @@ def _fit_deep(
     curve = [_point(fold, 0, data.losses_of_wide_part(data.fitting), best)] if len(check) else []
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     # Without validation rows (a handful of prompts) the gain of the deep part cannot be measured.
-    order = _epochs(rows.tokens.lengths, data.fitting, config, np.random.default_rng([config.seed, fold])) if len(check) else []
+    tried = len(check) and config.tries_encoder(len(data.fitting) + len(check))
+    order = _epochs(rows.tokens.lengths, data.fitting, config, np.random.default_rng([config.seed, fold])) if tried else []
     every = max(1, math.ceil(len(order) / math.ceil(CHECKS_PER_EPOCH * config.epochs)))
     for step, batch_rows in enumerate(order, start=1):
         for group in optimizer.param_groups:

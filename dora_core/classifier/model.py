@@ -9,7 +9,9 @@ The logit of head i is the sum of three parts, each fitted by the method that su
 - *deep*: one shared encoder, mean-pooled over the response's tokens, with one linear head per source: one forward pass gives all
   logits. It starts at 0 and is trained on the residual: its offset is the cross-validated logit of the parts before it, because
   the logits of rows they were fitted on look better than they are. It is kept only if it lowers the log-loss of the validation slice
-  by more than two standard errors; a fold without it scores without running the encoder.
+  by more than two standard errors; a fold without it scores without running the encoder. By default it is tried from
+  ``deep_from`` fitting rows on: with fewer it lowered the loss by .002 nats at most and took two to four times as long
+  (``tests/benchmarks/bench_classifier_parts.py``).
 
 ("Wide & deep", Cheng et al. 2016; fitted one after the other, as in boosting.)
 
@@ -43,6 +45,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dora_core.classifier.text_statistics import surface_statistics
 from dora_core.classifier.wide import WideModel
 from dora_core.config.method import ClassifierConfig
+from dora_core.data.chat_template import encode_texts, mark_text, special_tokens
 from dora_core.errors import ConfigError, ModelError
 from dora_core.models.loading import build_encoder, load_encoder, train_tokenizer
 from dora_core.models.ragged import Ragged
@@ -120,7 +123,8 @@ class Encoded:
 
 
 class PairEncoder:
-    """Tokenises (prompt, response): prompts keep their end, responses their beginning, as in ``TextConfig``."""
+    """Tokenises (prompt, response): prompts keep their end, responses their beginning, as in ``TextConfig``. Texts never become special
+    tokens."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int, max_response_tokens: int):
         self.cls = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
@@ -132,6 +136,7 @@ class PairEncoder:
                 hint="use an encoder of the BERT family for classifier.encoder, or `tiny`",
             )
         self.tokenizer, self._prompt, self._response = tokenizer, max_prompt_tokens, max_response_tokens
+        self._special = special_tokens(tokenizer)
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Encoded:
         unique = list(dict.fromkeys(prompts))  # a prompt has several responses
@@ -145,8 +150,7 @@ class PairEncoder:
         return [self.cls, *(prompt[-self._prompt :] if self._prompt else []), self.sep]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        ids_alone = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
-        return self.tokenizer(texts, **ids_alone, verbose=False)["input_ids"] if texts else []
+        return encode_texts(self.tokenizer, [mark_text(text, self._special) for text in texts])
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from dora_core.classifier.wide import BUCKETS, INNER_FOLDS, Design, Ngrams, penalty_path, prior_log_odds
+from dora_core.data.chat_template import encode_texts, mark_text, special_tokens
 from dora_core.models.ragged import Ragged
 
 Floats = NDArray[np.float64]
@@ -138,7 +139,8 @@ class PromptModel:
 
 def prompt_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Ragged:
     """Token ids of the prompts' ends."""
-    ids = tokenizer(list(prompts), add_special_tokens=False, verbose=False)["input_ids"] if prompts else []
+    special = special_tokens(tokenizer)
+    ids = encode_texts(tokenizer, [mark_text(prompt, special) for prompt in prompts])
     return Ragged.of([one[-PROMPT_TOKENS:] for one in ids])
 
 

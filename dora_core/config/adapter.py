@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from dora_core.config.goals import SampledWeights, WeightColumn, placeholders
+from dora_core.config.label_parts import TwoScores, Values, disjoint
 from dora_core.config.path_syntax import MappedPath, PathText, parse_path
-from dora_core.strict_model import StrictModel
+from dora_core.config.votes import Votes
+from dora_core.strict_model import StrictModel, is_empty
 
 Shape: TypeAlias = Literal["pair", "list", "ab", "unpaired", "rows", "tree", "single"]
-
-Value: TypeAlias = bool | int | float | str | None
-"""A label's value as it is in the data. Compared as value and as text: 1, 1.0, "1" and true are equal."""
 
 
 class AdapterColumns(StrictModel):
@@ -50,32 +50,6 @@ class AdapterColumns(StrictModel):
     )
 
 
-class TwoScores(StrictModel):
-    """A number for each of two responses: `a` and `b`, or `chosen` and `rejected`."""
-
-    a: PathText | None = Field(None, description="Number of response A.")
-    b: PathText | None = Field(None, description="Number of response B.")
-    chosen: PathText | None = Field(None, description="Number of the preferred response.")
-    rejected: PathText | None = Field(None, description="Number of the other response.")
-
-    @model_validator(mode="after")
-    def _check(self) -> TwoScores:
-        if self.model_dump(exclude_none=True).keys() not in ({"a", "b"}, {"chosen", "rejected"}):
-            raise ValueError("give two paths: `a` and `b`, or `chosen` and `rejected`")
-        return self
-
-    @property
-    def paths(self) -> tuple[str, str]:
-        """Paths of the first and the second response."""
-        first, second = (path for path in (self.a, self.b, self.chosen, self.rejected) if path is not None)
-        return first, second
-
-
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else [value]
-
-
-Values: TypeAlias = Annotated[list[Value], BeforeValidator(_as_list)]
 Score: TypeAlias = PathText | TwoScores
 
 
@@ -92,7 +66,7 @@ class WinnerLabel(StrictModel):
 
     @model_validator(mode="after")
     def _check(self) -> WinnerLabel:
-        _disjoint({"a": self.a, "b": self.b, "tie": self.tie})
+        disjoint({"a": self.a, "b": self.b, "tie": self.tie})
         return self
 
 
@@ -118,7 +92,17 @@ class ScoresLabel(StrictModel):
     scores: list[Score] = Field(
         min_length=1, max_length=32, description="Paths of scores, larger is better; for two responses also {a, b} or {chosen, rejected}."
     )
-    weights: list[float] | None = Field(None, description="Weight of each score in the reward; needed for more than one score.")
+    weights: list[float] | WeightColumn | SampledWeights | None = Field(
+        None,
+        description="Weight of each score in the reward, needed for more than one: numbers, or by prompt {column: path} or {sampled: 1}.",
+    )
+    say: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        exclude_if=is_empty,
+        description="Text in front of the prompt that states the prompt's weights: `Helpfulness {w1}, harmlessness {w2}.`",
+    )
     missing: list[str] = Field(
         default_factory=list, description='Further texts that mean "not measured", beside "", "N/A", "NA", "null", "none" and "nan".'
     )
@@ -130,12 +114,30 @@ class ScoresLabel(StrictModel):
     def _check(self) -> ScoresLabel:
         if self.weights is None and len(self.scores) > 1:
             raise ValueError(f"{len(self.scores)} scores need `weights`, one number each")
-        if self.weights is not None and len(self.weights) != len(self.scores):
+        if not isinstance(self.weights, list):
+            return self._check_weights_by_prompt()
+        if self.say is not None:
+            raise ValueError("`say` states weights that differ by prompt, and these are the same for all")
+        if len(self.weights) != len(self.scores):
             raise ValueError(f"{len(self.weights)} weights for {len(self.scores)} scores")
-        if self.weights is not None and not all(abs(w) < 1e9 for w in self.weights):  # NaN compares false
+        if not all(abs(w) < 1e9 for w in self.weights):  # NaN compares false
             raise ValueError("weights must be finite numbers below 1e9")
-        if self.weights is not None and not any(self.weights):
+        if not any(self.weights):
             raise ValueError("at least one weight must differ from 0")
+        return self
+
+    def _check_weights_by_prompt(self) -> ScoresLabel:
+        if self.weights is None:
+            if self.say is not None:
+                raise ValueError("`say` states weights by prompt; give `weights: {column: path}` or `weights: {sampled: 1}`")
+            return self
+        if len(self.scores) == 1:
+            raise ValueError("weights by prompt need at least two scores")
+        if self.say is None:
+            raise ValueError('weights by prompt need `say`, or the policy cannot see them: `say: "Helpfulness {w1}, harmlessness {w2}."`')
+        names = {f"w{i + 1}" for i in range(len(self.scores))}
+        if set(placeholders(self.say)) != names:
+            raise ValueError(f"`say` needs each of {', '.join(f'{{{name}}}' for name in sorted(names))}: weights in the order of `scores`")
         return self
 
 
@@ -156,33 +158,8 @@ class UnpairedLabel(StrictModel):
 
     @model_validator(mode="after")
     def _check(self) -> UnpairedLabel:
-        _disjoint({"true": self.true, "false": self.false, "skip": self.skip})
+        disjoint({"true": self.true, "false": self.false, "skip": self.skip})
         return self
-
-
-def value_forms(value: Value) -> frozenset[str]:
-    """Texts under which a label's value is compared: ``1``, ``1.0``, ``"1"`` and ``true`` share one."""
-    if value is None:
-        return frozenset({"\0null"})
-    if isinstance(value, bool):
-        return frozenset({"true", "1"} if value else {"false", "0"})
-    text = str(value).strip().casefold()
-    try:
-        number = float(text) if not isinstance(value, str) or (text[:1] in "+-.0123456789" and "_" not in text) else None
-    except ValueError:
-        number = None
-    if number is not None and abs(number) < 2**53:
-        return frozenset({str(int(number)) if number == int(number) else repr(number)})
-    return frozenset({text})
-
-
-def _disjoint(named: dict[str, list[Value]]) -> None:
-    seen: dict[str, str] = {}
-    for name, values in named.items():
-        for value in values:
-            for form in value_forms(value):
-                if seen.setdefault(form, name) != name:
-                    raise ValueError(f"value {value!r} is under both `{seen[form]}` and `{name}`")
 
 
 _VARIANTS: tuple[tuple[str, frozenset[str]], ...] = (
@@ -191,7 +168,7 @@ _VARIANTS: tuple[tuple[str, frozenset[str]], ...] = (
     ("index", frozenset({"index_base"})),
     ("ranks", frozenset({"ranks", "base"})),
     ("unpaired", frozenset({"true", "false", "skip"})),
-    ("scores", frozenset({"scores", "weights", "contradiction", "missing"})),
+    ("scores", frozenset({"scores", "weights", "say", "contradiction", "missing"})),
 )
 _VARIANT_OF_CLASS = {
     "WinnerLabel": "winner",
@@ -360,6 +337,9 @@ class Adapter(StrictModel):
     )
     columns: AdapterColumns = Field(default_factory=AdapterColumns, description="Where each canonical field is in a row.")
     label: Label | None = Field(None, description="Which response is preferred.")
+    votes: Votes | None = Field(
+        None, exclude_if=is_empty, description="Shapes pair and ab: votes on the pair, as the probability that its label is right."
+    )
     messages: Messages = Field(default_factory=Messages, description="How conversations are written.")
     context: Context = Field(default_factory=Context, description="System prompt, history, input and tools in columns of their own.")
     group: Group = Field(default_factory=Group, description="Shape rows: which rows belong together.")
@@ -388,6 +368,8 @@ def paths_of(adapter: Adapter) -> Iterator[tuple[str, str]]:
         if isinstance(path, str):
             yield f"columns.{name}", path
     yield from _label_paths(adapter.label)
+    if adapter.votes is not None:
+        yield from ((f"votes.{key}", path) for key, path in adapter.votes.paths)
     for name in Context.model_fields:
         path = getattr(adapter.context, name)
         if isinstance(path, str):
@@ -408,6 +390,8 @@ def _label_paths(label: Label | None) -> Iterator[tuple[str, str]]:
         place = "label.scores" if isinstance(label, ScoresLabel) else "label.ranks"
         for score in scores:
             yield from ((place, path) for path in ((score,) if isinstance(score, str) else score.paths))
+        if isinstance(label, ScoresLabel) and isinstance(label.weights, WeightColumn):
+            yield "label.weights", label.weights.column
     elif label is not None:
         yield "label.column", label.column
         if isinstance(label, WinnerLabel):
@@ -431,6 +415,8 @@ def _conflicts(adapter: Adapter) -> Iterator[str]:
     if isinstance(label, ScoresLabel | RanksLabel):
         scores = label.scores if isinstance(label, ScoresLabel) else [label.ranks]
         two_sided = any(isinstance(score, TwoScores) for score in scores)
+        if isinstance(label, ScoresLabel) and label.say is not None and shape == "rows":
+            yield "weights by prompt are read in the shapes pair, ab and list, and shape is rows"
         if two_sided and shape in ("list", "rows"):
             yield f"shape {shape} takes paths as scores and ranks, not two paths {{a, b}}"
         if any(isinstance(s, TwoScores) and s.a is not None for s in scores) and shape == "pair":
@@ -440,6 +426,8 @@ def _conflicts(adapter: Adapter) -> Iterator[str]:
         for name in ("rewards", "ranks"):
             if isinstance(getattr(adapter.columns, name), str):
                 yield f"`columns.{name}` and `label` both say which response is better: keep one of them"
+    if adapter.votes is not None:
+        yield from _conflicts_of_votes(adapter)
     if adapter.tree is not None and shape not in (None, "tree"):
         yield f"`tree` is for shape tree, and shape is {shape}"
     if adapter.group.by is not None and shape not in (None, "rows"):
@@ -454,3 +442,15 @@ def _conflicts(adapter: Adapter) -> Iterator[str]:
             yield f"`ignore` names {path!r}, which `{read[path]}` reads"
         if path in adapter.carry:
             yield f"{path!r} is under both `carry` and `ignore`"
+
+
+def _conflicts_of_votes(adapter: Adapter) -> Iterator[str]:
+    shape, votes = adapter.shape, adapter.votes
+    assert votes is not None
+    if shape not in (None, "pair", "ab"):
+        yield f"`votes` are on two responses (shapes pair and ab), and shape is {shape}"
+    if isinstance(adapter.columns.label_probability, str):
+        yield "`columns.label_probability` and `votes` both give the probability of the label: keep one of them"
+    named = None if votes.counts is None else "a" if votes.counts.a is not None else "chosen"
+    if (shape, named) in (("pair", "a"), ("ab", "chosen")):
+        yield f"shape {shape} names its votes {'{chosen, rejected}' if shape == 'pair' else '{a, b}'}"

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from dora_core.config.adapter import Adapter
+from dora_core.config.goals import Goal
 from dora_core.data.formats import AUTO, FORMATS
-from dora_core.strict_model import NAME_PATTERN, REVISION_PATTERN, StrictModel
+from dora_core.strict_model import NAME_PATTERN, REVISION_PATTERN, StrictModel, is_unset
 
 if TYPE_CHECKING:
     FormatName = str
@@ -37,11 +38,6 @@ class Columns(StrictModel):
     response: str | None = Field(None, description="Golden reference data: the single trusted response.")
 
 
-def _is_unset(value: object) -> bool:
-    """Whether a read option is left out of a dump, so that configurations without it keep their digest."""
-    return value is None
-
-
 FilePath = Annotated[str, Field(min_length=1)]
 Patterns = FilePath | list[FilePath]
 
@@ -58,13 +54,13 @@ class DataSource(Adapter):
         min_length=1,
         description="Split, slice (`train[:10%]`, `train[10:20]`) or sum (`train+validation`). Without splits, all rows are `train`.",
     )
-    subset: str | None = Field(None, min_length=1, exclude_if=_is_unset, description="Subset (configuration) of a dataset with several.")
-    data_dir: str | None = Field(None, min_length=1, exclude_if=_is_unset, description="Folder below the path, or inside a dataset name.")
+    subset: str | None = Field(None, min_length=1, exclude_if=is_unset, description="Subset (configuration) of a dataset with several.")
+    data_dir: str | None = Field(None, min_length=1, exclude_if=is_unset, description="Folder below the path, or inside a dataset name.")
     data_files: Patterns | dict[str, Patterns] | None = Field(
-        None, exclude_if=_is_unset, description="Files below the path: a glob, a list, or one of these per split."
+        None, exclude_if=is_unset, description="Files below the path: a glob, a list, or one of these per split."
     )
     revision: str | None = Field(None, pattern=REVISION_PATTERN, description="Pinned commit (40 hex digits) of a dataset name.")
-    query: str | None = Field(None, min_length=1, exclude_if=_is_unset, description="SQL query for a SQLite database with several tables.")
+    query: str | None = Field(None, min_length=1, exclude_if=is_unset, description="SQL query for a SQLite database with several tables.")
     source: str | None = Field(None, pattern=NAME_PATTERN, description="Source name for rows without one.")
     weight: float = Field(
         1.0, gt=0, le=100, description="Expected copies of each training record; below 1 a share of them, chosen by a hash of the content."
@@ -134,6 +130,9 @@ class DataConfig(StrictModel):
         default_factory=list,
         max_length=64,
         description="Evaluation files; a training record that shares 13 words in a row with one of them refuses the run.",
+    )
+    goal: Goal | None = Field(
+        None, exclude_if=is_unset, description="Reward-conditioned prompts: every prompt asks for a response of a certain reward."
     )
     accept: list[str] = Field(
         default_factory=list, description="Suspicion rules that are known and accepted: a finding that refuses the run becomes a note."

@@ -63,7 +63,7 @@ class Execution(StrictModel):
     )
     prefix_sharing: bool = Field(True, description="Compute a record's prompt once for all its responses, where the model allows it.")
     batch_tokens: int = Field(16_384, ge=256, description="Tokens per inference batch, padding included.")
-    shard_rows: int = Field(2048, ge=1, description="Rows per inference shard.")
+    shard_rows: int = Field(2048, ge=1, description="Most rows of an inference shard; the last shards are smaller.")
     checkpoint_every: int = Field(50, ge=1, description="Optimisation steps between checkpoints.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
     max_failures: int = Field(2, ge=0, le=100, description="Worker failures tolerated: per stage in training, per shard in scoring.")

@@ -10,15 +10,23 @@ Left out: file paths of outputs (the store owns them) and settings of servers (`
 
 from __future__ import annotations
 
+import json
+from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, field_validator, model_validator
 
 from dora_core.config.path_syntax import PathText
 from dora_core.config.twins import TWINS, TwinName
 from dora_core.strict_model import REVISION_PATTERN, StrictModel, is_empty
 
 # --------------------------------------------------------------------------------------------------------------- text
+
+
+RENDERED_NAMES = frozenset(
+    {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template", "strftime_now", "tokenize"}
+)
+"""Names in a chat template's scope that no argument may replace."""
 
 
 class TextConfig(StrictModel):
@@ -29,6 +37,43 @@ class TextConfig(StrictModel):
     )
     max_prompt_tokens: int = Field(512, ge=8, le=131_072, description="Longer prompts lose their first tokens.")
     max_response_tokens: int = Field(512, ge=4, le=131_072, description="Longer responses lose their last tokens.")
+    system: Literal["refuse", "merge"] = Field(
+        "refuse",
+        exclude_if=lambda value: value == "refuse",
+        description="Where the chat template takes no system message: refuse the run, or merge it into the user message after it.",
+    )
+    template_date: str | None = Field(
+        None,
+        pattern=r"^\d{4}-\d\d-\d\d$",
+        exclude_if=is_empty,
+        description="Day that a chat template with a date shows, as 2026-03-01; null = a fixed day, the same in every run.",
+    )
+    template_arguments: dict[str, JsonValue] = Field(
+        default_factory=dict, exclude_if=is_empty, description="Further variables of the chat template, e.g. `enable_thinking: false`."
+    )
+    chat_tokens: int | None = Field(
+        None,
+        exclude_if=is_empty,
+        description="Version of the rules that tokenise chats; the plan fills it in for models with a chat template.",
+    )
+
+    @field_validator("template_date")
+    @classmethod
+    def _a_day(cls, given: str | None) -> str | None:
+        if given is not None:
+            date.fromisoformat(given)
+        return given
+
+    @field_validator("template_arguments")
+    @classmethod
+    def _free_names(cls, given: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(given.keys() & RENDERED_NAMES):
+            raise ValueError(f"{', '.join(taken)}: given by the data or by other settings of `text`, not as an argument of the template")
+        try:
+            json.dumps(given, allow_nan=False)
+        except ValueError:
+            raise ValueError("numbers must be finite") from None
+        return given
 
 
 # ------------------------------------------------------------------------------------------------------------- models
@@ -78,6 +123,10 @@ class ClassifierConfig(StrictModel):
 
     encoder: ModelConfig = Field(default_factory=ModelConfig, description="Encoder; tiny is a small BERT from scratch.")
     folds: int = Field(3, ge=2, le=20, description="Cross-fitting folds; a prompt's fold is a hash of the prompt.")
+    deep: Literal["auto", "always", "never"] = Field(
+        "auto", description="Whether the encoder is tried on top of n-grams and text statistics; auto: from deep_from fitting rows on."
+    )
+    deep_from: int = Field(10_000, ge=0, description="deep = auto: responses of a fold's fit from which the encoder has been seen to help.")
     epochs: float = Field(3.0, gt=0, le=100, description="Passes over the training responses, per fold.")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak AdamW learning rate (about 3e-5 for a pretrained encoder).")
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW weight decay.")
@@ -92,6 +141,10 @@ class ClassifierConfig(StrictModel):
         "auto", description="auto keeps the previous classifier while it still fits the new data, by the thresholds of `drift`."
     )
     seed: int = Field(0, ge=0)
+
+    def tries_encoder(self, rows: int) -> bool:
+        """Whether a fold with this many fitting rows fits the deep part."""
+        return self.deep == "always" or (self.deep == "auto" and rows >= self.deep_from)
 
 
 class CalibrationConfig(StrictModel):

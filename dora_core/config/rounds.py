@@ -31,6 +31,14 @@ class MixConfig(StrictModel):
     earlier_rounds: bool = Field(False, description="Keep the lists of earlier rounds too; false: only those of this round.")
     min_score_gap: float = Field(0.0, ge=0, description="Drop a prompt if its best and worst score differ by no more than this.")
     seed: int = Field(0, ge=0, description="Seed of the choice of given records and opponents.")
+    vote_prior: float | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        exclude_if=lambda prior: prior is None,
+        description="Soft labels from verdicts of a language model that compares samples with each other: a list's label_probability is "
+        "(v + prior)/(n + 2·prior), v of n verdicts on its best against its worst sample being for the best. null: labels are certain.",
+    )
 
 
 class GuardConfig(StrictModel):

@@ -3,8 +3,9 @@
 Each learns under the objective ``erm``, all records at equal weight, so that what distinguishes it are its records and its number of
 steps. **A new twin** is a name in :data:`TwinName` and an entry of :data:`TWINS`.
 
-A record is *golden* if all its responses are of golden sources: its label then comes from people too, since one labeller rates all
-responses of a record. It is *synthetic* if all its responses are of other sources. A record that mixes golden and synthetic responses is
+A record whose labeller is named (``trust.labeller``) is *golden* if that is a golden source, else *synthetic*. Without a named labeller
+it is golden if all its responses are of golden sources: its label then comes from people too, since one labeller rates all responses of
+a record. It is synthetic if all its responses are of other sources. A record that mixes golden and synthetic responses is
 neither, for its label has no known author, and so is one with a response of unknown source; twins of part of the records leave both out.
 """
 

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from dora_core.strict_model import StrictModel
 
+FeatureKind = Literal["text", "policy", "both"]
+
 
 class TrustConfig(StrictModel):
     """Probability that a label is the one people would give, per source and per record (``dora_core/selection/label_trust.py``)."""
@@ -45,6 +47,12 @@ class ExchangeConfig(StrictModel):
     few_prompts: int = Field(100, ge=0, description="With fewer golden prompts the smallest rate within one standard error is chosen.")
     folds: int = Field(5, ge=2, le=20, description="Cross-fitting folds; a prompt's fold is a hash of the prompt.")
     buckets: int = Field(256, ge=16, le=448, description="Hashed n-gram features beside the text statistics.")
+    features: FeatureKind = Field(
+        "text",
+        exclude_if=lambda features: features == "text",
+        description="Features of the proxy. text: n-grams and statistics, no model is loaded; policy: log-probabilities and mean hidden "
+        "state of the policy before alignment; both.",
+    )
     bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="Bootstrap resamples, over golden prompts.")
     confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Level of the intervals, those of trust included.")
     seed: int = Field(0, ge=0, description="Seed of samples of labels and of the bootstrap.")

@@ -1,33 +1,58 @@
 """Encoding messages as token ids: one template rule and one truncation rule for every stage.
 
-Prompt and response are tokenised apart and their ids concatenated, so the prompt's tokens never depend on the response
-(log-probabilities of two responses share exactly the same prefix). Prompts keep their end, responses their beginning; a
-response that was cut has no end-of-sequence token, because the model generated none there.
+With a chat template (``chat_format.py``) prompt ids are exactly those of ``apply_chat_template(…, add_generation_prompt=True)``, and
+response ids those that the template writes from there to the end of that turn, its end token included. Without one, prompt and response are
+tokenised apart, a missing BOS is put in front of the prompt, and the tokenizer's end token behind the response. Either way the prompt's
+tokens never depend on the response (log-probabilities of two responses share exactly the same prefix), and texts of the data never
+become control tokens.
+
+Prompts keep their end, responses their beginning; a response that was cut has no end token, because the model generated none there. A chat
+prompt that is too long loses its oldest turns, then the beginning of its last text; its system message stays if it fits.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dora_core.data.records import Message
-from dora_core.errors import ModelError
+from dora_core.data.chat_format import THINKING, ChatFormat, describe_chat, end_tokens, uses_chat
+from dora_core.data.chat_template import MARK, ChatTemplate, chat_turns, encode_texts, mark_text, refuse_tools, special_tokens
+from dora_core.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
     from dora_core.config.method import TextConfig
+    from dora_core.data.records import Message
+
+__all__ = ["EncodedResponse", "Encoder", "chat_turns", "plain_prompt"]
+
+
+MUCH_CUT = 0.05
+"""Share of texts that were cut from which it is a note of the run."""
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """Token ids of a prompt. ``cut``: tokens lost at its front; ``lost_system``: its system message was among them."""
+
+    ids: list[int]
+    cut: int = 0
+    lost_system: bool = False
 
 
 @dataclass(frozen=True)
 class EncodedResponse:
-    """Token ids of one (prompt, response); ``truncated`` counts tokens lost on either side."""
+    """Token ids of one (prompt, response); ``truncated`` counts tokens lost on either side, ``cut`` those of the response alone;
+    ``lost_system``: the prompt's system message was among them. Both are known where the texts are encoded, and not kept with the ids."""
 
     prompt_ids: list[int]
     response_ids: list[int]
     truncated: int
+    cut: int = field(default=0, compare=False)
+    lost_system: bool = field(default=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.response_ids)
@@ -40,95 +65,247 @@ def plain_prompt(messages: Sequence[Message]) -> str:
     return "\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in messages)
 
 
-def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """The text in front of the response: the prompt in the tokenizer's chat template, or plain text and a line break.
+class Encoder:
+    """Encodes (prompt, response) pairs under one :class:`TextConfig`.
 
-    Args:
-        template: ``auto`` (chat template when the tokenizer has one), ``chat`` or ``plain`` (``TextConfig.template``).
+    Attributes:
+        chat, template: description of the chat template, and the template; None where prompts are plain text.
+        end_id: the token that ends a response.
 
     Raises:
-        ModelError: ``chat`` with a tokenizer that has no chat template.
+        ModelError: the tokenizer has no end token, or its chat template cannot be used.
     """
-    if template == "chat" and not tokenizer.chat_template:
-        raise ModelError(
-            f"text.template is 'chat' but the tokenizer of {tokenizer.name_or_path or 'this model'} has no chat template",
-            hint="set text.template to 'plain' or 'auto', or use an instruction-tuned model",
-        )
-    turns, tools = chat_turns(messages)
-    has_tools = any(message.get("extra") for message in messages)
-    if template == "plain" or not tokenizer.chat_template:
-        if has_tools:
-            _refuse_tools("plain text", tokenizer)
-        return plain_prompt(messages) + "\n"
-    if has_tools and "tool" not in tokenizer.get_chat_template(tools=tools):
-        _refuse_tools("the chat template", tokenizer)
-    options = {"tools": tools} if tools else {}
-    rendered: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **options)
-    return rendered
 
-
-def chat_turns(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[Any] | None]:
-    """Messages as a chat template or a chat server takes them, with their tool calls; and the prompt's tool definitions, if any."""
-    tools, turns = None, list[dict[str, Any]]()
-    for message in messages:
-        extra = json.loads(message.get("extra") or "{}")
-        tools = extra.pop("tools", None) or tools
-        turns.append({"role": message["role"], "content": message["content"], **extra})
-    return turns, tools
-
-
-def _refuse_tools(what: str, tokenizer: PreTrainedTokenizerBase) -> NoReturn:
-    raise ModelError(
-        f"prompts of the data have tools, and {what} of {tokenizer.name_or_path or 'this model'} cannot render them",
-        hint="use a model whose chat template has tools, or set data.tools: refuse to quarantine these rows",
-    )
-
-
-class Encoder:
-    """Encodes (prompt, response) pairs under one :class:`TextConfig`."""
+    chat: ChatFormat | None
+    template: ChatTemplate | None
+    _opening: list[int]
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: TextConfig):
+        self.tokenizer, self.text = tokenizer, text
+        if uses_chat(tokenizer, text):
+            template, self.chat = describe_chat(tokenizer, text)
+            self.template = template
+            self.end_id = self.chat.end_id
+            [before] = encode_texts(tokenizer, [self.chat.before])
+            special = set(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+            self._opening = before if before and before[-1] in special else []
+            return
+        self.chat, self.template, self._opening = None, None, []
         if tokenizer.eos_token_id is None:
             raise ModelError(
                 f"the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token", hint="use a causal language model's tokenizer"
             )
-        self.tokenizer, self.text = tokenizer, text
-        self._bos, self._eos = tokenizer.bos_token_id, tokenizer.eos_token_id  # looked up once: a lookup takes microseconds
+        self._bos, self.end_id = tokenizer.bos_token_id, tokenizer.eos_token_id  # looked up once: a lookup takes microseconds
+        self._special = special_tokens(tokenizer)
 
     def prompt(self, messages: Sequence[Message]) -> tuple[list[int], int]:
-        """Prompt ids and the number of tokens cut from their front (a leading BOS survives the cut)."""
-        rendered = render_prompt(messages, self.tokenizer, self.text.template)
-        return self._cut_prompt(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        """Prompt ids and the number of tokens cut from their front."""
+        [encoded] = self.prompts([messages])
+        return encoded.ids, encoded.cut
+
+    def prompts(self, prompts: Sequence[Sequence[Message]]) -> list[EncodedPrompt]:
+        """All prompts, in one call of the tokenizer."""
+        return self._prompts(prompts, [self._prompt_text(messages) for messages in prompts])
 
     def encode(self, messages: Sequence[Message], response: str) -> EncodedResponse:
         """One pair."""
-        prompt_ids, cut = self.prompt(messages)
-        return self._cut_response(prompt_ids, cut, self.tokenizer(response, add_special_tokens=False)["input_ids"])
+        [[encoded]] = self.encode_lists([messages], [[response]])
+        return encoded
 
     def encode_lists(self, prompts: Sequence[Sequence[Message]], responses: Sequence[Sequence[str]]) -> list[list[EncodedResponse]]:
         """:meth:`encode` of every response of every prompt; all texts go to the tokenizer in one call, which then uses all cores. The
-        responses of a prompt share one list of prompt ids."""
-        rendered = [render_prompt(messages, self.tokenizer, self.text.template) for messages in prompts]
-        ids = iter(self._ids([response for of_prompt in responses for response in of_prompt]))
-        cut_prompts = [self._cut_prompt(prompt) for prompt in self._ids(rendered)]
-        return [
-            [self._cut_response(*prompt, next(ids)) for _ in of_prompt] for prompt, of_prompt in zip(cut_prompts, responses, strict=True)
-        ]
+        responses of a prompt share one list of prompt ids.
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        options = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
-        return self.tokenizer(texts, **options)["input_ids"] if texts else []
+        Raises:
+            RefusedConversation: the chat template refuses a conversation.
+            DataError: a rendered conversation is not its prompt, its response and the end of the turn; the message shows the place.
+        """
+        texts = [self._prompt_text(messages) for messages in prompts]
+        encoded = self._prompts(prompts, texts)
+        ids = self._chat_responses(prompts, texts, responses) if self.chat else self._plain_responses(responses)
+        return [[self._cut_response(prompt, next(ids)) for _ in of_prompt] for prompt, of_prompt in zip(encoded, responses, strict=True)]
 
-    def _cut_prompt(self, ids: list[int]) -> tuple[list[int], int]:
-        if self._bos is not None and (not ids or ids[0] != self._bos):
-            ids = [self._bos, *ids]
-        cut = max(0, len(ids) - self.text.max_prompt_tokens)
-        if cut:
-            head = ids[:1] if self._bos is not None else []
-            ids = head + ids[len(ids) - self.text.max_prompt_tokens + len(head) :]
-        return ids, cut
+    def _prompts(self, prompts: Sequence[Sequence[Message]], texts: list[str]) -> list[EncodedPrompt]:
+        return [self._cut_prompt(ids, messages) for ids, messages in zip(encode_texts(self.tokenizer, texts), prompts, strict=True)]
 
-    def _cut_response(self, prompt_ids: list[int], cut: int, ids: list[int]) -> EncodedResponse:
-        ids = [*ids, self._eos]
+    def ends(self, generation: GenerationConfig | None = None) -> frozenset[int]:
+        """Ids of all tokens that end a response, with those that the model's generation configuration declares."""
+        return end_tokens(self.tokenizer, generation, self.chat)
+
+    def decode(self, responses: Sequence[Sequence[int]], ends: frozenset[int]) -> list[str]:
+        """Texts of generated responses, as they would stand in a message: without end token and special tokens, and without what the
+        template writes in front of a text in special tokens (the channel of gpt-oss)."""
+        own = [self._own(list(ids), ends) for ids in responses]
+        texts: list[str] = self.tokenizer.batch_decode(own, skip_special_tokens=True)
+        return texts
+
+    def _own(self, ids: list[int], ends: frozenset[int]) -> list[int]:
+        """Ids of a response's own text."""
+        ids = ids[:-1] if ids and ids[-1] in ends else ids
+        opening = self._opening
+        if opening:
+            starts = [place for place in range(len(ids) - len(opening) + 1) if ids[place : place + len(opening)] == opening]
+            ids = ids[starts[-1] + len(opening) :] if starts else ids
+        return ids
+
+    # -------------------------------------------------------------------------------------------------------- plain text
+
+    def _prompt_text(self, messages: Sequence[Message]) -> str:
+        if self.template is not None:
+            return self.template.render(messages)
+        return mark_text(_plain_text(messages, self.tokenizer), self._special)
+
+    def _plain_responses(self, responses: Sequence[Sequence[str]]) -> Iterator[list[int]]:
+        texts = [mark_text(response, self._special) for of_prompt in responses for response in of_prompt]
+        return ([*ids, self.end_id] for ids in encode_texts(self.tokenizer, texts))
+
+    # --------------------------------------------------------------------------------------------------------------- chat
+
+    def _chat_responses(
+        self, prompts: Sequence[Sequence[Message]], texts: Sequence[str], responses: Sequence[Sequence[str]]
+    ) -> Iterator[list[int]]:
+        """Ids of every response as the template writes it, cut out of the text from the prompt's last control token on: a tokenizer splits
+        texts at added tokens, so nothing before it changes the ids behind it."""
+        assert self.chat is not None and self.template is not None
+        header = self.chat.header
+        heads, turns = list[str](), list[str]()
+        for messages, prompt, of_prompt in zip(prompts, texts, responses, strict=True):
+            head = header if header and prompt.endswith(header) else prompt
+            for response in of_prompt:
+                heads.append(head)
+                turns.append(self._turn(prompt, self.template.render(messages, response), response))
+        head_ids = dict(zip(distinct := list(dict.fromkeys(heads)), encode_texts(self.tokenizer, distinct), strict=True))
+        found = encode_texts(self.tokenizer, [head + turn for head, turn in zip(heads, turns, strict=True)])
+        return (self._behind(head_ids[head], ids, turn) for head, ids, turn in zip(heads, found, turns, strict=True))
+
+    def _turn(self, prompt: str, whole: str, response: str) -> str:
+        """The response's text from the end of the prompt to the end token, which is left out where the template does not write it."""
+        chat = self.chat
+        assert chat is not None
+        shared = prompt.removesuffix(chat.dropped) if chat.dropped else prompt
+        tail = (chat.end if chat.end_from == "turn" else "") + chat.after
+        if not whole.startswith(shared):
+            self._refuse(prompt, whole)
+        if tail and not whole.endswith(tail):
+            self._refuse(shared + whole[len(shared) :].rstrip() + tail, whole)
+        turn = whole[len(shared) : len(whole) - len(chat.after)]
+        if not chat.opens_thinking:
+            return turn
+        assert self.template is not None
+        opener = chat.dropped.strip()
+        opened, closing, answer = self.template.marked_response(response).partition(THINKING[opener])
+        if not closing:
+            raise DataError(
+                f"prompts of {chat.name} end with {chat.dropped!r}, and a response has no {THINKING[opener]!r} that closes this block: "
+                f"{response[:60]!r}",
+                hint=f"give responses with their thinking (… {THINKING[opener]} answer), switch thinking off where the template can "
+                "(text.template_arguments: {enable_thinking: false}), or set text.template: plain",
+            )
+        thought = opened.replace(opener, "", 1).lstrip("\n") if response.startswith(opener) else opened
+        return thought + closing + answer + (chat.end if chat.end_from == "turn" else "")
+
+    def _behind(self, head: list[int], ids: list[int], turn: str) -> list[int]:
+        """The ids of a turn behind those of the prompt's end."""
+        chat = self.chat
+        assert chat is not None
+        if ids[: len(head)] == head:
+            found = ids[len(head) :]
+        else:  # the first characters of the response would merge with the prompt's last ones; they are generated apart
+            [found] = encode_texts(self.tokenizer, [turn])
+            if self.tokenizer.decode([*head, *found]) != self.tokenizer.decode(ids):
+                self._refuse_ids([*head, *found], ids)
+        return found if chat.end_from == "turn" else [*found, chat.end_id]  # the end of a next turn is one token
+
+    def _refuse(self, expected: str, whole: str) -> NoReturn:
+        expected_ids, ids = encode_texts(self.tokenizer, [expected, whole])
+        self._refuse_ids(expected_ids, ids)
+
+    def _refuse_ids(self, expected: list[int], ids: list[int]) -> NoReturn:
+        place = next((i for i, (a, b) in enumerate(zip(expected, ids, strict=False)) if a != b), min(len(expected), len(ids)))
+        shown = self.tokenizer.decode(ids[max(0, place - 8) : place])
+        ours, theirs = (self.tokenizer.decode(side[place : place + 8]) for side in (expected, ids))
+        assert self.chat is not None
+        raise DataError(
+            f"a conversation rendered by the chat template of {self.chat.name} is not prompt + response + end of turn: behind {shown!r} "
+            f"(token {place}) it has {theirs!r}, expected {ours!r}",
+            hint="leave the record out, or set text.template: plain; `dora data preview` shows how records are rendered",
+        )
+
+    # ---------------------------------------------------------------------------------------------------------------- cuts
+
+    def _cut_prompt(self, ids: list[int], messages: Sequence[Message]) -> EncodedPrompt:
+        limit = self.text.max_prompt_tokens
+        if self.chat is None:
+            if self._bos is not None and (not ids or ids[0] != self._bos):
+                ids = [self._bos, *ids]
+            return _cut_front(ids, 1 if self._bos is not None else 0, limit, has_system=_has_system(messages))
+        if len(ids) <= limit:
+            return EncodedPrompt(ids)
+        return self._shortened(ids, messages)
+
+    def _shortened(self, ids: list[int], messages: Sequence[Message]) -> EncodedPrompt:
+        """A chat prompt without its oldest turns; the last one loses the beginning of its text if it is still too long."""
+        limit, kept = self.text.max_prompt_tokens, _system_of(messages)
+        turns, tools = list(messages[len(kept) :]), chat_turns(messages)[1]
+        for first in (place for place, turn in enumerate(turns) if place and turn["role"] == "user"):
+            [shorter] = encode_texts(self.tokenizer, [self._prompt_text(_with_tools([*kept, *turns[first:]], tools))])
+            if len(shorter) <= limit:
+                return EncodedPrompt(shorter, len(ids) - len(shorter))
+        last = max((place for place, turn in enumerate(turns) if turn["role"] == "user"), default=0)
+        text = self._prompt_text(_with_tools([*kept, *turns[last:]], tools))
+        [shorter] = encode_texts(self.tokenizer, [text])
+        content = turns[last]["content"].strip() if turns else ""
+        head = self._before_content(text, content, shorter)
+        if head is not None and limit - head >= limit // 4:
+            cut = _cut_front(shorter, head, limit, has_system=False)
+            return EncodedPrompt(cut.ids, len(ids) - len(cut.ids))
+        # The system message leaves no room for the question: keep its first token alone, as without a chat template.
+        cut = _cut_front(shorter, 1 if self.chat and self.chat.adds_bos else 0, limit, has_system=True)
+        return EncodedPrompt(cut.ids, len(ids) - len(cut.ids), cut.lost_system)
+
+    def _before_content(self, text: str, content: str, ids: list[int]) -> int | None:
+        """Number of ids in front of the last question's own text; None where it is not found in the rendered text."""
+        place = text.rfind(content) if content else -1
+        if place < 0 or MARK in text:
+            return None
+        [head] = encode_texts(self.tokenizer, [text[:place]])
+        while head and ids[: len(head)] != head:
+            head.pop()
+        return len(head)
+
+    def _cut_response(self, prompt: EncodedPrompt, ids: list[int]) -> EncodedResponse:
         lost = max(0, len(ids) - self.text.max_response_tokens)
-        return EncodedResponse(prompt_ids, ids[: self.text.max_response_tokens], cut + lost)
+        return EncodedResponse(prompt.ids, ids[: self.text.max_response_tokens], prompt.cut + lost, lost, prompt.lost_system)
+
+
+def _plain_text(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    if any(message.get("extra") for message in messages):
+        refuse_tools("plain text", str(tokenizer.name_or_path or "this model"))
+    return plain_prompt(messages) + "\n"
+
+
+def _with_tools(messages: list[Message], tools: list[Any] | None) -> list[Message]:
+    """The messages with the tool definitions of a longer conversation, in the first message if none has them."""
+    if not tools or not messages or chat_turns(messages)[1]:
+        return messages
+    extra = json.loads(messages[0].get("extra") or "{}") | {"tools": tools}
+    first: Message = {**messages[0], "extra": json.dumps(extra)}
+    return [first, *messages[1:]]
+
+
+def _has_system(messages: Sequence[Message]) -> bool:
+    return bool(messages) and messages[0]["role"] == "system"
+
+
+def _system_of(messages: Sequence[Message]) -> list[Message]:
+    """The messages before the first turn of a user or the assistant."""
+    first = next((place for place, message in enumerate(messages) if message["role"] != "system"), len(messages))
+    return list(messages[:first])
+
+
+def _cut_front(ids: list[int], head: int, limit: int, *, has_system: bool) -> EncodedPrompt:
+    """At most ``limit`` ids: the first ``head`` of them and the last ones."""
+    cut = max(0, len(ids) - limit)
+    if not cut:
+        return EncodedPrompt(ids)
+    return EncodedPrompt(ids[:head] + ids[len(ids) - limit + head :], cut, has_system)

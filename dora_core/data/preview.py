@@ -19,19 +19,19 @@ from dora_core.data.acceptance import BadRow, Quality, Refusal, Wanted, bad_rows
 from dora_core.data.adapted import AdaptedInput, AdaptedRow
 from dora_core.data.adapter.canonical import CanonicalRow, is_repetition
 from dora_core.data.columns_left import ColumnsLeft
-from dora_core.data.encoding import plain_prompt, render_prompt
+from dora_core.data.goals import conditioned, without_rewards
 from dora_core.data.inputs import BATCH_ROWS, Input, inputs_of, rules_of, split_of
 from dora_core.data.locations import locate
 from dora_core.data.previewed import ColumnUse, Estimate, FindingShown, InputPreview, Preview, RecordShown, ResponseShown
 from dora_core.data.problems import Problem
 from dora_core.data.record_counts import UNKNOWN, RecordCounter, RecordCounts
-from dora_core.data.records import Message, Record, Split, is_golden_source, is_held_out, parse_canonical
+from dora_core.data.records import Record, Split, is_golden_source, is_held_out, parse_canonical
 from dora_core.data.reference_texts import reference_texts
 from dora_core.data.suspicion import Example, Finding, Seen, Suspicion
 from dora_core.errors import DoraError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 ROWS = 20_000
 """Rows read of an input unless the caller says otherwise."""
@@ -136,15 +136,19 @@ class _InputReading:
                     else:
                         self._refuse(parsed, row)
                     continue
+                if self.item.content != "golden" and (problems := without_rewards(parsed, self.data.goal)):
+                    self._refuse(problems, row)
+                    continue
                 self.quality.kept += 1
                 split = split_of(parsed, self.item, self.data)
                 self.by_hash["eval" if is_held_out(parsed.prompt_hash, self.data.holdout_fraction) else "train"] += 1
                 self.prompts[split].append(parsed.prompt_hash)
                 self.split_given += parsed.split is not None or self.item.content == "eval"
-                self.counter.add(parsed, split)
-                self._show(parsed, split, row)
-                if self.item.content != "golden":
-                    total.add(parsed, split)
+                for one in conditioned(parsed, "eval" if self.item.content == "golden" else split, self.data.goal):
+                    self.counter.add(one, split)
+                    self._show(one, split, row)
+                    if self.item.content != "golden":
+                        total.add(one, split)
                 if suspicion is not None:
                     golden, at = self.item.content == "golden", Example(row.file, row.row)
                     suspicion.see(Seen(parsed, golden, split, at, self.item.place, parsed.record_id in taken))
@@ -202,6 +206,7 @@ class _InputReading:
                 for text, reward, source in zip(record.responses, record.rewards, record.sources, strict=True)
             ],
             extra=record.extra,
+            label_probability=record.label_probability,
         )
         if len(self.shown) < self.most_shown:
             self.shown.append(shown)
@@ -233,13 +238,6 @@ def column_uses(left: ColumnsLeft) -> list[ColumnUse]:
         for name in names:
             seen.setdefault(name, ColumnUse(column=name, use=cast(Any, use), why=reason))
     return list(seen.values())
-
-
-def rendered(prompt: Sequence[Message], tokenizer: PreTrainedTokenizerBase | None, template: str) -> str:
-    """The prompt as the policy reads it; without a tokenizer as plain text, which is what a tiny policy reads."""
-    if tokenizer is None:
-        return plain_prompt(prompt) + "\n"
-    return render_prompt(prompt, tokenizer, template)
 
 
 # --------------------------------------------------------------------------------------------------------------- verdict

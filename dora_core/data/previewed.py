@@ -32,6 +32,7 @@ class RecordShown(StrictModel):
     prompt: list[Message]
     responses: list[ResponseShown]
     extra: str | None = Field(None, description="Carried columns, as JSON.")
+    label_probability: float | None = Field(None, description="Probability that the order of the rewards is right; null: as 1.")
 
 
 class ColumnUse(StrictModel):

@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -32,7 +32,7 @@ MAX_NAME_CHARS = 128
 
 Form = Literal["pairwise", "listwise", "golden", "unpaired", "prompt", "sample"]
 Split = Literal["train", "eval"]
-RewardKind = Literal["reward", "rank", "preference", "label", "none"]
+RewardKind = Literal["reward", "rank", "preference", "label", "goal", "none"]
 Message: TypeAlias = dict[str, str]
 """``{"role": …, "content": …}``; with ``extra`` where tools are kept: a JSON object of what a chat template reads beside them, such as
 ``tool_calls`` and ``tool_call_id``, in the first message also ``tools``."""
@@ -47,7 +47,8 @@ RECORDS_SCHEMA = pa.schema(
         ("responses", pa.list_(pa.string())),
         ("rewards", pa.list_(pa.float64())),  # null = not measured; never a preference
         ("sources", pa.list_(pa.string())),  # null = unknown; such a response is scored but never fitted on
-        ("reward_kind", pa.string()),  # reward | rank | preference | label (one response, 1 = desirable, 0 = not) | none
+        # reward | rank | preference | label (one response, 1 = desirable, 0 = not) | goal (nearness to the reward asked for, best 0) | none
+        ("reward_kind", pa.string()),
         ("task", pa.string()),  # kind of prompt, for results per task; null = not given
         ("split", pa.string()),  # train | eval
         ("prompt_hash", pa.uint64()),
@@ -77,6 +78,11 @@ def with_tools(schema: pa.Schema) -> pa.Schema:
     return schema.set(schema.get_field_index("prompt"), pa.field("prompt", _PROMPT_WITH_TOOLS))
 
 
+def with_goals(schema: pa.Schema) -> pa.Schema:
+    """A schema with the column ``goal``, for data in which prompts state one."""
+    return schema.append(pa.field("goal", pa.string()))
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A valid row. ``rewards`` and ``sources`` have the length of ``responses``; golden rows and samples have one, prompts none."""
@@ -94,6 +100,7 @@ class Record:
     weight: float | None = None
     extra: str | None = None
     label_probability: float | None = None
+    goal: str | None = None  # text in front of the prompt, which ``prompt_hash`` leaves out: see :func:`with_goal`
 
 
 @dataclass(frozen=True)
@@ -171,6 +178,12 @@ def is_golden_source(name: str | None, patterns: Iterable[str]) -> bool:
     return any(name.startswith(p[:-1]) if p.endswith("*") else name == p for p in patterns)
 
 
+def carried_text(extra: str | None, column: str) -> str | None:
+    """Text of a carried column of one record, whose ``extra`` this is; None where it is absent or null."""
+    value = None if extra is None else json.loads(extra).get(column)
+    return None if value is None else str(value)
+
+
 # ------------------------------------------------------------------------------------------------------- one row
 
 
@@ -197,8 +210,8 @@ def parse_row(row: Any, form: Form, rules: Rules, taken: Container[str] = ()) ->
 def parse_canonical(row: CanonicalRow, rules: Rules, taken: Container[str] = ()) -> Record | list[Problem]:
     """:func:`parse_row` for a row of an adapter: the prompt is messages, the responses are final texts. Never raises.
 
-    Beside the fields of :func:`parse_row` a row may have ``split``, ``weight``, ``label_probability``, ``extra`` and ``tools``, and the
-    form ``unpaired`` the fields ``response, label, source``.
+    Beside the fields of :func:`parse_row` a row may have ``split``, ``weight``, ``label_probability``, ``goal``, ``extra`` and ``tools``,
+    and the form ``unpaired`` the fields ``response, label, source``.
     """
     parser = _RowParser(rules, taken, final=True)
     record = parser.parse(row.fields, row.form)
@@ -256,7 +269,8 @@ class _RowParser:
         record_id = record_id or hashlib.sha256(content.encode()).hexdigest()[:32]
         if record_id in self.taken:
             self._add("id", Reason.DUPLICATE_ID, "an earlier row has this id, or this content where rows have no id")
-        return Record(record_id, prompt, responses, rewards, sources, kind, _hash_text(prompt_json), content, task, **beside)
+        record = Record(record_id, prompt, responses, rewards, sources, kind, _hash_text(prompt_json), content, task, **beside)
+        return with_goal(record, row["goal"]) if self.final and row.get("goal") is not None else record
 
     def _add(self, field: str, reason: Reason, detail: str) -> None:
         self.problems.append(Problem(field, reason, detail))
@@ -452,13 +466,30 @@ def _short(value: Any) -> str:
     return ascii(value[:40]) if isinstance(value, str) else _kind(value)
 
 
+def with_goal(record: Record, text: str) -> Record:
+    """The record with a text in front of the first user message of its prompt, after a goal that is there already.
+
+    ``prompt_hash`` stays that of the prompt without goals: records of one prompt belong to the same split and fold, whatever they ask for.
+    """
+    goal = text if record.goal is None else f"{record.goal} {text}"
+    place = next((i for i, message in enumerate(record.prompt) if message["role"] == "user"), None)
+    prompt = list(record.prompt)
+    if place is None:
+        prompt.append({"role": "user", "content": text})
+    else:
+        asked = record.prompt[place]["content"].removeprefix(f"{record.goal}\n\n") if record.goal else record.prompt[place]["content"]
+        prompt[place] = record.prompt[place] | {"content": f"{goal}\n\n{asked}"}
+    return replace(record, prompt=prompt, goal=goal, content=f"{record.content}\n{canonical_json(text)}")
+
+
 # ------------------------------------------------------------------------------------------------------- tables
 
 
 def records_table(records: Sequence[Record], holdout_fraction: float, schema: pa.Schema = RECORDS_SCHEMA) -> pa.Table:
     """Rows of ``records.parquet``, in the order given."""
     hashes = np.array([r.prompt_hash for r in records], dtype=np.uint64)
-    names = ("record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "task", "weight", "extra", "label_probability")
+    names = ("record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "task", "weight", "extra")
+    names += ("label_probability", "goal")
     columns: dict[str, Any] = {name: [getattr(r, name) for r in records] for name in names}
     columns |= {
         "split": _splits(records, hashes, holdout_fraction),
@@ -483,5 +514,6 @@ def golden_table(records: Sequence[Record], holdout_fraction: float, schema: pa.
         "prompt_hash": hashes,
         "split": _splits(records, hashes, holdout_fraction),
         "extra": [r.extra for r in records],
+        "goal": [r.goal for r in records],
     }
     return pa.table([pa.array(columns[f.name], type=f.type) for f in schema], schema=schema)

@@ -48,12 +48,12 @@ class RobustDPO(MarginLoss):
 
 @register_loss
 class ROPO(MarginLoss):
-    """ℓ = −a·log σ(m) + b·σ(−m), a = 4α/(1+α)², b = 4α²/(1+α)², m = β(lr_w − lr_l) — ROPO, arXiv 2404.04102.
+    """ℓ = −a·log σ(m) + b·σ(−m), a = 4α/(1+α)², b = 4α²/(1+α)², m = β(lr_w − lr_l) — ROPO, arXiv 2404.04102, equation 9.
 
     The gradient's size in m is s(a + b(1−s)), s = σ(−m). Unlike dpo's, s, it falls again where the policy disagrees most with the label,
     and its maximum, at s = (1+α)/(2α), is 1, dpo's supremum: that fixes a and b. α → ∞ leaves the term σ(−m), bounded and symmetric,
-    which a flipped label cannot pull far. The formula is confirmed by that property; the paper's filtering of noisy records and its
-    rejection sampling are left out, and the default α is ours.
+    which a flipped label cannot pull far. The paper's filtering of noisy records and its rejection sampling are left out, and the
+    default α is ours.
     """
 
     name: Literal["ropo"] = "ropo"

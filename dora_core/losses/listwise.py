@@ -19,7 +19,11 @@ class DPOPL(PreferenceLoss):
 
     Written without sorting: response k competes with itself and every response of strictly smaller reward. That is the
     formula above when rewards differ, and makes tied responses compete only with what is below both. Equals ``dpo`` at N = 2.
+
+    With a soft label the list is in the order of its rewards with probability q, else in the reverse order (ours; ``dpo``'s at N = 2).
     """
+
+    reads_label_probability: ClassVar[bool] = True
 
     name: Literal["dpo_pl"] = "dpo_pl"
     beta: float = Field(0.1, gt=0, le=100, description="β: strength of the pull towards the reference.")
@@ -28,9 +32,15 @@ class DPOPL(PreferenceLoss):
 
     def __call__(self, batch: PreferenceBatch) -> Tensor:
         scores_BN = self.beta * batch.log_ratios_BN
+        right_B = self._of_order(scores_BN, batch.beats_BNN)
+        if batch.label_probability_B is None:
+            return right_B
+        return batch.mixed(right_B, self._of_order(scores_BN, batch.beats_BNN.transpose(1, 2)))
+
+    @staticmethod
+    def _of_order(scores_BN: Tensor, beats_BNN: Tensor) -> Tensor:
         itself_NN = torch.eye(scores_BN.shape[1], dtype=torch.bool, device=scores_BN.device)
-        competes_BNN = batch.beats_BNN | itself_NN
-        normalizer_BN = scores_BN[:, None, :].masked_fill(~competes_BNN, -torch.inf).logsumexp(dim=2)
+        normalizer_BN = scores_BN[:, None, :].masked_fill(~(beats_BNN | itself_NN), -torch.inf).logsumexp(dim=2)
         return (normalizer_BN - scores_BN).sum(dim=1)
 
 

@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from dora_core.config.method import LoraConfig, ModelConfig
+from dora_core.config.method import LoraConfig, ModelConfig, TextConfig
+from dora_core.data.chat_format import ChatFormat, describe_chat, end_tokens
 from dora_core.errors import ModelError
+from dora_core.models.portable import make_portable
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "cls_token": "<cls>", "sep_token": "<sep>"}
 
@@ -116,7 +118,7 @@ def grow_reward_model(config: ModelConfig | str | Path) -> tuple[PreTrainedModel
         ModelError: the model cannot be loaded, or is a classifier with another number of outputs.
     """
     config = _as_config(config)
-    settings = _from_pretrained(transformers.AutoConfig, config)
+    settings = load_settings(config)
     dropout = {name: 0.0 for name, value in settings.to_dict().items() if "drop" in name and isinstance(value, float)}
     try:
         model, tokenizer = _load(transformers.AutoModelForSequenceClassification, config, torch.float32, num_labels=1, **dropout)
@@ -133,10 +135,36 @@ def load_tokenizer(config: ModelConfig | str | Path) -> PreTrainedTokenizerBase:
     return _from_pretrained(transformers.AutoTokenizer, _as_config(config))
 
 
+def load_settings(config: ModelConfig | str | Path) -> PretrainedConfig:
+    """The configuration of a model, without its weights."""
+    return _from_pretrained(transformers.AutoConfig, _as_config(config))
+
+
+def load_generation_settings(config: ModelConfig | str | Path, settings: PretrainedConfig) -> GenerationConfig:
+    """The generation configuration that transformers loads with the weights; made from ``settings`` where there is no file of it."""
+    config = _as_config(config)
+    try:
+        return GenerationConfig.from_pretrained(config.source, revision=config.revision)
+    except OSError:
+        return GenerationConfig.from_model_config(settings)
+
+
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Hugging Face folder: safetensors, config, tokenizer."""
+    """Write a Hugging Face folder, readable by earlier releases of transformers (``portable.py``): safetensors, configurations, tokenizer.
+
+    The generation configuration declares every token that ends a response, so that a server stops where training taught the model to.
+    Safetensors are written for their owner only; they get the mode of the configuration, which follows the umask.
+    """
+    if model.can_generate():
+        ends = sorted(end_tokens(tokenizer, model.generation_config, _chat_format(tokenizer)))
+        if len(ends) > 1:
+            model.generation_config.eos_token_id = ends
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
+    make_portable(folder)
+    mode = (folder / "config.json").stat().st_mode & 0o777
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(mode)
 
 
 def add_lora(model: PreTrainedModel, lora: LoraConfig, task_type: str = "CAUSAL_LM") -> PreTrainedModel:
@@ -184,6 +212,16 @@ def _scorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTr
     config.pad_token_id = tokenizer.pad_token_id  # a decoder reads the last token that is another one
     config.use_cache = False
     return model
+
+
+def _chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat | None:
+    """Description of the tokenizer's chat template; None without one that can be used."""
+    if not tokenizer.chat_template:
+        return None
+    try:
+        return describe_chat(tokenizer, TextConfig())[1]
+    except ModelError:
+        return None  # a run that uses the template refuses it before anything is trained
 
 
 def _as_config(model: ModelConfig | str | Path) -> ModelConfig:

@@ -11,9 +11,10 @@ Shape legend: R rows (one per response), S sequence length, T response tokens of
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from dora_core.models.packed_attention import NAME, packed_hidden
 from dora_core.models.packing import PackedRows, by_prompt, pack, packed_tokens
 
 log = logging.getLogger("dora.logprobs")
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -115,15 +118,7 @@ class ResponseLogps(nn.Module):
             collisions: return (2, R) instead: the same, and Σ_t log Σ_v π(v | x, y_<t)², without gradient, at the cost of one more pass
                 over the logits.
         """
-        body = self.plain_model.base_model
-        if isinstance(rows, PackedRows):
-            hidden_TH = packed_hidden(body, rows).index_select(0, rows.index_T)
-            targets_T, row_T, count = rows.targets_T, rows.row_T, rows.rows
-        else:
-            hidden_RSH = body(input_ids=rows.ids_RS, attention_mask=rows.attention_RS, use_cache=False).last_hidden_state
-            where_RS = rows.targets_RS >= 0
-            hidden_TH, targets_T = hidden_RSH[where_RS], rows.targets_RS[where_RS]
-            row_T, count = where_RS.nonzero()[:, 0], len(rows.ids_RS)
+        hidden_TH, targets_T, row_T, count = self._hidden(rows)
         head = self.plain_model.get_output_embeddings()
         logps_T = _token_logps(head, hidden_TH, targets_T)
         logps_R = logps_T.new_zeros(count).index_add(0, row_T, logps_T)
@@ -131,6 +126,24 @@ class ResponseLogps(nn.Module):
             return logps_R
         collisions_T = _token_log_collisions(head, hidden_TH)
         return torch.stack([logps_R, logps_T.new_zeros(count).index_add(0, row_T, collisions_T)])
+
+    def represent(self, rows: PackedRows | ResponseRows) -> tuple[Tensor, Tensor]:
+        """Compute Σ_t log π, (R,), and the mean over response tokens of the last hidden state that predicts them, (R, H); ≥ float32."""
+        hidden_TH, targets_T, row_T, count = self._hidden(rows)
+        logps_T = _token_logps(self.plain_model.get_output_embeddings(), hidden_TH, targets_T)
+        wide_TH = hidden_TH.to(logps_T.dtype)
+        sums_RH = wide_TH.new_zeros(count, wide_TH.shape[1]).index_add(0, row_T, wide_TH)
+        tokens_R = row_T.bincount(minlength=count).clamp(min=1)
+        return logps_T.new_zeros(count).index_add(0, row_T, logps_T), sums_RH / tokens_R[:, None]
+
+    def _hidden(self, rows: PackedRows | ResponseRows) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Hidden states that predict response tokens, (T, H), these tokens, the row of each, and the number of rows."""
+        body = self.plain_model.base_model
+        if isinstance(rows, PackedRows):
+            return packed_hidden(body, rows).index_select(0, rows.index_T), rows.targets_T, rows.row_T, rows.rows
+        hidden_RSH = body(input_ids=rows.ids_RS, attention_mask=rows.attention_RS, use_cache=False).last_hidden_state
+        where_RS = rows.targets_RS >= 0
+        return hidden_RSH[where_RS], rows.targets_RS[where_RS], where_RS.nonzero()[:, 0], len(rows.ids_RS)
 
     @property
     def _window(self) -> float:
@@ -208,6 +221,21 @@ def _module_logps(head: nn.Module, hidden_TH: Tensor, targets_T: Tensor) -> Tens
 
 
 @torch.no_grad()
+def represent_responses(
+    logps: ResponseLogps, responses: Sequence[EncodedResponse], pad_id: int, budget: int | TokenBudget, device: torch.device
+) -> NDArray[np.float64]:
+    """Inference: (Σ log π, mean hidden state) of each response, shape (N, 1 + H), in the given order; otherwise as
+    :func:`score_responses`."""
+
+    def represent(rows: PackedRows | ResponseRows) -> list[list[float]]:
+        logps_R, hidden_RH = logps.represent(rows)
+        found: list[list[float]] = torch.cat([logps_R[:, None], hidden_RH], dim=1).tolist()
+        return found
+
+    return np.array(_by_records(logps, responses, pad_id, budget, device, represent))
+
+
+@torch.no_grad()
 def score_responses(
     logps: ResponseLogps, responses: Sequence[EncodedResponse], pad_id: int, budget: int | TokenBudget, device: torch.device
 ) -> list[float]:
@@ -215,16 +243,32 @@ def score_responses(
 
     Neighbours with the same prompt share its computation: keep the responses of a record together.
     """
-    records = by_prompt(responses)
-    first = list(accumulate(map(len, records), initial=0))
-    scores = [0.0] * len(responses)
 
-    def score(batch: NDArray[np.int64]) -> list[float]:
-        found: list[float] = logps(logps.collate([records[i] for i in batch], pad_id).to(device)).tolist()
+    def score(rows: PackedRows | ResponseRows) -> list[float]:
+        found: list[float] = logps(rows).tolist()
         return found
 
-    for batch, found in in_batches(score, [logps.tokens(record) for record in records], TokenBudget.of(budget)):
+    return _by_records(logps, responses, pad_id, budget, device, score)
+
+
+def _by_records(
+    logps: ResponseLogps,
+    responses: Sequence[EncodedResponse],
+    pad_id: int,
+    budget: int | TokenBudget,
+    device: torch.device,
+    of_rows: Callable[[PackedRows | ResponseRows], list[Value]],
+) -> list[Value]:
+    """``of_rows`` of batches of records, put in the order of the responses."""
+    records = by_prompt(responses)
+    first = list(accumulate(map(len, records), initial=0))
+    values: list[Value | None] = [None] * len(responses)
+
+    def of_batch(batch: NDArray[np.int64]) -> list[Value]:
+        return of_rows(logps.collate([records[i] for i in batch], pad_id).to(device))
+
+    for batch, found in in_batches(of_batch, [logps.tokens(record) for record in records], TokenBudget.of(budget)):
         places = chain.from_iterable(range(first[i], first[i + 1]) for i in batch)
-        for place, logp in zip(places, found, strict=True):
-            scores[place] = logp
-    return scores
+        for place, value in zip(places, found, strict=True):
+            values[place] = value
+    return cast("list[Value]", values)

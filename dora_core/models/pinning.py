@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from dora_core.config.method import ModelConfig
+from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.errors import ModelError
 
 HASHED_WHOLE = 64 * 2**20
@@ -28,6 +28,23 @@ def pin(model: ModelConfig) -> ModelConfig:
     if folder.is_dir():
         return model.model_copy(update={"content": folder_digest(folder)})
     return model if model.revision else model.model_copy(update={"revision": _commit(model.source)})
+
+
+def pin_text(text: TextConfig, model: ModelConfig) -> TextConfig:
+    """``text`` with the version of the rules that tokenise chats, where prompts to ``model`` are rendered by its chat template: a change of
+    the rules then changes the digests of those stages alone.
+
+    Args:
+        model: pinned.
+
+    Raises:
+        ModelError: the tokenizer cannot be read, or ``text.template`` is ``chat`` and it has no chat template.
+    """
+    from dora_core.data.chat_format import CHAT_TOKENS, uses_chat
+    from dora_core.models.model_files import model_files
+
+    chat = not model.is_tiny and text.template != "plain" and uses_chat(model_files(model).tokenizer, text)
+    return text.evolve(chat_tokens=CHAT_TOKENS if chat else None)
 
 
 def folder_digest(folder: Path) -> str:

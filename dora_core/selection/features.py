@@ -1,9 +1,13 @@
-"""Frozen features of responses for the proxy: hashed n-grams and text statistics, which need no model.
+"""Frozen features of responses for the proxy: hashed n-grams and text statistics, which need no model, and those of a frozen policy.
 
 Text statistics are those of the source classifier (``classifier/text_statistics.py``). Words and pairs of words are hashed into a few
 hundred buckets with a sign each (Weinberger et al. 2009, arXiv 0902.2206): collisions cancel on average, and the proxy's fit stays
 dense and small. Every column has mean 0 and variance 1 on the fitting rows, n-grams variance ¼: a ridge of one strength then shrinks the
 numerous n-grams more.
+
+Features of the policy (:class:`PolicyFeatures`): its log-probability of a response, whole and per token, and the mean of its last hidden
+states over the response, given the prompt. Unlike n-grams they see how a response relates to its prompt. A wide hidden state is projected
+by a fixed random matrix (Johnson & Lindenstrauss 1984), which keeps inner products, so that the proxy's fits stay small.
 
 Left out: weights learned from the data (TF-IDF), which would make a feature depend on other rows.
 
@@ -41,6 +45,45 @@ def hashed_ngrams(texts: Sequence[str], buckets: int = BUCKETS) -> Floats:
                 code = zlib.crc32(" ".join(gram).encode())
                 row[(code >> 1) % buckets] += weight * (1 - 2 * (code & 1))
     return out
+
+
+POLICY_WIDTH = 128
+"""Columns that are kept of a hidden state."""
+
+
+def policy_vectors(representation_NV: Floats, tokens_N: NDArray[np.integer]) -> Floats:
+    """Log-probability, log-probability per token, and the hidden state in at most :data:`POLICY_WIDTH` columns, (N, 2 + W).
+
+    Args:
+        representation_NV: of ``models.logprobs.represent_responses``.
+        tokens_N: |y| ≥ 1.
+    """
+    logp_N, hidden_NH = representation_NV[:, 0], representation_NV[:, 1:]
+    width = hidden_NH.shape[1]
+    if width > POLICY_WIDTH:
+        sketch_HW = np.random.default_rng([width, POLICY_WIDTH]).standard_normal((width, POLICY_WIDTH)) / POLICY_WIDTH**0.5
+        hidden_NH = hidden_NH @ sketch_HW
+    return np.column_stack([logp_N, logp_N / tokens_N, hidden_NH])
+
+
+@dataclass(frozen=True)
+class PolicyFeatures:
+    """Vectors of :func:`policy_vectors` → features, by constants of the fitting rows."""
+
+    mean_D: Floats
+    scale_D: Floats
+
+    @classmethod
+    def fit(cls, vectors_ND: Floats) -> PolicyFeatures:
+        """Constants from at least one response: variance 1 for the log-probabilities, ¼ for the numerous rest."""
+        std_D = vectors_ND.std(axis=0)
+        wanted_D = np.where(np.arange(len(std_D)) < 2, 1.0, NGRAM_SCALE)
+        return cls(vectors_ND.mean(axis=0), np.divide(wanted_D, std_D, out=np.zeros_like(std_D), where=std_D > 1e-9))
+
+    def __call__(self, vectors_ND: Floats) -> Floats:
+        """Features (N, D), all finite."""
+        features_ND: Floats = np.clip((vectors_ND - self.mean_D) * self.scale_D, -LIMIT, LIMIT)
+        return features_ND
 
 
 @dataclass(frozen=True)

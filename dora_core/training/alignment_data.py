@@ -32,7 +32,8 @@ UNKNOWN = "unknown"
 JOINED_COLUMNS = ("row", "prompt", "responses", "rewards", "sources", "reward_kind", "logps", "factor", "label_probability")
 """Columns that :func:`write_alignment_data` reads: position in the records table, messages, lists over all responses (rewards null where
 not measured, sources null where unknown), the kind of the rewards (:data:`dora_core.data.unpaired.LABEL`: an unpaired record), the
-record's h, and the probability that its label is right (null, or no such column: 1)."""
+record's h, and the probability that its label is right (null, or no such column: 1). A further column ``tokens``, the number of response
+tokens that each reference log-probability is the sum of, is compared with the tokens that are written."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,43 @@ def schema(sources: Sequence[str], records: int) -> pa.Schema:
     return pa.schema(fields, {"sources": json.dumps(list(sources)), "records": str(records)})
 
 
+@dataclass
+class Cuts:
+    """Counts of texts that lost tokens, among the records that can train.
+
+    Attributes:
+        responses, prompts: all of them.
+        cut_responses, cut_prompts: those that lost tokens.
+        cut_tokens: tokens that they lost.
+        lost_system: prompts whose system message was among them.
+        equal: records left out because chosen and rejected responses are the same tokens: their texts differ only in what is cut off, or
+            in white space that the chat template trims. Their loss would be ln 2, without a gradient.
+    """
+
+    responses: int = 0
+    prompts: int = 0
+    cut_responses: int = 0
+    cut_prompts: int = 0
+    cut_tokens: int = 0
+    lost_system: int = 0
+    equal: int = 0
+
+    def see(self, record: Sequence[EncodedResponse]) -> None:
+        """Count one record."""
+        prompt_cut = record[0].truncated - record[0].cut
+        self.prompts += 1
+        self.responses += len(record)
+        self.cut_prompts += prompt_cut > 0
+        self.cut_responses += sum(response.cut > 0 for response in record)
+        self.cut_tokens += prompt_cut + sum(response.cut for response in record)
+        self.lost_system += record[0].lost_system
+
+
 def write_alignment_data(
     path: Path, joined: Iterable[pa.Table], encoder: Encoder, max_responses: int, *, sources: Iterable[str | None], records: int
-) -> None:
-    """Choose, encode and write the records that have a strict preference or a label; the others are dropped.
+) -> Cuts:
+    """Choose, encode and write the records that have a strict preference or a label; the others are dropped, and so are those whose
+    different responses are equal tokens (:attr:`Cuts.equal`).
 
     Args:
         joined: tables of :data:`JOINED_COLUMNS`, streamed; one at a time is in memory.
@@ -92,26 +126,37 @@ def write_alignment_data(
         records: rows of all tables of ``joined``.
 
     Raises:
-        DataError: no record has a preference or a label; an unpaired record does not have one label.
+        DataError: no record has a preference or a label that its tokens show; an unpaired record does not have one label.
     """
+    cuts = Cuts()
     names = sorted({name or UNKNOWN for name in sources})
     code = {name: i for i, name in enumerate(names)} | {None: names.index(UNKNOWN) if UNKNOWN in names else -1}
     layout, written = schema(names, records), 0
     with pa.ipc.new_file(str(path), layout) as file:
         for table in joined:
-            batch = _encode(table, encoder, max_responses, code, layout)
+            batch = _encode(table, encoder, max_responses, code, layout, cuts)
             if len(batch):
                 file.write_batch(batch)
                 written += len(batch)
+    if not written and cuts.equal:
+        limit = encoder.text.max_response_tokens
+        raise DataError(
+            f"in all {cuts.equal} training records with a preference the responses are equal tokens: they differ only beyond "
+            f"text.max_response_tokens = {limit} ({cuts.cut_responses} of {cuts.responses} responses are cut)",
+            hint="raise text.max_response_tokens, so that the responses of a record differ within it",
+        )
     if not written:
         raise DataError(
             f"none of {records} training records has a preference: rewards are missing or all tied",
             hint="map the right column with data.train[i].columns.rewards (or ranks), or give chosen/rejected pairs "
             "or rows with one response and a label",
         )
+    return cuts
 
 
-def _encode(table: pa.Table, encoder: Encoder, max_responses: int, code: dict[str | None, int], layout: pa.Schema) -> pa.RecordBatch:
+def _encode(
+    table: pa.Table, encoder: Encoder, max_responses: int, code: dict[str | None, int], layout: pa.Schema, cuts: Cuts
+) -> pa.RecordBatch:
     rewards = [[math.nan if r is None else r for r in of_record] for of_record in table["rewards"].to_pylist()]
     chosen = [choose_responses(of_record, max_responses) for of_record in rewards]
     unpaired = [kind == LABEL for kind in table["reward_kind"].to_pylist()]
@@ -124,15 +169,29 @@ def _encode(table: pa.Table, encoder: Encoder, max_responses: int, code: dict[st
         if is_unpaired or (len(c) >= 2 and r[c[0]] > r[c[-1]])
     ]
     table = table.take(pa.array(kept, pa.int64()))
-    chosen = [chosen[i] for i in kept]
-
-    given = table["label_probability"] if "label_probability" in table.column_names else pa.chunked_array([pa.nulls(len(table))])
-    probability = pc.fill_null(given.cast(pa.float64()), 1.0).combine_chunks()
+    chosen, unpaired = [chosen[i] for i in kept], [unpaired[i] for i in kept]
 
     def picked(name: str) -> list[list[Any]]:
         return [[values[i] for i in c] for values, c in zip(table[name].to_pylist(), chosen, strict=True)]
 
-    encoded = encoder.encode_lists(table["prompt"].to_pylist(), picked("responses"))
+    texts = picked("responses")
+    encoded = encoder.encode_lists(table["prompt"].to_pylist(), texts)
+    for record in encoded:
+        cuts.see(record)
+    if "tokens" in table.column_names:
+        _check_tokens(table["row"].to_pylist(), encoded, picked("tokens"))
+    distinct = [_distinct(record, of_record) for record, of_record in zip(encoded, texts, strict=True)]
+    kept = [i for i, (places, is_unpaired) in enumerate(zip(distinct, unpaired, strict=True)) if is_unpaired or len(places) > 1]
+    if len(kept) < len(encoded) or any(len(places) < len(record) for places, record in zip(distinct, encoded, strict=True)):
+        cuts.equal += len(encoded) - len(kept)
+        chosen = [[chosen[i][place] for place in distinct[i]] for i in kept]
+        encoded = [[encoded[i][place] for place in distinct[i]] for i in kept]
+        unpaired = [unpaired[i] for i in kept]
+        table = table.take(pa.array(kept, pa.int64()))
+
+    given = table["label_probability"] if "label_probability" in table.column_names else pa.chunked_array([pa.nulls(len(table))])
+    probability = pc.fill_null(given.cast(pa.float64()), 1.0).combine_chunks()
+
     columns = {
         "row": table["row"].combine_chunks(),
         "factor": table["factor"].combine_chunks(),
@@ -142,10 +201,36 @@ def _encode(table: pa.Table, encoder: Encoder, max_responses: int, code: dict[st
         "reference_logps": picked("logps"),
         "truncated": [[e.truncated for e in of_record] for of_record in encoded],
         "sources": [[code[name] for name in of_record] for of_record in picked("sources")],
-        "unpaired": [int(unpaired[i]) for i in kept],
+        "unpaired": [int(is_unpaired) for is_unpaired in unpaired],
         "label_probability": probability,
     }
     return pa.record_batch([pa.array(columns[f.name], f.type) for f in layout], schema=layout)
+
+
+def _check_tokens(rows: Sequence[int], encoded: Sequence[Sequence[EncodedResponse]], expected: Sequence[Sequence[float]]) -> None:
+    """Refuse reference log-probabilities of other tokens than those that are trained on.
+
+    Raises:
+        DataError: a response has another number of tokens than its log-probability was computed for.
+    """
+    for row, record, counts in zip(rows, encoded, expected, strict=True):
+        for response, count in zip(record, counts, strict=True):
+            if len(response.response_ids) != int(count):
+                raise DataError(
+                    f"training record {row}: its reference log-probability is that of {int(count)} response tokens, and the response has "
+                    f"{len(response.response_ids)}: it was computed by a release that encoded this text otherwise",
+                    hint="delete the folders reference/ and logps/ of the store, and run again",
+                )
+
+
+def _distinct(record: Sequence[EncodedResponse], texts: Sequence[str]) -> list[int]:
+    """Places of the responses, best first, without those of another text whose tokens are those of a better one."""
+    first: dict[tuple[int, ...], str] = {}
+    places = list[int]()
+    for place, (response, text) in enumerate(zip(record, texts, strict=True)):
+        if first.setdefault(tuple(response.response_ids), text) == text:
+            places.append(place)
+    return places
 
 
 class AlignmentData:

@@ -71,7 +71,9 @@ class Task(Protocol):
 
 
 class Hooks(Protocol):
-    """Callbacks of a training run: checkpoint folders, metrics, progress. ``log`` and ``progress`` are called on rank 0 only.
+    """Callbacks of a training run: checkpoint folders, metrics, progress. ``log`` and ``progress`` are called on rank 0 only,
+    ``leaves`` on every rank after every step but the last: whether the machine of a rank is about to be taken away, so that a checkpoint
+    is written now; it returns the same on every rank.
 
     ``checkpoints`` are folders, newest first; one need only exist until the next is asked for.
     """
@@ -80,6 +82,7 @@ class Hooks(Protocol):
     def save(self, folder_writer: Callable[[Path], None], step: int) -> None: ...
     def log(self, step: int, metrics: dict[str, float]) -> None: ...
     def progress(self, done: int, total: int) -> None: ...
+    def leaves(self, done: int) -> bool: ...
 
 
 class FolderHooks:
@@ -106,6 +109,9 @@ class FolderHooks:
     def log(self, step: int, metrics: dict[str, float]) -> None: ...
 
     def progress(self, done: int, total: int) -> None: ...
+
+    def leaves(self, done: int) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
@@ -224,7 +230,7 @@ def fit(
         if worker.rank == 0:
             hooks.log(step, metrics)
             hooks.progress(done, schedule.steps)
-        if (done % execution.checkpoint_every == 0 or done == until) and done < schedule.steps:
+        if done < schedule.steps and (hooks.leaves(done) or done % execution.checkpoint_every == 0 or done == stop):
             state = {"step": done, "curve": curve, "warnings": warnings, "task": task.state()}
             with explained(f"the checkpoint of step {done} was saved"):
                 write = partial(

@@ -45,16 +45,27 @@ class RewardRecord:
 def preference_records(
     prompts: Sequence[Sequence[Message]], responses: Sequence[Sequence[str]], rewards: Sequence[Sequence[float | None]], encoder: Encoder
 ) -> list[RewardRecord]:
-    """Records with at least one strict pair, encoded. Unmeasured rewards (None) and ties make no pair."""
+    """Records with at least one strict pair, encoded. Unmeasured rewards (None) and ties make no pair, and neither do different responses
+    that are the same tokens after the cut."""
     found = [preference_pairs([of_record]) for of_record in rewards]
     kept = [i for i, pairs in enumerate(found) if len(pairs.winner_P)]
     used = [np.unique([found[i].winner_P, found[i].loser_P]) for i in kept]
     texts = [[responses[i][k] for k in taking_part] for i, taking_part in zip(kept, used, strict=True)]
     encoded = encoder.encode_lists([prompts[i] for i in kept], texts)
-    return [
+    records = [
         RewardRecord(rows, np.searchsorted(taking_part, found[i].winner_P), np.searchsorted(taking_part, found[i].loser_P))
         for i, taking_part, rows in zip(kept, used, encoded, strict=True)
     ]
+    distinct = [_distinct(record, of_record) for record, of_record in zip(records, texts, strict=True)]
+    return [record for record in distinct if len(record.winner_P)]
+
+
+def _distinct(record: RewardRecord, texts: Sequence[str]) -> RewardRecord:
+    """The record without pairs of different texts with the same tokens."""
+    ids = [response.response_ids for response in record.responses]
+    pairs = zip(record.winner_P, record.loser_P, strict=True)
+    kept = np.array([ids[w] != ids[y] or texts[w] == texts[y] for w, y in pairs], dtype=bool)
+    return record if kept.all() else RewardRecord(record.responses, record.winner_P[kept], record.loser_P[kept])
 
 
 class RewardModel(nn.Module):

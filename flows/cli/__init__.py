@@ -26,7 +26,9 @@ NOUNS = (
     "gc",
     "doctor",
     "report",
+    "runs",
     "model",
+    "registered",
 )
 """Files whose commands `dora --help` lists, in this order."""
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.prompt import Prompt
 
-from infra.tracking.tracker import user_name
+from infra.tracking.mlflow_client import user_name
 from tasks.stages.promote import Answer
 
 if TYPE_CHECKING:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -32,8 +34,13 @@ if TYPE_CHECKING:
     from infra.store.store import Store
     from tasks.stages.promote import Answer
 
+SILENT_SECONDS = 30.0
+"""Longest silence of a running stage where there is no terminal."""
 LINE_SECONDS = 10.0
 """Least time between two progress lines of a stage where there is no terminal."""
+
+WINDOW_SECONDS = 60.0
+"""Span of the rates."""
 
 _COLOURS = {"cached": "dim", "ran": "green", "failed": "red", "cancelled": "yellow", "pending": "dim"}
 
@@ -86,7 +93,7 @@ class Out:
         run = ended.record
         table = _table("stage", "state", "time", "result")
         for stage in run.stages:
-            result = store.read_result(stage.stage, stage.digest)
+            result = store.read_result(stage.stage, stage.digest) if stage.is_finished else None  # never a later run's
             shown = headline(result) if result else ""
             seconds = f"{stage.seconds:.1f} s" if stage.state == "ran" and stage.seconds is not None else ""
             table.add_row(stage.label, f"[{_COLOURS[stage.state]}]{stage.state}[/]", seconds, shown)
@@ -152,7 +159,9 @@ class Out:
     def watching(self, verbose: bool) -> Iterator[Observer]:
         """Yield an observer for a run: live bars on a terminal, lines elsewhere."""
         if not self.console.is_terminal:
-            yield Lines(self, verbose)
+            lines = Lines(self, verbose)
+            with lines.life:
+                yield lines
             return
         columns = (
             SpinnerColumn(finished_text="✓"),
@@ -165,35 +174,84 @@ class Out:
             yield Bars(self, progress, verbose)
 
 
+class SignOfLife:
+    """Says every half minute that a stage still runs, where it says nothing itself: a log that stands still looks like a hang.
+
+    A context manager: watches while its block runs.
+
+    Args:
+        say: prints a line.
+    """
+
+    def __init__(self, say: Callable[[str], None]):
+        self._print = say
+        self._running: tuple[str, float] | None = None
+        self._said = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="sign-of-life", daemon=True)
+
+    def say(self, text: str) -> None:
+        """Print a line; the half minute begins anew."""
+        self._said = time.monotonic()
+        self._print(text)
+
+    def begins(self, label: str) -> None:
+        self._running = (label, time.monotonic())
+
+    def ends(self) -> None:
+        self._running = None
+
+    def look(self, now: float) -> None:
+        running = self._running
+        if running is not None and now - self._said >= SILENT_SECONDS:
+            self.say(f"{running[0]}: still running, {now - running[1]:.0f} s")
+
+    def _watch(self) -> None:
+        while not self._ended.wait(1.0):
+            self.look(time.monotonic())
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
 class Lines(Observer):
-    """Progress for logs and pipes: a line when a stage starts and ends, and occasional ones between."""
+    """Progress for logs and pipes: a line when a stage starts and ends, occasional ones between, and at least one in half a minute."""
 
     def __init__(self, out: Out, verbose: bool):
-        self._out, self._verbose = out, verbose
+        self._verbose, self.life = verbose, SignOfLife(out.say)
+        self._say = self.life.say
         self._next: dict[str, float] = {}
         self._meter = Meter()
 
     def waiting(self, why: str) -> None:
-        self._out.say(why)
+        self._say(why)
 
     def planned(self, run_id: str, plan: Plan) -> None:
-        self._out.say(f"{run_id}: {len(plan.to_run)} of {len(plan.stages)} stages run")
+        self._say(f"{run_id}: {len(plan.to_run)} of {len(plan.stages)} stages run")
 
     def started(self, stage: PlannedStage) -> None:
-        self._out.say(f"{stage.label}: {stage.reason}")
+        self.life.begins(stage.label)
+        self._say(f"{stage.label}: {stage.reason}")
 
     def event(self, stage: PlannedStage, event: JournalEvent) -> None:
+        if event["kind"] == "notice":
+            self._say(f"{stage.label}: {event['text']}")
         text = self._meter.read(stage.label, event)
         if text and time.monotonic() >= self._next.get(stage.label, 0.0):
             self._next[stage.label] = time.monotonic() + LINE_SECONDS
-            self._out.say(f"{stage.label}: {text}")
+            self._say(f"{stage.label}: {text}")
 
     def log(self, stage: PlannedStage, line: str) -> None:
         if self._verbose:
-            self._out.say(f"{stage.label} | {line}")
+            self._say(f"{stage.label} | {line}")
 
     def finished(self, stage: PlannedStage, state: str, result: StoredResult | None) -> None:
-        self._out.say(f"{stage.label}: {_ending(stage, state, result)}")
+        self.life.ends()
+        self._say(f"{stage.label}: {_ending(stage, state, result)}")
 
 
 class Bars(Observer):
@@ -218,6 +276,8 @@ class Bars(Observer):
         self._bars[stage.label] = self._progress.add_task(stage.label, total=None, note=stage.reason)
 
     def event(self, stage: PlannedStage, event: JournalEvent) -> None:
+        if event["kind"] == "notice":
+            self._out.say(f"{stage.label}: {event['text']}")
         if event["kind"] == "progress":
             note = self._meter.read(stage.label, event)
             self._progress.update(self._bars[stage.label], completed=event["done"], total=event["total"], note=note)
@@ -241,20 +301,35 @@ class Bars(Observer):
 
 
 class Meter:
-    """Progress events as text with a rate: ``"1200/4000 responses, 310/s, fold 2"``. The rate is that of this attempt."""
+    """Progress events as text: ``"1200/4000 responses, 310/s, 9 s left, fold 2"``. Rate and time left are those of the last minute: an
+    attempt that waited, or that was resumed, is not slower for it."""
 
     def __init__(self) -> None:
-        self._first: dict[tuple[str, str], tuple[float, int]] = {}
+        self._seen: dict[tuple[str, str], deque[tuple[float, int]]] = {}
 
     def read(self, label: str, event: JournalEvent) -> str:
         """Empty for events that are not progress."""
         if event["kind"] != "progress":
             return ""
-        start, done = self._first.setdefault((label, event["unit"]), (event["time"], event["done"]))
-        seconds, work = event["time"] - start, event["done"] - done
-        rate = f", {work / seconds:.3g}/s" if seconds > 0.5 and work > 0 else ""
+        seen = self._seen.setdefault((label, event["unit"]), deque())
+        if seen and (event["done"] < seen[-1][1] or event["time"] - seen[-1][0] > WINDOW_SECONDS):  # resumed, or it has waited
+            seen.clear()
+        seen.append((event["time"], event["done"]))
+        while len(seen) > 2 and event["time"] - seen[1][0] > WINDOW_SECONDS:
+            seen.popleft()
+        seconds, work = event["time"] - seen[0][0], event["done"] - seen[0][1]
+        rate = ""
+        if seconds > 0.5 and work > 0:
+            left = (event["total"] - event["done"]) * seconds / work
+            rate = f", {work / seconds:.3g}/s" + (f", {_time_left(left)} left" if left >= 1 else "")
         note = f", {event['note']}" if event["note"] else ""
         return f"{event['done']}/{event['total']} {event['unit']}{rate}{note}"
+
+
+def _time_left(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def search_of(ended: EndedRun, store: Store) -> tune.Facts | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ from flows.config.models import RealignConfig, SelfTrainConfig, StudyConfig
 from flows.config.search_space import SearchConfig
 from flows.planning.plan import Until, build_plan
 from flows.run_record import EndedRun, read_record
-from infra.settings import Settings, apply_environment
+from infra.settings import Places, Settings, apply_environment
 from infra.store.store import Store, write_atomic
 
 if TYPE_CHECKING:
@@ -52,6 +54,10 @@ def show_plan(config: RealignConfig, until: Until, *, as_json: bool) -> None:
     plan = build_plan(config, store, until=until, mlflow_uri=places.mlflow_uri)
     out = Out(as_json)
     preview = _print_data(config, out)
+    for line in plan.model:
+        out.say(f"policy: {line}")
+    for note in plan.notes:
+        out.say(f"note: {note}")
     out.plan(plan)
     out.document(plan.to_json() | {"data": preview.model_dump(exclude={"inputs": {"__all__": {"shown"}}})})
 
@@ -109,6 +115,9 @@ def run(
     if not verbose:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     out = Out(as_json)
+    if not isinstance(config, StudyConfig) and (ended := _unchanged(config, until, settings, places, out, verbose)) is not None:
+        _finish(ended, settings, out, report)
+        return
 
     from infra.prefect_api import check_answers, own_prefect_api
 
@@ -122,7 +131,7 @@ def run(
         # Without a server there is no flow `reap`: the next command cleans up after a killed one. A bucket's manifests take long to read.
         if places.prefect_api_url is None and Store(settings.store_uri).remote is None:
             end_dead(settings)
-        token = COMMAND.set(Command(places, observer))
+        token = COMMAND.set(Command(places, observer, _line()))
         stopped: RunStopped | None = None
         try:
             ended = _run_flow(config, until, search)
@@ -131,10 +140,38 @@ def run(
         finally:
             COMMAND.reset(token)
 
+    _finish(ended, settings, out, report, stopped)
+
+
+def _unchanged(config: RealignConfig, until: Until, settings: Settings, places: Places, out: Out, verbose: bool) -> EndedRun | None:
+    """Record a run with nothing to do, without Prefect; None if there is anything to do."""
+    from flows.running.surroundings import Surroundings
+    from flows.running.unchanged import unchanged
+
+    flow = "self-train" if isinstance(config, SelfTrainConfig) else "realign"
+    with out.watching(verbose) as observer:
+        here = Surroundings(settings, places, Store(settings.store_uri), observer, on_server=False, command=_line())
+        return unchanged(config, until, here, flow)
+
+
+def _line() -> str:
+    """Return the command as it was typed."""
+    return shlex.join(["dora", *sys.argv[1:]])
+
+
+def _finish(ended: EndedRun, settings: Settings, out: Out, report: Path | None, stopped: RunStopped | None = None) -> None:
+    """Print the summary of a run, and write its report.
+
+    Raises:
+        RunStopped: ``stopped``, after summary and report.
+    """
     store = Store(settings.store_uri)
     run_id, pages = ended.record.run_id, ended.record.links
-    path = write_report(store, run_id, report or settings.root / "reports" / f"{run_id}.html")
-    links = {"report": str(path)} | {name: link for name, link in pages if link}
+    if ended.record.ran or stopped is not None:
+        written = str(write_report(store, run_id, report or settings.root / "reports" / f"{run_id}.html"))
+    else:  # drawing takes longer than everything else of a run without work
+        written = str(report) if report is not None and report.is_file() else f"dora report {run_id}"
+    links = {"report": written} | {name: link for name, link in pages if link}
     if pages.mlflow and pages.mlflow.startswith("sqlite"):
         links["mlflow"] = f"mlflow ui --backend-store-uri {pages.mlflow}  (or `dora up`)"
     out.summary(ended, store, links)

@@ -38,7 +38,8 @@ def up(
         given: dict[str, Any] = {"postgres": postgres, "artifacts": artifacts, "host": host}
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
         record = services.up(settings, on_progress=out.say, register=register)
-        urls = {name: service.url for name, service in record.services.items() if service.url}
+        places = settings.effective()
+        urls = {name: places.page(service.url) for name, service in record.services.items() if service.url}
         out.links(urls)
         out.document({"services": urls})
         out.say("start a run in the Prefect UI (Deployments → realign-smoke is the quickest), or: dora realign -c FILE")

@@ -6,6 +6,7 @@ are added here. Left out: addresses of servers and the store, which are settings
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -201,6 +202,12 @@ class RealignConfig(MethodConfig):
                 f"trust.apply=soft_label: align.loss.name={loss.name} does not read how sure a label is; use a pairwise loss such as dpo, "
                 "or trust.apply: weight"
             )
+        voted = next((f"data.train[{i}].votes" for i, source in enumerate(self.data.train) if source.votes is not None), None)
+        if voted is not None and not loss.reads_label_probability and self.align.label_probability == "use":
+            raise ValueError(
+                f"{voted} make soft labels, which align.loss.name={loss.name} does not read; use a loss on pairs such as dpo, "
+                "or align.label_probability: ignore"
+            )
         if self.trust.apply == "soft_label" and self.align.label_probability == "ignore":
             raise ValueError("trust.apply=soft_label contradicts align.label_probability=ignore; set one of the two")
         if self.trust.apply != "off" and self.races:
@@ -212,6 +219,11 @@ class RealignConfig(MethodConfig):
             raise ValueError(
                 f"trust.apply=weight multiplies h, and align.objective.name={objective} does not read h; use reweight or dora, "
                 "or trust.apply: soft_label"
+            )
+        if self.data.goal is not None and self.needs_valuation:
+            raise ValueError(
+                "data.goal reverses preferences by the reward that a prompt asks for, which label trust, exchange rates and objective auto "
+                "would take for disagreement; leave data.goal out, or those (trust.apply: off, exchange.enabled: false, another objective)"
             )
         return self
 
@@ -238,6 +250,17 @@ class RealignConfig(MethodConfig):
     def wanted(self) -> Wanted:
         """What a run does with the data."""
         return Wanted(self.align.objective.name, self.needs_calibration, self.align.loss, tuple(self.evaluate.groups))
+
+
+def _mistakes_of_votes(judge: Judge, align: AlignConfig) -> Iterator[str]:
+    """Why verdicts of ``judge`` cannot become soft labels of ``align``."""
+    if not isinstance(judge, LLMJudge) or judge.against != "each_other":
+        yield "rounds.mix.vote_prior needs verdicts on samples against each other: judge: {kind: llm, against: each_other, …}"
+    if not align.loss.reads_label_probability or align.label_probability == "ignore":
+        yield (
+            f"rounds.mix.vote_prior makes soft labels, and align (loss {align.loss.name}, label_probability {align.label_probability}) "
+            "does not train on them; use a loss on pairs such as dpo"
+        )
 
 
 class SelfTrainConfig(RealignConfig):
@@ -270,6 +293,10 @@ class SelfTrainConfig(RealignConfig):
             mistakes.append(
                 "evaluate.twins compare one alignment; for rounds self-train again with align.objective.name=erm, or run a study"
             )
+        if self.data.goal is not None:
+            mistakes.append("data.goal: samples of the train prompts would be judged under every goal; rounds need prompts without goals")
+        if self.rounds.mix.vote_prior is not None:
+            mistakes += _mistakes_of_votes(self.labeller, self.align)
         served, endpoint = self.generate.served_model, self.execution.of("generate").endpoint
         setting = f"generate.served_model={served or 'null'}"
         found = endpoint_mistake(setting, served is not None, "execution.generate.endpoint.url", endpoint)

@@ -1,12 +1,13 @@
-"""``dora deploy``: brings a Prefect server to the state that ``infra/prefect.yaml`` declares. Safe to repeat.
+"""``dora deploy``: brings a Prefect server to the state that ``infra/prefect.yaml`` declares, with the changes and additions of
+``<home>/prefect.yaml``: schedules and deployments of this machine, which an upgrade leaves alone. Safe to repeat.
 
 Work pool and its queues, deployments with their forms and schedules, the concurrency limit of ``flows/running/gpu_slots.py`` and the
 automations of ``flows/deployment/automations.py``. The worker imports a flow from the installed package: nothing is uploaded, and the code
 that runs is the code that is installed there.
 
 Changes made in Prefect's UI stay: the sizes of limits unless one is given, whether a schedule is on, and parameters and times
-of a deployment until its entry in the file changes. The server remembers the digest of the entry it was given, as the deployment's
-version. A deployment tagged ``dora`` that the file no longer declares is removed.
+of a deployment until its entry in the file changes (in the home's file a schedule's ``active`` counts, too). The server remembers the
+digest of the entry it was given, as the deployment's version. A deployment tagged ``dora`` that the files no longer declare is removed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -30,7 +32,7 @@ from flows.config.yaml_text import read_yaml
 from flows.deployment import automations
 from flows.deployment.automations import TAG, UPKEEP
 from infra.prefect_api import connected
-from infra.settings import WORK_POOL
+from infra.settings import WORK_POOL, Settings
 from infra.store.store import sha256_of
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 PoolType = Literal["process", "docker", "kubernetes"]
 Change = Literal["created", "updated", "unchanged", "removed"]
 
+LOCAL_FILE = "prefect.yaml"
+"""The home's own declarations."""
 DEFAULT = "default"
 """Queue that Prefect makes with a pool."""
 UPKEEP_AT_A_TIME = 2
@@ -82,10 +86,11 @@ class Deployment(StrictModel):
     work_pool: WorkPool
     parameters: dict[str, Any] = Field(default_factory=dict, description="Prefill the form, and are what a schedule runs with.")
     schedules: list[Schedule] = Field(default_factory=list)
+    is_local: bool = Field(False, description="Not a key of the file: whether the home's own file has an entry of this name.")
 
     @property
     def digest(self) -> str:
-        return sha256_of(self.model_dump(exclude={"work_pool"}))[:12]
+        return sha256_of(self.model_dump(exclude={"work_pool", "is_local"}))[:12]
 
     def flow(self) -> Flow[..., Any]:
         module, _, name = self.entrypoint.rpartition(".")
@@ -93,17 +98,46 @@ class Deployment(StrictModel):
         return flow
 
 
-def declared() -> list[Deployment]:
-    """Return the deployments of ``infra/prefect.yaml``.
+def declared(home: Path | None = None) -> list[Deployment]:
+    """Return the deployments of ``infra/prefect.yaml``, and those of ``<home>/prefect.yaml`` over them.
+
+    An entry of the home's file with a shipped name replaces the keys that it has; one with another name is a further deployment.
 
     Raises:
-        ConfigError: the file was edited into something it may not be.
+        ConfigError: a file was edited into something it may not be.
     """
-    content, _ = read_yaml((importlib.resources.files("infra") / "prefect.yaml").read_text(encoding="utf-8"), "infra/prefect.yaml")
+    shipped = "infra/prefect.yaml"
+    content, _ = read_yaml((importlib.resources.files("infra") / "prefect.yaml").read_text(encoding="utf-8"), shipped)
+    entries: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in content["deployments"]}
+    sources = dict.fromkeys(entries, shipped)
+    own = home / LOCAL_FILE if home is not None else None
+    if own is not None and own.is_file():
+        for entry in _local_entries(own):
+            name = entry["name"]
+            base = entries.get(
+                name, {"tags": [TAG], "work_pool": {"name": WORK_POOL}, "description": "Of this machine's own prefect.yaml."}
+            )
+            entries[name], sources[name] = base | entry | {"is_local": True}, str(own)
     try:
-        return [Deployment.model_validate(entry) for entry in content["deployments"]]
-    except ValidationError as error:
-        raise ConfigError(f"infra/prefect.yaml: {error}", hint="compare it with the file of the release") from None
+        found = []
+        for name, entry in entries.items():  # noqa: B007  # the name is for the error
+            found.append(Deployment.model_validate(entry))
+            found[-1].flow()
+    except (ValidationError, ImportError, AttributeError) as error:
+        hint = "compare it with the file of the release" if sources[name] == shipped else f"the keys are those of {shipped}"
+        raise ConfigError(f"{sources[name]}, deployment {name}: {error}", hint=hint) from None
+    for deployment in found:
+        if TAG not in deployment.tags:
+            raise ConfigError(f"{sources[deployment.name]}, deployment {deployment.name}: its tags lack {TAG!r}", hint=f"tags: [{TAG}]")
+    return found
+
+
+def _local_entries(path: Path) -> list[dict[str, Any]]:
+    content, _ = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    entries = content.get("deployments") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in entries):
+        raise ConfigError(f"{path} has no list of deployments with names", hint="deployments: [{name: realign-nightly, schedules: […]}]")
+    return entries
 
 
 # --------------------------------------------------------------------------------------------------------- the server
@@ -166,7 +200,7 @@ def deploy(
     Raises:
         ServiceError: the server is away or refuses the credentials. ConfigError: the pool is of another type, or needs no image.
     """
-    entries = declared()
+    entries = declared(Settings().root)
     with connected(api_url) as client:
         ensured = _ensure_pool(client, pool, pool_type, image, dry_run)
         result = Deployed(api_url, ensured, _ensure_upkeep(client, *ensured[:2], dry_run))
@@ -180,7 +214,8 @@ def deploy(
             result.deployments[label] = _ensure_deployment(client, entry, flow, found, pool, dry_run)
             for schedule in entry.schedules:
                 there = next((s for s in found.schedules if s.slug == schedule.slug), None) if found else None
-                on = schedule.active if there is None else there.active
+                changed = found is not None and found.version != entry.digest and entry.is_local
+                on = schedule.active if there is None or changed else there.active
                 result.schedules[label] = f"{schedule.cron} {schedule.timezone}, {'on' if on else 'off'}"
         for label, gone in known.items():
             result.deployments[label] = "removed"
@@ -234,7 +269,8 @@ def _ensure_deployment(
     client.update_deployment(found.id, DeploymentUpdate(**facts, parameters=entry.parameters))
     for schedule in found.schedules:  # those without a slug are the user's own
         if schedule.slug in times:
-            client.update_deployment_schedule(found.id, schedule.id, schedule=times[schedule.slug])
+            active = new[schedule.slug].active if entry.is_local else None
+            client.update_deployment_schedule(found.id, schedule.id, active=active, schedule=times[schedule.slug])
         elif schedule.slug is not None:
             client.delete_deployment_schedule(found.id, schedule.id)
     missing = [create for slug, create in new.items() if slug not in {schedule.slug for schedule in found.schedules}]

@@ -37,6 +37,12 @@ def read_latest(store: Store, project: str) -> dict[str, LatestStage]:
     return {label: LatestStage.model_validate(entry) for label, entry in content.get("plan", {}).items()}
 
 
+def last_run(store: Store, plan: Plan) -> str | None:
+    """Return the id of the project's last successful run that had the plan's last stage; None without one."""
+    latest = read_latest(store, plan.project).get(plan.stages[-1].label)
+    return latest.run_id if latest else None
+
+
 def write_latest(store: Store, plan: Plan, run_id: str) -> None:
     """Record a finished plan; stages that it did not reach keep their entry."""
     done = {s.label: LatestStage(digest=s.digest, payload=s.spec.payload(), run_id=run_id) for s in plan.stages}

@@ -14,6 +14,7 @@ from dora_core.evaluation.benchmarks import check_installed
 from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.planning.champion import champions
 from flows.planning.latest import LatestStage, read_latest
+from flows.planning.model_checks import Described, check_data, describe_policy
 from flows.planning.planned_stage import Plan, PlannedStage, split_on_demand
 from flows.planning.rounds import add_rounds
 from flows.planning.specs import Chain, pinned
@@ -49,7 +50,9 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
 
     Raises:
         DataError, ConfigError: an input file is missing, its columns cannot be understood, or its rows cannot be used as configured.
+        ModelError: a model is neither a folder nor a known id, or its files say that the run would fail (``model_checks.py``).
     """
+    config = pinned(config)
     latest = read_latest(store, config.project)
     notes: list[str] = []
     registered = champions(mlflow_uri, config.model_name, store, notes.append) if mlflow_uri and "promote" in latest else []
@@ -58,15 +61,19 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     compared = [compare_with_last(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items()]
     stages, not_needed = split_on_demand(compared)
     wanted = config.wanted if until != "calibrate" else config.wanted._replace(loss=None, groups=())
-    read = check_data(stages[0], wanted, store)
+    read = check_inputs(stages[0], wanted, store)
+    if read is not None and until != "calibrate":
+        check_data(config, read.facts.conversations)
+    described = describe_policy(config) if until != "calibrate" else Described()
     if until in ("evaluate", "promote"):
         if config.benchmarks is not None:
             check_installed()
         check_twins(config, None if read is None else [*read.facts.sources])
-    return Plan(config.project, stages, fingerprints_of(stages[0]), records_of(read), tuple(notes), not_needed)
+    shown = (*notes, *described.notes)
+    return Plan(config.project, stages, fingerprints_of(stages[0]), records_of(read), shown, not_needed, described.lines)
 
 
-def check_data(first: PlannedStage, wanted: Wanted, store: Store) -> StageResult[ingest.Facts] | None:
+def check_inputs(first: PlannedStage, wanted: Wanted, store: Store) -> StageResult[ingest.Facts] | None:
     """Refuse data that cannot be used as wanted; return the result of ``ingest``, the first stage, if it is cached.
 
     Raises:
@@ -96,7 +103,7 @@ def _specs(config: RealignConfig, until: Until, previous: Previous | None, champ
     from dora_core.data.fingerprints import FingerprintMemory
     from dora_core.data.inputs import fingerprint_sources
 
-    chain = Chain(pinned(config), fingerprint_sources(config.data, FingerprintMemory(Settings().fingerprints)))
+    chain = Chain(config, fingerprint_sources(config.data, FingerprintMemory(Settings().fingerprints)))
     calibration = chain.calibrate(chain.drift(previous)) if config.needs_calibration or until == "calibrate" else None
     if until == "calibrate":
         return chain

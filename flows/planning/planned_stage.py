@@ -70,6 +70,7 @@ class Plan:
         records: number of records, None while it is not known.
         notes: parts of the configuration that could not be planned.
         not_needed: on-demand stages without a result, left out because every stage that reads them is cached.
+        model: facts about the policy, read from its files without weights; empty for tiny.
     """
 
     project: str
@@ -78,6 +79,7 @@ class Plan:
     records: int | None = None
     notes: tuple[str, ...] = ()
     not_needed: tuple[PlannedStage, ...] = ()
+    model: tuple[str, ...] = ()
 
     @property
     def to_run(self) -> list[PlannedStage]:
@@ -125,6 +127,7 @@ class Plan:
         return {
             "project": self.project,
             "records": self.records,
+            "model": list(self.model),
             "stages": [stage.to_json() for stage in self.stages],
             "to_run": len(self.to_run),
             "estimated_seconds": self.estimated_seconds,

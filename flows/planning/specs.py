@@ -18,6 +18,7 @@ from dora_core.config.twins import TWINS, TwinName
 from dora_core.objectives import find_objective
 from dora_core.objectives.settings import ObjectiveConfig
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
+from flows.planning.registered import resolved
 from infra.store.store import sha256_file, sha256_of
 from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.stages._drift_facts import Previous
@@ -140,6 +141,7 @@ class Chain:
             golden_sources=self._golden,
             aggregate=self.config.calibration.aggregate if calibration else "mean",
             shares=self.config.races,
+            **self._proxy_policy(),
             execution=self._run("value"),
         )
         self._trust[self.records] = ref = self.add("value", spec)
@@ -160,6 +162,7 @@ class Chain:
             exchange=self.config.exchange,
             golden_sources=self._golden,
             aggregate=self.config.calibration.aggregate,
+            **self._proxy_policy(),
             execution=self._run("race"),
         )
         return self.add("race", spec)
@@ -202,11 +205,11 @@ class Chain:
         """Add ``policy`` fine-tuned on each record's best response."""
         return self._fine_tune(policy, SftConfig(data="best", optimization=optimization))
 
-    def _fine_tune(self, policy: StageRef | None, settings: SftConfig) -> StageRef:
+    def _fine_tune(self, policy: StageRef | None, settings: SftConfig, records: StageRef | None = None) -> StageRef:
         from tasks.stages import sft
 
         spec = sft.Spec(
-            records=self.records,
+            records=records or self.records,
             start=policy,
             model=self.config.policy,
             text=self.config.text,
@@ -289,7 +292,7 @@ class Chain:
         spec = self._alignment(start, reference, None, plain)
         if twin.records == "all":
             return spec
-        selection = RecordSelection(records=twin.records, golden_sources=self._golden)
+        selection = RecordSelection(records=twin.records, golden_sources=self._golden, labeller=self.config.trust.labeller)
         return spec.evolve(selection=selection, equal_steps=twin.equal == "steps")
 
     def _alignment(self, start: StageRef | None, reference: StageRef, calibration: StageRef | None, align: AlignConfig) -> align_stage.Spec:
@@ -395,15 +398,17 @@ class Chain:
         reference: ModelSource | None = None,
     ) -> StageRef:
         """Add scores of samples; without samples, of the held-out responses of the given records."""
+        from dora_core.models.pinning import pin_text
         from tasks.stages import judge as stage
 
+        named = judge.model if isinstance(judge, RewardModelJudge) and model is None else None
         spec = stage.Spec(
             records=self.given,
             samples=samples,
             judge=judge,
             model=model,
             reference=reference,
-            text=self.config.text,
+            text=self.config.text if named is None else pin_text(self.config.text, named),
             execution=self._run("judge"),
         )
         return self.add(label, spec)
@@ -475,24 +480,36 @@ class Chain:
         assert isinstance(self.config, SelfTrainConfig) and self.round is not None, "guard rails need self-training rounds"
         return self.add(label, guard.Spec(round=self.round, guard=self.config.rounds.guard, **evidence, execution=self._run("guard")))
 
+    def _proxy_policy(self) -> dict[str, Any]:
+        """The policy whose features the proxy reads, in every round that of the first start; empty for features of the texts alone."""
+        config = self.config
+        if config.exchange.features == "text":
+            return {}
+        start = self._fine_tune(None, config.sft, self.given) if config.sft.enabled else None
+        return {"start": start, "model": config.policy, "text": config.text}
+
     def _policy(self, start: StageRef | None) -> dict[str, Any]:
         """Return the inputs of every stage that works with the policy."""
         return {"records": self.records, "start": start, "model": self.config.policy, "text": self.config.text}
 
 
 def pinned(config: Configuration) -> Configuration:
-    """Return ``config`` with the weights that its models name now (``dora_core/models/pinning.py``).
+    """Return ``config`` with the weights that its models name now, and the version of their tokens (``dora_core/models/pinning.py``).
 
     Raises:
         ModelError: a model is neither a folder nor a known id.
     """
-    from dora_core.models.pinning import pin
+    from dora_core.models.pinning import pin, pin_text
+
+    config = resolved(config)
 
     def pinned_judge(judge: Judge) -> Judge:
         return judge.evolve(model=pin(judge.model)) if isinstance(judge, RewardModelJudge) else judge
 
+    policy = pin(config.policy)
     changes: dict[str, Any] = {
-        "policy": pin(config.policy),
+        "policy": policy,
+        "text": pin_text(config.text, policy),
         "classifier": config.classifier.evolve(encoder=pin(config.classifier.encoder)),
     }
     if isinstance(config, RealignConfig) and config.compare is not None:

@@ -20,7 +20,8 @@ from flows.config.models import RealignConfig
 from flows.config.search_space import FORMS, SearchConfig, sample_values
 from flows.config.yaml_text import apply_override
 from flows.planning.latest import read_latest
-from flows.planning.plan import check_data, compare_with_last, fingerprints_of, previous_results, records_of
+from flows.planning.model_checks import check_data, describe_policy
+from flows.planning.plan import check_inputs, compare_with_last, fingerprints_of, previous_results, records_of
 from flows.planning.planned_stage import Plan, split_on_demand
 from flows.planning.specs import Chain, pinned
 from infra.settings import Settings
@@ -99,14 +100,17 @@ def trial_configs(config: RealignConfig, search: SearchConfig) -> dict[str, Real
 
 
 def search_specs(
-    config: RealignConfig, search: SearchConfig, fingerprints: dict[str, str], previous: Previous | None, store: Store
+    config: RealignConfig, named: RealignConfig, search: SearchConfig, fingerprints: dict[str, str], previous: Previous | None, store: Store
 ) -> SearchPlan:
     """Build the specs of all trials; two with the same digest are one.
+
+    Args:
+        named: the configuration as :func:`flows.planning.specs.pinned` returns it.
 
     Raises:
         ConfigError: a key of the search changes no trial.
     """
-    plan, values, named = SearchPlan(), trial_values(config, search), pinned(config)
+    plan, values = SearchPlan(), trial_values(config, search)
 
     def build(tried: dict[str, Any], name: str) -> tuple[Chain, trial.Spec]:
         # A model is looked up once, on the hub or by its files, unless the search varies it.
@@ -165,10 +169,15 @@ def plan_search(config: RealignConfig, search: SearchConfig, store: Store) -> tu
 
     latest = read_latest(store, config.project)
     fingerprints = fingerprint_sources(config.data, FingerprintMemory(Settings().fingerprints))
-    specs = search_specs(config, search, fingerprints, previous_results(latest, store), store)
+    named = pinned(config)
+    specs = search_specs(config, named, search, fingerprints, previous_results(latest, store), store)
     wanted = specs.shared | {tune.Spec.stage: specs.spec(config, search.minutes)}
     labels = {spec.digest(): label for label, spec in wanted.items()}
     compared = [compare_with_last(label, spec, None, latest.get(label), labels, store) for label, spec in wanted.items()]
     stages, not_needed = split_on_demand(compared)
-    read = check_data(stages[0], config.wanted, store)
-    return Plan(config.project, stages, fingerprints_of(stages[0]), records_of(read), not_needed=not_needed), specs
+    read = check_inputs(stages[0], config.wanted, store)
+    if read is not None:
+        check_data(named, read.facts.conversations)
+    shown = describe_policy(named)
+    plan = Plan(config.project, stages, fingerprints_of(stages[0]), records_of(read), tuple(shown.notes), not_needed, shown.lines)
+    return plan, specs

@@ -31,7 +31,7 @@ def check_twins(config: RealignConfig, sources: list[str] | None) -> None:
     from dora_core.data.records import is_golden_source
 
     parts = {name: TWINS[name].records for name in config.evaluate.twins if TWINS[name].records != "all"}
-    if not parts:
+    if not parts or config.trust.labeller is not None:  # the labeller is in the rows, not among the sources
         return
     names = _first_sources(config) if sources is None else sources
     if names is None:

@@ -128,7 +128,7 @@ def render_page(
     Args:
         factors: h by (record id, place of the response).
         run: the run that computed h.
-        examples: (heading, [(kind, text)]) where kind is prompt, response or end.
+        examples: (heading, [(kind, text)]) where kind is prompt, response, end or tokens (their number).
         template_note: the template that rendered the examples.
     """
     return render_template(

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from flows.report.find import manifest_of
+from flows.report.head import head_of, promotion_of
 from flows.report.html import InlineFigure, inline_figures, render_template, web_links, yaml_text
 from flows.report.rounds import rounds_view
 from flows.run_record import RunRecord, StageRecord
@@ -23,15 +24,6 @@ from tasks.runtime.facts import Facts
 from tasks.stages import align, promote
 from tasks.stages.registry import STAGES, parse_result
 
-UNDECIDED = {
-    "running": "The run has not ended; this page shows what is finished.",
-    "failed": "The run failed before a decision; the champion stays.",
-    "stopped": "The run was stopped before a decision; the champion stays. The reason is below.",
-    "cancelled": "The run was cancelled before a decision; the champion stays.",
-    "completed": "This run ends without a decision: it had no promotion stage.",
-    "waiting": "The run waits for a person to approve the model.",
-}
-"""The sentence below the status of a run without a decision."""
 ENDED = {
     "failed": "failed",
     "cancelled": "was cancelled",
@@ -46,16 +38,21 @@ class Page:
     """A run and the results of its stages.
 
     Attributes:
-        stored: ``result.json`` by label, of the stages that have one.
+        stored: ``result.json`` by label, of the stages that this run finished: a later run may have computed others of the same digest.
+        promotion: as this run saw it.
     """
 
     run: RunRecord
     stored: dict[str, StoredResult]
+    promotion: promote.Facts | None = None
 
     @classmethod
     def of(cls, store: Store, run: RunRecord) -> Page:
-        found = {entry.label: store.read_result(entry.stage, entry.digest) for entry in run.stages if entry.digest}
-        return cls(run, {label: content for label, content in found.items() if content is not None})
+        finished = [entry for entry in run.stages if entry.is_finished and entry.digest]
+        found = {entry.label: store.read_result(entry.stage, entry.digest) for entry in finished}
+        promotion = promotion_of(store, run)
+        gone = {entry.label for entry in finished if entry.stage == promote.STAGE.name and promotion is None}
+        return cls(run, {label: content for label, content in found.items() if content is not None and label not in gone}, promotion)
 
     @cached_property
     def results(self) -> dict[str, StageResult[Any]]:
@@ -82,6 +79,8 @@ class Page:
     def facts(self) -> dict[str, Facts]:
         """By stage, and by label of the trainings."""
         found = {name: self.results[entry.label].facts for name, entry in self.shown.items()}
+        if self.promotion is not None and promote.STAGE.name in found:
+            found[promote.STAGE.name] = self.promotion
         return found | {entry.label: self.results[entry.label].facts for entry in self.trainings}
 
     @property
@@ -89,16 +88,6 @@ class Page:
         """By stage, and by label of the trainings."""
         drawn = {name: inline_figures(name, self.results[entry.label]) for name, entry in self.shown.items()}
         return drawn | {entry.label: inline_figures(entry.label, self.results[entry.label]) for entry in self.trainings}
-
-    @property
-    def decision(self) -> tuple[str, str]:
-        """The decision, or the run's status without one, and a sentence."""
-        entry = self.shown.get(promote.STAGE.name)
-        decision = self.results[entry.label].facts.decision if entry else self.run.decision
-        for name, sentence in promote.DECISIONS.items():
-            if name == decision:
-                return name, sentence
-        return self.run.status, UNDECIDED[self.run.status]
 
     def why_missing(self, stage: str) -> str:
         """Return the reason for a section without a result."""
@@ -108,6 +97,8 @@ class Page:
             return STAGES[stage].unplanned.format(objective=objective)
         if planned.state == "failed":
             return f"The stage failed{': ' + self.run.error.message if self.run.error else '.'}"
+        if planned.is_finished and stage == promote.STAGE.name and self.run.decision is not None:
+            return f"This run decided: {self.run.decision}. A later run has decided about the same model since; its page has the details."
         if planned.state in ("pending", "running"):
             if self.run.status == "running":
                 return "The stage is running." if planned.state == "running" else "The stage has not run yet."
@@ -148,5 +139,5 @@ def render(store: Store, run_id: str) -> str:
         missing_policy=None if page.has_policy else page.why_missing(align.STAGE.name),
         training=[entry.label for entry in page.trainings],
         rounds=rounds_view(run, page.results),
-        decision=page.decision,
+        head=head_of(run, page.promotion),
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from dora_core.evaluation.study_statistics import FACTOR_MEASURES, MEASURES, TABLES
 from flows.report.find import ReportError, manifest_of
+from flows.report.head import head_of
 from flows.report.html import inline_figures, render_template, web_links, yaml_text
 from flows.report.study_findings import findings, losses_of, variant
 from infra.store.store import Store
@@ -105,12 +106,13 @@ def render_study(store: Store, run_id: str) -> str:
     planned = next((s for s in run.stages if s.stage == STAGE.name), None)
     if planned is None:
         raise ReportError(f"run {run_id!r} is not a study", hint="`dora report` writes the page of a realignment")
-    result = store.read_result(planned.stage, planned.digest) if planned.digest else None
+    result = store.read_result(planned.stage, planned.digest) if planned.digest and planned.is_finished else None
     parsed: StageResult[Facts] | None = STAGE.parse(result) if result else None
     facts = parsed.facts if parsed else None
     return render_template(
         "study.html",
         run=run,
+        head=head_of(run),
         links=web_links(run.links),
         facts=facts,
         figures=inline_figures(STAGE.name, parsed) if parsed else [],

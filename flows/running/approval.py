@@ -211,7 +211,7 @@ def _entered(question: Question) -> Answer | None:
 
 
 def _links(session: Session, name: str, version: str) -> list[str]:
-    run, uri = session.tracker.url(session.parent_run), session.tracker.uri
+    run, uri = session.url, session.ray.places.page(session.tracker.uri)
     links = [f"[MLflow run]({run})"] if run else []
     if uri.startswith("http"):
         links.append(f"[model version]({uri.rstrip('/')}/#/models/{name}/versions/{version}{UI_PAGES})")

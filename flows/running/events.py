@@ -45,7 +45,7 @@ def emit(session: Session, event: str, message: str, metrics: dict[str, float], 
         "prefect.resource.name": run.name,
     }
     payload: dict[str, Any] = {"project": run.project, "run": run.name, "run_id": run.run_id, "message": message}
-    payload |= {"link": run.links.prefect or "", "mlflow": session.tracker.url(session.parent_run) or "", "figures": metrics}
+    payload |= {"link": run.links.prefect or "", "mlflow": session.url or "", "figures": metrics}
     payload |= {"stage": stage.label, "digest": stage.digest} if stage else {}
     try:
         emit_event(event, project, related=[flow_run], payload=payload)

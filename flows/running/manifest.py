@@ -5,14 +5,14 @@ from __future__ import annotations
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from flows.config.models import MethodConfig
 from flows.planning.planned_stage import Plan, PlannedStage
-from flows.run_record import Links, ProcessRecord, RunRecord, StageRecord, StageState, read_records, write_record
+from flows.run_record import UNCHANGED, Links, ProcessRecord, RunRecord, StageRecord, StageState, read_record, read_records, write_record
 from infra.processes import RecordedProcess
 from infra.settings import Places
 from infra.store.json_files import StoredResult
@@ -26,17 +26,20 @@ class FlowRun:
     """The Prefect flow run that a session belongs to.
 
     Attributes:
+        id: empty for a run without work that Prefect was not needed for.
         is_again: whether it continues after a suspension, in another process.
+        command: what starts the same run again; empty for a flow run of a worker.
     """
 
     flow: str
     id: str
     name: str
     is_again: bool = False
+    command: str = ""
 
     def url(self, places: Places) -> str | None:
         """Return its page; None without a server."""
-        return f"{places.prefect_ui}/runs/flow-run/{self.id}" if places.prefect_ui else None
+        return f"{places.prefect_ui}/runs/flow-run/{self.id}" if places.prefect_ui and self.id else None
 
 
 @dataclass
@@ -66,12 +69,13 @@ class Manifest:
             flow=flow_run.flow,
             name=flow_run.name,
             project=config.project,
+            command=flow_run.command,
             config=config.model_dump(mode="json", by_alias=True),
-            flow_run_id=flow_run.id,
+            flow_run_id=flow_run.id or None,
             process=_this_process(),
             started=time.time(),
             status="running",
-            links=Links(prefect=flow_run.url(places), mlflow=places.mlflow_uri, ray=places.ray_dashboard),
+            links=_links(flow_run, places),
             stages=[_pending(stage) for stage in plan.stages],
         )
         manifest = cls(store, record)
@@ -92,7 +96,25 @@ class Manifest:
         facts = parse_result(result).facts
         self.stage(label, state=state, seconds=seconds, notes=facts.warnings)
         if isinstance(facts, promote.Facts):
-            self.update(decision=facts.decision, decided_by=None if facts.waits or facts.audit is None else facts.audit.who)
+            decision = UNCHANGED if state == "cached" else facts.decision
+            who = None if state == "cached" or facts.waits or facts.audit is None else facts.audit.who
+            self.update(decision=decision, decided_by=who, promotion=facts.model_dump(mode="json"))
+
+    def record_cached(self, plan: Plan, on_finished: Callable[[PlannedStage, str, StoredResult], None], last_run: str | None) -> None:
+        """Record every stage of a plan with nothing to run, and the page with their numbers: that of the project's last run.
+
+        Args:
+            on_finished: called with each stage, ``cached``, and its result.
+            last_run: the project's last run.
+        """
+        before = read_record(self.store, last_run) if last_run else None
+        if before is not None and before.links.mlflow:
+            self.update(links=self.run.links.evolve(mlflow=before.links.mlflow))
+        for stage in plan.stages:
+            result = self.store.read_result(stage.stage, stage.digest)
+            assert result is not None, f"{stage.label} is cached but has no result"
+            self.finish(stage.label, result, state="cached", seconds=0.0)
+            on_finished(stage, "cached", result)
 
     def update(self, **changes: Any) -> None:
         """Change fields of the run's record."""
@@ -101,6 +123,11 @@ class Manifest:
 
     def save(self) -> None:
         write_record(self.store, self.run)
+
+
+def _links(flow_run: FlowRun, places: Places) -> Links:
+    ray = places.page(places.ray_dashboard) if places.ray_dashboard else None
+    return Links(prefect=flow_run.url(places), mlflow=places.page(places.mlflow_uri), ray=ray)
 
 
 def waiting(store: Store) -> Iterator[RunRecord]:

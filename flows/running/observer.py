@@ -46,10 +46,15 @@ class Observer:
 
 @dataclass(frozen=True)
 class Command:
-    """Values that a command passes to the flow that it runs in its own process; unset in a flow run started by a worker."""
+    """Values that a command passes to the flow that it runs in its own process; unset in a flow run started by a worker.
+
+    Attributes:
+        line: what was typed, to run it again.
+    """
 
     places: Places
     observer: Observer
+    line: str = ""
 
 
 COMMAND: ContextVar[Command | None] = ContextVar("dora_command", default=None)

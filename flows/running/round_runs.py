@@ -16,15 +16,16 @@ class RoundRuns:
     """MLflow runs of rounds, each opened at its round's first stage. Outside self-training stages go under the parent.
 
     Args:
-        parent: local id of the whole run.
+        parent: local id of the whole run; None for a run without work, which logs nothing.
     """
 
-    def __init__(self, tracker: Tracker, parent: str, run_id: str):
+    def __init__(self, tracker: Tracker, parent: str | None, run_id: str):
         self._tracker, self._parent, self._run_id = tracker, parent, run_id
         self._runs: dict[int, str] = {}
 
     def parent_of(self, stage: PlannedStage) -> str:
         """Return the parent of a stage's run."""
+        assert self._parent is not None, "a stage that runs has a run above it"
         if stage.round is None:
             return self._parent
         if stage.round not in self._runs:
@@ -35,7 +36,7 @@ class RoundRuns:
     def log(self, stage: PlannedStage, result: StoredResult) -> None:
         """Log the tracked metrics of a finished stage, cached or not."""
         tracked = STAGES[stage.stage].tracked
-        if not tracked:
+        if not tracked or self._parent is None:
             return
         shown = {name: value for name, value in result["metrics"].items() if name.startswith(tracked)}
         self._tracker.log_metrics(self.parent_of(stage), shown)

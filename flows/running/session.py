@@ -19,7 +19,7 @@ from typing import Any
 
 from dora_core.errors import DoraError
 from flows.config.models import MethodConfig
-from flows.planning.latest import write_latest
+from flows.planning.latest import last_run, write_latest
 from flows.planning.planned_stage import Plan, PlannedStage
 from flows.run_summary import description
 from flows.running.manifest import FlowRun, Manifest
@@ -29,7 +29,7 @@ from flows.running.round_runs import RoundRuns
 from flows.running.shared_job import SharedJob
 from flows.running.states import MLFLOW_STATUS, describe, status_after
 from flows.running.surroundings import Surroundings
-from infra.settings import Settings
+from infra.settings import Places, Settings
 from infra.store.locks import ownership
 from infra.store.store import Store
 from infra.tracking.tracker import Tracker
@@ -40,7 +40,7 @@ class Session:
     """Shared state of the stages of one run; a context manager around them, see the module docstring.
 
     Attributes:
-        parent_run: the tracker's id of the whole run.
+        parent_run: the tracker's id of the whole run; None for a run without work: its metrics are in MLflow since they were computed.
         tracked: the tracker's id of a stage's run, by label.
         warnings: failures to show, send or track something.
     """
@@ -51,7 +51,7 @@ class Session:
     plan: Plan
     manifest: Manifest
     tracker: Tracker
-    parent_run: str
+    parent_run: str | None
     ray: RayCluster
     observer: Observer
     on_server: bool
@@ -62,7 +62,7 @@ class Session:
 
     @classmethod
     def open(cls, config: MethodConfig, plan: Plan, flow_run: FlowRun, here: Surroundings) -> Session:
-        """Open manifest, MLflow run and Ray; a run without work starts no Ray head."""
+        """Open manifest, MLflow run and Ray; a run without work starts no Ray head and no MLflow run."""
         settings, places, store = here.settings, here.places, here.store
         manifest = Manifest.open(store, plan, config, flow_run, places)
         plan = plan.checked(store)
@@ -72,10 +72,19 @@ class Session:
         artifacts = settings.mlflow_artifacts if local else None
         history = settings.mlflow_history(places.mlflow_uri)
         tracker = Tracker.open(places.mlflow_uri, config.project, settings.outbox, artifacts, history)
+        parent = cls._tracked(tracker, plan, manifest, flow_run, places) if plan.to_run else None
+        ray = RayCluster(settings, places)
+        ray.warm_up(manifest.run_id, plan)
+        rounds = RoundRuns(tracker, parent, manifest.run_id)
+        return cls(config, settings, store, plan, manifest, tracker, parent, ray, here.observer, here.on_server, rounds, list(plan.notes))
+
+    @staticmethod
+    def _tracked(tracker: Tracker, plan: Plan, manifest: Manifest, flow_run: FlowRun, places: Places) -> str:
+        """Open the MLflow run of the whole run; returns the tracker's id."""
         tags = {
             "dora.run_id": manifest.run_id,
             "dora.git_sha": git_sha(),
-            "dora.store": store.uri,
+            "dora.store": manifest.store.uri,
             "prefect.flow_run_id": flow_run.id,
             "prefect.flow_run_url": flow_run.url(places) or "",
         }
@@ -85,11 +94,11 @@ class Session:
         manifest.update(tracker_run=parent)
         for uri, digest in plan.inputs.items():
             tracker.log_input(parent, PurePosixPath(uri).name, uri, digest, "input")
+        return parent
 
-        ray = RayCluster(settings, places)
-        ray.warm_up(manifest.run_id, plan)
-        rounds = RoundRuns(tracker, parent, manifest.run_id)
-        return cls(config, settings, store, plan, manifest, tracker, parent, ray, here.observer, here.on_server, rounds, list(plan.notes))
+    def record_cached(self) -> None:
+        """Record every stage as cached; for a plan with nothing to run."""
+        self.manifest.record_cached(self.plan, partial(self.notify, "finished"), last_run(self.store, self.plan))
 
     def owning(self, stage: PlannedStage, on_wait: Callable[[str], None]) -> AbstractContextManager[bool]:
         """Hold the lock of ``stage``; yields whether another run has finished it. ``on_wait`` is called with a sentence per wait."""
@@ -127,23 +136,30 @@ class Session:
         if status == "completed":
             write_latest(self.store, self.plan, self.manifest.run_id)
         described = None if error is None or status == "waiting" else describe(error)
-        tags = {
-            "dora.status": status,
-            "dora.error": described.message if described else None,
-            "dora.decision": self.manifest.run.decision,
-            "dora.decided_by": self.manifest.run.decided_by,
-            "mlflow.note.content": self._description(),
-        }
-        ended = MLFLOW_STATUS[status]
-        self.rounds.finish(ended)
-        self.tracker.finish(self.parent_run, ended, {tag: value for tag, value in tags.items() if value})
+        if self.parent_run is not None:
+            tags = {
+                "dora.status": status,
+                "dora.error": described.message if described else None,
+                "dora.decision": self.manifest.run.decision,
+                "dora.decided_by": self.manifest.run.decided_by,
+                "mlflow.note.content": self._description(),
+            }
+            ended = MLFLOW_STATUS[status]
+            self.rounds.finish(ended)
+            self.tracker.finish(self.parent_run, ended, {tag: value for tag, value in tags.items() if value})
         self.warnings += self.tracker.close()
         # MLflow may have been away when a stage ended: only now are all its run ids known.
         known = {label: self.tracker.mlflow_id(run) for label, run in self.tracked.items()}
         stages = [s.evolve(mlflow_run_id=known[s.label]) if s.label in known else s for s in self.manifest.run.stages]
         links = self.manifest.run.links
-        links = links.evolve(mlflow=self.tracker.url(self.parent_run) or links.mlflow)
+        links = links.evolve(mlflow=self.url or links.mlflow)
         self.manifest.update(status=status, finished=time.time(), error=described, links=links, stages=stages)
+
+    @property
+    def url(self) -> str | None:
+        """Page of the whole run in MLflow; None without a server, or without an MLflow run."""
+        url = None if self.parent_run is None else self.tracker.url(self.parent_run)
+        return None if url is None else self.ray.places.page(url)
 
     def _description(self) -> str | None:
         """The text that MLflow shows first on the run's page; None if the store cannot be read."""

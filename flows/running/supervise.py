@@ -20,12 +20,14 @@ from prefect.states import Completed, Failed
 
 from dora_core.errors import RunStopped
 from flows.config.models import RealignConfig
+from flows.planning.model_checks import check_data
 from flows.planning.plan import Until, build_plan
 from flows.planning.planned_stage import Plan, PlannedStage
 from flows.report.approval import decision_lines, gate_table
 from flows.report.comparison import comparison_table
 from flows.report.data_preview import facts_markdown
-from flows.run_record import EndedRun, RunRecord
+from flows.report.head import head_of, promotion_of
+from flows.run_record import UNCHANGED, EndedRun, RunRecord
 from flows.run_summary import evaluation_summary
 from flows.running.abandoned import release
 from flows.running.approval import ask, settle, was_suspended
@@ -61,7 +63,13 @@ def clean_up_dead_run(flow: Flow[..., Any], flow_run: PrefectRun, state: State) 
 
 def run_plan(session: Session) -> None:
     """Run every stage of the plan as a task, one after the other in this thread, so that Ctrl-C and Prefect's cancellation interrupt the
-    watcher of a Ray job, which then stops the job."""
+    watcher of a Ray job, which then stops the job.
+
+    A plan with nothing to run has no tasks: a night without news costs a second, not a dozen of task runs, events and MLflow runs.
+    """
+    if not session.plan.to_run:
+        session.record_cached()
+        return
     states: dict[str, Any] = {}  # Prefect passes the results of the states that a task is called with
 
     def run(stage: PlannedStage) -> None:
@@ -70,6 +78,7 @@ def run_plan(session: Session) -> None:
         states[stage.label] = task(stage, upstream, session)
         announce(session, stage)
         stop_if_guarded(session, stage)
+        check_after_reading(session, stage)
 
     for stage in session.plan.stages:
         if session.manifest.run.stage(stage.label).is_finished:  # before this flow run was suspended
@@ -92,6 +101,18 @@ def stop_if_guarded(session: Session, stage: PlannedStage) -> None:
         raise RunStopped(f"{stage.label}: {stop.message}", hint=stop.hint)
 
 
+def check_after_reading(session: Session, stage: PlannedStage) -> None:
+    """Check the records that the plan could not know against the policy's files, before a heavy stage runs.
+
+    Raises:
+        DataError: the chat template refuses a conversation.
+    """
+    if isinstance(stage.spec, ingest.Spec) and isinstance(session.config, RealignConfig):
+        result = read_result(session.store, stage.spec.ref(), ingest.Facts)
+        if result is not None and any(planned.stage == "reference" for planned in session.plan.stages):
+            check_data(session.config, result.facts.conversations)
+
+
 def supervise(config: RealignConfig, until: Until, flow: str) -> State[EndedRun]:
     """Body of the flows that realign: plan, run every stage, publish the summary; also for a run that a guard rail has stopped."""
 
@@ -100,7 +121,7 @@ def supervise(config: RealignConfig, until: Until, flow: str) -> State[EndedRun]
     def plan() -> Plan:
         return build_plan(config, here.store, until=until, mlflow_uri=here.places.mlflow_uri)
 
-    flow_run = FlowRun(flow, this_run.id, this_run.name, is_again=was_suspended())
+    flow_run = FlowRun(flow, this_run.id, this_run.name, is_again=was_suspended(), command=here.command)
     try:
         with recorded(), gpu_slot(here, plan) as planned, Session.open(config, planned, flow_run, here) as session:
             run_plan(session)
@@ -166,7 +187,7 @@ def publish_summary(session: Session) -> None:
     key = "".join(c if c.isalnum() else "-" for c in f"{session.manifest.run.flow}-{session.manifest.run.project}")
     try:
         create_markdown_artifact(_summary(session), key=key, description=f"Summary of {session.manifest.run_id}")
-        if text := _data(session):
+        if session.plan.to_run and (text := _data(session)):
             create_markdown_artifact(text, key=f"data-{key}", description=f"Data of {session.manifest.run_id}")
     except httpx.HTTPError as error:
         get_run_logger().warning(f"the summary could not be published: {type(error).__name__}: {error}")
@@ -192,8 +213,9 @@ def _summary(session: Session) -> str:
 
 def _data(session: Session) -> str:
     """Return the mappings and counts of the inputs as Markdown; empty without a result of ``ingest``."""
-    spec = session.plan.stages[0].spec
-    result = read_result(session.store, spec.ref(), ingest.Facts) if isinstance(spec, ingest.Spec) else None
+    stage = session.plan.stages[0]
+    done = isinstance(stage.spec, ingest.Spec) and session.manifest.run.stage(stage.label).is_finished
+    result = read_result(session.store, stage.spec.ref(), ingest.Facts) if done else None
     return facts_markdown(result.facts) if result else ""
 
 
@@ -203,12 +225,15 @@ def _time(seconds: float | None) -> str:
 
 def _decided(session: Session) -> list[str]:
     """Return the decision, the person who made it, and the rules of the gate, as Markdown."""
-    spec = session.plan.stages[-1].spec
-    if not isinstance(spec, promote.Spec) or (result := read_result(session.store, spec.ref(), promote.Facts)) is None:
+    spec, run = session.plan.stages[-1].spec, session.manifest.run
+    promotion = promotion_of(session.store, run)
+    if not isinstance(spec, promote.Spec) or promotion is None:
         return []
+    if run.decision == UNCHANGED:
+        return [f"- {head_of(run, promotion).text}"]
     evaluation = read_result(session.store, spec.evaluation, evaluate.Facts)
     gate = evaluation.facts.gate if evaluation else None
-    lines = "\n".join(f"- {line}" for line in decision_lines(result.facts, gate))
+    lines = "\n".join(f"- {line}" for line in decision_lines(promotion, gate))
     return [lines, gate_table(gate)] if gate else [lines]
 
 
@@ -224,11 +249,15 @@ class ProgressArtifacts(Observer):
 
     def __init__(self) -> None:
         self._bars: dict[str, tuple[Any, float]] = {}
+        self._percent: dict[str, float] = {}
 
     def event(self, stage: PlannedStage, event: JournalEvent) -> None:
+        if event["kind"] == "notice":
+            self._notice(stage, event["text"])
         if event["kind"] != "progress" or event["total"] <= 0:
             return
         percent = 100.0 * event["done"] / event["total"]
+        self._percent[stage.label] = percent
         bar, moved = self._bars.get(stage.label, (None, 0.0))
         if bar is None:
             key = "".join(c if c.isalnum() else "-" for c in f"progress-{stage.label}")
@@ -236,5 +265,12 @@ class ProgressArtifacts(Observer):
         elif event["time"] - moved < ARTIFACT_SECONDS and percent < 100.0:
             return
         else:
-            update_progress_artifact(bar, percent)
+            update_progress_artifact(bar, percent, description=f"{stage.label}: {event['unit']}")
         self._bars[stage.label] = (bar, event["time"])
+
+    def _notice(self, stage: PlannedStage, text: str) -> None:
+        """Say it in the log, and beside the bar until that moves on."""
+        get_run_logger().warning(f"{stage.label}: {text}")
+        bar, _ = self._bars.get(stage.label, (None, 0.0))
+        if bar is not None:
+            update_progress_artifact(bar, self._percent[stage.label], description=f"{stage.label}: {text}")

@@ -16,6 +16,7 @@ class Surroundings:
 
     Attributes:
         on_server: a worker has started the flow run; else a command runs it in its process.
+        command: what starts the same run again; empty for a flow run of a worker.
     """
 
     settings: Settings
@@ -23,6 +24,7 @@ class Surroundings:
     store: Store
     observer: Observer
     on_server: bool
+    command: str = ""
 
     @classmethod
     def of_run(cls, observer: Observer) -> Self:
@@ -33,4 +35,5 @@ class Surroundings:
         """
         settings, command = Settings(), COMMAND.get()
         places = command.places if command else apply_environment(settings)
-        return cls(settings, places, Store(settings.store_uri), command.observer if command else observer, command is None)
+        line = command.line if command else ""
+        return cls(settings, places, Store(settings.store_uri), command.observer if command else observer, command is None, line)

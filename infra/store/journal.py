@@ -44,7 +44,15 @@ class ProgressEvent(TypedDict):
     time: float
 
 
-JournalEvent = MetricsEvent | ProgressEvent
+class NoticeEvent(TypedDict):
+    """A sentence for people that cannot wait for the stage's end: a node is lost, a checkpoint was written before its time."""
+
+    kind: Literal["notice"]
+    text: str
+    time: float
+
+
+JournalEvent = MetricsEvent | ProgressEvent | NoticeEvent
 """A line of the journal; ``time`` is in epoch seconds."""
 
 
@@ -70,6 +78,11 @@ class JournalWriter:
         self._add({"kind": "progress", "done": int(done), "total": int(total), "unit": unit, "note": note, "time": time.time()})
         if done >= total:
             self.flush()
+
+    def notice(self, text: str) -> None:
+        """Write a sentence at once."""
+        self._add({"kind": "notice", "text": text, "time": time.time()})
+        self.flush()
 
     def flush(self) -> None:
         with self._lock:
@@ -115,6 +128,15 @@ def read_part(store: Store, name: str) -> JournalPart:
     if not path.is_file():
         path = store.download(name)
     return JournalPart(store.uri, name, [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+
+
+def newest_events(store: Store, stage: str, digest: str) -> list[JournalEvent]:
+    """Read the newest journal part of every writer (``<start>-<process>-<part>.jsonl``), events oldest first; empty if there is none."""
+    folder = f"{stage}/{digest}/journal"
+    newest = {name.rsplit("-", 1)[0]: name for name in store.list(folder) if name.endswith(".jsonl")}  # sorted: the last part wins
+    lines = [line for name in newest.values() for line in store.download(f"{folder}/{name}").read_text(encoding="utf-8").splitlines()]
+    events: list[JournalEvent] = [json.loads(line) for line in lines]
+    return sorted(events, key=lambda event: event["time"])
 
 
 class JournalReader:

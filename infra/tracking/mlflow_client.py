@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from dora_core.errors import StoreError
 from infra.store.journal import read_part
 from infra.store.store import Store
 from infra.tracking.mlflow_limits import BATCH, DIGEST_CHARACTERS, ENTRIES, metric_rows
+from infra.tracking.moved_home import follow_home
 from infra.tracking.outbox import Artifact, Batch, Curves, Finish, Input, Operation, Start
 
 if TYPE_CHECKING:
@@ -41,8 +43,23 @@ def mlflow_client(uri: str) -> MlflowClient:
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 
+    from infra.tracking.store_artifacts import SCHEME, StoreArtifacts
+
+    _artifact_repository_registry.register(SCHEME, StoreArtifacts)  # also where this package's entry points are not installed
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def sqlite_path(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+
+
+def user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user id without a name
+        return str(os.getuid())
 
 
 def milliseconds(seconds: float) -> int:
@@ -107,13 +124,16 @@ def joined(operations: Iterable[Operation]) -> tuple[Operation, int]:
 class MlflowCalls:
     """One server (or SQLite file) and the ids it has assigned.
 
+    Args:
+        artifact_root: of a SQLite file's own home; its artifacts follow a move of the home.
+
     Attributes:
         ids: local id of a run → MLflow's.
         experiments: name → id of the experiments used here.
     """
 
-    def __init__(self, uri: str):
-        self.uri = uri
+    def __init__(self, uri: str, artifact_root: Path | None = None):
+        self.uri, self._artifact_root = uri, artifact_root
         self.ids: dict[str, str] = {}
         self.experiments: dict[str, str] = {}
         self._client: MlflowClient | None = None
@@ -154,6 +174,8 @@ class MlflowCalls:
             Exception: any that MLflow's client raises; see :meth:`is_refusal`.
         """
         if self._client is None:
+            if self._artifact_root is not None and self.uri.startswith("sqlite:///"):
+                follow_home(sqlite_path(self.uri), self._artifact_root)
             self._client = mlflow_client(self.uri)  # before any other import of mlflow: it sets the environment
         from mlflow.entities import Dataset, DatasetInput, InputTag
 

@@ -8,9 +8,10 @@ policy, its evaluation and the configuration that were decided about). Operation
 retry. MLflow has no transactions: decisions from one machine take turns, and :func:`promote` reads the champion directly before it moves
 the alias; two promotions from two machines within those milliseconds would both succeed.
 
-Location of a version's files: always the tag ``dora.model_uri``. The version's *source*, which ``models:/name@champion`` downloads, is
-that URI too, except that an MLflow server refuses folders of its clients: small models are then uploaded to the run, and for large ones the
-source is ``dora-store:<folder>``, which MLflow shows but cannot download (a clear error instead of a model without weights).
+Location of a version's files: always the tag ``dora.model_uri``, where they lay when they were registered. The version's *source*, which
+``models:/name@champion`` downloads, must outlive a move: a remote URI as it is; for a folder its place in the store
+(``infra/tracking/store_artifacts.py``), which is found wherever the store lies, or fails. A server is given a copy of a small model, as
+artifacts of the run, which clients without this package can download.
 
 Left out: ``log_model`` flavours (they pickle, and import the world).
 """
@@ -31,8 +32,8 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 from dora_core.errors import DoraError, ServiceError, did_you_mean
 from infra.back_ends import without_credentials
 from infra.settings import Settings
-from infra.tracking.mlflow_client import mlflow_client
-from infra.tracking.tracker import user_name
+from infra.store.store import split_uri
+from infra.tracking.mlflow_client import mlflow_client, user_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -297,6 +298,11 @@ def _in_turn(uri: str) -> Iterator[None]:
         os.close(held)
 
 
+def place_of(model_uri: str) -> str:
+    """Return the identity of a model's files: a remote URI, or the place of a folder in its store, ``align/<digest>/model``."""
+    return model_uri if "://" in model_uri or model_uri.count("/") < 3 else "/".join(split_uri(model_uri, 3)[1])
+
+
 def _ensure_model(client: MlflowClient, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -308,8 +314,10 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
 
 
 def _find(client: MlflowClient, name: str, source_uri: str) -> str | None:
-    """Return the first version of these files, None if there is none."""
-    found = [int(v.version) for v in client.search_model_versions(f"name='{name}'") if v.tags.get(MODEL_URI) == source_uri]
+    """Return the first version of these files, None if there is none; in a store on this machine also after it was moved."""
+    place = place_of(source_uri)
+    versions = client.search_model_versions(f"name='{name}'")
+    found = [int(v.version) for v in versions if place_of(v.tags.get(MODEL_URI, "")) == place]
     return str(min(found)) if found else None
 
 
@@ -325,11 +333,14 @@ def _create(client: MlflowClient, name: str, source: str, source_uri: str, run_i
 
 def _servable(client: MlflowClient, uri: str, source_uri: str, run_id: str | None) -> str:
     """Return a source that this registry accepts; see the module docstring."""
-    if "://" in source_uri or not uri.startswith("http"):
+    if "://" in source_uri:
         return source_uri
+    from infra.tracking.store_artifacts import travelling
+
     folder = Path(source_uri)
-    if run_id is None or sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) > UPLOAD_LIMIT_BYTES:
-        return f"dora-store:{folder}"
+    is_large = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) > UPLOAD_LIMIT_BYTES
+    if not uri.startswith("http") or run_id is None or is_large:
+        return travelling(source_uri)
     client.log_artifacts(run_id, str(folder), "model")
     return f"runs:/{run_id}/model"
 

@@ -14,10 +14,8 @@ Left out: the fluent ``mlflow.*`` API (process-global state), and model files (`
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
-import os
 import re
 import threading
 import time
@@ -34,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from infra.back_ends import without_credentials
 from infra.store.journal import JournalPart
 from infra.store.json_files import StoredResult
-from infra.tracking.mlflow_client import MlflowCalls, joined, milliseconds
+from infra.tracking.mlflow_client import MlflowCalls, joined, milliseconds, user_name
 from infra.tracking.mlflow_limits import ENTRIES, flatten, metric_rows, shorten, text_chunks
 from infra.tracking.outbox import Artifact, Batch, Curves, Finish, Input, Operation, Outbox, Start, Status
 
@@ -56,7 +54,7 @@ class Tracker:
         self._changed = threading.Condition()
         self._closing = False
         self._open_runs: dict[str, None] = {}  # an ordered set
-        self._calls = MlflowCalls(uri)
+        self._calls = MlflowCalls(uri, artifact_root)
         self._lost: list[str] = []
         self._problem = ""
         for outbox in outboxes:
@@ -289,13 +287,6 @@ def _headline(text: str) -> str:
     """Reduce a client library's message to its cause, without credentials."""
     cause = re.search(r"\[Errno -?\d+\] ([\w ]+)|(Read timed out)", text)
     return (cause[1] or cause[2]) if cause else shorten(without_credentials(text).strip().split("\n")[0], 300)
-
-
-def user_name() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user id without a name
-        return str(os.getuid())
 
 
 def _png(figure: Figure) -> bytes:

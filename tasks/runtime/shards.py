@@ -1,8 +1,10 @@
 """Sharded inference over a stream of rows: deterministic shards, markers, resume.
 
-Rows are cut into shards by position (``execution.shard_rows``), however the stream was batched. A shard's output depends on its rows
-and the worker's arguments alone, so the number of workers, their deaths and restarts never change a byte of the result. (Where the
-accelerator ran out of memory, results are the same up to rounding, and the result has a warning.)
+Rows are cut into shards by position, however the stream was batched: a sixteenth of the rows that are left, at most
+``execution.shard_rows`` and at least :data:`SMALLEST`, so there are several for each worker and the last ones, which the others wait for,
+are small ("guided self-scheduling", Polychronopoulos & Kuck 1987, with a fixed number of workers). The cut depends on the number of rows
+alone and a shard's output on its rows and the worker's arguments, so the number of workers, their deaths and restarts never change a
+byte of the result. (Where the accelerator ran out of memory, results are the same up to rounding, and the result has a warning.)
 
 Memory does not grow with the rows: a shard is cut when an actor is free for it (one more waits), and results are read back from
 disk one by one, in the order of the rows.
@@ -42,6 +44,9 @@ from tasks.tables.rows import rebatch
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+SMALLEST = 32  # rows of a shard; fewer would leave batches half empty
+PLACES = 16  # a shard is this share of the rows that are left
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ def stream_shards(
 
     def incomplete() -> Iterator[Shard]:
         nonlocal finished, reused
-        for shard in cut(rows, execution.shard_rows):
+        for shard in cut(rows, shard_sizes(total, execution.shard_rows)):
             waiting.append(Shard(shard.start, shard.stop, b""))
             if not stored.is_done(shard):
                 yield shard
@@ -134,7 +139,7 @@ def stream_shards(
     if execution.workers == 0:
         results = _in_process(incomplete(), worker)
     else:
-        results = _on_actors(incomplete(), worker, execution, context, -(-total // execution.shard_rows), unit)
+        results = _on_actors(incomplete(), worker, execution, context, sum(1 for _ in shard_sizes(total, execution.shard_rows)), unit)
     for computed in results:
         stored.mark_done(computed)
         done.add(computed.shard.start)
@@ -151,12 +156,23 @@ def stream_shards(
         context.log.info("%s: %d of %d %s were there from an earlier attempt", name, reused, total, unit)
 
 
-def cut(tables: Iterable[pa.Table], shard_rows: int) -> Iterator[Shard]:
-    """Yield consecutive shards of ``shard_rows`` rows; the last may be smaller. An empty table is one empty shard (it has a schema)."""
+def shard_sizes(total: int, most: int) -> Iterator[int]:
+    """Rows of each shard of ``total`` rows, ``most`` ≥ 1 at most; one empty shard of no rows. See the module docstring."""
+    left = total
+    while True:
+        size = min(most, max(SMALLEST, left // PLACES))
+        yield size
+        left -= size
+        if left <= 0:
+            return
+
+
+def cut(tables: Iterable[pa.Table], sizes: Iterator[int]) -> Iterator[Shard]:
+    """Yield consecutive shards of these numbers of rows; the last may be smaller. An empty table is one empty shard (it has a schema)."""
     import numpy as np
 
     start = 0
-    for rows in rebatch(tables, shard_rows):
+    for rows in rebatch(tables, sizes):
         copied = rows.combine_chunks().take(np.arange(rows.num_rows))  # a slice shares buffers, which would show in the bytes
         yield Shard(start, start + rows.num_rows, _to_ipc(copied))
         start += rows.num_rows

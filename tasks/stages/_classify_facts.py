@@ -70,4 +70,5 @@ class Facts(BaseFacts):
     sources: dict[str, HeadFacts]
     unlabelled: GoldenShare | None = Field(description="Golden share among unlabelled responses, at most; null without such responses.")
     deep_folds: int = Field(description="Folds whose encoder is used.")
+    encoder: str = Field("", description="Whether the encoder was tried and is used, in words; empty in results of earlier releases.")
     curve: list[CurvePoint]

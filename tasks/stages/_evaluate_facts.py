@@ -209,4 +209,5 @@ class Facts(PreferenceMeasures, BaseFacts):
     gate: GateResult
     twins: dict[str, TwinMeasures] = Field(default_factory=dict, description="By twin, on the same held-out prompts.")
     benchmarks: dict[str, BenchmarkChange] = Field(default_factory=dict, description="By task.")
+    equal_pairs: int = Field(0, description="Preferences left out: their responses differ, and are the same tokens after the cut.")
     summary: str = Field("", description="One sentence: win rate against the start, and the difference to every twin.")

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from dora_core.data.conversations import Conversation
 from dora_core.strict_model import StrictModel
 from tasks.runtime.facts import Facts as BaseFacts
 
@@ -107,5 +108,6 @@ class Facts(BaseFacts):
     sources: dict[str, SourceFacts]
     fingerprint: str = Field(description="sha256 over kind, id and content of every row of the tables, in order.")
     inputs: list[InputFacts] = Field(default_factory=list, description="In the order of the configuration.")
+    conversations: list[Conversation] = Field(default_factory=list, description="Shapes of prompts; absent before they were counted.")
     findings: list[FindingFacts] = Field(default_factory=list, description="Suspicious signs in the data as a whole.")
     first_bad: list[BadRowFacts] = Field(default_factory=list, description="One per kind and reason.")

@@ -9,7 +9,6 @@ Shape legend: R train records, P pairs, D features.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,22 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dora_core.data.records import is_golden_source
+from dora_core.data.records import carried_text, is_golden_source
 from dora_core.data.unpaired import LABEL
+from tasks.stages._policy_vectors import LIST_LIMIT, Vectors
 from tasks.tables.rows import record_batches, row_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dora_core.selection.features import TextFeatures
+    from dora_core.config.valuation import ExchangeConfig, FeatureKind
     from dora_core.selection.proxy import ProxyPairs
     from tasks.tables.training_records import Aggregate
 
 GOLDEN, SEVERAL, UNNAMED, OTHERS = "golden", "several sources", "no source", "other sources"
 LEAST_LABELS = 30
 """Sources with fewer labels are pooled: nothing can be said about them alone."""
-LIST_LIMIT = 4
-"""Responses of a longer list that make pairs: best, worst, and evenly spaced ranks between."""
 NO_PREFERENCE = -1
 
 
@@ -144,8 +142,8 @@ def _groups(counts: Mapping[str | None, int], most: int) -> tuple[list[str], set
 
 def label_sources(row: Mapping[str, Any], golden: Sequence[str], labeller: str | None) -> list[str]:
     """Source of labels, by response: :data:`GOLDEN`, its own source, or for all the record's annotator."""
-    if labeller is not None and row["extra"] is not None and (named := json.loads(row["extra"]).get(labeller)) is not None:
-        return [GOLDEN if is_golden_source(str(named), golden) else str(named)] * len(row["sources"])
+    if labeller is not None and (named := carried_text(row["extra"], labeller)) is not None:
+        return [GOLDEN if is_golden_source(named, golden) else named] * len(row["sources"])
     return [UNNAMED if source is None else GOLDEN if is_golden_source(source, golden) else source for source in row["sources"]]
 
 
@@ -169,6 +167,7 @@ class Texts:
     """Responses of some records that take part in pairs, and the pairs as positions among them.
 
     Attributes:
+        record_N, place_N: each response's record among all train records, and its place there.
         record_P: position of the pair's record among all train records.
         places_P2: places of the preferred and the other response in the record.
         first_P: whether the pair is the best against the worst of its record.
@@ -176,6 +175,8 @@ class Texts:
 
     prompts: list[str]
     responses: list[str]
+    record_N: NDArray[np.int64]
+    place_N: NDArray[np.int64]
     winner_P: NDArray[np.int64]
     loser_P: NDArray[np.int64]
     record_P: NDArray[np.int64]
@@ -192,50 +193,73 @@ def read_texts(records: Path, wanted_R: NDArray[np.bool_], limit: int = LIST_LIM
     for batch in record_batches(records, ["prompt", "responses", "rewards"], "train"):
         places = np.flatnonzero(wanted_R[start : start + len(batch)])
         prompts, responses, pairs = list[str](), list[str](), list[tuple[int, int, int, tuple[int, int], bool]]()
+        at_N = list[tuple[int, int]]()
         for place, row in zip(places.tolist(), batch.take(places).to_pylist(), strict=True):
             rewards = [float("nan") if reward is None else reward for reward in row["rewards"]]
             chosen = choose_responses(rewards, limit)
             at = len(responses)
             prompts += [plain_prompt(row["prompt"])] * len(chosen)
             responses += [row["responses"][i] for i in chosen]
+            at_N += [(start + place, i) for i in chosen]
             last = len(chosen) - 1
             strict = [(i, j) for i in range(last + 1) for j in range(i + 1, last + 1) if rewards[chosen[i]] > rewards[chosen[j]]]
             pairs += [(at + i, at + j, start + place, (chosen[i], chosen[j]), (i, j) == (0, last)) for i, j in strict]
         start += len(batch)
         if pairs:
             columns = [np.array(column) for column in zip(*pairs, strict=True)]
-            yield Texts(prompts, responses, *columns)
+            yield Texts(prompts, responses, *np.array(at_N).T, *columns)
 
 
-def proxy_pairs(records: Path, labels: Labels, chosen: NDArray[np.int64], folds: int, buckets: int) -> tuple[ProxyPairs, TextFeatures, Any]:
-    """Pairs of the records at ``chosen``, the features they are made of, and each pair's record."""
+class PairFeatures:
+    """Features of texts, of which the proxy's pairs are differences: of the texts themselves, of the policy's vectors, or both."""
+
+    def __init__(self, parts: Sequence[Texts], buckets: int, kind: FeatureKind, vectors: Vectors | None):
+        from dora_core.selection.features import PolicyFeatures, TextFeatures
+
+        prompts, responses = [p for part in parts for p in part.prompts], [r for part in parts for r in part.responses]
+        self.text = TextFeatures.fit(prompts, responses, buckets) if kind != "policy" else None
+        self._vectors, self._policy = vectors, None
+        if vectors is not None:
+            record_N, place_N = (np.concatenate([getattr(part, name) for part in parts]) for name in ("record_N", "place_N"))
+            self._policy = PolicyFeatures.fit(vectors.of(record_N, place_N))
+
+    def differences(self, texts: Texts) -> NDArray[np.float64]:
+        """Features of each pair's preferred response minus those of the other, (P, D)."""
+        found = [] if self.text is None else [self.text(texts.prompts, texts.responses)]
+        if self._policy is not None and self._vectors is not None:
+            found.append(self._policy(self._vectors.of(texts.record_N, texts.place_N)))
+        values = np.concatenate(found, axis=1)
+        difference: NDArray[np.float64] = values[texts.winner_P] - values[texts.loser_P]
+        return difference
+
+
+def proxy_pairs(
+    records: Path, labels: Labels, chosen: NDArray[np.int64], exchange: ExchangeConfig, vectors: Vectors | None = None
+) -> tuple[ProxyPairs, PairFeatures, Any]:
+    """Pairs of the records at ``chosen``, the features they are made of, and each pair's record.
+
+    Args:
+        vectors: of the policy, for ``exchange.features`` other than text.
+    """
     from dora_core.data.records import fold_of
-    from dora_core.selection.features import TextFeatures
     from dora_core.selection.proxy import ProxyPairs
 
     wanted = np.zeros(len(labels.group_R), dtype=bool)
     wanted[chosen] = True
     parts = list(read_texts(records, wanted))
-    prompts, responses = [p for part in parts for p in part.prompts], [r for part in parts for r in part.responses]
-    features = TextFeatures.fit(prompts, responses, buckets)
-    difference = np.concatenate([_differences(features, part) for part in parts])
+    features = PairFeatures(parts, exchange.buckets, exchange.features, vectors)
+    difference = np.concatenate([features.differences(part) for part in parts])
     record = np.concatenate([part.record_P for part in parts])
     weight = 1.0 / np.bincount(record)[record]
     prompt = labels.prompt_R[record]
     group = np.concatenate([labels.pair_groups(part.record_P, *part.places_P2.T) for part in parts])
-    return ProxyPairs(difference, group, prompt, fold_of(prompt, folds), weight), features, record
+    return ProxyPairs(difference, group, prompt, fold_of(prompt, exchange.folds), weight), features, record
 
 
-def _differences(features: TextFeatures, texts: Texts) -> NDArray[np.float64]:
-    values = features(texts.prompts, texts.responses)
-    difference: NDArray[np.float64] = values[texts.winner_P] - values[texts.loser_P]
-    return difference
-
-
-def label_pairs(records: Path, labels: Labels, features: TextFeatures) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+def label_pairs(records: Path, labels: Labels, features: PairFeatures) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
     """Record positions and feature differences of the best-worst pair of every labelled record, batch by batch."""
     for texts in read_texts(records, labels.group_R != NO_PREFERENCE, limit=2):
-        yield texts.record_P, _differences(features, texts)
+        yield texts.record_P, features.differences(texts)
 
 
 # ------------------------------------------------------------------------------------------------------------- overlap

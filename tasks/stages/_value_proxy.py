@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dora_core.selection.features import TextFeatures
     from dora_core.selection.proxy import ProxyPairs
-    from tasks.stages._value_labels import Overlap
+    from tasks.stages._policy_vectors import Vectors
+    from tasks.stages._value_labels import Overlap, PairFeatures
     from tasks.stages._value_trust import Estimate
     from tasks.tables.training_records import Aggregate
 
@@ -52,7 +52,7 @@ class Computed:
     """The proxy of a mixture beside what only ``value`` uses."""
 
     proxy: Proxy
-    features: TextFeatures
+    features: PairFeatures
     overlap: Overlap
     estimate: Estimate
 
@@ -64,12 +64,19 @@ def read_mixture(
     return read_labels(records, factors, aggregate, golden, trust.labeller, exchange.max_sources)
 
 
-def compute_proxy(records: Path, labels: Labels, trust: TrustConfig, exchange: ExchangeConfig, warnings: list[str]) -> Computed:
-    """Make the pairs of a sample of the labels, and estimate trust; ``warnings`` are added to."""
+def compute_proxy(
+    records: Path, labels: Labels, trust: TrustConfig, exchange: ExchangeConfig, warnings: list[str], vectors: Vectors | None = None
+) -> Computed:
+    """Make the pairs of a sample of the labels, and estimate trust.
+
+    Args:
+        warnings: added to.
+        vectors: of the policy, for ``exchange.features`` other than text.
+    """
     from tasks.stages._value_trust import estimate_trust
 
     chosen = labels.sample(exchange.max_labels, exchange.seed)
-    pairs, features, record_P = proxy_pairs(records, labels, chosen, exchange.folds, exchange.buckets)
+    pairs, features, record_P = proxy_pairs(records, labels, chosen, exchange, vectors)
     overlap = find_overlap(records, labels)
     estimate = estimate_trust(trust, exchange, labels, overlap, pairs, warnings)
     label_P = None if estimate.trust is None else estimate.trust.probability_P

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -95,6 +95,7 @@ class KLSampler(ModelWorker[KLArguments]):
         model, self._tokenizer = self.load_policy(self.arguments.policy)
         self._policy, self._start = ResponseLogps(model), ResponseLogps(self.load_policy(self.arguments.start)[0])
         self._encoder = Encoder(self._tokenizer, self.arguments.text)
+        self._ends = self._encoder.ends(model.generation_config)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         import pyarrow as pa
@@ -103,11 +104,11 @@ class KLSampler(ModelWorker[KLArguments]):
         from dora_core.models.generation import sample
         from dora_core.models.logprobs import score_responses
 
-        pad, eos = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
-        prompts = [self._encoder.prompt(p)[0] for p in rows["prompt"].to_pylist()]
+        pad = self._tokenizer.pad_token_id
+        prompts = [prompt.ids for prompt in self._encoder.prompts(rows["prompt"].to_pylist())]
         keys = rows["prompt_hash"].to_pylist()
         model, budget = self._policy.plain_model, self.budget
-        sampled = sample(model, prompts, keys, self.arguments.generate, eos_id=eos, pad_id=pad, batch_tokens=budget)
+        sampled = sample(model, prompts, keys, self.arguments.generate, eos_id=self._ends, pad_id=pad, batch_tokens=budget)
         responses = [EncodedResponse(prompt, one.ids, 0) for prompt, (one,) in zip(prompts, sampled, strict=True)]
         ours = score_responses(self._policy, responses, pad, budget, self.device)
         theirs = score_responses(self._start, responses, pad, budget, self.device)
@@ -138,6 +139,14 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
             hint="raise data.holdout_fraction, or give rewards (or chosen/rejected, or labels) to more records",
         )
     implicit, likelihood, responses = score_policies(spec, context, records)
+    pairs, equal = distinct_pairs(pairs, responses["key"].to_numpy(), [text for row in records["responses"].to_pylist() for text in row])
+    if len(pairs.record_P) == 0 and not any(labelled):
+        raise DataError(
+            f"in all {equal} held-out preferences the responses are equal tokens: they differ only beyond "
+            f"text.max_response_tokens = {spec.text.max_response_tokens}, so nothing can be evaluated",
+            hint="raise text.max_response_tokens, so that the responses of a record differ within it",
+        )
+    responses = responses.drop_columns("key")
     sources = [s for row in records["sources"].to_pylist() for s in row]
     groups = {
         "source": np.array([sources[i] or "unknown" for i in pairs.winner_P], dtype=object),
@@ -154,7 +163,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     twins = twin_measures(list(spec.twins), measures, comparison)
     asked = benchmark_changes(spec, context)
     gate = decide(spec.gate, Evidence(measures, comparison.wins if comparison else {}, spec.evaluate.min_group, asked))
-    facts = Facts(**dict(measures), gate=gate, twins=twins, summary=summary(twins, comparison), benchmarks=asked)
+    facts = Facts(**dict(measures), **left_out(equal), gate=gate, twins=twins, summary=summary(twins, comparison), benchmarks=asked)
 
     table = {"record": pairs.record_P, "prompt_hash": held_out.prompt_P, "golden": golden_P, "reward_gap": pairs.gap_P}
     table |= {f"margin_{name}": values for name, values in held_out.margins.items()}
@@ -167,6 +176,27 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     responses = responses.add_column(3, "logp_per_token", pa.array(likelihood["policy"]))
     pq.write_table(responses, context.path / RESPONSES_FILE, compression="zstd")
     return StageOutput(rows=len(pairs.record_P), metrics=metrics_of(facts), facts=facts)
+
+
+def distinct_pairs(pairs: Pairs, key_R: np.ndarray, texts: list[str]) -> tuple[Pairs, int]:
+    """The pairs without those of different responses that are the same tokens after the cut, and their number: every model gives both the
+    same score, which would count as half right."""
+    import numpy as np
+
+    from dora_core.evaluation.metrics import Pairs
+
+    same_P = key_R[pairs.winner_P] == key_R[pairs.loser_P]
+    equal_P = same_P & np.array([texts[i] != texts[j] for i, j in zip(pairs.winner_P, pairs.loser_P, strict=True)], dtype=bool)
+    if not equal_P.any():
+        return pairs, 0
+    kept = ~equal_P
+    return Pairs(pairs.record_P[kept], pairs.winner_P[kept], pairs.loser_P[kept], pairs.gap_P[kept]), int(equal_P.sum())
+
+
+def left_out(equal: int) -> dict[str, Any]:
+    """Facts about preferences that are equal after the cut; none where there are none."""
+    limit = "text.max_response_tokens"
+    return {"equal_pairs": equal, "warnings": [f"{equal} preferences were left out: responses differ only beyond {limit}"]} if equal else {}
 
 
 def metrics_of(facts: Facts) -> dict[str, float]:
@@ -222,7 +252,7 @@ def labelled_responses(records: pa.Table, labelled: list[bool], pairs: int) -> L
 
 def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tuple[Scores, Scores, pa.Table]:
     """Scores of every held-out response: implicit rewards log π − log π_start by policy, likelihoods per token log π / |y| by model, and
-    the table of the responses (record_id, response_index, tokens).
+    the table of the responses (record_id, response_index, key, tokens; equal keys: equal tokens).
 
     The start has no implicit reward (its ratio is identically 0), so policies and start are compared by likelihood.
     """
@@ -235,7 +265,7 @@ def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tupl
     from tasks.tables.rows import responses_of
 
     policies = {"policy": spec.policy} | spec.twins
-    arguments = LogpArguments(store_uri=context.store.uri, execution=spec.execution, models=policies, text=spec.text)
+    arguments = LogpArguments(store_uri=context.store.uri, execution=spec.execution, models=policies, text=spec.text, keyed=True)
     scored = run_shards(
         context,
         responses_of(records.select(["record_id", "prompt", "responses"])),
@@ -252,7 +282,11 @@ def score_policies(spec: Spec, context: StageContext, records: pa.Table) -> tupl
     logp = {name: scored[f"logp_{name}"].to_numpy() for name in policies} | {"start": start["logp"].to_numpy()}
     implicit = {name: logp[name] - logp["start"] for name in policies}
     tokens = start["tokens"].to_numpy()
-    return implicit, {name: values / tokens for name, values in logp.items()}, scored.select(keys).append_column("tokens", pa.array(tokens))
+    return (
+        implicit,
+        {name: values / tokens for name, values in logp.items()},
+        scored.select([*keys, "key"]).append_column("tokens", pa.array(tokens)),
+    )
 
 
 def golden_pairs(sources: list[str | None], pairs: Pairs, golden_sources: list[str]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Input: records, and a source of responses: a ``sft`` or ``align`` stage, the configured model as it is, or ``generate.served_model`` behind
 ``execution.endpoint``. Output: ``samples.parquet`` (record_id, prompt_hash, sample, response, tokens, finished), ordered as the records
-are and by sample number; ``tokens`` counts the end-of-sequence token (null where a server reports no usage), and ``finished`` is false
+are and by sample number; ``tokens`` counts the end token (null where a server reports no usage), and ``finished`` is false
 where ``max_new_tokens`` cut the response.
 Guarantee: a response depends on (seed, prompt, sample number) alone, so neither workers, resume nor further prompts change it
 (``dora_core/models/generation.py`` has the exception: rounding, when ``execution.batch_tokens`` changes). A server gets the prompt's
@@ -82,6 +82,7 @@ class Sampler(ModelWorker[SampleArguments]):
 
         self._model, self._tokenizer = self.load_policy(self.arguments.policy)
         self._encoder = Encoder(self._tokenizer, self.arguments.text)
+        self._ends = self._encoder.ends(self._model.generation_config)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         import pyarrow as pa
@@ -90,14 +91,14 @@ class Sampler(ModelWorker[SampleArguments]):
 
         sampled = sample(
             self._model,
-            [self._encoder.prompt(p)[0] for p in rows["prompt"].to_pylist()],
+            [prompt.ids for prompt in self._encoder.prompts(rows["prompt"].to_pylist())],
             rows["prompt_hash"].to_pylist(),
             self.arguments.generate,
-            eos_id=self._tokenizer.eos_token_id,
+            eos_id=self._ends,
             pad_id=self._tokenizer.pad_token_id,
             batch_tokens=self.budget,
         )
-        texts = [self._tokenizer.batch_decode([s.ids for s in row], skip_special_tokens=True) for row in sampled]
+        texts = [self._encoder.decode([s.ids for s in row], self._ends) for row in sampled]
         columns = {
             "response": pa.array(texts, pa.list_(pa.string())),
             "tokens": pa.array([[len(s.ids) for s in row] for row in sampled], pa.list_(pa.int32())),

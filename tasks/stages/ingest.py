@@ -48,7 +48,9 @@ from dora_core.data.acceptance import (
 )
 from dora_core.data.adapted import AdaptedInput, AdaptedRow, MappedFiles
 from dora_core.data.adapter.canonical import CanonicalRow, Refused, is_repetition
+from dora_core.data.conversations import ConversationCounter
 from dora_core.data.fingerprints import FingerprintMemory
+from dora_core.data.goals import conditioned, states_weights, without_rewards
 from dora_core.data.inputs import Input, changed_sources, rules_of, split_of
 from dora_core.data.mixing import Selection, content_key, copies
 from dora_core.data.opening import open_inputs
@@ -64,6 +66,7 @@ from dora_core.data.records import (
     golden_table,
     parse_canonical,
     records_table,
+    with_goals,
     with_tools,
 )
 from dora_core.data.suspicion import Example, Finding, Seen, Suspicion, refuse
@@ -142,6 +145,7 @@ class _Ingestion:
         self.splits: Counter[str] = Counter()
         self.fingerprint = hashlib.sha256()
         self.copied = set[str]()
+        self.conversations = ConversationCounter()
         self._ids: dict[bool, set[str]] = {False: set(), True: set()}  # of records and of golden rows, all inputs
         self._several = {kind: len(getattr(data, kind)) > 1 for kind in self.tallies}
         self._contents: dict[Kind, set[int]] = {kind: set() for kind in self.tallies}  # of earlier inputs
@@ -149,6 +153,8 @@ class _Ingestion:
         schemas = (RECORDS_SCHEMA, GOLDEN_SCHEMA)
         if any(source.messages.tools == "keep" for source in [*data.train, *data.eval, *data.golden]):
             schemas = (with_tools(RECORDS_SCHEMA), with_tools(GOLDEN_SCHEMA))
+        if self.data.goal is not None or any(states_weights(source) for source in [*data.train, *data.eval]):
+            schemas = (with_goals(schemas[0]), with_goals(schemas[1]))
         records, trusted = schemas
         self._good = {
             False: Writer[Record](folder / RECORDS_FILE, records, lambda rows: records_table(rows, share, records)),
@@ -170,6 +176,8 @@ class _Ingestion:
         for row in source.rows():
             parsed = _all_problems(row.value, rules) if isinstance(row.value, list) else parse_canonical(row.value, rules, taken)
             tally.rows += 1
+            if isinstance(parsed, Record) and kind != "golden" and (problems := without_rewards(parsed, self.data.goal)):
+                parsed = problems
             if isinstance(parsed, Record):
                 tally.kept += 1
                 taken.add(parsed.record_id)
@@ -258,8 +266,16 @@ class _Ingestion:
         return name
 
     def _write(self, record: Record, kind: Kind, split: Split, one: _InputTally) -> None:
+        """Write a record, or with goals in prompts the records that it becomes."""
+        golden = kind == "golden"
+        for one_goal in conditioned(record, "eval" if golden else split, self.data.goal):
+            fresh = one_goal.record_id == record.record_id
+            self._put(one_goal if fresh else replace(one_goal, record_id=self._free_id(one_goal.record_id, golden)), kind, split, one)
+
+    def _put(self, record: Record, kind: Kind, split: Split, one: _InputTally) -> None:
         golden = kind == "golden"
         self._ids[golden].add(record.record_id)
+        self.conversations.add(record.prompt, record.record_id)
         self.golden_rows += golden
         self.repeated_responses += 0 if golden else len(record.responses) - len(set(record.responses))
         self._good[golden].add(record, len(record.content))
@@ -301,6 +317,11 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     refuse(findings)
     given = sum(one.split_given for one in ingestion.inputs)
     by_hash = given > 0 and not ingestion.splits["eval"]
+    if by_hash and spec.data.goal is not None:
+        raise DataError(
+            "the data name a split and no record for evaluation, and with data.goal a held-out prompt must be known when it is read",
+            hint="mark records as eval, give data.eval, or leave the split column out (columns.split: false)",
+        )
     if by_hash:
         ingestion.splits = hold_out_by_hash(context.path / RECORDS_FILE, spec.data.holdout_fraction, ingestion.copied)
         hold_out_by_hash(context.path / GOLDEN_FILE, spec.data.holdout_fraction, frozenset())
@@ -420,6 +441,7 @@ def _output(ingestion: _Ingestion, inputs: list[AdaptedInput], findings: list[Fi
         sources=sources,
         fingerprint=ingestion.fingerprint.hexdigest(),
         inputs=[_input_facts(source, one) for source, one in zip(inputs, ingestion.inputs, strict=True)],
+        conversations=ingestion.conversations.shapes(),
         findings=[_finding_facts(finding) for finding in findings],
         first_bad=[BadRowFacts(kind=kind, **bad.model_dump()) for kind, tally in ingestion.tallies.items() for bad in tally.first.values()],
         warnings=list(_warnings(ingestion, inputs, findings, by_hash)),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -28,7 +28,7 @@ from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.spec import StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
-from tasks.tables.artifacts import GOLDEN_FILE, LINEAGE_FILE, RECORDS_FILE, SAMPLES_FILE, SCORES_FILE, lineage_schema
+from tasks.tables.artifacts import GOLDEN_FILE, LINEAGE_FILE, RECORDS_FILE, SAMPLES_FILE, SCORES_FILE, VOTES_FILE, lineage_schema
 from tasks.tables.rows import rebatch, record_batches
 
 if TYPE_CHECKING:
@@ -75,13 +75,15 @@ class Facts(BaseFacts):
 
 @dataclass(frozen=True)
 class SampledList:
-    """The list made of one prompt's samples: texts and scores, best first, and their sample numbers."""
+    """The list made of one prompt's samples: texts and scores, best first, their sample numbers, and the probability that the best is
+    better than the worst (None: not asked for, or not compared)."""
 
     record_id: str
     prompt_hash: int
     responses: list[str]
     scores: list[float]
     samples: list[int]
+    label_probability: float | None = None
 
 
 def rank(responses: list[str], scores: list[float | None], config: MixConfig, rng: np.random.Generator) -> list[int] | str:
@@ -114,6 +116,7 @@ def sampled_lists(spec: Spec, context: StageContext, place: int, reasons: Counte
     samples = context.fetch(spec.samples[place]) / SAMPLES_FILE
     score_S = pq.read_table(context.fetch(spec.scores[place]) / SCORES_FILE, columns=["score"])["score"].combine_chunks()
     per_prompt = context.result(spec.samples[place])["spec"]["generate"]["samples"]
+    votes = None if spec.mix.vote_prior is None else read_votes(context.fetch(spec.scores[place]) / VOTES_FILE)
     seen: set[int] = set()
     start = 0
     for table in rebatch(record_batches(samples, ["record_id", "prompt_hash", "response"]), per_prompt * READ_PROMPTS):
@@ -127,8 +130,36 @@ def sampled_lists(spec: Spec, context: StageContext, place: int, reasons: Counte
             if isinstance(chosen, str):
                 reasons[chosen] += 1
             else:
-                yield SampledList(rows["record_id"][first], key, [responses[i] for i in chosen], [scores[i] for i in chosen], chosen)
+                record = rows["record_id"][first]
+                q = None if votes is None else probability_of(votes.get(record, ()), chosen[0], chosen[-1], spec.mix.vote_prior)
+                yield SampledList(record, key, [responses[i] for i in chosen], [scores[i] for i in chosen], chosen, q)
         start += len(table)
+
+
+Votes = tuple[int, int, str | None, str | None]
+"""Two sample numbers, and which of them is preferred in either order."""
+
+
+def read_votes(file: Path) -> dict[str, list[Votes]]:
+    """Verdicts of a judge that compares samples with each other, by record; some hundred bytes a pair."""
+    import pyarrow.parquet as pq
+
+    found: dict[str, list[Votes]] = {}
+    for row in pq.read_table(file).to_pylist():
+        found.setdefault(row["record_id"], []).append((row["first"], row["second"], row["verdict"], row["swapped_verdict"]))
+    return found
+
+
+def probability_of(votes: Iterable[Votes], best: int, worst: int, prior: float | None) -> float | None:
+    """Probability that sample ``best`` is better than ``worst``; None where no verdict says."""
+    from dora_core.data.adapter.votes import label_probability
+
+    assert prior is not None
+    shares = list[float]()
+    for first, second, *verdicts in votes:
+        if {first, second} == {best, worst}:
+            shares += [0.5 if v == "tie" else float((v == "first") == (first == best)) for v in verdicts if v is not None]
+    return label_probability(sum(shares), len(shares), prior)
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
@@ -246,7 +277,7 @@ def to_record(record: dict[str, Any], sampled: SampledList, number: int, source:
         "reward_kind": "reward",
         "weight": None,
         "extra": None,
-        "label_probability": None,
+        "label_probability": sampled.label_probability,
     }
 
 

@@ -16,12 +16,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from pydantic import Field
+
+from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.config.valuation import ExchangeConfig, RaceConfig, TrustConfig
 from dora_core.errors import DataError
 from dora_core.objectives.settings import ObjectiveConfig
+from dora_core.strict_model import is_unset
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.spec import StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
+from tasks.stages._policy_vectors import compute_vectors
 from tasks.stages._race_facts import Facts as Facts
 from tasks.stages._race_facts import Finalist, Standing
 from tasks.stages._value_labels import Labels
@@ -53,6 +58,10 @@ class Spec(StageSpec):
     exchange: ExchangeConfig
     golden_sources: list[str]
     aggregate: Aggregate = "mean"
+    start: StageRef | None = Field(None, exclude_if=is_unset)
+    """With :attr:`model` and :attr:`text` the policy before alignment, for ``exchange.features``; None for text features."""
+    model: ModelConfig | None = Field(None, exclude_if=is_unset)
+    text: TextConfig | None = Field(None, exclude_if=is_unset)
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
@@ -72,7 +81,11 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
             hint="name an objective (align.objective.name: dora), or check data.golden_sources and trust.labeller",
         )
     if proxy is None:
-        proxy = compute_proxy(records, labels, spec.trust, spec.exchange, warnings).proxy
+        vectors = None
+        if spec.exchange.features != "text":
+            wanted = np.isin(np.arange(len(labels.group_R)), labels.sample(spec.exchange.max_labels, spec.exchange.seed))
+            vectors = compute_vectors(context, records, wanted, spec.start or spec.model, spec.text, spec.execution)
+        proxy = compute_proxy(records, labels, spec.trust, spec.exchange, warnings, vectors).proxy
     pairs = proxy.pairs
     label_P = None if spec.trust.method == "off" or proxy.held_out_KP is None else proxy.label_P
     data = RaceData(pairs, labels.factor_R[proxy.record_P], label_P, None if label_P is None else proxy.held_out_KP)

@@ -11,6 +11,7 @@ Memory: texts are streamed; about 80 bytes of numbers a row.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator
 from functools import partial
@@ -51,14 +52,19 @@ class Spec(StageSpec):
 class Facts(ScoringFacts):
     """How the rows were scored."""
 
-    truncated: int = Field(description="Responses that did not fit.")
+    truncated: int = Field(description="Responses that did not fit, or whose prompts did not.")
 
 
 class LogpArguments(WorkerArguments):
-    """Arguments of :class:`LogpScorer`: name → model, or the stage that trained it."""
+    """Arguments of :class:`LogpScorer`: name → model, or the stage that trained it.
+
+    Attributes:
+        keyed: add the column ``key``, a number that is the same for equal response ids of the first tokenizer.
+    """
 
     models: dict[str, ModelSource]
     text: TextConfig
+    keyed: bool = False
 
 
 class LogpScorer(ModelWorker[LogpArguments]):
@@ -90,7 +96,15 @@ class LogpScorer(ModelWorker[LogpArguments]):
             columns.setdefault("tokens", pa.array([len(e.response_ids) for e in encoded], pa.int32()))
             columns.setdefault("prompt_tokens", pa.array([len(e.prompt_ids) for e in encoded], pa.int32()))
             columns.setdefault("truncated", pa.array([e.truncated for e in encoded], pa.int32()))
+            if self.arguments.keyed:
+                columns.setdefault("key", pa.array([_key(e.response_ids) for e in encoded], pa.int64()))
         return pa.table(columns)
+
+
+def _key(ids: list[int]) -> int:
+    """63 bits that differ for different ids, but for a collision of probability 1e-19."""
+    digest = hashlib.blake2b(",".join(map(str, ids)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def row_cache_digest(spec: Spec, *, as_planned: bool = False) -> str:
@@ -136,6 +150,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from dora_core.data.encoding import MUCH_CUT
+
     records = context.fetch(spec.records) / RECORDS_FILE
     scores = score(spec, context, records)
     schema = logps_schema()
@@ -157,7 +173,11 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         "truncated_fraction": truncated / stop,
     }
     metrics |= {name: value for name, value in scores.facts.dump().items() if value is not None}
-    return StageOutput(rows=stop, metrics=metrics, facts=Facts(**scores.facts.dump(), truncated=truncated))
+    doubts = []
+    if truncated > MUCH_CUT * stop:
+        limits = f"text.max_prompt_tokens = {spec.text.max_prompt_tokens}, text.max_response_tokens = {spec.text.max_response_tokens}"
+        doubts = [f"{truncated / stop:.0%} of the responses, or their prompts, are longer than the limits and were cut ({limits})"]
+    return StageOutput(rows=stop, metrics=metrics, facts=Facts(**scores.facts.dump(), truncated=truncated, warnings=doubts))
 
 
 def _cache_name(spec: dict[str, Any], digest: str) -> str:

@@ -166,6 +166,12 @@ def build_task(
     for batch in record_batches(file, ["prompt", "responses", "rewards", "sources"], "train"):
         prompts, responses = batch["prompt"].to_pylist(), batch["responses"].to_pylist()
         examples += preference_records(prompts, responses, trusted_rewards(batch, trusted), encoder)
+    if not examples:
+        raise DataError(
+            f"the responses of every training pair are equal tokens: they differ only beyond text.max_response_tokens = "
+            f"{text.max_response_tokens}",
+            hint="raise text.max_response_tokens, so that the responses of a record differ within it",
+        )
     return RewardTask(start.module, start.layers, examples, worker, start.tokenizer.pad_token_id)
 
 

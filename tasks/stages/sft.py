@@ -76,7 +76,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
 def sft_examples(records: Path, sft: SftConfig, golden_sources: list[str]) -> list[tuple[Any, str]]:
     """(prompt messages, response) of the train split: trusted responses, or each record's best measured one (none of an unpaired record
-    with the label undesirable)."""
+    with the label undesirable). Where prompts state a reward, a trusted response is one of the prompt that asks for its own."""
     import pyarrow.parquet as pq
 
     from dora_core.data.records import is_golden_source
@@ -88,8 +88,11 @@ def sft_examples(records: Path, sft: SftConfig, golden_sources: list[str]) -> li
     examples = []
     for row in rows.to_pylist():
         if sft.data == "golden":
+            asks = row["reward_kind"] == "goal"
             chosen = [
-                r for r, s in zip(row["responses"], row["sources"], strict=True) if s is not None and is_golden_source(s, golden_sources)
+                response
+                for response, source, reward in zip(row["responses"], row["sources"], row["rewards"], strict=True)
+                if is_golden_source(source, golden_sources) and (not asks or reward == 0)
             ]
         elif row["reward_kind"] == LABEL and not is_desirable(row["rewards"]):
             chosen = []

@@ -14,7 +14,9 @@ again, so it may be deleted then.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -22,13 +24,16 @@ from dora_core.config.alignment import Loss
 from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.strict_model import is_empty
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.facts import Facts
+from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.spec import NotInDigest, StageRef, StageSpec, local_model
 from tasks.runtime.stage import StageContext, StageOutput
 from tasks.tables.artifacts import CALIBRATION_FILE, FINALISTS, LOGPS_FILE, RECORDS_FILE, TRAINING_DATA_FILE, TRUST_FILE
 from tasks.tables.record_selection import HeldOutPrompts, RecordSelection
 from tasks.tables.rows import record_batches, responses_of
 from tasks.tables.training_records import Aggregate, TrustUse
+
+if TYPE_CHECKING:
+    from dora_core.training.alignment_data import Cuts
 
 
 class Spec(StageSpec):
@@ -57,6 +62,18 @@ class Spec(StageSpec):
     loss: Annotated[Loss | None, NotInDigest] = None
 
 
+class Facts(BaseFacts):
+    """Texts of the training records that were cut (``dora_core/training/alignment_data.py:Cuts``)."""
+
+    responses: int = 0
+    prompts: int = 0
+    cut_responses: int = 0
+    cut_prompts: int = 0
+    cut_tokens: int = 0
+    lost_system: int = 0
+    equal: int = Field(0, description="Records left out: their responses differ, and are the same tokens after the cut.")
+
+
 def run(spec: Spec, context: StageContext) -> StageOutput:
     from dora_core.data.encoding import Encoder
     from dora_core.losses.unpaired import refuse_unpaired
@@ -74,7 +91,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     batches = joined_records(records, reference, factors, spec.aggregate, trust, spec.trust_use, spec.selection, spec.held_out)
     sources: set[str | None] = set()
     count = total = 0
-    for batch in record_batches(records, ["sources", "prompt_hash"], "train"):
+    columns = ["sources"] if spec.selection is None else spec.selection.columns
+    for batch in record_batches(records, [*columns, "prompt_hash"], "train"):
         total += len(batch)
         batch = chosen_records(batch, spec.selection, spec.held_out)
         if not len(batch):
@@ -85,11 +103,31 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         raise spec.selection.none_found(total)
     tokenizer = load_tokenizer(local_model(spec.start or spec.model, context.store.uri))
     temporary = context.scratch / TRAINING_DATA_FILE
-    write_alignment_data(temporary, batches, Encoder(tokenizer, spec.text), spec.max_responses, sources=sources, records=count)
+    encoder = Encoder(tokenizer, spec.text)
+    cuts = write_alignment_data(temporary, batches, encoder, spec.max_responses, sources=sources, records=count)
     temporary.replace(context.path / TRAINING_DATA_FILE)
     data = AlignmentData(context.path / TRAINING_DATA_FILE)
     metrics = {"records": len(data), "unpaired": data.unpaired, "dropped": data.dropped, "tokens": int(data.tokens.sum())}
-    return StageOutput(rows=len(data), metrics={name: float(value) for name, value in metrics.items()})
+    facts = Facts(**asdict(cuts), warnings=list(_doubts(cuts, spec.text)))
+    return StageOutput(rows=len(data), metrics={name: float(value) for name, value in metrics.items()}, facts=facts)
+
+
+def _doubts(cuts: Cuts, text: TextConfig) -> Iterator[str]:
+    """Notes about texts that lost much."""
+    from dora_core.data.encoding import MUCH_CUT
+
+    if cuts.cut_responses > MUCH_CUT * cuts.responses:
+        share = f"{cuts.cut_responses / cuts.responses:.0%} of the responses of training records"
+        yield f"{share} are longer than text.max_response_tokens = {text.max_response_tokens} and were cut: their ends are not learned"
+    if cuts.cut_prompts > MUCH_CUT * cuts.prompts:
+        share = f"{cuts.cut_prompts / cuts.prompts:.0%} of the prompts of training records"
+        yield f"{share} are longer than text.max_prompt_tokens = {text.max_prompt_tokens} and lost their beginning"
+    if cuts.lost_system:
+        yield f"{cuts.lost_system} prompts lost their system message: raise text.max_prompt_tokens = {text.max_prompt_tokens}"
+    if cuts.equal:
+        yield (
+            f"{cuts.equal} records were left out: their responses differ only beyond text.max_response_tokens = {text.max_response_tokens}"
+        )
 
 
 def headline(result: StageResult[Any]) -> str:

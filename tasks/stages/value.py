@@ -17,13 +17,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from pydantic import Field
+
+from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.config.valuation import ExchangeConfig, TrustConfig
 from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
+from dora_core.strict_model import is_unset
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.spec import NotInDigest, StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages._classify_facts import Facts as ClassifyFacts
+from tasks.stages._policy_vectors import compute_vectors
 from tasks.stages._value_facts import Facts as Facts
 from tasks.stages._value_facts import SourceValue
 from tasks.stages._value_labels import NO_PREFERENCE, Labels, Overlap
@@ -54,6 +59,10 @@ class Spec(StageSpec):
     exchange: ExchangeConfig
     golden_sources: list[str]
     aggregate: Aggregate = "mean"
+    start: StageRef | None = Field(None, exclude_if=is_unset)
+    """With :attr:`model` and :attr:`text` the policy before alignment, for ``exchange.features``; None for text features."""
+    model: ModelConfig | None = Field(None, exclude_if=is_unset)
+    text: TextConfig | None = Field(None, exclude_if=is_unset)
     shares: Annotated[bool, NotInDigest] = False
     """Also write what a race reads (``tasks/stages/_value_proxy.py``), which is computed in any case."""
 
@@ -67,8 +76,11 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
             "no training record has a strict preference: there are no labels to value",
             hint="set trust.method: off and exchange.enabled: false, or map rewards with data.train[i].columns.rewards",
         )
+    vectors = None
+    if spec.exchange.features != "text":
+        vectors = compute_vectors(context, records, labels.group_R != NO_PREFERENCE, spec.start or spec.model, spec.text, spec.execution)
     warnings = list[str]()
-    computed = compute_proxy(records, labels, spec.trust, spec.exchange, warnings)
+    computed = compute_proxy(records, labels, spec.trust, spec.exchange, warnings, vectors)
     proxy, overlap, estimate = computed.proxy, computed.overlap, computed.estimate
     exchange, fits = exchange_of(spec, context, labels, proxy.pairs, proxy.record_P, estimate, warnings)
     q_R = estimate.probabilities(records, labels, computed.features, overlap, spec.exchange.folds)

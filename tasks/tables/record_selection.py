@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from dora_core.errors import DataError
-from dora_core.strict_model import StrictModel
+from dora_core.strict_model import StrictModel, is_empty
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,33 +17,52 @@ if TYPE_CHECKING:
 
 
 class RecordSelection(StrictModel):
-    """The training records whose responses are all golden, or of which none is and all have a source.
+    """The training records with a golden labeller, or with another one. Where no labeller is named: those whose responses are all golden,
+    or of which none is and all have a source.
 
     Attributes:
         golden_sources: patterns, see :func:`dora_core.data.records.is_golden_source`.
+        labeller: carried column with the name of a label's annotator or judge, as in ``trust.labeller``; None: no labeller is named.
     """
 
     records: Literal["golden", "synthetic"]
     golden_sources: list[str]
+    labeller: str | None = Field(None, exclude_if=is_empty)
 
-    def of(self, sources: pa.ChunkedArray) -> pa.Array:
-        """Mask over records from their lists of sources."""
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the records that :meth:`of` reads; records of an early release carry nothing."""
+        return ["sources"] if self.labeller is None else ["sources", "extra"]
+
+    def of(self, records: pa.Table) -> pa.Array:
+        """Mask over records, of which :attr:`columns` are needed."""
         import pyarrow as pa
 
-        from dora_core.data.records import is_golden_source
+        from dora_core.data.records import carried_text, is_golden_source
 
-        wanted, names = self.records == "golden", dict[str | None, bool | None]()
-        for name in {name for of_record in sources.to_pylist() for name in of_record}:
-            names[name] = None if name is None else is_golden_source(name, self.golden_sources) == wanted
-        return pa.array([bool(of_record) and all(names[name] for name in of_record) for of_record in sources.to_pylist()], pa.bool_())
+        wanted, of_name = self.records == "golden", dict[str | None, bool]()
+
+        def selects(name: str | None) -> bool:
+            if name not in of_name:
+                of_name[name] = name is not None and is_golden_source(name, self.golden_sources) == wanted
+            return of_name[name]
+
+        labellers = repeat(None) if self.labeller is None else (carried_text(e, self.labeller) for e in records["extra"].to_pylist())
+        mask = [
+            bool(sources) and all(map(selects, sources)) if labeller is None else selects(labeller)
+            for sources, labeller in zip(records["sources"].to_pylist(), labellers, strict=False)
+        ]
+        return pa.array(mask, pa.bool_())
 
     def none_found(self, records: int) -> DataError:
         """The error for ``records`` training records of which none is selected."""
         return DataError(
-            f"none of the {records} training records is {self.records}: a {self.records} record has responses of "
-            f"{'golden' if self.records == 'golden' else 'other'} sources only ({', '.join(self.golden_sources)} are golden)",
+            f"none of the {records} training records is {self.records}: a {self.records} record has "
+            + (f"such a labeller in {self.labeller}, or without one " if self.labeller else "")
+            + f"responses of {'golden' if self.records == 'golden' else 'other'} sources only "
+            + f"({', '.join(self.golden_sources)} are golden)",
             hint=f"take {self.records}_only out of evaluate.twins, or set data.golden_sources to the trusted ones; records that mix "
-            "golden and synthetic responses count as neither",
+            "golden and synthetic responses count as neither, unless a carried column names their labeller (trust.labeller)",
         )
 
 

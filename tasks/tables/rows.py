@@ -8,6 +8,7 @@ stream those rows' texts (:func:`text_rows`), one Parquet row group at a time.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,13 @@ def _holds_single_responses(file: Path) -> bool:
     return "response" in pq.read_schema(file).names
 
 
+def has_goals(file: Path) -> bool:
+    """Whether prompts of a file of records may state goals."""
+    import pyarrow.parquet as pq
+
+    return "goal" in pq.read_schema(file).names
+
+
 def responses_of(records: pa.Table) -> pa.Table:
     """One row per response: ``response_index``, the elements of the lists ``responses`` and ``sources`` as ``response`` and ``source``,
     and the record's other columns. A table without lists (golden rows) has one response per record."""
@@ -74,20 +82,23 @@ def _parents(lists: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
     return pa.array(np.repeat(np.arange(len(lengths)), lengths)), np.arange(lengths.sum()) - np.repeat(starts, lengths)
 
 
-def rebatch(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of ``rows`` rows; the last may be smaller, and is empty only if all are (it has a schema)."""
+def rebatch(tables: Iterable[pa.Table], rows: int | Iterator[int]) -> Iterator[pa.Table]:
+    """The same rows in tables of ``rows`` rows, or of these numbers of rows (the last repeats); the last may be smaller, and is empty only
+    if all are (it has a schema)."""
     import pyarrow as pa
 
-    held, count, first = list[pa.Table](), 0, True
+    sizes = itertools.repeat(rows) if isinstance(rows, int) else rows
+    size, held, count, first = next(sizes), list[pa.Table](), 0, True
     for table in tables:
         held.append(table)
         count += table.num_rows
-        if count < rows:
+        if count < size:
             continue
-        whole, count, first = pa.concat_tables(held), count % rows, False
-        for start in range(0, whole.num_rows - count, rows):
-            yield whole.slice(start, rows)
-        held = [whole.slice(whole.num_rows - count)]
+        whole, start, first = pa.concat_tables(held), 0, False
+        while count >= size:
+            yield whole.slice(start, size)
+            start, count, size = start + size, count - size, next(sizes, size)
+        held = [whole.slice(start)]
     if held and (count or first):
         yield pa.concat_tables(held)
 
@@ -114,12 +125,19 @@ class RowIndex:
         return len(self.key_N)
 
 
-def row_keys(prompt_hash_N: NDArray[np.uint64], responses: pa.Array) -> NDArray[np.uint64]:
-    """Identity of each (prompt, response) across runs; by birthday, ten million rows collide with probability 3e-6."""
+def row_keys(prompt_hash_N: NDArray[np.uint64], responses: pa.Array, goals: pa.Array | None = None) -> NDArray[np.uint64]:
+    """Identity of each (prompt, response) across runs; by birthday, ten million rows collide with probability 3e-6.
+
+    Args:
+        goals: text in front of each prompt, which its hash leaves out; null: none.
+    """
     import numpy as np
     import pyarrow as pa
 
     texts = responses.cast(pa.large_binary()).to_pylist()
+    if goals is not None:
+        said = goals.cast(pa.large_binary()).to_pylist()
+        texts = [text if goal is None else b"%d %s %s" % (len(goal), goal, text) for goal, text in zip(said, texts, strict=True)]
     prefixes = prompt_hash_N.astype(">u8").tobytes()
     digests = (hashlib.sha256(prefixes[i : i + 8] + y).digest()[:8] for i, y in zip(range(0, len(prefixes), 8), texts, strict=True))
     return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
@@ -132,10 +150,12 @@ def read_index(file: Path, split: str | None = None) -> RowIndex:
     keys, hashes, sources = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
     codes: dict[str, int] = {}
     columns = ["prompt_hash", "response"] if _holds_single_responses(file) else ["prompt_hash", "responses", "sources"]
+    columns += ["goal"] if has_goals(file) else []
     for records in record_batches(file, columns, split):
         rows = responses_of(records)
         hashes.append(rows["prompt_hash"].to_numpy())
-        keys.append(row_keys(hashes[-1], rows["response"].combine_chunks()))
+        goals = rows["goal"].combine_chunks() if "goal" in columns else None
+        keys.append(row_keys(hashes[-1], rows["response"].combine_chunks(), goals))
         if "source" in rows.column_names:
             encoded = rows["source"].combine_chunks().dictionary_encode()
             code_of = np.array([*(codes.setdefault(name, len(codes)) for name in encoded.dictionary.to_pylist()), -1], np.int32)

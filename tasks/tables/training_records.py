@@ -58,10 +58,12 @@ def joined_records(
     import pyarrow.parquet as pq
 
     reference = _Follower(logps, "logp")
+    tokens = _Follower(logps, "tokens") if "tokens" in pq.read_schema(logps).names else None
     calibration = None if factors is None else _Follower(factors, "h")
     trusted = None if trust is None else _Follower(trust, LABEL_PROBABILITY, ("record_id",))
     scale = 1.0 if trust is None or trust_use == "soft_label" else _mean(trust, LABEL_PROBABILITY)
-    columns = ["record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "split"]
+    selected_by = selection.columns if selection else ["sources"]
+    columns = ["record_id", "prompt", "responses", "rewards", "reward_kind", "split", *selected_by]
     columns += ["prompt_hash"] if held_out is not None else []
     # Records of an earlier release have no such column.
     has_probability = LABEL_PROBABILITY in pq.read_schema(records).names
@@ -72,7 +74,10 @@ def joined_records(
         keys = responses_of(batch.select(["record_id", "responses", "split"]))
         train = pc.equal(batch["split"], "train")
         values = reference.take(keys)
-        batch = batch.append_column("logps", _like_lists(batch["responses"], values)).filter(train)
+        batch = batch.append_column("logps", _like_lists(batch["responses"], values))
+        if tokens is not None:
+            batch = batch.append_column("tokens", _like_lists(batch["responses"], tokens.take(keys)))
+        batch = batch.filter(train)
         if not len(batch):
             continue
         h = np.ones(len(batch)) if calibration is None else _record_factors(batch, calibration, aggregate)
@@ -89,7 +94,7 @@ def joined_records(
         chosen = chosen_records(numbered, selection, held_out)
         if len(chosen):
             yield chosen
-    for follower in (reference, calibration, trusted):
+    for follower in (reference, tokens, calibration, trusted):
         if follower is not None:
             follower.finish()
 
@@ -99,7 +104,7 @@ def chosen_records(records: pa.Table, selection: RecordSelection | None, held_ou
     import pyarrow as pa
 
     if selection is not None:
-        records = records.filter(selection.of(records["sources"]))
+        records = records.filter(selection.of(records))
     return records if held_out is None else records.filter(pa.array(~held_out.of(records["prompt_hash"])))
 
 
@@ -211,7 +216,8 @@ def count_trainable(records: Path, selection: RecordSelection | None = None, hel
     import pyarrow.compute as pc
 
     count = 0
-    for batch in record_batches(records, ["rewards", "reward_kind", "sources", "prompt_hash"], "train"):
+    selected_by = [] if selection is None else selection.columns
+    for batch in record_batches(records, ["rewards", "reward_kind", "prompt_hash", *selected_by], "train"):
         chosen = chosen_records(batch, selection, held_out)
         labelled = pc.equal(chosen["reward_kind"], LABEL).to_pylist()
         count += sum(is_labelled or _differ(rewards) for is_labelled, rewards in zip(labelled, chosen["rewards"].to_pylist(), strict=True))

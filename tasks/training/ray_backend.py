@@ -3,15 +3,19 @@
 The Ray Train run is named after the digest: Ray resumes by (storage path, name), and another configuration under the same
 name would silently resume a foreign checkpoint.
 
-If a worker dies or raises an unexpected exception, all are started again, ``execution.max_failures`` times. A permanent error, with which
-every attempt would end (a gradient that is not finite, a refused checkpoint, a full disk), ends the run at once.
+If a worker dies or raises an unexpected exception, all are started again, ``execution.max_failures`` times; a node that its provider
+takes away (Ray's notice of preemption) is not a failure, and is waited out as often as it happens, from a checkpoint written on the notice.
+A permanent error, with which every attempt would end (a gradient that is not finite, a refused checkpoint, a full disk), ends the run at
+once. What happens to nodes and ranks is said at once (``lost_nodes.py``).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +35,12 @@ from tasks.runtime.cluster import ray_session
 from tasks.runtime.stage import StageContext
 from tasks.runtime.workers import use_threads
 from tasks.training.job import Memory, TrainingJob, train, trained_folder
+from tasks.training.lost_nodes import NodeWatch, record_rank
 from tasks.training.report import TrainingReport
 
+NOTICE_SECONDS = 5.0
+"""Time between two questions for notices of preemption; a provider gives 30 s at least."""
+CAUSE_CHARACTERS = 200
 RECORD = "checkpoint_manager_snapshot.json"  # Ray Train's, in the folder of a run
 
 
@@ -43,7 +51,7 @@ def train_on_ray(context: StageContext, job: TrainingJob) -> TrainingReport:
     execution, gpu = job.execution, job.execution.gpus_per_worker > 0
     storage, name = _run_folder(job).rsplit("/", 1)
     resources = {"CPU": execution.cpus_per_worker} | ({"GPU": execution.gpus_per_worker} if gpu else {})
-    with ray_session():
+    with ray_session(), NodeWatch(context, job.stage, job.digest, execution):
         trainer = TorchTrainer(
             _ray_worker,
             train_loop_config={"job": job},
@@ -52,9 +60,9 @@ def train_on_ray(context: StageContext, job: TrainingJob) -> TrainingReport:
             run_config=RunConfig(
                 name=name,
                 storage_path=storage,
-                failure_config=FailureConfig(max_failures=execution.max_failures),
+                failure_config=FailureConfig(max_failures=execution.max_failures, max_preemption_failures=-1),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
-                callbacks=[_EndAtOnce(context.path)],
+                callbacks=[_EndAtOnce(context.path, (job.store_uri, job.stage, job.digest))],
             ),
         )
         while True:
@@ -84,13 +92,29 @@ class _EndAtOnce(UserCallback):  # type: ignore[misc]  # Ray has no types
     collective for the failed one. A permanent error beside another worker's death may be its consequence, and is tried again.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, path: Path, stage: tuple[str, str, str] | None = None):
+        """``stage``: store, stage and digest, for the journal; plain text, because Ray sends this object to its controller."""
+        self._path, self._stage = path, stage
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        errors = [_permanent(error, self._folder) for error in worker_exceptions.values()]
+        """Say at once which ranks failed and why; raise where no attempt may follow."""
+        if self._stage is not None:
+            store, stage, digest = self._stage
+            with suppress(OSError, DoraError):  # a full disk
+                JournalWriter(Store(store).folder(stage, digest)).notice(_said(worker_exceptions))
+        errors = [_permanent(error, self._path) for error in worker_exceptions.values()]
         if errors[0] is not None and all(errors):
             raise errors[0]
+
+
+def _said(errors: dict[int, Exception]) -> str:
+    """Describe failed ranks in one sentence each, those with the same cause together."""
+    ranks: dict[str, list[int]] = {}
+    for rank, error in sorted(errors.items()):
+        cause = getattr(error, "health_check_failure", error)
+        text = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or [''])[0][:CAUSE_CHARACTERS]}"
+        ranks.setdefault(text, []).append(rank)
+    return "; ".join(f"rank{'s' if len(those) > 1 else ''} {', '.join(map(str, those))} failed: {text}" for text, those in ranks.items())
 
 
 def _permanent(error: Exception, folder: Path) -> DoraError | None:
@@ -127,6 +151,7 @@ def _ray_worker(config: dict[str, Any]) -> None:
     use_threads(job.execution)
     worker = Worker.current(ray.train.torch.get_device())
     folder = Store(job.store_uri).folder(job.stage, job.digest)
+    record_rank(folder, worker.rank)
     journal = JournalWriter(folder)
     local = folder.path / "scratch" / f"rank-{worker.rank}"  # not in /tmp, where the files of a killed rank would stay
     try:
@@ -145,6 +170,8 @@ class _RayHooks:
 
     def __init__(self, run: str, local: Path, journal: JournalWriter, worker: Worker):
         self._run, self._local, self._journal, self._worker = run, local, journal, worker
+        self._looked, self._looked_at, self._next_look = 0, time.monotonic(), 0
+        self._noticed: list[str] = []
 
     def checkpoints(self) -> Iterator[Path]:
         """Complete checkpoints, which have their last file, by the time in their names. Every rank uses the list of rank 0."""
@@ -167,3 +194,22 @@ class _RayHooks:
 
     def progress(self, done: int, total: int) -> None:
         self._journal.progress(done, total, "steps")
+
+    def leaves(self, done: int) -> bool:
+        """Whether Ray has notice of a node that will be taken away. Asking is a barrier of all ranks, hence once in some steps; rank 0's
+        pace decides in how many."""
+        if done < self._next_look:
+            return False
+        pace = (time.monotonic() - self._looked_at) / max(1, done - self._looked)
+        stride = self._worker.gather(max(1, round(NOTICE_SECONDS / max(pace, 1e-6))))[0] if self._looked else 1
+        self._looked, self._looked_at, self._next_look = done, time.monotonic(), done + stride
+        info = ray.train.get_preemption_info()
+        if info is None or info.preempted_node_ids == self._noticed:
+            return False
+        self._noticed = info.preempted_node_ids
+        if self._worker.rank == 0:
+            ranks = ", ".join(map(str, info.preempted_ranks))
+            when = "" if info.deadline_ms is None else f" within {max(0.0, info.deadline_ms / 1000 - time.time()):.0f} s"
+            text = f"the node of rank {ranks} will be taken away{when}: a checkpoint of step {done} is written now"
+            self._journal.notice(text)
+        return True

@@ -50,6 +50,21 @@ def asked(page: Page, machine: Machine) -> str:
     return url
 
 
+def test_pages_call_the_address_they_were_loaded_from_and_no_other(page: Page, machine: Machine) -> None:
+    """Through another name than the server's own, as through a proxy; the newer pages would call a third party at once."""
+    requested = set[str]()
+    listen = lambda request: requested.add(request.url)  # noqa: E731
+    page.on("request", listen)
+    here = machine.urls["prefect"].replace("127.0.0.1", "localhost")
+    for path in ("/", "/deployments"):
+        page.goto(f"{here}{path}")
+        page.wait_for_load_state("networkidle")
+    page.get_by_text("realign-smoke").first.wait_for()
+    page.remove_listener("request", listen)
+    assert any(url.startswith(f"{here}/api/") for url in requested)
+    assert not [url for url in requested if not url.startswith((f"{here}/", "data:", "blob:"))]
+
+
 def test_a_bad_value_is_refused_in_the_form(page: Page, machine: Machine, form: Form, shot: Shot) -> None:
     page.goto(f"{machine.urls['prefect']}/deployments")
     shot("1 deployments")

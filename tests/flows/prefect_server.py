@@ -49,7 +49,7 @@ def client(api: str, tmp_path: Path, mlflow_sqlite: str, monkeypatch: pytest.Mon
 def entries(monkeypatch: pytest.MonkeyPatch) -> list[Deployment]:
     """The declaration, to be changed by a test."""
     entries = [entry for entry in deploy.declared() if entry.name in ("realign", "realign-nightly")]
-    monkeypatch.setattr(deploy, "declared", lambda: entries)
+    monkeypatch.setattr(deploy, "declared", lambda home=None: entries)
     return entries
 
 

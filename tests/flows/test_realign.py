@@ -42,13 +42,14 @@ def test_a_run_then_nothing_to_do(fresh_dora: Dora, mixture: Path, on_ray_train:
     second = dora.run("realign", config)
     assert [s["state"] for s in second["stages"]] == ["cached"] * STAGES
     assert second["stages"][3]["reason"] == f"cached: same inputs and settings as {first['run_id']}"
-    assert second["decision"] == first["decision"]
+    assert second["decision"] == "unchanged" and second["promotion"]["decision"] == first["decision"]
     assert not list((dora.home / "ray").glob("*"))  # no head was started, and the first one is gone
     assert dora.processes() == []
     whole_runs = "select run_uuid from runs where run_uuid not in (select run_uuid from tags where key = 'mlflow.parentRunId')"
     shown = dict(dora.mlflow(f"select key, count(*) from latest_metrics where run_uuid in ({whole_runs}) group by key"))
     assert {"accuracy_all", "ranking_policy", "ece", "kl"} <= shown.keys()
-    assert set(shown.values()) == {2}, "also of the run that computed nothing"
+    assert set(shown.values()) == {1}, "the run that computed nothing has none"
+    assert len(dora.mlflow_states()) == 1 + STAGES
 
 
 def test_data_without_a_shift_is_said_to_need_no_calibration(dora: Dora, tmp_path: Path) -> None:

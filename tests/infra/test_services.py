@@ -37,12 +37,11 @@ def ended(settings: Settings) -> Iterator[None]:
 
 
 def only_loopback(record: ServicesRecord) -> bool:
-    """Whether all servers listen on loopback only; of Ray the dashboard: its gRPC ports listen everywhere and require the token."""
-    ours = {p.pid for name in ("prefect", "mlflow", "worker") for p in process_tree([record.services[name].process])}
-    dashboard = int(record.services["ray"].url.rsplit(":", 1)[1])
-    listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-    reached = {c.laddr.ip for c in listening if c.pid in ours or c.laddr.port == dashboard}
-    return reached == {"127.0.0.1"}
+    """Whether all servers listen on loopback only, every port of Ray's with them."""
+    ours = {p.pid for service in record.services.values() for p in process_tree([service.process])}
+    listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid in ours]
+    assert len(listening) > 8, "Ray alone has as many"
+    return {c.laddr.ip.removeprefix("::ffff:") for c in listening} == {"127.0.0.1"}
 
 
 def test_down_without_up_is_a_no_op(settings: Settings) -> None:
@@ -59,17 +58,22 @@ def test_as_many_runs_start_as_cores_and_memory_bear(container: str, runs: int, 
 
 
 @pytest.mark.component
-def test_failed_up_ends_what_it_started_and_shows_the_log(settings: Settings, monkeypatch: pytest.MonkeyPatch, ended: None) -> None:
-    settings.mlflow_artifacts.parent.joinpath("mlflow.db").write_text("this is not a database")
-    started: list[psutil.Process] = []
-    end = services._end
-    monkeypatch.setattr(
-        services, "_end", lambda s, r, name: (started.extend(process_tree([v.process for v in r.services.values()])), end(s, r, name))[1]
-    )
-    with pytest.raises(ServiceError, match="mlflow ended while starting") as caught:
+def test_up_keeps_what_runs_and_up_again_completes_it(settings: Settings, ended: None) -> None:
+    damaged = settings.root / "mlflow.db"
+    damaged.write_text("this is not a database")
+    with pytest.raises(ServiceError) as caught:
         services.up(settings)
-    assert "file is not a database" in caught.value.hint
-    assert len(started) > 10 and running(started) == [] and services.status(settings) == []
+    assert caught.value.message == "mlflow ended while starting"
+    go_on, why, log = caught.value.hint.splitlines()
+    assert go_on == "prefect, ray, worker run; `dora up` again starts what is missing"
+    assert why.endswith("file is not a database") and log == f"log: {settings.log_folder / 'mlflow.log'}" and Path(log[5:]).is_file()
+    before = settings.services().services
+    assert {s.name: s.state for s in services.status(settings)} == dict.fromkeys(("prefect", "ray", "worker"), "up")
+
+    damaged.unlink()
+    whole = services.up(settings).services
+    assert {name: whole[name] for name in before} == before and whole["mlflow"].process.alive()
+    assert set(services.down(settings)) == {"worker", "ray", "mlflow", "prefect"}
 
 
 @pytest.mark.component
@@ -109,3 +113,29 @@ def test_up_twice_repair_and_down(settings: Settings, monkeypatch: pytest.Monkey
     assert set(services.down(settings)) == {"worker", "ray", "mlflow", "prefect"}
     assert running(tree) == [] and services.down(settings) == []
     assert settings.effective().prefect_api_url is None
+
+
+def test_settings_of_prefects_server_are_known_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renamed setting would be ignored in silence: each of ours changes a value, and the pages load nothing from elsewhere."""
+    from prefect.settings import Settings as PrefectSettings
+
+    def values(prefix: str, tree: dict[str, object]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for name, value in tree.items():
+            found |= values(f"{prefix}_{name}", value) if isinstance(value, dict) else {f"{prefix}_{name}".upper(): value}
+        return found
+
+    before = values("prefect_server", PrefectSettings().server.model_dump(mode="json"))
+    given = services.PAGES | services.FEWER_WRITES
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    after = values("prefect_server", PrefectSettings().server.model_dump(mode="json"))
+    assert {name for name in before if before[name] != after[name]} == set(given)
+
+
+def test_a_server_answers_pages_under_its_public_address(settings: Settings) -> None:
+    public = settings.model_copy(update={"public_url": "https://{service}.example.org"})
+    assert "https://prefect.example.org" in services._access(public, "prefect", 4200)["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
+    mlflow = services._access(public, "mlflow", 5000)
+    assert "mlflow.example.org" in mlflow["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    assert "https://mlflow.example.org" in mlflow["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"].split(",")

@@ -112,3 +112,28 @@ def test_the_users_own_variables_stay(settings: Settings, monkeypatch: pytest.Mo
 
 def test_updates_that_an_earlier_release_left_for_mlflow_are_found(settings: Settings) -> None:
     assert settings.outbox == settings.root / "spool"
+
+
+@pytest.mark.parametrize(
+    ("public", "prefect", "mlflow"),
+    [
+        ("https://{service}.example.org", "https://prefect.example.org", "https://mlflow.example.org/#/runs/1"),
+        ("https://example.org/{service}/", "https://example.org/prefect", "https://example.org/mlflow/#/runs/1"),
+        ("http://gpu-box", "http://gpu-box:4200", "http://gpu-box:5000/#/runs/1"),
+    ],
+)
+def test_pages_have_the_address_that_browsers_reach(settings: Settings, public: str, prefect: str, mlflow: str) -> None:
+    here = settings.model_copy(
+        update={"public_url": public, "prefect_api_url": "http://127.0.0.1:4200/api", "mlflow_uri": "http://127.0.0.1:5000"}
+    )
+    places = here.effective()
+    assert places.prefect_ui == prefect and places.page("http://127.0.0.1:5000/#/runs/1") == mlflow
+    assert places.prefect_api_url == "http://127.0.0.1:4200/api", "clients on this machine go directly"
+    assert places.page("http://127.0.0.1:50001/x") == "http://127.0.0.1:50001/x" and places.page("sqlite:///x") == "sqlite:///x"
+
+
+@pytest.mark.parametrize("public", ["example.org", "ftp://x/{service}", "http://ann:secret@host", "http://host:8080", "http://host/dora"])
+def test_an_address_that_is_not_one_of_three_servers_is_refused(settings: Settings, public: str) -> None:
+    with pytest.raises(ConfigError, match="DORA_PUBLIC_URL") as refused:
+        settings.model_copy(update={"public_url": public}).effective()
+    assert "{service}" in refused.value.hint and "secret" not in str(refused.value)

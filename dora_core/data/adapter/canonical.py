@@ -13,9 +13,9 @@ class CanonicalRow(NamedTuple):
     """A row for ``parse_row``: a prompt as messages, responses as final texts.
 
     ``fields`` by form, all with ``id``, ``prompt``, ``task``, ``split`` (train, eval or None = by hash), ``weight``,
-    ``label_probability``, ``extra`` (JSON text or None) and ``tools`` (JSON text or None): pairwise ``chosen, rejected, chosen_source,
-    rejected_source``; listwise ``responses, rewards`` or ``ranks`` (1 = best), ``sources``; golden ``response``; unpaired ``response,
-    label`` (bool), ``source``.
+    ``label_probability``, ``goal`` (text in front of the prompt), ``extra`` (JSON text or None) and ``tools`` (JSON text or None):
+    pairwise ``chosen, rejected, chosen_source, rejected_source``; listwise ``responses, rewards`` or ``ranks`` (1 = best), ``sources``;
+    golden ``response``; unpaired ``response, label`` (bool), ``source``.
     """
 
     form: CanonicalForm

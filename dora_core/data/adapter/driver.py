@@ -40,12 +40,14 @@ class RowAdapter:
                 + ", ".join(columns),
             )
         self._described = shapes()[self.shape]
-        if self._described.label_example and adapter.label is None:
+        if self._described.label_example and adapter.label is None and adapter.votes is None:
             raise ConfigError(
                 f"shape {self.shape} needs `label`: where the rows say which response is better", hint=self._described.label_example
             )
         if self.shape == "mixed" and adapter.label is not None:
             raise ConfigError("the columns hold pairs and lists, and `label` is for one of them", hint="set `shape: pair` or `shape: list`")
+        if self.shape == "mixed" and adapter.votes is not None:
+            raise ConfigError("the columns hold pairs and lists, and `votes` are on pairs", hint="set `shape: pair`")
         allowed = LABELS_OF_SHAPE.get(self.shape, ())
         if adapter.label is not None and not isinstance(adapter.label, allowed):
             kinds = ", ".join(kind.__name__.removesuffix("Label").lower() for kind in allowed) or "none"
@@ -130,7 +132,7 @@ def shape_by_columns(adapter: Adapter, columns: Sequence[str]) -> Shape | Any:
         return "list"
     if has_pair:
         return "pair"
-    if fields.path("a") is not None and fields.path("b") is not None and adapter.label is not None:
+    if fields.path("a") is not None and fields.path("b") is not None and (adapter.label is not None or adapter.votes is not None):
         return "ab"
     return None
 

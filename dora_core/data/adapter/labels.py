@@ -10,19 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
-from dora_core.config.adapter import (
-    IndexLabel,
-    Label,
-    RanksLabel,
-    Score,
-    ScoresLabel,
-    SignedLabel,
-    TwoScores,
-    UnpairedLabel,
-    Value,
-    WinnerLabel,
-    value_forms,
-)
+from dora_core.config.adapter import IndexLabel, Label, RanksLabel, Score, ScoresLabel, SignedLabel, UnpairedLabel, WinnerLabel
+from dora_core.config.label_parts import TwoScores, Value, value_forms
 from dora_core.data.adapter.numbers import NOT_MEASURED, NotANumber, describe, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
@@ -47,6 +36,13 @@ UNMEASURED = Verdict("preference", None, None)
 PREFERS_A, PREFERS_B, PREFERS_NEITHER = Verdict("preference", 1.0, 0.0), Verdict("preference", 0.0, 1.0), Verdict("preference", 0.5, 0.5)
 
 Compile = Callable[[str], CompiledPath]
+
+
+def majority(first: float, second: float) -> Verdict:
+    """The verdict of votes for two responses."""
+    if first == second:
+        return PREFERS_NEITHER if first else UNMEASURED
+    return PREFERS_A if first > second else PREFERS_B
 
 
 class NamedValues:
@@ -131,9 +127,9 @@ class TwoSided:
             self._base = label.base
             self._judge = self._ranks
 
-    def __call__(self, row: dict[str, Any], problems: list[Problem]) -> Verdict | None:
-        """The verdict, or None after a problem."""
-        return self._judge(row, problems)
+    def __call__(self, row: dict[str, Any], problems: list[Problem], weights: list[float] | None = None) -> Verdict | None:
+        """The verdict, or None after a problem. ``weights``: of the scores, where they differ by prompt."""
+        return self._judge(row, problems) if weights is None else self._scores(row, problems, weights)
 
     def _winner(self, row: dict[str, Any], problems: list[Problem]) -> Verdict | None:
         value = label_value(self._path, row, problems)
@@ -175,8 +171,8 @@ class TwoSided:
             return PREFERS_NEITHER
         return PREFERS_A if (number > 0) == (self._positive == "a") else PREFERS_B
 
-    def _scores(self, row: dict[str, Any], problems: list[Problem]) -> Verdict | None:
-        scores = self._numbers.two(row, problems)
+    def _scores(self, row: dict[str, Any], problems: list[Problem], weights: list[float] | None = None) -> Verdict | None:
+        scores = self._numbers.two(row, problems, weights)
         return None if scores is None else Verdict("reward", *scores)
 
     def _ranks(self, row: dict[str, Any], problems: list[Problem]) -> Verdict | None:
@@ -190,16 +186,18 @@ class TwoSided:
 class Numbers:
     """One or several scores, weighed: of two responses, of a list, or of one."""
 
-    def __init__(self, scores: list[Score], weights: list[float] | None, missing: frozenset[str], compile_path: Compile, name: str):
+    def __init__(self, scores: list[Score], weights: Any, missing: frozenset[str], compile_path: Compile, name: str):
         self._missing, self._name = missing, name
-        self._weights = weights
+        self._weights = weights if isinstance(weights, list) else None
         self._paths = [tuple(map(compile_path, s.paths)) if isinstance(s, TwoScores) else (compile_path(s),) for s in scores]
 
     def places(self) -> str:
         return ", ".join(path.text for paths in self._paths for path in paths)
 
-    def two(self, row: dict[str, Any], problems: list[Problem]) -> tuple[float | None, float | None] | None:
-        """Scores of two responses, None after a problem."""
+    def two(
+        self, row: dict[str, Any], problems: list[Problem], weights: list[float] | None = None
+    ) -> tuple[float | None, float | None] | None:
+        """Scores of two responses, None after a problem. ``weights``: in place of those of the label."""
         before = len(problems)
         columns: list[list[float | None]] = []
         for paths in self._paths:
@@ -209,26 +207,29 @@ class Numbers:
                 columns.append(self._list(paths[0], row, 2, problems))
         if len(problems) > before:
             return None
-        first, second = self._weighed(columns, 2)
+        first, second = self._weighed(columns, 2, weights)
         return first, second
 
-    def many(self, row: dict[str, Any], count: int, problems: list[Problem]) -> list[float | None] | None:
+    def many(
+        self, row: dict[str, Any], count: int, problems: list[Problem], weights: list[float] | None = None
+    ) -> list[float | None] | None:
         """A score per response, None after a problem."""
         before = len(problems)
         columns = [self._list(paths[0], row, count, problems) for paths in self._paths]
-        return self._weighed(columns, count) if len(problems) == before else None
+        return self._weighed(columns, count, weights) if len(problems) == before else None
 
     def one(self, row: dict[str, Any], problems: list[Problem]) -> float | None:
         columns = [[self._number(paths[0].get(row), paths[0].text, problems)] for paths in self._paths]
         return self._weighed(columns, 1)[0]
 
-    def _weighed(self, columns: list[list[float | None]], count: int) -> list[float | None]:
-        if self._weights is None:
+    def _weighed(self, columns: list[list[float | None]], count: int, given: list[float] | None = None) -> list[float | None]:
+        weights = self._weights if given is None else given
+        if weights is None:
             return columns[0]
         totals: list[float | None] = []
         for i in range(count):
             total: float | None = 0.0
-            for weight, column in zip(self._weights, columns, strict=True):
+            for weight, column in zip(weights, columns, strict=True):
                 number = column[i] if i < len(column) else None
                 if weight != 0.0:
                     total = None if number is None or total is None else total + weight * number
@@ -297,12 +298,14 @@ class ListLabel:
             if path is not None and label is None
         ]
 
-    def __call__(self, row: dict[str, Any], count: int, problems: list[Problem]) -> tuple[Kind, list[float | None]] | None:
+    def __call__(
+        self, row: dict[str, Any], count: int, problems: list[Problem], weights: list[float] | None = None
+    ) -> tuple[Kind, list[float | None]] | None:
         if self._index is not None:
             return self._best(row, count, problems)
         if self._numbers is not None:
             kind: Kind = "rank" if isinstance(self._label, RanksLabel) else "reward"
-            numbers = self._numbers.many(row, count, problems)
+            numbers = self._numbers.many(row, count, problems, weights)
         else:
             kind, numbers = "reward", [None] * count
             for name, path, reader in self._by_name:

@@ -12,9 +12,11 @@ from rich.text import Text
 from dora_core.config.data import DataConfig
 from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.data.acceptance import Wanted
-from dora_core.data.preview import preview_data, rendered
+from dora_core.data.encoding import plain_prompt
+from dora_core.data.preview import preview_data
 from dora_core.data.previewed import InputPreview, Preview, RecordShown
 from dora_core.data.record_counts import UNKNOWN
+from dora_core.errors import DataError, ModelError
 from flows.cli.files.settings import trained
 from flows.cli.files.tables import write_text
 from flows.cli.output import Out
@@ -25,7 +27,7 @@ from flows.config.yaml_text import read_yaml
 from flows.report.data_preview import SOURCE_COLUMNS, count_lines, input_line, render_page, source_rows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from dora_core.data.encoding import Encoder
 
 PAGE_ROWS = 10_000
 """Most records, and most bad rows, on the page."""
@@ -52,17 +54,16 @@ class Template(NamedTuple):
     """How the policy reads texts.
 
     Attributes:
-        tokenizer: None: plain text.
-        note: which template this is.
+        encoder: None: plain text.
+        note: which template this is, and its control tokens.
     """
 
-    tokenizer: PreTrainedTokenizerBase | None
-    text: TextConfig
+    encoder: Encoder | None
     note: str
 
 
 Parts = list[tuple[str, str]]
-"""(kind, text): prompt, response and end token of one rendered example."""
+"""(kind, text): prompt, response, end token and number of tokens of one rendered example."""
 
 
 def preview_files(request: Request, as_json: bool) -> list[str]:
@@ -154,30 +155,40 @@ def _configured(request: Request, out: Out) -> tuple[DataConfig, TextConfig, Mod
 def _template(model: str | None, policy: ModelConfig, text: TextConfig) -> Template:
     chosen = policy if model is None else ModelConfig(source=model)
     if chosen.is_tiny:
-        return Template(None, text, f"Policy tiny: plain text, its end token is {TINY_END}.")
-    from dora_core.models.loading import load_tokenizer
+        return Template(None, f"Policy tiny: plain text, its end token is {TINY_END}.")
+    from dora_core.data.encoding import Encoder
+    from dora_core.models.model_files import model_files
 
-    tokenizer = load_tokenizer(trained(chosen, "--model" if model else "policy"))
-    kind = "its chat template" if tokenizer.chat_template and text.template != "plain" else "plain text, as there is no chat template"
-    return Template(
-        tokenizer, text, f"Policy {chosen.source}: {kind}, limits {text.max_prompt_tokens} + {text.max_response_tokens} tokens."
-    )
+    files = model_files(trained(chosen, "--model" if model else "policy"))
+    encoder = Encoder(files.tokenizer, text)
+    limits = f"limits {text.max_prompt_tokens} + {text.max_response_tokens} tokens"
+    if encoder.chat is None:
+        bos = f"{encoder.tokenizer.bos_token} in front of a prompt" if encoder.tokenizer.bos_token else "no beginning-of-sequence token"
+        why = "as text.template says" if encoder.tokenizer.chat_template else "as there is no chat template"
+        described = f"plain text, {why}, with {bos} and {encoder.tokenizer.eos_token} behind a response"
+    else:
+        described = "; ".join(encoder.chat.lines())
+    ends = ", ".join(encoder.tokenizer.convert_ids_to_tokens(sorted(encoder.ends(files.generation_config))))
+    return Template(encoder, f"Policy {chosen.source}: {described}; generation stops at {ends}; {limits}.")
 
 
 def _example(record: RecordShown, template: Template) -> Parts:
-    """The prompt and the preferred response as the policy reads them."""
+    """The prompt and the preferred response as the policy reads them, decoded token by token: control tokens show as their text, and the
+    end token apart."""
     best = max(record.responses, key=lambda one: float("-inf") if one.reward is None else one.reward)
-    if template.tokenizer is None:
-        return [("prompt", rendered(record.prompt, None, "plain")), ("response", best.text), ("end", TINY_END)]
-    from dora_core.data.encoding import Encoder
-
-    tokenizer = template.tokenizer
-    encoded = Encoder(tokenizer, template.text).encode(record.prompt, best.text)
-    ids, end = encoded.response_ids, ""
-    if ids and ids[-1] == tokenizer.eos_token_id:
-        ids, end = ids[:-1], str(tokenizer.eos_token)
-    parts = [("prompt", tokenizer.decode(encoded.prompt_ids)), ("response", tokenizer.decode(ids))]
-    return [*parts, ("end", end)] if end else [*parts, ("end", "(cut: no end token)")]
+    encoder = template.encoder
+    if encoder is None:
+        return [("prompt", plain_prompt(record.prompt) + "\n"), ("response", best.text), ("end", TINY_END)]
+    try:
+        encoded = encoder.encode(record.prompt, best.text)
+    except (ModelError, DataError) as error:
+        return [("prompt", f"(refused: {error.message} → {error.hint})"), ("response", best.text), ("end", "")]
+    ids, end, tokenizer = encoded.response_ids, "(cut: no end token)", encoder.tokenizer
+    if not encoded.cut:
+        ids, end = ids[:-1], str(tokenizer.convert_ids_to_tokens(ids[-1]))
+    counted = f"{len(encoded.prompt_ids):,} + {len(encoded.response_ids):,} tokens"
+    cut = f", {encoded.truncated:,} cut" if encoded.truncated else ""
+    return [("prompt", tokenizer.decode(encoded.prompt_ids)), ("response", tokenizer.decode(ids)), ("end", end), ("tokens", counted + cut)]
 
 
 def _say_input(out: Out, item: InputPreview, examples: Sequence[Parts], template: Template) -> None:
@@ -222,9 +233,11 @@ def _say_record(out: Out, record: RecordShown, parts: Parts, template: Template)
         if one.reward is not None and len(set(rewards)) > 1 and one.reward == max(rewards):
             facts.append("preferred")
         out.say(f"    [assistant · {' · '.join(facts)}] {_clip(one.text)}")
+    if record.label_probability is not None:
+        out.say(f"    the label is right with probability {record.label_probability:.2f}")
     out.say(f"    as the policy reads it ({template.note.rstrip('.')}):")
-    styles = {"prompt": "", "response": "blue", "end": "reverse"}
-    marks = {"prompt": ("", ""), "response": ("⟦", "⟧"), "end": ("⟨", "⟩")}
+    styles = {"prompt": "", "response": "blue", "end": "reverse", "tokens": "dim"}
+    marks = {"prompt": ("", ""), "response": ("⟦", "⟧"), "end": ("⟨", "⟩"), "tokens": (" (", ")")}
     line = Text.assemble(*((f"{marks[kind][0]}{_clip(text)}{marks[kind][1]}", styles[kind]) for kind, text in parts))
     out.console.print(line)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dora_core.config.data import DataSource
 from dora_core.config.method import ModelConfig
 from dora_core.errors import ConfigError
+from dora_core.models.pinning import pin_text
 from flows.cli.files.settings import from_options, trained
 from flows.cli.files.stages import Done, FileStages, with_prompts
 from flows.cli.files.tables import Output
@@ -41,7 +42,8 @@ def _spec(records: StageRef, given: Mapping[str, object], overrides: Sequence[st
     fixed = {"records": records, "policy": None, "split": "eval"}
     spec = from_options(generate.Spec, given, overrides, fixed=fixed, hint=HINT)
     if spec.generate.served_model is None:
-        return spec.evolve(model=trained(spec.model, "--model"))
+        model = trained(spec.model, "--model")
+        return spec.evolve(model=model, text=pin_text(spec.text, model))
     if spec.model != ModelConfig():
         raise ConfigError("either a model responds or a server does", hint=HINT)
     return spec

@@ -10,6 +10,7 @@ from dora_core.config.execution import endpoint_mistake
 from dora_core.config.judging import ImplicitJudge, LLMJudge, RewardModelJudge
 from dora_core.config.method import ModelConfig
 from dora_core.errors import ConfigError
+from dora_core.models.pinning import pin_text
 from flows.cli.files.settings import from_options, trained
 from flows.cli.files.stages import Done, FileStages, with_prompts
 from flows.cli.files.tables import Output, read_rows
@@ -70,9 +71,11 @@ def _spec(read: prompts.Spec, given: Mapping[str, object], overrides: Sequence[s
             raise ConfigError("comparing with given responses needs an llm judge and a file of them", hint="--judge llm --against FILE")
         return spec.evolve(judge=chosen.evolve(against="given"))
     if isinstance(chosen, RewardModelJudge):
-        return spec.evolve(judge=chosen.evolve(model=trained(chosen.model, "--model")))
+        model = trained(chosen.model, "--model")
+        return spec.evolve(judge=chosen.evolve(model=model), text=pin_text(spec.text, model))
     roles = {"model": spec.model, "reference": spec.reference}
-    return spec.evolve(**{role: trained(model, f"--{role}") for role, model in roles.items() if isinstance(model, ModelConfig)})
+    pinned = {role: trained(model, f"--{role}") for role, model in roles.items() if isinstance(model, ModelConfig)}
+    return spec.evolve(**pinned, **({"text": pin_text(spec.text, pinned["model"])} if "model" in pinned else {}))
 
 
 def _judge_name(spec: judge.Spec, read: prompts.Spec) -> str:

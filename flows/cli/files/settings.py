@@ -14,6 +14,7 @@ from dora_core.models.pinning import pin
 from dora_core.strict_model import StrictModel
 from flows.config.loading import validate
 from flows.config.yaml_text import apply_override, parse_override
+from flows.planning.registered import resolved_model
 
 Model = TypeVar("Model", bound=StrictModel)
 
@@ -80,5 +81,6 @@ def trained(model: ModelConfig, option: str) -> ModelConfig:
     """Return a pinned model, so that the result belongs to these weights; ``tiny`` has none."""
     if model.is_tiny:
         raise ConfigError(f"{option}: no trained model is named", hint="give a folder with config.json and *.safetensors, or an id")
+    model = resolved_model(model)
     folder = Path(model.source).expanduser()
     return pin(model.evolve(source=str(folder.resolve())) if folder.is_dir() else model)

@@ -13,7 +13,7 @@ from dora_core.config.method import ClassifierConfig, ModelConfig
 from dora_core.data.records import fold_of
 
 TINY = ModelConfig(hidden_size=16, layers=1, heads=2, vocab_size=400)
-CONFIG = ClassifierConfig(encoder=TINY, folds=2, epochs=4, batch_tokens=1024, max_prompt_tokens=8, max_response_tokens=24)
+CONFIG = ClassifierConfig(encoder=TINY, deep="always", folds=2, epochs=4, batch_tokens=1024, max_prompt_tokens=8, max_response_tokens=24)
 SCALING = [Scaling(temperature=2.0), Scaling(at=[-1.0, 1.0], to=[-0.5, 3.0])]
 META = Meta(["a", "b"], ["human"], [1.0, 1.0], SCALING, CONFIG.folds, CONFIG.model_dump(mode="json"))
 WIDE = WideModel(2, SurfaceBasis.fit(np.zeros((1, len(STATISTICS)))))

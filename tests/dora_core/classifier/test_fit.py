@@ -41,6 +41,18 @@ def test_the_deep_part_learns_what_the_wide_part_cannot_and_is_kept(tmp_path):
     assert auc(fit.logits_NS[:, 0], examples.head_N[mine] == GOLDEN)[0] > 0.9
 
 
+@pytest.mark.parametrize(
+    ("settings", "tried"),
+    [({"deep": "auto", "deep_from": 10**6}, False), ({"deep": "auto", "deep_from": 30}, True), ({"deep": "never"}, False)],
+)
+def test_the_encoder_is_tried_from_a_number_of_rows_on(tmp_path, settings, tried):
+    """40 prompts with three rows each, half of them in the other fold."""
+    examples, config = make_examples(40), CONFIG.model_copy(update=settings | {"epochs": 1})
+    fit = fit_fold(examples, 2, build_tokenizer(examples, config), config, 0, tmp_path)
+    assert (fit.curve[-1]["step"] > 0) is tried and (tried or not fit.deep)
+    assert fit.curve[0]["step"] == 0, "the loss without it is known in any case"
+
+
 def test_without_signal_the_deep_part_is_dropped_and_the_encoder_not_run(tmp_path):
     examples = make_examples(400)
     shuffled = dataclasses.replace(examples, head_N=np.random.default_rng(0).permutation(examples.head_N))

@@ -15,8 +15,8 @@ from dora_core.config.adapter import (
     UnpairedLabel,
     WinnerLabel,
     paths_of,
-    value_forms,
 )
+from dora_core.config.label_parts import value_forms
 
 
 def read(text: str) -> Adapter:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from dora_core.config.method import TextConfig
-from dora_core.data.encoding import Encoder, chat_turns, plain_prompt, render_prompt
+from dora_core.data.chat_template import RefusedConversation
+from dora_core.data.encoding import Encoder, chat_turns, plain_prompt
 from dora_core.errors import ModelError
+from tests.dora_core.data.chat_families import FAMILIES
 
 USER = [{"role": "user", "content": "the cat sat"}]
 CHAT_TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -40,16 +42,104 @@ def test_prompt_tokens_do_not_depend_on_the_response(tokenizer) -> None:
     assert encoder.encode(USER, "on").prompt_ids == encoder.encode(USER, "\n\n a mat").prompt_ids
 
 
+def text_of(tokenizer, text: TextConfig, messages) -> str:
+    return tokenizer.decode(Encoder(tokenizer, text).prompt(messages)[0])
+
+
 def test_chat_template_is_used_when_there_is_one(tokenizer) -> None:
     tokenizer.chat_template = CHAT_TEMPLATE
-    assert render_prompt(USER, tokenizer, "auto") == "<user>the cat sat<assistant>"
-    assert render_prompt(USER, tokenizer, "plain") == "the cat sat\n"
+    assert text_of(tokenizer, TextConfig(), USER) == "<user>the cat sat<assistant>", "the template writes no BOS, and none is added"
+    assert text_of(tokenizer, TextConfig(template="plain"), USER) == "<bos>the cat sat\n"
 
 
-def test_chat_without_a_template_says_what_to_do(tokenizer) -> None:
-    with pytest.raises(ModelError, match="no chat template") as error:
-        render_prompt(USER, tokenizer, "chat")
-    assert "'plain' or 'auto'" in error.value.hint
+def test_control_tokens_in_plain_texts_are_text(tokenizer) -> None:
+    encoded = Encoder(tokenizer, TextConfig(template="plain")).encode([{"role": "user", "content": "a <sep> in <bos>"}], "on <eos> a mat")
+    special = set(tokenizer.all_special_ids)
+    assert [i for i in encoded.prompt_ids if i in special] == [tokenizer.bos_token_id]
+    assert [i for i in encoded.response_ids if i in special] == [tokenizer.eos_token_id]
+    assert tokenizer.decode(encoded.prompt_ids + encoded.response_ids) == "<bos>a <sep> in <bos>\non <eos> a mat<eos>"
+
+
+CHATML = FAMILIES["Qwen2.5"]
+
+
+def chat_encoder(prompt: int, response: int = 64) -> Encoder:
+    return Encoder(CHATML.tokenizer(), TextConfig(max_prompt_tokens=prompt, max_response_tokens=response))
+
+
+SYSTEM = {"role": "system", "content": "Be good."}
+LONG_TALK = [SYSTEM, *[{"role": role, "content": f"{role} says {n}"} for n in range(6) for role in ("user", "assistant")]]
+LONG_TALK += [{"role": "user", "content": "and now?"}]
+
+
+def test_a_long_chat_loses_its_oldest_turns_whole_and_keeps_its_system_message() -> None:
+    whole = chat_encoder(4096).prompt(LONG_TALK)[0]
+    [cut] = chat_encoder(160).prompts([LONG_TALK])
+    text = CHATML.tokenizer().decode(cut.ids)
+    assert text.startswith("<|im_start|>system\nBe good.<|im_end|>\n<|im_start|>user\nuser says ")
+    assert text.endswith("<|im_start|>user\nand now?<|im_end|>\n<|im_start|>assistant\n")
+    assert len(cut.ids) <= 160 and cut.cut == len(whole) - len(cut.ids) and not cut.lost_system
+    assert cut.ids == chat_encoder(4096).prompt([SYSTEM, *LONG_TALK[len(LONG_TALK) - text.count("<|im_start|>") + 2 :]])[0], "a rendering"
+
+
+def test_definitions_of_tools_stay_when_their_turn_is_lost(tokenizer) -> None:
+    tokenizer.chat_template = TOOL_TEMPLATE
+    talk = [WITH_TOOLS[0], {"role": "assistant", "content": "x" * 60}, {"role": "user", "content": "and now"}]
+    assert text_of(tokenizer, TextConfig(max_prompt_tokens=40), talk) == "[lookup]<user>and now"
+
+
+def test_a_long_question_loses_its_beginning_behind_its_header() -> None:
+    messages = [SYSTEM, {"role": "user", "content": "x" * 300 + " the last words"}]
+    [cut] = chat_encoder(120).prompts([messages])
+    text = CHATML.tokenizer().decode(cut.ids)
+    assert text.startswith("<|im_start|>system\nBe good.<|im_end|>\n<|im_start|>user\nx")
+    assert text.endswith("x the last words<|im_end|>\n<|im_start|>assistant\n")
+    assert len(cut.ids) == 120 and cut.cut == len(chat_encoder(4096).prompt(messages)[0]) - 120 and not cut.lost_system
+
+
+def test_a_system_message_that_leaves_no_room_is_lost_and_said_so() -> None:
+    messages = [{"role": "system", "content": "s" * 300}, {"role": "user", "content": "the question"}]
+    encoded = chat_encoder(60).encode(messages, "the moon")
+    text = CHATML.tokenizer().decode(encoded.prompt_ids)
+    assert encoded.lost_system and len(encoded.prompt_ids) == 60
+    assert text.endswith("<|im_start|>user\nthe question<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_cut_chat_response_has_no_end_token() -> None:
+    encoder = chat_encoder(64, 4)
+    encoded = encoder.encode(USER, "many words here")
+    assert len(encoded.response_ids) == encoded.cut + 4 - encoded.cut == 4
+    assert encoder.end_id not in encoded.response_ids and encoded.truncated == encoded.cut == len("many words here") + 1 - 4 - 1
+
+
+def test_a_response_whose_first_letters_would_merge_with_the_prompt_is_encoded_apart() -> None:
+    """Rendered as one text, the line break of the header and that of the response are one token; the prompt ends with its own."""
+    tokenizer = CHATML.tokenizer()
+    encoded = chat_encoder(64).encode(USER, "\nthe cat")
+    [one, two] = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("\n", "\n\n"))
+    assert len(one) == len(two) == 1 and one != two
+    assert encoded.prompt_ids[-1:] == encoded.response_ids[:1] == one
+
+
+def test_a_system_message_is_merged_or_refused_where_the_template_takes_none() -> None:
+    tokenizer = FAMILIES["Gemma 2"].tokenizer()
+    with pytest.raises(RefusedConversation, match="roles system, user: it takes no system message") as refused:
+        Encoder(tokenizer, TextConfig()).prompt([SYSTEM, *USER])
+    assert "text.system: merge" in refused.value.hint and "text.template: plain" in refused.value.hint
+    merged = Encoder(tokenizer, TextConfig(system="merge")).prompt([SYSTEM, *USER])
+    assert merged == Encoder(tokenizer, TextConfig()).prompt([{"role": "user", "content": "Be good.\n\nthe cat sat"}])
+
+
+def test_generated_tokens_become_the_text_of_a_message() -> None:
+    """Of gpt-oss, the text of the last channel; end tokens go, whichever ended the response."""
+    tokenizer = FAMILIES["gpt-oss"].tokenizer()
+    encoder = Encoder(tokenizer, TextConfig())
+    said = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>the moon"
+    ids = [tokenizer(said + end, add_special_tokens=False)["input_ids"] for end in ("<|return|>", "<|call|>", "")]
+    ends = encoder.ends() | set(tokenizer.convert_tokens_to_ids(["<|call|>"]))
+    assert encoder.decode(ids, ends) == ["the moon"] * 3
+    plain = Encoder(CHATML.tokenizer(), TextConfig())
+    assert plain.decode([plain.encode(USER, "the moon").response_ids], plain.ends()) == ["the moon"]
 
 
 def test_lists_are_encoded_as_one_by_one(tokenizer) -> None:
@@ -69,14 +159,14 @@ WITH_TOOLS = [
     {"role": "tool", "content": "sat", "extra": '{"tool_call_id":"c1"}'},
 ]
 TOOL_TEMPLATE = (
-    "{% for t in tools %}[{{ t.name }}]{% endfor %}{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    "{% for t in tools or [] %}[{{ t.name }}]{% endfor %}{% for m in messages %}<{{ m.role }}>{{ m.content }}"
     "{% for c in m.tool_calls %}!{{ c.function.name }}{% endfor %}{% if m.tool_call_id %}#{{ m.tool_call_id }}{% endif %}{% endfor %}"
 )
 
 
 def test_tools_and_tool_calls_reach_the_chat_template(tokenizer) -> None:
     tokenizer.chat_template = TOOL_TEMPLATE
-    assert render_prompt(WITH_TOOLS, tokenizer, "auto") == "[lookup]<user>the cat<assistant>!lookup<tool>sat#c1"
+    assert text_of(tokenizer, TextConfig(), WITH_TOOLS) == "[lookup]<user>the cat<assistant>!lookup<tool>sat#c1"
     bare = [message | {"extra": None} for message in USER]
     assert chat_turns(bare) == (USER, None), "a prompt without tools reaches templates and servers as it always did"
 
@@ -85,4 +175,4 @@ def test_tools_that_cannot_be_rendered_are_refused_and_never_left_out(tokenizer)
     for template, text in ((CHAT_TEMPLATE, "the chat template"), (None, "plain text")):
         tokenizer.chat_template = template
         with pytest.raises(ModelError, match=f"have tools, and {text} of .* cannot render them"):
-            render_prompt(WITH_TOOLS, tokenizer, "auto")
+            text_of(tokenizer, TextConfig(), WITH_TOOLS)

@@ -11,7 +11,7 @@ import pytest
 from dora_core.config.data import DataConfig
 from dora_core.config.method import Grouping
 from dora_core.data.acceptance import Wanted
-from dora_core.data.preview import preview_data, rendered
+from dora_core.data.preview import preview_data
 from dora_core.data.previewed import Preview
 from dora_core.losses import parse_loss
 
@@ -169,12 +169,14 @@ def test_progress(tmp_path: Path) -> None:
     assert calls == [("data.train[0]", 1024), ("data.train[0]", 2048)]
 
 
-@pytest.mark.parametrize(
-    ("messages", "text"),
-    [
-        ([{"role": "user", "content": "Hi"}], "Hi\n"),
-        ([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}], "System: Be brief.\nUser: Hi\n"),
-    ],
-)
-def test_rendered_without_a_tokenizer(messages: list[dict[str, str]], text: str) -> None:
-    assert rendered(messages, None, "auto") == text
+def test_goals_and_votes_are_shown_as_the_policy_will_read_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [rated(i) for i in range(30)])
+    found = preview(data({"path": path}, goal={"best": 2, "digits": 0}), wanted=Wanted("erm", uses_factors=False))
+    texts = [record.prompt[0]["content"] for record in found.inputs[0].shown]
+    assert all(text.startswith("Give an answer of quality ") for text in texts)
+    splits = found.total.splits
+    assert splits["train"] + splits["eval"] == found.total.records and splits["train"] == 2 * (30 - splits["eval"])
+    battles = [{"prompt": f"q{i}", "x": "one", "y": "two", "n": 3, "m": 1, "model": "lm"} for i in range(30)]
+    keys = {"shape": "ab", "columns": {"a": "x", "b": "y", "source": "model"}, "votes": {"counts": {"a": "n", "b": "m"}}}
+    voted = preview(data({"path": write(tmp_path / "b.jsonl", battles)} | keys), wanted=Wanted("erm", uses_factors=False))
+    assert voted.inputs[0].shown[0].label_probability == pytest.approx(3.5 / 5)

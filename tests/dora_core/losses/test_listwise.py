@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 
 from dora_core.losses import PreferenceBatch, parse_loss
-from tests.dora_core.batches import NAN, for_all, ragged, same, value
+from tests.dora_core.batches import NAN, batch_of, for_all, ragged, same, value
 from tests.dora_core.losses.reference import compare_precisions, compare_with_reference
 
 LOG2 = math.log(2.0)
@@ -38,6 +39,14 @@ def test_plackett_luce() -> None:
 def test_plackett_luce_with_a_tie() -> None:
     # β·lr = (log 2, 0, 0), rewards (2, 1, 1): the best against both: log(2 + 1 + 1) − log 2 = log 2; the tied two beat no other: 0
     assert value({"name": "dpo_pl", "beta": 1.0}, [[LOG2, 0.0, 0.0]], [[2.0, 1.0, 1.0]]) == pytest.approx(LOG2)
+
+
+def test_plackett_luce_of_an_uncertain_label_is_that_of_the_order_or_its_reverse() -> None:
+    # β·lr best first = (1, 0, −1): ℓ = .720868 as above. In the reverse order, scores best first = (−1, 0, 1):
+    # log(1/e + 1 + e) + 1 + log(1 + e) − 0 = 2.407606 + 1.313262 = 3.720868. q = ¾: .75·.720868 + .25·3.720868 = 1.470868
+    q_B = torch.tensor([0.75], dtype=torch.float64)
+    batch = dataclasses.replace(batch_of([[-1.0, 1.0, 0.0]], [[1.0, 3.0, 2.0]]), label_probability_B=q_B)
+    assert parse_loss({"name": "dpo_pl", "beta": 1.0})(batch).item() == pytest.approx(1.4708676520)
 
 
 def test_lire() -> None:

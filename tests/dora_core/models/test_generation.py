@@ -117,6 +117,15 @@ def test_an_end_of_sequence_is_the_last_token_and_only_there(model) -> None:
     assert all(EOS not in s.ids and len(s.ids) == 25 for s in cut)
 
 
+def test_every_end_token_ends_a_response(model) -> None:
+    """With all tokens that were drawn as end tokens, each response is its first token, finished; greedy, so that it can be known."""
+    [[long]] = sample(model, [[5, 6]], [1], GenerateConfig(temperature=0, max_new_tokens=6), eos_id=[], pad_id=PAD, batch_tokens=1000)
+    assert len(long.ids) == 6 and not long.finished
+    ends = {long.ids[0], EOS}
+    [[short]] = sample(model, [[5, 6]], [1], GenerateConfig(temperature=0, max_new_tokens=6), eos_id=ends, pad_id=PAD, batch_tokens=1000)
+    assert (short.ids, short.finished) == (long.ids[:1], True)
+
+
 def test_a_model_with_a_recurrent_state_is_refused() -> None:
     mamba = transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, state_size=4))
     with pytest.raises(ModelError, match="cannot sample from MambaForCausalLM") as caught:

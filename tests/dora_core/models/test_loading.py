@@ -27,6 +27,7 @@ from dora_core.models.loading import (
     save_model,
     train_tokenizer,
 )
+from dora_core.models.model_files import ModelFiles
 
 SMALL = ModelConfig(hidden_size=32, layers=2, heads=2)
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -62,6 +63,7 @@ def test_a_saved_policy_is_loaded_by_folder_path_and_configuration_in_any_dtype(
 ) -> None:
     save_model(policy, tokenizer, tmp_path)
     assert {p.suffix for p in tmp_path.iterdir()} == {".json", ".safetensors"}, "no file that could hold code"
+    assert len({p.stat().st_mode for p in tmp_path.iterdir()}) == 1, "who may read the configuration may read the weights"
     expected = policy.eval()(input_ids=IDS).logits
     for source in (tmp_path, str(tmp_path), ModelConfig(source=str(tmp_path))):
         loaded, its_tokenizer = load_policy(source)
@@ -147,3 +149,17 @@ def test_what_is_no_reward_model_is_refused(policy: PreTrainedModel, tokenizer: 
         grow_reward_model(tmp_path / "classes")
     with pytest.raises(ModelError, match="cannot load model"):
         load_reward_model(tmp_path / "nothing")
+
+
+def test_a_saved_model_declares_every_token_that_ends_a_turn(tmp_path: Path) -> None:
+    """The template ends turns with <turn>, which the tokenizer's end token is not: a server that reads the folder stops at both."""
+    tokenizer = train_tokenizer(["the cat sat on a mat"], 300)
+    model = build_policy(SMALL, tokenizer, 64)
+    save_model(model, tokenizer, tmp_path / "plain")
+    assert ModelFiles(ModelConfig(source=str(tmp_path / "plain"))).generation_config.eos_token_id == tokenizer.eos_token_id
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    tokenizer.chat_template = "{%- for m in messages %}{{- m.role + ': ' + m.content + '<turn>' }}{%- endfor %}"
+    tokenizer.chat_template += "{%- if add_generation_prompt %}{{- 'assistant: ' }}{%- endif %}"
+    save_model(model, tokenizer, tmp_path / "chat")
+    declared = ModelFiles(ModelConfig(source=str(tmp_path / "chat"))).generation_config.eos_token_id
+    assert declared == sorted(tokenizer.convert_tokens_to_ids(["<eos>", "<turn>"]))

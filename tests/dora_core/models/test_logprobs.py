@@ -15,7 +15,7 @@ from dora_core.errors import ModelError
 from dora_core.models import linear_logps
 from dora_core.models.batching import TokenBudget
 from dora_core.models.loading import add_lora
-from dora_core.models.logprobs import ResponseLogps, ResponseRows, collate, score_responses
+from dora_core.models.logprobs import ResponseLogps, ResponseRows, collate, represent_responses, score_responses
 from dora_core.models.packing import PackedRows, by_prompt
 from tests.dora_core.models.limited_memory import Device
 from tests.dora_core.models.packed_records import MODELS, RECORDS, SMALL, one_at_a_time
@@ -50,6 +50,21 @@ def test_values_and_gradients_equal_a_plain_forward(policy, block: int, monkeypa
     torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
     for p, g in zip(policy.parameters(), gradients, strict=True):
         torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_representations_are_the_mean_hidden_states_that_predict_the_response(policy, share_prefix: bool) -> None:
+    """One response at a time: its n tokens are predicted at the last prompt position and at all of its own but the last."""
+    expected = []
+    with torch.no_grad():
+        for r in RESPONSES:
+            hidden = policy.eval().model(input_ids=torch.tensor([r.prompt_ids + r.response_ids])).last_hidden_state[0]
+            expected.append(hidden[len(r.prompt_ids) - 1 : -1].mean(dim=0))
+    logps = ResponseLogps(policy.eval(), share_prefix=share_prefix)
+    for budget in (1, 10_000):
+        found = represent_responses(logps, RESPONSES, 0, budget, torch.device("cpu"))
+        assert found[:, 0] == pytest.approx(plain_logps(policy).tolist(), abs=1e-4)
+        np.testing.assert_allclose(found[:, 1:], torch.stack(expected), atol=1e-5)
 
 
 def test_scoring_keeps_the_order_whatever_the_batches(policy) -> None:

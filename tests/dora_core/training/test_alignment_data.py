@@ -161,3 +161,57 @@ def test_dropping_the_hardest_of_certain_records_is_refused(tokenizer, tmp_path:
     write(tmp_path / "data.arrow", rows, Encoder(tokenizer, TextConfig()), 7, 8)
     with pytest.raises(DataError, match=r"align.drop_hardest: 0.3 leaves out .* none of \d+ records has one"):
         AlignmentData(tmp_path / "data.arrow", 0.3)
+
+
+def equal_rows(tails: list[tuple[str, str]]) -> list[dict]:
+    """Pairs of responses that begin with the same eight words and end with ``tails``."""
+    start = " ".join(WORDS[:8])
+    common = {"reward_kind": "reward", "sources": ["human", "human"], "logps": [-1.0, -2.0], "factor": 1.0, "label_probability": None}
+    return [
+        common
+        | {
+            "row": i,
+            "prompt": [{"role": "user", "content": "the cat"}],
+            "responses": [f"{start} {tail}".rstrip() for tail in pair],
+            "rewards": [1.0, 0.0],
+        }
+        for i, pair in enumerate(tails)
+    ]
+
+
+def test_pairs_that_are_equal_after_the_cut_are_dropped_and_counted(tokenizer, tmp_path: Path) -> None:
+    """Of three pairs, the first differs beyond the cut alone, the second within it, and the third is the same text twice (two draws)."""
+    rows = equal_rows([("on a mat", "on a dog"), ("", "run"), ("home", "home")])
+    whole = Encoder(tokenizer, TextConfig()).encode(rows[1]["prompt"], rows[1]["responses"][0])
+    encoder = Encoder(tokenizer, TextConfig(max_response_tokens=len(whole.response_ids)))
+    cuts = write_alignment_data(tmp_path / "data", iter([pa.Table.from_pylist(rows)]), encoder, 2, sources=["human"], records=3)
+    data = AlignmentData(tmp_path / "data")
+    assert [data[i].row for i in range(len(data))] == [1, 2] and data.dropped == 1
+    lost = [encoder.encode(r["prompt"], y).cut for r in rows for y in r["responses"]]
+    assert (cuts.equal, cuts.responses, cuts.prompts) == (1, 6, 3)
+    assert (cuts.cut_responses, cuts.cut_tokens) == (sum(n > 0 for n in lost), sum(lost)) == (5, sum(lost))
+    assert (cuts.cut_prompts, cuts.lost_system) == (0, 0)
+
+
+def test_no_pair_that_differs_is_an_error_with_the_limit(tokenizer, tmp_path: Path) -> None:
+    encoder = Encoder(tokenizer, TextConfig(max_response_tokens=4))
+    with pytest.raises(
+        DataError, match=r"all 2 training records .* equal tokens.* text.max_response_tokens = 4 \(4 of 4 responses are cut\)"
+    ):
+        write(tmp_path / "data", equal_rows([("on", "a"), ("dog", "cat")]), encoder, 10, 2)
+
+
+def test_a_list_loses_the_responses_that_repeat_a_better_one(tokenizer, tmp_path: Path) -> None:
+    row = equal_rows([("on a mat", "on a dog")])[0]
+    row |= {"responses": [*row["responses"], "home"], "rewards": [2.0, 1.0, 0.0], "sources": ["human"] * 3, "logps": [-1.0, -2.0, -3.0]}
+    data = write(tmp_path / "data", [row], Encoder(tokenizer, TextConfig(max_response_tokens=4)), 10, 8)
+    assert (data[0].rewards, data[0].reference_logps) == ([2.0, 0.0], [-1.0, -3.0])
+
+
+def test_log_probabilities_of_other_tokens_are_refused(tokenizer, tmp_path: Path) -> None:
+    [row], encoder = equal_rows([("on", "a dog")]), Encoder(tokenizer, TextConfig())
+    counts = [len(encoder.encode(row["prompt"], y).response_ids) for y in row["responses"]]
+    assert len(write(tmp_path / "same", [row | {"tokens": counts}], encoder, 10, 2)) == 1
+    with pytest.raises(DataError, match=f"that of {counts[1] - 1} response tokens, and the response has {counts[1]}") as refused:
+        write(tmp_path / "other", [row | {"tokens": [counts[0], counts[1] - 1]}], encoder, 10, 2)
+    assert "logps/" in refused.value.hint

@@ -128,6 +128,16 @@ def test_pairs_are_strict_and_only_their_responses_are_kept(tokenizer: PreTraine
     assert list(zip(records[0].winner_P, records[0].loser_P, strict=True)) == [(1, 0), (1, 2)]
 
 
+def test_pairs_of_equal_tokens_are_left_out(tokenizer: PreTrainedTokenizerBase) -> None:
+    """The first two responses differ beyond the cut alone; both differ from the third within it."""
+    start = "the cat sat on a mat and saw one"
+    encoder, prompt = Encoder(tokenizer, TextConfig(max_response_tokens=4)), [{"role": "user", "content": "the cat"}]
+    texts = [f"{start} dog", f"{start} run", "home"]
+    [record] = preference_records([prompt], [texts], [[3.0, 2.0, 1.0]], encoder)
+    assert list(zip(record.winner_P, record.loser_P, strict=True)) == [(0, 2), (1, 2)]
+    assert preference_records([prompt], [texts[:2]], [[3.0, 2.0]], encoder) == []
+
+
 # ------------------------------------------------------------------------------------------------------------ the models
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from flows.cli.decide import ask_here
 from flows.running.approval import Question
-from infra.tracking.tracker import user_name
+from infra.tracking.mlflow_client import user_name
 from tasks.stages.promote import Answer
 
 QUESTION = Question(

@@ -233,6 +233,7 @@ def test_example_configurations_are_valid(example: Path, tmp_path: Path) -> None
     (tmp_path / example.name).write_text(example.read_text())
     for name in ("data.parquet", "golden.parquet", "mixture.parquet", "preferences.parquet", "human-demonstrations.jsonl"):
         (tmp_path / name).touch()
+    (tmp_path / "smollm2").mkdir()
     assert load_config(tmp_path / example.name, model=MODELS.get(example.stem.partition("-")[0], RealignConfig)).project
 
 

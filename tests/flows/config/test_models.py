@@ -8,7 +8,7 @@ import pytest
 
 from dora_core.errors import ConfigError
 from flows.config.loading import load_config
-from flows.config.models import RealignConfig
+from flows.config.models import RealignConfig, SelfTrainConfig
 
 DATA = "data: {train: [{path: org/data}]}\n"
 
@@ -67,3 +67,40 @@ def test_trust_that_the_training_cannot_use_is_refused(tmp_path: Path, sections:
     (tmp_path / "c.yaml").write_text(DATA + sections.replace("off", "'off'"))
     with pytest.raises(ConfigError, match=message):
         load_config(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("judge", "loss", "message"),
+    [
+        ("{kind: reward_model}", "dpo", "needs verdicts on samples against each other"),
+        ("{kind: llm, model: m, against: given}", "dpo", "needs verdicts on samples against each other"),
+        ("{kind: llm, model: m, against: each_other}", "lire", "does not train on them"),
+    ],
+)
+def test_votes_of_judged_samples_need_such_a_judge_and_such_a_loss(tmp_path: Path, judge: str, loss: str, message: str) -> None:
+    endpoint = "execution: {judge: {endpoint: {url: 'http://localhost:1/v1'}}}"
+    rounds = f"rounds: {{mix: {{vote_prior: 0.5}}}}\njudge: {judge}\n{endpoint}\n"
+    (tmp_path / "c.yaml").write_text(DATA + rounds + f"align: {{loss: {{name: {loss}}}}}")
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "c.yaml", model=SelfTrainConfig)
+
+
+def test_votes_need_a_loss_that_reads_soft_labels(tmp_path: Path) -> None:
+    data = "data: {train: [{path: org/data, shape: pair, votes: {counts: {chosen: yes_votes, rejected: no_votes}}}]}\n"
+    (tmp_path / "c.yaml").write_text(data + "align: {loss: {name: lire}}")
+    with pytest.raises(ConfigError, match=r"data\.train\[0\]\.votes make soft labels, which align\.loss\.name=lire does not read"):
+        load_config(tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text(data + "align: {loss: {name: lire}, label_probability: ignore}")
+    assert load_config(tmp_path / "c.yaml").data.train[0].votes is not None
+
+
+@pytest.mark.parametrize("sections", ["trust: {apply: soft_label}", "exchange: {enabled: true}", "align: {objective: {name: auto}}"])
+def test_goals_in_prompts_exclude_trust_in_labels(tmp_path: Path, sections: str) -> None:
+    data = "data: {train: [{path: org/data}], goal: {best: 1}}\n"
+    (tmp_path / "c.yaml").write_text(data + sections)
+    with pytest.raises(ConfigError, match=r"data\.goal reverses preferences"):
+        load_config(tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text(data)
+    assert load_config(tmp_path / "c.yaml").data.goal is not None
+    with pytest.raises(ConfigError, match="rounds need prompts without goals"):
+        load_config(tmp_path / "c.yaml", model=SelfTrainConfig)

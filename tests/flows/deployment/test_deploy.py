@@ -235,3 +235,43 @@ def test_automations_are_made_once_and_stay_switched_off(api: str, client: SyncP
     monkeypatch.setattr(automations, "MISSED_HEARTBEATS", 4)
     assert [line.endswith(": updated") for line in automations.install(api, None)] == [False, True, False, False]
     assert [found.enabled for found in client.read_automations() if found.id == ours[0].id] == [False]
+
+
+LOCAL = """
+deployments:
+  - name: realign-nightly
+    schedules: [{slug: nightly, cron: "0 4 * * *", timezone: UTC, active: true}]
+  - name: realign-products
+    entrypoint: flows.deployment.form_flows.realign
+    parameters: {config_file: products.yaml}
+"""
+
+
+def test_the_homes_own_file_is_over_the_shipped_one(tmp_path: Path) -> None:
+    assert declared(tmp_path) == declared(), "there is none"
+    (tmp_path / "prefect.yaml").write_text(LOCAL)
+    found = {entry.name: entry for entry in declared(tmp_path)}
+    nightly, products = found["realign-nightly"], found["realign-products"]
+    assert nightly.schedules[0].cron == "0 4 * * *" and nightly.schedules[0].active and nightly.is_local
+    assert nightly.parameters == ENTRIES["realign-nightly"].parameters, "keys that it does not have stay"
+    assert products.tags == [TAG] and products.parameters == {"config_file": "products.yaml"}
+    assert {name: entry for name, entry in found.items() if not entry.is_local} == {
+        name: entry for name, entry in ENTRIES.items() if name != "realign-nightly"
+    }
+    assert ENTRIES["gc"].digest == found["gc"].digest and nightly.digest != ENTRIES["realign-nightly"].digest
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("deployments: 3", "has no list of deployments with names"),
+        ("deployments: [{name: realign-nightly, schedule: []}]", "schedule\n  Extra inputs"),
+        ("deployments: [{name: mine, entrypoint: flows.nowhere.flow}]", "deployment mine: No module named 'flows.nowhere'"),
+        ("deployments: [{name: realign, tags: []}]", "its tags lack 'dora'"),
+    ],
+)
+def test_a_mistake_in_the_homes_own_file_names_it(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "prefect.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        declared(tmp_path)
+    assert words in str(caught.value) and str(tmp_path / "prefect.yaml") in str(caught.value)

@@ -299,6 +299,23 @@ def test_objective_auto_races_before_it_aligns(tmp_path: Path, mixture: Path, st
     assert not {"calibration", "trust", "race"} & specs[TWIN].inputs().keys()
 
 
+@pytest.mark.parametrize("setting", ["align.loss={name: lire}", "align.label_probability=ignore"])
+def test_the_race_softens_no_label_that_alignment_could_not_use(tmp_path: Path, mixture: Path, store: Store, setting: str) -> None:
+    def trust(*settings: str) -> str:
+        plan = build_plan(load(tmp_path, mixture, "align.objective.name=auto", *settings), store)
+        return next(stage.spec for stage in plan.stages if stage.label == "race").trust.method
+
+    assert (trust(), trust(setting)) == ("auto", "off")
+
+
+def test_features_of_the_policy_make_the_proxy_wait_for_the_start(tmp_path: Path, mixture: Path, store: Store) -> None:
+    plan = build_plan(load(tmp_path, mixture, "align.objective.name=auto", "exchange.features=both"), store)
+    specs = {stage.label: stage.spec for stage in plan.stages}
+    labels = list(specs)
+    assert labels.index("sft") < labels.index("value") < labels.index("race")
+    assert {specs[name].start for name in ("value", "race", "reference")} == {specs["sft"].ref()}
+
+
 def test_a_race_by_training_trains_its_finalists_before_it_aligns(tmp_path: Path, mixture: Path, store: Store) -> None:
     plan = build_plan(load(tmp_path, mixture, "align.objective.name=auto", "race.by=training", "race.finalists=3", "race.minutes=5"), store)
     specs = {stage.label: stage.spec for stage in plan.stages}

@@ -10,6 +10,7 @@ import pytest
 from dora_core.config.judging import GoldJudge, RewardModelJudge
 from dora_core.config.method import GenerateConfig, ModelConfig, OptimizationConfig
 from dora_core.errors import ModelError
+from dora_core.models.loading import train_tokenizer
 from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.planning.specs import CHAMPION_STREAM, START_STREAM, Chain, pinned
 from tasks.runtime.stage import StageRef
@@ -96,6 +97,7 @@ def test_guard_rails_belong_to_rounds() -> None:
 
 
 def test_a_model_is_pinned_by_its_weights(tmp_path: Path) -> None:
+    train_tokenizer(["the cat sat on a mat"], 300).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     named = config(policy={"source": str(tmp_path)})

@@ -43,6 +43,8 @@ def test_data_without_such_a_source_are_refused(mixture: Path, wanted: list[str]
         check_twins(config(mixture, evaluate={"twins": wanted}), sources)
     check_twins(config(mixture, evaluate={"twins": wanted}), ["human", "a-bot"])
     check_twins(config(mixture, evaluate={"twins": ["erm"]}), sources)
+    named = {"data": {"train": [{"path": str(mixture), "carry": ["labeller"]}]}, "trust": {"labeller": "labeller"}}
+    check_twins(config(mixture, evaluate={"twins": wanted}, **named), sources)  # the labellers are in the rows
 
 
 def test_data_that_were_not_read_are_judged_by_their_first_rows_if_these_are_all(mixture: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,12 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
 
 
+def shown(page: Page) -> str:
+    """The page's text without its style sheet, which names every decision."""
+    text = re.sub(r"\s+", " ", page.text)
+    return text[text.index("demo / brave-otter") :]
+
+
 def test_the_page_says_what_happened(store: Store) -> None:
     page = Page(render(store, make_run(store, MANY)))
     for words in (
@@ -91,8 +97,41 @@ def test_a_failed_run_shows_its_error_and_what_was_finished(store: Store) -> Non
     store.write_json(f"runs/{run_id}/run.json", run | {"status": "failed", "error": error, "decision": None})
     text = Page(render(store, run_id)).text
     assert "The stage failed: stage align: the loss became NaN at step 7" in text and error["hint"] in text
+    assert "Retry on its page in Prefect" in text
     assert "The stage did not finish: the run failed first." in text
     assert "champion stays" in text and "effective sample size" in text
+
+
+def test_the_report_of_a_failed_run_shows_nothing_of_a_later_run(store: Store) -> None:
+    """Fail at align, run again to the end: both runs have the same digests, and the later one promoted."""
+    later = make_run(store, ["human", "model"], run_id="demo-20260201-120000-cd34")
+    record = store.read_json(f"runs/{later}/run.json")
+    promote = record["stages"][-1]
+    result = store.read_json(f"promote/{promote['digest']}/result.json")
+    result["facts"] |= {"decision": "promoted", "reasons": ["gate passed"]}
+    store.write_json(f"promote/{promote['digest']}/result.json", result)
+    store.write_json(f"runs/{later}/run.json", record | {"decision": "promoted"})
+    at = next(n for n, entry in enumerate(record["stages"]) if entry["stage"] == "classify")
+    ends = [{"state": "failed"}, *[{"state": "pending", "seconds": None}] * (len(record["stages"]) - at - 1)]
+    stages = record["stages"][:at] + [entry | end for entry, end in zip(record["stages"][at:], ends, strict=True)]
+    error = {"message": "stage classify: the golden file is empty", "hint": "give data.golden_sources more rows"}
+    old = {"run_id": "demo-20260131-120000-ab12", "status": "failed", "decision": None, "error": error, "stages": stages}
+    store.write_json("runs/demo-20260131-120000-ab12/run.json", record | old | {"command": "dora realign -c nightly.yaml"})
+
+    page = Page(render(store, "demo-20260131-120000-ab12"))
+    text = re.sub(r"\s+", " ", page.text)
+    assert "demo · brave-otter · failed" in text and "promoted" not in shown(page).lower()
+    assert error["message"] in text and error["hint"] in text and "dora realign -c nightly.yaml" in text
+    assert "0.640" not in text, "the win rate is the later run's"
+    assert not [a for tag, a in page.tags if tag == "svg" and "compare" in str(a.get("aria-label"))]
+    assert "promoted" in shown(Page(render(store, later)))
+
+
+def test_a_decision_that_a_later_run_replaced_is_not_shown(store: Store) -> None:
+    run_id = make_run(store, ["human", "model"], decision="challenger")  # the result in the store says: refused
+    text = shown(Page(render(store, run_id)))
+    assert "challenger" in text and "refused" not in text
+    assert "This run decided: challenger. A later run has decided about the same model since" in text
 
 
 def test_a_running_run_can_be_looked_at(store: Store) -> None:

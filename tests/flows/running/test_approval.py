@@ -276,7 +276,7 @@ def test_unanswered_then_asked_again_about_another_champion(place: Place) -> Non
     assert registry.aliases(place.mlflow, "asked") == {"champion": "3", "previous": "1"}
 
     third = place.start(config)
-    assert place.execute(third).message.startswith("refused; nothing to do")
+    assert place.execute(third).message.startswith("unchanged; nothing to do")
     cancelled = place.start(place.config("asked", model_name="other"))
     assert place.execute(cancelled).name == "Suspended"
     requests.post(f"{place.api}/flow_runs/{cancelled}/set_state", json={"state": {"type": "CANCELLED"}, "force": True}, timeout=30)

@@ -37,9 +37,8 @@ def session_of(tmp_path: Path, state: str) -> Any:
     run = RunRecord(
         run_id="p-1", name="p · data", project="p", started=1.0, status="running", stages=[entry], links=Links(prefect="http://ui/1")
     )
-    tracker = SimpleNamespace(url=lambda run: None)
     manifest = SimpleNamespace(run=run)
-    return SimpleNamespace(store=store, manifest=manifest, tracker=tracker, parent_run="r", warnings=[]), stage
+    return SimpleNamespace(store=store, manifest=manifest, url=None, warnings=[]), stage
 
 
 def announces(monkeypatch: pytest.MonkeyPatch, event: Event | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 
 from dora_core.errors import DataError
 from flows.planning.planned_stage import Plan
-from flows.run_record import read_record
+from flows.run_record import read_record, write_record
 from flows.running.observer import Observer
 from flows.running.session import Session, git_sha
+from flows.running.supervise import run_plan
 from infra.tracking.mlflow_client import mlflow_client
+from tasks.runtime.stage import StageOutput, execute
+from tasks.stages.registry import STAGES
 from tests.flows.running.planned import Spec, plan_of, register
 from tests.flows.running.sessions import FLOW_RUN, Watching, opened
 
@@ -58,6 +62,30 @@ def test_a_run_that_does_not_end_well_keeps_its_error(error: BaseException, stat
     assert not list(session.store.local_root.glob("**/latest*.json"))
 
 
+def test_a_night_without_news_tracks_nothing_again(monkeypatch: pytest.MonkeyPatch, mlflow_sqlite: str) -> None:
+    register(monkeypatch, lambda spec, context: StageOutput(rows=1, metrics={"kl": 0.5}))
+    plan, watching = plan_of(1), Watching()
+    (stage,) = plan.stages
+    with opened(plan) as first:
+        execute(stage.spec, STAGES["toy"].run, first.store)
+    quiet = replace(plan, stages=(replace(stage, cached=True, reason="cached: as before"),))
+    with opened(quiet, watching) as second:
+        run_plan(second)
+    found = read_record(second.store, second.manifest.run_id)
+    assert found is not None and found.status == "completed" and [entry.state for entry in found.stages] == ["cached"]
+    assert second.parent_run is None and second.warnings == []
+    assert watching.calls == [("planned", found.run_id), ("finished", "toy 1", "cached")]
+    client = mlflow_client(mlflow_sqlite)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    assert len(client.search_runs(experiments)) == 1, "the first night's"
+    page = "http://127.0.0.1:5000/#/experiments/1/runs/1"
+    before = first.manifest.run.links.evolve(mlflow=page)
+    write_record(first.store, first.manifest.run.evolve(links=before, run_id=second.manifest.run_id))  # the last run with this plan
+    with opened(quiet) as third:
+        run_plan(third)
+    assert third.manifest.run.links.mlflow == page, "that of the numbers it found"
+
+
 def test_an_observer_that_fails_is_a_warning_once() -> None:
     class Failing(Observer):
         def started(self, stage: Any) -> None:
@@ -99,5 +127,5 @@ def test_the_manifest_is_json_with_the_links(mlflow_sqlite: str) -> None:
         pass
     (file,) = session.store.local_root.glob("runs/*/run.json")
     written = json.loads(file.read_text())
-    assert session.tracker.url(session.parent_run) is None, "a database has no pages"
+    assert session.url is None, "a database has no pages"
     assert written["links"]["mlflow"] == mlflow_sqlite and written["status"] == "completed"

@@ -10,6 +10,7 @@ from dora_core.errors import ServiceError
 from infra.tracking import model_registry as registry
 from infra.tracking.mlflow_client import mlflow_client
 from infra.tracking.model_registry import RegistryError, RegistryMoved, aliases, challenge, history, promote, register, reject, rollback
+from infra.tracking.store_artifacts import travelling
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_a_local_model_is_registered_where_it_lies_and_can_be_downloaded(
 ) -> None:
     version = register(mlflow_sqlite, "policy", str(model))
     promote(mlflow_sqlite, "policy", version)
-    assert mlflow_client(mlflow_sqlite).get_model_version("policy", version).source == str(model)
+    assert mlflow_client(mlflow_sqlite).get_model_version("policy", version).source == travelling(str(model))
     assert (download(monkeypatch, mlflow_sqlite, "models:/policy@champion") / "model.safetensors").read_bytes() == bytes(range(256))
 
 
@@ -82,13 +83,14 @@ def test_a_server_gets_a_copy_of_a_small_model(mlflow_server: str, model: Path, 
 
 
 @pytest.mark.component
-def test_a_model_too_large_for_a_copy_is_registered_by_its_place(mlflow_server: str, model: Path) -> None:
+def test_a_model_too_large_for_a_copy_is_registered_by_its_place(mlflow_server: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.truncate(model / "model.safetensors", registry.UPLOAD_LIMIT_BYTES + 1)  # sparse: no disk is used
     client = mlflow_client(mlflow_server)
     run = client.create_run(client.create_experiment("large")).info.run_id
     version = register(mlflow_server, "large", str(model), run)
-    assert client.get_model_version("large", version).source == f"dora-store:{model}"
+    assert client.get_model_version("large", version).source == travelling(str(model))
     assert client.list_artifacts(run) == []
+    assert (download(monkeypatch, mlflow_server, f"models:/large/{version}") / "config.json").read_text() == "{}"
 
 
 def test_an_unknown_version_and_an_unknown_model_name_what_exists(mlflow_sqlite: str) -> None:

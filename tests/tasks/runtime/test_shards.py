@@ -22,7 +22,7 @@ from dora_core.config.execution import Execution
 from dora_core.errors import DataError, ServiceError, StageFailed
 from infra.store.journal import JournalReader, JournalWriter
 from infra.store.store import Store
-from tasks.runtime.shards import cut, float_ranges, run_shards, stream_shards
+from tasks.runtime.shards import cut, float_ranges, run_shards, shard_sizes, stream_shards
 from tasks.runtime.stage import StageContext
 from tasks.runtime.workers import Worker
 
@@ -72,16 +72,27 @@ def expect_all_rows_once(table):
 
 
 def test_shards_cover_every_row_once():
-    assert [(s.start, s.stop) for s in cut([ROWS], 10)] == [(0, 10), (10, 20), (20, 25)]
-    assert [(s.start, s.stop) for s in cut([ROWS.slice(0, 0)], 10)] == [(0, 0)]
-    assert list(cut([], 10)) == []
+    assert [(s.start, s.stop) for s in cut([ROWS], shard_sizes(25, 10))] == [(0, 10), (10, 20), (20, 25)]
+    assert [(s.start, s.stop) for s in cut([ROWS.slice(0, 0)], shard_sizes(0, 10))] == [(0, 0)]
+    assert list(cut([], shard_sizes(0, 10))) == []
+    assert [(s.start, s.stop) for s in cut([ROWS], iter([4, 15]))] == [(0, 4), (4, 19), (19, 25)]  # more rows than were announced
+
+
+def test_shards_get_smaller_towards_the_end():
+    """1,000 rows: 1000 // 16 = 62, then 938 // 16 = 58, …, and 32 from 527 left on (527 // 16 = 32). A large input begins full."""
+    sizes = list(shard_sizes(1000, 2048))
+    assert sizes[:3] == [62, 58, 55] and sizes[-2:] == [32, 32] and sum(sizes) - 32 < 1000 <= sum(sizes)
+    assert sizes == sorted(sizes, reverse=True) and len(sizes) >= 2 * 10
+    many = list(shard_sizes(10**6, 2048))
+    assert many[:470] == [2048] * 470 and len(many) < 10**6 / 2048 + 100 and max(many[-20:]) < 70
+    assert list(shard_sizes(0, 2048)) == [32] and list(shard_sizes(3, 2)) == [2, 2]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 10, 24, 25])
 def test_shards_are_the_same_bytes_however_the_stream_was_batched(batch):
     stream = [ROWS.slice(i, batch) for i in range(0, 25, batch)]
-    assert list(cut(stream, 10)) == list(cut([ROWS], 10))
-    assert list(cut([*stream, ROWS.slice(0, 0)], 5)) == list(cut([ROWS], 5))
+    assert list(cut(stream, shard_sizes(25, 10))) == list(cut([ROWS], shard_sizes(25, 10)))
+    assert list(cut([*stream, ROWS.slice(0, 0)], shard_sizes(25, 5))) == list(cut([ROWS], shard_sizes(25, 5)))
 
 
 def test_second_run_computes_nothing(context, tmp_path):

@@ -218,7 +218,9 @@ def test_different_stages_that_kill_their_workers_are_an_unhealthy_node(ray_clus
     toys.run()
     for name in ("a", "b", "c", "d", "e", "f"):
         toys.add(name, mood="dies")
-    with pytest.raises(StageFailed, match=r"2 workers died in different places: toy \w{8} once, toy \w{8} once") as caught:
+    # Usually at the second death; where the second worker starts late, the first stage has been tried again by then.
+    times = r"(once|2 times)"
+    with pytest.raises(StageFailed, match=rf"[234] workers died in different places: toy \w{{8}} {times}, toy \w{{8}} {times}") as caught:
         toys.run(Execution(workers=2, max_failures=1))
     assert "lower workers, batch_tokens or micro_batch_tokens of execution.default" in caught.value.hint
     assert toys.is_done("good") and len(toys.calls()) <= 1 + 4, "the deaths are bounded, whatever the number of stages"

@@ -14,6 +14,7 @@ import pytest
 from dora_core.config.alignment import AlignConfig
 from dora_core.config.execution import Execution
 from dora_core.config.method import EvaluateConfig, GateConfig, OptimizationConfig, SftConfig
+from dora_core.evaluation.metrics import Pairs
 from infra.store.store import Store, sha256_file
 from tasks.runtime.stage import StageRef, StageSpec, execute
 from tasks.stages import align, evaluate, sft
@@ -154,3 +155,13 @@ def other_start(start: Start) -> sft.Spec:
         golden_sources=GOLDEN,
         execution=IN_PROCESS,
     )
+
+
+def test_preferences_of_equal_tokens_are_left_out() -> None:
+    """Of three pairs, the first has equal keys and other texts (cut), the second equal keys and equal texts (two draws)."""
+    pairs = Pairs(np.arange(3), np.array([0, 2, 4]), np.array([1, 3, 5]), np.ones(3))
+    kept, equal = evaluate.distinct_pairs(pairs, np.array([7, 7, 8, 8, 9, 10]), ["a b", "a c", "d", "d", "e", "f"])
+    assert (kept.record_P.tolist(), kept.winner_P.tolist(), kept.loser_P.tolist(), equal) == ([1, 2], [2, 4], [3, 5], 1)
+    same, none = evaluate.distinct_pairs(pairs, np.arange(6), ["a"] * 6)
+    assert same is pairs and none == 0
+    assert evaluate.left_out(0) == {} and evaluate.left_out(2)["equal_pairs"] == 2

@@ -187,3 +187,34 @@ def test_real_mixture_is_good_and_a_response_that_is_the_word_nan_is_noted(tmp_p
     assert sum(s["responses"] for s in facts["sources"].values()) == 16_321
     assert sum(s["measured_rewards"] for s in facts["sources"].values()) == 16_321 - 461
     assert facts["records"]["eval"] / 3400 == pytest.approx(0.1, abs=0.02)
+
+
+def test_prompts_with_goals_are_two_records_of_one_prompt_hash_and_rows_of_their_own(tmp_path):
+    """A train record of rewards 1 and 0 becomes two, an eval record one that asks for the best; golden rows ask for the best too."""
+    from dora_core.data.records import with_goals
+    from tasks.stages.sft import SftConfig, sft_examples
+    from tasks.tables.rows import read_index
+
+    golden = write(tmp_path / "golden.jsonl", [{"prompt": "g", "response": "z"}])
+    rows = [row(i, split="eval" if i % 4 == 3 else "train") for i in range(40)]
+    _, folder = ingest(tmp_path, rows, golden=[{"path": golden}], goal={"best": 1, "text": "Aim at {goal}.", "digits": 0})
+    table = pq.read_table(folder / "records.parquet")
+    assert table.schema.equals(with_goals(RECORDS_SCHEMA)) and len(table) == 30 * 2 + 10
+    found = {one["record_id"]: one for one in table.to_pylist()}
+    high, low, held_out = found["r0@1"], found["r0@0"], found["r3"]
+    assert (high["rewards"], low["rewards"], held_out["rewards"]) == ([0, -1], [-1, 0], [1, 0])
+    assert high["prompt_hash"] == low["prompt_hash"] and (high["goal"], low["goal"]) == ("Aim at 1.", "Aim at 0.")
+    assert held_out["prompt"][0]["content"] == "Aim at 1.\n\nprompt 3" and held_out["split"] == "eval"
+    keys = read_index(folder / "records.parquet").key_N
+    assert len(set(keys.tolist())) == len(keys) == 140, "the same response under another goal is another row of a cache"
+    examples = sft_examples(folder, SftConfig(data="golden"), ["human"])
+    assert {prompt[0]["content"].split("\n")[0] for prompt, _ in examples} == {"Aim at 1."}, "people's response is the one of reward 1"
+    assert len(examples) == 30 + 1
+
+
+def test_goals_need_rewards_and_known_held_out_prompts(tmp_path):
+    pairs = [{"prompt": f"p{i}", "chosen": "a", "rejected": "b", "chosen_source": "human", "rejected_source": "m"} for i in range(30)]
+    with pytest.raises(DataError, match=r"data\.goal asks for the reward of a response"):
+        ingest(tmp_path, pairs, goal={"best": 1})
+    with pytest.raises(DataError, match=r"with data\.goal a held-out prompt must be known"):
+        ingest(tmp_path, [row(i, split="train") for i in range(40)], goal={"best": 1})

@@ -169,3 +169,39 @@ def test_the_list_of_an_unpaired_records_prompt_is_not_unpaired() -> None:
     record = {"record_id": "q", "responses": ["y"], "rewards": [0.0], "sources": ["app"], "reward_kind": "label", "split": "train"}
     made = mix.to_record(record, mix.SampledList("q", 1, ["a", "b"], [2.0, 1.0], [0, 1]), 1, "policy-r1")
     assert (made["reward_kind"], made["responses"], made["rewards"]) == ("reward", ["a", "b"], [2.0, 1.0])
+
+
+def test_verdicts_in_both_orders_become_the_probability_of_the_label(store: Store) -> None:
+    """Prior ½. Best 2 against worst 0: both verdicts for 2 → 2.5/3; they differ → 1.5/3; one without a verdict → 1.5/2; a tie and a win
+    → (1.5 + ½)/3; not compared → none. ``first`` is the smaller sample number in a vote."""
+    votes = {
+        0: [(0, 2, "second", "second")],
+        1: [(0, 2, "second", "first")],
+        2: [(0, 2, "second", None)],
+        4: [(0, 1, "first", "first"), (0, 2, "tie", "second")],
+        5: [(1, 2, "second", "second")],
+    }
+    columns = ("record_id", "first", "second", "verdict", "swapped_verdict")
+    rows = [dict(zip(columns, (f"q{i}", *vote), strict=True)) for i, of_record in votes.items() for vote in of_record]
+    samples, scores = sampled(store, "voted", {}, {}, {})
+    folder = store.fetch("judge", scores.digest)
+    files = {"scores.parquet": pq.read_table(folder / "scores.parquet"), "votes.parquet": pa.Table.from_pylist(rows)}
+    records = given(store)
+    spec = mix.Spec(
+        records=records,
+        samples=[samples],
+        scores=[finished(store, "judge", "with votes", files)],
+        policies=POLICIES[:1],
+        round=1,
+        mix=MixConfig(given_fraction=0.0, vote_prior=0.5),
+        golden_sources=["human"],
+    )
+    execute(spec, mix.run, store)
+    found = pq.read_table(store.fetch("mix", spec.digest()) / "records.parquet").to_pylist()
+    probability = {row["record_id"]: row["label_probability"] for row in found}
+    assert [probability[f"r1-q{i}"] for i in (0, 1, 2, 4)] == pytest.approx([2.5 / 3, 0.5, 0.75, 2 / 3])
+    assert probability["r1-q5"] is None
+    certain = spec.evolve(mix=MixConfig(given_fraction=0.0))
+    execute(certain, mix.run, store)
+    assert set(pq.read_table(store.fetch("mix", certain.digest()) / "records.parquet")["label_probability"].to_pylist()) == {None}
+    assert "vote_prior" not in certain.mix.model_dump()

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dora_core.config.valuation import ExchangeConfig
 from dora_core.data.records import RECORDS_SCHEMA, hash_prompt
 from dora_core.errors import DataError
 from tasks.stages._value_labels import (
@@ -72,7 +73,7 @@ def test_every_pair_of_a_mixed_list_has_its_own_source(tmp_path: Path) -> None:
     path = written(tmp_path / "records.parquet", rows)
     labels = read_labels(path, None, "mean", ["human"], None, 8)
     assert labels.names == [GOLDEN, "b", "a", SEVERAL] and labels.golden_prompts == LEAST_LABELS
-    pairs, _, record_P = proxy_pairs(path, labels, np.array([2 * LEAST_LABELS]), folds=2, buckets=16)
+    pairs, _, record_P = proxy_pairs(path, labels, np.array([2 * LEAST_LABELS]), ExchangeConfig(folds=2, buckets=16))
     assert [labels.names[g] for g in pairs.group_P] == [GOLDEN, "a", "b", "a", "b", SEVERAL] and set(record_P) == {2 * LEAST_LABELS}
 
 
@@ -93,9 +94,10 @@ def test_pairs_of_a_list_weigh_one_record(tmp_path: Path) -> None:
     path = written(tmp_path / "records.parquet", rows)
     labels = read_labels(path, None, "mean", ["human"], None, 8)
     assert labels.names == [GOLDEN, OTHERS] and labels.group_R.tolist() == [1, NO_PREFERENCE, 0, NO_PREFERENCE]
-    pairs, features, record_P = proxy_pairs(path, labels, labels.sample(10, 0), folds=3, buckets=32)
+    pairs, features, record_P = proxy_pairs(path, labels, labels.sample(10, 0), ExchangeConfig(folds=3, buckets=32))
     assert record_P.tolist() == [0, 0, 0, 2] and pairs.weight_P == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1])
-    values = features(["p"] * 3 + ["q"] * 2, ["best one", "middle two", "worst three", "right", "left"])
+    assert features.text is not None
+    values = features.text(["p"] * 3 + ["q"] * 2, ["best one", "middle two", "worst three", "right", "left"])
     assert pairs.difference_PD == pytest.approx(values[[0, 0, 1, 3]] - values[[1, 2, 2, 4]])
     # The label of a record is its best response against its worst.
     (found,) = label_pairs(path, labels, features)

@@ -48,8 +48,29 @@ def test_a_record_belongs_to_a_kind_with_all_its_responses(
     records: Path, kind: Literal["golden", "synthetic"], expected: list[int]
 ) -> None:
     train = pq.read_table(records, filters=[("split", "=", "train")])
-    mask = selection(kind).of(train["sources"]).to_pylist()
+    mask = selection(kind).of(train).to_pylist()
     assert [i for i, chosen in enumerate(mask) if chosen] == expected
+
+
+LABELLED = [  # sources, carried columns; of every labeller a record of the other's responses
+    (["bot", "bot"], '{"annotator": "human-3"}'),  # golden by its labeller
+    (["human", "human"], '{"annotator": "judge"}'),  # synthetic by its labeller
+    (["human", "human"], '{"annotator": null}'),  # no labeller: golden by its responses
+    (["human", "bot"], "{}"),  # neither
+    (["bot", "bot"], None),  # synthetic by its responses
+]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("golden", [0, 2]), ("synthetic", [1, 4])])
+def test_a_named_labeller_decides_instead_of_the_responses(kind: Literal["golden", "synthetic"], expected: list[int]) -> None:
+    sources, extra = zip(*LABELLED, strict=True)
+    records = pa.table({"sources": pa.array(sources, pa.list_(pa.string())), "extra": pa.array(extra, pa.string())})
+    mask = selection(kind).evolve(labeller="annotator").of(records).to_pylist()
+    assert [i for i, chosen in enumerate(mask) if chosen] == expected
+
+
+def test_without_a_labeller_the_dump_is_that_of_earlier_releases() -> None:
+    assert selection("golden").model_dump() == {"records": "golden", "golden_sources": ["human*"]}
 
 
 def test_records_that_train_have_two_rewards_or_a_label(records: Path) -> None:

@@ -14,7 +14,7 @@ from dora_core.data.encoding import plain_prompt
 from dora_core.data.records import GOLDEN_SCHEMA, RECORDS_SCHEMA
 from tasks.tables import rows as rows_module
 from tasks.tables.artifacts import GOLDEN_FILE, RECORDS_FILE
-from tasks.tables.rows import read_index, rebatch, record_batches, responses_of, text_rows, texts_at
+from tasks.tables.rows import read_index, rebatch, record_batches, responses_of, row_keys, text_rows, texts_at
 
 
 def message(text: str) -> dict[str, str]:
@@ -152,4 +152,14 @@ def test_rebatching_keeps_every_row(rows):
     cut = list(rebatch(tables, rows))
     assert [x for table in cut for x in table["x"].to_pylist()] == list(range(10))
     assert all(len(table) == rows for table in cut[:-1]) and 0 < len(cut[-1]) <= rows
+    varied = list(rebatch(tables, iter([3, 1, rows])))
+    assert pa.concat_tables(varied).equals(pa.concat_tables(tables)) and [len(table) for table in varied][:2] == [3, 1]
     assert [len(table) for table in rebatch([tables[1]], rows)] == [0] and list(rebatch([], rows)) == []
+
+
+def test_a_goal_is_part_of_a_row_s_identity() -> None:
+    """The prompt's hash leaves the goal out; without a goal the key is that of earlier releases."""
+    hashes, texts = np.array([7, 7, 7], dtype=np.uint64), pa.array(["y", "y", "y"])
+    goals = pa.array([None, "Aim at 1.", "Aim at 2."])
+    plain, *asked = row_keys(hashes, texts, goals).tolist()
+    assert plain == row_keys(hashes, texts)[0] and len({plain, *asked}) == 3

@@ -12,6 +12,7 @@ from dora_core.data.adapter.canonical import Adapted, CanonicalRow, Refused
 from dora_core.data.adapter.labels import ListLabel, list_value
 from dora_core.data.adapter.paths import Missing
 from dora_core.data.adapter.shapes.base import RowShape
+from dora_core.data.adapter.weights import PromptWeights
 from dora_core.data.problems import Problem, Reason, problem
 
 
@@ -24,6 +25,7 @@ class ListShape:
         self.responses = fields.needed("responses")
         self._sources, self._source = fields.path("sources"), fields.path("source")
         self._label = ListLabel(adapter.label, fields.compile, notes, fields.path("rewards"), fields.path("ranks"))
+        self._weights = PromptWeights.of(adapter.label, fields.compile)
 
     def __call__(self, row: dict[str, Any]) -> Adapted:
         problems: list[Problem] = []
@@ -40,8 +42,11 @@ class ListShape:
         if problems:
             return problems
         prompt, texts = reader.joined(given, replies, problems, (path.text,)) if replies else (given.messages or [], [])
-        label = self._label(row, len(values), problems)
+        weights = self._weights(row, prompt, problems) if self._weights is not None else None
+        label = self._label(row, len(values), problems, weights)
         fields: dict[str, Any] = {"prompt": prompt, "responses": texts}
+        if self._weights is not None and weights is not None:
+            fields["goal"] = self._weights.said(weights)
         reader.beside(row, fields, problems)
         if self._sources is not None:
             fields["sources"] = list_value(reader.optional(self._sources, row, problems), self._sources, problems)

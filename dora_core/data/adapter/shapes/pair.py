@@ -16,6 +16,8 @@ from dora_core.data.adapter.base import ResponseReader, RowReader
 from dora_core.data.adapter.canonical import Adapted, CanonicalRow, Refused
 from dora_core.data.adapter.labels import TwoSided
 from dora_core.data.adapter.shapes.base import RowShape
+from dora_core.data.adapter.votes import VoteReader
+from dora_core.data.adapter.weights import PromptWeights
 from dora_core.data.problems import Problem, Reason, problem
 
 
@@ -31,6 +33,8 @@ class PairShape:
         self._chosen_source = (fields.path("chosen_source"), source)
         self._rejected_source = (fields.path("rejected_source"), source)
         self._label = TwoSided(adapter.label, fields.compile, notes) if adapter.label is not None else None
+        self._weights = PromptWeights.of(adapter.label, fields.compile)
+        self._votes = VoteReader(adapter.votes, fields.compile, notes) if adapter.votes is not None else None
         self._scores_decide = getattr(adapter.label, "contradiction", "refuse") == "scores"
         self._names = (self.chosen.text, self.rejected.text)
 
@@ -46,15 +50,23 @@ class PairShape:
         if problems:
             return problems
         prompt, texts = reader.joined(given, replies, problems, self._names)
-        verdict = self._label(row, problems) if self._label is not None else None
+        weights = self._weights(row, prompt, problems) if self._weights is not None else None
+        verdict = self._label(row, problems, weights) if self._label is not None else None
         fields: dict[str, Any] = {"prompt": prompt}
+        if self._weights is not None and weights is not None:
+            fields["goal"] = self._weights.said(weights)
         reader.beside(row, fields, problems)
+        votes = self._votes(row, problems) if self._votes is not None else None
         sources = [responses.source(paths, row, problems) for paths in (self._chosen_source, self._rejected_source)]
         if problems:
             return Refused(problems, CanonicalRow("pairwise", {**fields, "chosen": texts[0], "rejected": texts[1]}))
+        if self._weights is not None and (verdict is None or verdict.first is None or verdict.second is None):
+            return [problem(self._names[0], Reason.MISSING_LABEL, "has no score, and the prompt states weights of scores (`label.say`)")]
         if verdict is None or verdict.first is None or verdict.second is None:
             if verdict is not None:
                 self.notes["pairs without both scores, read as plain preferences"] += 1
+            if self._votes is not None and votes is not None:
+                fields["label_probability"] = self._votes.probability(*votes)
             fields["chosen"], fields["rejected"] = texts
             fields["chosen_source"], fields["rejected_source"] = sources
             return CanonicalRow("pairwise", fields)
@@ -72,6 +84,8 @@ class PairShape:
             return [problem(self._names[1], Reason.IDENTICAL_PAIR, "equals the other response, and the scores differ")]
         if verdict.first < verdict.second:
             self.notes["pairs whose scores overrule chosen and rejected"] += 1
+        if self._votes is not None and votes is not None and verdict.first != verdict.second:
+            fields["label_probability"] = self._votes.probability(*(votes if verdict.first > verdict.second else votes[::-1]))
         fields |= {"responses": texts, "rewards": [verdict.first, verdict.second], "sources": sources}
         return CanonicalRow("listwise", fields)
 

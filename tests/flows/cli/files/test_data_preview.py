@@ -11,6 +11,7 @@ import pytest
 from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.data.previewed import RecordShown
 from dora_core.errors import ConfigError
+from dora_core.models.loading import build_policy, save_model, train_tokenizer
 from flows.cli.files.data_preview import SHOWN_CHARS, TINY_END, _clip, _example, _template, load_any
 from flows.config.models import RealignConfig, SelfTrainConfig
 from tests.flows.cli.invoked import document, invoke
@@ -71,10 +72,34 @@ def test_a_long_text_is_cut_and_its_rest_counted() -> None:
     assert _clip("x" * (SHOWN_CHARS + 1500)) == "x" * SHOWN_CHARS + " … (1,500 more characters)"
 
 
-def test_the_best_response_is_rendered_with_the_end_of_the_tiny_policy() -> None:
+def shown(*roles: str) -> RecordShown:
+    """A record with the responses bad and good."""
     responses = [{"text": "bad", "source": None, "reward": 0.0}, {"text": "good", "source": None, "reward": 1.0}]
-    fields = {"record_id": "1", "file": "a", "row": 0, "split": "train", "kind": "pairwise", "prompt": [{"role": "user", "content": "q"}]}
-    record = RecordShown.model_validate(fields | {"responses": responses})
+    fields = {"record_id": "1", "file": "a", "row": 0, "split": "train", "kind": "pairwise"}
+    prompt = [{"role": role, "content": "q"} for role in roles]
+    return RecordShown.model_validate(fields | {"responses": responses, "prompt": prompt})
+
+
+def test_the_best_response_is_rendered_with_the_end_of_the_tiny_policy() -> None:
+    record = shown("user")
     template = _template(None, ModelConfig(), TextConfig())
-    assert TINY_END in template.note and template.tokenizer is None
+    assert TINY_END in template.note and template.encoder is None
     assert _example(record, template)[1:] == [("response", "good"), ("end", TINY_END)]
+
+
+def test_a_chat_is_shown_token_by_token_with_its_end_and_its_refusals(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["the cat sat on a mat"], 300)
+    tokenizer.chat_template = (
+        "{%- for m in messages %}{%- if m.role == 'system' %}{{ raise_exception('no system') }}{%- endif %}"
+        "{{- '<cls>' + m.content + '<sep>' }}{%- endfor %}{%- if add_generation_prompt %}{{- '<cls>' }}{%- endif %}"
+    )
+    save_model(build_policy(ModelConfig(hidden_size=32, layers=1, heads=2), tokenizer, 64), tokenizer, tmp_path / "model")
+    template = _template(str(tmp_path / "model"), ModelConfig(), TextConfig())
+    assert "no beginning-of-sequence token is written; a turn ends with '<sep>'" in template.note
+    assert "generation stops at <eos>, <sep>; limits 512 + 512 tokens" in template.note
+    expected = [("prompt", "<cls>q<sep><cls>"), ("response", "good"), ("end", "<sep>"), ("tokens", "4 + 5 tokens")]
+    assert _example(shown("user"), template) == expected
+    refused = _example(shown("system", "user"), template)[0][1]
+    assert refused.startswith("(refused: the chat template of") and "text.system: merge" in refused
+    cut = _template(str(tmp_path / "model"), ModelConfig(), TextConfig(max_response_tokens=4))
+    assert _example(shown("user"), cut)[2:] == [("end", "(cut: no end token)"), ("tokens", "4 + 4 tokens, 1 cut")]
