@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dora_core.config.valuation import ExchangeConfig, TrustConfig
-from tasks.stages._value_labels import Labels, find_overlap, proxy_pairs, read_labels
 from tasks.tables.artifacts import PROXY_FILE, TRUST_FILE
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from dora_core.selection.proxy import ProxyPairs
     from tasks.stages._policy_vectors import Vectors
-    from tasks.stages._value_labels import Overlap, PairFeatures
+    from tasks.stages._value_labels import Labels, Overlap, PairFeatures
     from tasks.stages._value_trust import Estimate
     from tasks.tables.training_records import Aggregate
 
@@ -61,6 +60,8 @@ def read_mixture(
     records: Path, factors: Path | None, aggregate: Aggregate, golden: list[str], trust: TrustConfig, exchange: ExchangeConfig
 ) -> Labels:
     """Read the labels of the train records; arguments as in :func:`tasks.stages._value_labels.read_labels`."""
+    from tasks.stages._value_labels import read_labels
+
     return read_labels(records, factors, aggregate, golden, trust.labeller, exchange.max_sources)
 
 
@@ -73,6 +74,7 @@ def compute_proxy(
         warnings: added to.
         vectors: of the policy, for ``exchange.features`` other than text.
     """
+    from tasks.stages._value_labels import find_overlap, proxy_pairs
     from tasks.stages._value_trust import estimate_trust
 
     chosen = labels.sample(exchange.max_labels, exchange.seed)
@@ -101,6 +103,7 @@ def read_proxy(folder: Path) -> Proxy | None:
     import pyarrow.parquet as pq
 
     from dora_core.selection.proxy import ProxyPairs
+    from tasks.stages._value_labels import Labels
 
     if not (folder / PROXY_FILE).is_file():
         return None

@@ -344,13 +344,9 @@ def test_every_round_races_again_on_its_own_mixture(tmp_path: Path, mixture: Pat
         load_config(tmp_path / "rounds.yaml", ["rounds.mix.given_fraction=0"], SelfTrainConfig)
 
 
-def test_a_race_softens_no_labels_for_a_loss_that_cannot_read_it(tmp_path: Path, mixture: Path, store: Store) -> None:
-    auto = "align.objective.name=auto"
-    for settings, method in ((["align.loss=dpo"], "auto"), (["align.loss=dpo_pl"], "off"), (["align.label_probability=ignore"], "off")):
-        plan = build_plan(load(tmp_path, mixture, auto, *settings), store)
-        assert next(stage.spec for stage in plan.stages if stage.label == "race").trust.method == method, settings
+def test_trust_beside_a_race_is_refused(tmp_path: Path, mixture: Path) -> None:
     with pytest.raises(ConfigError, match=r"trust\.apply=soft_label: with align\.objective\.name=auto the race decides"):
-        load(tmp_path, mixture, auto, "trust.apply=soft_label")
+        load(tmp_path, mixture, "align.objective.name=auto", "trust.apply=soft_label")
 
 
 def test_studies_refuse_objective_auto(tmp_path: Path) -> None:
