@@ -19,7 +19,7 @@ def render_tune(store: Store, run_id: str) -> str:
     planned = next((stage for stage in run.stages if stage.stage == STAGE.name), None)
     if planned is None:
         raise ReportError(f"run {run_id!r} is not a search", hint="`dora report` writes the page of a realignment")
-    content = store.read_result(planned.stage, planned.digest)
+    content = store.read_result(planned.stage, planned.digest) if planned.is_finished else None  # of this run, not of a later one
     result = STAGE.parse(content) if content else None
     facts = result.facts if result else None
     return render_template(
