@@ -53,7 +53,8 @@ class Chain:
         fingerprints: of the input files.
 
     Attributes:
-        records: input of the next stages: the given records, or a round's mixture.
+        records: input of the next stages: the given records, a round's mixture, or those of a run that continues from a champion.
+        model: the base policy, as stages read it.
         round: the self-training round that stages belong to; in labels from round 1 on. None outside self-training.
         rounds: label → round.
     """
@@ -62,6 +63,9 @@ class Chain:
         from tasks.stages import ingest
 
         self.config, self.specs = config, dict[str, StageSpec]()
+        self.model = config.policy.model
+        self._continues = False
+        self._base: StageRef | None = None  # of a run that continues from a champion
         self.round: int | None = 0 if isinstance(config, SelfTrainConfig) else None
         self.rounds: dict[str, int | None] = {}
         self._run, self._golden = config.execution.of, config.data.golden_sources
@@ -173,10 +177,14 @@ class Chain:
         value = self.value(calibration) if self.config.needs_valuation else None
         return self.race(calibration, value) if self.config.races and calibration is not None and value is not None else None
 
-    def alignment_inputs(self, calibration: StageRef | None) -> AlignmentInputs:
-        """Add everything that the alignment of the given records reads, besides the factors."""
+    def alignment_inputs(self, calibration: StageRef | None, champion: StageRef | None = None) -> AlignmentInputs:
+        """Add everything that the alignment of the given records reads, besides the factors.
+
+        Args:
+            champion: the policy to continue from; None: the configured start.
+        """
         race = self.choose(calibration)
-        start = self.start()
+        start = self.start() if champion is None else champion
         return self.finals(AlignmentInputs(start, self.reference(start), calibration, race))
 
     def finals(self, inputs: AlignmentInputs, align: AlignConfig | None = None) -> AlignmentInputs:
@@ -197,6 +205,26 @@ class Chain:
         chosen = finals.Spec(race=inputs.race, tune=self.add("tune", search), confidence=self.config.tune.confidence)
         return replace(inputs, race=self.add("finals", chosen))
 
+    def replay(self, earlier: StageRef, base: StageRef | None) -> StageRef:
+        """Add the training records of a run that continues from a champion: those that are new since ``earlier``, and some of the others.
+        They are the input of the stages that follow.
+
+        Args:
+            base: of the champion's lineage; None: the model itself.
+        """
+        from tasks.stages import replay
+
+        spec = replay.Spec(
+            records=self.given,
+            earlier=earlier,
+            replay=self.config.policy.replay,
+            golden_sources=self._golden,
+            execution=self._run("replay"),
+        )
+        self._continues, self._base = True, base
+        self.records = self.add("replay", spec)
+        return self.records
+
     def start(self) -> StageRef | None:
         """Add the supervised start; None where alignment starts from the model as it is."""
         return self._fine_tune(None, self.config.sft) if self.config.sft.enabled else None
@@ -211,7 +239,7 @@ class Chain:
         spec = sft.Spec(
             records=records or self.records,
             start=policy,
-            model=self.config.policy,
+            model=self.model,
             text=self.config.text,
             sft=settings,
             golden_sources=self._golden,
@@ -219,11 +247,11 @@ class Chain:
         )
         return self.add("sft", spec)
 
-    def reference(self, start: StageRef | None) -> StageRef:
+    def reference(self, start: StageRef | None, label: str = "reference") -> StageRef:
         """Add the log-probabilities of every response under the start."""
         from tasks.stages import reference
 
-        return self.add("reference", reference.Spec(**self._policy(start), execution=self._run("reference")))
+        return self.add(label, reference.Spec(**self._policy(start), execution=self._run("reference")))
 
     def align(
         self,
@@ -317,7 +345,7 @@ class Chain:
         assert config is not None, "called where benchmarks are configured"
         spec = benchmarks.Spec(
             policy=policy,
-            model=self.config.policy,
+            model=self.model,
             benchmarks=config,
             files={str(path): sha256_file(path) for task in config.files for path in task_files(task)},
             execution=self._run("benchmarks"),
@@ -381,7 +409,7 @@ class Chain:
         spec = stage.Spec(
             records=self.given,
             policy=None if served else policy,
-            model=config.policy,
+            model=self.model,
             text=config.text,
             generate=generate,
             split=split,
@@ -422,7 +450,7 @@ class Chain:
         spec = reward.Spec(
             records=self.given,
             start=start,
-            model=self.config.policy if start is None else judge.model,
+            model=self.model if start is None else judge.model,
             text=self.config.text,
             training=judge.training,
             golden_sources=self._golden,
@@ -485,12 +513,14 @@ class Chain:
         config = self.config
         if config.exchange.features == "text":
             return {}
-        start = self._fine_tune(None, config.sft, self.given) if config.sft.enabled else None
-        return {"start": start, "model": config.policy, "text": config.text}
+        start = self._base
+        if not self._continues and config.sft.enabled:
+            start = self._fine_tune(None, config.sft, self.given)
+        return {"start": start, "model": self.model, "text": config.text}
 
     def _policy(self, start: StageRef | None) -> dict[str, Any]:
         """Return the inputs of every stage that works with the policy."""
-        return {"records": self.records, "start": start, "model": self.config.policy, "text": self.config.text}
+        return {"records": self.records, "start": start, "model": self.model, "text": self.config.text}
 
 
 def pinned(config: Configuration) -> Configuration:

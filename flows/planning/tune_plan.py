@@ -167,6 +167,11 @@ def plan_search(config: RealignConfig, search: SearchConfig, store: Store) -> tu
     from dora_core.data.fingerprints import FingerprintMemory
     from dora_core.data.inputs import fingerprint_sources
 
+    if config.continues:
+        raise ConfigError(
+            "policy.start=champion: a search compares trainings from the base",
+            hint="--set policy.start=base for the search, then use its values",
+        )
     latest = read_latest(store, config.project)
     fingerprints = fingerprint_sources(config.data, FingerprintMemory(Settings().fingerprints))
     named = pinned(config)

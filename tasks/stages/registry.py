@@ -30,9 +30,11 @@ from tasks.stages import (
     prompts,
     race,
     reference,
+    replay,
     reward,
     sft,
     study,
+    suggest,
     training_data,
     trial,
     tune,
@@ -46,6 +48,7 @@ STAGES.update(
     for stage in (
         ingest.STAGE,
         drift.STAGE,
+        replay.STAGE,
         classify.STAGE,
         calibrate.STAGE,
         exact_densities.STAGE,
@@ -69,6 +72,7 @@ STAGES.update(
         promote.STAGE,
         batch.STAGE,
         study.STAGE,
+        suggest.STAGE,
         prompts.STAGE,
     )
 )
