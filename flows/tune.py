@@ -78,9 +78,11 @@ def track_trials(session: Session) -> None:
 
 
 def track_page(session: Session) -> None:
-    """Log the page as an artifact of the search's own MLflow run."""
+    """Log the page as an artifact of the search's own MLflow run; a run without work has none."""
     from flows.report.tune import render_tune
 
+    if session.parent_run is None:
+        return
     with tempfile.TemporaryDirectory() as scratch:
         page = Path(scratch) / "tune.html"
         page.write_text(render_tune(session.store, session.manifest.run_id), encoding="utf-8")

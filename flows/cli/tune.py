@@ -42,10 +42,11 @@ def tune(
     with explained(as_json):
         from flows.cli.searches import find_search, remember, run_search
         from flows.config.loading import load_config
+        from flows.config.models import RealignConfig
         from infra.settings import Settings
         from infra.store.store import Store
 
-        loaded = load_config(config, overrides)
+        loaded: RealignConfig = load_config(config, overrides)
         store = Store(Settings().store_uri)
         search = find_search(loaded, store, over, trials, minutes, resume)
         if not dry_run:

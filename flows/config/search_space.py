@@ -200,9 +200,9 @@ def sample_values(dimensions: Sequence[Dimension], trials: int, seed: int) -> li
         return [dict(zip(keys, combination, strict=True)) for combination in itertools.product(*finite)]
     found = list[dict[str, Any]]()
     for point in itertools.islice(_points(len(dimensions), seed), 20 * trials):
-        values = {d.key: d.space.draw(u) for d, u in zip(dimensions, point, strict=True)}
-        if values not in found:
-            found.append(values)
+        drawn = {d.key: d.space.draw(u) for d, u in zip(dimensions, point, strict=True)}
+        if drawn not in found:
+            found.append(drawn)
         if len(found) == trials:
             break
     return found
@@ -212,6 +212,6 @@ def _points(dimensions: int, seed: int) -> Iterator[list[float]]:
     """Points of a scrambled Sobol sequence in [0, 1)^dimensions."""
     import torch
 
-    engine = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=seed)
+    engine = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
     while True:
         yield from engine.draw(64, dtype=torch.float64).tolist()

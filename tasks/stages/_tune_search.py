@@ -133,7 +133,7 @@ def _most(execution: Execution, parallel: int | None, inside: bool) -> int | Non
     """Number of trials at the same time; None: as many as Ray Tune finds resources for."""
     if inside:
         return parallel
-    total = ray.cluster_resources()
+    total: dict[str, float] = ray.cluster_resources()
     rooms = [total.get("CPU", 0.0) / (execution.workers * execution.cpus_per_worker)]
     if execution.gpus_per_worker:
         rooms.append(total.get("GPU", 0.0) / (execution.workers * execution.gpus_per_worker))

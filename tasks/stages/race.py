@@ -174,7 +174,7 @@ def write_recipe(records: Path, folder: Path, labels: Labels, choice: Choice, pr
     import pyarrow.parquet as pq
 
     weight_R, label_R = choice.recipe(labels.group_R == 0, labels.factor_R, probability_R)
-    weight_R = weight_R / weight_R.mean()
+    weight_R /= weight_R.mean()
     folder.mkdir(parents=True, exist_ok=True)
     start, writer = 0, None
     for batch in record_batches(records, ["record_id", "responses", "sources"], "train"):

@@ -88,3 +88,10 @@ def test_no_trial_reads_the_evaluation_split(tmp_path: Path, mixture: Path, stor
     config = load(tmp_path, mixture)
     _, found = plan_search(config, search("align.optimization.batch_size=8,16"), store)
     assert {(spec.held_out.folds, spec.held_out.fold) for spec in found.trials.values()} == {(5, 0)}
+
+
+def test_continuing_from_the_champion_is_refused_with_the_next_step(tmp_path: Path, mixture: Path, store: Store) -> None:
+    config = load(tmp_path, mixture, "policy.start=champion")
+    with pytest.raises(ConfigError, match="policy.start=champion: a search compares trainings from the base") as caught:
+        plan_search(config, search("align.loss.beta=0.2,0.3"), store)
+    assert "--set policy.start=base" in (caught.value.hint or "")
