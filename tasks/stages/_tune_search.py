@@ -62,6 +62,10 @@ class Search:
     computed: int = 0
     _rungs: int = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune pickles scheduler and callbacks into its record, which is not read again; a context has locks."""
+        return {}
+
     def result(self, digest: str, result: dict[str, Any]) -> None:
         self.computed += result["computed"]
         self._rungs += 1
@@ -111,6 +115,7 @@ def run_trials(context: StageContext, trials: list[StageRef], settings: TuneConf
             name=f"tune-{time.time_ns()}",
             storage_path=str(Path(context.scratch / "ray-tune").resolve()) if context.store.remote is None else _scratch_uri(context),
             failure_config=tune.FailureConfig(max_failures=execution.max_failures),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial that starts again replays its rungs
             callbacks=[_Results(search)],
             verbose=0,
         ),

@@ -109,11 +109,11 @@ def labelled(folder: Path) -> Path:
 
 def test_rows_that_the_loss_cannot_read_are_refused_before_anything_runs(tmp_path: Path, store: Store) -> None:
     """A schema is known only with the rows. Read before or not, the refusal is the same; calibration alone needs no loss."""
-    kto = load(tmp_path, labelled(tmp_path), "data.train=[{path: kto.jsonl, source: bot}]", "align.loss.name=kto")
+    kto = load(tmp_path, labelled(tmp_path), "data.train=[{path: kto.jsonl, source: human}]", "align.loss.name=kto")
     plan = build_plan(kto, store)
     (spec,) = (stage.spec for stage in plan.stages if stage.label == "ingest")
     for _ in range(2):
-        dpo = load(tmp_path, labelled(tmp_path), "data.train=[{path: kto.jsonl, source: bot}]")
+        dpo = load(tmp_path, labelled(tmp_path), "data.train=[{path: kto.jsonl, source: human}]")
         with pytest.raises(DataError, match=r"data.train\[0\]: rows are unpaired .* align.loss.name: dpo compares") as error:
             build_plan(dpo, store)
         assert "set align.loss.name to bco or kto" in error.value.hint
@@ -135,7 +135,7 @@ def given(**mapping: Any) -> dict[str, Any]:
 
 def test_groups_of_the_evaluation_are_carried_columns(tmp_path: Path, store: Store) -> None:
     data = labelled(tmp_path)
-    train = "data.train=[{path: kto.jsonl, source: bot}]"
+    train = "data.train=[{path: kto.jsonl, source: human}]"
     plan = build_plan(load(tmp_path, data, train, "align.loss.name=kto", "evaluate.groups=[annotator]"), store)
     spec = next(stage.spec for stage in plan.stages if stage.label == "evaluate")
     assert spec.payload()["evaluate"]["groups"] == [{"column": "annotator", "bins": 5, "most": 12}]

@@ -92,6 +92,6 @@ def test_no_trial_reads_the_evaluation_split(tmp_path: Path, mixture: Path, stor
 
 def test_continuing_from_the_champion_is_refused_with_the_next_step(tmp_path: Path, mixture: Path, store: Store) -> None:
     config = load(tmp_path, mixture, "policy.start=champion")
-    with pytest.raises(ConfigError, match="policy.start=champion: a search compares trainings from the base") as caught:
+    with pytest.raises(ConfigError, match=r"policy\.start=champion: a search compares trainings from the base") as caught:
         plan_search(config, search("align.loss.beta=0.2,0.3"), store)
     assert "--set policy.start=base" in (caught.value.hint or "")

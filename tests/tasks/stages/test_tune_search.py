@@ -69,6 +69,11 @@ def test_what_an_earlier_attempt_stopped_stays_stopped_whatever_comes_in_first(s
     assert search.stopped.keys() == {REFS[0].digest} | {digest for digest, decision in decisions.items() if decision == STOP}
 
 
+def test_ray_tune_can_write_its_record_of_a_search(search: Search) -> None:
+    scheduler, callback = ray.cloudpickle.loads(ray.cloudpickle.dumps((prepared(search), _tune_search._Results(search))))
+    assert isinstance(scheduler, Halving) and isinstance(callback, _tune_search._Results)
+
+
 def test_as_many_trials_with_several_workers_as_the_cluster_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": 8.0})
     wide = Execution(workers=2, gpus_per_worker=1, cpus_per_worker=4)
