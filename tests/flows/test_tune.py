@@ -18,7 +18,7 @@ SETTINGS = [
     "evaluate.twins=[]",
 ]
 SET = [word for setting in SETTINGS for word in ("--set", setting)]
-OVER = ["--over", "align.optimization.learning_rate=1e-4,1e-3", "--trials", "2"]
+OVER = ["--over", "align.optimization.learning_rate=1e-4,3e-4", "--trials", "2"]
 
 
 def test_a_search_then_the_same_from_memory(dora: Dora, mixture: Path) -> None:
