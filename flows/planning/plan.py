@@ -16,6 +16,7 @@ from flows.planning.answers import answered_elsewhere
 from flows.planning.champion import champion_to_continue, champions
 from flows.planning.continuation import Continuation, continuation
 from flows.planning.latest import LatestStage, read_latest
+from flows.planning.memory import refuse_too_large
 from flows.planning.model_checks import Described, check_data, describe_policy
 from flows.planning.planned_stage import Plan, PlannedStage, split_on_demand
 from flows.planning.rounds import add_rounds
@@ -68,6 +69,7 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     specs, labels = chain.specs, {spec.digest(): label for label, spec in chain.specs.items()}
     compared = [compare_with_last(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items()]
     stages, not_needed = split_on_demand(compared)
+    refuse_too_large(config, {stage.spec.stage for stage in stages if not stage.cached})
     notes += filter(None, (answered_elsewhere(stage.spec, store) for stage in stages if stage.cached))
     wanted = config.wanted if until != "calibrate" else config.wanted._replace(loss=None, groups=())
     read = check_inputs(stages[0], wanted, store)

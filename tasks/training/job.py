@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,9 @@ log = logging.getLogger("dora.training")
 class CausalLM:
     """A kind of model: a language model, trained through the log-probabilities of responses.
 
-    Every kind has these three functions and peft's name for it. ``wrap`` makes the module that is trained, with the model as its
-    attribute ``model``; ``warnings`` are about the wrapped module, for users.
+    Every kind has these functions and peft's name for it. ``wrap`` makes the module that is trained, with the model as its
+    attribute ``model``; ``warnings`` are about the wrapped module, for users. ``sharded`` is what ``load`` does, for a model that is read
+    by shards: the class of transformers that chooses the model, changes to its configuration, and the tokenizer.
     """
 
     lora_task = "CAUSAL_LM"
@@ -52,6 +53,14 @@ class CausalLM:
         from dora_core.models.loading import load_policy
 
         return load_policy(source)
+
+    @staticmethod
+    def sharded(source: ModelConfig) -> tuple[Any, dict[str, Any], PreTrainedTokenizerBase]:
+        import transformers
+
+        from dora_core.models.loading import load_policy_tokenizer
+
+        return transformers.AutoModelForCausalLM, {}, load_policy_tokenizer(source)
 
     @staticmethod
     def wrap(model: PreTrainedModel, execution: Execution) -> ResponseLogps:
@@ -75,6 +84,14 @@ class ScalarHead:
         from dora_core.models.loading import grow_reward_model
 
         return grow_reward_model(source)
+
+    @staticmethod
+    def sharded(source: ModelConfig) -> tuple[Any, dict[str, Any], PreTrainedTokenizerBase]:
+        import transformers
+
+        from dora_core.models.loading import reward_model_settings
+
+        return transformers.AutoModelForSequenceClassification, *reward_model_settings(source)
 
     @staticmethod
     def wrap(model: PreTrainedModel, execution: Execution) -> RewardModel:
@@ -113,11 +130,13 @@ class TrainingJob:
 
 @dataclass
 class Start:
-    """The starting weights on a worker, ready to be made into a task: ``module`` is the model as its kind wraps it."""
+    """The starting weights on a worker, ready to be made into a task: ``module`` is the model as its kind wraps it, sharded if it was
+    read by shards; ``notes`` are for users."""
 
     module: Any
     tokenizer: PreTrainedTokenizerBase
     layers: list[nn.Module]
+    notes: list[str] = field(default_factory=list)
 
 
 def trained_folder(store: Store, stage: str, digest: str) -> Path:
@@ -129,9 +148,7 @@ def trained_folder(store: Store, stage: str, digest: str) -> Path:
 
 def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
     """Train from the last checkpoint to the saved model. Called on every worker."""
-    from dora_core.models.loading import save_model
     from dora_core.training.device_memory import explain_out_of_memory
-    from dora_core.training.distributed import full_weights
     from dora_core.training.loop import OutOfMemory, Schedule, fit
 
     memory = Memory.of(job)
@@ -143,12 +160,12 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
     except OutOfMemory as error:
         memory.lower(job, error)
         raise
-    with explain_out_of_memory("the trained weights were gathered", task.module, execution.strategy, worker):
-        weights = full_weights(task.module)
+    folder = Store(job.store_uri).folder(job.stage, job.digest)
     if worker.rank == 0:
-        folder = Store(job.store_uri).folder(job.stage, job.digest)
         shutil.rmtree(folder.path / "model", ignore_errors=True)  # half of one, from an attempt that was killed here
-        save_model(trained_model(job, weights), start.tokenizer, folder.path / "model")
+    with explain_out_of_memory("the trained weights were gathered", task.module, execution.strategy, worker):
+        _save(job, task.module, start, folder.path / "model", worker)
+    if worker.rank == 0:
         for file in (folder.path / "model").iterdir():
             folder.commit(f"model/{file.name}")
     planned = Schedule(len(task.tokens), job.optimization).steps
@@ -158,7 +175,7 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
         resumed_from=report.resumed_from,
         curve=report.curve,
         records=len(task.tokens),
-        warnings=[*memory.warnings, *report.warnings, *job.kind.warnings(start.module)],
+        warnings=[*memory.warnings, *start.notes, *report.warnings, *job.kind.warnings(start.module)],
     )
 
 
@@ -190,15 +207,63 @@ class Memory(StrictModel):
 
 
 def load(job: TrainingJob, worker: Worker) -> Start:
-    """The starting weights with adapters and gradient checkpointing as configured; the same on every rank."""
+    """The starting weights with adapters and gradient checkpointing as configured; the same on every rank.
+
+    With strategy fsdp each rank reads its shard; a model that cannot be read so is read whole by every rank, which a note says.
+    """
     import torch
 
+    from dora_core.models.sharded_loading import CannotShard
+
+    notes: list[str] = []
+    source = local_model(job.model, job.store_uri)
+    if job.execution.strategy == "fsdp" and worker.group is not None:
+        try:
+            return _load_shards(job, source, worker)
+        except CannotShard as reason:
+            notes.append(f"every worker read the whole model, not its shard alone: {reason.message}")
+            log.warning(notes[0])
     torch.manual_seed(job.optimization.seed)  # new heads and adapters must agree between ranks
-    model, tokenizer = job.kind.load(local_model(job.model, job.store_uri))
+    model, tokenizer = job.kind.load(source)
     layers = decoder_layers(model)
+    _checkpoint_layers(job, model, worker)
+    return Start(job.kind.wrap(_adapted(job, model), job.execution), tokenizer, layers, notes)
+
+
+def _load_shards(job: TrainingJob, source: ModelConfig | Path, worker: Worker) -> Start:
+    import torch
+
+    from dora_core.models.sharded_loading import Share, load_sharded, model_class, read_config, stored_dtypes
+    from dora_core.models.twin import twin
+    from dora_core.training.distributed import Sharding
+    from dora_core.training.sharding import shard
+
+    config = source if isinstance(source, ModelConfig) else ModelConfig(source=str(source))
+    bfloat16 = job.optimization.precision == "bfloat16"
+    sharding = Sharding(worker, bfloat16, job.execution.replicas, job.execution.cpu_offload)
+    share = Share(sharding.rank, sharding.shards)
+    auto, settings, tokenizer = job.kind.sharded(config)
+    settled = read_config(config, **settings)
+    kind = model_class(auto, settled)
+    like = twin(kind, settled)
+    module: Any = job.kind.wrap(like, job.execution)  # decides on the twin how records are computed
+    module.model = None  # the twin is freed before weights are read
+    # Frozen weights are computed with in bfloat16: files of that dtype need no float32 copy.
+    frozen = bfloat16 and job.optimization.lora is not None and stored_dtypes(config) == {"BF16"}
+    torch.manual_seed(job.optimization.seed)  # new heads and adapters must agree between ranks
+    start = load_sharded(kind, settled, config, share, torch.bfloat16 if frozen else torch.float32, sharding.held_on)
+    start.model.set_attn_implementation(like.config._attn_implementation)
+    layers = decoder_layers(start.model)
+    _checkpoint_layers(job, start.model, worker)
+    module.model = _adapted(job, start.model)
+    return Start(shard(module, layers, start.rows, share, sharding), tokenizer, layers)
+
+
+def _checkpoint_layers(job: TrainingJob, model: PreTrainedModel, worker: Worker) -> None:
+    from dora_core.training.activations import checkpoint_layers
+
     if job.execution.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Start(job.kind.wrap(_adapted(job, model), job.execution), tokenizer, layers)
+        checkpoint_layers(model, worker.device, offload=job.execution.activation_offload)
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
@@ -207,6 +272,28 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
 
     lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
     return max(lists, key=len, default=[])
+
+
+def _save(job: TrainingJob, module: nn.Module, start: Start, folder: Path, worker: Worker) -> None:
+    """Write the trained model, adapters merged, in the precision it was trained in. A sharded one never becomes whole on any rank."""
+    import torch
+    from torch.distributed.fsdp import FSDPModule
+
+    from dora_core.models.loading import declare_ends, finish_folder, save_model
+    from dora_core.training.distributed import full_weights
+    from dora_core.training.sharded_saving import save_sharded
+
+    if isinstance(module, FSDPModule):
+        model = start.module.model
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        declare_ends(plain, start.tokenizer)
+        save_sharded(module, plain, folder, getattr(torch, job.optimization.precision), worker)
+        if worker.rank == 0:
+            finish_folder(start.tokenizer, folder)
+        return
+    weights = full_weights(module)
+    if worker.rank == 0:
+        save_model(trained_model(job, weights), start.tokenizer, folder)
 
 
 def trained_model(job: TrainingJob, weights: dict[str, Tensor]) -> PreTrainedModel:

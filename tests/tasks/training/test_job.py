@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.multiprocessing as mp
+from safetensors.torch import load_file, save_file
 
 from dora_core.config.execution import Execution
 from dora_core.config.method import ModelConfig, OptimizationConfig
@@ -15,6 +18,8 @@ from dora_core.training.distributed import Worker
 from dora_core.training.loop import OutOfMemory
 from infra.store.store import Store
 from tasks.training.job import CausalLM, Memory, ScalarHead, TrainingJob, decoder_layers, load, trained_folder, trained_model
+from tasks.training.report import TrainingReport
+from tests.tasks.training import sharded_jobs
 
 TINY = ModelConfig(hidden_size=16, layers=3, heads=2, vocab_size=300)
 DIGEST = "a" * 64
@@ -98,3 +103,38 @@ def test_the_folder_of_a_trained_model_is_on_this_machine(tmp_path: Path) -> Non
     (folder.path / "model").mkdir()
     (folder.path / "model" / "config.json").write_text("{}")
     assert (trained_folder(store, "align", DIGEST) / "config.json").read_text() == "{}"
+
+
+@pytest.fixture(scope="module")
+def sharded(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Jobs of two ranks (``sharded_jobs.py``), and of one process with the whole model."""
+    folder = tmp_path_factory.mktemp("jobs")
+    shutil.copytree(start, folder / "start")
+    shutil.copytree(start, folder / "untied")
+    weights = load_file(folder / "untied" / "model.safetensors")
+    both = weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}
+    save_file(both, folder / "untied" / "model.safetensors", metadata={"format": "pt"})
+    mp.spawn(sharded_jobs.rank_main, (str(folder),), nprocs=2)
+    return folder
+
+
+def trained(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    model = folder / "store" / "sft" / sharded_jobs.DIGESTS[name] / "model"
+    assert (model / "tokenizer.json").is_file() and (model / "config.json").is_file()
+    return {name: tensor for file in model.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+@pytest.mark.parametrize("name", sharded_jobs.KINDS)
+def test_two_ranks_with_shards_leave_the_model_of_one_process(name: str, sharded: Path, tmp_path: Path) -> None:
+    report = TrainingReport.model_validate_json((sharded / f"{name}.json").read_text())
+    shutil.copytree(sharded / "start", tmp_path / "start")
+    shutil.copytree(sharded / "untied", tmp_path / "untied")
+    alone = sharded_jobs.run(name, tmp_path, Worker(), Execution(workers=0))
+    assert report.curve["loss"] == pytest.approx(alone.curve["loss"], rel=1e-4) and report.steps == alone.steps == 3
+    got, expected = trained(sharded, name), trained(tmp_path, name)
+    assert got.keys() == expected.keys()
+    before = load_file(sharded / "start" / "model.safetensors")
+    moved = max((expected[at] - weight).abs().max().item() for at, weight in before.items() if at in expected)
+    assert max((got[at] - weight).abs().max().item() for at, weight in expected.items()) < 1e-2 * moved
+    notes = [warning for warning in report.warnings if "read the whole model" in warning]
+    assert len(notes) == (name == "whole") and all("which are one weight" in note for note in notes)
