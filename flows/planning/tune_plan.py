@@ -20,6 +20,7 @@ from flows.config.models import RealignConfig
 from flows.config.search_space import FORMS, SearchConfig, sample_values
 from flows.config.yaml_text import apply_override
 from flows.planning.latest import read_latest
+from flows.planning.memory import refuse_too_large
 from flows.planning.model_checks import check_data, describe_policy
 from flows.planning.plan import check_inputs, compare_with_last, fingerprints_of, previous_results, records_of
 from flows.planning.planned_stage import Plan, split_on_demand
@@ -180,6 +181,8 @@ def plan_search(config: RealignConfig, search: SearchConfig, store: Store) -> tu
     labels = {spec.digest(): label for label, spec in wanted.items()}
     compared = [compare_with_last(label, spec, None, latest.get(label), labels, store) for label, spec in wanted.items()]
     stages, not_needed = split_on_demand(compared)
+    running = {stage.spec.stage for stage in stages if not stage.cached}
+    refuse_too_large(named, running | ({"align"} if tune.Spec.stage in running else set()))  # a trial is an alignment
     read = check_inputs(stages[0], config.wanted, store)
     if read is not None:
         check_data(named, read.facts.conversations)

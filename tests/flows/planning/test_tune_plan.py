@@ -9,6 +9,7 @@ import pytest
 from dora_core.errors import ConfigError
 from flows.config.models import RealignConfig
 from flows.config.search_space import SearchConfig, parse_dimensions
+from flows.planning import tune_plan
 from flows.planning.plan import build_plan
 from flows.planning.tune_plan import AS_CONFIGURED, plan_search, trial_values, with_values
 from infra.store.store import Store
@@ -95,3 +96,12 @@ def test_continuing_from_the_champion_is_refused_with_the_next_step(tmp_path: Pa
     with pytest.raises(ConfigError, match=r"policy\.start=champion: a search compares trainings from the base") as caught:
         plan_search(config, search("align.loss.beta=0.2,0.3"), store)
     assert "--set policy.start=base" in (caught.value.hint or "")
+
+
+def test_trials_are_held_against_this_machine_s_memory_as_an_alignment_is(
+    tmp_path: Path, mixture: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings = set[str]()
+    monkeypatch.setattr(tune_plan, "refuse_too_large", lambda _, running: trainings.update(running))
+    plan_search(load(tmp_path, mixture), search("align.loss.beta=0.2,0.3"), store)
+    assert {"sft", "align"} <= trainings
