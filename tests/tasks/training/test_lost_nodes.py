@@ -79,12 +79,12 @@ print(json.dumps(result["facts"]["resumed_from"]), flush=True)
 def test_a_training_on_two_nodes_outlives_one_and_says_so(
     pipeline_start: Start, tmp_path: Path, unconnected: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two ranks on two nodes; the second node is killed after step 6, and another comes."""
+    """Two ranks on two nodes; the second node is killed after step 6 of 360, so that training cannot end first, and another comes."""
     from ray.cluster_utils import Cluster
 
     for name, value in {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT), **EQUAL_PRIORITY}.items():
         monkeypatch.setenv(name, value)
-    store, spec = own_store(pipeline_start, tmp_path), align_spec(pipeline_start, Execution(workers=2, checkpoint_every=4), 8.0)
+    store, spec = own_store(pipeline_start, tmp_path), align_spec(pipeline_start, Execution(workers=2, checkpoint_every=4), 60.0)
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     driver = None
