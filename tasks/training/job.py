@@ -21,11 +21,12 @@ from pydantic import Field
 from dora_core.config.execution import Execution
 from dora_core.config.method import ModelConfig, OptimizationConfig
 from dora_core.strict_model import StrictModel
-from infra.store.store import Store
+from infra.store.store import StageFolder, Store
 from tasks.runtime.spec import ModelSource, local_model
 from tasks.training.report import TrainingReport
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -54,15 +55,20 @@ class CausalLM:
         return load_policy(source)
 
     @staticmethod
-    def wrap(model: PreTrainedModel, execution: Execution) -> ResponseLogps:
+    def wrap(model: PreTrainedModel, execution: Execution, device: torch.device) -> ResponseLogps:
         from dora_core.models.logprobs import ResponseLogps
 
-        return ResponseLogps(model, share_prefix=execution.prefix_sharing)
+        return ResponseLogps(model, share_prefix=execution.prefix_sharing, device=device)
 
     @staticmethod
     def warnings(module: ResponseLogps) -> list[str]:
+        from dora_core.models.adapters import coverage
+
         reason = module.unpacked_because
-        return [f"prompts were computed once per response, not once per record: {reason}"] if reason else []
+        found = [f"prompts were computed once per response, not once per record: {reason}"] if reason else []
+        if hasattr(module.model, "peft_config") and (note := coverage(module.model).note()):
+            found.append(note)
+        return found
 
 
 class ScalarHead:
@@ -77,7 +83,7 @@ class ScalarHead:
         return grow_reward_model(source)
 
     @staticmethod
-    def wrap(model: PreTrainedModel, execution: Execution) -> RewardModel:
+    def wrap(model: PreTrainedModel, execution: Execution, device: torch.device) -> RewardModel:
         from dora_core.training.reward_model import RewardModel
 
         return RewardModel(model)
@@ -127,7 +133,6 @@ def trained_folder(store: Store, stage: str, digest: str) -> Path:
 
 def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
     """Train from the last checkpoint to the saved model. Called on every worker."""
-    from dora_core.models.loading import save_model
     from dora_core.training.device_memory import explain_out_of_memory
     from dora_core.training.distributed import full_weights
     from dora_core.training.loop import OutOfMemory, Schedule, fit
@@ -144,11 +149,7 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
     with explain_out_of_memory("the trained weights were gathered", task.module, execution.strategy, worker):
         weights = full_weights(task.module)
     if worker.rank == 0:
-        folder = Store(job.store_uri).folder(job.stage, job.digest)
-        shutil.rmtree(folder.path / "model", ignore_errors=True)  # half of one, from an attempt that was killed here
-        save_model(trained_model(job, weights), start.tokenizer, folder.path / "model")
-        for file in (folder.path / "model").iterdir():
-            folder.commit(f"model/{file.name}")
+        save_trained(job, weights, start.tokenizer, Store(job.store_uri).folder(job.stage, job.digest))
     return TrainingReport(
         steps=report.steps,
         planned_steps=Schedule(len(task.tokens), job.optimization).steps,
@@ -195,33 +196,61 @@ def load(job: TrainingJob, worker: Worker) -> Start:
     layers = decoder_layers(model)
     if job.execution.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Start(job.kind.wrap(_adapted(job, model), job.execution), tokenizer, layers)
+    return Start(job.kind.wrap(_adapted(job, model), job.execution, worker.device), tokenizer, layers)
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The repeated blocks: the longest ``ModuleList`` of the model."""
+    """The repeated blocks: the longest ``ModuleList`` of the model, of a multimodal one that of its text decoder."""
     from torch import nn
+    from transformers import PreTrainedModel
 
-    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
+    from dora_core.models.response_forward import text_body
+
+    body = text_body(model) if isinstance(model, PreTrainedModel) else model
+    lists = [list(m) for m in body.modules() if isinstance(m, nn.ModuleList)]
     return max(lists, key=len, default=[])
 
 
 def trained_model(job: TrainingJob, weights: dict[str, Tensor]) -> PreTrainedModel:
-    """An unsharded model with the trained weights, adapters merged, in the precision it was trained in."""
-    import torch
-
-    from dora_core.models.loading import merge_lora
-
+    """An unsharded model with the trained weights and its adapters, in float32."""
     model, _ = job.kind.load(local_model(job.model, job.store_uri))
     model = _adapted(job, model)
     # Names carry the prefix of the wrapping module; tied weights appear once, and loading the one fills the other.
     missing, unexpected = model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items()}, strict=False)
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {name for name, _ in model.named_parameters()}
     assert not unexpected and not set(missing) - tied, f"missing {missing}, unexpected {unexpected}"
-    return merge_lora(model).to(getattr(torch, job.optimization.precision))
+    return model
+
+
+def saved_dtype(job: TrainingJob, model: PreTrainedModel) -> torch.dtype:
+    """Type of the saved weights: bfloat16 if that is the precision of training, else that of the weights it started from."""
+    import torch
+
+    from dora_core.models.model_settings import origin_of
+
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return torch.bfloat16 if job.optimization.precision == "bfloat16" else origin_of(plain).dtype
+
+
+def save_trained(job: TrainingJob, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, folder: StageFolder) -> None:
+    """Write ``model/``, adapters merged, and ``adapter/`` where it is asked for."""
+    from dora_core.models.adapters import merge_lora, save_adapter
+    from dora_core.models.loading import save_model
+
+    for name in ("model", "adapter"):
+        shutil.rmtree(folder.path / name, ignore_errors=True)  # half of one, from an attempt that was killed here
+    model, lora = trained_model(job, weights), job.optimization.lora
+    dtype = saved_dtype(job, model)
+    if lora is not None and lora.result == "adapter" and isinstance(job.model, ModelConfig):
+        save_adapter(model, folder.path / "adapter", job.model.source, job.model.revision)
+        tokenizer.save_pretrained(folder.path / "adapter")
+    save_model(merge_lora(model).to(dtype), tokenizer, folder.path / "model")
+    for name in ("model", "adapter"):
+        for file in sorted((folder.path / name).glob("*")):
+            folder.commit(f"{name}/{file.name}")
 
 
 def _adapted(job: TrainingJob, model: PreTrainedModel) -> PreTrainedModel:
-    from dora_core.models.loading import add_lora
+    from dora_core.models.adapters import add_lora
 
     return model if job.optimization.lora is None else add_lora(model, job.optimization.lora, job.kind.lora_task)
