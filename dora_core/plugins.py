@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
 
+from dora_core.environment import variable
 from dora_core.errors import ConfigError
 
 VARIABLE = "DORA_PLUGINS"
@@ -61,7 +61,7 @@ def code_digest(registered: object) -> str | None:
 
 
 def _entries() -> list[str]:
-    return [entry for entry in map(str.strip, os.environ.get(VARIABLE, "").split(",")) if entry]
+    return [entry for entry in map(str.strip, (variable(VARIABLE) or "").split(",")) if entry]
 
 
 def _load_module(name: str) -> None:

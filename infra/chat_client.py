@@ -7,18 +7,19 @@ error with a remedy. The key is read from the environment and sent in the reques
 from __future__ import annotations
 
 import email.utils
-import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 
 from dora_core.config.execution import Endpoint
+from dora_core.environment import variable
 from dora_core.errors import ConfigError, did_you_mean
 
 CONNECT_SECONDS = 10.0
+VERSION_SECONDS = 2.0
 MOST_RETRY_AFTER = 3600.0
 MAY_PASS = frozenset({408, 409, 429})
 
@@ -38,11 +39,22 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """The first choice's message. ``tokens`` is None if the server reports no usage; ``finished`` is False if the text was cut off."""
+    """The first choice's message.
+
+    Attributes:
+        text: empty where the server answered without a text, which is no answer: reasoning used up the tokens, a refusal, a filter, a tool
+            call.
+        tokens: None if the server reports no usage.
+        finished: False if the text was cut off.
+        reason: the server's finish reason, and what came instead of a text.
+        origin: address, model and, where the server tells it, version or fingerprint.
+    """
 
     text: str
     tokens: int | None
     finished: bool
+    reason: str = field(default="", compare=False)
+    origin: str = field(default="", compare=False)
 
 
 class Trouble(Exception):
@@ -58,6 +70,7 @@ class ChatServer:
 
     def __init__(self, endpoint: Endpoint):
         self._endpoint, self._url, self._key = endpoint, endpoint.url.rstrip("/"), _key_of(endpoint)
+        self._version = ""
 
     def session(self) -> requests.Session:
         session = requests.Session()
@@ -74,6 +87,7 @@ class ChatServer:
         response = self._send(session, "GET", "/models")
         if response.status_code in (401, 403):
             raise self._refusal(response, "the list of models", [])
+        self._version = self._version or self._told_version(session)
         try:
             return [model["id"] for model in response.json()["data"]]
         except (ValueError, LookupError, TypeError):
@@ -98,14 +112,33 @@ class ChatServer:
         try:
             data = response.json()
             choice = data["choices"][0]
-            text = choice["message"].get("content")
-            if text is not None and not isinstance(text, str):
-                raise TypeError
+            message = choice["message"]
+            text = _text_of(message.get("content"))
             tokens = (data.get("usage") or {}).get("completion_tokens")
-            whole = (text or "").encode("utf-8", "replace").decode()  # JSON can hold half a surrogate pair, Parquet cannot
-            return Answer(whole, tokens if isinstance(tokens, int) else None, choice.get("finish_reason") != "length")
+            return Answer(
+                text.encode("utf-8", "replace").decode(),  # JSON can hold half a surrogate pair, Parquet cannot
+                tokens if isinstance(tokens, int) else None,
+                choice.get("finish_reason") != "length",
+                _reason_of(message, str(choice.get("finish_reason") or "unknown")),
+                self._origin(data, question.body["model"]),
+            )
         except (ValueError, LookupError, TypeError, AttributeError):
             raise Trouble(f"200 without choices[0].message.content: {self._words(response)}") from None
+
+    def _origin(self, data: dict[str, Any], asked: str) -> str:
+        """The server of an answer: address, model and version."""
+        model = data.get("model")
+        fingerprint = data.get("system_fingerprint")
+        told = [str(each)[:80] for each in (self._version, fingerprint) if each]
+        return " ".join([self._url, model if isinstance(model, str) and model else asked, *told])
+
+    def _told_version(self, session: requests.Session) -> str:
+        """Return the version that vLLM and SGLang tell beside their API; empty for other servers."""
+        try:
+            found = session.get(f"{self._url.removesuffix('/v1')}/version", timeout=VERSION_SECONDS, allow_redirects=False).json()
+            return f"version {found['version']}" if isinstance(found["version"], str) else ""
+        except (requests.RequestException, ValueError, LookupError, TypeError):
+            return ""
 
     def _send(self, session: requests.Session, method: str, path: str, body: dict[str, Any] | None = None) -> requests.Response:
         timeout = self._endpoint.timeout_seconds
@@ -156,11 +189,31 @@ class ChatServer:
         return request
 
 
+def _text_of(content: Any) -> str:
+    """Join the text of a message, which some servers send in parts; empty for none.
+
+    Raises:
+        TypeError: it is of another kind.
+    """
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type") in ("text", "output_text"))
+    if content is not None and not isinstance(content, str):
+        raise TypeError
+    return content or ""
+
+
+def _reason_of(message: dict[str, Any], finish_reason: str) -> str:
+    """The finish reason, and what the message holds instead of a text."""
+    instead = {"refusal": "refusal", "tool_calls": "tool call", "reasoning_content": "reasoning", "reasoning": "reasoning"}
+    held = dict.fromkeys(name for key, name in instead.items() if message.get(key))
+    return ", ".join([finish_reason, *(name for name in held if not message.get("content"))])
+
+
 def _key_of(endpoint: Endpoint) -> str:
     """Return the key, empty if the endpoint needs none."""
     if endpoint.api_key_env is None:
         return ""
-    key = os.environ.get(endpoint.api_key_env, "").strip()
+    key = (variable(endpoint.api_key_env) or "").strip()
     if not key:
         raise ConfigError(
             f"the environment variable {endpoint.api_key_env} is not set, and the endpoint {endpoint.url} needs the key in it",

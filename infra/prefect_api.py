@@ -19,8 +19,9 @@ import requests
 
 from dora_core.errors import ServiceError
 from dora_core.strict_model import StrictModel
+from infra.child_environment import python
 from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
-from infra.settings import Settings
+from infra.settings import Settings, server_environment
 from infra.starting import Patience, look_at
 from infra.store.store import write_atomic
 
@@ -48,12 +49,15 @@ def own_prefect_api(settings: Settings) -> Iterator[Callable[[], None]]:
         ServiceError: it does not come up; the tail of its log is the hint.
     """
     records = settings.prefect_home / "apis"
+    records.mkdir(parents=True, exist_ok=True)
     _end_orphans(records)
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = url
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", "--analytics-off"]
-    api = spawn("prefect api", command, log=settings.log_folder / "prefect-api.log", environment=dict(os.environ) | _LEAN)
+    command = [*python(), "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", "--analytics-off"]
+    environment = server_environment(settings, {"PREFECT_API_URL": url}, _LEAN)
+    log = settings.log_folder / "prefect-api.log"
+    api = spawn("prefect api", command, log=log, environment=environment, folder=settings.child_folder)
     record = records / f"{os.getpid()}.json"
     write_atomic(record, _Record(api=api, owner=RecordedProcess.current()).model_dump_json() + "\n")
     try:

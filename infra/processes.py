@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from dora_core.errors import ServiceError
 from dora_core.strict_model import StrictModel
 
 _PORT_TAKEN = re.compile(r"already occupied|address already in use", re.IGNORECASE)
@@ -144,7 +145,12 @@ def terminate_tree(recorded: Sequence[RecordedProcess], *, grace: float = 10.0) 
 
 
 def free_port(preferred: int | None = None, host: str = "127.0.0.1") -> int:
-    """Return ``preferred`` if nothing listens there, else a free port that the system chooses."""
+    """Return ``preferred`` if nothing listens there, else a free port that the system chooses.
+
+    Raises:
+        ServiceError: nothing can listen on ``host``: a machine without IPv4 loopback.
+    """
+    reason = ""
     for port in (preferred, 0):
         if port is None:
             continue
@@ -152,14 +158,19 @@ def free_port(preferred: int | None = None, host: str = "127.0.0.1") -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
-            except OSError:
+            except OSError as error:
+                reason = str(error.strerror)
                 continue
             return int(probe.getsockname()[1])
-    raise OSError(f"no free port on {host}")
+    raise ServiceError(
+        f"nothing can listen on {host}: {reason}",
+        hint="Prefect, MLflow and Ray are reached over IPv4 loopback here: give this machine (or container) the address 127.0.0.1",
+        retryable=False,
+    )
 
 
 def _boot_id() -> str:
-    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+    return _BOOT_ID.read_text(encoding="utf-8").strip() if _BOOT_ID.exists() else ""
 
 
 def _since_boot(process: psutil.Process) -> float:

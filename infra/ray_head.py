@@ -21,7 +21,6 @@ import os
 import secrets
 import shutil
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -30,9 +29,12 @@ from pathlib import Path
 
 import psutil
 
+from dora_core import plugins
+from dora_core.environment import variable
 from dora_core.errors import ServiceError
 from dora_core.strict_model import StrictModel
 from infra.back_ends import CONTROL_SECRETS, LOOPBACK, address_of
+from infra.child_environment import child_environment, python
 from infra.processes import RecordedProcess, free_port, process_tree, spawn, terminate_tree
 from infra.ray_start import waits
 from infra.starting import LONGEST, Patience, look_at
@@ -56,8 +58,6 @@ HEAD_ENVIRONMENT = {
     "RAY_COLOR_PREFIX": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's next default; unset, every worker warns about it
 }
-PASSED_ON = {"RAY_worker_niceness"}
-"""Settings of Ray that a head takes from the environment: the priority of its workers, which Ray lowers to niceness 15."""
 
 
 class _Record(StrictModel):
@@ -144,7 +144,7 @@ class RayHead:
         dashboard, gcs = free_port(dashboard_port, dashboard_host), free_port()
         ports = _free_ports(4)  # fixed ones: the raylet would wait until each agent has chosen its own
         command = [
-            sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats",
+            *python(), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats",
             f"--node-ip-address={LOOPBACK}", f"--port={gcs}", f"--dashboard-agent-listen-port={ports[0]}",
             f"--dashboard-agent-grpc-port={ports[1]}", f"--metrics-export-port={ports[2]}", f"--runtime-env-agent-port={ports[3]}",
             "--min-worker-port=0", "--max-worker-port=0",
@@ -153,13 +153,11 @@ class RayHead:
             *([] if num_cpus is None else [f"--num-cpus={num_cpus}"]),
             *([] if num_gpus is None else [f"--num-gpus={num_gpus}"]),
         ]  # fmt: skip
-        excluded = {name for name in os.environ if name.startswith("RAY_")} - PASSED_ON | {*CONTROL_SECRETS}
-        inherited = {name: value for name, value in os.environ.items() if name not in excluded}
         # Ray's dashboard and killed workers leave files in the temporary folder; these are deleted with the head. The cache, which later
         # jobs read again, stays outside.
-        (temp_dir / "tmp").mkdir()
-        places = {"TMPDIR": str(temp_dir / "tmp"), "DORA_CACHE": os.environ.get("DORA_CACHE", tempfile.gettempdir())}
-        environment = inherited | HEAD_ENVIRONMENT | waits(STARTUP_SECONDS * LONGEST) | token_environment(folder) | places
+        places = {"TMPDIR": str(temp_dir / "tmp"), "DORA_CACHE": str(Path(variable("DORA_CACHE") or tempfile.gettempdir()).absolute())}
+        own = (plugins.environment(), HEAD_ENVIRONMENT, waits(STARTUP_SECONDS * LONGEST), token_environment(folder), places)
+        environment = child_environment(*own, excluded=CONTROL_SECRETS, hosts={address_of(dashboard_host)})
         log = folder / "ray.log"
         log.unlink(missing_ok=True)
         # Jobs inherit this working directory: an empty one, so that a `tasks/` folder in the user's directory cannot shadow the package.
@@ -238,7 +236,8 @@ def auth_headers(environment: Mapping[str, str]) -> dict[str, str]:
     """Make HTTP headers for Ray's dashboard from RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN); empty without token mode."""
     if environment.get("RAY_AUTH_MODE") != "token":
         return {}
-    token = environment.get("RAY_AUTH_TOKEN") or Path(environment.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser().read_text()
+    path = Path(variable("RAY_AUTH_TOKEN_PATH", environment) or "~/.ray/auth_token")
+    token = variable("RAY_AUTH_TOKEN", environment) or path.expanduser().read_text(encoding="utf-8")
     return {"Authorization": f"Bearer {token.strip()}"}
 
 
@@ -268,8 +267,17 @@ def _ensure_token(path: Path) -> None:
 
 def _short_temp_dir() -> Path:
     # Ray appends about 64 bytes (session_…/sockets/plasma_store) and a socket's path may have 107.
-    base = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="dora-ray-", dir=base if len(base) <= 22 else "/tmp"))
+    try:
+        base = tempfile.gettempdir()
+        made = Path(tempfile.mkdtemp(prefix="dora-ray-", dir=base if len(base) <= 22 else "/tmp"))
+        (made / "tmp").mkdir()
+    except OSError as error:  # read-only, full, or no folder at all
+        raise ServiceError(
+            f"Ray cannot use the temporary folder: {error}",
+            hint="make space in it, or set TMPDIR to a folder whose path has at most 22 characters",
+            retryable=False,
+        ) from error
+    return made
 
 
 def _free_ports(count: int) -> list[int]:

@@ -144,7 +144,7 @@ class RayJobs:
         try:
             self._running.add(submission_id)
             if not attached:
-                command = f"{shlex.quote(self._python)} -m {self._entry_point} {stage} --spec {shlex.quote(spec_uri)}"
+                command = f"{shlex.quote(self._python)} -P -m {self._entry_point} {stage} --spec {shlex.quote(spec_uri)}"
                 self._submit(submission_id, command)
                 accepted = True
             on_submitted(submission_id)

@@ -6,10 +6,11 @@ which nothing here uses; and the 30 s in which the raylet has to register, too f
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
+
+from dora_core.environment import variable
 
 HOOK = "infra.ray_start.prepare"
 PATIENCE = "DORA_RAY_PATIENCE_SECONDS"
@@ -43,11 +44,11 @@ def prepare(parameters: Any, head: bool) -> None:
     """
     if not head:
         return
-    if os.environ.get(CLIENT_SERVER) != "1":
+    if variable(CLIENT_SERVER) != "1":
         parameters.ray_client_server_port = None
     from ray._private import services
 
-    services.get_node = patient(services.get_node, float(os.environ.get(PATIENCE) or 0.0))
+    services.get_node = patient(services.get_node, float(variable(PATIENCE) or 0.0))
 
 
 def patient(get_node: Callable[..., Any], seconds: float) -> Callable[..., Any]:

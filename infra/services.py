@@ -18,10 +18,9 @@ import fcntl
 import os
 import secrets
 import sqlite3
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -47,11 +46,14 @@ from infra.back_ends import (
     split_postgres,
     write_private,
 )
+from infra.child_environment import MLFLOW_LOGIN, PREFECT_LOGIN, RAY_LOGIN, forget, python, without_proxy
+from infra.databases import sqlite_file, sqlite_url
 from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
 from infra.ray_head import TOKEN, RayHead, auth_headers, token_environment
-from infra.settings import WORK_POOL, Service, ServicesRecord, Settings, tool_environment
+from infra.settings import WORK_POOL, Service, ServicesRecord, Settings, server_environment
 from infra.starting import Patience, look_at
 from infra.store.store import check_writable, write_atomic
+from infra.tracking.mlflow_database import ensure_database
 from infra.tracking.moved_home import follow_home
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "ray": 8265}
@@ -160,7 +162,8 @@ def up(
             _save(settings, record)
             raise
         if register is not None and not {"prefect", "worker"} & failed.keys():
-            os.environ |= settings.client_environment()
+            forget(PREFECT_LOGIN)
+            os.environ |= settings.client_environment() | without_proxy(os.environ, settings.local_names)
             register(f"{record.services['prefect'].url}/api", WORK_POOL)
         if failed:
             raise _incomplete(record, failed)
@@ -242,6 +245,19 @@ def _users(settings: Settings) -> Path:
     return settings.root / "mlflow-users.db"
 
 
+def _remove_half_made(users: Path) -> None:
+    """Remove a database of users without one: MLflow was killed while it made it, and could not open it again."""
+    if users.exists():
+        try:
+            with closing(sqlite3.connect(users)) as base:
+                if base.execute("select 1 from users limit 1").fetchone():
+                    return
+        except sqlite3.Error:
+            pass
+        for side in ("", "-journal", "-wal", "-shm"):
+            users.with_name(users.name + side).unlink(missing_ok=True)
+
+
 def _access(settings: Settings, name: str, port: int) -> dict[str, str]:
     """Environment with which a server requires a password, and answers only browsers that show its own pages (not another site's)."""
     names, credentials = names_of(settings.back_ends.host), settings.credentials()
@@ -260,10 +276,11 @@ def _access(settings: Settings, name: str, port: int) -> dict[str, str]:
     }
     if credentials is None:
         return access
+    _remove_half_made(_users(settings))
     config = settings.root / "mlflow-auth.ini"
     # Checking a password is slow by design: once a minute is enough for a single serving process.
-    database = str(_users(settings)).replace("%", "%%")
-    write_atomic(config, f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{database}\nauth_cache_ttl_seconds = 60\n")
+    database = sqlite_url(_users(settings)).replace("%", "%%")
+    write_atomic(config, f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {database}\nauth_cache_ttl_seconds = 60\n")
     return access | {
         "MLFLOW_AUTH_CONFIG_PATH": str(config),
         "MLFLOW_AUTH_ADMIN_USERNAME": credentials[0],
@@ -286,11 +303,14 @@ def _start(settings: Settings, name: str, record: ServicesRecord, old: Service |
     else:
         host = settings.back_ends.host
         port = free_port(preferred, host)
-        if name == "mlflow" and settings.back_ends.postgres is None:
-            with suppress(sqlite3.Error):  # MLflow itself reports a damaged database
-                for before in follow_home(settings.root / "mlflow.db", settings.mlflow_artifacts):
-                    on_progress(f"MLflow's artifacts follow the home, which was {before}")
         url = f"http://{address_of(host)}:{port}"
+        if name == "mlflow" and (file := sqlite_file(settings.mlflow_database)) is not None:
+            ensure_database(file)
+            with suppress(sqlite3.Error):  # MLflow itself reports a damaged database
+                for before in follow_home(file, settings.mlflow_artifacts):
+                    on_progress(f"MLflow's artifacts follow the home, which was {before}")
+        if name == "prefect":
+            settings.prefect_home.mkdir(parents=True, exist_ok=True)
         command = _prefect_command(host, port) if name == "prefect" else _mlflow_command(settings, port)
         # The pages call the address they were loaded from, whatever proxy or name that is.
         addresses = {"PREFECT_API_URL": f"{url}/api", "PREFECT_UI_API_URL": "/api"} | PAGES
@@ -308,12 +328,12 @@ def _stays(settings: Settings, record: ServicesRecord, name: str, old: Mapping[s
 
 
 def _prefect_command(host: str, port: int) -> list[str]:
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port), "--analytics-off"]
+    return [*python(), "-m", "prefect", "server", "start", "--host", host, "--port", str(port), "--analytics-off"]
 
 
 def _worker_command() -> list[str]:
     return [
-        sys.executable, "-m", "prefect", "worker", "start", "--type", "process",
+        *python(), "-m", "prefect", "worker", "start", "--type", "process",
         "--pool", WORK_POOL, "--name", WORK_POOL, "--install-policy", "never",
     ]  # fmt: skip
 
@@ -327,13 +347,13 @@ def runs_at_a_time() -> int:
     """
     memory = [psutil.virtual_memory().total]
     with suppress(OSError, ValueError):  # not in a container, or in one without a limit, which reads "max"
-        memory.append(int(CONTAINER_MEMORY.read_text()))
+        memory.append(int(CONTAINER_MEMORY.read_text(encoding="utf-8")))
     return max(4, min(4 * (os.cpu_count() or 1), int(min(memory) / 1e9)))
 
 
 def _mlflow_command(settings: Settings, port: int) -> list[str]:
     return [
-        sys.executable, "-m", "mlflow", "server", "--host", settings.back_ends.host, "--port", str(port), "--workers", "1",
+        *python(), "-m", "mlflow", "server", "--host", settings.back_ends.host, "--port", str(port), "--workers", "1",
         "--backend-store-uri", settings.mlflow_database, "--default-artifact-root", settings.artifact_root, "--no-serve-artifacts",
         *(["--app-name", "basic-auth"] if settings.credentials() else []),
     ]  # fmt: skip
@@ -342,13 +362,14 @@ def _mlflow_command(settings: Settings, port: int) -> list[str]:
 def _spawn(settings: Settings, name: str, command: list[str], extra: dict[str, str]) -> RecordedProcess:
     log = settings.log_folder / f"{name}.log"
     log.unlink(missing_ok=True)
-    # The user's own server addresses must not reach these servers, `extra` sets theirs; the settings of `up` come from its record, and
-    # passwords from files.
-    excluded = {"PREFECT_API_URL", "MLFLOW_TRACKING_URI", "DORA_POSTGRES", "DORA_ARTIFACTS", "DORA_HOST", "DORA_AUTH"}
-    inherited = {k: v for k, v in os.environ.items() if k not in excluded}
+    # A worker's flows use the servers that the user has named, with their passwords; the servers themselves use none.
+    keep = set[str]()
+    if name == "worker":
+        keep |= MLFLOW_LOGIN if settings.mlflow_uri else set()
+        keep |= RAY_LOGIN if settings.ray_address else set()
     # Polling for flow runs is a local request: a run triggered in the UI starts after 2 s instead of 15 s.
-    environment = inherited | tool_environment(settings) | {"DORA_HOME": str(settings.root), "PREFECT_WORKER_QUERY_SECONDS": "2"} | extra
-    return spawn(name, command, log=log, environment=environment)
+    environment = server_environment(settings, {"PREFECT_WORKER_QUERY_SECONDS": "2"}, extra, keep=keep)
+    return spawn(name, command, log=log, environment=environment, folder=settings.child_folder)
 
 
 def _end(settings: Settings, record: ServicesRecord, name: str) -> bool:
@@ -442,7 +463,7 @@ def _save(settings: Settings, record: ServicesRecord) -> None:
 def _locked(settings: Settings) -> Iterator[None]:
     """Allow one `up` or `down` at a time per home; the kernel frees the lock when the process ends."""
     settings.root.mkdir(parents=True, exist_ok=True)
-    with Path(settings.root / "services.lock").open("w") as file:
+    with Path(settings.root / "services.lock").open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from dora_core import plugins
+from dora_core.environment import set_default, variable
 from dora_core.strict_model import StrictModel
 from infra.back_ends import (
     AUTH,
@@ -24,10 +27,22 @@ from infra.back_ends import (
     BackEnds,
     check_auth,
     check_public,
+    is_loopback,
+    names_of,
     public_address,
     refuse_credentials,
     split_postgres,
 )
+from infra.child_environment import (
+    MLFLOW_LOGIN,
+    PREFECT_LOGIN,
+    RAY_LOGIN,
+    child_environment,
+    child_folder,
+    forget,
+    without_proxy,
+)
+from infra.databases import sqlite_url
 from infra.processes import RecordedProcess
 from infra.ray_head import RayHead
 
@@ -51,6 +66,12 @@ class ServicesRecord(StrictModel):
         """Return the URL of a service if its recorded process runs."""
         service = self.services.get(name)
         return service.url if service and service.process.alive() else None
+
+    @property
+    def prefect_api_url(self) -> str | None:
+        """Address of the API of the Prefect server, if it runs."""
+        url = self.url("prefect")
+        return f"{url}/api" if url else None
 
 
 @dataclass(frozen=True)
@@ -84,9 +105,9 @@ class Places:
 
 
 class Settings(BaseSettings):
-    """Read once per process with ``Settings()``; every field may be set as ``DORA_<FIELD>``."""
+    """Read once per process with ``Settings()``; every field may be set as ``DORA_<FIELD>``. Set to nothing is not set."""
 
-    model_config = SettingsConfigDict(env_prefix="DORA_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="DORA_", extra="ignore", env_ignore_empty=True)
 
     home: Path = Field(Path(".dora"), description="Folder of everything this project writes on this machine.")
     store: str | None = Field(None, description="Artifact store: path or pyarrow URI. Default: <home>/store.")
@@ -158,7 +179,13 @@ class Settings(BaseSettings):
     def mlflow_database(self) -> str:
         """SQLAlchemy URL, shared by the MLflow server of `dora up` and direct clients."""
         chosen = self.back_ends
-        return chosen.database("psycopg", "mlflow") if chosen.postgres else f"sqlite:///{self.root / 'mlflow.db'}"
+        return chosen.database("psycopg", "mlflow") if chosen.postgres else sqlite_url(self.root / "mlflow.db")
+
+    @property
+    def prefect_database(self) -> str:
+        """SQLAlchemy URL, shared by the Prefect server of `dora up` and the API of a command."""
+        chosen = self.back_ends
+        return chosen.database("asyncpg", "prefect") if chosen.postgres else sqlite_url(self.prefect_home / "prefect.db", "aiosqlite")
 
     def mlflow_history(self, uri: str) -> str:
         """Return one name for all addresses of the same runs: that of the server of `dora up`, on any port, and of its database."""
@@ -175,8 +202,21 @@ class Settings(BaseSettings):
         return self.root / "spool"
 
     @property
+    def local_names(self) -> list[str]:
+        """Further names of this machine under which its servers are reached, never through a proxy."""
+        host = self.back_ends.host
+        return [] if is_loopback(host) else names_of(host)
+
+    @property
+    def child_folder(self) -> Path:
+        """Working folder of the servers and of the worker."""
+        return child_folder(self.root)
+
+    @property
     def artifact_root(self) -> str:
-        return self.back_ends.artifacts or str(self.mlflow_artifacts)
+        folder = str(self.mlflow_artifacts)
+        # MLflow reads a path as a URI: a query, a fragment and escapes in it must be escaped.
+        return self.back_ends.artifacts or (self.mlflow_artifacts.as_uri() if set(folder) & set("?#%") else folder)
 
     @property
     def log_folder(self) -> Path:
@@ -211,14 +251,14 @@ class Settings(BaseSettings):
             ConfigError: an address holds a password.
         """
         up = self.services()
-        mlflow = self.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
-        prefect = self.prefect_api_url or os.environ.get("PREFECT_API_URL")
+        mlflow = self.mlflow_uri or variable("MLFLOW_TRACKING_URI")
+        prefect = self.prefect_api_url or variable("PREFECT_API_URL")
         refuse_credentials(mlflow or "", "the address of MLflow", "the rest as MLFLOW_TRACKING_USERNAME and _PASSWORD, or as PGPASSWORD")
         refuse_credentials(prefect or "", "the address of Prefect", "user:password as PREFECT_API_AUTH_STRING")
         refuse_credentials(self.ray_address or "", "the address of Ray", "a token as RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH")
-        own = {"mlflow": up.url("mlflow"), "prefect": f"{up.url('prefect')}/api" if up.url("prefect") else None}
+        own = {"mlflow": up.url("mlflow"), "prefect": up.prefect_api_url}
         head = None if self.ray_address else RayHead.attach(self.ray_folder / "services")
-        ambient = {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN") if name in os.environ}
+        ambient = {name: value for name in sorted(RAY_LOGIN) if (value := variable(name))}
         # The recorded password is for the servers of `dora up` only; one that is set (DORA_AUTH) is also for servers that are set.
         trusted = {"MLFLOW": self.auth or mlflow in (None, own["mlflow"]), "PREFECT": self.auth or prefect in (None, own["prefect"])}
         return Places(
@@ -246,24 +286,38 @@ class Settings(BaseSettings):
 def apply_environment(settings: Settings) -> Places:
     """Set the environment of Prefect, MLflow and Ray for this process and its children, *before* any of them is imported.
 
-    Variables that the user has set stay. Returns :meth:`Settings.effective`.
+    Variables that the user has set stay, except passwords of other servers: they are not sent to the servers of this project. Returns
+    :meth:`Settings.effective`.
     """
-    places = settings.effective()
+    places, tools = settings.effective(), tool_environment(settings)
+    own = settings.services()
+    if places.prefect_api_url is None or places.prefect_api_url == own.prefect_api_url:
+        forget(PREFECT_LOGIN)
+    if not places.mlflow_uri.startswith("http") or places.mlflow_uri == own.url("mlflow"):
+        forget(MLFLOW_LOGIN)
+    forget({"PREFECT_API_URL"})  # set to nothing, where there is no server
     if places.prefect_api_url:
         os.environ["PREFECT_API_URL"] = places.prefect_api_url
     os.environ["MLFLOW_TRACKING_URI"] = places.mlflow_uri
     os.environ["DORA_HOME"] = str(settings.root)  # children may run in another directory
-    for name, value in (tool_environment(settings) | places.credentials).items():
-        os.environ.setdefault(name, value)
+    os.environ |= {name: tools[name] for name in OWN_PLACES}
+    for name, value in (tools | places.credentials).items():
+        set_default(name, value)
+    os.environ |= without_proxy(os.environ, settings.local_names)
     return places
+
+
+OWN_PLACES = ("PREFECT_PROFILES_PATH", "PREFECT_SERVER_DATABASE_CONNECTION_URL", "_MLFLOW_SERVER_ARTIFACT_ROOT")
+"""Never those of the user's environment: they belong to another server."""
 
 
 def tool_environment(settings: Settings) -> dict[str, str]:
     """Return the environment variables of every child process: the chosen places of data, no telemetry, no pickles, short time-outs."""
     chosen = settings.back_ends
-    database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": chosen.database("asyncpg", "prefect")} if chosen.postgres else {}
     return {
         "PREFECT_HOME": str(settings.prefect_home),
+        "PREFECT_PROFILES_PATH": str(settings.prefect_home / "profiles.toml"),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": settings.prefect_database,
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -280,5 +334,16 @@ def tool_environment(settings: Settings) -> dict[str, str]:
         "DO_NOT_TRACK": "true",
         "GIT_PYTHON_REFRESH": "quiet",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        **(database | settings.database_secret() if chosen.postgres else {}),
+        **(settings.database_secret() if chosen.postgres else {}),
     }
+
+
+def server_environment(settings: Settings, *own: Mapping[str, str], keep: Iterable[str] = ()) -> dict[str, str]:
+    """Return the environment of a server or worker of this project: its own back ends, whatever the user's environment holds."""
+    # The settings of `up` come from its record, and passwords from files.
+    excluded = {"DORA_POSTGRES", "DORA_ARTIFACTS", "DORA_HOST", "DORA_AUTH"}
+    places = {"DORA_HOME": str(settings.root)}
+    if settings.store and "://" not in settings.store:
+        places["DORA_STORE"] = str(Path(settings.store).expanduser().absolute())
+    base = tool_environment(settings) | places | plugins.environment()
+    return child_environment(base, *own, excluded=excluded, keep=keep, hosts=settings.local_names)

@@ -23,7 +23,7 @@ hypothesis.settings.register_profile("dora", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("dora")
 
 
-pytest_plugins = ["tests.faults", "tests.shared_ray"]
+pytest_plugins = ["tests.leftovers", "tests.faults", "tests.shared_ray"]
 ORDER = ("browser", "machine", "system", "component")
 USES_OF_RAY = ("unconnected", "ray_cluster")
 """Fixtures of ``tests/shared_ray.py``, in the order in which modules with them run: Ray then starts once."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 import zlib
@@ -21,6 +20,7 @@ from dora_core.testbed.mixture import Testbed, TestbedConfig
 from flows.run_record import read_records
 from infra.ray_head import auth_headers
 from infra.store.store import Store
+from tests.progress import run_to_its_end
 from tests.shared_ray import EQUAL_PRIORITY
 
 WAIT_SECONDS = 400
@@ -53,7 +53,7 @@ class Machine:
     def dora(self, *arguments: str, code: int = 0) -> dict[str, Any]:
         """Run a command and return its JSON; with ``code``, it must fail with it, and its error is returned."""
         command = [sys.executable, "-c", "from flows.cli import main; main()", *arguments, "--json"]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
+        done = run_to_its_end(command, self.environment, others=self.living)
         assert done.returncode == code, done.stderr
         document = json.loads(done.stdout)
         return document["error"] if code else document

@@ -99,7 +99,7 @@ def fit_fold(
     scale_S = len(seen) / np.maximum(mask[seen].sum(axis=0), 1) / heads
     weights = torch.from_numpy((mask * scale_S).astype(np.float32))
     data = _DeepData(rows, seen[slices[seen] > 0], seen[slices[seen] == 0], offset_NS, torch.from_numpy(targets), weights)
-    with _seeded(config.seed * 1000 + fold, device):
+    with _seeded((config.seed * 1000 + fold) % 2**63, device):
         model = build_classifier(config, tokenizer, wide).to(device)
         budget = inference_budget(model, config.batch_tokens)
         curve, kept = _fit_deep(model, data, config, fold, budget, encode.pad, progress)

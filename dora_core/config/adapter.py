@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from dora_core.config.goals import SampledWeights, WeightColumn, placeholders
-from dora_core.config.label_parts import TwoScores, Values, disjoint
+from dora_core.config.label_parts import TwoScores, Values, Votes, disjoint
 from dora_core.config.path_syntax import MappedPath, PathText, parse_path
-from dora_core.config.votes import Votes
 from dora_core.strict_model import StrictModel, is_empty
 
 Shape: TypeAlias = Literal["pair", "list", "ab", "unpaired", "rows", "tree", "single"]

@@ -115,6 +115,12 @@ class DataConfig(StrictModel):
         le=0.5,
         description="Share of prompts kept for evaluation, chosen by a hash of the prompt; unused where the data says it.",
     )
+    split_by: Literal["prompt", "question"] = Field(
+        "prompt",
+        exclude_if=lambda value: value == "prompt",
+        description="What stays in one split: equal prompts, or also those with the same first user turn (other system message, white "
+        "space, Unicode form, or a longer conversation).",
+    )
     split_overlap: Literal["drop_from_train", "refuse", "allow"] = Field(
         "drop_from_train",
         description="Training records with a prompt that is also held out, where the data gives the split: left out of training and "

@@ -21,6 +21,13 @@ class Endpoint(StrictModel):
     give_up_seconds: float = Field(
         300.0, gt=0, le=86_400, description="Fail after this long without any answer, retries included; answers received are kept."
     )
+    max_without_text: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Largest share of answers without text (reasoning used up the tokens, refusal, filter, tool call); above it the stage "
+        "fails, and asks for those again when it runs again.",
+    )
 
 
 def endpoint_mistake(setting: str, asks: bool, key: str, endpoint: Endpoint | None, *, may_idle: bool = False) -> str | None:

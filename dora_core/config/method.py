@@ -53,6 +53,7 @@ class TextConfig(StrictModel):
     )
     chat_tokens: int | None = Field(
         None,
+        ge=1,
         exclude_if=is_empty,
         description="Version of the rules that tokenise chats; the plan fills it in for models with a chat template.",
     )
@@ -108,6 +109,39 @@ class ModelConfig(StrictModel):
     @property
     def is_tiny(self) -> bool:
         return self.source == "tiny"
+
+
+DEFAULT_REPLAY = 0.25
+
+
+class PolicyConfig(ModelConfig):
+    """The model to align, and where a run of a project starts: from that model, or from the champion of the night before."""
+
+    start: Literal["base", "champion"] = Field(
+        "base",
+        exclude_if=lambda start: bool(start == "base"),
+        description="base: align the model (or its supervised start) on all records; champion: continue from the project's champion on the "
+        "records that are new since its run, with the champion as reference.",
+    )
+    replay: float = Field(
+        DEFAULT_REPLAY,
+        ge=0,
+        le=0.9,
+        exclude_if=lambda replay: bool(replay == DEFAULT_REPLAY),
+        description="start champion: share of the training records that are drawn from those the champion's run had.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_model(cls, given: Any) -> Any:
+        plain = isinstance(given, ModelConfig) and not isinstance(given, PolicyConfig)
+        return given.model_dump(exclude_unset=True) if plain else given
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model alone, as stages read it: the start is another input of theirs."""
+        own = self.model_dump(exclude_unset=True)
+        return ModelConfig.model_validate({name: value for name, value in own.items() if name in ModelConfig.model_fields})
 
 
 def _is_merged(result: object) -> bool:

@@ -17,6 +17,7 @@ from dora_core.config.adapter import AdapterColumns, paths_of, roots_of
 from dora_core.data.acceptance import BadRow, Mapped
 from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.adapter.driver import RowAdapter
+from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.resolve import Resolved, resolve
 from dora_core.data.arrow_rows import UnreadableValues
 from dora_core.data.columns_left import decision_of
@@ -108,13 +109,38 @@ class AdaptedInput:
         for name, reader, notes in open_files(self.item, self._fingerprints):
             self.file_notes += [note for note in notes if note not in self.file_notes]
             columns = self._distinct(name, reader)
+            late = self._late(name, reader, columns)
+            columns += [column for row in late for column in row if column not in columns]
             key = frozenset(columns)
             if key not in found or not found[key][2]:
-                sample = sample_of(name, reader)
+                sample = sample_of(name, reader) + late
                 files = found[key][3] if key in found else []
                 found[key] = (columns, reader.ragged, sample, files)
             found[key][3].append(name)
         yield from found.values()
+
+    def _late(self, name: str, reader: Reader, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows that show mapped paths of which the beginning of the file shows nothing, where rows may hold further fields (JSON); reads
+        the file until each is found, only if there are any."""
+        source = self.item.source
+        paths = [path for _, path in paths_of(source)] + source.carry
+        if not reader.ragged or not paths:
+            return []
+        sample, found = sample_of(name, reader), list[dict[str, Any]]()
+        # As a path, and as the whole name of a column: which of them it is, only the row shows that has it.
+        forms = {path: (CompiledPath(path), CompiledPath(path, (path,))) for path in paths}
+        missing = {path: form for path, form in forms.items() if not any(_leads(form, row) for row in sample)}
+        if not missing:
+            return []
+        with readable(name):
+            for _, row in reader.rows(None, BATCH_ROWS):
+                shown = [path for path, form in missing.items() if isinstance(row, dict) and _leads(form, row)]
+                if shown:
+                    missing = {path: form for path, form in missing.items() if path not in shown}
+                    found.append(dict.fromkeys(columns) | row)
+                if not missing:
+                    break
+        return found
 
     def _distinct(self, name: str, reader: Reader) -> list[str]:
         """Columns of a file. One that is there twice is refused if a record may need it, and else not read."""
@@ -205,6 +231,7 @@ class AdaptedInput:
         ignored = set(mapping.resolved.left.ignored)
         wanted = [column for column in mapping.columns if column not in ignored]
         there = set(reader.columns)
+        known = there | set(mapping.columns)
         read = None if reader.ragged else {column: column for column in wanted if column in there}
         absent = dict.fromkeys(wanted)
         empty, used = frozenset(mapping.empty), frozenset(mapping.resolved.left.used)
@@ -219,8 +246,8 @@ class AdaptedInput:
                     self.notes["values of carried columns that cannot be read, left out"] += len(row.fields)
                     row = {**absent, **row.row}
                 if type(row) is dict and not whole:
-                    if row.keys() - there:
-                        late.see(name, position, row, row.keys() - there, read=False)
+                    if row.keys() - known:
+                        late.see(name, position, row, row.keys() - known, read=False)
                     row = {**absent, **row}
                 if empty and type(row) is dict:
                     late.see(name, position, row, empty, read=True)
@@ -237,6 +264,12 @@ def sample_of(name: str, reader: Reader) -> list[dict[str, Any]]:
     with readable(name):
         read = (row.row if isinstance(row, UnreadableValues) else row for _, row in islice(reader.rows(names, SAMPLE_ROWS), SAMPLE_ROWS))
         return [{**nulls, **row} for row in read if isinstance(row, dict)]
+
+
+def _leads(forms: Sequence[CompiledPath], row: dict[str, Any]) -> bool:
+    """Whether a row has a value at a path, in one of its forms."""
+    found = [form.get(row) for form in forms]
+    return any(value is not None and type(value) is not Missing for value in found)
 
 
 class _Places:

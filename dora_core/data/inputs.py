@@ -28,6 +28,7 @@ from dora_core.config.data import DataConfig, DataSource
 from dora_core.data.fingerprints import FingerprintMemory
 from dora_core.data.formats import FORMATS, File, Location, Reader, look_at
 from dora_core.data.locations import locate, readable
+from dora_core.data.questions import question_hash
 from dora_core.data.records import Form, Record, Rules, Split, canonical_json, is_held_out
 from dora_core.data.row_views import PartitionedReader, SlicedReader, count_rows
 from dora_core.errors import DataError, did_you_mean
@@ -132,14 +133,19 @@ def rules_of(data: DataConfig, item: Input) -> Rules:
 
 
 def split_of(record: Record, item: Input, data: DataConfig) -> Split:
-    """Split of a record: ``data.eval``, the row's own, train beside ``data.eval``, else by the hash of its prompt."""
+    """Split of a record: ``data.eval``, the row's own, train beside ``data.eval``, else by the hash of its prompt or question."""
     if item.content == "eval":
         return "eval"
     if record.split is not None:
         return record.split
     if data.eval and item.content == "train":
         return "train"
-    return "eval" if is_held_out(record.prompt_hash, data.holdout_fraction) else "train"
+    return "eval" if is_held_out(split_key(record, data), data.holdout_fraction) else "train"
+
+
+def split_key(record: Record, data: DataConfig) -> int:
+    """Hash of what stays in one split: the prompt, or its question (``data.split_by``)."""
+    return question_hash(record.prompt) if data.split_by == "question" else record.prompt_hash
 
 
 def fingerprint_sources(data: DataConfig, memory: FingerprintMemory | None = None) -> dict[str, str]:
@@ -289,6 +295,9 @@ def _resolve_columns(reader: Reader, item: Input, name: str) -> tuple[Form, dict
     there, place = reader.columns, item.place
     explicit = {field: column for field, column in item.source.columns if isinstance(column, str)}
     absent = {field: column for field, column in explicit.items() if column not in there}
+    if absent and reader.ragged:
+        there = [*there, *_further_columns(reader, set(absent.values()), name)]
+        absent = {field: column for field, column in absent.items() if column not in there}
     if absent:
         lines = "; ".join(f"{place}.columns.{field}: no column {column!r}" for field, column in absent.items())
         raise DataError(f"{name}: {lines}", hint=did_you_mean(next(iter(absent.values())), there))
@@ -306,6 +315,17 @@ def _resolve_columns(reader: Reader, item: Input, name: str) -> tuple[Form, dict
         columns["id"] = "record_id"  # our own tables
     present = {field: column for field, column in columns.items() if column in there}
     return form, columns if reader.ragged else present
+
+
+def _further_columns(reader: Reader, wanted: set[str], name: str) -> list[str]:
+    """Those of the ``wanted`` columns that later rows of a file have, beyond the ones by which its columns are known."""
+    found = set[str]()
+    with readable(name):
+        for _, row in reader.rows(None, BATCH_ROWS):
+            found |= wanted & row.keys() if isinstance(row, dict) else set()
+            if found == wanted:
+                break
+    return sorted(found)
 
 
 def _form_of(there: list[str], explicit: Mapping[str, str], item: Input, name: str) -> Form:

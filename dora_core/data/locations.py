@@ -15,18 +15,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from dora_core.config.data import DataSource
 from dora_core.data.folders import DataFile, Folder
 from dora_core.data.formats import AUTO, COMPRESSED, DEFAULT_SPLIT, FORMATS, File, Format, Location, headline, neighbours
 from dora_core.data.globs import expand_braces, fixed_folder, is_glob, matching
 from dora_core.data.splits import Part, parse_split, split_of_file
 from dora_core.errors import DataError
+
+if TYPE_CHECKING:
+    from dora_core.config.data import DataSource
 
 _BY_SUFFIX = {suffix: format for format in FORMATS.values() for suffix in format.suffixes}
 _FILE_FORMATS = sorted({format.name for format in _BY_SUFFIX.values()})

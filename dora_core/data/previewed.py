@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from dora_core.data.acceptance import BadRow
 from dora_core.data.record_counts import RecordCounts
 from dora_core.data.records import Message
-from dora_core.data.suspicion import Finding
 from dora_core.strict_model import StrictModel
+
+if TYPE_CHECKING:
+    from dora_core.data.suspicion import Finding
 
 
 class ResponseShown(StrictModel):

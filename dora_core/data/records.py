@@ -488,8 +488,8 @@ def with_goal(record: Record, text: str) -> Record:
 def records_table(records: Sequence[Record], holdout_fraction: float, schema: pa.Schema = RECORDS_SCHEMA) -> pa.Table:
     """Rows of ``records.parquet``, in the order given."""
     hashes = np.array([r.prompt_hash for r in records], dtype=np.uint64)
-    names = ("record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "task", "weight", "extra")
-    names += ("label_probability", "goal")
+    own = "record_id", "prompt", "responses", "rewards", "sources", "reward_kind", "task", "weight", "extra"
+    names = (*own, "label_probability", "goal")
     columns: dict[str, Any] = {name: [getattr(r, name) for r in records] for name in names}
     columns |= {
         "split": _splits(records, hashes, holdout_fraction),

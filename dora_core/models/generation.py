@@ -169,7 +169,7 @@ class _Batch:
 
     def __init__(self, model: PreTrainedModel, config: GenerateConfig, ends: frozenset[int], pad_id: int):
         self._model, self._config, self._ends, self._pad = model, config, ends, pad_id
-        self._end_E = torch.tensor(sorted(ends), device=model.device)
+        self._end_E = torch.tensor(sorted(ends), dtype=torch.long, device=model.device)
         accepted = inspect.signature(model.forward).parameters
         self._accepts = {name for name in ("position_ids", "logits_to_keep") if name in accepted}  # not every architecture has both
         self._rows: _Rows | None = None

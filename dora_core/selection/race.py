@@ -199,34 +199,49 @@ class Race:
     seed: int = 0
     losses: dict[Entrant, Floats] = field(default_factory=dict)
     """Loss of every golden prompt, (G,), by entrant that has run."""
+    heads: dict[Entrant, list[Head]] = field(default_factory=dict)
+    """Head of every fold, likewise."""
 
     def run(self, entrant: Entrant) -> Floats:
         """Fit all folds of one entrant; returns (G,), and remembers it."""
         if entrant not in self.losses:
-            self.losses[entrant] = self._weighting(entrant) if entrant.is_weighting else self._robust(entrant)
+            pairs, golden_P = self.data.pairs, self.data.pairs.golden_P
+            self.heads[entrant] = self._weighting(entrant) if entrant.is_weighting else self._robust(entrant)
+            margin_P = self.margins(entrant, pairs.difference_PD[golden_P], pairs.fold_P[golden_P])
+            self.losses[entrant] = cluster_means(preference_loss(margin_P), pairs.prompt_P[golden_P])
         return self.losses[entrant]
 
-    def _weighting(self, entrant: Entrant) -> Floats:
+    def margins(self, entrant: Entrant, difference_ND: Floats, fold_N: NDArray[np.integer]) -> Floats:
+        """Margins in nats (N,) of any pairs, each by the head that saw no pair of its fold."""
+        margin_N = np.empty(len(fold_N))
+        for fold, head in enumerate(self.heads[entrant]):
+            own = fold_N == fold
+            margin_N[own] = head.margins(difference_ND[own])
+        return margin_N
+
+    def _weighting(self, entrant: Entrant) -> list[Head]:
         fitted = self._fitters.setdefault(
             entrant.uses_trust, CrossFit(self.data.pairs, self.ridge, self.data.held_out_labels(entrant) if entrant.uses_trust else None)
         )
-        return fitted.golden_losses(fitted.fit(self.data.weights(entrant)))
+        return fitted.fit(self.data.weights(entrant))
 
     @cached_property
     def _fitters(self) -> dict[bool, CrossFit]:
         return {}
 
-    def _robust(self, entrant: Entrant) -> Floats:
+    def _robust(self, entrant: Entrant) -> list[Head]:
         pairs, label_KP = self.data.pairs, self.data.held_out_labels(entrant)
         assert self.data.factor_P is not None
-        margin_P = np.zeros(len(pairs))
+        heads = []
         for fold in range(pairs.folds):
             seen = pairs.fold_P != fold
             columns = (pairs.difference_PD, pairs.weight_P, self.data.factor_P, label_KP[fold])
-            head = fit_objective(*(c[seen] for c in columns), objective=entrant.objective, ess_target=entrant.ess_target, ridge=self.ridge)
-            margin_P[~seen] = head.margins(pairs.difference_PD[~seen])
-        golden = pairs.golden_P
-        return cluster_means(preference_loss(margin_P[golden]), pairs.prompt_P[golden])
+            difference_PD, weight_P, factor_P, label_P = (column[seen] for column in columns)
+            objective, target = entrant.objective, entrant.ess_target
+            heads.append(
+                fit_objective(difference_PD, weight_P, factor_P, label_P, objective=objective, ess_target=target, ridge=self.ridge)
+            )
+        return heads
 
     # ------------------------------------------------------------------------------------------------------------- choice
 

@@ -179,8 +179,7 @@ class AlignmentTask:
         if not gap <= allowed:
             raise TrainingError(
                 f"at step 0 policy and reference differ by {gap:.3g} nats per √token (allowed {allowed})",
-                hint="the reference log-probabilities belong to another model, tokenizer or truncation; delete the reference "
-                "stage's output and run again; with lora, keep lora.dropout at 0",
+                hint=mismatch_hint(self._config, gap, allowed, _dropout_of(self.module)),
             )
 
     def _count(self, batch: PreferenceBatch, valid_B: Tensor) -> Tensor:
@@ -221,3 +220,31 @@ def _pad(flat: Tensor, lengths: list[int], width: int, fill: Any) -> Tensor:
     mask_BN = torch.arange(width)[None, :] < torch.tensor(lengths)[:, None]
     padded_BN = flat.new_full((len(lengths), width), fill)
     return padded_BN.masked_scatter(mask_BN.to(flat.device), flat)
+
+
+def mismatch_hint(config: AlignConfig, gap: float, allowed: float, dropout: float = 0.0) -> str:
+    """Return the next step where policy and reference differ at step 0, the likeliest cause first.
+
+    Args:
+        gap: largest difference, nats per √token. allowed: its :data:`REFERENCE_TOLERANCE`.
+        dropout: largest rate of a dropout layer of the policy.
+    """
+    precision, causes = config.optimization.precision, list[str]()
+    if math.isnan(gap):
+        causes.append(f"the start's log-probabilities are not numbers in {precision}: set align.optimization.precision: float32")
+    lora = config.optimization.lora
+    if lora is not None and lora.dropout > 0:
+        causes.append(f"lora.dropout = {lora.dropout:g} switches inputs off at random: set it to 0")
+    elif dropout > 0:
+        causes.append(f"the model drops out at a rate of {dropout:g} in training: set its dropout rates to 0 in its config.json")
+    if gap <= 3 * allowed and precision != "float32":
+        causes.append(f"{precision} rounds in another way here than where the reference ran: write precision: float32")
+    causes.append(
+        "the reference log-probabilities belong to another model, tokenizer or truncation: delete the output of the stage reference and "
+        "run again"
+    )
+    return causes[0] if len(causes) == 1 else "; or ".join(causes) + " (the likeliest first)"
+
+
+def _dropout_of(policy: nn.Module) -> float:
+    return max((module.p for module in policy.modules() if isinstance(module, nn.Dropout)), default=0.0)

@@ -77,7 +77,7 @@ def load_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
     state: dict[str, Any] = {"weights": weights, "optimizer": moments}
     load_safely(state, folder, alone=worker.group is None)
     set_state_dict(module, optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"])
-    progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text())["progress"]
+    progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))["progress"]
     return progress
 
 
@@ -108,7 +108,7 @@ def _sha256(path: Path) -> str:
 
 def _write_last(path: Path, text: str) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

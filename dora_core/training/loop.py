@@ -154,7 +154,7 @@ class Schedule:
     def indices(self, step: int) -> list[int]:
         """Record indices of one optimisation step over all ranks; the last batch of an epoch may be smaller."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + epoch) % 2**63)
         order = torch.randperm(self.records, generator=generator)
         return order[position * self.config.batch_size : (position + 1) * self.config.batch_size].tolist()
 

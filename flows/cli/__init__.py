@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 
 from flows.cli.app import app
+from flows.cli.streams import settle_streams
+from infra.child_environment import without_proxy
 
 NOUNS = (
     "demo",
     "init",
     "data",
+    "label",
     "realign",
     "evaluate",
     "generate",
@@ -36,6 +40,8 @@ for noun in NOUNS:
 
 
 def main() -> None:
+    settle_streams()
+    os.environ |= without_proxy(os.environ)  # before any client is made
     app()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections import deque
@@ -44,6 +45,16 @@ WINDOW_SECONDS = 60.0
 _COLOURS = {"cached": "dim", "ran": "green", "failed": "red", "cancelled": "yellow", "pending": "dim"}
 
 
+def json_text(value: Mapping[str, Any]) -> str:
+    """A JSON document for stdout; characters that its encoding does not have are escaped, not replaced."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=1, default=str)
+    return text
+
+
 class Out:
     """Printer: text to stdout, or to stderr when stdout carries the JSON document."""
 
@@ -57,7 +68,7 @@ class Out:
 
     def document(self, value: Mapping[str, Any]) -> None:
         if self._as_json:
-            print(json.dumps(value, indent=1, ensure_ascii=False, default=str), flush=True)
+            print(json_text(value), flush=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table = _table(*columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from contextlib import nullcontext
@@ -10,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dora_core.environment import set_default
 from dora_core.errors import RunStopped
 from flows.cli.output import Out
 from flows.config.loading import load_config
@@ -101,7 +101,7 @@ def run(config: RealignConfig | StudyConfig, until: Until = "promote", *, as_jso
     settings = Settings()
     places = apply_environment(settings)
     if not verbose:
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        set_default("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     out = Out(as_json)
     if not isinstance(config, StudyConfig) and (ended := _unchanged(config, until, settings, places, out, verbose)) is not None:
         _finish(ended, settings, out, report)
@@ -161,7 +161,7 @@ def _finish(ended: EndedRun, settings: Settings, out: Out, report: Path | None, 
         written = str(report) if report is not None and report.is_file() else f"dora report {run_id}"
     links = {"report": written} | {name: link for name, link in pages if link}
     if pages.mlflow and pages.mlflow.startswith("sqlite"):
-        links["mlflow"] = f"mlflow ui --backend-store-uri {pages.mlflow}  (or `dora up`)"
+        links["mlflow"] = f"mlflow ui --backend-store-uri {shlex.quote(pages.mlflow)}  (or `dora up`)"
     out.summary(ended, store, links)
     if stopped is not None:
         raise stopped

@@ -33,7 +33,7 @@ def demo_config(folder: Path, rounds: int = 0, overrides: Sequence[Override] = (
     if rounds:
         raw |= {"rounds": {"rounds": rounds}, "generate": {"samples": 4, "max_new_tokens": 96}}
         raw["evaluate"]["twins"] = []
-    for override in overrides:
-        apply_override(raw, override)
     model = SelfTrainConfig if rounds else RealignConfig
+    for override in overrides:
+        apply_override(raw, override, model)
     return validate(raw, place="demo.yaml", folder=paths_from or folder, lines=lines, model=model)

@@ -64,7 +64,7 @@ def splits_at(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     try:
-        return sorted(json.loads((folder / "dataset_dict.json").read_text())["splits"])
+        return sorted(json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"])
     except (OSError, ValueError, KeyError, TypeError):
         below = (str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
         return sorted({split for name in below if is_visible(name) and (split := split_of_file(name)) is not None})

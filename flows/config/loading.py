@@ -32,6 +32,8 @@ from flows.config.yaml_text import KeyPath, Override, apply_override, dotted, pa
 Configuration = TypeVar("Configuration", bound=MethodConfig)
 Model = TypeVar("Model", bound=BaseModel)
 MAX_BYTES = 1_000_000
+MOST = 2**53 - 1
+"""Largest whole number of a configuration: JSON and the forms of a browser carry no larger one exactly, and any seed up to it works."""
 
 
 # ---------------------------------------------------------------------------------------------------------- validation
@@ -100,7 +102,7 @@ def parse_config(text: str, overrides: Sequence[Override], model: type[Configura
     if not isinstance(data, dict):
         raise ConfigError(f"{place} must be a mapping of sections at the top, not a {_kind(data)}", hint=_sections(model))
     for override in overrides:
-        apply_override(data, override)
+        apply_override(data, override, model)
     return validate(data, place=place, folder=folder, lines=lines, model=model)
 
 
@@ -121,7 +123,7 @@ def validate(
     Raises:
         ConfigError: as :func:`load_config`.
     """
-    mistakes = _resolve_paths(data, folder)
+    mistakes = [*_resolve_paths(data, folder), *_beyond(data, ())]
     config = None
     try:
         config = model.model_validate(
@@ -136,6 +138,15 @@ def validate(
     raise ConfigError(
         headline + "\n  ".join(shown), hint=f"correct {'them' if len(shown) > 1 else 'it'} and look at the plan with --dry-run"
     )
+
+
+def _beyond(data: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the whole numbers that are too large."""
+    if isinstance(data, int) and abs(data) > MOST:
+        yield path, f"must be at most {MOST} (got {data if abs(data) < 10**40 else 'a longer one'})"
+    elif isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _beyond(value, (*path, key))
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path) -> list[tuple[KeyPath, str]]:

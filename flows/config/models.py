@@ -23,6 +23,7 @@ from dora_core.config.method import (
     GateConfig,
     GenerateConfig,
     ModelConfig,
+    PolicyConfig,
     SftConfig,
     TestbedConfig,
     TextConfig,
@@ -164,6 +165,7 @@ class RealignConfig(MethodConfig):
 
     example: ClassVar[str] = "infra/configs/demo.yaml"
 
+    policy: PolicyConfig = Field(default_factory=PolicyConfig, description="The model to align, and the start of its alignment.")
     data: DataConfig = Field(description="Preference data.")
     gate: GateConfig = Field(default_factory=GateConfig, description="Promotion gate.")
     drift: DriftConfig = Field(default_factory=DriftConfig, description="How far the data may move from the last run's.")
@@ -215,6 +217,20 @@ class RealignConfig(MethodConfig):
                 "would take for disagreement; leave data.goal out, or those (trust.apply: off, exchange.enabled: false, another objective)"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_continuation(self) -> Self:
+        if self.continues and (self.gate.max_kl is None or self.evaluate.kl_prompts == 0):
+            raise ValueError(
+                "policy.start=champion: every run starts where the last one ended, and only the gate bounds how far they move from the "
+                "base; set gate.max_kl to a number and evaluate.kl_prompts above 0"
+            )
+        return self
+
+    @property
+    def continues(self) -> bool:
+        """Whether alignment starts from the project's champion."""
+        return self.policy.start == "champion"
 
     @property
     def model_name(self) -> str:
@@ -271,6 +287,8 @@ class SelfTrainConfig(RealignConfig):
     @model_validator(mode="after")
     def _check_rounds(self) -> Self:
         mistakes = []
+        if self.continues:
+            mistakes.append("policy.start: rounds begin with a realignment from the base, and each starts from the last; set it to base")
         if self.generate.prompts is not None:
             mistakes.append("generate.prompts: rounds.prompts is the number of prompts of a round, other ones each round")
         if self.races:

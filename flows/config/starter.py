@@ -121,7 +121,7 @@ class _Writer:
         self.names = [name for name in self.counts.sources if not name.startswith("(")]
         self.has_golden_data = any(item.content == "golden" for item in found)
         self.golden, self.named = self._golden_sources()
-        self.data = data.evolve(golden_sources=self.golden)
+        self.data = data.evolve(golden_sources=self.golden, split_by="prompt" if data.eval else "question")
         self.loss = "kto" if self.counts.approved or self.counts.disapproved else "dpo"  # kto reads pairs too, dpo no single responses
         others = [name for name in self.counts.sources if name not in self.golden]
         self.estimable = self.named and bool(others) if not self.has_golden_data else bool(self.counts.sources)
@@ -173,6 +173,7 @@ class _Writer:
                 else "of the prompts, chosen by hash; or give data.eval"
             )
             yield f"  holdout_fraction: 0.1      # {how}"
+            yield "  split_by: question         # prompts that differ only in system message, white space or later turns stay in one split"
         yield ""
         yield from self._method()
 

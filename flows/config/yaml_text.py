@@ -5,11 +5,13 @@ Stricter than YAML is by default: a duplicate key is an error, ``1e-3`` is a num
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
+from pydantic import BaseModel
 
 from dora_core.errors import ConfigError
 
@@ -19,8 +21,34 @@ Override = tuple[str, Any]
 
 
 def dotted(path: Iterable[str | int]) -> str:
-    """``data.train.0.path``: the form that ``--set`` takes."""
-    return ".".join(map(str, path))
+    """``data.train.0.path``: the form that ``--set`` takes; a key that holds a dot, a quote or ``=`` is quoted."""
+    return ".".join(json.dumps(part, ensure_ascii=False) if re.search(r"[.=\"]", part) else part for part in map(str, path))
+
+
+_KEY = re.compile(r"""("(?:[^"\\]|\\.)*"|'[^']*'|[^."'=][^.=]*)(?=[.=]|$)""")
+"""One key of a dotted path: in quotes, or up to the next dot."""
+
+
+def split_path(path: str) -> list[str]:
+    """Split a dotted path into its keys: the inverse of :func:`dotted`; ``'…'`` quotes, too. Empty for a malformed path."""
+    keys, end = _scan(path)
+    return keys if end == len(path) else []
+
+
+def _scan(text: str) -> tuple[list[str], int]:
+    """Read keys from the beginning of ``text``; returns them and the position behind the last one."""
+    keys, at = list[str](), 0
+    while found := _KEY.match(text, at):
+        key = found[0]
+        try:
+            keys.append(json.loads(key) if key[0] == '"' else key[1:-1] if key[0] == "'" else key)
+        except ValueError:  # an escape that JSON does not have
+            return [], 0
+        at = found.end()
+        if text[at : at + 1] != ".":
+            return keys, at
+        at += 1
+    return [], 0  # nothing, or a dot at the end
 
 
 MAX_DEPTH = 40
@@ -138,38 +166,84 @@ def _whole_text(text: str, here: str) -> str:
         raise ConfigError(f"{here}: half a character (U+D800 to U+DFFF) in a text", hint="save the file as UTF-8 text") from None
 
 
+QUOTED = "--set 'calibration.shares.\"gpt-3.5\"=0.5'"
+"""The form of a key that holds a dot."""
+
+
 def parse_override(assignment: str) -> Override:
-    """Parse one ``a.b=v`` of ``--set``; ``v`` is YAML.
+    """Parse one ``a.b=v`` of ``--set``; ``v`` is YAML, and a key that holds a dot is quoted: ``calibration.shares."gpt-3.5"=0.5``.
 
     Raises:
         ConfigError: it has another form, or ``v`` is not valid YAML.
     """
-    path, equals, text = _whole_text(assignment, "--set").partition("=")
-    if not equals or not all(path.split(".")):
-        raise ConfigError(f"--set {assignment[:80]}: expected key.path=value", hint="for example: --set align.objective.lambda=2.0")
+    whole = _whole_text(assignment, "--set")
+    keys, end = _scan(whole)
+    path, equals, text = whole[:end], whole[end : end + 1], whole[end + 1 :]
+    if equals != "=" or not all(keys) or not split_path(path):
+        raise ConfigError(
+            f"--set {assignment[:80]}: expected key.path=value",
+            hint="for example: --set align.objective.lambda=2.0; a key that holds a dot in quotes: " + QUOTED,
+        )
     value, _ = read_yaml(text, f"--set {path}")
     return path, value
 
 
-def apply_override(data: dict[str, Any], override: Override) -> None:
+def apply_override(data: dict[str, Any], override: Override, model: type[BaseModel] | None = None) -> None:
     """Set one value in raw configuration data, in place; list items go by index.
 
-    Unknown keys are left for validation, which names the nearest one.
+    Of the keys that are there, the one that covers most of the path is taken, so a name that holds dots needs no quotes where it exists. In
+    a free mapping of ``model`` (``calibration.shares``) the rest of the path is one key. Unknown keys are left for validation, which names
+    the nearest one.
 
     Raises:
         ConfigError: a parent on the path is not a mapping, or a list without that item.
     """
     dotted_path, value = override
-    *parents, last = dotted_path.split(".")
-    target: Any = data
-    for depth, (part, following) in enumerate(zip(parents, [*parents, last][1:], strict=True)):
-        child = _item(target, part, dotted_path, ".".join(parents[:depth]))
+    rest, above, target = split_path(dotted_path), list[str](), data
+    while True:
+        count = _covered(target, rest, above, model)
+        part, rest = ".".join(rest[:count]), rest[count:]
+        child = _item(target, part, dotted_path, dotted(above))
+        above.append(part)
+        if not rest:
+            break
         if child is None:
-            child = [] if _index(following) is not None else {}
+            child = [] if _index(rest[0]) is not None and not _is_free_mapping(model, above) else {}
             _assign(target, part, child)
         target = child
-    _item(target, last, dotted_path, ".".join(parents))
-    _assign(target, last, value)
+    _assign(target, part, value)
+
+
+def _covered(target: Any, rest: list[str], above: list[str], model: type[BaseModel] | None) -> int:
+    """Number of parts of the path that are the next key."""
+    if not isinstance(target, dict):
+        return 1
+    if _is_free_mapping(model, above):
+        return len(rest)
+    return next((count for count in range(len(rest), 0, -1) if ".".join(rest[:count]) in target), 1)
+
+
+def _is_free_mapping(model: Any, path: Iterable[str]) -> bool:
+    """Whether the configuration has a mapping from names to single values at ``path``."""
+    current = [model]
+    for part in path:
+        members = [member for annotation in current for member in _alternatives(annotation)]
+        current = []
+        for member in members:
+            if isinstance(member, type) and issubclass(member, BaseModel):
+                current += [field.annotation for name, field in member.model_fields.items() if part in (name, field.alias)]
+            elif get_origin(member) in (list, dict):
+                current.append(get_args(member)[-1])
+    mappings = [m for annotation in current for m in _alternatives(annotation) if get_origin(m) is dict]
+    values = [value for mapping in mappings for value in _alternatives(get_args(mapping)[1])]
+    return bool(values) and not any(get_origin(v) in (list, dict) or (isinstance(v, type) and issubclass(v, BaseModel)) for v in values)
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """Members of a union, nested ones and those inside ``Annotated`` included; any other annotation alone."""
+    if get_origin(annotation) in (None, list, dict):
+        return [annotation]
+    return [member for each in get_args(annotation) for member in _alternatives(each)]
 
 
 def _item(target: Any, part: str, dotted_path: str, parent: str) -> Any:
@@ -182,10 +256,11 @@ def _item(target: Any, part: str, dotted_path: str, parent: str) -> Any:
             return target[index] if index < len(target) else None
         raise ConfigError(
             f"--set {dotted_path}: {parent} is a list of {len(target)}, it has no item {part!r}",
-            hint=f"give an index from 0 to {len(target)}; {len(target)} appends",
+            hint=f"give an index from 0 to {len(target)}, {len(target)} appends; a key that holds a dot needs quotes: {QUOTED}",
         )
     raise ConfigError(
-        f"--set {dotted_path}: {parent} is a single value ({str(target)[:40]!r}), it has no key {part!r}", hint=f"use --set {parent}=VALUE"
+        f"--set {dotted_path}: {parent} is a single value ({str(target)[:40]!r}), it has no key {part!r}",
+        hint=f"use --set {parent}=VALUE; a key that holds a dot needs quotes: {QUOTED}",
     )
 
 

@@ -5,9 +5,10 @@ Work pool and its queues, deployments with their forms and schedules, the concur
 automations of ``flows/deployment/automations.py``. The worker imports a flow from the installed package: nothing is uploaded, and the code
 that runs is the code that is installed there.
 
-Changes made in Prefect's UI stay: the sizes of limits unless one is given, whether a schedule is on, and parameters and times
-of a deployment until its entry in the file changes (in the home's file a schedule's ``active`` counts, too). The server remembers the
-digest of the entry it was given, as the deployment's version. A deployment tagged ``dora`` that the files no longer declare is removed.
+Changes made in Prefect's UI stay: the sizes of limits unless one is given, whether a schedule is on, schedules that the files do not
+declare (with a slug or without), and parameters and times of a deployment until its entry in the file changes (in the home's file a
+schedule's ``active`` counts, too). The server remembers the digest of the entry it was given, as the deployment's version. A deployment
+tagged ``dora`` that the files no longer declare is removed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import importlib.metadata
 import importlib.resources
 import importlib.util
 import json
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from dora_core.environment import variable
 from dora_core.errors import ConfigError
 from dora_core.strict_model import NAME_PATTERN, StrictModel
 from flows.config.yaml_text import read_yaml
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 PoolType = Literal["process", "docker", "kubernetes"]
 Change = Literal["created", "updated", "unchanged", "removed"]
 
+FORMER_SLUGS: frozenset[str] = frozenset()
+"""Slugs of schedules that a release has declared and this one does not: they are removed. A schedule with any other slug is the user's."""
 LOCAL_FILE = "prefect.yaml"
 """The home's own declarations."""
 DEFAULT = "default"
@@ -217,6 +220,9 @@ def deploy(
                 changed = found is not None and found.version != entry.digest and entry.is_local
                 on = schedule.active if there is None or changed else there.active
                 result.schedules[label] = f"{schedule.cron} {schedule.timezone}, {'on' if on else 'off'}"
+            own = {schedule.slug for schedule in entry.schedules} | FORMER_SLUGS
+            kept = [s.slug for s in found.schedules if s.slug and s.slug not in own] if found else []
+            result.notes += [f"{label}: the schedule {slug!r} is not of this release, and stays" for slug in kept]
         for label, gone in known.items():
             result.deployments[label] = "removed"
             if not dry_run:
@@ -267,11 +273,11 @@ def _ensure_deployment(
         client.update_deployment(found.id, DeploymentUpdate(**facts))
         return "updated"
     client.update_deployment(found.id, DeploymentUpdate(**facts, parameters=entry.parameters))
-    for schedule in found.schedules:  # those without a slug are the user's own
+    for schedule in found.schedules:  # all others are the user's own, with a slug or without
         if schedule.slug in times:
             active = new[schedule.slug].active if entry.is_local else None
             client.update_deployment_schedule(found.id, schedule.id, active=active, schedule=times[schedule.slug])
-        elif schedule.slug is not None:
+        elif schedule.slug in FORMER_SLUGS:
             client.delete_deployment_schedule(found.id, schedule.id)
     missing = [create for slug, create in new.items() if slug not in {schedule.slug for schedule in found.schedules}]
     if missing:
@@ -392,7 +398,7 @@ def base_template(kind: PoolType, image: str | None, prefects_own: Callable[[], 
         template["variables"]["properties"]["image"]["default"] = image
         return template
     template = prefects_own()["prefect-docker"]["docker"]["default_base_job_configuration"]
-    places = {name: os.environ[name] for name in PLACES if name in os.environ}
+    places = {name: value for name in PLACES if (value := variable(name))}
     defaults = {
         "image": image or f"dora-realign:{importlib.metadata.version('dora-realign')}-cpu",  # as infra/docker/Dockerfile names it
         "env": {"DORA_HOME": CONTAINER_HOME} | places,
@@ -400,8 +406,8 @@ def base_template(kind: PoolType, image: str | None, prefects_own: Callable[[], 
         "auto_remove": True,
         "image_pull_policy": "IfNotPresent",
     }
-    for variable, value in defaults.items():
-        template["variables"]["properties"][variable]["default"] = value
+    for name, default in defaults.items():
+        template["variables"]["properties"][name]["default"] = default
     return template
 
 
@@ -417,7 +423,7 @@ def _worker_notes(pool: str, kind: str) -> list[str]:
     package = PACKAGES[kind]
     install = "" if importlib.util.find_spec(package.replace("-", "_")) else f"pip install {package}; "
     notes = [f"on the worker's machine: {install}prefect worker start --pool {pool} --type {kind}"]
-    away = [name for name in PLACES[:3] if name not in os.environ]
+    away = [name for name in PLACES[:3] if variable(name) is None]
     if kind == "docker" and away:
         unset = f"{', '.join(away)} {'is' if len(away) == 1 else 'are'} not set here"
         notes.append(f"{unset}: each container would use a separate store and history; set them, and deploy into a new --pool")

@@ -78,7 +78,7 @@ def project_of(model: type[MethodConfig], config_file: str, overrides: Sequence[
     text = packaged(f"{config_file}.yaml") if config_file in examples() else read_text(_path(config_file, model), model)
     raw, _ = read_yaml(text, config_file)
     for assignment in overrides:
-        apply_override(raw, parse_override(assignment))
+        apply_override(raw, parse_override(assignment), model)
     return str(raw.get("project", model.model_fields["project"].default))
 
 

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from dora_core.evaluation.benchmarks import check_installed
 from flows.config.models import RealignConfig, SelfTrainConfig
-from flows.planning.champion import champions
+from flows.planning.answers import answered_elsewhere
+from flows.planning.champion import champion_to_continue, champions
+from flows.planning.continuation import Continuation, continuation
 from flows.planning.latest import LatestStage, read_latest
 from flows.planning.model_checks import Described, check_data, describe_policy
 from flows.planning.planned_stage import Plan, PlannedStage, split_on_demand
@@ -44,10 +46,11 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
 
     Args:
         until: the last stage wanted.
-        mlflow_uri: of the registry with the champion, with which the policy is compared if the project has promoted a model before; None:
-            not compared.
+        mlflow_uri: of the registry with the champion, with which the policy is compared if the project has promoted a model before, and
+            from which it continues under ``policy.start: champion``; None: neither.
 
     Raises:
+        ServiceError: the registry does not answer, and the run is to continue from its champion.
         DataError, ConfigError: an input file is missing, its columns cannot be understood, or its rows cannot be used as configured.
         ModelError: a model is neither a folder nor a known id, or its files say that the run would fail (``model_checks.py``).
     """
@@ -55,10 +58,16 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     latest = read_latest(store, config.project)
     notes: list[str] = []
     registered = champions(mlflow_uri, config.model_name, store, notes.append) if mlflow_uri and "promote" in latest else []
-    chain = _specs(config, until, _previous(latest, store), registered)
+    chain = _chain(config)
+    continued = None
+    if config.continues:
+        champion = champion_to_continue(mlflow_uri, config.model_name, store) if mlflow_uri else None
+        continued = continuation(champion, chain.given, chain.model, store, notes.append)
+    _specs(chain, until, _previous(latest, store), registered, continued)
     specs, labels = chain.specs, {spec.digest(): label for label, spec in chain.specs.items()}
     compared = [_compare(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items()]
     stages, not_needed = split_on_demand(compared)
+    notes += filter(None, (answered_elsewhere(stage.spec, store) for stage in stages if stage.cached))
     first = stages[0]
     assert isinstance(first.spec, ingest.Spec), "a chain begins with its data"
     read = read_result(store, first.spec.ref(), ingest.Facts) if first.cached else None
@@ -78,32 +87,46 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     return Plan(config.project, stages, first.spec.fingerprints, records, (*notes, *described.notes), not_needed, described.lines)
 
 
-def _specs(config: RealignConfig, until: Until, previous: Previous | None, champions: list[StageRef]) -> Chain:
+def _chain(config: RealignConfig) -> Chain:
     from dora_core.data.fingerprints import FingerprintMemory
     from dora_core.data.inputs import fingerprint_sources
 
-    chain = Chain(config, fingerprint_sources(config.data, FingerprintMemory(Settings().fingerprints)))
-    calibration = chain.calibrate(chain.drift(previous)) if config.needs_calibration or until == "calibrate" else None
+    return Chain(config, fingerprint_sources(config.data, FingerprintMemory(Settings().fingerprints)))
+
+
+def _specs(chain: Chain, until: Until, previous: Previous | None, champions: list[StageRef], continued: Continuation | None) -> None:
+    """Add all stages.
+
+    Args:
+        continued: the champion to continue from, with its base, which evaluation compares with; None: the base is the start.
+    """
+    config = chain.config
+    drift = chain.drift(previous) if config.needs_calibration or until == "calibrate" else None
+    if continued is not None:
+        chain.replay(continued.earlier, continued.base)
+    calibration = chain.calibrate(drift) if drift is not None else None
     if until == "calibrate":
-        return chain
+        return
     value = chain.value(calibration) if config.needs_valuation else None
     race = chain.race(calibration, value) if config.races and calibration is not None and value is not None else None
-    start = chain.start()
+    start = chain.start() if continued is None else continued.champion
     reference = chain.reference(start)
     twins = [] if until == "align" else wanted_twins(config)
     chain.twin_data(twins, start, reference)
     policy = chain.align(start, reference, calibration, race=race)
     if until == "align":
-        return chain
+        return
     if isinstance(config, SelfTrainConfig):
         evaluation, policy = add_rounds(chain, start, reference, policy, champions)
         chain.round = None  # a promotion is the run's, not a round's
     else:
         trained = {name: chain.twin(name, start, reference) for name in twins}
+        if continued is not None:  # held-out prompts are judged against the base, as in every night before
+            chain.records, start = chain.given, continued.base
+            reference = chain.reference(start, "reference base")
         evaluation = chain.evaluate(start, reference, policy, trained, chain.compare(policy, start, champions, trained))
     if until == "promote":
         chain.promote(evaluation, policy)
-    return chain
 
 
 def _previous(latest: dict[str, LatestStage], store: Store) -> Previous | None:
@@ -150,7 +173,8 @@ def _why(old: dict[str, Any], spec: StageSpec, labels: dict[str, str]) -> str:
     new = spec.payload()
     inputs = spec.inputs()
     before = {ref["digest"] for name in inputs for ref in _refs(old.get(name.partition(".")[0]))}
-    changed_inputs = list(dict.fromkeys(labels[ref.digest] for ref in inputs.values() if ref.digest not in before))
+    named = (labels.get(ref.digest, f"{ref.stage} of an earlier run") for ref in inputs.values() if ref.digest not in before)
+    changed_inputs = list(dict.fromkeys(named))
     dropped = [
         name
         for name in old.keys() & new.keys()

@@ -68,7 +68,7 @@ class Plan:
     Attributes:
         inputs: ``{URI: digest}`` of the files that are read.
         records: number of records, None while it is not known.
-        notes: parts of the configuration that could not be planned.
+        notes: parts of the configuration that could not be planned, and where a run starts that was to continue from a champion.
         not_needed: on-demand stages without a result, left out because every stage that reads them is cached.
         model: facts about the policy, read from its files without weights; empty for tiny.
     """
@@ -131,6 +131,7 @@ class Plan:
             "stages": [stage.to_json() for stage in self.stages],
             "to_run": len(self.to_run),
             "estimated_seconds": self.estimated_seconds,
+            "notes": list(self.notes),
         }
 
 

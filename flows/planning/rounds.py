@@ -68,7 +68,7 @@ def sample(chain: Chain, start: StageRef | None, policy: StageRef, done: Samples
     chain.guard("guard samples", samples=samples, first_samples=done.samples[0] if done.samples else None)
     judge = config.labeller
     if isinstance(judge, ImplicitJudge):
-        scores = chain.judge("judge", judge, samples, policy, start or config.policy)
+        scores = chain.judge("judge", judge, samples, policy, start or chain.model)
     else:
         scores = chain.judge("judge", judge, samples, chain.reward_model(judge, start))
     done.samples.append(samples)

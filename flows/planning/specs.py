@@ -37,7 +37,8 @@ class Chain:
         fingerprints: of the input files.
 
     Attributes:
-        records: input of the next stages: the given records, or a round's mixture.
+        records: input of the next stages: the given records, a round's mixture, or those of a run that continues from a champion.
+        model: the base policy, as stages read it.
         round: the self-training round that stages belong to; in labels from round 1 on. None outside self-training.
         rounds: label → round.
     """
@@ -46,6 +47,9 @@ class Chain:
         from tasks.stages import ingest
 
         self.config, self.specs = config, dict[str, StageSpec]()
+        self.model = config.policy.model
+        self._continues = False
+        self._base: StageRef | None = None  # of a run that continues from a champion
         self.round: int | None = 0 if isinstance(config, SelfTrainConfig) else None
         self.rounds: dict[str, int | None] = {}
         self._run, self._golden = config.execution.of, config.data.golden_sources
@@ -150,6 +154,26 @@ class Chain:
         )
         return self.add("race", spec)
 
+    def replay(self, earlier: StageRef, base: StageRef | None) -> StageRef:
+        """Add the training records of a run that continues from a champion: those that are new since ``earlier``, and some of the others.
+        They are the input of the stages that follow.
+
+        Args:
+            base: of the champion's lineage; None: the model itself.
+        """
+        from tasks.stages import replay
+
+        spec = replay.Spec(
+            records=self.given,
+            earlier=earlier,
+            replay=self.config.policy.replay,
+            golden_sources=self._golden,
+            execution=self._run("replay"),
+        )
+        self._continues, self._base = True, base
+        self.records = self.add("replay", spec)
+        return self.records
+
     def start(self) -> StageRef | None:
         """Add the supervised start; None where alignment starts from the model as it is."""
         return self._fine_tune(None, self.config.sft) if self.config.sft.enabled else None
@@ -164,7 +188,7 @@ class Chain:
         spec = sft.Spec(
             records=records or self.records,
             start=policy,
-            model=self.config.policy,
+            model=self.model,
             text=self.config.text,
             sft=settings,
             golden_sources=self._golden,
@@ -172,11 +196,11 @@ class Chain:
         )
         return self.add("sft", spec)
 
-    def reference(self, start: StageRef | None) -> StageRef:
+    def reference(self, start: StageRef | None, label: str = "reference") -> StageRef:
         """Add the log-probabilities of every response under the start."""
         from tasks.stages import reference
 
-        return self.add("reference", reference.Spec(**self._policy(start), execution=self._run("reference")))
+        return self.add(label, reference.Spec(**self._policy(start), execution=self._run("reference")))
 
     def align(
         self,
@@ -243,7 +267,7 @@ class Chain:
         assert config is not None, "called where benchmarks are configured"
         spec = benchmarks.Spec(
             policy=policy,
-            model=self.config.policy,
+            model=self.model,
             benchmarks=config,
             files={str(path): sha256_file(path) for task in config.files for path in task_files(task)},
             execution=self._run("benchmarks"),
@@ -307,7 +331,7 @@ class Chain:
         spec = stage.Spec(
             records=self.given,
             policy=None if served else policy,
-            model=config.policy,
+            model=self.model,
             text=config.text,
             generate=generate,
             split=split,
@@ -348,7 +372,7 @@ class Chain:
         spec = reward.Spec(
             records=self.given,
             start=start,
-            model=self.config.policy if start is None else judge.model,
+            model=self.model if start is None else judge.model,
             text=self.config.text,
             training=judge.training,
             golden_sources=self._golden,
@@ -411,12 +435,14 @@ class Chain:
         config = self.config
         if config.exchange.features == "text":
             return {}
-        start = self._fine_tune(None, config.sft, self.given) if config.sft.enabled else None
-        return {"start": start, "model": config.policy, "text": config.text}
+        start = self._base
+        if not self._continues and config.sft.enabled:
+            start = self._fine_tune(None, config.sft, self.given)
+        return {"start": start, "model": self.model, "text": config.text}
 
     def _policy(self, start: StageRef | None) -> dict[str, Any]:
         """Return the inputs of every stage that works with the policy."""
-        return {"records": self.records, "start": start, "model": self.config.policy, "text": self.config.text}
+        return {"records": self.records, "start": start, "model": self.model, "text": self.config.text}
 
 
 def pinned(config: Configuration) -> Configuration:

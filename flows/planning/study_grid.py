@@ -279,7 +279,7 @@ def _realignment(
         drawn = generate.Spec(
             records=base.records,
             policy=model,
-            model=base.config.policy,
+            model=base.model,
             text=base.config.text,
             generate=config.generate.evolve(seed=config.generate.seed + seed + stream),
             execution=run("generate"),

@@ -147,7 +147,7 @@ def render_page(
         of_bad=sum(item.bad for item in preview.inputs),
         complete=all(item.complete for item in preview.inputs),
         payload=_script_json([*_record_rows(records, factors or {}), *_bad_rows(bad)]),
-        script=_markup((HERE / "data_preview.js").read_text()),
+        script=_markup((HERE / "data_preview.js").read_text(encoding="utf-8")),
     )
 
 

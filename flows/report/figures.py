@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.report.drawing import STYLE
 from flows.report.figure_registry import FIGURES
+from flows.report.fonts import fit_fonts
 from tasks.runtime.descriptor import StageResult
 
 if TYPE_CHECKING:
@@ -29,4 +30,7 @@ def figures_for(result: StageResult[Any]) -> dict[str, Figure]:
 
     with rc_context(STYLE):
         drawn = {name: figure.draw(result.facts) for name, figure in FIGURES.get(result.stage, {}).items()}
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+    figures = {name: figure for name, figure in drawn.items() if figure is not None}
+    for figure in figures.values():
+        fit_fonts(figure)
+    return figures

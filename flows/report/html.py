@@ -44,7 +44,7 @@ def render_template(name: str, **content: Any) -> str:
         "duration": _duration,
     }
     environment.globals |= {"opponent": opponent, "wins_of": wins_of}
-    return environment.get_template(name).render(css=(HERE / "page.css").read_text(), **content)
+    return environment.get_template(name).render(css=(HERE / "page.css").read_text(encoding="utf-8"), **content)
 
 
 def web_links(links: Links) -> dict[str, str]:

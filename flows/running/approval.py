@@ -39,6 +39,7 @@ from flows.config.models import RealignConfig
 from flows.planning.planned_stage import PlannedStage
 from flows.report.approval import evidence_table
 from flows.run_record import RunRecord, write_record
+from flows.running.artifact_keys import artifact_key
 from flows.running.events import emit
 from flows.running.manifest import waiting
 from flows.running.question import Question, Suspends
@@ -137,7 +138,7 @@ def ask(question: Question) -> NoReturn:
     Raises:
         Pause: Prefect's own exception.
     """
-    key = "".join(c if c.isalnum() else "-" for c in f"approval-{question.model}")
+    key = artifact_key(f"approval-{question.model}")
     create_markdown_artifact(question.text, key=key, description=f"Approval of {question.model} version {question.version}")
     suspend_flow_run(wait_for_input=Approval.with_initial_data(description=question.text), key=question.key)
     raise AssertionError("a question is asked once per flow run")

@@ -31,6 +31,7 @@ from flows.run_record import UNCHANGED, EndedRun, RunRecord
 from flows.run_summary import evaluation_summary
 from flows.running.abandoned import release
 from flows.running.approval import ask, settle, was_suspended
+from flows.running.artifact_keys import artifact_key
 from flows.running.events import announce
 from flows.running.gpu_slots import AWAY_SECONDS, gpu_slot
 from flows.running.manifest import FlowRun
@@ -184,7 +185,7 @@ def publish_summary(session: Session) -> None:
     not answer, the page is missing; the run is unaffected."""
     for warning in session.warnings:
         get_run_logger().warning(warning)
-    key = "".join(c if c.isalnum() else "-" for c in f"{session.manifest.run.flow}-{session.manifest.run.project}")
+    key = artifact_key(f"{session.manifest.run.flow}-{session.manifest.run.project}")
     try:
         create_markdown_artifact(_summary(session), key=key, description=f"Summary of {session.manifest.run_id}")
         if session.plan.to_run and (text := _data(session)):
@@ -260,7 +261,7 @@ class ProgressArtifacts(Observer):
         self._percent[stage.label] = percent
         bar, moved = self._bars.get(stage.label, (None, 0.0))
         if bar is None:
-            key = "".join(c if c.isalnum() else "-" for c in f"progress-{stage.label}")
+            key = artifact_key(f"progress-{stage.label}")
             bar = create_progress_artifact(percent, key=key, description=f"{stage.label}: {event['unit']}")
         elif event["time"] - moved < ARTIFACT_SECONDS and percent < 100.0:
             return

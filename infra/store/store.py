@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import pyarrow.fs as pafs
 
+from dora_core.environment import variable
 from dora_core.errors import DoraError, StoreError
 
 if TYPE_CHECKING:
@@ -318,7 +319,7 @@ def _private_cache() -> Path:
     Raises:
         PermissionError: it belongs to another user.
     """
-    cache = Path(os.environ.get("DORA_CACHE", tempfile.gettempdir())).resolve() / f"dora-cache-{os.getuid()}"
+    cache = Path(variable("DORA_CACHE") or tempfile.gettempdir()).expanduser().resolve() / f"dora-cache-{os.getuid()}"
     cache.mkdir(parents=True, mode=0o700, exist_ok=True)
     if cache.is_symlink() or cache.stat().st_uid != os.getuid():
         raise PermissionError(f"the cache {cache} belongs to another user; set DORA_CACHE to a folder of your own")

@@ -12,9 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dora_core.environment import set_default
 from dora_core.errors import StoreError
+from infra.databases import sqlite_file
 from infra.store.journal import read_part
 from infra.store.store import Store
+from infra.tracking.mlflow_database import below, ensure_database, local_path
 from infra.tracking.mlflow_limits import BATCH, DIGEST_CHARACTERS, ENTRIES, metric_rows
 from infra.tracking.moved_home import follow_home
 from infra.tracking.outbox import Artifact, Batch, Curves, Finish, Input, Operation, Start
@@ -38,10 +41,10 @@ ENVIRONMENT = {
 def mlflow_client(uri: str) -> MlflowClient:
     """Return a client for tracking and registry, with short time-outs. The import takes 1-2 s, a new SQLite file 4 s more."""
     for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        set_default(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    if (file := sqlite_file(uri)) is not None:
+        ensure_database(file)
     from mlflow import MlflowClient
     from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 
@@ -49,10 +52,6 @@ def mlflow_client(uri: str) -> MlflowClient:
 
     _artifact_repository_registry.register(SCHEME, StoreArtifacts)  # also where this package's entry points are not installed
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-def sqlite_path(uri: str) -> Path:
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
 
 
 def user_name() -> str:
@@ -125,15 +124,17 @@ class MlflowCalls:
     """One server (or SQLite file) and the ids it has assigned.
 
     Args:
-        artifact_root: of a SQLite file's own home; its artifacts follow a move of the home.
+        artifact_root: where artifacts of experiments in a SQLite file go; None: as each operation says, or as the server decides.
 
     Attributes:
         ids: local id of a run → MLflow's.
         experiments: name → id of the experiments used here.
+        notes: about the places of artifacts.
     """
 
     def __init__(self, uri: str, artifact_root: Path | None = None):
         self.uri, self._artifact_root = uri, artifact_root
+        self.notes: list[str] = []
         self.ids: dict[str, str] = {}
         self.experiments: dict[str, str] = {}
         self._client: MlflowClient | None = None
@@ -174,8 +175,8 @@ class MlflowCalls:
             Exception: any that MLflow's client raises; see :meth:`is_refusal`.
         """
         if self._client is None:
-            if self._artifact_root is not None and self.uri.startswith("sqlite:///"):
-                follow_home(sqlite_path(self.uri), self._artifact_root)
+            if self._artifact_root is not None and (file := sqlite_file(self.uri)) is not None:
+                follow_home(file, self._artifact_root)
             self._client = mlflow_client(self.uri)  # before any other import of mlflow: it sets the environment
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -213,8 +214,30 @@ class MlflowCalls:
             client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
             params, tags = [], []
 
+    def refused_rows(self, operation: Batch | Curves) -> list[str]:
+        """Send a refused batch in halves, down to single rows; returns the names that MLflow refuses: each costs itself alone.
+
+        Raises:
+            Exception: as :meth:`perform`, for another reason than a refusal. What was sent is sent again then, to no effect.
+        """
+        batch = as_batch(operation)
+        rows = [(kind, row) for kind in BATCH for row in getattr(batch, kind)]
+        if len(rows) < 2:
+            return [str(row[0]) for _, row in rows]
+        refused = []
+        for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+            part = Batch(run=batch.run, time=batch.time, **{kind: [row for each, row in half if each == kind] for kind in BATCH})
+            try:
+                self.perform(part)
+            except Exception as error:
+                if not self.is_refusal(part, error):
+                    raise
+                refused += self.refused_rows(part)
+        return refused
+
     def _create_run(self, client: MlflowClient, operation: Start) -> str:
-        experiment = self._experiment(client, operation.project, operation.artifact_root)
+        root = operation.artifact_root if self._artifact_root is None else str(self._artifact_root.resolve())
+        experiment = self._experiment(client, operation.project, root)
         known = client.search_runs([experiment], filter_string=f"tags.`{LOCAL_ID}` = '{operation.run}'", max_results=1)
         if known:  # created by an attempt whose answer was lost
             return str(known[0].info.run_id)
@@ -240,5 +263,8 @@ class MlflowCalls:
                 experiment = client.get_experiment_by_name(project)
             if experiment.lifecycle_stage == "deleted":
                 client.restore_experiment(experiment.experiment_id)
+            place = local_path(experiment.artifact_location)
+            if artifact_root and place is not None and not below(place, Path(artifact_root)):
+                self.notes.append(f"artifacts of the experiment {project} go to {place}, as MLflow has it, and not below {artifact_root}")
             self.experiments[project] = experiment.experiment_id
         return self.experiments[project]

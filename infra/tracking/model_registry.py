@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from dora_core.errors import DoraError, ServiceError, did_you_mean
 from infra.back_ends import without_credentials
+from infra.databases import sqlite_file
 from infra.settings import Settings
 from infra.store.store import split_uri
 from infra.tracking.mlflow_client import mlflow_client, user_name
@@ -197,7 +198,9 @@ def aliases(uri: str, name: str) -> dict[str, str]:
 
 
 def alias_tags(uri: str, name: str) -> dict[str, dict[str, str]]:
-    """Return the tags of the version behind each alias."""
+    """Return the tags of the version behind each alias; empty for an unknown model, or a SQLite file that does not exist."""
+    if _is_unborn(uri):
+        return {}
     with _registry(uri) as client:
         return {alias: dict(client.get_model_version(name, version).tags) for alias, version in _aliases(client, name).items()}
 
@@ -214,7 +217,7 @@ class Registered:
 
 def versions(uri: str) -> list[Registered]:
     """List all versions of all models; empty for a SQLite file that does not exist (a request would create it)."""
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if _is_unborn(uri):
         return []
     with _registry(uri) as client:
         models = _pages(client.search_registered_models, 1000)
@@ -247,6 +250,12 @@ def history(uri: str, name: str, version: str) -> list[Decision]:
 
 
 _client = functools.cache(mlflow_client)
+
+
+def _is_unborn(uri: str) -> bool:
+    """Whether a request would create the database."""
+    file = sqlite_file(uri)
+    return file is not None and not file.exists()
 
 
 def _pages(search: Callable[..., Any], size: int) -> list[Any]:
@@ -288,7 +297,8 @@ def _registry(uri: str) -> Iterator[MlflowClient]:
 @contextmanager
 def _in_turn(uri: str) -> Iterator[None]:
     """Serialise decisions of the processes of this machine; the kernel frees the lock of a killed one."""
-    folder = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite:///") else Settings().root
+    file = sqlite_file(uri)
+    folder = Settings().root if file is None else file.parent
     folder.mkdir(parents=True, exist_ok=True)
     held = os.open(folder, os.O_RDONLY)
     try:

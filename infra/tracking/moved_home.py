@@ -24,15 +24,15 @@ def follow_home(database: Path, artifact_root: Path) -> list[str]:
     """Replace earlier places of the home by today's; returns the earlier ones. Idempotent; a read where nothing moved.
 
     Args:
-        database: SQLite file; a missing one is left alone.
+        database: SQLite file in the home; a missing one is left alone, and so is one elsewhere, which several homes may share.
         artifact_root: ``<home>/mlartifacts`` of today; another name is not a home's own folder, and is left alone.
 
     Raises:
         sqlite3.Error: the database is damaged, or stays locked.
     """
-    if artifact_root.name != ARTIFACTS or not database.is_file():
-        return []
     home = artifact_root.resolve().parent
+    if artifact_root.name != ARTIFACTS or not database.is_file() or database.resolve().parent != home:
+        return []
     with closing(sqlite3.connect(database, timeout=BUSY_SECONDS)) as connection, connection:
         tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
         if "experiments" not in tables:

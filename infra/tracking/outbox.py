@@ -187,6 +187,7 @@ class Outbox:
         self._lock = threading.Lock()
         self._file.seek(0)
         log = _Log.read(self._file)
+        log.operations = {seq: self._present(operation) for seq, operation in log.operations.items()}
         self.operations, self.facts, self.pending = log.operations, log.facts, log.pending
         self._open = {seq for seq, _ in log.pending} | (log.unreadable - log.acknowledged)
         self._count = max((*log.operations, *log.unreadable), default=0)
@@ -206,6 +207,16 @@ class Outbox:
             except BlockingIOError:
                 continue
         return outboxes
+
+    def _present(self, operation: Operation) -> Operation:
+        """Return an operation with the paths of today, if the home with this outbox has moved since it was written."""
+        if isinstance(operation, Artifact) and not Path(operation.file).exists():
+            kept = self.files.joinpath(*Path(operation.file).parts[-2:])
+            return operation.model_copy(update={"file": str(kept)}) if kept.exists() else operation
+        if isinstance(operation, Curves) and "://" not in operation.store and not Path(operation.store).is_dir():
+            store = self.path.parent.parent / Path(operation.store).name
+            return operation.model_copy(update={"store": str(store)}) if store.is_dir() else operation
+        return operation
 
     def append(self, operation: Operation) -> int:
         """Write one operation and return its sequence number."""

@@ -18,6 +18,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from dora_core.errors import DoraError, StoreError
+from infra.databases import sqlite_file
 from infra.settings import Settings
 from infra.store.store import Store, split_uri
 
@@ -75,8 +76,8 @@ def _roots(source: str, registry_uri: str | None) -> list[Path]:
     chosen = Settings().store_uri
     if "://" not in chosen:
         roots.append(Path(chosen).expanduser().resolve())
-    if registry_uri and registry_uri.startswith("sqlite:///"):
-        roots.append(Path(registry_uri.removeprefix("sqlite:///").partition("?")[0]).parent / "store")
+    if registry_uri and (database := sqlite_file(registry_uri)) is not None:
+        roots.append(database.parent / "store")
     roots += [Path(root) for root in parse_qs(urlsplit(source).query).get("root", [])]
     return list(dict.fromkeys(roots))
 

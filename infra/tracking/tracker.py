@@ -21,6 +21,7 @@ import threading
 import time
 import urllib.parse
 import uuid
+import warnings
 from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.back_ends import without_credentials
+from infra.databases import sqlite_file
 from infra.store.journal import JournalPart
 from infra.store.json_files import StoredResult
 from infra.tracking.mlflow_client import MlflowCalls, joined, milliseconds, user_name
@@ -79,8 +81,11 @@ class Tracker:
         Raises:
             OSError: ``outbox`` cannot be written.
         """
-        key = hashlib.sha256((history or uri).encode()).hexdigest()[:8]  # not the address itself, which may hold a password
-        return cls(uri, project, [*Outbox.adopt(outbox, key), Outbox.create(outbox, key)], artifact_root)
+        keys = [_key(history or uri)]
+        if (file := sqlite_file(history or uri)) is not None and file.parent == outbox.parent:
+            keys.append(_key(f"beside the outbox: {file.name}"))  # the same after the home has moved; the key before is of earlier releases
+        adopted = [found for key in keys for found in Outbox.adopt(outbox, key)]
+        return cls(uri, project, [*adopted, Outbox.create(outbox, keys[-1])], artifact_root)
 
     def start_run(
         self,
@@ -122,7 +127,10 @@ class Tracker:
         self._keep(run_id, "result.json", json.dumps(result, indent=1, sort_keys=True, default=str).encode())
         for name, figure in figures.items():
             try:
-                self._keep(run_id, f"figures/{name}.png", _png(figure))
+                content, missing = _png(figure)
+                self._keep(run_id, f"figures/{name}.png", content)
+                if missing:
+                    self._lost.append(f"no installed font draws {missing} of the figure {name}: install one, on Debian fonts-noto-cjk")
             except Exception as error:  # matplotlib may raise anything; a failing figure does not fail the run
                 self._lost.append(f"figure {name} was not drawn: {_headline(str(error))}")
 
@@ -179,15 +187,15 @@ class Tracker:
                 self._thread.join(0.05)
             if not self._thread.is_alive():
                 break
-        warnings = list(dict.fromkeys(self._lost))
-        if len(warnings) > MAX_WARNINGS:
-            warnings[MAX_WARNINGS:] = [f"… and {len(warnings) - MAX_WARNINGS} more"]
+        notes = list(dict.fromkeys([*self._calls.notes, *self._lost]))
+        if len(notes) > MAX_WARNINGS:
+            notes[MAX_WARNINGS:] = [f"… and {len(notes) - MAX_WARNINGS} more"]
         waiting = sum(outbox.open_operations for outbox in self._outboxes)
         if waiting:
             reason = _headline(self._problem or "no answer yet")
             where = f"{without_credentials(self.uri)} wait in {self._outbox.path.parent}"
-            warnings.append(f"{waiting} MLflow updates for {where} ({reason}); the next run or `dora reap` sends them")
-        return warnings
+            notes.append(f"{waiting} MLflow updates for {where} ({reason}); the next run or `dora reap` sends them")
+        return notes
 
     # --------------------------------------------------------------------------------------------- appending (callers)
 
@@ -253,7 +261,16 @@ class Tracker:
                 if count > 1:  # find the one that is refused: send them one by one
                     apart = count
                     continue
-                self._lost.append(self._loss(operation, error))
+                try:
+                    loss = self._loss(operation, error)
+                except Exception as trouble:  # the server went away meanwhile
+                    self._problem = _problem(trouble)
+                    with self._changed:
+                        if self._closing:
+                            break
+                        self._changed.wait_for(lambda: self._closing, timeout=delay)
+                    continue
+                self._lost.append(loss)
             delay, apart = 1.0, max(0, apart - count)
             with suppress(OSError):  # not acknowledged: sent again by the next tracker, to no effect
                 for outbox, seq, _ in front[:count]:
@@ -268,11 +285,20 @@ class Tracker:
             outbox.close(keep=waits)  # the end of a run may wait in one, and the id that it needs be known in another
 
     def _loss(self, operation: Operation, error: Exception) -> str:
-        """A warning about an operation that is given up."""
+        """Give an operation up, of a batch as few rows as possible; returns a warning."""
         if isinstance(operation, Curves):
             reason = f"the part is missing or damaged in {operation.store}: {_headline(str(error))}"
             return f"metrics of {operation.part} were not sent: {reason}"
+        if isinstance(operation, Batch):
+            names = self._calls.refused_rows(operation)
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            return f"MLflow refused {shown or 'a batch'}: {_headline(str(error))}"
         return f"MLflow refused {operation.kind}: {_headline(str(error))}"
+
+
+def _key(history: str) -> str:
+    """Part of an outbox's name; not the address itself, which may hold a password."""
+    return hashlib.sha256(history.encode()).hexdigest()[:8]
 
 
 def _problem(error: Exception) -> str:
@@ -289,7 +315,12 @@ def _headline(text: str) -> str:
     return (cause[1] or cause[2]) if cause else shorten(without_credentials(text).strip().split("\n")[0], 300)
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure) -> tuple[bytes, str]:
+    """A figure as PNG, and the characters, at most five, that no font had."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(buffer, format="png", dpi=120)
+    numbers = [found[1] for one in caught if (found := re.match(r"Glyph (\d+) ", str(one.message)))]
+    missing = [chr(int(number)) for number in dict.fromkeys(numbers)]
+    return buffer.getvalue(), " ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")

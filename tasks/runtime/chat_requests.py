@@ -3,7 +3,8 @@
 Answers are appended to ``scratch/answers/<time>-<process>.jsonl``, one line each under the sha256 of its request, and synced to disk before
 they count. Every process writes a separate file, a partially written last line is ignored, and finished files are committed to a remote
 store every :data:`COMMIT_SECONDS` and at the end, also after an error. So a stage that was killed, or whose server went away, requests only
-the rest.
+the rest. An answer without a text (reasoning used up the tokens, a refusal, a filter, a tool call) is no answer: it is counted by its
+finish reason and not kept. Kept answers carry their server (address, model, version where it is told), which is not in the digest.
 
 Failure policy: transient failures (``infra/chat_client.py``) are retried with exponential backoff and jitter, and never before
 ``Retry-After``, until no request at all was answered for ``give_up_seconds``; permanent ones fail at once.
@@ -22,6 +23,7 @@ import queue
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +47,9 @@ BACKOFF_SECONDS = (0.5, 30.0)
 PROGRESS_SECONDS = 0.5
 WARN_SECONDS = 30.0
 """Least time between two warnings that requests fail."""
+SILENT_FROM_THE_START = 64
+"""Answers without text, and none with, after which no more are requested."""
+MOST_ORIGINS = 20
 UNANSWERED = "requests are under way, and none is answered"
 
 
@@ -65,12 +70,13 @@ def ask(context: StageContext, endpoint: Endpoint, questions: Iterable[Question]
         unit: name of an answer in the progress bar.
 
     Raises:
-        ServiceError: no request was answered for ``endpoint.give_up_seconds``.
+        ServiceError: no request was answered for ``endpoint.give_up_seconds``; or a larger share than ``endpoint.max_without_text`` of the
+            answers has no text.
         ConfigError: the key is missing, or the server refuses it, the model or a request.
     """
     started, shown = time.monotonic(), float("-inf")
     log = AnswerLog(context)
-    answers = log.read()
+    answers, silent = log.read(), 0
     workers = _Workers(endpoint, min(endpoint.concurrency, total), context.log)
     coming, keys, sent = iter(questions), list[str](), set[str]()
     try:
@@ -88,22 +94,52 @@ def ask(context: StageContext, endpoint: Endpoint, questions: Iterable[Question]
             new = workers.wait()
             log.append(new)
             answers |= new
+            silent += sum(not answer.text for answer in new.values())
+            if silent >= SILENT_FROM_THE_START and silent == len(answers):
+                raise _without_text(endpoint, list(answers.values()), total)
+        given = [answers[key] for key in keys]
+        without = Counter(answer.reason for answer in given if not answer.text)
+        if given and without.total() > endpoint.max_without_text * len(given):
+            raise _without_text(endpoint, given, total)
     except DoraError as error:
         answers |= (new := workers.stop())
         log.append(new)
-        error.hint = f"{len(answers)} of {total} answers are kept; {error.hint}"
+        error.hint = f"{sum(bool(answer.text) for answer in answers.values())} of {total} answers are kept; {error.hint}"
         raise
     finally:
         log.append(workers.stop())
         log.close()
     context.progress(total, total, unit)
+    origins = Counter(answer.origin or "unknown" for answer in given)
+    if without:
+        context.warn(f"{without.total()} of {len(given)} answers of {endpoint.url} have no text ({_counted(without)}): they count as empty")
+    if len({origin.split(" ")[0] for origin in origins}) > 1:
+        context.warn(f"the answers come from several servers: {_counted(origins)}")
     facts = RequestFacts(
         requests=len(sent) + workers.retries,
         retries=workers.retries,
         reused=len(set(keys) - sent),
         answers_per_second=len(sent) / (time.monotonic() - started) if sent else None,
+        without_text=dict(without),
+        origins=dict(origins.most_common(MOST_ORIGINS)),
     )
-    return Asked([answers[key] for key in keys], facts)
+    return Asked(given, facts)
+
+
+def _without_text(endpoint: Endpoint, answers: list[Answer], total: int) -> ServiceError:
+    reasons = Counter(answer.reason for answer in answers if not answer.text)
+    return ServiceError(
+        f"{reasons.total()} of {len(answers)} answers of the endpoint {endpoint.url} have no text (finish reason: {_counted(reasons)}); "
+        f"{total} are wanted",
+        hint="length or reasoning: raise max_new_tokens, or switch the model's thinking off at the server; a refusal, a filter or a tool "
+        "call: change prompts or model. Run the same command again: it asks for those and the rest. A larger share is accepted with "
+        "endpoint.max_without_text",
+        retryable=False,
+    )
+
+
+def _counted(numbers: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in numbers.most_common(5))
 
 
 class AnswerLog:
@@ -127,11 +163,13 @@ class AnswerLog:
                     key, answer = json.loads(line)
                 except ValueError:
                     continue  # torn by a crash
-                answers.setdefault(key, Answer(**answer))
+                if answer["text"]:  # earlier releases kept answers without text, too
+                    answers.setdefault(key, Answer(**answer))
         return answers
 
     def append(self, answers: dict[str, Answer]) -> None:
-        """Append an answer durably."""
+        """Append the answers with a text durably."""
+        answers = {key: answer for key, answer in answers.items() if answer.text}
         if not answers:
             return
         if self._file is None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dora_core.config.execution import Execution
+from dora_core.environment import variable
 from dora_core.errors import ServiceError
 
 
@@ -29,7 +30,7 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if not os.environ.get("RAY_ADDRESS"):
+    if variable("RAY_ADDRESS") is None:
         raise ServiceError(
             "this stage needs a Ray cluster and RAY_ADDRESS is not set",
             hint="run it through `dora`, which submits it to a cluster, or set execution.default.workers=0 to stay in one process",

@@ -53,6 +53,8 @@ class RequestFacts(Facts):
     retries: int = 0
     reused: int = Field(0, description="Answers of earlier attempts.")
     answers_per_second: float | None = Field(None, description="Null where no request was sent.")
+    without_text: dict[str, int] = Field(default_factory=dict, description="Answers without text, by the server's finish reason.")
+    origins: dict[str, int] = Field(default_factory=dict, description="Answers by server: address, model, version where it is told.")
 
 
 class ScoringFacts(Facts):

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dora_core.config.data import DataConfig
+from dora_core.data.questions import question_hash
 from dora_core.data.records import split_of
 
 GROUP_ROWS = 8192
@@ -44,8 +46,9 @@ class Writer(Generic[Row]):
         self._pending, self._chars = [], 0
 
 
-def hold_out_by_hash(path: Path, holdout_fraction: float, copies: Container[str]) -> Counter[str]:
-    """Set the split of every row of a table by the hash of its prompt; a copy of a record that is then held out is left out.
+def hold_out_by_hash(path: Path, data: DataConfig, copies: Container[str]) -> Counter[str]:
+    """Set the split of every row of a table by the hash of its prompt, or question (``data.split_by``); a copy of a record that is then
+    held out is left out.
 
     Returns:
         Rows by split.
@@ -54,7 +57,11 @@ def hold_out_by_hash(path: Path, holdout_fraction: float, copies: Container[str]
     with pq.ParquetFile(path) as file, pq.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as out:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
-            splits = split_of(table["prompt_hash"].to_numpy().astype(np.uint64), holdout_fraction)
+            if data.split_by == "question":
+                hashes = np.array([question_hash(prompt) for prompt in table["prompt"].to_pylist()], np.uint64)
+            else:
+                hashes = table["prompt_hash"].to_numpy().astype(np.uint64)
+            splits = split_of(hashes, data.holdout_fraction)
             table = table.set_column(table.column_names.index("split"), "split", pa.array(splits.tolist(), pa.string()))
             kept = [split == "train" or name not in copies for split, name in zip(splits, table["record_id"].to_pylist(), strict=True)]
             table = table.filter(pa.array(kept, pa.bool_()))

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 
 READ_ROWS = 4096
-LIST_LIMIT = 4
-"""Responses of a longer list that make pairs: best, worst, and evenly spaced ranks between."""
 
 
 class VectorArguments(WorkerArguments):
@@ -114,6 +112,7 @@ def compute_vectors(
 def _chosen(records: Path, wanted_R: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, int], Any, str]]:
     """((record, place), prompt, response) of every response that makes a pair."""
     from dora_core.training.alignment_data import choose_responses
+    from tasks.stages._value_labels import LIST_LIMIT
 
     record = 0
     for batch in record_batches(records, ["prompt", "responses", "rewards"], "train"):

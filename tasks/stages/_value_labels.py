@@ -19,7 +19,6 @@ import numpy as np
 
 from dora_core.data.records import carried_text, is_golden_source
 from dora_core.data.unpaired import LABEL
-from tasks.stages._policy_vectors import LIST_LIMIT, Vectors
 from tasks.tables.rows import record_batches, row_keys
 
 if TYPE_CHECKING:
@@ -27,11 +26,14 @@ if TYPE_CHECKING:
 
     from dora_core.config.valuation import ExchangeConfig, FeatureKind
     from dora_core.selection.proxy import ProxyPairs
+    from tasks.stages._policy_vectors import Vectors
     from tasks.tables.training_records import Aggregate
 
 GOLDEN, SEVERAL, UNNAMED, OTHERS = "golden", "several sources", "no source", "other sources"
 LEAST_LABELS = 30
 """Sources with fewer labels are pooled: nothing can be said about them alone."""
+LIST_LIMIT = 4
+"""Responses of a longer list that make pairs: best, worst, and evenly spaced ranks between."""
 NO_PREFERENCE = -1
 
 

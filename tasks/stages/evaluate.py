@@ -28,7 +28,6 @@ from dora_core.config.method import EvaluateConfig, GateConfig, GenerateConfig, 
 from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
 from dora_core.strict_model import is_empty
-from infra.tracking.mlflow_limits import KEY_CHARACTERS, clean_name
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
@@ -222,12 +221,11 @@ def metrics_of(facts: Facts) -> dict[str, float]:
 
 
 def _free_name(wanted: str, taken: Container[str]) -> str:
-    """A metric's name that MLflow accepts, and that no other metric has: values may differ in characters that it does not."""
-    number, plain = 1, clean_name(wanted)[: KEY_CHARACTERS - 8]
-    name = plain
+    """A metric's name that no other metric has: column and value may both hold the ``/`` between them."""
+    number, name = 1, wanted
     while name in taken:
         number += 1
-        name = f"{plain}.{number}"
+        name = f"{wanted}.{number}"
     return name
 
 

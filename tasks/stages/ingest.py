@@ -11,7 +11,8 @@ mixture, which the facts count (a judge may even reward them differently).
 Ids are unique per input: a record whose id an earlier input has gets one with a digest of its content. A record that equals one of an
 earlier input of its kind, or an earlier row of the same input where rows have no ids, is counted and left out.
 
-Split: the row's split column; ``eval`` for ``data.eval``; without either, ``train`` if there is ``data.eval``, else the hash of the prompt.
+Split: the row's split column; ``eval`` for ``data.eval``; without either, ``train`` if there is ``data.eval``, else the hash of the prompt
+(of its question with ``data.split_by: question``).
 If split columns name no held-out record at all, the hash decides for all, with a warning. No prompt is both trained on and held out: a
 split by hash cannot do that, and where the data gives the split, training records of held-out prompts are left out, trusted responses
 to them held out (``data.split_overlap``).
@@ -39,6 +40,7 @@ from dora_core.config.data import DataConfig
 from dora_core.data.acceptance import (
     Mapped,
     Quality,
+    Refusal,
     Wanted,
     bad_rows,
     both_splits,
@@ -51,7 +53,7 @@ from dora_core.data.adapter.canonical import CanonicalRow, Refused, is_repetitio
 from dora_core.data.conversations import ConversationCounter
 from dora_core.data.fingerprints import FingerprintMemory
 from dora_core.data.goals import conditioned, states_weights, without_rewards
-from dora_core.data.inputs import Input, changed_sources, rules_of, split_of
+from dora_core.data.inputs import Input, changed_sources, rules_of, split_key, split_of
 from dora_core.data.mixing import Selection, content_key, copies
 from dora_core.data.opening import open_inputs
 from dora_core.data.problems import Problem, Reason
@@ -64,13 +66,14 @@ from dora_core.data.records import (
     Rules,
     Split,
     golden_table,
+    is_golden_source,
     parse_canonical,
     records_table,
     with_goals,
     with_tools,
 )
 from dora_core.data.suspicion import Example, Finding, Seen, Suspicion, refuse
-from dora_core.errors import DataError
+from dora_core.errors import DataError, did_you_mean
 from infra.settings import Settings
 from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.spec import StageSpec
@@ -133,7 +136,7 @@ class _Ingestion:
     """The three output files while they are written, and counts of their rows.
 
     Args:
-        held_out: hashes of prompts that are not trained on.
+        held_out: hashes of prompts, or questions (``data.split_by``), that are not trained on.
     """
 
     def __init__(self, data: DataConfig, folder: Path, suspicion: Suspicion, held_out: frozenset[int]):
@@ -222,13 +225,14 @@ class _Ingestion:
         if selection is not None and key not in selection:
             one.not_selected += 1
             return
-        record, split = self._with_split(record, kind, one), split_of(record, item, self.data)
+        record = self._with_split(record, kind, item, one)
+        split = split_of(record, item, self.data)
         renamed = record.record_id in self._ids[golden]
         if renamed:
             digest = hashlib.sha256(record.content.encode()).hexdigest()[:8]
             record = replace(record, record_id=self._free_id(f"{record.record_id}~{digest}", golden))
         self.suspicion.see(Seen(record, golden, split, Example(row.file, row.row), item.place, renamed))
-        if split == "train" and record.prompt_hash in self.held_out:
+        if split == "train" and self.held_out and split_key(record, self.data) in self.held_out:
             one.overlapping += 1
             if not golden:
                 return
@@ -248,7 +252,7 @@ class _Ingestion:
             self.copied.add(again.record_id)
             one.copies += 1
 
-    def _with_split(self, record: Record, kind: Kind, one: _InputTally) -> Record:
+    def _with_split(self, record: Record, kind: Kind, item: Input, one: _InputTally) -> Record:
         """The record with the split that the data gives it, if any."""
         if kind == "eval":
             one.split_given += 1
@@ -256,6 +260,8 @@ class _Ingestion:
         one.split_given += record.split is not None
         if record.split is None and kind == "train" and self.data.eval:
             return replace(record, split="train")
+        if record.split is None and self.data.split_by == "question":  # the tables know the hash of the prompt alone
+            return replace(record, split=split_of(record, item, self.data))
         return record
 
     def _free_id(self, wanted: str, golden: bool) -> str:
@@ -323,8 +329,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
             hint="mark records as eval, give data.eval, or leave the split column out (columns.split: false)",
         )
     if by_hash:
-        ingestion.splits = hold_out_by_hash(context.path / RECORDS_FILE, spec.data.holdout_fraction, ingestion.copied)
-        hold_out_by_hash(context.path / GOLDEN_FILE, spec.data.holdout_fraction, frozenset())
+        ingestion.splits = hold_out_by_hash(context.path / RECORDS_FILE, spec.data, ingestion.copied)
+        hold_out_by_hash(context.path / GOLDEN_FILE, spec.data, frozenset())
     refuse_first([both_splits(ingestion.splits, given, spec.data, overlapping=sum(one.overlapping for one in ingestion.inputs))])
     return _output(ingestion, inputs, findings, by_hash)
 
@@ -346,7 +352,29 @@ def check_inputs(spec: Spec, wanted: Wanted = Wanted()) -> list[str]:  # noqa: B
     findings = suspicion.findings()
     refuse(findings)
     refuse_first(unusable(wanted, spec.data, [one for source in inputs for one in source.mapped]))
+    refuse_first([_trusted_there(inputs, spec)])
     return [line for source in inputs for line in _how_read(source)] + [finding.text() for finding in findings]
+
+
+def _trusted_there(inputs: list[AdaptedInput], spec: Spec) -> Refusal | None:
+    """Read train and eval until a trusted source appears; a refusal where none does.
+
+    Costs the first rows of most data, and one more reading of data that is refused here.
+    """
+    if spec.data.golden:
+        return None
+    names = dict[str, None]()
+    for source in inputs:
+        rules = rules_of(spec.data, source.item)
+        for row in source.rows():
+            record = parse_canonical(row.value, rules) if isinstance(row.value, CanonicalRow) else None
+            if not isinstance(record, Record):
+                continue
+            new = [name for name in record.sources if name is not None and name not in names]
+            if any(is_golden_source(name, spec.data.golden_sources) for name in new):
+                return None
+            names |= dict.fromkeys(new)
+    return trusted_sources(sorted(names), 0, spec.data) if inputs and names else None
 
 
 def check_read(spec: Spec, facts: Facts, wanted: Wanted) -> None:
@@ -393,7 +421,7 @@ def _held_out_prompts(inputs: list[AdaptedInput], selections: list[Selection | N
                 and split_of(record, source.item, spec.data) == "eval"
                 and (selection is None or content_key(record) in selection)
             ):
-                found.add(record.prompt_hash)
+                found.add(split_key(record, spec.data))
     return frozenset(found)
 
 
@@ -498,6 +526,9 @@ def _warnings(ingestion: _Ingestion, inputs: list[AdaptedInput], findings: list[
             yield f"{place}: " + ", ".join(f"{name}: {count}" for name, count in sorted(source.notes.items()))
         if one.not_selected or one.weighted_out or one.copies:
             yield f"{place}: mixing left out {one.not_selected + one.weighted_out} records and added {one.copies} copies"
+    trusted = [pattern for pattern in ingestion.data.golden_sources if not any(is_golden_source(n, [pattern]) for n in ingestion.sources)]
+    if trusted and len(trusted) < len(ingestion.data.golden_sources):
+        yield f"data.golden_sources: no source is named {', '.join(trusted)}; {did_you_mean(trusted[0], sorted(ingestion.sources))}"
     if by_hash:
         yield "the split column names no evaluation records: records are held out by the hash of their prompt"
     for kind, tally in ingestion.tallies.items():

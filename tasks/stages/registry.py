@@ -29,9 +29,11 @@ from tasks.stages import (
     prompts,
     race,
     reference,
+    replay,
     reward,
     sft,
     study,
+    suggest,
     training_data,
     value,
 )
@@ -43,6 +45,7 @@ STAGES.update(
     for stage in (
         ingest.STAGE,
         drift.STAGE,
+        replay.STAGE,
         classify.STAGE,
         calibrate.STAGE,
         exact_densities.STAGE,
@@ -63,6 +66,7 @@ STAGES.update(
         promote.STAGE,
         batch.STAGE,
         study.STAGE,
+        suggest.STAGE,
         prompts.STAGE,
     )
 )

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from dora_core.config.execution import Execution
 from dora_core.config.method import ModelConfig, OptimizationConfig
+from dora_core.errors import ModelError
 from dora_core.strict_model import StrictModel
 from infra.store.store import StageFolder, Store
 from tasks.runtime.spec import ModelSource, local_model
@@ -191,6 +192,12 @@ def load(job: TrainingJob, worker: Worker) -> Start:
     """The starting weights with adapters and gradient checkpointing as configured; the same on every rank."""
     import torch
 
+    lora = job.optimization.lora
+    if lora is not None and lora.result == "adapter" and not isinstance(job.model, ModelConfig):
+        raise ModelError(
+            "optimization.lora.result=adapter needs a base with a name, and this training starts from the model of an earlier stage",
+            hint="set optimization.lora.result to merged, or start from a named model",
+        )
     torch.manual_seed(job.optimization.seed)  # new heads and adapters must agree between ranks
     model, tokenizer = job.kind.load(local_model(job.model, job.store_uri))
     layers = decoder_layers(model)

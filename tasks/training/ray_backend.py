@@ -11,7 +11,6 @@ once. What happens to nodes and ranks is said at once (``lost_nodes.py``).
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from ray.exceptions import ActorDiedError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from dora_core.environment import set_default
 from dora_core.errors import DoraError, TrainingError
 from dora_core.training.checkpoints import PROGRESS
 from dora_core.training.distributed import Worker
@@ -47,7 +47,7 @@ RECORD = "checkpoint_manager_snapshot.json"  # Ray Train's, in the folder of a r
 def train_on_ray(context: StageContext, job: TrainingJob) -> TrainingReport:
     """Train through ``execution.max_failures`` deaths of workers and return rank 0's report. Errors: see ``tasks/training/launch.py``."""
     # Read by the Ray Train controller, started from this process: without it every report() costs about two seconds.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    set_default("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     execution, gpu = job.execution, job.execution.gpus_per_worker > 0
     storage, name = _run_folder(job).rsplit("/", 1)
     resources = {"CPU": execution.cpus_per_worker} | ({"GPU": execution.gpus_per_worker} if gpu else {})

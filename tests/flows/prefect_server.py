@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ PATIENCE = 60.0
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory, empty_prefect_database: Path) -> Iterator[str]:
-    """Address of a Prefect API with an empty database."""
+    """Address of a Prefect API with an empty database. It starts in the surroundings of another project, of which nothing may reach it."""
     home = tmp_path_factory.mktemp("prefect")
     (home / "prefect").mkdir()
     shutil.copy(empty_prefect_database, home / "prefect" / "prefect.db")
@@ -31,9 +32,31 @@ def api(tmp_path_factory: pytest.TempPathFactory, empty_prefect_database: Path) 
         patch.setenv("DORA_HOME", str(home))
         for name, value in tool_environment(Settings()).items():
             patch.setenv(name, value)
-        with own_prefect_api(Settings()) as wait:
+        with ExitStack() as running:
+            with surroundings_of_another_project(tmp_path_factory.mktemp("another")):
+                wait = running.enter_context(own_prefect_api(Settings()))
             wait()
             yield os.environ["PREFECT_API_URL"]
+
+
+@contextmanager
+def surroundings_of_another_project(folder: Path) -> Iterator[None]:
+    """A working folder and variables that would break a server: a file named like a package, passwords, another database, a proxy."""
+    (folder / "prefect.py").write_text("raise SystemExit('the file of the user ran')\n")
+    (folder / ".env").write_text("PREFECT_SERVER_API_AUTH_STRING=a:b\nPREFECT_SERVER_API_BASE_PATH=/elsewhere\n")
+    (folder / "prefect.toml").write_text('[server.api]\nauth_string = "c:d"\n')
+    theirs = {
+        "PREFECT_SERVER_API_AUTH_STRING": "e:f",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder}/theirs.db",
+        "PREFECT_PROFILES_PATH": str(folder / "profiles.toml"),
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "PYTHONPATH": f"{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, value in theirs.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture

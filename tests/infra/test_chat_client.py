@@ -34,6 +34,30 @@ def test_an_answer_with_its_tokens_and_whether_it_was_cut() -> None:
     assert send(Reply("half \ud83d"))[0].text == "half ?", "JSON can hold half a surrogate pair, Parquet cannot"
 
 
+def test_an_answer_names_its_server_and_what_came_instead_of_a_text() -> None:
+    class Told(Reply):
+        def json(self) -> dict[str, Any]:
+            return super().json() | {"model": "m-2026", "system_fingerprint": "fp_1"}
+
+    answer, server = send(Told("hi"))
+    assert answer.origin == f"{server.url} m-2026 fp_1" and answer.reason == "stop"
+
+    class Refuses(Reply):
+        def json(self) -> dict[str, Any]:
+            return {"choices": [{"message": {"content": None, "refusal": "no"}, "finish_reason": "stop"}]}
+
+    assert send(Refuses(""))[0].reason == "stop, refusal"
+
+
+def test_a_text_in_parts_is_joined() -> None:
+    class Parts(Reply):
+        def json(self) -> dict[str, Any]:
+            parts = [{"type": "text", "text": "a"}, {"type": "image_url"}, {"type": "text", "text": "b"}]
+            return {"choices": [{"message": {"content": parts}, "finish_reason": "stop"}]}
+
+    assert send(Parts(""))[0].text == "ab"
+
+
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
 def test_a_transient_status_is_no_refusal(status: int) -> None:
     with pytest.raises(Trouble, match=f"{status} busy") as caught:

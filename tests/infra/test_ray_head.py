@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,16 @@ def test_of_rays_environment_a_head_takes_the_priority_of_its_workers_alone(tmp_
         RayHead.start(tmp_path / "head")
     lines = seen.read_text().splitlines()
     assert "RAY_worker_niceness=5" in lines and not any(line.startswith("RAY_ADDRESS=") for line in lines)
+
+
+def test_a_temporary_folder_that_takes_nothing_is_an_error_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/dora-ray-x")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    with pytest.raises(ServiceError, match=r"Ray cannot use the temporary folder: .*No space left") as error:
+        RayHead.start(tmp_path)
+    assert "TMPDIR" in error.value.hint
 
 
 def test_lost_port_is_chosen_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,6 +48,23 @@ def only_loopback(record: ServicesRecord) -> bool:
 
 def test_down_without_up_is_a_no_op(settings: Settings) -> None:
     assert services.down(settings) == [] and services.status(settings) == []
+
+
+def test_users_that_were_made_by_half_are_made_anew(settings: Settings) -> None:
+    """MLflow enters its administrator right after the migrations: a database without a user was left by a killed server."""
+    users = services._users(settings)
+    for statement, stays in (("create table t (x)", False), ("create table users (id int)", False), (None, False)):
+        with closing(sqlite3.connect(users)) as base:
+            base.execute(statement or "create table x (y)")
+        if statement is None:
+            users.write_bytes(b"torn")
+        services._remove_half_made(users)
+        assert users.exists() is stays
+    with closing(sqlite3.connect(users)) as base, base:
+        base.execute("create table users (id int)")
+        base.execute("insert into users values (1)")
+    services._remove_half_made(users)
+    assert users.exists()
 
 
 @pytest.mark.parametrize(("container", "runs"), [("6000000000", 6), ("max", 16), ("1000000000", 4)])

@@ -10,7 +10,7 @@ import pytest
 from dora_core.errors import ConfigError
 from infra.back_ends import BackEnds, write_private
 from infra.processes import RecordedProcess, spawn, terminate_tree
-from infra.settings import Service, ServicesRecord, Settings, apply_environment, tool_environment
+from infra.settings import Service, ServicesRecord, Settings, apply_environment, server_environment, tool_environment
 
 AUTH = "ann:twelve-letters"
 
@@ -112,6 +112,54 @@ def test_the_users_own_variables_stay(settings: Settings, monkeypatch: pytest.Mo
 
 def test_updates_that_an_earlier_release_left_for_mlflow_are_found(settings: Settings) -> None:
     assert settings.outbox == settings.root / "spool"
+
+
+# ------------------------------------------------------------------------------------------- empty variables, other servers
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_a_variable_set_to_nothing_is_not_set(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(f"DORA_{field.upper()}", raising=False)
+    unset = getattr(Settings(), field)
+    monkeypatch.setenv(f"DORA_{field.upper()}", "")
+    assert getattr(Settings(), field) == unset
+
+
+def test_empty_addresses_of_the_tools_are_not_set(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    places = apply_environment(settings)
+    assert places.mlflow_uri == settings.mlflow_database and places.prefect_api_url is None and "PREFECT_API_URL" not in os.environ
+
+
+def test_what_is_left_by_another_server_reaches_neither_this_process_nor_ours(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {
+        "PREFECT_API_KEY": "pnu_1",
+        "PREFECT_API_AUTH_STRING": "x:y",
+        "PREFECT_PROFILES_PATH": "/elsewhere/profiles.toml",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////elsewhere/x.db",
+        "MLFLOW_TRACKING_PASSWORD": "secret",
+    }
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DORA_STORE", "relative")
+    apply_environment(settings)
+    server = server_environment(settings.model_copy(update={"store": "relative"}))
+    for environment in (os.environ, server):
+        assert not [name for name, value in theirs.items() if environment.get(name) == value]
+        assert environment["PREFECT_PROFILES_PATH"] == f"{settings.prefect_home}/profiles.toml"
+        assert environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] == f"sqlite+aiosqlite:///{settings.prefect_home}/prefect.db"
+        assert "127.0.0.1" in environment["NO_PROXY"]
+    assert server["DORA_STORE"] == str(Path("relative").absolute())
+
+
+def test_the_password_of_a_server_that_is_set_stays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere/api")
+    monkeypatch.setenv("PREFECT_API_KEY", "pnu_1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    apply_environment(settings)
+    assert (os.environ["PREFECT_API_KEY"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("pnu_1", "secret")
 
 
 @pytest.mark.parametrize(

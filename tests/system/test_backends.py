@@ -7,7 +7,6 @@ secret, and one prompt and one response, hold a canary, and no file that these r
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -34,9 +33,10 @@ from tasks.stages.registry import STAGES
 from tests import postgres_server
 from tests.endpoint_server import EndpointServer, Reply
 from tests.flows.dora import Dora
+from tests.progress import run_to_its_end
 from tests.s3_server import BUCKET, S3Server, s3_server
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(3600)]  # by progress: tests/progress.py
 
 PASSWORD, S3_SECRET, API_KEY = "auth-canary-77c2b9e0", "s3-canary-9be0aa71", "key-canary-5f1e5a17"
 TEXT = "text-canary 3d8e41"
@@ -73,7 +73,7 @@ class Place:
     def command(self, *arguments: str, code: int = 0) -> Any:
         """Run ``dora <arguments> --json`` and return its JSON document."""
         line = [*PROGRAM, *arguments, "--json"]
-        done = subprocess.run(line, env=self.dora.environment, capture_output=True, text=True, timeout=240, check=False)
+        done = run_to_its_end(line, self.dora.environment, others=self.dora.processes)
         self.said += [done.stdout, done.stderr]
         assert done.returncode == code, done.stderr
         return json.loads(done.stdout)
@@ -211,7 +211,7 @@ def test_browsers_reach_it_by_the_machines_address_and_other_sites_do_not(place:
 
 def test_doctor_looks_at_the_back_ends(place: Place) -> None:
     line = [*PROGRAM, "doctor", "--json"]
-    done = subprocess.run(line, env=place.dora.environment, capture_output=True, text=True, timeout=120, check=False)
+    done = run_to_its_end(line, place.dora.environment)
     place.said += [done.stdout, done.stderr]
     found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     for name in ("store", "postgresql", "artifacts", "prefect", "mlflow", "ray", "worker"):

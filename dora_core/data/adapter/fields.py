@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from dora_core.config.adapter import Adapter
 from dora_core.data.adapter.paths import CompiledPath
+
+if TYPE_CHECKING:
+    from dora_core.config.adapter import Adapter
 
 UNMAPPED_BY_NAME = frozenset({"source", "weight", "label_probability"})
 """Fields that are read only where the configuration maps them: a column of that name may mean something else."""

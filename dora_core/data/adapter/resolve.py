@@ -20,7 +20,7 @@ from dora_core.data.adapter.numbers import describe
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.shapes.base import shapes
 from dora_core.data.columns_left import ColumnsLeft, columns_left
-from dora_core.data.presets import as_text, expand, find_preset, recognise
+from dora_core.data.presets.base import as_text, expand, find_preset, recognise
 from dora_core.errors import ConfigError, DataError, did_you_mean
 
 _RANK = re.compile(r"(.*[_-])?rank(s|ing|ings)?", re.IGNORECASE)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from dora_core.config.votes import Votes
+from dora_core.config.label_parts import Votes
 from dora_core.data.adapter.labels import TIE, Compile, NamedValues, list_value, unknown_value
 from dora_core.data.adapter.numbers import NotANumber, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing

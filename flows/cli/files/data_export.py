@@ -15,7 +15,7 @@ from flows.cli.files.stages import FileStages
 from flows.cli.files.tables import Output
 from flows.cli.output import Out
 from flows.planning.plan import build_plan
-from infra.settings import Settings
+from infra.settings import Settings, apply_environment
 from infra.store.store import Store
 from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE
 from tasks.tables.preference_export import Format, Pairs, export_rows, export_schema
@@ -92,7 +92,8 @@ def _without_tool_calls(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, An
 def _of_config(path: Path, overrides: list[str], out: Out) -> Tables:
     config = load_any(path, overrides)
     stages = FileStages("export", out)
-    plan = build_plan(config, stages.store, until="calibrate")
+    registry = apply_environment(Settings()).mlflow_uri if config.continues else None
+    plan = build_plan(config, stages.store, until="calibrate", mlflow_uri=registry)
     found = {stage.stage: stage for stage in plan.stages}
     (folder,) = stages.run([found["ingest"].spec])
     calibrate = found["calibrate"]

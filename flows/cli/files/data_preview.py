@@ -143,7 +143,7 @@ def _configured(request: Request, out: Out) -> tuple[DataConfig, TextConfig, Mod
     """Return data, text and policy settings, the use of the data by a run, and whether the trusted source is undecided."""
     if request.config is not None:
         config = load_any(request.config, request.overrides)
-        return config.data, config.text, config.policy, config.wanted, False
+        return config.data, config.text, config.policy.model, config.wanted, False
     with out.counting() as progress:
         made = starter(request.paths, folder=Path.cwd(), rows=request.rows, progress=progress)
     out.say("no configuration: read as `dora init` would write it")

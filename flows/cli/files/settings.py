@@ -46,7 +46,7 @@ def from_options(
     for path, value in [*values, *map(parse_override, overrides)]:
         if (section := path.partition(".")[0]) in fixed:
             raise ConfigError(f"--set {path}: the command itself sets {section}", hint=f"--set takes keys of {', '.join(keys)}")
-        apply_override(raw, (path, value))
+        apply_override(raw, (path, value), kind)
     try:
         return validate({**raw, **fixed}, place="the options", folder=Path.cwd(), model=kind)
     except ConfigError as error:

@@ -21,6 +21,7 @@ from pydantic import JsonValue
 from dora_core.strict_model import StrictModel
 from flows.cli.files.tables import Output
 from flows.cli.output import Out
+from flows.planning.answers import answered_elsewhere
 from flows.planning.planned_stage import Plan, PlannedStage
 from flows.running.ray_cluster import RayCluster
 from flows.running.stage_runner import StageRunner
@@ -73,6 +74,8 @@ class FileStages:
             for stage in plan.stages:
                 if stage.cached:
                     observer.finished(stage, "cached", runner.result(stage))
+                    if note := answered_elsewhere(stage.spec, self.store):
+                        self._out.say(f"note: {note}")
                     continue
                 observer.started(stage)
                 with runner.observed(stage):

@@ -73,3 +73,12 @@ def test_the_embedded_model_is_recognised() -> None:
 def test_calibration_is_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         method.CalibrationConfig(**settings)
+
+
+def test_the_start_of_a_policy_is_no_part_of_the_model() -> None:
+    policy = method.PolicyConfig(hidden_size=64, start="champion", replay=0.5)
+    assert type(policy.model) is method.ModelConfig and policy.model == method.ModelConfig(hidden_size=64)
+    assert method.PolicyConfig.model_validate(method.ModelConfig(hidden_size=64)) == method.PolicyConfig(hidden_size=64)
+    assert method.PolicyConfig(hidden_size=64).model_dump() == method.ModelConfig(hidden_size=64).model_dump(), (
+        "digests of before are found again"
+    )

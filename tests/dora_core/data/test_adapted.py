@@ -97,3 +97,42 @@ def test_parquet_and_json_lines_give_the_same_rows(tmp_path: Path) -> None:
     made = [write_jsonl(tmp_path / "a.jsonl", PAIRS), write_parquet(tmp_path / "a.parquet", PAIRS)]
     fields = [[row.value.fields for row in adapted(path).rows() if isinstance(row.value, CanonicalRow)] for path in made]
     assert json.dumps(fields[0]) == json.dumps(fields[1]) and len(fields[0]) == 3
+
+
+# --------------------------------------------------------------------------------------- mapped columns that begin late
+
+
+BEFORE = 1100
+"""Rows before the column begins: more than the sample, and than the lines by which a JSON file's columns are known."""
+
+
+def beginning_late(tmp_path: Path, late: dict[str, Any]) -> Path:
+    rows = [{**PAIRS[0], "prompt": f"q{i}"} for i in range(BEFORE)]
+    return write_jsonl(tmp_path / "a.jsonl", [*rows, {**PAIRS[0], "prompt": "last", **late}])
+
+
+@pytest.mark.parametrize(
+    ("late", "source", "field", "value"),
+    [
+        ({"w": 0.5}, {"columns": {"weight": "w"}}, "weight", 0.5),
+        ({"kind": "math"}, {"columns": {"task": "kind"}}, "task", "math"),
+        ({"meta": {"w": 0.5}}, {"columns": {"weight": "meta.w"}}, "weight", 0.5),
+    ],
+)
+def test_a_mapped_column_that_begins_late_is_read(tmp_path: Path, late: dict[str, Any], source: Any, field: str, value: Any) -> None:
+    found = adapted(beginning_late(tmp_path, late), **source)
+    rows = [row.value for row in found.rows()]
+    assert len(rows) == BEFORE + 1 and all(isinstance(row, CanonicalRow) for row in rows)
+    given = [row.fields.get(field) for row in rows if isinstance(row, CanonicalRow)]
+    assert given == [None] * BEFORE + [value]
+    assert not any("not read" in note for note in found.notes)
+
+
+def test_a_carried_column_that_begins_late_is_carried(tmp_path: Path) -> None:
+    rows = list(adapted(beginning_late(tmp_path, {"note": "n"}), carry=["note"]).rows())
+    assert isinstance(rows[-1].value, CanonicalRow) and "n" in str(rows[-1].value.fields["extra"])
+
+
+def test_a_mapped_column_that_never_comes_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no column 'wieght'; did you mean 'weight'"):
+        adapted(beginning_late(tmp_path, {"weight": 1.0}), columns={"task": "wieght", "weight": "weight"})

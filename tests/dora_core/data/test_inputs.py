@@ -219,3 +219,12 @@ def test_a_file_that_is_two_inputs_is_read_once(tmp_path: Path, monkeypatch: pyt
     path, reads = write_jsonl(tmp_path / "a.jsonl", ROWS), Reads(monkeypatch)
     found = fingerprint_inputs([input_at(path), input_at(path, "golden")])
     assert list(found) == [str(path)] and reads() == ["a.jsonl"]
+
+
+def test_a_mapped_column_of_prompts_may_begin_after_the_lines_by_which_columns_are_known(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "p.jsonl", [{"prompt": f"q{i}"} for i in range(1100)] + [{"prompt": "last", "kind": "math"}])
+    (file,) = open_input(input_at(path, "prompts", columns={"task": "kind"}), {})
+    *_, (_, last) = file.rows()
+    assert last["task"] == "math"
+    with pytest.raises(DataError, match="no column 'sort'"):
+        list(open_input(input_at(path, "prompts", columns={"task": "sort"}), {}))

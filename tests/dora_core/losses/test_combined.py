@@ -32,7 +32,8 @@ def test_it_is_the_sum_of_its_parts(batch: PreferenceBatch) -> None:
 def test_it_reads_what_its_parts_read() -> None:
     assert parse_loss("mpo").reads_label_probability and parse_loss("mpo").reads_pairs_only
     mixed = parse_loss({"name": "mpo", "parts": PARTS})
-    assert not mixed.reads_label_probability and not mixed.reads_pairs_only
+    assert mixed.reads_label_probability and not mixed.reads_pairs_only
+    assert not parse_loss({"name": "mpo", "parts": [*PARTS, {"loss": {"name": "lire"}, "weight": 1.0}]}).reads_label_probability
     assert [loss.name for loss in mixed.nested] == ["dpo", "dpo_pl", "sft"]
 
 

@@ -56,7 +56,7 @@ def test_a_rate_of_0_is_the_base_loss(batch: PreferenceBatch) -> None:
     same(parse_loss("lcpo")(with_noise(batch, *[0.0] * len(batch.mask_BN))), parse_loss("dpo")(batch))
 
 
-@pytest.mark.parametrize("base", ["lire", "dpo_pl", "lcpo", "wpo", "dpo_pro"])
+@pytest.mark.parametrize("base", ["lire", "lcpo", "wpo", "dpo_pro"])
 def test_a_base_without_a_reversed_label_is_refused(base: str) -> None:
     with pytest.raises(ValidationError, match=f"must be a loss on pairs, such as dpo, ipo, simpo or cpo; {base} has no"):
         parse_loss({"name": "lcpo", "base": base})

@@ -54,6 +54,17 @@ def test_golden_loss_of_a_weighting_is_that_of_separate_fits() -> None:
     assert race.run(entrant) == pytest.approx(expected[pairs.golden_P], abs=1e-4)
 
 
+def test_margins_of_other_pairs_are_those_of_the_head_of_their_fold() -> None:
+    race, _ = race_of(World(records=120, golden_share=0.5))
+    pairs, entrant = race.data.pairs, BASELINES[1]
+    race.run(entrant)
+    others, fold = np.eye(pairs.difference_PD.shape[1])[:3], np.array([4, 0, 4])
+    for row, k in enumerate(fold):
+        seen = pairs.fold_P != k
+        head = fit(pairs.difference_PD[seen], np.ones(seen.sum()), ridge=1.0)
+        assert race.margins(entrant, others, fold)[row] == pytest.approx(head.theta_D[row], abs=1e-3)
+
+
 def test_posterior_of_two_entrants_by_hand() -> None:
     race, _ = race_of(World(records=100, golden_share=0.5))
     one, two = BASELINES

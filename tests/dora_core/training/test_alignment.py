@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from dora_core.config.alignment import AlignConfig
 from dora_core.config.execution import Execution
 from dora_core.config.method import OptimizationConfig
 from dora_core.errors import DataError, TrainingError
+from dora_core.training.alignment import REFERENCE_TOLERANCE, mismatch_hint
 from dora_core.training.alignment_data import choose_responses
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import FolderHooks, fit
@@ -39,6 +41,31 @@ def test_a_foreign_reference_is_noticed_at_the_first_step(policy, tokenizer, tmp
     task = make_task(policy, tokenizer, make_data(policy, tokenizer, shift=3.0))
     with pytest.raises(TrainingError, match="policy and reference differ"):
         fit(task, OptimizationConfig(), Execution(), Worker(), FolderHooks(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "gap", "dropout", "first"),
+    [
+        ({}, 3.0, 0.0, "the reference log-probabilities belong to another model"),
+        ({}, 0.4, 0.1, "the model drops out at a rate of 0.1"),
+        ({"lora": {"dropout": 0.05}}, 0.4, 0.1, "lora.dropout = 0.05"),
+        ({"precision": "bfloat16"}, 0.8, 0.0, "bfloat16 rounds in another way"),
+        ({"precision": "bfloat16"}, 9.0, 0.0, "the reference log-probabilities"),  # too much for rounding
+        ({"precision": "bfloat16"}, math.nan, 0.0, "the start's log-probabilities are not numbers in bfloat16"),
+    ],
+)
+def test_the_likeliest_cause_of_a_difference_comes_first(change: dict, gap: float, dropout: float, first: str) -> None:
+    config = AlignConfig.model_validate({"optimization": change})
+    hint = mismatch_hint(config, gap, REFERENCE_TOLERANCE[config.optimization.precision], dropout)
+    assert hint.startswith(first) and "delete the output of the stage reference" in hint
+
+
+@pytest.mark.parametrize("seed", [20251130093000, 2**53 - 1])
+def test_any_seed_that_a_configuration_accepts_trains(policy, tokenizer, tmp_path: Path, seed: int) -> None:
+    task = make_task(policy, tokenizer, make_data(policy, tokenizer))
+    optimization = OptimizationConfig(seed=seed, max_steps=2, batch_size=2)
+    report = fit(task, optimization, Execution(), Worker(), FolderHooks(tmp_path))
+    assert len(report.curve["objective"]) == 2
 
 
 def test_alignment_raises_the_preferred_response(policy, tokenizer, tmp_path: Path) -> None:

@@ -212,6 +212,16 @@ def test_overrides_and_scalars(folder: Path) -> None:
     assert [s.source for s in config.data.train] == [None, "other"]
 
 
+@pytest.mark.parametrize("key", ["align.optimization.seed", "classifier.seed", "data.train.0.max_rows"])
+def test_a_whole_number_beyond_what_json_carries_is_refused(folder: Path, key: str) -> None:
+    (folder / "c.yaml").write_text(DATA)
+    assert load_config(folder / "c.yaml", [f"{key}=20251130093000"]), "a date"
+    assert load_config(folder / "c.yaml", [f"{key}={2**53 - 1}"])
+    for number in (2**53, 2**64, 10**50):
+        with pytest.raises(ConfigError, match=rf"{key}: must be at most 9007199254740991"):
+            load_config(folder / "c.yaml", [f"{key}={number}"])
+
+
 def test_relative_paths_belong_to_the_file_and_names_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "model").mkdir()
     (folder / "c.yaml").write_text(DATA + "policy: {source: model}\nclassifier: {encoder: {source: org/encoder}}\n")

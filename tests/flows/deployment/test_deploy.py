@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import DeploymentUpdate, GlobalConcurrencyLimitUpdate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Pending, Running, Scheduled, Suspended
@@ -146,8 +146,17 @@ def test_deploying_again_changes_nothing_that_a_person_has_changed(api: str, cli
     assert set(again.deployments.values()) == {"unchanged"}
     assert again.schedules["realign/realign-nightly"].endswith(", on")
 
+    own = [
+        DeploymentScheduleCreate(schedule=CronSchedule(cron="0 5 * * *", timezone="UTC"), slug=slug, active=True) for slug in ("mine", None)
+    ]
+    client.create_deployment_schedules(nightly.id, own)
     entries[1] = entries[1].model_copy(update={"schedules": [entries[1].schedules[0].model_copy(update={"cron": "0 4 * * *"})]})
     moved = deploy.deploy(api, pool="people", limit=1)
+    assert moved.notes == ["realign/realign-nightly: the schedule 'mine' is not of this release, and stays"]
+    theirs = [s for s in client.read_deployment_by_name("realign/realign-nightly").schedules if s.slug != "nightly"]
+    assert [(s.slug, s.active) for s in sorted(theirs, key=lambda s: s.slug or "")] == [(None, True), ("mine", True)]
+    for one in theirs:
+        client.delete_deployment_schedule(nightly.id, one.id)
     assert moved.deployments == {"realign/realign": "unchanged", "realign/realign-nightly": "updated"}
     assert moved.limit == (limits.LIMIT, 1, "updated")
     (schedule,) = client.read_deployment_by_name("realign/realign-nightly").schedules

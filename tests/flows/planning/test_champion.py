@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dora_core.errors import ServiceError
+from dora_core.errors import ConfigError, ServiceError
 from flows.planning import champion
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef
@@ -44,3 +44,27 @@ def test_a_registry_that_is_away_leaves_the_plan_without_a_comparison(monkeypatc
         raise ServiceError("MLflow does not answer")
 
     assert asked(monkeypatch, tmp_path, away) == ([], ["the champion is not compared with: MLflow does not answer"])
+
+
+def continued(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tags: Any, *done: StageRef) -> StageRef | None:
+    store = Store(str(tmp_path / "store"))
+    for one in done:
+        store.mark_done(store.folder(one.stage, one.digest), {"stage": one.stage, "digest": one.digest, "seconds": 1.0, "facts": {}})
+    monkeypatch.setattr(champion.registry, "alias_tags", tags if callable(tags) else lambda uri, model: tags)
+    return champion.champion_to_continue("sqlite:///mlflow.db", "p", store)
+
+
+def test_a_run_continues_from_the_alias_champion_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tags = {"previous": tagged("b"), "champion": tagged("a")}
+    assert continued(monkeypatch, tmp_path, tags, ref("a"), ref("b")) == ref("a")
+    assert continued(monkeypatch, tmp_path, {"previous": tagged("b")}) is None
+
+
+def test_a_start_is_never_left_out_silently(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def away(uri: str, model: str) -> Any:
+        raise ServiceError("MLflow does not answer")
+
+    with pytest.raises(ServiceError, match="does not answer"):
+        continued(monkeypatch, tmp_path, away)
+    with pytest.raises(ConfigError, match="the files of p's champion are not in"):
+        continued(monkeypatch, tmp_path, {"champion": tagged("a")}, ref("b"))

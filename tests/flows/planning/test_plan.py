@@ -385,6 +385,49 @@ def test_the_champion_is_looked_up_after_a_promotion_and_with_a_registry(
     assert asked == [("sqlite:///m.db", "demo")]
 
 
+def test_a_run_continues_from_the_champion_and_is_judged_against_the_base(
+    config: RealignConfig, store: Store, tmp_path: Path, mixture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags: dict[str, dict[str, str]] = {}
+    monkeypatch.setattr(model_registry, "alias_tags", lambda uri, name: tags)
+    registry, keys = "sqlite:///m.db", ("policy.start=champion", "policy.replay=0.5")
+    first = build_plan(load(tmp_path, mixture, *keys), store, mlflow_uri=registry)
+    assert "no champion yet" in first.notes[0]
+    assert [s.digest for s in first.stages] == [*[s.digest for s in build_plan(config, store).stages][:-1], first.stages[-1].digest], (
+        "a first night is that of the base; only the decision names its configuration"
+    )
+    finish(store, first)
+    tonight = tmp_path / "tonight.parquet"
+    pq.write_table(pq.read_table(mixture).slice(0, 30), tonight)
+    one = {s.label: s for s in first.stages}
+    tags["champion"] = {"dora.stage": "align", "dora.digest": one["align"].digest}
+    second = build_plan(load(tmp_path, tonight, *keys), store, mlflow_uri=registry)
+    two = {s.label: s for s in second.stages}
+    assert [*two] == [
+        *("ingest", "drift", "replay", "classify", "calibrate", "reference", "training_data", "align", "reference base"),
+        *(*JUDGED[:5], "generate champion", "judge champion", *JUDGED[5:], "evaluate", "promote"),
+    ]
+    champion, base, given = one["align"].spec.ref(), one["sft"].spec.ref(), two["ingest"].spec.ref()
+    assert two["replay"].spec.inputs() == {"records": given, "earlier": one["ingest"].spec.ref()}
+    assert two["replay"].spec.replay == 0.5  # type: ignore[attr-defined]
+    inputs_of = {label: two[label].spec.inputs() for label in ("classify", "reference", "align", "evaluate", "generate start")}
+    trained = two["replay"].spec.ref()
+    assert {inputs_of[label]["records"] for label in ("classify", "reference", "align")} == {trained}
+    assert inputs_of["align"]["start"] == inputs_of["reference"]["start"] == champion
+    assert inputs_of["evaluate"]["start"] == inputs_of["generate start"]["policy"] == base and inputs_of["evaluate"]["records"] == given
+    assert inputs_of["evaluate"]["reference"] == two["reference base"].spec.ref()
+    finish(store, second, run_id="demo-2")
+    tags["previous"], tags["champion"] = tags["champion"], {"dora.stage": "align", "dora.digest": two["align"].digest}
+    again = build_plan(load(tmp_path, tonight, *keys), store, mlflow_uri=registry)
+    assert "starts where the champion's did" in again.notes[0] and again.to_run == []
+
+
+@pytest.mark.parametrize("setting", ["gate.max_kl=null", "evaluate.kl_prompts=0"])
+def test_a_continued_run_without_a_limit_on_kl_is_refused(tmp_path: Path, mixture: Path, setting: str) -> None:
+    with pytest.raises(ConfigError, match="only the gate bounds how far they move from the base"):
+        load(tmp_path, mixture, "policy.start=champion", setting)
+
+
 def test_benchmarks_are_refused_before_anything_runs_where_lm_eval_is_missing(
     tmp_path: Path, mixture: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

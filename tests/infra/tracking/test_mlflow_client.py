@@ -46,7 +46,7 @@ def test_batches_are_joined_up_to_mlflows_limits_and_not_across_runs_or_other_op
 
 def test_the_metrics_of_a_journal_are_read_when_they_are_sent_and_joined_with_other_batches(tmp_path: Path) -> None:
     given = curves(tmp_path, "a", steps=3)
-    assert as_batch(given).metrics == [("loss_mean_", 0.5, 7500, step) for step in range(3)]
+    assert as_batch(given).metrics == [("loss_x28_mean_x29_", 0.5, 7500, step) for step in range(3)]
     both, count = joined([given, batch("a", metrics=2, tags=1), batch("b", metrics=1)])
     assert isinstance(both, Batch) and count == 2 and (len(both.metrics), len(both.tags)) == (5, 1)
     assert joined([batch("a", metrics=998), given])[1] == 1, "1000 entries are MLflow's limit"

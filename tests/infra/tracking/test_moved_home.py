@@ -7,7 +7,10 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from infra.tracking.mlflow_client import mlflow_client
+from infra.tracking.mlflow_database import local_path
 from infra.tracking.moved_home import follow_home
 from infra.tracking.tracker import Tracker
 
@@ -59,3 +62,68 @@ def test_databases_that_are_not_a_homes_own_are_left_alone(tmp_path: Path) -> No
     sqlite3.connect(tmp_path / "empty.db").close()
     assert follow_home(tmp_path / "empty.db", tmp_path / "mlartifacts") == []
     assert follow_home(tmp_path / "empty.db", tmp_path / "bucket") == []
+
+
+# ------------------------------------------------------------------------------------ copies, shared databases, the outbox
+
+
+def note(tracker: Tracker, home: Path, name: str) -> list[str]:
+    """A run with an artifact; returns the notes of the tracker."""
+    run = tracker.start_run(name)
+    (home / "note.txt").write_text(name)
+    tracker.log_files(run, {"note.txt": home / "note.txt"})
+    tracker.finish(run, "FINISHED")
+    return tracker.close(60, 240)
+
+
+def opened(home: Path, database: Path | None = None) -> Tracker:
+    return Tracker.open(f"sqlite:///{database or home / 'mlflow.db'}", "case", home / "spool", home / "mlartifacts")
+
+
+@pytest.fixture
+def home(empty_mlflow_database: Path, tmp_path: Path) -> Path:
+    home = tmp_path / "old 50% #1"
+    home.mkdir()
+    shutil.copy(empty_mlflow_database, home / "mlflow.db")
+    return home
+
+
+def test_a_copy_of_a_home_writes_nothing_into_the_original(home: Path, tmp_path: Path) -> None:
+    assert note(opened(home), home, "before") == []
+    new = tmp_path / "new"
+    shutil.copytree(home, new)
+    before = sorted(home.rglob("*"))
+    assert note(opened(new), new, "after") == []
+    assert sorted(home.rglob("*")) == before
+    client = mlflow_client(f"sqlite:///{new / 'mlflow.db'}")
+    for run in client.search_runs([client.get_experiment_by_name("case").experiment_id]):
+        place = local_path(run.info.artifact_uri)
+        assert place is not None and place.is_relative_to(new) and (place / "note.txt").read_text() == run.info.run_name
+
+
+def test_a_database_that_homes_share_is_left_alone_and_the_run_says_where_artifacts_go(home: Path, tmp_path: Path) -> None:
+    assert note(opened(home), home, "one") == []
+    shared, other = tmp_path / "shared" / "mlflow.db", tmp_path / "other"
+    shared.parent.mkdir()
+    other.mkdir()
+    shutil.copy(home / "mlflow.db", shared)
+    assert follow_home(shared, other / "mlartifacts") == []
+    (said,) = note(opened(other, shared), other, "two")
+    assert said.startswith(f"artifacts of the experiment case go to {home}/mlartifacts/case")
+
+
+def test_updates_that_wait_follow_the_home(home: Path, tmp_path: Path) -> None:
+    """A file that waits to be sent is found at the new place, by the same MLflow: here its server of before is away."""
+    tracker = Tracker.open("http://127.0.0.1:9", "case", home / "spool", history=f"sqlite:///{home / 'mlflow.db'}")
+    run = tracker.start_run("waits")
+    (home / "note.txt").write_text("waits")
+    tracker.log_files(run, {"note.txt": home / "note.txt"})
+    tracker.finish(run, "FINISHED")
+    assert "updates for" in tracker.close()[0]
+    new = tmp_path / "new"
+    shutil.move(home, new)
+    assert note(opened(new), new, "after") == []
+    client = mlflow_client(f"sqlite:///{new / 'mlflow.db'}")
+    runs = {run.info.run_name: run for run in client.search_runs([client.get_experiment_by_name("case").experiment_id])}
+    place = local_path(runs["waits"].info.artifact_uri)
+    assert place is not None and (place / "note.txt").read_text() == "waits" and runs["waits"].info.status == "FINISHED"

@@ -68,7 +68,7 @@ def check_the_realignment(uri: str, project: str, started: float) -> None:
     assert parent.data.params["align.loss.beta"] == "0.1" and parent.data.params["align.steps"] == "null"
     assert len(parent.data.params["long"]) == 6000 and "7000 characters" in parent.data.params["long"]
     assert stage.data.metrics["accuracy"] == 0.75 and stage.data.metrics["rows"] == 7 and "bad" not in stage.data.metrics
-    history = sorted(client.get_metric_history(stage.info.run_id, "loss_mean_"), key=lambda m: m.step)
+    history = sorted(client.get_metric_history(stage.info.run_id, "loss_x28_mean_x29_"), key=lambda m: m.step)
     assert [m.step for m in history] == list(range(1500)) and history[3].value == 0.25 and history[3].timestamp == 1_003_500
     [given] = stage.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("records", "d" * 36) and given.tags[0].value == "training"
@@ -361,3 +361,33 @@ def test_a_port_that_speaks_no_mlflow_costs_nothing(tmp_path: Path) -> None:
         tracker.finish(tracker.start_run("realign"), "FINISHED")
         [warning] = tracker.close()
     assert warning.startswith(f"2 MLflow updates for {uri} wait in ") and "failed with error code 400" in warning
+
+
+def test_one_refused_row_costs_itself_alone(mlflow_sqlite: str, tmp_path: Path) -> None:
+    """MLflow refuses a param that changes, and with it the whole call: the others of the batch arrive all the same."""
+    first = Tracker.open(mlflow_sqlite, "demo", tmp_path / "outbox", artifact_root=tmp_path / "mlartifacts")
+    run = first.start_run("r", params={"a": 1, "b": 2})
+    first.finish(run, "FINISHED")
+    assert first.close() == []
+    again = Tracker.open(mlflow_sqlite, "demo", tmp_path / "outbox", artifact_root=tmp_path / "mlartifacts")
+    again._calls.ids |= {run: first.mlflow_id(run) or ""}
+    again.start_run("r", continues=run, params={"a": 9, **{f"p{i}": i for i in range(9)}})
+    again.finish(run, "FINISHED")
+    (note,) = again.close()
+    assert note.startswith("MLflow refused a: ")
+    params = mlflow_client(mlflow_sqlite).get_run(first.mlflow_id(run)).data.params
+    assert params == {"a": "1", "b": "2"} | {f"p{i}": str(i) for i in range(9)}
+
+
+def test_names_that_differ_only_in_characters_that_mlflow_refuses_stay_apart(mlflow_sqlite: str, tmp_path: Path) -> None:
+    tracker = Tracker.open(mlflow_sqlite, "demo", tmp_path / "outbox", artifact_root=tmp_path / "mlartifacts")
+    run = tracker.start_run(
+        "r", params={"shares": {"人工": 0.75, "模型": 0.25, "a:b": 1, "a#b": 2}, "other": 1}, tags={"x?": "1", "x!": "2"}
+    )
+    metrics = {"share_模型甲": 0.7, "share_模型乙": 0.3, "win/gpt-4:a": 0.1, "win/gpt-4#a": 0.9}
+    tracker.log_metrics(run, metrics)
+    tracker.finish(run, "FINISHED")
+    assert tracker.close() == []
+    data = mlflow_client(mlflow_sqlite).get_run(tracker.mlflow_id(run)).data
+    assert sorted(data.metrics.values()) == [0.1, 0.3, 0.7, 0.9] and data.metrics["share_模型甲"] == 0.7
+    assert len(data.params) == 5 and {data.tags["x_x3f_"], data.tags["x_x21_"]} == {"1", "2"}

@@ -78,7 +78,7 @@ def test_answers_come_in_the_order_of_the_questions(store: Store) -> None:
         "question 2": Reply(None, tokens=0),
     }
     with EndpointServer(lambda body: replies[body["messages"][0]["content"]]) as server:
-        result = ask_in(store, server.url + "/", 3)
+        result = ask_in(store, server.url + "/", 3, max_without_text=0.5)
         assert server.authorizations == [None] * 3
     assert [(a.text, a.tokens, a.finished) for a in result.answers] == [("héllo ?", 7, True), ("cut", None, False), ("", 0, True)]
     assert (result.facts.requests, result.facts.retries, result.facts.reused) == (3, 0, 0)
@@ -190,6 +190,72 @@ def test_a_silent_server_fails_too_and_its_threads_do_not_hold_the_stage(store: 
         with pytest.raises(ServiceError, match=r"no answer within 0\.2 s"):
             ask_in(store, server.url, 3, give_up_seconds=0.7, timeout_seconds=0.2)
         released.set()
+
+
+# ------------------------------------------------------------------------------------------------------- answers without text
+
+
+def without(reason: str, **message: Any) -> Reply:
+    """Answer 200 without a text, as a reasoning parser, a filter or a tool call leaves it."""
+
+    class Silent(Reply):
+        def json(self) -> dict[str, Any]:
+            answer = super().json()
+            answer["choices"][0]["message"] |= message
+            return answer
+
+    return Silent(None, finish_reason=reason)
+
+
+def test_answers_without_text_are_counted_by_their_reason_and_asked_for_again(store: Store) -> None:
+    """1 of 2 is more than 0.1: an error that keeps the other; then 1 of 20 is not, and the facts count it."""
+    silent = without("length", reasoning_content="still thinking")
+    with EndpointServer(lambda body: silent if body["seed"] == 1 else echo(body)) as server:
+        with pytest.raises(ServiceError) as error:
+            ask_in(store, server.url, 2)
+        assert "1 of 2 answers" in error.value.message and "finish reason: length, reasoning 1" in error.value.message
+        assert error.value.hint.startswith("1 of 2 answers are kept") and "max_new_tokens" in error.value.hint
+        context = context_in(store)
+        result = ask(context, Endpoint(url=server.url), questions(20), 20, unit="answers")
+        assert result.facts.without_text == {"length, reasoning": 1} and result.facts.reused == 1
+        assert "1 of 20 answers" in context.warnings[0] and "have no text (length, reasoning 1)" in context.warnings[0]
+    assert asked_of(server).count("question 1") == 2, "not kept, so asked for again"
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (without("content_filter"), "content_filter"),
+        (without("stop", refusal="I cannot"), "stop, refusal"),
+        (without("tool_calls", tool_calls=[{"id": "1"}]), "tool_calls, tool call"),
+        (Reply(""), "stop"),
+    ],
+)
+def test_nothing_but_answers_without_text_is_an_error_before_all_are_requested(store: Store, reply: Reply, reason: str) -> None:
+    with EndpointServer(lambda _: reply) as server, pytest.raises(ServiceError) as error:
+        ask_in(store, server.url, 1000, concurrency=4)
+    assert f"have no text (finish reason: {reason} " in error.value.message and not error.value.retryable
+    assert len(server.bodies) < 100, "no use in requesting all of them"
+    assert not any(path.read_bytes() for path in (context_in(store).scratch / "answers").iterdir())
+
+
+def test_an_answer_without_text_that_an_earlier_release_kept_is_asked_for_again(store: Store) -> None:
+    log = context_in(store).scratch / "answers"
+    log.mkdir(parents=True)
+    key = asking.sha256_of(questions(1)[0].body)
+    (log / "1.jsonl").write_text(f'["{key}", {{"text": "", "tokens": 9, "finished": true}}]\n')
+    with EndpointServer(echo) as server:
+        assert ask_in(store, server.url, 1).answers[0].text == "answer to question 0"
+
+
+def test_answers_carry_their_server_and_several_are_a_warning(store: Store) -> None:
+    with EndpointServer(echo) as one:
+        ask_in(store, one.url, 2)
+    with EndpointServer(echo) as two:
+        context = context_in(store)
+        result = ask(context, Endpoint(url=two.url), questions(3), 3, unit="answers")
+    assert result.facts.origins == {f"{one.url} {MODEL}": 2, f"{two.url} {MODEL}": 1}
+    assert context.warnings[0].startswith("the answers come from several servers: ")
 
 
 # ------------------------------------------------------------------------------------------------------------------- resume

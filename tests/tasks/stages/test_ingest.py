@@ -19,7 +19,7 @@ from dora_core.data.records import GOLDEN_SCHEMA, QUARANTINE_SCHEMA, RECORDS_SCH
 from dora_core.errors import DataError
 from infra.store.store import Store
 from tasks.runtime.stage import execute
-from tasks.stages.ingest import Spec, run
+from tasks.stages.ingest import Spec, check_inputs, run
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
 
@@ -187,6 +187,71 @@ def test_real_mixture_is_good_and_a_response_that_is_the_word_nan_is_noted(tmp_p
     assert sum(s["responses"] for s in facts["sources"].values()) == 16_321
     assert sum(s["measured_rewards"] for s in facts["sources"].values()) == 16_321 - 461
     assert facts["records"]["eval"] / 3400 == pytest.approx(0.1, abs=0.02)
+
+
+# ---------------------------------------------------------------------------------------- trusted sources; one question
+
+
+def spec_of(folder: Path, rows, **data) -> Spec:
+    config = DataConfig(train=[{"path": write(folder / "train.jsonl", rows)}], **data)
+    return Spec(data=config, fingerprints=fingerprint_sources(config))
+
+
+def test_trusted_sources_that_no_row_has_are_refused_at_plan_time(tmp_path):
+    with pytest.raises(DataError, match=r"no source matches data\.golden_sources = \['humans'\]") as error:
+        check_inputs(spec_of(tmp_path, GOOD, golden_sources=["humans"]))
+    assert "human, m" in error.value.hint
+    assert check_inputs(spec_of(tmp_path, [*GOOD, row(40, sources=["expert", "m"])], golden_sources=["expert"])), "its last row"
+    golden = write(tmp_path / "golden.jsonl", [{"prompt": "g", "response": "z"}])
+    assert check_inputs(spec_of(tmp_path, GOOD, golden_sources=["humans"], golden=[{"path": golden}]))
+
+
+def test_one_of_several_trusted_sources_that_no_row_has_is_a_warning(tmp_path):
+    result, _ = ingest(tmp_path, GOOD, golden_sources=["human", "expret*"])
+    assert any("no source is named expret*" in warning for warning in result["facts"]["warnings"])
+
+
+def forms(i) -> list[dict]:
+    """Four prompts with one question: plain, under a system message, with other white space and form, and a longer conversation."""
+    asked = f"What is caf\u00e9 number {i} called?"
+    plain = {"role": "user", "content": asked}
+    return [
+        row(f"{i}a", prompt=[plain]),
+        row(f"{i}b", prompt=[{"role": "system", "content": "Be brief."}, plain]),
+        row(f"{i}c", prompt=asked.replace("\u00e9", "e\u0301").replace(" ", "  ")),
+        row(f"{i}d", prompt=[plain, {"role": "assistant", "content": "No idea."}, {"role": "user", "content": "Guess."}]),
+    ]
+
+
+def test_prompts_with_one_question_are_noted_across_the_split_or_kept_on_one_side(tmp_path):
+    rows = [one for i in range(40) for one in forms(i)]
+    noted, _ = ingest(tmp_path, rows, holdout_fraction=0.3)
+    (finding,) = [one for one in noted["facts"]["findings"] if one["rule"] == "question_in_both_splits"]
+    assert finding["count"] > 0
+    result, folder = ingest(tmp_path, rows, holdout_fraction=0.3, split_by="question")
+    assert not [one for one in result["facts"]["findings"] if one["rule"] == "question_in_both_splits"]
+    records = pq.read_table(folder / "records.parquet").to_pylist()
+    sides = {}
+    for record in records:
+        sides.setdefault(record["record_id"][1:-1], set()).add(record["split"])
+    assert all(len(side) == 1 for side in sides.values()) and {"train", "eval"} == set.union(*sides.values())
+
+
+def test_the_default_split_leaves_digests_as_they_were(tmp_path):
+    spec = spec_of(tmp_path, GOOD)
+    assert "split_by" not in spec.payload()["data"]
+    assert spec.evolve(data=spec.data.evolve(split_by="question")).digest() != spec.digest()
+
+
+def test_held_out_questions_of_a_given_split_are_left_out_of_training(tmp_path):
+    held_out = write(tmp_path / "eval.jsonl", forms(0)[:1])
+    result, folder = ingest(tmp_path, [*forms(0)[1:], *GOOD], eval=[{"path": held_out}], split_by="question")
+    assert result["facts"]["inputs"][0]["overlapping"] == 3
+    assert not [
+        r
+        for r in pq.read_table(folder / "records.parquet").to_pylist()
+        if r["split"] == "train" and r["record_id"].startswith("r0") and r["record_id"] != "r0"
+    ]
 
 
 def test_prompts_with_goals_are_two_records_of_one_prompt_hash_and_rows_of_their_own(tmp_path):

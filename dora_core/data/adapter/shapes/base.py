@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from dora_core.config.adapter import Adapter
 from dora_core.data.adapter.canonical import Adapted, CanonicalRow
 from dora_core.data.problems import Problem
+
+if TYPE_CHECKING:
+    from dora_core.config.adapter import Adapter
 
 ReadRow: TypeAlias = Callable[[dict[str, Any]], Adapted]
 
