@@ -229,11 +229,11 @@ def _base(config: ModelConfig) -> ModelConfig | None:
     return ModelConfig(source=source, revision=config.base_revision or revision)
 
 
-def _from_pretrained(auto: Any, config: ModelConfig, **settings: Any) -> Any:
+def _from_pretrained(auto: Any, model: ModelConfig, **settings: Any) -> Any:
     try:
-        return auto.from_pretrained(config.source, revision=config.revision, trust_remote_code=config.trust_remote_code, **settings)
+        return auto.from_pretrained(model.source, revision=model.revision, trust_remote_code=model.trust_remote_code, **settings)
     except (OSError, ValueError, ImportError) as error:
-        raise _cannot_load(config, error) from error
+        raise _cannot_load(model, error) from error
 
 
 def _scorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

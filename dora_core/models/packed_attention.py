@@ -187,8 +187,10 @@ class FlexAttention:
         def sees(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
             return (q >= k) & (record_S[q] == record_S[k]) & ((part_S[k] == 0) | (part_S[k] == part_S[q]))
 
+        reach = len(record_S) if window is None else window
+
         def sees_near(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return sees(batch, head, q, k) & (position_S[q] - position_S[k] < window)
+            return sees(batch, head, q, k) & (position_S[q] - position_S[k] < reach)
 
         # Built from the segments: ``create_block_mask`` would evaluate all S × S pairs first.
         listed = (x.to(self._device)[None, None] for x in (*_listed(some_QK & ~all_QK), *_listed(all_QK)))

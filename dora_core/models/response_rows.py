@@ -38,10 +38,10 @@ class ResponseRows:
             return [(torch.arange(len(self.ids_RS), device=self.ids_RS.device), self)]
         length_R = self.attention_RS.sum(dim=1)
         found = []
-        for length in length_R.unique().tolist():
+        for length in sorted(set(length_R.tolist())):
             where = (length_R == length).nonzero().squeeze(1)
-            cut = (x[where, :length] for x in (self.ids_RS, self.attention_RS, self.targets_RS))
-            found.append((where, ResponseRows(*cut)))
+            ids, attention, targets = (x[where, :length] for x in (self.ids_RS, self.attention_RS, self.targets_RS))
+            found.append((where, ResponseRows(ids, attention, targets)))
         return found
 
 

@@ -189,7 +189,7 @@ class _Trial:
             here = _one_at_a_time(self._small, records)
             off = [_gap(a, b) for a, b in zip(here, expected, strict=True)]
             allowed = [max(a, ROUNDING_FACTOR * b) for a, b in zip(allowed, off, strict=True)]
-        reasons = []
+        reasons: list[str] = []
         for way in (Way.PACKED, Way.PADDED, Way.BY_LENGTH):
             reason = self._why_not(way, records, expected, allowed)
             if not reason:
@@ -204,8 +204,8 @@ class _Trial:
         self._small.set_attn_implementation(NAME if way is Way.PACKED else self._own_attention)
         rows = arranged(records, way, 0).to(self._device)
         try:
-            with torch.no_grad():  # some models keep the longest length they met: values must not depend on earlier batches
-                forward_logps(self._small, rows, self._transform)
+            if gap := self._dependence_on_earlier(records, way, expected[0], allowed[0]):
+                return f"{name} gives other log-probabilities for {way.value} rows after longer ones (a small copy by {gap:.2g})"
             got = _values_and_gradients(self._small, forward_logps(self._small, rows, self._transform))
             if isinstance(rows, PackedRows) and (meets := self._dependence(rows)):
                 return f"{name} lets {meets} in packed records"
@@ -218,6 +218,18 @@ class _Trial:
             if not (gap := _gap(a, b)) <= most:
                 return f"{name} gives other {what} for {way.value} rows (a small copy by {gap:.2g})"
         return ""
+
+    @torch.no_grad()
+    def _dependence_on_earlier(self, records: Records, way: Way, expected_R: Tensor, allowed: float) -> float:
+        """Largest difference in records read one by one after all of them; 0 if allowed. Some models keep the longest length they met."""
+        batches = [records, *([record] for record in sorted(records, key=lambda record: -min(map(len, record))))]
+        alone = dict(zip(map(id, itertools.chain.from_iterable(records)), expected_R, strict=True))
+        for batch in batches:
+            got_R = forward_logps(self._small, arranged(batch, way, 0).to(self._device), self._transform).double().cpu()
+            gap = _gap(got_R, torch.stack([alone[id(row)] for row in itertools.chain.from_iterable(batch)]))
+            if not gap <= allowed:
+                return gap
+        return 0.0
 
     def _dependence(self, rows: PackedRows) -> str:
         """Which tokens a response depends on besides its prompt and itself; empty if on none, to the last bit."""

@@ -100,7 +100,7 @@ ARCHITECTURES = {
     "cohere": Architecture("cohere", dict(logit_scale=0.25)),
     "cohere2": Architecture("cohere2", dict(logit_scale=0.25, sliding_window=WINDOW, layer_types=SLIDING)),
     "deepseek_v3": Architecture("deepseek_v3", DEEPSEEK),
-    "deepseek_v3.2": Architecture("deepseek_v32", dict(DEEPSEEK, index_topk=WINDOW, index_n_heads=2, index_head_dim=16), PADDED, PADDED),
+    "deepseek_v3.2": Architecture("deepseek_v32", dict(DEEPSEEK, index_topk=WINDOW, index_n_heads=2, index_head_dim=16), PADDED, BY_LENGTH),
     "gpt_oss": Architecture("gpt_oss", dict(EXPERTS, head_dim=8, sliding_window=WINDOW, layer_types=SLIDING)),
     "llama4": Architecture(
         "llama4_text",
@@ -113,7 +113,7 @@ ARCHITECTURES = {
             no_rope_layers=[1, 0],
             floor_scale=4,
         ),
-        PACKED,
+        PADDED,
         PADDED,
     ),
     "falcon": Architecture("falcon", dict(new_decoder_architecture=True, num_kv_heads=2, alibi=False), PADDED, PADDED),

@@ -86,7 +86,7 @@ def visible(segments: tuple[Segment, ...], window: int | None) -> torch.Tensor:
     return sees if window is None else sees & (position[:, None] - position < window)
 
 
-@pytest.mark.parametrize("window", [None, 40, 200])
+@pytest.mark.parametrize("window", [None, 40, 300])
 def test_the_block_mask_keeps_all_that_is_visible_and_skips_most_of_the_rest(window: int | None) -> None:
     segments = (Segment(300, (150, 260, 140)), Segment(3, (0, 9, 4)), Segment(520, (130, 128)), Segment(200, (90,)))
     sees = visible(segments, window)

@@ -73,8 +73,8 @@ def test_adapters_are_read_like_the_model(name: str) -> None:
         logps = ResponseLogps(model) if packed else None
         sums = logps(logps.collate(records, 0)) if logps else one_at_a_time(model, records)
         found.append(values_and_gradients(model, sums))
-    for a, b in zip(*found, strict=True):
-        assert (a - b).abs().max() <= ROUNDING * (1.0 + b.abs().max())
+    for a, b in zip(*found, strict=True):  # Gemma 2's large adapters: 3.4e-6; 1e-14 where its norms and softmax are float64 too
+        assert (a - b).abs().max() <= 4 * ROUNDING * (1.0 + b.abs().max())
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -98,7 +98,7 @@ def test_a_packed_model_still_answers_ordinary_calls(name: str) -> None:
     position = (mask.cumsum(1) - 1).clamp(min=0)
     found = []
     for packs in (False, True):
-        model = build(name)
+        model = build(name).float()  # in float64, transformers' own mask of a padded row is NaN in its float32 softmax
         if packs:
             ResponseLogps(model)
             assert model.config._attn_implementation == NAME
@@ -108,9 +108,9 @@ def test_a_packed_model_still_answers_ordinary_calls(name: str) -> None:
             last = model(
                 input_ids=ids[:, -1:], attention_mask=mask, position_ids=position[:, -1:], past_key_values=first.past_key_values
             ).logits
-        torch.testing.assert_close(last, whole[:, -1:], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(last, whole[:, -1:], rtol=1e-4, atol=1e-4)
         found.append(whole[mask.bool()])
-    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
 def test_values_do_not_depend_on_the_batch() -> None:
