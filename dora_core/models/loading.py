@@ -216,7 +216,8 @@ def _merged(auto: Any, config: ModelConfig, base: ModelConfig, dtype: torch.dtyp
             f"{config.source!r} is an adapter, and only a policy may be one", hint="merge it into its base, and give the merged folder"
         )
     model, _ = _load(auto, base, torch.float32)
-    return merged_adapter(model, Path(config.source).expanduser()).to(dtype), load_tokenizer(config)
+    merged = merged_adapter(model, Path(config.source).expanduser())
+    return merged.requires_grad_(True).to(dtype), load_tokenizer(config)  # peft froze the base
 
 
 def _base(config: ModelConfig) -> ModelConfig | None:
