@@ -1,6 +1,7 @@
 """What to label next: the pairs of responses whose label by a person would change most, without near-copies among them.
 
-Three rules, of which :data:`DEFAULT` was chosen by measurement (``tests/benchmarks/bench_label_suggest.py``):
+Three rules. None is shown to make a better policy than random pairs (``tests/benchmarks/bench_label_suggest.py``, 12 worlds).
+:data:`DEFAULT` is the one that needs no race:
 
 * ``information``: the expected fall of the variance of the policy's margins on golden text. With the Gaussian (Laplace) posterior of a
   Bradley-Terry head, of precision A = ridge + Σ_p known_p·v_p·φ_p·φ_pᵀ, v = σ(m)(1 − σ(m)), a label by a person adds c·φ·φᵀ,

@@ -40,7 +40,8 @@ def suggest(
 ) -> None:
     """Rank unlabelled and synthetic records by what a label of people would change, and write them as tasks.
 
-    Writes tasks.json and labelling.xml for Label Studio, labels.jsonl with a field to fill, and ranking.jsonl with the reasons.
+    Writes tasks.json and labelling.xml for Label Studio, labels.jsonl with a field to fill, and ranking.jsonl with the reasons. In the
+    benchmark no rule made a better policy than random pairs did: see README.md.
     """
     with explained(as_json):
         from flows.cli.files.labelling import suggest_labels
