@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from dora_core.config.method import LoraConfig
 from dora_core.errors import ModelError
-from dora_core.models.response_forward import text_body
+from dora_core.models.parts import text_body, tied_modules
+
+if TYPE_CHECKING:
+    from dora_core.config.method import LoraConfig
 
 ADAPTER_FILE = "adapter_config.json"
 LEAST_SHARE = 0.2
@@ -117,15 +119,6 @@ def coverage(model: nn.Module) -> Coverage:
     whole = {p for p in model.parameters() if p.requires_grad} - extra
     total = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in extra) - sum(p.numel() for p in whole)
     return Coverage(sum(p.numel() for p in adapted), sum(p.numel() for p in whole), total)
-
-
-def tied_modules(model: PreTrainedModel) -> list[str]:
-    """Names of the modules that share a weight with another one."""
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(name)
-    return [name for names in owners.values() if len(names) > 1 for name in names]
 
 
 def base_of(folder: Path) -> tuple[str, str | None] | None:

@@ -17,9 +17,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from dora_core.config.method import LoraConfig, TextConfig
 from dora_core.errors import ModelError
-from dora_core.models.adapters import add_lora, coverage, tied_modules
+from dora_core.models.adapters import add_lora, coverage
 from dora_core.models.generation import refuse_unsampled
 from dora_core.models.model_settings import settle
+from dora_core.models.parts import tied_modules
 from dora_core.models.row_layout import Way, positions, row_layout
 from dora_core.strict_model import StrictModel
 

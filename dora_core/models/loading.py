@@ -20,8 +20,8 @@ from dora_core.data.chat_format import ChatFormat, describe_chat, end_tokens
 from dora_core.errors import ModelError
 from dora_core.models.adapters import base_of, merged_adapter
 from dora_core.models.model_settings import as_it_was, remember, settle
+from dora_core.models.parts import text_body
 from dora_core.models.portable import make_portable
-from dora_core.models.response_forward import text_body
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "cls_token": "<cls>", "sep_token": "<sep>"}
 

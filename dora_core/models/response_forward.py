@@ -15,15 +15,8 @@ from transformers import PreTrainedModel
 from dora_core.models.linear_logps import LogitTransform, linear_log_collisions, linear_logps
 from dora_core.models.packed_attention import packed_hidden
 from dora_core.models.packing import PackedRows
+from dora_core.models.parts import text_body
 from dora_core.models.response_rows import ResponseRows
-
-
-def text_body(model: PreTrainedModel) -> PreTrainedModel:
-    """The part of a causal language model below its output embedding; of a multimodal model, its text decoder. The model itself if it has
-    no such part."""
-    body: PreTrainedModel = model.base_model if model.base_model is not model else getattr(model, "model", model)
-    composite = model.config.get_text_config() is not model.config
-    return body.get_decoder() if composite else body
 
 
 def forward_logps(

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from dora_core.data.encoding import EncodedResponse
+if TYPE_CHECKING:
+    from dora_core.data.encoding import EncodedResponse
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from dora_core.errors import ModelError
 from dora_core.models.linear_logps import PLAIN, LogitTransform
 from dora_core.models.packed_attention import NAME
 from dora_core.models.packing import PackedRows, pack
-from dora_core.models.response_forward import forward_logps, text_body
+from dora_core.models.parts import text_body
+from dora_core.models.response_forward import forward_logps
 from dora_core.models.response_rows import ResponseRows, collate
 from dora_core.models.small_copy import THRESHOLD, VOCABULARY, small_copy, thresholds
 

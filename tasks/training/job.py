@@ -211,7 +211,7 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from dora_core.models.response_forward import text_body
+    from dora_core.models.parts import text_body
 
     body = text_body(model) if isinstance(model, PreTrainedModel) else model
     lists = [list(m) for m in body.modules() if isinstance(m, nn.ModuleList)]

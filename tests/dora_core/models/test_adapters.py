@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dora_core.config.method import LoraConfig
 from dora_core.errors import ModelError
-from dora_core.models.adapters import LEAST_SHARE, add_lora, base_of, coverage, merge_lora, save_adapter, tied_modules
+from dora_core.models.adapters import LEAST_SHARE, add_lora, base_of, coverage, merge_lora, save_adapter
 from dora_core.models.loading import grow_reward_model, save_model
+from dora_core.models.parts import tied_modules
 from tests.dora_core.models.architectures import build
 
 IDS = torch.tensor([[5, 6, 7, 8]])

@@ -1,4 +1,4 @@
-"""The text part of a model, and its head called as a module."""
+"""A model's head called as a module."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from dora_core.data.encoding import EncodedResponse
 from dora_core.models.linear_logps import LogitTransform
-from dora_core.models.response_forward import forward_logps, text_body
+from dora_core.models.response_forward import forward_logps
 from dora_core.models.response_rows import collate
 from tests.dora_core.models.architectures import build
 
@@ -19,8 +19,3 @@ def test_a_wrapped_head_gives_what_the_plain_one_gives() -> None:
     plain = forward_logps(model, ROWS, transform, collisions=True)
     model.set_output_embeddings(torch.nn.Sequential(model.get_output_embeddings()))
     torch.testing.assert_close(forward_logps(model, ROWS, transform, collisions=True), plain, rtol=1e-12, atol=1e-12)
-
-
-def test_the_body_of_a_plain_model_is_its_base() -> None:
-    model = build("llama")
-    assert text_body(model) is model.model
