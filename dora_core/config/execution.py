@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dora_core.strict_model import ENVIRONMENT_PATTERN, StrictModel
+
+KL_NEEDS_MODEL = (
+    "execution.evaluate.stream_layers would read all layers for every sampled token: set evaluate.kl_prompts: 0, or stream_layers: false "
+    "where a worker's memory holds the model"
+)
 
 
 class Endpoint(StrictModel):
@@ -59,7 +64,14 @@ class Execution(StrictModel):
     )
     gpus_per_worker: float = Field(0.0, ge=0, le=8, description="GPUs per worker; 0 runs on CPU (gloo).")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs per worker, also its number of torch threads.")
-    strategy: Literal["ddp", "fsdp"] = Field("ddp", description="ddp: replicated weights; fsdp: sharded (FSDP2).")
+    strategy: Literal["ddp", "fsdp"] = Field("ddp", description="ddp: replicated weights; fsdp: sharded (FSDP2), and read by shards.")
+    replicas: int = Field(
+        1, ge=1, description="With fsdp: groups of workers that each hold all shards (HSDP); one per machine saves its network traffic."
+    )
+    cpu_offload: bool = Field(
+        False, description="With fsdp: weights, gradients and optimizer state stay in host memory, a layer at a time is on the GPU."
+    )
+    activation_offload: bool = Field(False, description="With gradient_checkpointing: what is kept for each layer stays in host memory.")
     micro_batch_tokens: int = Field(
         8192,
         ge=16,
@@ -71,7 +83,23 @@ class Execution(StrictModel):
     prefix_sharing: bool = Field(True, description="Compute a record's prompt once for all its responses, where the model allows it.")
     batch_tokens: int = Field(16_384, ge=256, description="Tokens per inference batch, padding included.")
     shard_rows: int = Field(2048, ge=1, description="Most rows of an inference shard; the last shards are smaller.")
+    stream_layers: bool = Field(
+        False,
+        description="reference and evaluate: read a layer's weights when it runs, for models that no worker can hold; needs large batches.",
+    )
     checkpoint_every: int = Field(50, ge=1, description="Optimisation steps between checkpoints.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
     max_failures: int = Field(2, ge=0, le=100, description="Worker failures tolerated: per stage in training, per shard in scoring.")
     endpoint: Endpoint | None = Field(None, description="Server for the requests of generate and judge stages; other stages send none.")
+
+    @model_validator(mode="after")
+    def _options_have_an_effect(self) -> Execution:
+        """Refuse options that would do nothing."""
+        if self.strategy != "fsdp" and (self.cpu_offload or self.replicas > 1):
+            option = "cpu_offload" if self.cpu_offload else f"replicas={self.replicas}"
+            raise ValueError(f"{option} needs strategy fsdp (here {self.strategy})")
+        if self.strategy == "fsdp" and self.workers and self.workers % self.replicas:
+            raise ValueError(f"workers={self.workers} is not a multiple of replicas={self.replicas}")
+        if self.activation_offload and not self.gradient_checkpointing:
+            raise ValueError("activation_offload needs gradient_checkpointing: true")
+        return self

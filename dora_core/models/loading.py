@@ -152,6 +152,20 @@ def load_tokenizer(config: ModelConfig | str | Path) -> PreTrainedTokenizerBase:
     return _from_pretrained(transformers.AutoTokenizer, config)
 
 
+def load_policy_tokenizer(config: ModelConfig | str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that :func:`load_policy` returns, which has a padding token."""
+    tokenizer = load_tokenizer(config)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def reward_model_settings(config: ModelConfig) -> tuple[dict[str, Any], PreTrainedTokenizerBase]:
+    """Changes to a model's configuration that :func:`grow_reward_model` makes, and the tokenizer that it returns."""
+    tokenizer = _with_edges(load_tokenizer(config))
+    return {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id, "use_cache": False}, tokenizer
+
+
 def load_settings(config: ModelConfig | str | Path) -> PretrainedConfig:
     """The configuration of a model, without its weights; of an adapter, that of its base."""
     config = _as_config(config)
@@ -175,12 +189,22 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     The configuration has the dropout that the model started with.
     Safetensors are written for their owner only; they get the mode of the configuration, which follows the umask.
     """
+    declare_ends(model, tokenizer)
+    with as_it_was(model):
+        model.save_pretrained(folder, safe_serialization=True)
+    finish_folder(tokenizer, folder)
+
+
+def declare_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Name every token that ends a response in the model's generation configuration."""
     if model.can_generate():
         ends = sorted(end_tokens(tokenizer, model.generation_config, _chat_format(tokenizer)))
         if len(ends) > 1:
             model.generation_config.eos_token_id = ends
-    with as_it_was(model):
-        model.save_pretrained(folder, safe_serialization=True)
+
+
+def finish_folder(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the tokenizer beside saved weights; other releases and other users can read the folder."""
     tokenizer.save_pretrained(folder)
     make_portable(folder)
     mode = (folder / "config.json").stat().st_mode & 0o777
@@ -238,15 +262,19 @@ def _from_pretrained(auto: Any, model: ModelConfig, **settings: Any) -> Any:
 
 
 def _scorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Prepare ``model`` for padded rows of ``data.encoding.Encoder``. An encoder's tokenizer has no BOS and EOS: its CLS and SEP take
-    their places."""
+    """Prepare ``model`` for padded rows of ``data.encoding.Encoder``."""
+    config = model.config.get_text_config()
+    config.pad_token_id = _with_edges(tokenizer).pad_token_id  # a decoder reads the last token that is another one
+    config.use_cache = False
+    return model
+
+
+def _with_edges(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Tokens for the edges of a text and for padding. An encoder's tokenizer has no BOS and EOS: its CLS and SEP take their places."""
     tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
     tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    config = model.config.get_text_config()
-    config.pad_token_id = tokenizer.pad_token_id  # a decoder reads the last token that is another one
-    config.use_cache = False
-    return model
+    return tokenizer
 
 
 def _chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat | None:

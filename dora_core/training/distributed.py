@@ -14,7 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
+
+from dora_core.errors import TrainingError
 
 T = TypeVar("T")
 
@@ -56,21 +60,79 @@ class Worker:
         return self.group is not None and dist.get_backend(self.group) == "nccl"
 
 
-def wrap(module: nn.Module, strategy: str, worker: Worker, layers: list[nn.Module], *, bfloat16: bool = False) -> nn.Module:
-    """``module`` on the worker's device: as it is (alone), under DDP, or sharded by FSDP2 (each of ``layers``, then the root).
+@dataclass(frozen=True)
+class Sharding:
+    """How FSDP2 shards a module among the workers of one training.
 
-    ``bfloat16`` only matters for FSDP, which then computes in bfloat16 and reduces gradients in float32.
+    Attributes:
+        bfloat16: compute in bfloat16, reduce gradients in float32; the weights themselves keep their dtype.
+        replicas: groups of workers that each hold all shards (HSDP). Gradients are reduced within a group, then averaged over groups.
+        cpu_offload: shards, gradients and optimiser state stay in host memory; a part's weights are on the device while it computes.
     """
+
+    worker: Worker
+    bfloat16: bool = False
+    replicas: int = 1
+    cpu_offload: bool = False
+
+    def __post_init__(self) -> None:
+        if self.worker.world_size % self.replicas:
+            raise TrainingError(
+                f"{self.worker.world_size} workers do not divide into {self.replicas} replicas",
+                hint="set execution's workers to a multiple of its replicas",
+            )
+
+    @property
+    def shards(self) -> int:
+        """Parts that every parameter is cut into."""
+        return self.worker.world_size // self.replicas
+
+    @property
+    def rank(self) -> int:
+        """This worker's part."""
+        return self.worker.rank % self.shards
+
+    @property
+    def held_on(self) -> torch.device:
+        """Device of the shards between computations."""
+        return torch.device("cpu") if self.cpu_offload else self.worker.device
+
+    def mesh(self) -> DeviceMesh:
+        """(shards,), or (replicas, shards)."""
+        kind = self.worker.device.type
+        if self.replicas == 1:
+            return init_device_mesh(kind, (self.shards,))
+        return init_device_mesh(kind, (self.replicas, self.shards), mesh_dim_names=("replicas", "shards"))
+
+
+def fully_shard_parts(module: nn.Module, layers: list[nn.Module], sharding: Sharding) -> None:
+    """Apply FSDP2 to each of ``layers``, then to the rest of ``module``: one part at a time is whole on the device."""
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+    bfloat16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    policy = bfloat16 if sharding.bfloat16 else MixedPrecisionPolicy()
+    pinned = sharding.worker.device.type == "cuda"
+    offload = CPUOffloadPolicy(pin_memory=pinned) if sharding.cpu_offload else OffloadPolicy()
+    mesh = sharding.mesh()
+    for part in (*layers, module):
+        fully_shard(part, mesh=mesh, mp_policy=policy, offload_policy=offload)
+
+
+def wrap(module: nn.Module, strategy: str, worker: Worker, layers: list[nn.Module], sharding: Sharding | None = None) -> nn.Module:
+    """``module`` on the worker's device: as it is (alone), under DDP, or sharded by FSDP2. A sharded one is returned as it is.
+
+    Args:
+        layers: repeated blocks, which FSDP2 shards each on its own.
+        sharding: settings of FSDP2; None: its defaults.
+    """
+    if isinstance(module, FSDPModule):
+        return module
     if worker.group is None:
         return module.to(worker.device)
     if strategy == "ddp":
         ids = [worker.device.index] if worker.device.type == "cuda" else None
         return DistributedDataParallel(module.to(worker.device), device_ids=ids, gradient_as_bucket_view=True)
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if bfloat16 else MixedPrecisionPolicy()
-    for part in (*layers, module):  # moves a part at a time to the device: the whole model never has to fit there
-        fully_shard(part, mp_policy=policy)
+    fully_shard_parts(module, layers, sharding or Sharding(worker))
     return module
 
 

@@ -32,7 +32,7 @@ from dora_core.config.method import OptimizationConfig
 from dora_core.errors import TrainingError
 from dora_core.training.checkpoints import PROGRESS, flaw, identity, load_checkpoint, save_checkpoint
 from dora_core.training.device_memory import adamw, explain_out_of_memory
-from dora_core.training.distributed import Worker, gradient_norm, scale_gradients, wrap
+from dora_core.training.distributed import Sharding, Worker, gradient_norm, scale_gradients, wrap
 from dora_core.training.microbatches import split_step
 
 log = logging.getLogger("dora.training")
@@ -185,7 +185,8 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
     run_identity = identity(task.module, run, len(task.tokens), config)
     explained = partial(explain_out_of_memory, module=task.module, strategy=execution.strategy, worker=worker)
     with explained("the model was moved to the device"):
-        module = wrap(task.module, execution.strategy, worker, task.layers, bfloat16=bfloat16)
+        sharding = Sharding(worker, bfloat16, execution.replicas, execution.cpu_offload)
+        module = wrap(task.module, execution.strategy, worker, task.layers, sharding)
     with explained("the optimizer's state was allocated"):
         optimizer = adamw(module, config)
     module.train()

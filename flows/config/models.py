@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from dora_core.config.alignment import AlignConfig, Loss
 from dora_core.config.benchmarks import BenchmarksConfig
 from dora_core.config.data import DataConfig
-from dora_core.config.execution import Execution, endpoint_mistake
+from dora_core.config.execution import KL_NEEDS_MODEL, Execution, endpoint_mistake
 from dora_core.config.judging import ImplicitJudge, Judge, LLMJudge, RewardModelJudge
 from dora_core.config.method import (
     CalibrationConfig,
@@ -125,6 +125,12 @@ class ExecutionConfig(StrictModel):
             section = getattr(self, name)
             if section is not None and section.endpoint is not None and name not in ("generate", "judge"):
                 raise ValueError(f"{name}.endpoint: only execution.generate and execution.judge use a server")
+            if section is not None and section.stream_layers and name not in ("reference", "evaluate"):
+                raise ValueError(
+                    f"{name}.stream_layers: only execution.reference and execution.evaluate stream; for a model that no worker can hold, "
+                    "generate and judge use a server (execution.generate.endpoint.url, execution.judge.endpoint.url), and training has "
+                    "strategy fsdp"
+                )
         return self
 
     def of(self, stage: str) -> Execution:
@@ -157,6 +163,12 @@ class MethodConfig(StrictModel):
     def _check_start(self) -> Self:
         if self.policy.is_tiny and not self.sft.enabled:
             raise ValueError("policy.source=tiny has random weights and needs a supervised start: set sft.enabled=true or name a model")
+        return self
+
+    @model_validator(mode="after")
+    def _check_streaming(self) -> Self:
+        if self.execution.of("evaluate").stream_layers and self.evaluate.kl_prompts:
+            raise ValueError(KL_NEEDS_MODEL)
         return self
 
 

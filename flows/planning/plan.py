@@ -15,6 +15,7 @@ from flows.planning.answers import answered_elsewhere
 from flows.planning.champion import champion_to_continue, champions
 from flows.planning.continuation import Continuation, continuation
 from flows.planning.latest import LatestStage, read_latest
+from flows.planning.memory import refuse_too_large
 from flows.planning.model_checks import Described, check_data, describe_policy
 from flows.planning.planned_stage import Plan, PlannedStage, split_on_demand
 from flows.planning.rounds import add_rounds
@@ -67,6 +68,7 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     specs, labels = chain.specs, {spec.digest(): label for label, spec in chain.specs.items()}
     compared = [_compare(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items()]
     stages, not_needed = split_on_demand(compared)
+    refuse_too_large(config, {stage.spec.stage for stage in stages if not stage.cached})
     notes += filter(None, (answered_elsewhere(stage.spec, store) for stage in stages if stage.cached))
     first = stages[0]
     assert isinstance(first.spec, ingest.Spec), "a chain begins with its data"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from dora_core.models.batching import TokenBudget
+    from dora_core.models.logprobs import ResponseLogps
 
 
 class Worker(ABC):
@@ -75,6 +76,16 @@ class ModelWorker(Worker, Generic[A]):
 
         model, tokenizer = load_policy(local_model(source, self.arguments.store_uri), self.dtype)
         return model.eval().to(self.device), tokenizer
+
+    def load_logps(self, source: ModelSource) -> tuple[ResponseLogps, PreTrainedTokenizerBase]:
+        """Log-probabilities under a language model, and its tokenizer; its layers are streamed if ``execution`` says so."""
+        from dora_core.models.layer_streaming import streamed_logps
+        from dora_core.models.logprobs import ResponseLogps
+
+        if self.arguments.execution.stream_layers:
+            return streamed_logps(local_model(source, self.arguments.store_uri), self.dtype, self.device)
+        model, tokenizer = self.load_policy(source)
+        return ResponseLogps(model), tokenizer
 
 
 def use_threads(execution: Execution) -> None:

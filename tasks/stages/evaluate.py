@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from dora_core.config.execution import KL_NEEDS_MODEL
 from dora_core.config.method import EvaluateConfig, GateConfig, GenerateConfig, ModelConfig, TextConfig
-from dora_core.errors import DataError
+from dora_core.errors import ConfigError, DataError
 from dora_core.evaluation.metrics import estimate_text
 from dora_core.strict_model import is_empty
 from tasks.runtime.descriptor import Stage, StageResult
@@ -125,6 +126,8 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     from dora_core.evaluation.labels import joined_pairs, label_pairs
     from dora_core.evaluation.metrics import preference_pairs
 
+    if spec.execution.stream_layers and spec.evaluate.kl_prompts:
+        raise ConfigError(KL_NEEDS_MODEL)
     columns = ["record_id", "prompt", "prompt_hash", "responses", "rewards", "reward_kind", "sources", "task"]
     columns += ["extra"] if spec.evaluate.groups else []
     records = pq.read_table(context.fetch(spec.records) / "records.parquet", columns=columns, filters=[("split", "=", "eval")])

@@ -73,12 +73,11 @@ class LogpScorer(ModelWorker[LogpArguments]):
 
     def load(self) -> None:
         from dora_core.data.encoding import Encoder
-        from dora_core.models.logprobs import ResponseLogps
 
         self._policies = {}
         for name, source in self.arguments.models.items():
-            model, tokenizer = self.load_policy(source)
-            self._policies[name] = (ResponseLogps(model), Encoder(tokenizer, self.arguments.text), tokenizer.pad_token_id)
+            logps, tokenizer = self.load_logps(source)
+            self._policies[name] = (logps, Encoder(tokenizer, self.arguments.text), tokenizer.pad_token_id)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         import pyarrow as pa

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from dora_core.config.execution import Execution
 from dora_core.config.method import ModelConfig, OptimizationConfig
 from dora_core.errors import ModelError
 from dora_core.strict_model import StrictModel
-from infra.store.store import StageFolder, Store
+from infra.store.store import Store
 from tasks.runtime.spec import ModelSource, local_model
 from tasks.training.report import TrainingReport
 
@@ -43,8 +43,9 @@ log = logging.getLogger("dora.training")
 class CausalLM:
     """A kind of model: a language model, trained through the log-probabilities of responses.
 
-    Every kind has these three functions and peft's name for it. ``wrap`` makes the module that is trained, with the model as its
-    attribute ``model``; ``warnings`` are about the wrapped module, for users.
+    Every kind has these functions and peft's name for it. ``wrap`` makes the module that is trained, with the model as its
+    attribute ``model``; ``warnings`` are about the wrapped module, for users. ``sharded`` is what ``load`` does, for a model that is read
+    by shards: the class of transformers that chooses the model, changes to its configuration, and the tokenizer.
     """
 
     lora_task = "CAUSAL_LM"
@@ -54,6 +55,14 @@ class CausalLM:
         from dora_core.models.loading import load_policy
 
         return load_policy(source)
+
+    @staticmethod
+    def sharded(source: ModelConfig) -> tuple[Any, dict[str, Any], PreTrainedTokenizerBase]:
+        import transformers
+
+        from dora_core.models.loading import load_policy_tokenizer
+
+        return transformers.AutoModelForCausalLM, {}, load_policy_tokenizer(source)
 
     @staticmethod
     def wrap(model: PreTrainedModel, execution: Execution, device: torch.device) -> ResponseLogps:
@@ -82,6 +91,14 @@ class ScalarHead:
         from dora_core.models.loading import grow_reward_model
 
         return grow_reward_model(source)
+
+    @staticmethod
+    def sharded(source: ModelConfig) -> tuple[Any, dict[str, Any], PreTrainedTokenizerBase]:
+        import transformers
+
+        from dora_core.models.loading import reward_model_settings
+
+        return transformers.AutoModelForSequenceClassification, *reward_model_settings(source)
 
     @staticmethod
     def wrap(model: PreTrainedModel, execution: Execution, device: torch.device) -> RewardModel:
@@ -118,11 +135,13 @@ class TrainingJob:
 
 @dataclass
 class Start:
-    """The starting weights on a worker, ready to be made into a task: ``module`` is the model as its kind wraps it."""
+    """The starting weights on a worker, ready to be made into a task: ``module`` is the model as its kind wraps it, sharded if it was
+    read by shards; ``notes`` are for users."""
 
     module: Any
     tokenizer: PreTrainedTokenizerBase
     layers: list[nn.Module]
+    notes: list[str] = field(default_factory=list)
 
 
 def trained_folder(store: Store, stage: str, digest: str) -> Path:
@@ -135,7 +154,6 @@ def trained_folder(store: Store, stage: str, digest: str) -> Path:
 def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
     """Train from the last checkpoint to the saved model. Called on every worker."""
     from dora_core.training.device_memory import explain_out_of_memory
-    from dora_core.training.distributed import full_weights
     from dora_core.training.loop import OutOfMemory, Schedule, fit
 
     memory = Memory.of(job)
@@ -147,17 +165,23 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
     except OutOfMemory as error:
         memory.lower(job, error)
         raise
-    with explain_out_of_memory("the trained weights were gathered", task.module, execution.strategy, worker):
-        weights = full_weights(task.module)
+    folder = Store(job.store_uri).folder(job.stage, job.digest)
     if worker.rank == 0:
-        save_trained(job, weights, start.tokenizer, Store(job.store_uri).folder(job.stage, job.digest))
+        for name in ("model", "adapter"):
+            shutil.rmtree(folder.path / name, ignore_errors=True)  # half of one, from an attempt that was killed here
+    with explain_out_of_memory("the trained weights were gathered", task.module, execution.strategy, worker):
+        _save(job, task.module, start, folder.path, worker)
+    if worker.rank == 0:
+        for name in ("model", "adapter"):
+            for file in sorted((folder.path / name).glob("*")):
+                folder.commit(f"{name}/{file.name}")
     return TrainingReport(
         steps=report.steps,
         planned_steps=Schedule(len(task.tokens), job.optimization).steps,
         resumed_from=report.resumed_from,
         curve=report.curve,
         records=len(task.tokens),
-        warnings=[*memory.warnings, *report.warnings, *job.kind.warnings(start.module)],
+        warnings=[*memory.warnings, *start.notes, *report.warnings, *job.kind.warnings(start.module)],
     )
 
 
@@ -189,21 +213,90 @@ class Memory(StrictModel):
 
 
 def load(job: TrainingJob, worker: Worker) -> Start:
-    """The starting weights with adapters and gradient checkpointing as configured; the same on every rank."""
+    """The starting weights with adapters and gradient checkpointing as configured; the same on every rank.
+
+    With strategy fsdp each rank reads its shard; a model that cannot be read so is read whole by every rank, which a note says.
+    """
     import torch
 
+    from dora_core.models.sharded_loading import CannotShard
+
+    _refuse_adapters(job, worker)
+    notes: list[str] = []
+    source = local_model(job.model, job.store_uri)
+    if job.execution.strategy == "fsdp" and worker.group is not None:
+        try:
+            return _load_shards(job, source, worker)
+        except CannotShard as reason:
+            notes.append(f"every worker read the whole model, not its shard alone: {reason.message}")
+            log.warning(notes[0])
+    torch.manual_seed(job.optimization.seed)  # new heads and adapters must agree between ranks
+    model, tokenizer = job.kind.load(source)
+    layers = decoder_layers(model)
+    _checkpoint_layers(job, model, worker)
+    return Start(job.kind.wrap(_adapted(job, model), job.execution, worker.device), tokenizer, layers, notes)
+
+
+def _refuse_adapters(job: TrainingJob, worker: Worker) -> None:
+    """Raise ModelError for adapters that this training could not save."""
     lora = job.optimization.lora
-    if lora is not None and lora.result == "adapter" and not isinstance(job.model, ModelConfig):
+    if lora is None:
+        return
+    if lora.result == "adapter" and not isinstance(job.model, ModelConfig):
         raise ModelError(
             "optimization.lora.result=adapter needs a base with a name, and this training starts from the model of an earlier stage",
             hint="set optimization.lora.result to merged, or start from a named model",
         )
+    asked = {
+        "weight_decomposed": lora.weight_decomposed,
+        "target_parameters": bool(lora.target_parameters),
+        "modules_to_save": bool(lora.modules_to_save),
+        "result=adapter": lora.result == "adapter",
+    }
+    if job.execution.strategy == "fsdp" and worker.group is not None and (wanted := [name for name, is_asked in asked.items() if is_asked]):
+        raise ModelError(
+            f"optimization.lora.{wanted[0]} does not work on a sharded model",
+            hint="set the stage's execution to strategy: ddp, or take the option out of optimization.lora",
+        )
+
+
+def _load_shards(job: TrainingJob, source: ModelConfig | Path, worker: Worker) -> Start:
+    import torch
+
+    from dora_core.models.model_settings import remember, settle
+    from dora_core.models.sharded_loading import Share, load_sharded, model_class, read_config, stored_dtypes
+    from dora_core.models.twin import twin
+    from dora_core.training.distributed import Sharding
+    from dora_core.training.sharding import shard
+
+    config = source if isinstance(source, ModelConfig) else ModelConfig(source=str(source))
+    bfloat16 = job.optimization.precision == "bfloat16"
+    sharding = Sharding(worker, bfloat16, job.execution.replicas, job.execution.cpu_offload)
+    share = Share(sharding.rank, sharding.shards)
+    auto, settings, tokenizer = job.kind.sharded(config)
+    settled = read_config(config, **settings)
+    origin = settle(settled, config.source)
+    kind = model_class(auto, settled)
+    like = twin(kind, settled)
+    module: Any = job.kind.wrap(like, job.execution, worker.device)  # decides on the twin how records are computed
+    module.model = None  # the twin is freed before weights are read
+    # Frozen weights are computed with in bfloat16: files of that dtype need no float32 copy.
+    frozen = bfloat16 and job.optimization.lora is not None and stored_dtypes(config) == {"BF16"}
     torch.manual_seed(job.optimization.seed)  # new heads and adapters must agree between ranks
-    model, tokenizer = job.kind.load(local_model(job.model, job.store_uri))
-    layers = decoder_layers(model)
+    start = load_sharded(kind, settled, config, share, torch.bfloat16 if frozen else torch.float32, sharding.held_on)
+    remember(start.model, origin)
+    start.model.set_attn_implementation(like.config._attn_implementation)
+    layers = decoder_layers(start.model)
+    _checkpoint_layers(job, start.model, worker)
+    module.model = _adapted(job, start.model)
+    return Start(shard(module, layers, start.rows, share, sharding), tokenizer, layers)
+
+
+def _checkpoint_layers(job: TrainingJob, model: PreTrainedModel, worker: Worker) -> None:
+    from dora_core.training.activations import checkpoint_layers
+
     if job.execution.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return Start(job.kind.wrap(_adapted(job, model), job.execution, worker.device), tokenizer, layers)
+        checkpoint_layers(model, worker.device, offload=job.execution.activation_offload)
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
@@ -216,6 +309,29 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     body = text_body(model) if isinstance(model, PreTrainedModel) else model
     lists = [list(m) for m in body.modules() if isinstance(m, nn.ModuleList)]
     return max(lists, key=len, default=[])
+
+
+def _save(job: TrainingJob, module: nn.Module, start: Start, folder: Path, worker: Worker) -> None:
+    """Write ``model/``, adapters merged, and ``adapter/`` where it is asked for. A sharded model never becomes whole on any rank."""
+    from torch.distributed.fsdp import FSDPModule
+
+    from dora_core.models.loading import declare_ends, finish_folder
+    from dora_core.models.model_settings import as_it_was
+    from dora_core.training.distributed import full_weights
+    from dora_core.training.sharded_saving import save_sharded
+
+    if isinstance(module, FSDPModule):
+        model = start.module.model
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        declare_ends(plain, start.tokenizer)
+        with as_it_was(plain):
+            save_sharded(module, plain, folder / "model", saved_dtype(job, plain), worker)
+        if worker.rank == 0:
+            finish_folder(start.tokenizer, folder / "model")
+        return
+    weights = full_weights(module)
+    if worker.rank == 0:
+        save_trained(job, weights, start.tokenizer, folder)
 
 
 def trained_model(job: TrainingJob, weights: dict[str, Tensor]) -> PreTrainedModel:
@@ -239,22 +355,17 @@ def saved_dtype(job: TrainingJob, model: PreTrainedModel) -> torch.dtype:
     return torch.bfloat16 if job.optimization.precision == "bfloat16" else origin_of(plain).dtype
 
 
-def save_trained(job: TrainingJob, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, folder: StageFolder) -> None:
-    """Write ``model/``, adapters merged, and ``adapter/`` where it is asked for."""
+def save_trained(job: TrainingJob, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write ``model/``, adapters merged, and ``adapter/`` where it is asked for, below ``folder``."""
     from dora_core.models.adapters import merge_lora, save_adapter
     from dora_core.models.loading import save_model
 
-    for name in ("model", "adapter"):
-        shutil.rmtree(folder.path / name, ignore_errors=True)  # half of one, from an attempt that was killed here
     model, lora = trained_model(job, weights), job.optimization.lora
     dtype = saved_dtype(job, model)
     if lora is not None and lora.result == "adapter" and isinstance(job.model, ModelConfig):
-        save_adapter(model, folder.path / "adapter", job.model.source, job.model.revision)
-        tokenizer.save_pretrained(folder.path / "adapter")
-    save_model(merge_lora(model).to(dtype), tokenizer, folder.path / "model")
-    for name in ("model", "adapter"):
-        for file in sorted((folder.path / name).glob("*")):
-            folder.commit(f"{name}/{file.name}")
+        save_adapter(model, folder / "adapter", job.model.source, job.model.revision)
+        tokenizer.save_pretrained(folder / "adapter")
+    save_model(merge_lora(model).to(dtype), tokenizer, folder / "model")
 
 
 def _adapted(job: TrainingJob, model: PreTrainedModel) -> PreTrainedModel:

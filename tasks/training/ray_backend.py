@@ -24,6 +24,7 @@ from ray.exceptions import ActorDiedError
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from dora_core.config.execution import Execution
 from dora_core.environment import set_default
 from dora_core.errors import DoraError, TrainingError
 from dora_core.training.checkpoints import PROGRESS
@@ -56,7 +57,7 @@ def train_on_ray(context: StageContext, job: TrainingJob) -> TrainingReport:
             _ray_worker,
             train_loop_config={"job": job},
             scaling_config=ScalingConfig(num_workers=execution.workers, use_gpu=gpu, resources_per_worker=resources),
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            torch_config=TorchConfig(backend=collectives(execution)),
             run_config=RunConfig(
                 name=name,
                 storage_path=storage,
@@ -83,6 +84,13 @@ def train_on_ray(context: StageContext, job: TrainingJob) -> TrainingReport:
                 filesystem.delete_file(path)  # the checkpoints themselves are found without it
     trained_folder(context.store, job.stage, job.digest)
     return TrainingReport.model_validate(context.store.read_json(f"{job.stage}/{job.digest}/scratch/report.json"))
+
+
+def collectives(execution: Execution) -> str:
+    """Backend of torch.distributed: with ``cpu_offload`` gradients are measured in host memory, which NCCL cannot reduce."""
+    if not execution.gpus_per_worker:
+        return "gloo"
+    return "cpu:gloo,cuda:nccl" if execution.cpu_offload else "nccl"
 
 
 class _EndAtOnce(UserCallback):  # type: ignore[misc]  # Ray has no types

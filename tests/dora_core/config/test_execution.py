@@ -23,3 +23,18 @@ def test_the_key_is_named_by_its_environment_variable() -> None:
 def test_defaults_run_on_a_cpu() -> None:
     defaults = Execution()
     assert (defaults.gpus_per_worker, defaults.strategy, defaults.endpoint) == (0.0, "ddp", None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cpu_offload": True}, "cpu_offload needs strategy fsdp"),
+        ({"replicas": 2}, "replicas=2 needs strategy fsdp"),
+        ({"strategy": "fsdp", "replicas": 2, "workers": 3}, "workers=3 is not a multiple of replicas=2"),
+        ({"activation_offload": True}, "activation_offload needs gradient_checkpointing"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Execution.model_validate(settings)
+    assert Execution(strategy="fsdp", replicas=2, workers=4, cpu_offload=True).replicas == 2

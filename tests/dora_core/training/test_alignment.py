@@ -112,9 +112,9 @@ def test_label_probabilities_are_soft_labels_in_training(policy, tokenizer) -> N
 
 def test_a_loss_on_lists_refuses_label_probabilities_until_told_to_ignore_them(policy, tokenizer) -> None:
     data = make_data(policy, tokenizer, records=[r | {"label_probability": 0.9} for r in RECORDS])
-    with pytest.raises(DataError, match=r"3 of 5 training records have a label_probability below 1, and align.loss.name: dpo_pl"):
-        make_task(policy, tokenizer, data)
-    make_task(policy, tokenizer, data, label_probability="ignore")
+    with pytest.raises(DataError, match=r"3 of 5 training records have a label_probability below 1, and align.loss.name: rrhf"):
+        make_task(policy, tokenizer, data, loss="rrhf")
+    make_task(policy, tokenizer, data, loss="rrhf", label_probability="ignore")
 
 
 def test_noise_rates_are_reported_and_go_on_after_an_interruption(policy, tokenizer, tmp_path: Path) -> None:

@@ -34,6 +34,22 @@ def test_a_stage_without_a_section_has_the_default(tmp_path: Path) -> None:
     assert load_config(tmp_path / "c.yaml").execution.of("ingest").workers == 5
 
 
+def test_streamed_layers_are_for_stages_that_score_and_do_not_sample(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    sections = "reference: {stream_layers: true}, evaluate: {stream_layers: true}"
+    file.write_text(f"{DATA}execution: {{{sections}}}")
+    with pytest.raises(ConfigError, match=r"set evaluate\.kl_prompts: 0"):
+        load_config(file)
+    assert load_config(file, ["evaluate.kl_prompts=0"]).execution.of("reference").stream_layers
+    for section in ("default", "generate"):
+        file.write_text(f"{DATA}execution: {{{section}: {{stream_layers: true}}}}")
+        with pytest.raises(
+            ConfigError,
+            match=rf"{section}\.stream_layers: only .* stream; .* generate and judge use a server",
+        ):
+            load_config(file)
+
+
 def test_random_weights_need_a_supervised_start(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(DATA + "policy: {source: tiny}\nsft: {enabled: false}")
     with pytest.raises(ConfigError, match="needs a supervised start"):

@@ -105,7 +105,7 @@ def test_a_refused_update_is_reported_and_the_rest_arrives(mlflow_sqlite: str, t
     tracker._texts(run, params=[("seed", "2")])  # MLflow's params are immutable
     tracker.finish(run, "FINISHED", tags={"last": "yes"})
     [warning] = tracker.close()
-    assert warning.startswith("MLflow refused batch:") and "seed" in warning
+    assert warning.startswith("MLflow refused seed:") and "seed" in warning
     stored = mlflow_client(mlflow_sqlite).get_run(tracker.mlflow_id(run))
     assert stored.info.status == "FINISHED" and stored.data.tags["last"] == "yes" and stored.data.params == {"seed": "1"}
 
@@ -135,7 +135,7 @@ def test_what_waited_goes_in_few_calls_and_a_refusal_costs_the_refused_alone(
     monkeypatch.setattr(MlflowClient, "log_batch", counted)
     back = Tracker.open(mlflow_sqlite, "demo", tmp_path / "outbox", history="ours")
     [warning] = back.close()
-    assert warning.startswith("MLflow refused batch:") and "seed" in warning
+    assert warning.startswith("MLflow refused seed:") and "seed" in warning
     assert sum(size == 998 for size in sizes) >= 1 and max(sizes) <= 1000, "with a tag and a parameter; 1000 entries are MLflow's limit"
     stored = client.get_run(back.mlflow_id(run))
     assert stored.info.status == "FINISHED" and stored.data.params == {"seed": "1"} and stored.data.metrics["late"] == 1.0

@@ -14,6 +14,7 @@ import pytest
 from dora_core.config.alignment import AlignConfig
 from dora_core.config.execution import Execution
 from dora_core.config.method import EvaluateConfig, GateConfig, OptimizationConfig, SftConfig
+from dora_core.errors import ConfigError
 from dora_core.evaluation.metrics import Pairs
 from infra.store.store import Store, sha256_file
 from tasks.runtime.stage import StageRef, StageSpec, execute
@@ -155,6 +156,13 @@ def other_start(start: Start) -> sft.Spec:
         golden_sources=GOLDEN,
         execution=IN_PROCESS,
     )
+
+
+def test_a_policy_whose_layers_are_streamed_is_not_sampled(pipeline_start: Start) -> None:
+    sampled = EvaluateConfig(kl_prompts=4)
+    spec = evaluate_spec(pipeline_start, pipeline_start[2], IN_PROCESS.evolve(stream_layers=True), evaluate=sampled)
+    with pytest.raises(ConfigError, match=r"set evaluate\.kl_prompts: 0"):
+        evaluate.run(spec, None)  # type: ignore[arg-type]  # refused before anything is fetched
 
 
 def test_preferences_of_equal_tokens_are_left_out() -> None:

@@ -14,6 +14,7 @@ from dora_core.config.data import DataConfig, DataSource
 from dora_core.config.execution import Execution
 from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.data.inputs import fingerprint_sources
+from dora_core.errors import ModelError
 from dora_core.models.logprobs import ResponseLogps
 from dora_core.models.packing import PackedRows
 from dora_core.models.response_rows import ResponseRows
@@ -121,7 +122,8 @@ def test_out_of_memory_takes_smaller_batches_and_says_which_key_to_set(store, mo
     """A device for 200 tokens; the second attempt reads finished shards and still knows."""
     spec = reference_spec(ingested(store, tmp_path, 50), model, Execution(workers=0, shard_rows=40))
     exact = Store(str(shutil.copytree(store.local_root, tmp_path / "exact")))
-    assert "warnings" not in execute(spec, reference.run, exact)["facts"]
+    cut = execute(spec, reference.run, exact)["facts"]["warnings"]
+    assert len(cut) == 1 and "cut" in cut[0]
     forward, sizes = ResponseLogps.forward, list[int]()
 
     def limited(self: ResponseLogps, rows: PackedRows | ResponseRows) -> torch.Tensor:
@@ -131,7 +133,7 @@ def test_out_of_memory_takes_smaller_batches_and_says_which_key_to_set(store, mo
         return forward(self, rows)
 
     monkeypatch.setattr(ResponseLogps, "forward", limited)
-    (warning,) = execute(spec, reference.run, store)["facts"]["warnings"]
+    (warning,) = [w for w in execute(spec, reference.run, store)["facts"]["warnings"] if w not in cut]
     assert "set batch_tokens of execution.reference" in warning and "did not hold 16384 tokens" in warning
     assert 0 < len([size for size in sizes if size > 200]) < 10
     ours, theirs = table_of(store, spec), table_of(exact, spec)
@@ -151,3 +153,28 @@ def test_actors_give_the_same_bytes(ray_cluster, store, model, tmp_path):
     ours, theirs = table_of(store, spec), table_of(alone, spec)
     assert ours.drop_columns("logp") == theirs.drop_columns("logp")
     assert ours["logp"].to_numpy() == pytest.approx(theirs["logp"].to_numpy(), rel=1e-5)
+
+
+def test_streamed_layers_give_the_same_bits(store, model, tmp_path):
+    """In stores of their own, so that neither reads the other's row cache."""
+    found = []
+    for name in ("resident", "streamed"):
+        own = Store(str(tmp_path / name))
+        execution = IN_PROCESS.evolve(stream_layers=name == "streamed")
+        spec = reference_spec(ingested(own, tmp_path, 20), model, execution)
+        execute(spec, reference.run, own)
+        found.append((spec.digest(), table_of(own, spec)["logp"].to_pylist()))
+    assert found[0] == found[1], "the same digest, too"
+
+
+def test_layers_that_cannot_be_streamed_are_refused_with_the_remedy(model, tmp_path):
+    (model / "model.safetensors").unlink()
+    arguments = reference.LogpArguments(
+        store_uri=str(tmp_path),
+        execution=IN_PROCESS.evolve(stream_layers=True),
+        models={"reference": ModelConfig(source=str(model))},
+        text=TEXT,
+    )
+    with pytest.raises(ModelError, match=r"cannot be streamed: it has neither model\.safetensors") as error:
+        reference.LogpScorer(arguments)
+    assert "stream_layers: false" in error.value.hint

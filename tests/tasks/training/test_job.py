@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from dora_core.config.execution import Execution
 from dora_core.config.method import LoraConfig, ModelConfig, OptimizationConfig
@@ -16,6 +19,8 @@ from dora_core.training.distributed import Worker
 from dora_core.training.loop import OutOfMemory
 from infra.store.store import Store
 from tasks.training.job import CausalLM, Memory, ScalarHead, TrainingJob, decoder_layers, load, save_trained, trained_folder, trained_model
+from tasks.training.report import TrainingReport
+from tests.tasks.training import sharded_jobs
 
 TINY = ModelConfig(hidden_size=16, layers=3, heads=2, vocab_size=300)
 DIGEST = "a" * 64
@@ -101,7 +106,7 @@ def test_weights_are_saved_in_the_type_they_had(dtype: torch.dtype, start: Path,
     started = load(one, Worker())
     assert next(started.module.parameters()).dtype == torch.float32, "trained in float32"
     folder = Store(one.store_uri).folder("align", DIGEST)
-    save_trained(one, started.module.state_dict(), tokenizer, folder)
+    save_trained(one, started.module.state_dict(), tokenizer, folder.path)
     with safe_open(folder.path / "model" / "model.safetensors", framework="pt") as weights:
         assert {weights.get_tensor(name).dtype for name in weights.keys()} == {dtype}  # noqa: SIM118
     expected = {name: value.float() for name, value in model.state_dict().items()}
@@ -117,12 +122,11 @@ def test_adapters_are_kept_beside_the_merged_model(start: Path, tmp_path: Path) 
             if parameter.requires_grad:
                 parameter.add_(0.125)
     folder = Store(one.store_uri).folder("align", DIGEST)
-    save_trained(one, started.module.state_dict(), started.tokenizer, folder)
+    save_trained(one, started.module.state_dict(), started.tokenizer, folder.path)
     ids = torch.tensor([[5, 6, 7, 8]])
     expected = started.module.model.eval()(input_ids=ids).logits
     for name in ("model", "adapter"):  # an adapter's folder is loaded as its base with the adapter
         torch.testing.assert_close(load_policy(folder.path / name)[0].eval()(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
-    assert Store(one.store_uri).list(f"align/{DIGEST}/adapter"), "committed with the stage"
 
 
 def test_the_folder_of_a_trained_model_is_on_this_machine(tmp_path: Path) -> None:
@@ -131,3 +135,38 @@ def test_the_folder_of_a_trained_model_is_on_this_machine(tmp_path: Path) -> Non
     (folder.path / "model").mkdir()
     (folder.path / "model" / "config.json").write_text("{}")
     assert (trained_folder(store, "align", DIGEST) / "config.json").read_text() == "{}"
+
+
+@pytest.fixture(scope="module")
+def sharded(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Jobs of two ranks (``sharded_jobs.py``), and of one process with the whole model."""
+    folder = tmp_path_factory.mktemp("jobs")
+    shutil.copytree(start, folder / "start")
+    shutil.copytree(start, folder / "untied")
+    weights = load_file(folder / "untied" / "model.safetensors")
+    both = weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}
+    save_file(both, folder / "untied" / "model.safetensors", metadata={"format": "pt"})
+    mp.spawn(sharded_jobs.rank_main, (str(folder),), nprocs=2)
+    return folder
+
+
+def trained(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    model = folder / "store" / "sft" / sharded_jobs.DIGESTS[name] / "model"
+    assert (model / "tokenizer.json").is_file() and (model / "config.json").is_file()
+    return {name: tensor for file in model.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+@pytest.mark.parametrize("name", sharded_jobs.KINDS)
+def test_two_ranks_with_shards_leave_the_model_of_one_process(name: str, sharded: Path, tmp_path: Path) -> None:
+    report = TrainingReport.model_validate_json((sharded / f"{name}.json").read_text())
+    shutil.copytree(sharded / "start", tmp_path / "start")
+    shutil.copytree(sharded / "untied", tmp_path / "untied")
+    alone = sharded_jobs.run(name, tmp_path, Worker(), Execution(workers=0))
+    assert report.curve["loss"] == pytest.approx(alone.curve["loss"], rel=1e-4) and report.steps == alone.steps == 3
+    got, expected = trained(sharded, name), trained(tmp_path, name)
+    assert got.keys() == expected.keys()
+    before = load_file(sharded / "start" / "model.safetensors")
+    moved = max((expected[at] - weight).abs().max().item() for at, weight in before.items() if at in expected)
+    assert max((got[at] - weight).abs().max().item() for at, weight in expected.items()) < 1e-2 * moved
+    notes = [warning for warning in report.warnings if "read the whole model" in warning]
+    assert len(notes) == (name == "whole") and all("which are one weight" in note for note in notes)

@@ -39,6 +39,14 @@ ONE = TWO.model_copy(update={"workers": 1})
 EPOCHS = 8.0
 
 
+def test_gradients_in_host_memory_are_reduced_by_gloo() -> None:
+    from tasks.training.ray_backend import collectives
+
+    gpus = {"gpus_per_worker": 1.0, "strategy": "fsdp"}
+    found = [collectives(Execution(**options)) for options in ({}, gpus, gpus | {"cpu_offload": True})]
+    assert found == ["gloo", "nccl", "cpu:gloo,cuda:nccl"]
+
+
 @pytest.fixture(scope="module")
 def whole(pipeline_start: Start, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
     """The model of two workers that nothing happened to."""
