@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from dora_core.config.execution import Execution
 from dora_core.config.method import LoraConfig, ModelConfig, OptimizationConfig
+from dora_core.errors import ModelError
 from dora_core.models.loading import build_policy, load_policy, save_model, train_tokenizer
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import OutOfMemory
@@ -127,6 +128,17 @@ def test_adapters_are_kept_beside_the_merged_model(start: Path, tmp_path: Path) 
     expected = started.module.model.eval()(input_ids=ids).logits
     for name in ("model", "adapter"):  # an adapter's folder is loaded as its base with the adapter
         torch.testing.assert_close(load_policy(folder.path / name)[0].eval()(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "option", [{"weight_decomposed": True}, {"target_parameters": ["w"]}, {"modules_to_save": ["lm_head"]}, {"result": "adapter"}]
+)
+def test_adapters_that_a_sharded_model_could_not_save_are_refused(start: Path, tmp_path: Path, option: dict[str, Any]) -> None:
+    one = job(start, tmp_path, optimization=OptimizationConfig(lora=LoraConfig(**option)), execution=Execution(strategy="fsdp"))
+    group: Any = "two ranks"
+    with pytest.raises(ModelError, match=f"lora.{next(iter(option))}.* does not work on a sharded model") as error:
+        load(one, Worker(group=group))
+    assert "strategy: ddp" in str(error.value.hint)
 
 
 def test_the_folder_of_a_trained_model_is_on_this_machine(tmp_path: Path) -> None:
