@@ -65,3 +65,19 @@ class RaceConfig(StrictModel):
         default_factory=lambda: ["dora", "dora_tilted"], description="Robust objectives that run beside the weightings; may be empty."
     )
     seed: int = Field(0, ge=0, description="Seed of the Bayesian bootstrap.")
+    by: Literal["proxy", "training"] = Field(
+        "proxy",
+        exclude_if=lambda by: by == "proxy",
+        description="proxy: its choice is trained; training: its choice and the other finalists are trained for a while, as `tune` says, "
+        "and the one whose policy orders held-out golden preferences best is trained in full.",
+    )
+    finalists: int = Field(
+        4,
+        ge=2,
+        le=4,
+        exclude_if=lambda finalists: finalists == 4,
+        description="by training: the first so many of: the proxy's choice, the best of the other kind, golden only, erm.",
+    )
+    minutes: float | None = Field(
+        None, gt=0, exclude_if=lambda minutes: minutes is None, description="by training: budget of the trials together; null = no limit."
+    )

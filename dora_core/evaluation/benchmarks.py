@@ -94,7 +94,7 @@ def _read(path: Path, task: str) -> dict[str, Any]:
 
     Loader.add_constructor("!function", function)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # a safe loader with one more tag
+        content = Loader(path.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"benchmarks.tasks: {path} is not YAML: {error}", hint="see lm-eval's guide to new tasks") from error
     if not isinstance(content, dict) or not (content.get("task") or content.get("group") or path.name != Path(task).name):

@@ -82,6 +82,8 @@ class Entrant:
 
 BASELINES = (Entrant(kappa=0.0), Entrant())
 """Golden only and erm, which every race compares."""
+FINALISTS = ("choice", "other", "golden_only", "erm")
+"""Names of :meth:`Race.finalists`, in the order in which fewer of them are taken."""
 BASELINE_PRIOR = 1 / 3
 """Prior probability of each baseline; the other weightings share the rest. They are many and alike, and would else outvote the baselines
 where the golden preferences tell nothing."""
@@ -159,6 +161,11 @@ class Choice:
     golden_factor: float
     decided: bool
     reason: str
+
+    @property
+    def title(self) -> str:
+        """The only entrant's name, or ``average of weightings``."""
+        return next(iter(self.shares)).name if len(self.shares) == 1 else "average of weightings"
 
     @property
     def robust(self) -> Entrant | None:
@@ -287,6 +294,18 @@ class Race:
         )
         kappa = float(weight_P[synthetic].mean()) if synthetic.any() else 0.0
         return replace(choice, reason=f"{named}; a synthetic record has weight {kappa:.2f} on average")
+
+    def finalists(self, choice: Choice) -> dict[str, Choice]:
+        """Return the proxy's choice and what short trainings compare with it, by name: the best of the other kind (a robust objective, or
+        the average of weightings), and the baselines. The names do not depend on the data."""
+        robust = [e for e in self.losses if not e.is_weighting]
+        if choice.robust is not None:
+            other = self.posterior()
+        else:
+            field = robust or [e for e in self.losses if e.is_weighting]
+            other = {min(field, key=lambda e: float(self.losses[e].mean())): 1.0}
+        single = {"other": other, "golden_only": {BASELINES[0]: 1.0}, "erm": {BASELINES[1]: 1.0}}
+        return {"choice": choice} | {name: replace(choice, shares=shares) for name, shares in single.items()}
 
 
 def ridge_of(pairs: ProxyPairs, kappa: float = 0.3) -> float:

@@ -116,8 +116,8 @@ class FolderHooks:
 
 @dataclass(frozen=True)
 class FitReport:
-    """``curve`` maps a metric name to its value at each step; ``steps`` counts all optimisation steps, resumed ones too; ``warnings``
-    name the checkpoints that were not used, with the reason."""
+    """``curve`` maps a metric name to its value at each step; ``steps`` counts all optimisation steps so far, resumed ones too;
+    ``warnings`` name the checkpoints that were not used, with the reason."""
 
     steps: int
     resumed_from: int | None
@@ -167,11 +167,14 @@ class Schedule:
         return self.config.learning_rate * decay[self.config.schedule]
 
 
-def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Worker, hooks: Hooks, *, run: str = "") -> FitReport:
+def fit(
+    task: Task, config: OptimizationConfig, execution: Execution, worker: Worker, hooks: Hooks, *, run: str = "", until: int | None = None
+) -> FitReport:
     """Train ``task.module`` in place, from the newest checkpoint that is whole and of this run, if there is one.
 
     Args:
         run: identifies everything that decides the weights besides ``config``; a checkpoint of another run is not used.
+        until: pause after this many steps of the schedule, with a checkpoint from which the next call goes on; None: train to the end.
 
     Raises:
         OutOfMemory: retry with its ``budget`` as ``micro_batch_tokens``; module and optimiser must be made anew.
@@ -181,6 +184,7 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
     if len(task.tokens) == 0:
         raise TrainingError("there are no training records", hint="look at the ingest stage: every record was dropped or quarantined")
     schedule = Schedule(len(task.tokens), config)
+    stop = schedule.steps if until is None else min(until, schedule.steps)
     bfloat16 = config.precision == "bfloat16"
     run_identity = identity(task.module, run, len(task.tokens), config)
     explained = partial(explain_out_of_memory, module=task.module, strategy=execution.strategy, worker=worker)
@@ -194,7 +198,7 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
     progress = _resume(task, module, optimizer, hooks, run_identity, worker, explained)
     curve, warnings = progress.curve, progress.warnings
     autocast = torch.autocast(worker.device.type, torch.bfloat16) if bfloat16 and execution.strategy == "ddp" else contextlib.nullcontext()
-    for step in range(progress.step, schedule.steps):
+    for step in range(progress.step, stop):
         clock = time.monotonic()
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(step)
@@ -229,14 +233,14 @@ def fit(task: Task, config: OptimizationConfig, execution: Execution, worker: Wo
         if worker.rank == 0:
             hooks.log(step, metrics)
             hooks.progress(done, schedule.steps)
-        if done < schedule.steps and (hooks.leaves(done) or done % execution.checkpoint_every == 0):
+        if done < schedule.steps and (hooks.leaves(done) or done % execution.checkpoint_every == 0 or done == stop):
             state = {"step": done, "curve": curve, "warnings": warnings, "task": task.state()}
             with explained(f"the checkpoint of step {done} was saved"):
                 write = partial(
                     save_checkpoint, module=module, optimizer=optimizer, progress=state, run_identity=run_identity, worker=worker
                 )
                 hooks.save(write, done)
-    return FitReport(schedule.steps, progress.resumed_from, curve, warnings)
+    return FitReport(stop, progress.resumed_from, curve, warnings)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class ModelSize:
     def of_folder(cls, folder: Path) -> ModelSize | None:
         """From ``config.json`` and the headers of the safetensors files; None where they are not those of a language model."""
         try:
-            settings = json.loads((folder / "config.json").read_text())
+            settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             text = settings.get("text_config", settings)
             hidden, vocabulary = int(text.get("hidden_size") or text["n_embd"]), int(text["vocab_size"])
             tensors = [(name, shape, dtype) for file in folder.glob("*.safetensors") for name, shape, dtype in _header(file)]

@@ -22,6 +22,7 @@ NOUNS = (
     "generate",
     "judge",
     "self_train",
+    "tune",
     "study",
     "servers",
     "deploy",

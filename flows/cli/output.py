@@ -17,11 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from dora_core.evaluation.metrics import estimate_text
+from flows.report.setting_lines import options_text, values_yaml
 from flows.run_summary import evaluation_summary
 from flows.running.observer import Observer
 from tasks.runtime.descriptor import read_result
 from tasks.runtime.spec import StageRef
-from tasks.stages import study
+from tasks.stages import study, tune
 from tasks.stages.registry import STAGES, parse_result
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ class Out:
                 self.say("")
                 self.console.print(table)
             self.say("")
+        if (found := search_of(ended, store)) is not None:
+            self.search(found)
         for warning in (*run.notes, *ended.warnings):
             self.say(f"note: {warning}")
         total = max(0.0, (run.finished or run.started) - run.started)  # the clock may have been set back meanwhile
@@ -125,6 +128,22 @@ class Out:
         if summary := evaluation_summary(store, run):
             self.say(summary)
         self.links(links)
+
+    def search(self, facts: tune.Facts) -> None:
+        """Print the trials of a search, and the best one's values as lines to copy."""
+        table = _table("trial", "values", "steps", "golden loss", "golden accuracy", "better by", "state")
+        for one in facts.trials:
+            steps = f"{one.steps}/{one.planned}" if one.planned else "–"
+            measures = (estimate_text(one.loss, ".3f"), estimate_text(one.accuracy, ".3f"), estimate_text(one.gain, "+.3f"))
+            values = ", ".join(f"{key.removeprefix('align.')}={value}" for key, value in one.values.items())
+            table.add_row(one.name, Text(values), steps, *map(Text, measures), one.state)
+        self.say("")
+        self.console.print(table)
+        self.say(f"judged by golden pairs of {facts.golden_prompts} held-out train prompts: {facts.reason}")
+        if facts.best.values:
+            self.say(f"to use it: {options_text(facts.best.values)}")
+            self.say("or in the configuration:")
+            self.say(values_yaml(facts.best.values))
 
     def checks(self, checks: Iterable[Check]) -> None:
         marks = {True: ("ok  ", "green"), False: ("fix ", "red"), None: ("note", "yellow")}
@@ -322,6 +341,19 @@ def _time_left(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def search_of(ended: EndedRun, store: Store) -> tune.Facts | None:
+    """Return the facts of the run's search; None for another run."""
+    last = ended.record.stages[-1]
+    found = read_result(store, StageRef(stage=last.stage, digest=last.digest), tune.Facts) if last.stage == tune.Spec.stage else None
+    return found.facts if found else None
+
+
+def search_document(ended: EndedRun, store: Store) -> dict[str, Any]:
+    """Return the search as part of the document of ``--json``; empty for another run."""
+    facts = search_of(ended, store)
+    return {} if facts is None else {"search": facts.model_dump(mode="json"), "options": options_text(facts.best.values)}
 
 
 def main_table(facts: study.Facts) -> Iterator[Table]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from dora_core.environment import set_default
 from dora_core.errors import RunStopped
-from flows.cli.output import Out
+from flows.cli.output import Out, search_document
 from flows.config.loading import load_config
 from flows.config.models import RealignConfig, SelfTrainConfig, StudyConfig
+from flows.config.search_space import SearchConfig
 from flows.planning.plan import Until, build_plan
 from flows.run_record import EndedRun, read_record
 from infra.settings import Places, Settings, apply_environment
@@ -91,8 +92,19 @@ def dry_study(config: StudyConfig, *, as_json: bool) -> None:
     out.document(plan.to_json() | counts)
 
 
-def run(config: RealignConfig | StudyConfig, until: Until = "promote", *, as_json: bool, verbose: bool, report: Path | None = None) -> None:
+def run(
+    config: RealignConfig | StudyConfig,
+    until: Until = "promote",
+    *,
+    as_json: bool,
+    verbose: bool,
+    report: Path | None = None,
+    search: SearchConfig | None = None,
+) -> None:
     """Run the flow of a configuration in this process; print its summary and write its report.
+
+    Args:
+        search: run this search over the configuration instead of a realignment.
 
     Raises:
         DoraError: the failure of a stage. RunStopped: a guard rail; summary and report are there.
@@ -122,7 +134,7 @@ def run(config: RealignConfig | StudyConfig, until: Until = "promote", *, as_jso
         token = COMMAND.set(Command(places, observer, _line()))
         stopped: RunStopped | None = None
         try:
-            ended = _run_flow(config, until)
+            ended = _run_flow(config, until, search)
         except RunStopped as error:
             stopped, ended = error, error.run
         finally:
@@ -165,17 +177,21 @@ def _finish(ended: EndedRun, settings: Settings, out: Out, report: Path | None, 
     out.summary(ended, store, links)
     if stopped is not None:
         raise stopped
-    out.document(ended.to_json() | {"links": links})
+    out.document(ended.to_json() | {"links": links} | search_document(ended, store))
 
 
-def _run_flow(config: RealignConfig | StudyConfig, until: Until) -> EndedRun:
-    """Run ``study``, ``self-train`` or ``realign``, by the model of the configuration.
+def _run_flow(config: RealignConfig | StudyConfig, until: Until, search: SearchConfig | None) -> EndedRun:
+    """Run ``tune`` for a search, else ``study``, ``self-train`` or ``realign``, by the model of the configuration.
 
     Raises:
         DoraError: the cause of its failure.
     """
     state: Any
-    if isinstance(config, StudyConfig):
+    if search is not None:
+        from flows.tune import tune
+
+        state = tune(config, search, return_state=True)
+    elif isinstance(config, StudyConfig):
         from flows.study import study
 
         state = study(config, return_state=True)
@@ -192,10 +208,12 @@ def _run_flow(config: RealignConfig | StudyConfig, until: Until) -> EndedRun:
 
 
 def write_report(store: Store, run_id: str, path: Path) -> Path:
-    """Write the page of a run; a study has a different page."""
+    """Write the page of a run; a study and a search have different pages."""
     run = read_record(store, run_id)
     if run is not None and run.flow == "study":
         from flows.report.study import render_study as render
+    elif run is not None and run.flow == "tune":
+        from flows.report.tune import render_tune as render
     else:
         from flows.report.page import render
     write_atomic(path, render(store, run_id))

@@ -29,6 +29,7 @@ from dora_core.config.method import (
     TextConfig,
 )
 from dora_core.config.rounds import DriftConfig, RoundsConfig
+from dora_core.config.tuning import TuneConfig
 from dora_core.config.twins import TWINS, TwinName
 from dora_core.config.valuation import ExchangeConfig, RaceConfig, TrustConfig
 from dora_core.data.acceptance import Wanted, unpaired_inputs
@@ -184,6 +185,11 @@ class RealignConfig(MethodConfig):
     trust: TrustConfig = Field(default_factory=TrustConfig, description="Trust in labels that are not people's.")
     exchange: ExchangeConfig = Field(default_factory=ExchangeConfig, description="Golden labels that labels of sources are worth.")
     race: RaceConfig = Field(default_factory=RaceConfig, description="Race of align.objective.name: auto.")
+    tune: TuneConfig = Field(
+        default_factory=TuneConfig,
+        exclude_if=lambda tune: tune == TuneConfig(),
+        description="Short trainings that `dora tune` and race.by: training compare.",
+    )
     compare: CompareConfig | None = Field(default_factory=CompareConfig, description="Win rates on held-out prompts; null = none.")
     benchmarks: BenchmarksConfig | None = Field(None, exclude_if=is_empty, description="Tasks of lm-eval before and after; null = none.")
     promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="Promotion.")
@@ -218,6 +224,11 @@ class RealignConfig(MethodConfig):
             )
         if self.trust.apply == "soft_label" and self.align.label_probability == "ignore":
             raise ValueError("trust.apply=soft_label contradicts align.label_probability=ignore; set one of the two")
+        if self.trust.apply != "off" and self.races:
+            raise ValueError(
+                f"trust.apply={self.trust.apply}: with align.objective.name=auto the race decides whether labels are softened; leave it "
+                "off, or name an objective"
+            )
         if self.trust.apply == "weight" and not self.needs_calibration:
             raise ValueError(
                 f"trust.apply=weight multiplies h, and align.objective.name={objective} does not read h; use reweight or dora, "
@@ -303,9 +314,10 @@ class SelfTrainConfig(RealignConfig):
             mistakes.append("policy.start: rounds begin with a realignment from the base, and each starts from the last; set it to base")
         if self.generate.prompts is not None:
             mistakes.append("generate.prompts: rounds.prompts is the number of prompts of a round, other ones each round")
-        if self.races:
+        if self.races and self.rounds.strategy != "raft" and self.rounds.mix.given_fraction == 0:
             mistakes.append(
-                "align.objective.name: auto chooses for one training; name an objective for rounds, for instance that of a realignment"
+                "align.objective.name: auto races in every round on golden preferences, and rounds.mix.given_fraction=0 keeps no given "
+                "record; raise it, or name an objective"
             )
         if self.evaluate.twins:
             mistakes.append(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from dora_core.data.acceptance import Wanted
 from dora_core.evaluation.benchmarks import check_installed
 from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.planning.answers import answered_elsewhere
@@ -23,7 +24,7 @@ from flows.planning.specs import Chain, pinned
 from flows.planning.twins import check_twins, wanted_twins
 from infra.settings import Settings
 from infra.store.store import SPEC, Store
-from tasks.runtime.descriptor import read_result
+from tasks.runtime.descriptor import StageResult, read_result
 from tasks.runtime.spec import StageRef, StageSpec
 from tasks.stages import drift, ingest
 from tasks.stages._drift_facts import Previous
@@ -64,29 +65,49 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     if config.continues:
         champion = champion_to_continue(mlflow_uri, config.model_name, store) if mlflow_uri else None
         continued = continuation(champion, chain.given, chain.model, store, notes.append)
-    _specs(chain, until, _previous(latest, store), registered, continued)
+    _specs(chain, until, previous_results(latest, store), registered, continued)
     specs, labels = chain.specs, {spec.digest(): label for label, spec in chain.specs.items()}
-    compared = [_compare(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items()]
+    compared = [compare_with_last(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items()]
     stages, not_needed = split_on_demand(compared)
     refuse_too_large(config, {stage.spec.stage for stage in stages if not stage.cached})
     notes += filter(None, (answered_elsewhere(stage.spec, store) for stage in stages if stage.cached))
-    first = stages[0]
-    assert isinstance(first.spec, ingest.Spec), "a chain begins with its data"
-    read = read_result(store, first.spec.ref(), ingest.Facts) if first.cached else None
     wanted = config.wanted if until != "calibrate" else config.wanted._replace(loss=None, groups=())
-    if read is None:
-        ingest.check_inputs(first.spec, wanted)
-    else:
-        ingest.check_read(first.spec, read.facts, wanted)
-        if until != "calibrate":
-            check_data(config, read.facts.conversations)
+    read = check_inputs(stages[0], wanted, store)
+    if read is not None and until != "calibrate":
+        check_data(config, read.facts.conversations)
     described = describe_policy(config) if until != "calibrate" else Described()
     if until in ("evaluate", "promote"):
         if config.benchmarks is not None:
             check_installed()
         check_twins(config, None if read is None else [*read.facts.sources])
-    records = None if read is None else read.facts.records.train + read.facts.records.eval
-    return Plan(config.project, stages, first.spec.fingerprints, records, (*notes, *described.notes), not_needed, described.lines)
+    shown = (*notes, *described.notes)
+    return Plan(config.project, stages, fingerprints_of(stages[0]), records_of(read), shown, not_needed, described.lines)
+
+
+def check_inputs(first: PlannedStage, wanted: Wanted, store: Store) -> StageResult[ingest.Facts] | None:
+    """Refuse data that cannot be used as wanted; return the result of ``ingest``, the first stage, if it is cached.
+
+    Raises:
+        DataError, ConfigError: see :func:`build_plan`.
+    """
+    assert isinstance(first.spec, ingest.Spec), "a chain begins with its data"
+    read = read_result(store, first.spec.ref(), ingest.Facts) if first.cached else None
+    if read is None:
+        ingest.check_inputs(first.spec, wanted)
+    else:
+        ingest.check_read(first.spec, read.facts, wanted)
+    return read
+
+
+def fingerprints_of(first: PlannedStage) -> dict[str, str]:
+    """Return the fingerprints of the input files, from the stage ``ingest``."""
+    assert isinstance(first.spec, ingest.Spec), "a chain begins with its data"
+    return first.spec.fingerprints
+
+
+def records_of(read: StageResult[ingest.Facts] | None) -> int | None:
+    """Return the number of records; None where they were not read yet."""
+    return None if read is None else read.facts.records.train + read.facts.records.eval
 
 
 def _chain(config: RealignConfig) -> Chain:
@@ -109,13 +130,11 @@ def _specs(chain: Chain, until: Until, previous: Previous | None, champions: lis
     calibration = chain.calibrate(drift) if drift is not None else None
     if until == "calibrate":
         return
-    value = chain.value(calibration) if config.needs_valuation else None
-    race = chain.race(calibration, value) if config.races and calibration is not None and value is not None else None
-    start = chain.start() if continued is None else continued.champion
-    reference = chain.reference(start)
+    inputs = chain.alignment_inputs(calibration, None if continued is None else continued.champion)
+    start, reference = inputs.start, inputs.reference
     twins = [] if until == "align" else wanted_twins(config)
     chain.twin_data(twins, start, reference)
-    policy = chain.align(start, reference, calibration, race=race)
+    policy = chain.align(start, reference, calibration, race=inputs.race)
     if until == "align":
         return
     if isinstance(config, SelfTrainConfig):
@@ -131,7 +150,7 @@ def _specs(chain: Chain, until: Until, previous: Previous | None, champions: lis
         chain.promote(evaluation, policy)
 
 
-def _previous(latest: dict[str, LatestStage], store: Store) -> Previous | None:
+def previous_results(latest: dict[str, LatestStage], store: Store) -> Previous | None:
     """Return the last run's results on its data; None where its classifiers are gone."""
     refs = {
         stage: latest[stage].ref
@@ -146,9 +165,10 @@ def _previous(latest: dict[str, LatestStage], store: Store) -> Previous | None:
 # ------------------------------------------------------------------------------------------------------------- reasons
 
 
-def _compare(
+def compare_with_last(
     label: str, spec: StageSpec, round: int | None, before: LatestStage | None, labels: dict[str, str], store: Store
 ) -> PlannedStage:
+    """Plan one stage: cached or not, and why, compared with that of the project's last run."""
     digest = spec.digest()
     cached = spec.is_done(store)
     result = store.read_result(spec.stage, before.digest if before else digest)

@@ -1,10 +1,11 @@
 """Self-training rounds as specs: the stages after a realignment in which the policy learns from its own samples.
 
-    policy k−1 → generate → guard → judge → mix → classify → calibrate → guard → reference → align → policy k
+    policy k−1 → generate → guard → judge → mix → classify → calibrate (→ value → race) → guard → reference → align → policy k
                                                     policy k → generate (held-out) → judge → compare → evaluate → guard
 
 Round 0 is the realignment of the given data. Every round is trained from the last policy with that policy as reference, and judged
-against the start of round 0 on the same held-out prompts, so that rounds compare.
+against the start of round 0 on the same held-out prompts, so that rounds compare. Under ``objective: auto`` every round races again, on the
+golden preferences in its own mixture.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from dora_core.config.judging import ImplicitJudge
 from dora_core.config.method import GenerateConfig
 from flows.config.models import SelfTrainConfig
-from flows.planning.specs import Chain
+from flows.planning.specs import AlignmentInputs, Chain
 from tasks.runtime.spec import StageRef
 
 
@@ -92,8 +93,10 @@ def learn(chain: Chain, policy: StageRef, done: Samples) -> StageRef:
         chain.guard("guard mixture", mix=chain.records)
         return chain.raft(policy, optimization)
     calibration = chain.calibrate() if config.needs_calibration else None
-    if config.trust.apply != "off":
-        chain.value(calibration)
+    # Labels of the samples are of another source than the given ones, so each round chooses anew.
+    value = chain.value(calibration) if config.trust.apply != "off" or config.races else None
+    race = chain.race(calibration, value) if config.races and calibration is not None and value is not None else None
     chain.guard("guard mixture", mix=chain.records, calibration=calibration)
     align = config.align.evolve(optimization=optimization)
-    return chain.align(policy, chain.reference(policy), calibration, align=align)
+    inputs = chain.finals(AlignmentInputs(policy, chain.reference(policy), calibration, race), align)
+    return chain.align(policy, inputs.reference, calibration, align=align, race=inputs.race)

@@ -8,25 +8,41 @@ build longer ones.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dora_core.config.alignment import AlignConfig
 from dora_core.config.judging import Judge, RewardModelJudge
 from dora_core.config.method import GenerateConfig, OptimizationConfig, SftConfig
 from dora_core.config.twins import TWINS, TwinName
+from dora_core.objectives import find_objective
 from dora_core.objectives.settings import ObjectiveConfig
 from flows.config.models import MethodConfig, RealignConfig, SelfTrainConfig
 from flows.planning.registered import resolved
 from infra.store.store import sha256_file, sha256_of
 from tasks.runtime.spec import ModelSource, StageRef, StageSpec
 from tasks.stages._drift_facts import Previous
-from tasks.tables.record_selection import RecordSelection
+from tasks.tables.record_selection import HeldOutPrompts, RecordSelection
+
+if TYPE_CHECKING:
+    from tasks.stages import align as align_stage
+    from tasks.stages import trial
 
 Configuration = TypeVar("Configuration", bound=MethodConfig)
 Split = Literal["train", "eval"]
 
 START_STREAM, CHAMPION_STREAM, TWIN_STREAM = 1 << 20, 1 << 21, 1 << 22
 """Added to the seed of an opponent's samples: with equal seeds they would share their random numbers with the policy's."""
+
+
+@dataclass(frozen=True)
+class AlignmentInputs:
+    """Stages that an alignment of the given records reads; None where the configuration has none."""
+
+    start: StageRef | None
+    reference: StageRef
+    calibration: StageRef | None
+    race: StageRef | None
 
 
 class Chain:
@@ -128,6 +144,7 @@ class Chain:
             exchange=self.config.exchange,
             golden_sources=self._golden,
             aggregate=self.config.calibration.aggregate if calibration else "mean",
+            shares=self.config.races,
             **self._proxy_policy(),
             execution=self._run("value"),
         )
@@ -135,17 +152,17 @@ class Chain:
         return ref
 
     def race(self, calibration: StageRef, value: StageRef) -> StageRef:
-        """Add the race, which chooses objective and record weights, without trust where the loss cannot train on soft labels."""
+        """Add the race, which chooses the objective and the weights of records; labels are softened only for a loss that can read it."""
         from tasks.stages import race
 
         align, trust = self.config.align, self.config.trust
-        soft = align.loss.reads_label_probability and align.label_probability == "use"
+        softens = align.loss.reads_label_probability and align.label_probability == "use"
         spec = race.Spec(
             records=self.records,
             calibration=calibration,
             value=value,
-            race=self.config.race,
-            trust=trust if soft else trust.evolve(method="off", apply="off"),
+            race=self.config.race.evolve(finalists=4, minutes=None),  # of the trials
+            trust=trust if softens else trust.evolve(method="off", apply="off"),
             exchange=self.config.exchange,
             golden_sources=self._golden,
             aggregate=self.config.calibration.aggregate,
@@ -153,6 +170,40 @@ class Chain:
             execution=self._run("race"),
         )
         return self.add("race", spec)
+
+    def choose(self, calibration: StageRef | None) -> StageRef | None:
+        """Add trust in labels, exchange rates and the race of the current records, as far as the configuration wants them; returns the
+        race."""
+        value = self.value(calibration) if self.config.needs_valuation else None
+        return self.race(calibration, value) if self.config.races and calibration is not None and value is not None else None
+
+    def alignment_inputs(self, calibration: StageRef | None, champion: StageRef | None = None) -> AlignmentInputs:
+        """Add everything that the alignment of the given records reads, besides the factors.
+
+        Args:
+            champion: the policy to continue from; None: the configured start.
+        """
+        race = self.choose(calibration)
+        start = self.start() if champion is None else champion
+        return self.finals(AlignmentInputs(start, self.reference(start), calibration, race))
+
+    def finals(self, inputs: AlignmentInputs, align: AlignConfig | None = None) -> AlignmentInputs:
+        """Add short trainings of the race's finalists and the choice between them, with ``race.by: training``; returns the inputs with
+        that choice in place of the race's."""
+        from dora_core.selection.race import FINALISTS
+        from tasks.stages import finals, tune
+
+        settings = self.config.race
+        if inputs.race is None or settings.by != "training":
+            return inputs
+        names = FINALISTS[: settings.finalists]
+        trials = {name: self.trial(inputs, align, recipe=name) for name in names}
+        search = tune.search_spec(trials, {name: {"finalist": name} for name in names}, self.config.tune, settings.minutes)
+        for name, spec in trials.items():
+            for data in spec.preparation().values():
+                self.add(f"{data.stage} ({name})", data)
+        chosen = finals.Spec(race=inputs.race, tune=self.add("tune", search), confidence=self.config.tune.confidence)
+        return replace(inputs, race=self.add("finals", chosen))
 
     def replay(self, earlier: StageRef, base: StageRef | None) -> StageRef:
         """Add the training records of a run that continues from a champion: those that are new since ``earlier``, and some of the others.
@@ -216,14 +267,41 @@ class Chain:
         Args:
             race: gives objective, weights and label probabilities, for ``objective: auto``.
         """
+        return self.add(label, self.alignment(AlignmentInputs(start, reference, calibration, race), align))
+
+    def alignment(self, inputs: AlignmentInputs, align: AlignConfig | None = None) -> align_stage.Spec:
+        """Return the spec of an alignment (None: the configured one), with the trust in labels that it uses."""
         align = align or self.config.align
+        start, reference, calibration, race = inputs.start, inputs.reference, inputs.calibration, inputs.race
         if race is not None:
-            return self.add(label, self._alignment(start, reference, race, align).evolve(race=race, trust=race, aggregate="mean"))
+            chosen = align.evolve(objective=ObjectiveConfig(name=align.objective.name))  # its λ is the race's
+            return self._alignment(start, reference, race, chosen).evolve(race=race, trust=race, aggregate="mean")
         use = self.config.trust.apply
         # A weight is a factor of h, which an objective without h does not read.
         trusts = use == "soft_label" or (use == "weight" and calibration is not None)
         trust: dict[str, Any] = {"trust": self._trust.get(self.records), "trust_use": use} if trusts else {}
-        return self.add(label, self._alignment(start, reference, calibration, align).evolve(**trust))
+        return self._alignment(start, reference, calibration, align).evolve(**trust)
+
+    def trial(self, inputs: AlignmentInputs, align: AlignConfig | None = None, recipe: str | None = None) -> trial.Spec:
+        """Return the spec of a trial of an alignment (None: the configured one); a search adds it, not the plan.
+
+        Args:
+            recipe: finalist of the race; None: its choice.
+        """
+        from tasks.stages import trial
+
+        align, tune = align or self.config.align, self.config.tune
+        if not find_objective(align.objective.name).uses_lambda:  # trials that differ in an idle λ are one
+            align = align.evolve(objective=ObjectiveConfig(name=align.objective.name, scope=align.objective.scope))
+        spec = self.alignment(inputs, align)
+        return trial.Spec(
+            **{name: getattr(spec, name) for name in type(spec).model_fields if name not in ("held_out", "recipe")},
+            recipe=recipe,
+            held_out=HeldOutPrompts(folds=tune.folds, fold=tune.seed % tune.folds),
+            tune=tune,
+            golden_sources=self._golden,
+            labeller=self.config.trust.labeller,
+        )
 
     def twin(self, name: TwinName, start: StageRef | None, reference: StageRef, align: AlignConfig | None = None) -> StageRef:
         """Add a twin of the alignment ``align`` (None: the configured one): see ``dora_core/config/twins.py``."""
@@ -245,7 +323,7 @@ class Chain:
         selection = RecordSelection(records=twin.records, golden_sources=self._golden, labeller=self.config.trust.labeller)
         return spec.evolve(selection=selection, equal_steps=twin.equal == "steps")
 
-    def _alignment(self, start: StageRef | None, reference: StageRef, calibration: StageRef | None, align: AlignConfig) -> StageSpec:
+    def _alignment(self, start: StageRef | None, reference: StageRef, calibration: StageRef | None, align: AlignConfig) -> align_stage.Spec:
         from tasks.stages import align as stage
 
         return stage.Spec(

@@ -50,7 +50,7 @@ AWAY_SECONDS = 120.0
 """Longest outage of the server that a run waits for while it acquires slots."""
 LOCKED = 423
 """HTTP: all slots are taken."""
-FLOWS = ["realign", "calibrate", "self-train", "study"]
+FLOWS = ["realign", "calibrate", "self-train", "study", "tune"]
 """Flows whose runs hold slots."""
 
 

@@ -10,24 +10,20 @@ Cost: forward and backward over all responses, per epoch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from dora_core.config.alignment import AlignConfig
-from dora_core.config.method import ModelConfig, OptimizationConfig, TextConfig
+from dora_core.config.method import OptimizationConfig
 from dora_core.errors import DataError
-from dora_core.strict_model import is_empty
 from infra.store.store import Store
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.spec import StageRef
 from tasks.runtime.stage import StageContext, StageOutput
-from tasks.stages import training_data
+from tasks.stages._align_spec import Spec as Spec
 from tasks.stages._race_facts import Facts as RaceFacts
 from tasks.tables.artifacts import RECORDS_FILE, TRAINING_DATA_FILE
-from tasks.tables.record_selection import RecordSelection
 from tasks.tables.rows import record_batches
-from tasks.tables.training_records import Aggregate, TrustUse, count_trainable, count_unpaired
+from tasks.tables.training_records import count_trainable, count_unpaired
 from tasks.training.facts import HeavyRecord, LossSettings, ObjectiveSettings, TrainingFacts
 
 if TYPE_CHECKING:
@@ -38,55 +34,6 @@ if TYPE_CHECKING:
 
 HEAVIEST_SHOWN = 10
 MOST_EPOCHS = 1000
-
-
-class Spec(StageSpec):
-    """See the module docstring.
-
-    Attributes:
-        selection: part of the records; None: all.
-        equal_steps: with a selection, do as many steps as training on all records would, with more passes over the selected ones.
-    """
-
-    stage: ClassVar[str] = "align"
-    version: ClassVar[int] = 2  # no dropout, no adapted routers, weights in their stored type
-
-    records: StageRef
-    calibration: StageRef | None
-    reference: StageRef
-    start: StageRef | None
-    model: ModelConfig
-    text: TextConfig
-    align: AlignConfig
-    aggregate: Aggregate = "mean"
-    trust: StageRef | None = None
-    """Probabilities of the labels, used as ``trust_use`` says."""
-    trust_use: TrustUse = "soft_label"
-    race: StageRef | None = None
-    """Stage that chooses objective, weights and label probabilities: then also :attr:`calibration` and :attr:`trust`."""
-    selection: RecordSelection | None = Field(None, exclude_if=is_empty)
-    equal_steps: bool = Field(False, exclude_if=is_empty)
-    plugins: list[str] = Field(default_factory=list)
-    """sha256 of the files that define a loss or objective of the user's (:func:`plugin_digests`): edited code is another run."""
-
-    def preparation(self) -> dict[str, StageSpec]:
-        """The training data, tokenised in one process."""
-        data = training_data.Spec(
-            records=self.records,
-            calibration=self.calibration,
-            reference=self.reference,
-            start=self.start,
-            model=self.model,
-            text=self.text,
-            aggregate=self.aggregate,
-            trust=self.trust,
-            trust_use=self.trust_use,
-            max_responses=2 if self.align.loss.reads_pairs_only else self.align.max_responses,
-            selection=self.selection,
-            loss=self.align.loss,
-            execution=self.execution.model_copy(update={"workers": 0, "gpus_per_worker": 0.0}),
-        )
-        return {"data": data}
 
 
 class Facts(TrainingFacts):
@@ -115,10 +62,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
 
     unpaired, records = count_unpaired(context.fetch(spec.records) / RECORDS_FILE, "train")
     refuse_unpaired(spec.align.loss, unpaired, records)
-    optimization = equal_steps(spec, context.fetch(spec.records) / RECORDS_FILE) if spec.equal_steps else spec.align.optimization
-    align = spec.align.evolve(optimization=optimization)
-    if spec.race is not None:
-        align = align.evolve(objective=context.facts(spec.race, RaceFacts).objective)
+    align = settings(spec, context)
     job = TrainingJob(
         build=build_task,
         arguments={
@@ -128,7 +72,7 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
             "execution": spec.execution,
         },
         model=spec.start or spec.model,
-        optimization=optimization,
+        optimization=align.optimization,
         execution=spec.execution,
         store_uri=context.store.uri,
         stage=spec.stage,
@@ -152,6 +96,17 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         **({"unpaired": unpaired} if unpaired else {}),
     )
     return StageOutput(rows=report.records, metrics=metrics, facts=facts)
+
+
+def settings(spec: Spec, context: StageContext) -> AlignConfig:
+    """The settings that training uses: with the number of steps and the objective that depend on the data."""
+    align = spec.align
+    if spec.equal_steps:
+        align = align.evolve(optimization=equal_steps(spec, context.fetch(spec.records) / RECORDS_FILE))
+    if spec.race is not None:
+        race = context.facts(spec.race, RaceFacts)
+        align = align.evolve(objective=race.finalists[spec.recipe].objective if spec.recipe else race.objective)
+    return align
 
 
 def equal_steps(spec: Spec, records: Path) -> OptimizationConfig:

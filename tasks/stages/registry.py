@@ -20,6 +20,7 @@ from tasks.stages import (
     drift,
     evaluate,
     exact_densities,
+    finals,
     generate,
     guard,
     ingest,
@@ -35,6 +36,8 @@ from tasks.stages import (
     study,
     suggest,
     training_data,
+    trial,
+    tune,
     value,
 )
 
@@ -55,6 +58,9 @@ STAGES.update(
         reference.STAGE,
         reward.STAGE,
         training_data.STAGE,
+        trial.STAGE,
+        tune.STAGE,
+        finals.STAGE,
         align.STAGE,
         generate.STAGE,
         judge.STAGE,

@@ -27,8 +27,8 @@ from tasks.runtime.descriptor import Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
 from tasks.runtime.spec import NotInDigest, StageRef, StageSpec, local_model
 from tasks.runtime.stage import StageContext, StageOutput
-from tasks.tables.artifacts import CALIBRATION_FILE, LOGPS_FILE, RECORDS_FILE, TRAINING_DATA_FILE, TRUST_FILE
-from tasks.tables.record_selection import RecordSelection
+from tasks.tables.artifacts import CALIBRATION_FILE, FINALISTS, LOGPS_FILE, RECORDS_FILE, TRAINING_DATA_FILE, TRUST_FILE
+from tasks.tables.record_selection import HeldOutPrompts, RecordSelection
 from tasks.tables.rows import record_batches, responses_of
 from tasks.tables.training_records import Aggregate, TrustUse
 
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 class Spec(StageSpec):
     """See the module docstring. ``max_responses``: of a record, at most; the loss may read fewer than are configured. ``loss``: that
-    of the alignment, None to write whatever records there are. ``selection``: part of the records; None: all."""
+    of the alignment, None to write whatever records there are. ``selection``: part of the records; None: all. ``held_out``: prompts whose
+    records are left out."""
 
     stage: ClassVar[str] = "training_data"
     version: ClassVar[int] = 1  # that of the file's layout, dora_core.training.alignment_data.FORMAT
@@ -55,6 +56,9 @@ class Spec(StageSpec):
     trust: StageRef | None = None
     trust_use: TrustUse = "soft_label"
     selection: RecordSelection | None = Field(None, exclude_if=is_empty)
+    held_out: HeldOutPrompts | None = Field(None, exclude_if=is_empty)
+    recipe: str | None = Field(None, exclude_if=is_empty)
+    """Finalist of the race whose tables are read, where :attr:`calibration` and :attr:`trust` are one."""
     loss: Annotated[Loss | None, NotInDigest] = None
 
 
@@ -75,21 +79,22 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
     from dora_core.losses.unpaired import refuse_unpaired
     from dora_core.models.loading import load_tokenizer
     from dora_core.training.alignment_data import AlignmentData, write_alignment_data
-    from tasks.tables.training_records import count_unpaired, joined_records
+    from tasks.tables.training_records import chosen_records, count_unpaired, joined_records
 
     records = context.fetch(spec.records) / RECORDS_FILE
     if spec.loss is not None:
         refuse_unpaired(spec.loss, *count_unpaired(records, "train"))
-    factors = None if spec.calibration is None else context.fetch(spec.calibration) / CALIBRATION_FILE
-    trust = None if spec.trust is None else context.fetch(spec.trust) / TRUST_FILE
+    folder = f"{FINALISTS}/{spec.recipe}" if spec.recipe else ""
+    factors = None if spec.calibration is None else context.fetch(spec.calibration) / folder / CALIBRATION_FILE
+    trust = None if spec.trust is None else context.fetch(spec.trust) / folder / TRUST_FILE
     reference = context.fetch(spec.reference) / LOGPS_FILE
-    batches = joined_records(records, reference, factors, spec.aggregate, trust, spec.trust_use, spec.selection)
+    batches = joined_records(records, reference, factors, spec.aggregate, trust, spec.trust_use, spec.selection, spec.held_out)
     sources: set[str | None] = set()
     count = total = 0
-    for batch in record_batches(records, ["sources"] if spec.selection is None else spec.selection.columns, "train"):
+    columns = ["sources"] if spec.selection is None else spec.selection.columns
+    for batch in record_batches(records, [*columns, "prompt_hash"], "train"):
         total += len(batch)
-        if spec.selection is not None:
-            batch = batch.filter(spec.selection.of(batch))
+        batch = chosen_records(batch, spec.selection, spec.held_out)
         if not len(batch):
             continue
         sources.update(responses_of(batch)["source"].unique().to_pylist())

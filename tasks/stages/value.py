@@ -15,7 +15,7 @@ Left out: labels of unpaired records, and golden rows of ``golden.parquet``, whi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -25,14 +25,15 @@ from dora_core.errors import DataError
 from dora_core.evaluation.metrics import estimate_text
 from dora_core.strict_model import is_unset
 from tasks.runtime.descriptor import Stage, StageResult
-from tasks.runtime.spec import StageRef, StageSpec
+from tasks.runtime.spec import NotInDigest, StageRef, StageSpec
 from tasks.runtime.stage import StageContext, StageOutput
 from tasks.stages._classify_facts import Facts as ClassifyFacts
 from tasks.stages._policy_vectors import compute_vectors
 from tasks.stages._value_facts import Facts as Facts
 from tasks.stages._value_facts import SourceValue
-from tasks.stages._value_labels import NO_PREFERENCE, Labels, Overlap, find_overlap, proxy_pairs, read_labels
-from tasks.stages._value_trust import Estimate, estimate_trust
+from tasks.stages._value_labels import NO_PREFERENCE, Labels, Overlap
+from tasks.stages._value_proxy import compute_proxy, read_mixture, write_proxy
+from tasks.stages._value_trust import Estimate
 from tasks.tables.artifacts import CALIBRATION_FILE, RECORDS_FILE, TRUST_FILE
 from tasks.tables.training_records import Aggregate
 
@@ -62,28 +63,30 @@ class Spec(StageSpec):
     """With :attr:`model` and :attr:`text` the policy before alignment, for ``exchange.features``; None for text features."""
     model: ModelConfig | None = Field(None, exclude_if=is_unset)
     text: TextConfig | None = Field(None, exclude_if=is_unset)
+    shares: Annotated[bool, NotInDigest] = False
+    """Also write what a race reads (``tasks/stages/_value_proxy.py``), which is computed in any case."""
 
 
 def run(spec: Spec, context: StageContext) -> StageOutput:
     records = context.fetch(spec.records) / RECORDS_FILE
     factors = None if spec.calibration is None else context.fetch(spec.calibration) / CALIBRATION_FILE
-    labels = read_labels(records, factors, spec.aggregate, spec.golden_sources, spec.trust.labeller, spec.exchange.max_sources)
+    labels = read_mixture(records, factors, spec.aggregate, spec.golden_sources, spec.trust, spec.exchange)
     if not (labels.group_R != NO_PREFERENCE).any():
         raise DataError(
             "no training record has a strict preference: there are no labels to value",
             hint="set trust.method: off and exchange.enabled: false, or map rewards with data.train[i].columns.rewards",
         )
-    overlap = find_overlap(records, labels)
-    chosen = labels.sample(spec.exchange.max_labels, spec.exchange.seed)
     vectors = None
     if spec.exchange.features != "text":
         vectors = compute_vectors(context, records, labels.group_R != NO_PREFERENCE, spec.start or spec.model, spec.text, spec.execution)
-    pairs, features, record_P = proxy_pairs(records, labels, chosen, spec.exchange, vectors)
     warnings = list[str]()
-    estimate = estimate_trust(spec.trust, spec.exchange, labels, overlap, pairs, warnings)
-    exchange, fits = exchange_of(spec, context, labels, pairs, record_P, estimate, warnings)
-    q_R = estimate.probabilities(records, labels, features, overlap, spec.exchange.folds)
+    computed = compute_proxy(records, labels, spec.trust, spec.exchange, warnings, vectors)
+    proxy, overlap, estimate = computed.proxy, computed.overlap, computed.estimate
+    exchange, fits = exchange_of(spec, context, labels, proxy.pairs, proxy.record_P, estimate, warnings)
+    q_R = estimate.probabilities(records, labels, computed.features, overlap, spec.exchange.folds)
     write_trust(context.path / TRUST_FILE, labels, q_R)
+    if spec.shares:
+        write_proxy(context.path, proxy)
     facts = Facts(
         golden_labels=labels.count(0),
         golden_prompts=labels.golden_prompts,

@@ -1,4 +1,4 @@
-"""Training on part of the records: the golden or the synthetic ones (``dora_core/config/twins.py`` defines both)."""
+"""Training on part of the records: golden or synthetic ones (``dora_core/config/twins.py`` defines both), or without some prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from dora_core.errors import DataError
 from dora_core.strict_model import StrictModel, is_empty
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 
 class RecordSelection(StrictModel):
@@ -62,3 +64,17 @@ class RecordSelection(StrictModel):
             hint=f"take {self.records}_only out of evaluate.twins, or set data.golden_sources to the trusted ones; records that mix "
             "golden and synthetic responses count as neither, unless a carried column names their labeller (trust.labeller)",
         )
+
+
+class HeldOutPrompts(StrictModel):
+    """Train prompts that are kept from a training: one fold of them, the cross-fitting fold of ``dora_core/data/records.py``."""
+
+    folds: int = Field(ge=2)
+    fold: int = Field(ge=0)
+
+    def of(self, prompt_hash: pa.ChunkedArray) -> NDArray[np.bool_]:
+        """Mask over records from their hashes of the prompt: True where the prompt is held out."""
+        from dora_core.data.records import fold_of
+
+        held: NDArray[np.bool_] = fold_of(prompt_hash.to_numpy(), self.folds) == self.fold
+        return held

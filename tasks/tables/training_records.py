@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from dora_core.data.unpaired import LABEL
 from dora_core.errors import DataError
-from tasks.tables.record_selection import RecordSelection
+from tasks.tables.join_settings import Aggregate as Aggregate
+from tasks.tables.join_settings import TrustUse as TrustUse
+from tasks.tables.record_selection import HeldOutPrompts, RecordSelection
 from tasks.tables.rows import record_batches, responses_of
 
 if TYPE_CHECKING:
@@ -23,13 +25,6 @@ if TYPE_CHECKING:
 READ_ROWS = 16_384
 LABEL_PROBABILITY = "label_probability"
 
-Aggregate = Literal["mean", "min", "chosen", "product"]
-"""How a record's h follows from its responses' (``dora_core.calibration.aggregate``)."""
-
-
-TrustUse = Literal["soft_label", "weight"]
-"""What the estimated probability of a record's label becomes: its label probability, or a factor of its h."""
-
 
 def joined_records(
     records: Path,
@@ -39,6 +34,7 @@ def joined_records(
     trust: Path | None = None,
     trust_use: TrustUse = "soft_label",
     selection: RecordSelection | None = None,
+    held_out: HeldOutPrompts | None = None,
 ) -> Iterator[pa.Table]:
     """Training records, in order, as tables of ``dora_core.training.alignment_data.JOINED_COLUMNS``.
 
@@ -51,6 +47,7 @@ def joined_records(
             of its own; as a weight it is scaled to mean 1. A record without an estimate keeps its label and weight.
         trust_use: see :data:`TrustUse`.
         selection: the records wanted; None: all. Their ``row`` is the position among all training records.
+        held_out: prompts whose records are left out.
 
     Raises:
         DataError: a table does not go with the records; names the first response where it differs.
@@ -65,7 +62,9 @@ def joined_records(
     calibration = None if factors is None else _Follower(factors, "h")
     trusted = None if trust is None else _Follower(trust, LABEL_PROBABILITY, ("record_id",))
     scale = 1.0 if trust is None or trust_use == "soft_label" else _mean(trust, LABEL_PROBABILITY)
-    columns = ["record_id", "prompt", "responses", "rewards", "reward_kind", "split", *(selection.columns if selection else ["sources"])]
+    selected_by = selection.columns if selection else ["sources"]
+    columns = ["record_id", "prompt", "responses", "rewards", "reward_kind", "split", *selected_by]
+    columns += ["prompt_hash"] if held_out is not None else []
     # Records of an earlier release have no such column.
     has_probability = LABEL_PROBABILITY in pq.read_schema(records).names
     row = 0
@@ -92,12 +91,21 @@ def joined_records(
                 batch = batch.set_column(at, LABEL_PROBABILITY, filled)
         numbered = batch.append_column("row", pa.array(np.arange(row, row + len(batch)))).append_column("factor", pa.array(h))
         row += len(batch)
-        chosen = numbered if selection is None else numbered.filter(selection.of(numbered))
+        chosen = chosen_records(numbered, selection, held_out)
         if len(chosen):
             yield chosen
     for follower in (reference, tokens, calibration, trusted):
         if follower is not None:
             follower.finish()
+
+
+def chosen_records(records: pa.Table, selection: RecordSelection | None, held_out: HeldOutPrompts | None) -> pa.Table:
+    """The records that are selected and whose prompt is not held out."""
+    import pyarrow as pa
+
+    if selection is not None:
+        records = records.filter(selection.of(records))
+    return records if held_out is None else records.filter(pa.array(~held_out.of(records["prompt_hash"])))
 
 
 class _Follower:
@@ -203,14 +211,14 @@ def count_unpaired(records: Path, split: str) -> tuple[int, int]:
     return unpaired, total
 
 
-def count_trainable(records: Path, selection: RecordSelection | None = None) -> int:
+def count_trainable(records: Path, selection: RecordSelection | None = None, held_out: HeldOutPrompts | None = None) -> int:
     """Number of training records from which alignment learns: two different rewards, or one label."""
     import pyarrow.compute as pc
 
     count = 0
     selected_by = [] if selection is None else selection.columns
-    for batch in record_batches(records, ["rewards", "reward_kind", *selected_by], "train"):
-        chosen = batch if selection is None else batch.filter(selection.of(batch))
+    for batch in record_batches(records, ["rewards", "reward_kind", "prompt_hash", *selected_by], "train"):
+        chosen = chosen_records(batch, selection, held_out)
         labelled = pc.equal(chosen["reward_kind"], LABEL).to_pylist()
         count += sum(is_labelled or _differ(rewards) for is_labelled, rewards in zip(labelled, chosen["rewards"].to_pylist(), strict=True))
     return count

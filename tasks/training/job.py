@@ -120,6 +120,7 @@ class TrainingJob:
         arguments: keyword arguments of ``build``.
         model: the starting weights, by name or as the stage that trained them.
         kind: kind of model that is trained from them.
+        until: pause after this many steps, see :func:`dora_core.training.loop.fit`; None: train to the end.
     """
 
     build: Callable[..., Task]
@@ -131,6 +132,7 @@ class TrainingJob:
     stage: str
     digest: str
     kind: type[CausalLM | ScalarHead] = CausalLM
+    until: int | None = None
 
 
 @dataclass
@@ -161,7 +163,7 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
     start = load(job, worker)
     task = job.build(start, worker, **job.arguments)
     try:
-        report = fit(task, job.optimization, execution, worker, hooks, run=job.digest)
+        report = fit(task, job.optimization, execution, worker, hooks, run=job.digest, until=job.until)
     except OutOfMemory as error:
         memory.lower(job, error)
         raise
@@ -175,9 +177,10 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
         for name in ("model", "adapter"):
             for file in sorted((folder.path / name).glob("*")):
                 folder.commit(f"{name}/{file.name}")
+    planned = Schedule(len(task.tokens), job.optimization).steps
     return TrainingReport(
         steps=report.steps,
-        planned_steps=Schedule(len(task.tokens), job.optimization).steps,
+        planned_steps=planned if job.until is None else min(job.until, planned),
         resumed_from=report.resumed_from,
         curve=report.curve,
         records=len(task.tokens),

@@ -11,7 +11,7 @@ class TrainingReport(StrictModel):
     """Result of :func:`tasks.training.launch.launch`, written by rank 0."""
 
     steps: int = Field(description="All optimisation steps, resumed ones too.")
-    planned_steps: int = Field(description="Steps of the schedule.")
+    planned_steps: int = Field(description="Steps of the schedule, or those until a pause.")
     resumed_from: int | None = Field(description="Step of the checkpoint that the last attempt started from; null = none.")
     curve: dict[str, list[float]] = Field(description="Value of each measure at each step.")
     records: int = Field(description="Training examples.")

@@ -14,7 +14,7 @@ CHAPTER = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").
 
 
 def test_the_configuration_is_valid() -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", CHAPTER, re.DOTALL)
+    text = re.findall(r"```yaml\n(.*?)```", CHAPTER, re.DOTALL)[0]
     config = RealignConfig.model_validate(yaml.safe_load(text))
     assert [source.shape for source in config.data.train] == [None, "ab"] and len(config.data.eval) == len(config.data.golden) == 1
 

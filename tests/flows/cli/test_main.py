@@ -8,7 +8,7 @@ from pathlib import Path
 
 import flows.cli
 
-SHARED = {"__init__", "__main__", "app", "decide", "errors", "options", "output", "run"}
+SHARED = {"__init__", "__main__", "app", "decide", "errors", "options", "output", "run", "searches", "streams"}
 
 
 def test_the_module_runs_as_the_command() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dora_core.errors import DataError
 from flows.cli.run import DRY_ROWS, run_file, write_report
 from infra.store.store import Store
 from tests.flows.report.runs import make_run
@@ -31,9 +32,9 @@ def test_the_document_has_the_plan_and_the_data_without_texts(config_file: Path,
     assert item["rows"] == 40 <= DRY_ROWS and "shown" not in item and found["data"]["refusals"] == []
 
 
-def test_data_that_a_run_would_refuse_is_said(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    show(config_file, as_json=False, overrides=["data.golden_sources=[unheard]"])
-    assert "a run would refuse the data: no source matches data.golden_sources" in capsys.readouterr().out
+def test_data_that_a_run_would_refuse_is_said(config_file: Path) -> None:
+    with pytest.raises(DataError, match=r"no source matches data\.golden_sources"):
+        show(config_file, as_json=False, overrides=["data.golden_sources=[unheard]"])
 
 
 def test_the_page_of_a_run_is_written_where_it_is_wanted(tmp_path: Path) -> None:

@@ -109,11 +109,11 @@ def labelled(folder: Path) -> Path:
 
 def test_rows_that_the_loss_cannot_read_are_refused_before_anything_runs(tmp_path: Path, store: Store) -> None:
     """A schema is known only with the rows. Read before or not, the refusal is the same; calibration alone needs no loss."""
-    kto = load(tmp_path, labelled(tmp_path), "data.train=[{path: kto.jsonl, source: bot}]", "align.loss.name=kto")
+    kto = load(tmp_path, labelled(tmp_path), "data.train=[{path: kto.jsonl, source: human}]", "align.loss.name=kto")
     plan = build_plan(kto, store)
     (spec,) = (stage.spec for stage in plan.stages if stage.label == "ingest")
     for _ in range(2):
-        dpo = load(tmp_path, labelled(tmp_path), "data.train=[{path: kto.jsonl, source: bot}]")
+        dpo = load(tmp_path, labelled(tmp_path), "data.train=[{path: kto.jsonl, source: human}]")
         with pytest.raises(DataError, match=r"data.train\[0\]: rows are unpaired .* align.loss.name: dpo compares") as error:
             build_plan(dpo, store)
         assert "set align.loss.name to bco or kto" in error.value.hint
@@ -135,7 +135,7 @@ def given(**mapping: Any) -> dict[str, Any]:
 
 def test_groups_of_the_evaluation_are_carried_columns(tmp_path: Path, store: Store) -> None:
     data = labelled(tmp_path)
-    train = "data.train=[{path: kto.jsonl, source: bot}]"
+    train = "data.train=[{path: kto.jsonl, source: human}]"
     plan = build_plan(load(tmp_path, data, train, "align.loss.name=kto", "evaluate.groups=[annotator]"), store)
     spec = next(stage.spec for stage in plan.stages if stage.label == "evaluate")
     assert spec.payload()["evaluate"]["groups"] == [{"column": "annotator", "bins": 5, "most": 12}]
@@ -316,11 +316,40 @@ def test_features_of_the_policy_make_the_proxy_wait_for_the_start(tmp_path: Path
     assert {specs[name].start for name in ("value", "race", "reference")} == {specs["sft"].ref()}
 
 
-def test_rounds_and_studies_refuse_objective_auto(tmp_path: Path, mixture: Path) -> None:
-    text = f"project: demo\ndata: {{train: [{{path: {mixture}}}]}}\nalign: {{objective: {{name: auto}}}}\n"
+def test_a_race_by_training_trains_its_finalists_before_it_aligns(tmp_path: Path, mixture: Path, store: Store) -> None:
+    plan = build_plan(load(tmp_path, mixture, "align.objective.name=auto", "race.by=training", "race.finalists=3", "race.minutes=5"), store)
+    specs = {stage.label: stage.spec for stage in plan.stages}
+    labels = list(specs)
+    data = [f"training_data ({name})" for name in ("choice", "other", "golden_only")]
+    assert [label for label in labels if label.startswith("training_data (")] == data
+    assert labels[labels.index("reference") + 1 : labels.index("align") + 1] == [*data, "tune", "finals", "training_data", "align"]
+    assert [trial.recipe for trial in specs["tune"].specs] == ["choice", "other", "golden_only"] and specs["tune"].minutes == 5
+    assert {specs["align"].inputs()[name] for name in ("calibration", "trust", "race")} == {specs["finals"].ref()}
+    assert {trial.race for trial in specs["tune"].specs} == {specs["race"].ref()}
+    assert specs["race"].payload()["race"].keys() == {"objectives", "seed", "by"}, "other budgets are the same race"
+    by_proxy = build_plan(load(tmp_path, mixture, "align.objective.name=auto"), store)
+    other = next(stage.spec for stage in by_proxy.stages if stage.label == "race")
+    assert other.payload()["race"].keys() == {"objectives", "seed"}, "the digest of a race by proxy is that of before"
+
+
+def test_every_round_races_again_on_its_own_mixture(tmp_path: Path, mixture: Path, store: Store) -> None:
+    text = f"project: demo\ndata: {{train: [{{path: {mixture}}}]}}\nalign: {{objective: {{name: auto}}}}\nrounds: {{rounds: 2}}\n"
     (tmp_path / "rounds.yaml").write_text(text)
-    with pytest.raises(ConfigError, match="auto chooses for one training; name an objective for rounds"):
-        load_config(tmp_path / "rounds.yaml", model=SelfTrainConfig)
+    plan = build_plan(load_config(tmp_path / "rounds.yaml", model=SelfTrainConfig), store)
+    specs = {stage.label: stage.spec for stage in plan.stages}
+    for before, mix in (("", "ingest"), ("r1 ", "r1 mix"), ("r2 ", "r2 mix")):
+        assert specs[f"{before}race"].records == specs[f"{before}value"].records == specs[mix].ref()
+        assert specs[f"{before}align"].race == specs[f"{before}race"].ref() == specs[f"{before}align"].calibration
+    with pytest.raises(ConfigError, match="keeps no given record"):
+        load_config(tmp_path / "rounds.yaml", ["rounds.mix.given_fraction=0"], SelfTrainConfig)
+
+
+def test_trust_beside_a_race_is_refused(tmp_path: Path, mixture: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trust\.apply=soft_label: with align\.objective\.name=auto the race decides"):
+        load(tmp_path, mixture, "align.objective.name=auto", "trust.apply=soft_label")
+
+
+def test_studies_refuse_objective_auto(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("project: demo\npairwise: [{loss: dpo, objectives: [auto]}]\n")
     with pytest.raises(ConfigError, match="a study compares named ones"):
         load_config(tmp_path / "study.yaml", model=StudyConfig)

@@ -93,3 +93,22 @@ def test_few_golden_labels_are_refused_with_the_line_to_write(run: tuple[Store, 
     with pytest.raises(DataError, match="0 prompts have golden labels; at least 10") as caught:
         execute(nobody, race.run, store)
     assert "align.objective.name: dora" in (caught.value.hint or "")
+
+
+def test_finalists_have_tables_of_their_own_and_the_choice_is_one_of_them(run: tuple[Store, race.Spec, race.Facts]) -> None:
+    store, spec, facts = run
+    trained = spec.evolve(race=spec.race.evolve(by="training"))
+    assert trained.digest() != spec.digest()
+    found = race.Facts.model_validate(execute(trained, race.run, store)["facts"])
+    assert set(found.finalists) == {"choice", "other", "golden_only", "erm"} and facts.finalists == {}
+    folder = store.fetch("race", trained.digest())
+
+    def weights(name: str) -> np.ndarray:
+        return pq.read_table(folder / name / "calibration.parquet")["h"].to_numpy()
+
+    np.testing.assert_array_equal(weights("finalists/choice"), weights("."))
+    assert np.ptp(weights("finalists/erm")) == 0, "every record alike"
+    assert found.finalists["golden_only"].mean_weight["golden"] == 1.0
+    assert {weight for name, weight in found.finalists["golden_only"].mean_weight.items() if name != "golden"} <= {0.0}
+    labels = pq.read_table(folder / "finalists/erm" / "label_trust.parquet")["label_probability"]
+    assert {*labels.to_pylist()} == {1.0}, "erm does not soften labels"
