@@ -7,6 +7,7 @@ Files come from a store that has them, this process's first, and are checked the
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 from dora_core.errors import ConfigError, StoreError, did_you_mean
@@ -14,6 +15,7 @@ from infra.back_ends import without_credentials
 from infra.settings import Settings
 from infra.store.store import Store, split_uri
 from infra.tracking import model_registry as registry
+from infra.tracking.mlflow_client import mlflow_client
 from infra.tracking.model_registry import MODEL_URI, Registered, RegistryError
 
 PREFIX = "models:/"
@@ -78,19 +80,23 @@ def _downloaded(uri: str, version: Registered) -> Path:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    folder = Settings().root / "models" / version.model / version.version
-    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+    folder, name = Settings().root / "models" / version.model / version.version, f"{version.model} version {version.version}"
+    if folder.is_dir():
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        download_artifacts(artifact_uri=f"{PREFIX}{version.model}/{version.version}", dst_path=str(folder), tracking_uri=uri)
-    except (MlflowException, OSError) as error:
-        raise RegistryError(
-            f"the files of {version.model} version {version.version} cannot be read: {str(error).splitlines()[0]}",
-            hint="set DORA_STORE or DORA_HOME to the store that it was registered from",
-        ) from error
-    if not any(folder.iterdir()):
-        raise StoreError(
-            f"MLflow has no file of {version.model} version {version.version}", hint="register the model again: `dora realign`"
-        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:  # a download that is cut off must not be taken for the model
+        try:
+            place = str(Path(aside) / "found")
+            Path(place).mkdir()
+            # `models:/…` would be looked up in MLflow's default registry, a database that it makes in the working folder.
+            source = mlflow_client(uri).get_model_version_download_uri(version.model, version.version)
+            found = Path(download_artifacts(artifact_uri=source, dst_path=place, tracking_uri=uri, registry_uri=uri))
+        except (MlflowException, OSError) as error:
+            raise RegistryError(
+                f"the files of {name} cannot be read: {str(error).splitlines()[0]}",
+                hint="set DORA_STORE or DORA_HOME to the store that it was registered from",
+            ) from error
+        if not any(found.iterdir()):
+            raise StoreError(f"MLflow has no file of {name}", hint="register the model again: `dora realign`")
+        found.rename(folder)
     return folder

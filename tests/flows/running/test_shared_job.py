@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dora_core.config.method import ModelConfig
+from dora_core.models.loading import build_policy, train_tokenizer
 from flows.running.shared_job import batch_of, width
 from tests.flows.dora import Dora
 from tests.flows.small_realign import JOBS, plan_of, small_realign
@@ -26,9 +28,11 @@ def test_a_batch_is_as_wide_as_its_stages_are_independent(tmp_path: Path, mixtur
 
 @pytest.mark.component
 def test_a_failed_stage_tells_its_own_error_and_ends_the_job(dora: Dora, mixture: Path, tmp_path: Path) -> None:
+    """A model whose weights are missing, which only loading them shows."""
     empty = tmp_path / "model"
-    empty.mkdir()
-    (empty / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    tokenizer = train_tokenizer(["the cat sat on a mat"], 300)
+    tokenizer.save_pretrained(empty)
+    build_policy(ModelConfig(hidden_size=32, layers=1, heads=2), tokenizer, 128).config.save_pretrained(empty)
     process = dora.start("realign", small_realign(mixture), "--json", "--set", f"policy.source={empty}")
     output, log = process.communicate(timeout=300)
     assert process.returncode == 1, log

@@ -79,3 +79,22 @@ def test_files_that_are_nowhere_are_an_error(mlflow_sqlite: str, tmp_path: Path,
     with pytest.raises(registry.RegistryError, match="cannot be read") as refusal:
         files(mlflow_sqlite, find(mlflow_sqlite, "gone:1"))
     assert "DORA_STORE" in str(refusal.value.hint)
+
+
+def test_a_version_without_a_store_is_downloaded_from_its_own_registry(
+    mlflow_sqlite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from infra.tracking.mlflow_client import mlflow_client
+
+    monkeypatch.setenv("DORA_HOME", str(tmp_path / "home"))
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.json").write_text("{}")
+    client = mlflow_client(mlflow_sqlite)
+    client.create_registered_model("other")
+    client.create_model_version("other", str(tmp_path / "theirs"))
+    folder = files(mlflow_sqlite, find(mlflow_sqlite, "other:1"))
+    assert (folder / "config.json").read_text() == "{}" and folder == tmp_path / "home" / "models" / "other" / "1"
+    assert files(mlflow_sqlite, find(mlflow_sqlite, "other:1")) == folder
+    assert [path.name for path in folder.parent.iterdir()] == ["1"] and list((tmp_path / "cwd").iterdir()) == []

@@ -9,11 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dora_core.config.data import DataConfig
+from dora_core.data.questions import question_hash
 from dora_core.data.records import split_of
 from tasks.stages import _ingest_tables
 from tasks.stages._ingest_tables import Writer, hold_out_by_hash
 
 SCHEMA = pa.schema([("n", pa.int64())])
+QUARTER = DataConfig(train=[{"path": "records.jsonl"}], holdout_fraction=0.25)
 
 
 def written(path: Path, chars: list[int]) -> list[int]:
@@ -46,7 +49,7 @@ def records(path: Path, count: int) -> pa.Table:
 
 def test_records_are_held_out_by_hash_and_keep_their_order(tmp_path: Path) -> None:
     before, path = records(tmp_path / "records.parquet", 400), tmp_path / "records.parquet"
-    counts = hold_out_by_hash(path, 0.25, frozenset())
+    counts = hold_out_by_hash(path, QUARTER, frozenset())
     after = pq.read_table(path)
     assert after.drop_columns("split").equals(before.drop_columns("split"))
     assert after["split"].to_pylist() == split_of(before["prompt_hash"].to_numpy(), 0.25).tolist()
@@ -58,7 +61,20 @@ def test_a_copy_is_never_evaluated(tmp_path: Path) -> None:
     path = tmp_path / "records.parquet"
     records(path, 400)
     copies = frozenset(str(i) for i in range(0, 400, 2))
-    counts = hold_out_by_hash(path, 0.25, copies)
+    counts = hold_out_by_hash(path, QUARTER, copies)
     rows = pq.read_table(path).to_pylist()
     assert not [row for row in rows if row["split"] == "eval" and row["record_id"] in copies]
     assert counts.total() == len(rows) < 400 and sum(row["record_id"] in copies for row in rows) > 100
+
+
+def test_records_of_one_question_are_held_out_together(tmp_path: Path) -> None:
+    """``split_by: question``: another system message or other white space is the same question."""
+    table, path = records(tmp_path / "records.parquet", 400), tmp_path / "records.parquet"
+    asked = [
+        [{"role": "system", "content": f"Style {i % 2}."}, {"role": "user", "content": f"Question{' ' * (1 + i % 2)}{i // 2}"}] for i in range(400)
+    ]
+    pq.write_table(table.append_column("prompt", pa.array(asked)), path, row_group_size=50)
+    counts = hold_out_by_hash(path, QUARTER.model_copy(update={"split_by": "question"}), frozenset())
+    splits = pq.read_table(path)["split"].to_pylist()
+    assert splits[::2] == splits[1::2] and 60 < counts["eval"] < 140
+    assert splits == split_of(np.array([question_hash(prompt) for prompt in asked], np.uint64), 0.25).tolist()

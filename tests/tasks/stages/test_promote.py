@@ -123,7 +123,7 @@ def test_three_models_one_registry(models: Models) -> None:
     assert models.aliases() == {"champion": "1", "challenger": "3"}
 
     stored, policy = mlflow_client(models.uri).get_model_version("policy", "2"), models.spec("b").policy.digest
-    assert stored.source == f"{models.store.uri}/align/{policy}/model"
+    assert stored.source == f"dora-store:/align/{policy}/model?root={models.store.uri}"
     assert (stored.tags["dora.digest"], stored.tags["dora.decision"]) == (policy, "refused")
     assert stored.tags["dora.reasons"] == NOT_MET
 

@@ -27,7 +27,7 @@ ROWS: list[tuple[Callable[[], pa.Schema], dict[str, Any]]] = [
 def test_files_have_names_of_their_own() -> None:
     assert len(set(NAMES.values())) == len(NAMES) >= 15
     assert all(Path(name).name == name for name in NAMES.values()), "no folders: a stage writes into its own"
-    assert all(name.endswith((".parquet", ".arrow")) for key, name in NAMES.items() if key.endswith("_FILE"))
+    assert all(name.endswith((".parquet", ".arrow", ".npz")) for key, name in NAMES.items() if key.endswith("_FILE"))
 
 
 @pytest.mark.parametrize(("schema", "row"), ROWS)
