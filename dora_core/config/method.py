@@ -86,6 +86,12 @@ class ModelConfig(StrictModel):
     source: str = Field("tiny", min_length=1, description="`tiny` (from scratch), a Hugging Face id, or a local folder.")
     revision: str | None = Field(None, pattern=REVISION_PATTERN, description="Pinned commit; needed for trust_remote_code.")
     content: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Digest of a local folder's files; the plan fills it in.")
+    base_revision: str | None = Field(
+        None,
+        pattern=REVISION_PATTERN,
+        exclude_if=is_empty,
+        description="Commit of the base of an adapter in a local folder; the plan fills it in.",
+    )
     trust_remote_code: bool = Field(False, description="Run code that comes with the model. Needs `revision`.")
     hidden_size: int = Field(128, ge=16, le=1024, multiple_of=16, description="tiny only: width.")
     layers: int = Field(2, ge=1, le=24, description="tiny only: depth.")
@@ -138,6 +144,10 @@ class PolicyConfig(ModelConfig):
         return ModelConfig.model_validate({name: value for name, value in own.items() if name in ModelConfig.model_fields})
 
 
+def _is_merged(result: object) -> bool:
+    return result == "merged"
+
+
 class LoraConfig(StrictModel):
     """Low-rank adapters (through peft); the merged weights are what later stages see."""
 
@@ -146,7 +156,24 @@ class LoraConfig(StrictModel):
     dropout: float = Field(
         0.0, ge=0.0, lt=1.0, description="Dropout on the adapter input. 0 keeps the policy equal to the reference at step 0."
     )
-    target_modules: str | list[str] = Field("all-linear", description="Module names, or all-linear.")
+    target_modules: str | list[str] = Field(
+        "all-linear", description="Module names, a regular expression, or all-linear: all but embedding, head and routers of experts."
+    )
+    target_parameters: list[str] = Field(
+        default_factory=list,
+        exclude_if=is_empty,
+        description="Weights that are no modules, such as experts in one tensor: `[experts.gate_up_proj, experts.down_proj]`.",
+    )
+    modules_to_save: list[str] = Field(default_factory=list, exclude_if=is_empty, description="Modules that are trained whole.")
+    rank_stabilized: bool = Field(False, exclude_if=is_empty, description="rsLoRA: the update is alpha/√rank · BA (arXiv 2312.03732).")
+    weight_decomposed: bool = Field(
+        False, exclude_if=is_empty, description="DoRA adapters: magnitude and direction of a weight are trained apart (arXiv 2402.09353)."
+    )
+    result: Literal["merged", "adapter"] = Field(
+        "merged",
+        exclude_if=_is_merged,
+        description="adapter: besides the merged `model/`, the stage keeps `adapter/`, for servers that hold many over one base.",
+    )
 
 
 # --------------------------------------------------------------------------------------------- classifier, calibration

@@ -280,7 +280,22 @@ def _until(ends: frozenset[int], tokens: list[int]) -> list[int]:
 # --------------------------------------------------------------------------------------------------------------- the cache
 
 
+def refuse_unsampled(model: PreTrainedModel, key: str) -> None:
+    """Raise ModelError if :func:`sample` cannot sample from a model of this architecture, as ``key`` of the configuration asks."""
+    try:
+        _new_cache(model)
+    except ModelError as error:
+        raise ModelError(
+            f"{key}: {error.message}", hint=f"{error.hint}; without that: evaluate.kl_prompts: 0, gate.max_kl: null and compare: null"
+        ) from error
+
+
+_SERVE = "serve the model and ask the server for its responses: generate.served_model and execution.generate.endpoint"
+
+
 def _new_cache(model: PreTrainedModel) -> DynamicCache:
+    if getattr(model, "_is_stateful", False):
+        raise ModelError(f"cannot sample from {type(model).__name__}: it has a recurrent state", hint=_SERVE)
     cache = DynamicCache(config=model.config)
     for i, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
@@ -290,7 +305,7 @@ def _new_cache(model: PreTrainedModel) -> DynamicCache:
         else:
             raise ModelError(
                 f"cannot sample from {type(model).__name__}: its cache holds {type(layer).__name__}, not keys and values alone",
-                hint="serve the model and ask the server for its responses: generate.served_model and execution.generate.endpoint",
+                hint=_SERVE,
             )
     return cache
 

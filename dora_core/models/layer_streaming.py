@@ -19,6 +19,7 @@ from dora_core.config.method import ModelConfig
 from dora_core.errors import ModelError
 from dora_core.models.loading import load_policy_tokenizer
 from dora_core.models.logprobs import ResponseLogps
+from dora_core.models.model_settings import settle
 from dora_core.models.sharded_loading import (
     CannotShard,
     WeightSource,
@@ -43,6 +44,7 @@ def streamed_logps(
     config = model if isinstance(model, ModelConfig) else ModelConfig(source=str(model))
     try:
         settled = read_config(config)
+        settle(settled, config.source)
         kind = model_class(transformers.AutoModelForCausalLM, settled)
         like = twin(kind, settled)
         logps = ResponseLogps(like)  # decides on the twin how records are computed

@@ -15,9 +15,12 @@ import torch
 import transformers
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from dora_core.config.method import LoraConfig, ModelConfig, TextConfig
+from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.data.chat_format import ChatFormat, describe_chat, end_tokens
 from dora_core.errors import ModelError
+from dora_core.models.adapters import base_of, merged_adapter
+from dora_core.models.model_settings import as_it_was, remember, settle
+from dora_core.models.parts import text_body
 from dora_core.models.portable import make_portable
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "cls_token": "<cls>", "sep_token": "<sep>"}
@@ -78,8 +81,19 @@ def load_encoder(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokeni
 
 
 def load_policy(config: ModelConfig | str | Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model and its tokenizer, from an id, a folder, or a finished stage's ``model/`` folder."""
+    """A causal language model and its tokenizer, from an id, a folder, or a finished stage's ``model/`` folder.
+
+    Its dropout is off, and an adapter in a folder of its own is merged into its base. Weights that text never passes through (a vision
+    tower) are frozen.
+
+    Raises:
+        ModelError: the model cannot be loaded, or is quantised.
+    """
     model, tokenizer = _load(transformers.AutoModelForCausalLM, _as_config(config), dtype)
+    if model.config.get_text_config() is not model.config:
+        read = {id(p) for part in (text_body(model), model.get_output_embeddings()) for p in part.parameters()}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in read)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
@@ -118,21 +132,24 @@ def grow_reward_model(config: ModelConfig | str | Path) -> tuple[PreTrainedModel
         ModelError: the model cannot be loaded, or is a classifier with another number of outputs.
     """
     config = _as_config(config)
-    settings = load_settings(config)
-    dropout = {name: 0.0 for name, value in settings.to_dict().items() if "drop" in name and isinstance(value, float)}
     try:
-        model, tokenizer = _load(transformers.AutoModelForSequenceClassification, config, torch.float32, num_labels=1, **dropout)
+        model, tokenizer = _load(transformers.AutoModelForSequenceClassification, config, torch.float32, labels=1)
     except RuntimeError as error:  # a trained head of another size
+        outputs = load_settings(config).num_labels
         raise ModelError(
-            f"{config.source!r} is a classifier with {settings.num_labels} outputs, and a reward model has one",
+            f"{config.source!r} is a classifier with {outputs} outputs, and a reward model has one",
             hint="start from a language model, an encoder, or a reward model with num_labels = 1",
         ) from error
     return _scorer(model, tokenizer), tokenizer
 
 
 def load_tokenizer(config: ModelConfig | str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of :func:`load_policy`, without the model."""
-    return _from_pretrained(transformers.AutoTokenizer, _as_config(config))
+    """The tokenizer of :func:`load_policy`, without the model; of an adapter without one, that of its base."""
+    config = _as_config(config)
+    base = _base(config)
+    if base is not None and not (Path(config.source).expanduser() / "tokenizer_config.json").is_file():
+        return load_tokenizer(base)
+    return _from_pretrained(transformers.AutoTokenizer, config)
 
 
 def load_policy_tokenizer(config: ModelConfig | str | Path) -> PreTrainedTokenizerBase:
@@ -146,19 +163,19 @@ def load_policy_tokenizer(config: ModelConfig | str | Path) -> PreTrainedTokeniz
 def reward_model_settings(config: ModelConfig) -> tuple[dict[str, Any], PreTrainedTokenizerBase]:
     """Changes to a model's configuration that :func:`grow_reward_model` makes, and the tokenizer that it returns."""
     tokenizer = _with_edges(load_tokenizer(config))
-    settings = _from_pretrained(transformers.AutoConfig, config)
-    dropout = {name: 0.0 for name, value in settings.to_dict().items() if "drop" in name and isinstance(value, float)}
-    return {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id, "use_cache": False} | dropout, tokenizer
+    return {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id, "use_cache": False}, tokenizer
 
 
 def load_settings(config: ModelConfig | str | Path) -> PretrainedConfig:
-    """The configuration of a model, without its weights."""
-    return _from_pretrained(transformers.AutoConfig, _as_config(config))
+    """The configuration of a model, without its weights; of an adapter, that of its base."""
+    config = _as_config(config)
+    return _from_pretrained(transformers.AutoConfig, _base(config) or config)
 
 
 def load_generation_settings(config: ModelConfig | str | Path, settings: PretrainedConfig) -> GenerationConfig:
     """The generation configuration that transformers loads with the weights; made from ``settings`` where there is no file of it."""
     config = _as_config(config)
+    config = _base(config) or config
     try:
         return GenerationConfig.from_pretrained(config.source, revision=config.revision)
     except OSError:
@@ -169,10 +186,12 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     """Write a Hugging Face folder, readable by earlier releases of transformers (``portable.py``): safetensors, configurations, tokenizer.
 
     The generation configuration declares every token that ends a response, so that a server stops where training taught the model to.
+    The configuration has the dropout that the model started with.
     Safetensors are written for their owner only; they get the mode of the configuration, which follows the umask.
     """
     declare_ends(model, tokenizer)
-    model.save_pretrained(folder, safe_serialization=True)
+    with as_it_was(model):
+        model.save_pretrained(folder, safe_serialization=True)
     finish_folder(tokenizer, folder)
 
 
@@ -193,39 +212,53 @@ def finish_folder(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         weights.chmod(mode)
 
 
-def add_lora(model: PreTrainedModel, lora: LoraConfig, task_type: str = "CAUSAL_LM") -> PreTrainedModel:
-    """Wrap ``model`` with low-rank adapters; only they are trained, and with ``SEQ_CLS`` the head. :func:`merge_lora` folds them in."""
-    import peft
-
-    config = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules, task_type=task_type
-    )
-    try:
-        return peft.get_peft_model(model, config)
-    except ValueError as error:
-        linear = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-        raise ModelError(
-            f"lora.target_modules={lora.target_modules!r} does not fit this model: {error}",
-            hint=f"use all-linear, or some of: {', '.join(linear)}",
-        ) from error
-
-
-def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
-    """The plain model with adapters folded into its weights; a model without adapters is returned as it is."""
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-
-
-def _load(auto: Any, config: ModelConfig, dtype: torch.dtype, **settings: Any) -> tuple[Any, PreTrainedTokenizerBase]:
+def _load(
+    auto: Any, config: ModelConfig, dtype: torch.dtype, *, labels: int | None = None, **settings: Any
+) -> tuple[Any, PreTrainedTokenizerBase]:
     """Model of the class ``auto`` chooses for the folder or id, and the tokenizer."""
-    model = _from_pretrained(auto, config, dtype=dtype, use_safetensors=True, **settings)
-    return model, _from_pretrained(transformers.AutoTokenizer, config)
+    if (base := _base(config)) is not None:
+        return _merged(auto, config, base, dtype)
+    about = _from_pretrained(transformers.AutoConfig, config)
+    origin = settle(about, config.source)
+    if labels is not None:
+        about.num_labels = labels
+    loaded = _from_pretrained(auto, config, config=about, dtype=dtype, use_safetensors=True, **settings)
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(
+            f"{config.source!r} is an adapter beside a configuration: loaded as it is, nothing of it would be trained",
+            hint="give a folder with the adapter alone (adapter_config.json names its base), or merge it first",
+        )
+    remember(model, origin)
+    return loaded, _from_pretrained(transformers.AutoTokenizer, config)
 
 
-def _from_pretrained(auto: Any, config: ModelConfig, **settings: Any) -> Any:
+def _merged(auto: Any, config: ModelConfig, base: ModelConfig, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The base with the adapter of ``config``, merged in float32. Its tokenizer is the adapter's where that has one."""
+    if auto is not transformers.AutoModelForCausalLM:
+        raise ModelError(
+            f"{config.source!r} is an adapter, and only a policy may be one", hint="merge it into its base, and give the merged folder"
+        )
+    model, _ = _load(auto, base, torch.float32)
+    merged = merged_adapter(model, Path(config.source).expanduser())
+    return merged.requires_grad_(True).to(dtype), load_tokenizer(config)  # peft froze the base
+
+
+def _base(config: ModelConfig) -> ModelConfig | None:
+    """The base of an adapter's folder, at the revision that the plan found; None for any other model."""
+    folder = Path(config.source).expanduser()
+    found = base_of(folder) if folder.is_dir() else None
+    if found is None:
+        return None
+    source, revision = found
+    return ModelConfig(source=source, revision=config.base_revision or revision)
+
+
+def _from_pretrained(auto: Any, model: ModelConfig, **settings: Any) -> Any:
     try:
-        return auto.from_pretrained(config.source, revision=config.revision, trust_remote_code=config.trust_remote_code, **settings)
+        return auto.from_pretrained(model.source, revision=model.revision, trust_remote_code=model.trust_remote_code, **settings)
     except (OSError, ValueError, ImportError) as error:
-        raise _cannot_load(config, error) from error
+        raise _cannot_load(model, error) from error
 
 
 def _scorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

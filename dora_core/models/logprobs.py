@@ -1,18 +1,16 @@
 """Log-probabilities of responses under a causal language model.
 
-Records are packed (``packing.py``): a prompt is computed once for all its responses and nothing is padded. A model that cannot
-be packed, found by comparing both ways once, gets padded rows, each with its own prompt, and a warning is logged. Either way only positions
-that predict a response token meet the vocabulary, in chunks that are recomputed in the backward pass (``linear_logps.py``).
-Softmax and sums are float32 whatever the model's dtype (float64 stays float64).
+Records are packed (``packing.py``): a prompt is computed once for all its responses and nothing is padded. A model or a length that cannot
+be packed, decided on a small copy (``row_layout.py``), gets padded rows, each with its own prompt, and a warning is logged. Either way only
+positions that predict a response token meet the vocabulary, in chunks that are recomputed in the backward pass (``linear_logps.py``).
 
-Shape legend: R rows (one per response), S sequence length, T response tokens of the whole batch, H width, V vocabulary.
+Shape legend: R rows (one per response).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import TypeVar, cast
 
@@ -20,73 +18,56 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from dora_core.data.encoding import EncodedResponse
 from dora_core.errors import ModelError
 from dora_core.models.batching import TokenBudget, in_batches
-from dora_core.models.linear_logps import linear_log_collisions, linear_logps
-from dora_core.models.packed_attention import NAME, packed_hidden
+from dora_core.models.packed_attention import NAME
 from dora_core.models.packing import PackedRows, by_prompt, pack, packed_tokens
+from dora_core.models.response_forward import forward_logps, forward_representations
+from dora_core.models.response_rows import ResponseRows, collate
+from dora_core.models.row_layout import Way, positions, row_layout
 
 log = logging.getLogger("dora.logprobs")
 
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True)
-class ResponseRows:
-    """Right-padded rows, each prompt and response. ``targets_RS[r, s]`` is the token that position s predicts, −1 where that is not a
-    response token."""
-
-    ids_RS: Tensor
-    attention_RS: Tensor
-    targets_RS: Tensor
-
-    def to(self, device: torch.device) -> ResponseRows:
-        return ResponseRows(self.ids_RS.to(device), self.attention_RS.to(device), self.targets_RS.to(device))
-
-
-def collate(responses: Sequence[EncodedResponse], pad_id: int) -> ResponseRows:
-    """Pad encoded responses to the longest of them."""
-    longest = max(len(r) for r in responses)
-    ids = torch.full((len(responses), longest), pad_id)
-    targets = torch.full((len(responses), longest), -1)
-    attention = torch.zeros((len(responses), longest), dtype=torch.long)
-    for row, response in enumerate(responses):
-        prompt = len(response.prompt_ids)
-        tokens = torch.tensor(response.prompt_ids + response.response_ids)
-        ids[row, : len(tokens)] = tokens
-        attention[row, : len(tokens)] = 1
-        targets[row, prompt - 1 : len(tokens) - 1] = tokens[prompt:]  # position s predicts token s + 1
-    return ResponseRows(ids, attention, targets)
-
-
 class ResponseLogps(nn.Module):
     """Wraps a causal LM so that ``forward`` gives Σ_t log π per row. Wrap *this* in DDP or FSDP: they hook ``forward``.
 
     Args:
-        model: any ``…ForCausalLM`` whose logits are its output embedding applied to its body's last hidden state,
-            with or without peft adapters.
+        model: any ``…ForCausalLM`` whose logits are its output embedding applied to its body's last hidden state, scaled or soft-capped
+            as its configuration says, with or without peft adapters. Without dropout (``load_policy`` switches it off).
         share_prefix: compute a prompt once for all its responses. Only read where the model can be packed.
+        device: where the model will be computed; its present device by default.
 
     Attributes:
         unpacked_because: the reason for padded rows and repeated prompts; empty if records are packed.
 
     Raises:
-        ModelError: the model transforms its logits in another way (soft-capping, scaling), found by comparing both paths once.
+        ModelError: the model transforms its logits in another way, or no way of giving it rows computes what it computes alone.
     """
 
-    def __init__(self, model: PreTrainedModel, *, share_prefix: bool = True):
+    def __init__(self, model: PreTrainedModel, *, share_prefix: bool = True, device: torch.device | None = None):
         super().__init__()
         self.model = model
         self._share_prefix = share_prefix
-        training = model.training
-        model.eval()
-        self._check_head()
-        self.unpacked_because = self._why_not_packed()
-        model.train(training)
+        plain, name = self.plain_model, type(self.plain_model).__name__
+        self._positions = positions(plain.config) or float("inf")
+        self._layout = row_layout(plain, device or plain.device)
+        if Way.REFUSED is self._layout.short:
+            raise ModelError(
+                f"{name} cannot be read row by row: {'; '.join(self._layout.reasons)}", hint="use another model; see dora_core/README.md"
+            )
+        self._packs = self._layout.short is Way.PACKED
+        reasons = list(self._layout.reasons)
+        if self._packs and (dropout := _attention_dropout(plain)):
+            self._packs, reasons = False, [f"{name} has attention dropout {dropout}", *reasons]
+        if self._packs:
+            plain.set_attn_implementation(NAME)
+        self.unpacked_because = "; ".join(reasons)
         if self.unpacked_because:
             log.warning("prompts are computed once per response, not once per record: %s", self.unpacked_because)
 
@@ -96,20 +77,38 @@ class ResponseLogps(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def collate(self, records: Sequence[Sequence[EncodedResponse]], pad_id: int) -> PackedRows | ResponseRows:
-        """The batch for :meth:`forward`; rows are the responses of all records, in order. A record's responses share their prompt."""
+        """The batch for :meth:`forward`; rows are the responses of all records, in order. A record's responses share their prompt.
+
+        Raises:
+            ModelError: rows are longer than the model can be read correctly.
+        """
         rows = list(chain.from_iterable(records))
-        if self.unpacked_because or max(map(len, rows)) > self._window:
-            return collate(rows, pad_id)
-        return pack(records if self._share_prefix else [[row] for row in rows])
+        longest = max(map(len, rows))
+        if longest > self._positions:
+            raise ModelError(
+                f"{longest} tokens of prompt and response do not fit into the {self._positions:.0f} positions of "
+                f"{type(self.plain_model).__name__}",
+                hint="lower text.max_prompt_tokens and text.max_response_tokens so that their sum fits, or use a model with more positions",
+            )
+        way = self._layout.of(longest)
+        if way is Way.REFUSED:
+            raise ModelError(
+                f"a prompt and response of {longest} tokens: {'; '.join(self._layout.reasons)}",
+                hint=f"set text.max_prompt_tokens and text.max_response_tokens so that their sum is at most {self._layout.threshold:.0f}",
+            )
+        if way is Way.PACKED and self._packs:
+            return pack(records if self._share_prefix else [[row] for row in rows])
+        return collate(rows, pad_id, by_length=way is Way.BY_LENGTH)
 
     @property
     def shares_prefix(self) -> bool:
         """Whether a record's prompt passes through the model once, and not once per response."""
-        return self._share_prefix and not self.unpacked_because
+        return self._share_prefix and self._packs
 
     def tokens(self, record: Sequence[EncodedResponse]) -> int:
         """Tokens that pass through the model for a record, without padding; a token budget counts these."""
-        return packed_tokens(record) if self.shares_prefix else sum(map(len, record))
+        shared = self.shares_prefix and self._layout.of(max(map(len, record))) is Way.PACKED
+        return packed_tokens(record) if shared else sum(map(len, record))
 
     def forward(self, rows: PackedRows | ResponseRows, *, collisions: bool = False) -> Tensor:
         """Σ_t log π(y_t | x, y_<t), nats, shape (R,), at least float32.
@@ -118,106 +117,25 @@ class ResponseLogps(nn.Module):
             collisions: return (2, R) instead: the same, and Σ_t log Σ_v π(v | x, y_<t)², without gradient, at the cost of one more pass
                 over the logits.
         """
-        hidden_TH, targets_T, row_T, count = self._hidden(rows)
-        head = self.plain_model.get_output_embeddings()
-        logps_T = _token_logps(head, hidden_TH, targets_T)
-        logps_R = logps_T.new_zeros(count).index_add(0, row_T, logps_T)
-        if not collisions:
-            return logps_R
-        collisions_T = _token_log_collisions(head, hidden_TH)
-        return torch.stack([logps_R, logps_T.new_zeros(count).index_add(0, row_T, collisions_T)])
+        self._refuse_sharded(rows)
+        return forward_logps(self.plain_model, rows, self._layout.transform, collisions=collisions)
 
     def represent(self, rows: PackedRows | ResponseRows) -> tuple[Tensor, Tensor]:
         """Compute Σ_t log π, (R,), and the mean over response tokens of the last hidden state that predicts them, (R, H); ≥ float32."""
-        hidden_TH, targets_T, row_T, count = self._hidden(rows)
-        logps_T = _token_logps(self.plain_model.get_output_embeddings(), hidden_TH, targets_T)
-        wide_TH = hidden_TH.to(logps_T.dtype)
-        sums_RH = wide_TH.new_zeros(count, wide_TH.shape[1]).index_add(0, row_T, wide_TH)
-        tokens_R = row_T.bincount(minlength=count).clamp(min=1)
-        return logps_T.new_zeros(count).index_add(0, row_T, logps_T), sums_RH / tokens_R[:, None]
+        self._refuse_sharded(rows)
+        return forward_representations(self.plain_model, rows, self._layout.transform)
 
-    def _hidden(self, rows: PackedRows | ResponseRows) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Hidden states that predict response tokens, (T, H), these tokens, the row of each, and the number of rows."""
-        body = self.plain_model.base_model
-        if isinstance(rows, PackedRows):
-            return packed_hidden(body, rows).index_select(0, rows.index_T), rows.targets_T, rows.row_T, rows.rows
-        hidden_RSH = body(input_ids=rows.ids_RS, attention_mask=rows.attention_RS, use_cache=False).last_hidden_state
-        where_RS = rows.targets_RS >= 0
-        return hidden_RSH[where_RS], rows.targets_RS[where_RS], where_RS.nonzero()[:, 0], len(rows.ids_RS)
-
-    @property
-    def _window(self) -> float:
-        """Longest sequence in which every token may attend to every earlier one."""
-        config = self.plain_model.config
-        slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
-        return (getattr(config, "sliding_window", None) if slides else None) or float("inf")
-
-    @torch.no_grad()
-    def _check_head(self) -> None:
-        model, name = self.plain_model, type(self.plain_model).__name__
-        head = model.get_output_embeddings()
-        if head is None or model.base_model is model:
-            raise ModelError(
-                f"{name} is not a causal language model with an output embedding", hint="use a …ForCausalLM model (Llama, Qwen, …)"
-            )
-        ids = torch.arange(4, device=head.weight.device)[None] % model.config.vocab_size
-        expected, ours = (
-            model(input_ids=ids, use_cache=False).logits,
-            head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state),
-        )
-        if not torch.allclose(expected.float(), ours.float(), rtol=1e-2, atol=1e-2):
-            raise ModelError(
-                f"{name} transforms its logits after the output embedding (soft-capping or scaling), which is not supported",
-                hint="use a model whose logits are a plain projection (Llama, Mistral, Qwen, GPT-2, …)",
+    def _refuse_sharded(self, rows: PackedRows | ResponseRows) -> None:
+        if isinstance(rows, ResponseRows) and rows.by_length and type(self).__name__.startswith("FSDP"):
+            raise ModelError(  # ranks would wait for one another: each has another number of passes
+                f"rows longer than {self._layout.threshold:.0f} tokens are read by length, which FSDP cannot do",
+                hint="set execution's strategy to ddp, or text.max_prompt_tokens and text.max_response_tokens so that their sum is less",
             )
 
-    @torch.no_grad()
-    def _why_not_packed(self) -> str:
-        """Switch the model to packed attention if its log-probabilities stay the same; otherwise restore it and return the reason."""
-        model, name = self.plain_model, type(self.plain_model).__name__
-        config = model.config
-        if not getattr(model, "_supports_attention_backend", False):
-            return f"{name} has an attention of its own"
-        if dropout := max(getattr(config, key, 0.0) or 0.0 for key in ("attention_dropout", "attn_pdrop")):
-            return f"{name} has attention dropout {dropout}"
-        before, device = config._attn_implementation, model.get_output_embeddings().weight.device
-        records = [[EncodedResponse([1, 2, 3], ids, 0) for ids in ([4, 5, 6], [7], [8, 9])], [EncodedResponse([3, 1], [2, 4], 0)]]
-        expected = self(collate(list(chain.from_iterable(records)), 0).to(device))
-        model.set_attn_implementation(NAME)
-        try:
-            got = self(pack(records).to(device))
-        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = f"{name} does not take packed records ({str(error).splitlines()[0]})"
-        else:
-            # Sums of a few log-probabilities, each rounded in the model's dtype.
-            if torch.allclose(got, expected, rtol=3 * torch.finfo(model.dtype).eps ** 0.5, atol=1e-3):
-                return ""
-            reason = f"{name} gives other log-probabilities for packed records (by {(got - expected).abs().max().item():.3g} nats)"
-        model.set_attn_implementation(before)
-        return reason
 
-
-def _token_logps(head: nn.Module, hidden_TH: Tensor, targets_T: Tensor) -> Tensor:
-    if type(head) is nn.Linear:
-        return linear_logps(hidden_TH, head.weight, head.bias, targets_T)
-    # An adapted or otherwise wrapped head is called as a module: all logits of response positions, recomputed in the backward pass.
-    logps_T: Tensor = checkpoint(_module_logps, head, hidden_TH, targets_T, use_reentrant=False)
-    return logps_T
-
-
-@torch.no_grad()
-def _token_log_collisions(head: nn.Module, hidden_TH: Tensor) -> Tensor:
-    if type(head) is nn.Linear:
-        return linear_log_collisions(hidden_TH, head.weight, head.bias)
-    logits_TV: Tensor = head(hidden_TH)
-    logits_TV = logits_TV if logits_TV.dtype == torch.float64 else logits_TV.float()
-    return (2 * logits_TV).logsumexp(dim=1) - 2 * logits_TV.logsumexp(dim=1)
-
-
-def _module_logps(head: nn.Module, hidden_TH: Tensor, targets_T: Tensor) -> Tensor:
-    logits_TV: Tensor = head(hidden_TH)
-    logits_TV = logits_TV if logits_TV.dtype == torch.float64 else logits_TV.float()
-    return logits_TV.gather(1, targets_T[:, None]).squeeze(1) - logits_TV.logsumexp(dim=1)
+def _attention_dropout(model: PreTrainedModel) -> float:
+    config = model.config.get_text_config()
+    return max(float(getattr(config, key, 0.0) or 0.0) for key in ("attention_dropout", "attn_pdrop"))
 
 
 @torch.no_grad()

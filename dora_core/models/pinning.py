@@ -1,7 +1,7 @@
 """Pinning a model name to its weights at plan time, so that no digest outlives a change of the weights.
 
 A hub id gets the commit its branch points at now; a local folder gets a digest of its files. Only the standard library is
-imported until a hub id really has to be resolved.
+imported until a hub id has to be resolved, or a folder holds an adapter.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ HASHED_WHOLE = 64 * 2**20
 def pin(model: ModelConfig) -> ModelConfig:
     """``model`` with ``revision`` (hub id) or ``content`` (local folder) filled in; ``tiny`` and pinned ids as they are.
 
+    A folder with an adapter also gets its base: the digest of a local one in ``content``, the commit of a hub id in ``base_revision``.
+
     Raises:
         ModelError: the name is neither a folder nor an id that the hub or the local cache knows.
     """
@@ -26,8 +28,24 @@ def pin(model: ModelConfig) -> ModelConfig:
         return model
     folder = Path(model.source).expanduser()
     if folder.is_dir():
-        return model.model_copy(update={"content": folder_digest(folder)})
+        return _pinned_folder(model, folder)
     return model if model.revision else model.model_copy(update={"revision": _commit(model.source)})
+
+
+def _pinned_folder(model: ModelConfig, folder: Path) -> ModelConfig:
+    content = folder_digest(folder)
+    if not (folder / "adapter_config.json").is_file():
+        return model.evolve(content=content)
+    from dora_core.models.adapters import base_of
+
+    found = base_of(folder)
+    if found is None:
+        return model.evolve(content=content)
+    source, revision = found
+    base = pin(ModelConfig(source=source, revision=revision))
+    if base.content is None:
+        return model.evolve(content=content, base_revision=base.revision)
+    return model.evolve(content=hashlib.sha256(f"{content}\0{base.content}\0{base.base_revision}".encode()).hexdigest())
 
 
 def pin_text(text: TextConfig, model: ModelConfig) -> TextConfig:

@@ -35,6 +35,7 @@ from transformers.utils.loading_report import LoadStateDictInfo
 
 from dora_core.config.method import ModelConfig
 from dora_core.errors import ModelError
+from dora_core.models.adapters import base_of
 
 _BLOCK = re.compile(r"^(.*?\.\d+)\.")
 """Prefix of a parameter in a repeated block: ``model.layers.3``."""
@@ -104,12 +105,17 @@ def read_config(config: ModelConfig, **settings: Any) -> Any:
     """
     if config.trust_remote_code:
         raise CannotShard("code from the model's repository (trust_remote_code) loads its own weights")
+    folder = Path(config.source).expanduser()
+    if folder.is_dir() and base_of(folder) is not None:
+        raise CannotShard("it is an adapter, to be merged into its base")
     try:
         settled = transformers.AutoConfig.from_pretrained(config.source, revision=config.revision, **settings)
     except (OSError, ValueError) as error:
         raise CannotShard(f"its config.json cannot be read ({str(error).strip().splitlines()[0]})") from error
     if getattr(settled, "quantization_config", None) is not None:
         raise CannotShard("its weights are quantised")
+    if settled.get_text_config() is not settled:
+        raise CannotShard("it is multimodal")
     return settled
 
 

@@ -117,7 +117,8 @@ class AlignmentTask:
     def _look_ahead(self, module: nn.Module, micro_batches: list[list[int]]) -> Ahead:
         """The step's numbers from a forward pass of its own over all micro-batches."""
         parts = [(self._records(indices), bool(indices)) for indices in micro_batches]
-        with torch.no_grad():
+        devices = [self._worker.device] if self._worker.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices):  # the second pass draws the same masks of the adapters' dropout
             batches = [self._forward(module, records) for records, _ in parts]
         valid = [batch.trains_B & has_records for batch, (_, has_records) in zip(batches, parts, strict=True)]
         return self._use(self._ahead.of(batches, valid, [_factors(records) for records, _ in parts]))

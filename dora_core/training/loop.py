@@ -207,6 +207,8 @@ def fit(
             [int(task.tokens[i]) for i in indices], worker.world_size, execution.micro_batch_tokens, execution.micro_batch_size
         )
         micro_batches = [[indices[i] for i in part] for part in parts[worker.rank]]
+        # Adapters may have dropout: masks follow from the step, so a resumed run draws those of one that was not interrupted.
+        torch.manual_seed(((config.seed * 1_000_003 + step) * worker.world_size + worker.rank) % 2**63)
         with autocast:
             scale, metrics = _backward(task, module, micro_batches, step)
         with explained(f"the gradient of step {step} was measured"):

@@ -29,7 +29,7 @@ from dora_core.data.records import Message
 from dora_core.errors import ModelError
 from dora_core.evaluation.metrics import preference_pairs
 from dora_core.models.batching import TokenBudget, in_batches
-from dora_core.models.logprobs import ResponseRows, collate
+from dora_core.models.response_rows import ResponseRows, collate
 from dora_core.training.distributed import Worker, gradient_sync
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from dora_core.data.chat_template import FIXED_DATE
 from dora_core.data.conversations import Conversation, ConversationCounter, check_conversations, refused
 from dora_core.data.encoding import Encoder
+from dora_core.errors import ConfigError
 from dora_core.models.model_files import ModelFiles, model_files
 from flows.config.models import RealignConfig
 
@@ -82,7 +83,28 @@ def _check_first_rows(config: RealignConfig, encoder: Encoder) -> None:
                 raise refused(error, f"{record.record_id} ({item.place}, row {row.row})") from error
 
 
-CHECKS: tuple[ModelCheck, ...] = (tokens,)
+def architecture(files: ModelFiles, config: RealignConfig) -> Described:
+    """Describe the model without its weights, and try the lengths, the adapters and the sampling that the configuration asks of it."""
+    from dora_core.models.description import Use, describe, examine
+
+    stages = {"sft": config.sft.optimization} if config.sft.enabled else {}
+    stages["align"] = config.align.optimization
+    lora = {f"{stage}.optimization.lora": optimization.lora for stage, optimization in stages.items() if optimization.lora is not None}
+    if config.sft.enabled and (asked := config.align.optimization.lora) is not None and asked.result == "adapter":
+        raise ConfigError(
+            "align.optimization.lora.result=adapter: its base would be the supervised start, which has no name of its own",
+            hint="set sft.enabled to false, or align.optimization.lora.result to merged",
+        )
+    samples = {"evaluate.kl_max_new_tokens": config.evaluate.kl_max_new_tokens} if config.evaluate.kl_prompts else {}
+    if config.compare is not None:
+        samples["compare.generate.max_new_tokens"] = config.compare.generate.max_new_tokens
+    policy = config.policy
+    found, model = describe(files.config, files.name, trust_remote_code=policy.trust_remote_code)
+    notes = examine(found, model, Use(config.text, lora, samples=samples))
+    return Described(tuple(found.lines()), tuple(notes))
+
+
+CHECKS: tuple[ModelCheck, ...] = (architecture, tokens)
 
 
 def describe_policy(config: RealignConfig) -> Described:

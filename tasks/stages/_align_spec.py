@@ -24,6 +24,7 @@ class Spec(StageSpec):
     """
 
     stage: ClassVar[str] = "align"
+    version: ClassVar[int] = 2  # no dropout, no adapted routers, weights in their stored type
 
     records: StageRef
     calibration: StageRef | None

@@ -41,7 +41,7 @@ class Spec(StageSpec):
     """See the module docstring."""
 
     stage: ClassVar[str] = "reference"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # packed or padded by structure, in every dtype
 
     records: StageRef
     start: StageRef | None

@@ -46,6 +46,7 @@ class Spec(StageSpec):
     """See the module docstring. ``start: None`` grows on ``model``."""
 
     stage: ClassVar[str] = "reward"
+    version: ClassVar[int] = 2  # no dropout, no adapted routers, weights in their stored type
 
     records: StageRef
     start: StageRef | None

@@ -29,6 +29,7 @@ class Spec(StageSpec):
     """See the module docstring. ``start``: a stage whose model is trained further, in place of ``model``."""
 
     stage: ClassVar[str] = "sft"
+    version: ClassVar[int] = 2  # no dropout, no adapted routers, weights in their stored type
 
     records: StageRef
     model: ModelConfig

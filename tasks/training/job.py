@@ -20,12 +20,14 @@ from pydantic import Field
 
 from dora_core.config.execution import Execution
 from dora_core.config.method import ModelConfig, OptimizationConfig
+from dora_core.errors import ModelError
 from dora_core.strict_model import StrictModel
 from infra.store.store import Store
 from tasks.runtime.spec import ModelSource, local_model
 from tasks.training.report import TrainingReport
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -63,15 +65,20 @@ class CausalLM:
         return transformers.AutoModelForCausalLM, {}, load_policy_tokenizer(source)
 
     @staticmethod
-    def wrap(model: PreTrainedModel, execution: Execution) -> ResponseLogps:
+    def wrap(model: PreTrainedModel, execution: Execution, device: torch.device) -> ResponseLogps:
         from dora_core.models.logprobs import ResponseLogps
 
-        return ResponseLogps(model, share_prefix=execution.prefix_sharing)
+        return ResponseLogps(model, share_prefix=execution.prefix_sharing, device=device)
 
     @staticmethod
     def warnings(module: ResponseLogps) -> list[str]:
+        from dora_core.models.adapters import coverage
+
         reason = module.unpacked_because
-        return [f"prompts were computed once per response, not once per record: {reason}"] if reason else []
+        found = [f"prompts were computed once per response, not once per record: {reason}"] if reason else []
+        if hasattr(module.model, "peft_config") and (note := coverage(module.model).note()):
+            found.append(note)
+        return found
 
 
 class ScalarHead:
@@ -94,7 +101,7 @@ class ScalarHead:
         return transformers.AutoModelForSequenceClassification, *reward_model_settings(source)
 
     @staticmethod
-    def wrap(model: PreTrainedModel, execution: Execution) -> RewardModel:
+    def wrap(model: PreTrainedModel, execution: Execution, device: torch.device) -> RewardModel:
         from dora_core.training.reward_model import RewardModel
 
         return RewardModel(model)
@@ -162,12 +169,14 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
         raise
     folder = Store(job.store_uri).folder(job.stage, job.digest)
     if worker.rank == 0:
-        shutil.rmtree(folder.path / "model", ignore_errors=True)  # half of one, from an attempt that was killed here
+        for name in ("model", "adapter"):
+            shutil.rmtree(folder.path / name, ignore_errors=True)  # half of one, from an attempt that was killed here
     with explain_out_of_memory("the trained weights were gathered", task.module, execution.strategy, worker):
-        _save(job, task.module, start, folder.path / "model", worker)
+        _save(job, task.module, start, folder.path, worker)
     if worker.rank == 0:
-        for file in (folder.path / "model").iterdir():
-            folder.commit(f"model/{file.name}")
+        for name in ("model", "adapter"):
+            for file in sorted((folder.path / name).glob("*")):
+                folder.commit(f"{name}/{file.name}")
     planned = Schedule(len(task.tokens), job.optimization).steps
     return TrainingReport(
         steps=report.steps,
@@ -215,6 +224,7 @@ def load(job: TrainingJob, worker: Worker) -> Start:
 
     from dora_core.models.sharded_loading import CannotShard
 
+    _refuse_adapters(job, worker)
     notes: list[str] = []
     source = local_model(job.model, job.store_uri)
     if job.execution.strategy == "fsdp" and worker.group is not None:
@@ -227,12 +237,36 @@ def load(job: TrainingJob, worker: Worker) -> Start:
     model, tokenizer = job.kind.load(source)
     layers = decoder_layers(model)
     _checkpoint_layers(job, model, worker)
-    return Start(job.kind.wrap(_adapted(job, model), job.execution), tokenizer, layers, notes)
+    return Start(job.kind.wrap(_adapted(job, model), job.execution, worker.device), tokenizer, layers, notes)
+
+
+def _refuse_adapters(job: TrainingJob, worker: Worker) -> None:
+    """Raise ModelError for adapters that this training could not save."""
+    lora = job.optimization.lora
+    if lora is None:
+        return
+    if lora.result == "adapter" and not isinstance(job.model, ModelConfig):
+        raise ModelError(
+            "optimization.lora.result=adapter needs a base with a name, and this training starts from the model of an earlier stage",
+            hint="set optimization.lora.result to merged, or start from a named model",
+        )
+    asked = {
+        "weight_decomposed": lora.weight_decomposed,
+        "target_parameters": bool(lora.target_parameters),
+        "modules_to_save": bool(lora.modules_to_save),
+        "result=adapter": lora.result == "adapter",
+    }
+    if job.execution.strategy == "fsdp" and worker.group is not None and (wanted := [name for name, is_asked in asked.items() if is_asked]):
+        raise ModelError(
+            f"optimization.lora.{wanted[0]} does not work on a sharded model",
+            hint="set the stage's execution to strategy: ddp, or take the option out of optimization.lora",
+        )
 
 
 def _load_shards(job: TrainingJob, source: ModelConfig | Path, worker: Worker) -> Start:
     import torch
 
+    from dora_core.models.model_settings import remember, settle
     from dora_core.models.sharded_loading import Share, load_sharded, model_class, read_config, stored_dtypes
     from dora_core.models.twin import twin
     from dora_core.training.distributed import Sharding
@@ -244,14 +278,16 @@ def _load_shards(job: TrainingJob, source: ModelConfig | Path, worker: Worker) -
     share = Share(sharding.rank, sharding.shards)
     auto, settings, tokenizer = job.kind.sharded(config)
     settled = read_config(config, **settings)
+    origin = settle(settled, config.source)
     kind = model_class(auto, settled)
     like = twin(kind, settled)
-    module: Any = job.kind.wrap(like, job.execution)  # decides on the twin how records are computed
+    module: Any = job.kind.wrap(like, job.execution, worker.device)  # decides on the twin how records are computed
     module.model = None  # the twin is freed before weights are read
     # Frozen weights are computed with in bfloat16: files of that dtype need no float32 copy.
     frozen = bfloat16 and job.optimization.lora is not None and stored_dtypes(config) == {"BF16"}
     torch.manual_seed(job.optimization.seed)  # new heads and adapters must agree between ranks
     start = load_sharded(kind, settled, config, share, torch.bfloat16 if frozen else torch.float32, sharding.held_on)
+    remember(start.model, origin)
     start.model.set_attn_implementation(like.config._attn_implementation)
     layers = decoder_layers(start.model)
     _checkpoint_layers(job, start.model, worker)
@@ -267,19 +303,23 @@ def _checkpoint_layers(job: TrainingJob, model: PreTrainedModel, worker: Worker)
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The repeated blocks: the longest ``ModuleList`` of the model."""
+    """The repeated blocks: the longest ``ModuleList`` of the model, of a multimodal one that of its text decoder."""
     from torch import nn
+    from transformers import PreTrainedModel
 
-    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
+    from dora_core.models.parts import text_body
+
+    body = text_body(model) if isinstance(model, PreTrainedModel) else model
+    lists = [list(m) for m in body.modules() if isinstance(m, nn.ModuleList)]
     return max(lists, key=len, default=[])
 
 
 def _save(job: TrainingJob, module: nn.Module, start: Start, folder: Path, worker: Worker) -> None:
-    """Write the trained model, adapters merged, in the precision it was trained in. A sharded one never becomes whole on any rank."""
-    import torch
+    """Write ``model/``, adapters merged, and ``adapter/`` where it is asked for. A sharded model never becomes whole on any rank."""
     from torch.distributed.fsdp import FSDPModule
 
-    from dora_core.models.loading import declare_ends, finish_folder, save_model
+    from dora_core.models.loading import declare_ends, finish_folder
+    from dora_core.models.model_settings import as_it_was
     from dora_core.training.distributed import full_weights
     from dora_core.training.sharded_saving import save_sharded
 
@@ -287,31 +327,51 @@ def _save(job: TrainingJob, module: nn.Module, start: Start, folder: Path, worke
         model = start.module.model
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         declare_ends(plain, start.tokenizer)
-        save_sharded(module, plain, folder, getattr(torch, job.optimization.precision), worker)
+        with as_it_was(plain):
+            save_sharded(module, plain, folder / "model", saved_dtype(job, plain), worker)
         if worker.rank == 0:
-            finish_folder(start.tokenizer, folder)
+            finish_folder(start.tokenizer, folder / "model")
         return
     weights = full_weights(module)
     if worker.rank == 0:
-        save_model(trained_model(job, weights), start.tokenizer, folder)
+        save_trained(job, weights, start.tokenizer, folder)
 
 
 def trained_model(job: TrainingJob, weights: dict[str, Tensor]) -> PreTrainedModel:
-    """An unsharded model with the trained weights, adapters merged, in the precision it was trained in."""
-    import torch
-
-    from dora_core.models.loading import merge_lora
-
+    """An unsharded model with the trained weights and its adapters, in float32."""
     model, _ = job.kind.load(local_model(job.model, job.store_uri))
     model = _adapted(job, model)
     # Names carry the prefix of the wrapping module; tied weights appear once, and loading the one fills the other.
     missing, unexpected = model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items()}, strict=False)
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {name for name, _ in model.named_parameters()}
     assert not unexpected and not set(missing) - tied, f"missing {missing}, unexpected {unexpected}"
-    return merge_lora(model).to(getattr(torch, job.optimization.precision))
+    return model
+
+
+def saved_dtype(job: TrainingJob, model: PreTrainedModel) -> torch.dtype:
+    """Type of the saved weights: bfloat16 if that is the precision of training, else that of the weights it started from."""
+    import torch
+
+    from dora_core.models.model_settings import origin_of
+
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return torch.bfloat16 if job.optimization.precision == "bfloat16" else origin_of(plain).dtype
+
+
+def save_trained(job: TrainingJob, weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write ``model/``, adapters merged, and ``adapter/`` where it is asked for, below ``folder``."""
+    from dora_core.models.adapters import merge_lora, save_adapter
+    from dora_core.models.loading import save_model
+
+    model, lora = trained_model(job, weights), job.optimization.lora
+    dtype = saved_dtype(job, model)
+    if lora is not None and lora.result == "adapter" and isinstance(job.model, ModelConfig):
+        save_adapter(model, folder / "adapter", job.model.source, job.model.revision)
+        tokenizer.save_pretrained(folder / "adapter")
+    save_model(merge_lora(model).to(dtype), tokenizer, folder / "model")
 
 
 def _adapted(job: TrainingJob, model: PreTrainedModel) -> PreTrainedModel:
-    from dora_core.models.loading import add_lora
+    from dora_core.models.adapters import add_lora
 
     return model if job.optimization.lora is None else add_lora(model, job.optimization.lora, job.kind.lora_task)

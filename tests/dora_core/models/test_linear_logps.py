@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dora_core.models import linear_logps as module
-from dora_core.models.linear_logps import linear_log_collisions, linear_logps
+from dora_core.models.linear_logps import LogitTransform, linear_log_collisions, linear_logps
 
 T, H, V = 13, 8, 37
 
@@ -44,6 +44,25 @@ def test_values_and_gradients(block: int, with_bias: bool, monkeypatch: pytest.M
         found.append((logps.detach(), *torch.autograd.grad((logps * upstream).sum(), wanted)))
     for expected, got in zip(*found, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("block", [1, 10, 100])
+@pytest.mark.parametrize("transform", [LogitTransform(cap=1.5), LogitTransform(scale=1 / 16), LogitTransform(scale=3.0, cap=2.0)])
+def test_scaled_and_capped_logits(transform: LogitTransform, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cap·tanh(scale·z/cap), written out: values, gradients and collisions."""
+    blocks_of(block, monkeypatch)
+    *parameters, targets = inputs()
+    hidden, weight, bias = parameters
+    logits = F.linear(hidden, weight, bias) * transform.scale
+    logits = logits if transform.cap is None else transform.cap * torch.tanh(logits / transform.cap)
+    upstream = torch.linspace(-2.0, 3.0, T, dtype=torch.float64)
+    found = []
+    for logps in (logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1), linear_logps(*parameters, targets, transform)):
+        found.append((logps.detach(), *torch.autograd.grad((logps * upstream).sum(), parameters)))
+    for expected, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    collisions = logits.softmax(-1).square().sum(-1).log().detach()
+    torch.testing.assert_close(linear_log_collisions(*parameters[:3], transform), collisions, rtol=1e-12, atol=1e-12)
 
 
 def test_finite_differences() -> None:

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dora_core.config.method import LoraConfig, ModelConfig
 from dora_core.errors import ModelError
+from dora_core.models.adapters import add_lora
 from dora_core.models.loading import (
     SPECIAL_TOKENS,
-    add_lora,
     build_encoder,
     build_policy,
     grow_reward_model,
@@ -23,7 +23,6 @@ from dora_core.models.loading import (
     load_policy,
     load_reward_model,
     load_tokenizer,
-    merge_lora,
     save_model,
     train_tokenizer,
 )
@@ -87,37 +86,6 @@ def test_an_encoder_is_loaded_in_float32(tokenizer: PreTrainedTokenizerBase, tmp
     assert isinstance(loaded, transformers.BertModel) and loaded.dtype == torch.float32
 
 
-def test_adapters_alone_are_trained_and_folding_them_in_changes_nothing(policy: PreTrainedModel) -> None:
-    before = policy.eval()(input_ids=IDS).logits
-    adapted = add_lora(policy, LoraConfig(rank=2, alpha=4))
-    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
-    assert trained and all("lora_" in name for name in trained)
-    assert torch.equal(adapted.eval()(input_ids=IDS).logits, before), "new adapters are 0"
-    for name, p in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(p, std=0.1)
-    expected = adapted(input_ids=IDS).logits
-    assert (expected - before).abs().max() > 1e-3
-    merged = merge_lora(adapted)
-    assert type(merged) is type(policy) and not any("lora_" in name for name, _ in merged.named_parameters())
-    torch.testing.assert_close(merged(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-5)
-    assert merge_lora(merged) is merged
-
-
-def test_a_reward_models_head_is_trained_beside_its_adapters(
-    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
-) -> None:
-    save_model(policy, tokenizer, tmp_path)
-    adapted = add_lora(grow_reward_model(tmp_path)[0], LoraConfig(rank=2), "SEQ_CLS")
-    assert any("score" in name for name, p in adapted.named_parameters() if p.requires_grad)
-
-
-def test_adapters_on_modules_that_are_not_there_list_the_modules(policy: PreTrainedModel) -> None:
-    with pytest.raises(ModelError, match=r"lora.target_modules=\['query'\] does not fit this model") as error:
-        add_lora(policy, LoraConfig(target_modules=["query"]))
-    assert "use all-linear, or some of: down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj" in error.value.hint
-
-
 def test_a_model_that_is_not_there_is_named_with_the_remedy(tmp_path: Path) -> None:
     for load in (load_policy, load_tokenizer, load_reward_model, grow_reward_model):
         with pytest.raises(ModelError, match="cannot load model") as error:
@@ -149,6 +117,46 @@ def test_what_is_no_reward_model_is_refused(policy: PreTrainedModel, tokenizer: 
         grow_reward_model(tmp_path / "classes")
     with pytest.raises(ModelError, match="cannot load model"):
         load_reward_model(tmp_path / "nothing")
+
+
+def test_dropout_is_off_and_comes_back_on_saving(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """GPT-2 has 0.1 three times; in training mode two passes are equal to the bit, and the saved configuration is the old one."""
+    config = transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64)
+    save_model(transformers.GPT2LMHeadModel(config), tokenizer, tmp_path / "start")
+    model, _ = load_policy(tmp_path / "start")
+    model.train()
+    assert torch.equal(model(input_ids=IDS).logits, model(input_ids=IDS).logits)
+    save_model(model, tokenizer, tmp_path / "saved")
+    saved = transformers.AutoConfig.from_pretrained(tmp_path / "saved")
+    assert (saved.resid_pdrop, saved.embd_pdrop, saved.attn_pdrop) == (0.1, 0.1, 0.1)
+    assert model.config.resid_pdrop == 0.0
+
+
+def test_quantised_weights_are_refused_with_the_remedy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    for method, remedy in (("mxfp4", "Mxfp4Config"), ("fp8", "bfloat16 weights"), ("bitsandbytes", "unquantised"), ("gptq", "unquantised")):
+        policy.config.quantization_config = {"quant_method": method}
+        policy.config.save_pretrained(tmp_path)
+        with pytest.raises(ModelError, match=f"are quantised \\({method}\\)") as error:
+            load_policy(tmp_path)
+        assert remedy in error.value.hint
+
+
+def test_an_adapters_folder_is_loaded_as_its_base_with_the_adapter(
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    save_model(policy, tokenizer, tmp_path / "base")
+    adapted = add_lora(load_policy(tmp_path / "base")[0], LoraConfig(rank=2))
+    for name, p in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(p, std=0.2)
+    adapted.save_pretrained(tmp_path / "adapter")
+    loaded, its_tokenizer = load_policy(tmp_path / "adapter")
+    expected = adapted.eval()(input_ids=IDS).logits
+    torch.testing.assert_close(loaded.eval()(input_ids=IDS).logits, expected, rtol=1e-5, atol=1e-5)
+    assert type(loaded) is type(policy) and all(p.requires_grad for p in loaded.parameters())
+    assert its_tokenizer.get_vocab() == tokenizer.get_vocab()
+    with pytest.raises(ModelError, match="is an adapter, and only a policy may be one"):
+        grow_reward_model(tmp_path / "adapter")
 
 
 def test_a_saved_model_declares_every_token_that_ends_a_turn(tmp_path: Path) -> None:

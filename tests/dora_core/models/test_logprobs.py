@@ -11,12 +11,12 @@ import transformers
 
 from dora_core.config.method import LoraConfig
 from dora_core.data.encoding import EncodedResponse
-from dora_core.errors import ModelError
 from dora_core.models import linear_logps
+from dora_core.models.adapters import add_lora
 from dora_core.models.batching import TokenBudget
-from dora_core.models.loading import add_lora
-from dora_core.models.logprobs import ResponseLogps, ResponseRows, collate, represent_responses, score_responses
+from dora_core.models.logprobs import ResponseLogps, represent_responses, score_responses
 from dora_core.models.packing import PackedRows, by_prompt
+from dora_core.models.response_rows import ResponseRows, collate
 from tests.dora_core.models.limited_memory import Device
 from tests.dora_core.models.packed_records import MODELS, RECORDS, SMALL, one_at_a_time
 
@@ -81,21 +81,6 @@ def test_fresh_adapters_leave_the_policy_where_it_was(policy) -> None:
     torch.testing.assert_close(adapted(collate(RESPONSES, 0)).double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_model_that_caps_its_logits_is_refused() -> None:
-    config = transformers.Gemma2Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=16,
-        final_logit_softcapping=0.01,
-    )
-    with pytest.raises(ModelError, match="soft-capping"):
-        ResponseLogps(transformers.Gemma2ForCausalLM(config))
-
-
 @pytest.mark.parametrize(
     "model, reason",
     [
@@ -124,18 +109,6 @@ def test_a_model_that_cannot_be_packed_is_padded_and_says_so(model, reason: str,
     assert isinstance(rows, ResponseRows)
     torch.testing.assert_close(logps(rows).double(), expected, rtol=1e-4, atol=1e-4)
     assert logps.tokens(RECORDS[0]) == 2 * 8  # the prompt counts once per response
-
-
-def test_longer_than_a_sliding_window_is_padded() -> None:
-    torch.manual_seed(0)
-    config = transformers.MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=8)
-    model = transformers.MistralForCausalLM(config).double()
-    expected = one_at_a_time(model, RECORDS)
-    logps = ResponseLogps(model)
-    assert isinstance(logps.collate(RECORDS[:1], 0), PackedRows)
-    rows = logps.collate(RECORDS, 0)  # 6 + 5 and 3 + 7 tokens
-    assert isinstance(rows, ResponseRows)
-    assert (logps(rows) - expected).abs().max() <= 1e-9
 
 
 def test_scoring_groups_neighbours_with_one_prompt() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,20 @@ def test_an_id_in_the_local_cache_gets_its_commit(tmp_path: Path, monkeypatch: p
     with pytest.raises(ModelError, match="neither a folder nor an id") as error:
         pin(ModelConfig(source="org/other"))
     assert "tiny" in error.value.hint
+
+
+def test_an_adapter_is_pinned_with_its_base(tmp_path: Path) -> None:
+    """What an adapter computes changes with its base: a local one by content, one of the hub by its commit."""
+    for name in ("base", "adapter"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"one")
+    about = tmp_path / "adapter" / "adapter_config.json"
+    about.write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "base")}))
+    adapter = ModelConfig(source=str(tmp_path / "adapter"))
+    first = pin(adapter)
+    assert first == pin(adapter) and first.base_revision is None
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"two")
+    assert pin(adapter).content != first.content
+    about.write_text(json.dumps({"base_model_name_or_path": "org/base", "revision": "b" * 40}))
+    assert pin(adapter).base_revision == "b" * 40
+    assert "base_revision" not in ModelConfig().model_dump(), "digests of other models are those of before"

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from dora_core.config.method import LoraConfig
 from dora_core.errors import ConfigError, ModelError
-from dora_core.models.loading import add_lora, save_model
+from dora_core.models.adapters import add_lora
+from dora_core.models.loading import save_model
 from dora_core.models.portable import export_model, make_portable
 
 IDS = torch.tensor([[5, 6, 7, 8]])

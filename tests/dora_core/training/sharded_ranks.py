@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from dora_core.config.execution import Execution
 from dora_core.config.method import LoraConfig, ModelConfig, OptimizationConfig
-from dora_core.models.loading import add_lora, train_tokenizer
+from dora_core.models.adapters import add_lora
+from dora_core.models.loading import train_tokenizer
 from dora_core.models.logprobs import ResponseLogps
 from dora_core.models.sharded_loading import Share, load_sharded, model_class, read_config
 from dora_core.training.activations import checkpoint_layers
@@ -56,9 +57,12 @@ def training_model(folder: Path) -> Path:
 class Module(ResponseLogps):
     """The module of training, whose decision for padded rows is given, and which also gives logits."""
 
+    """With padded rows, so that :meth:`logits` can give the model plain ids."""
+
     def __init__(self, model: Any):
-        nn.Module.__init__(self)
-        self.model, self._share_prefix, self.unpacked_because = model, True, "padded in this test"
+        super().__init__(model)
+        self.plain_model.set_attn_implementation("sdpa")
+        self._packs = False
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.plain_model(ids).logits

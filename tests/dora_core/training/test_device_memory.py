@@ -11,7 +11,7 @@ from torch import nn
 
 from dora_core.config.method import LoraConfig, OptimizationConfig
 from dora_core.errors import TrainingError
-from dora_core.models.loading import add_lora
+from dora_core.models.adapters import add_lora
 from dora_core.training import loop as training
 from dora_core.training.device_memory import adamw, arithmetic, explain_out_of_memory
 from dora_core.training.distributed import Worker

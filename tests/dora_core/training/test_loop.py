@@ -12,8 +12,9 @@ import transformers
 from torch.distributed.checkpoint import FileSystemWriter
 
 from dora_core.config.execution import Execution
-from dora_core.config.method import OptimizationConfig
+from dora_core.config.method import LoraConfig, OptimizationConfig
 from dora_core.errors import TrainingError
+from dora_core.models.adapters import add_lora
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import FolderHooks, OutOfMemory, Schedule, fit
 from tests.dora_core.training.interrupted_runs import DiesAtStepTen, Killed, Run, assert_same, sft_task
@@ -45,6 +46,13 @@ def test_a_killed_run_resumes_to_the_same_weights(run: Run, tmp_path: Path) -> N
     assert_same(resumed, whole)
     assert resumed[0].warnings == []
     assert resumed[0].curve["loss"][-1] < resumed[0].curve["loss"][0]
+
+
+def test_a_killed_run_with_dropout_in_its_adapters_resumes_to_the_same_weights(policy, tokenizer, tmp_path: Path) -> None:
+    run = Run(add_lora(policy, LoraConfig(rank=2, dropout=0.3)), tokenizer)
+    whole = run(FolderHooks(tmp_path / "whole"))
+    hooks = run.interrupted(tmp_path / "killed")
+    assert_same(run(hooks), whole)
 
 
 @pytest.mark.fault(5)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dora_core.config.method import LoraConfig
-from dora_core.models.loading import add_lora, merge_lora
+from dora_core.models.adapters import add_lora, merge_lora
 from dora_core.training.distributed import Worker
 from dora_core.training.sharded_saving import save_sharded
 from tests.dora_core.models.small_models import NAMES, saved

@@ -12,7 +12,7 @@ import transformers
 from torch import nn
 
 from dora_core.config.execution import Execution
-from dora_core.models.loading import add_lora, merge_lora
+from dora_core.models.adapters import add_lora, merge_lora
 from dora_core.models.sharded_loading import CannotShard, Share
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import FolderHooks, fit

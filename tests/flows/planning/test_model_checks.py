@@ -26,7 +26,7 @@ def config(tmp_path) -> RealignConfig:
     """A configuration with a small saved model as policy."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer(["the cat sat on a mat"], 300)
-    save_model(build_policy(ModelConfig(hidden_size=32, layers=1, heads=2), tokenizer, 64), tokenizer, tmp_path / "model")
+    save_model(build_policy(ModelConfig(hidden_size=32, layers=1, heads=2), tokenizer, 1024), tokenizer, tmp_path / "model")
     (tmp_path / "d.jsonl").write_text(PLAIN_ROW)
     return RealignConfig.model_validate(
         {
@@ -55,10 +55,16 @@ SYSTEM_ROW = f'{{"id": "with-system", "prompt": {SYSTEM_PROMPT}, {RESPONSES}}}\n
 def test_tokens_are_described_and_their_rules_enter_the_digest(config) -> None:
     chat = with_template(config, REFUSES, PLAIN_ROW)
     described = describe_policy(chat)
-    assert "a turn ends with '<sep>'" in described.lines[0] and "generation stops at '<eos>' (2), '<sep>' (4)" in described.lines[-1]
+    assert "LlamaForCausalLM" in described.lines[0] and "records are packed" in described.lines[1]
+    assert (
+        any("a turn ends with '<sep>'" in line for line in described.lines)
+        and "generation stops at '<eos>' (2), '<sep>' (4)" in described.lines[-1]
+    )
     assert chat.text.chat_tokens == CHAT_TOKENS
     plain = pinned(config.evolve(text=TextConfig(template="plain")))
-    assert plain.text.chat_tokens is None and describe_policy(plain).lines[0].startswith("plain text; '<bos>' is put in front")
+    assert plain.text.chat_tokens is None and any(
+        line.startswith("plain text; '<bos>' is put in front") for line in describe_policy(plain).lines
+    )
 
 
 def test_a_role_that_the_template_refuses_is_met_before_anything_runs(config) -> None:

@@ -15,8 +15,9 @@ from dora_core.config.execution import Execution
 from dora_core.config.method import ModelConfig, TextConfig
 from dora_core.data.inputs import fingerprint_sources
 from dora_core.errors import ModelError
-from dora_core.models.logprobs import ResponseLogps, ResponseRows
+from dora_core.models.logprobs import ResponseLogps
 from dora_core.models.packing import PackedRows
+from dora_core.models.response_rows import ResponseRows
 from dora_core.testbed.mixture import Testbed, TestbedConfig
 from infra.store.store import Store
 from tasks.runtime.stage import StageContext, StageRef, execute

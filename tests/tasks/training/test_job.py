@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dora_core.config.execution import Execution
-from dora_core.config.method import ModelConfig, OptimizationConfig
+from dora_core.config.method import LoraConfig, ModelConfig, OptimizationConfig
+from dora_core.errors import ModelError
 from dora_core.models.loading import build_policy, load_policy, save_model, train_tokenizer
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import OutOfMemory
 from infra.store.store import Store
-from tasks.training.job import CausalLM, Memory, ScalarHead, TrainingJob, decoder_layers, load, trained_folder, trained_model
+from tasks.training.job import CausalLM, Memory, ScalarHead, TrainingJob, decoder_layers, load, save_trained, trained_folder, trained_model
 from tasks.training.report import TrainingReport
 from tests.tasks.training import sharded_jobs
 
@@ -95,6 +97,48 @@ def test_the_trained_weights_are_those_of_the_model_that_is_saved(start: Path, t
     assert all(torch.equal(value, weights[f"model.{name}"].to(value.dtype)) for name, value in model.state_dict().items())
     with pytest.raises(AssertionError, match="unexpected"):
         trained_model(one, weights | {"model.unheard": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_saved_in_the_type_they_had(dtype: torch.dtype, start: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_policy(start)
+    save_model(model.to(dtype), tokenizer, tmp_path / "start")
+    one = job(tmp_path / "start", tmp_path / "store")
+    started = load(one, Worker())
+    assert next(started.module.parameters()).dtype == torch.float32, "trained in float32"
+    folder = Store(one.store_uri).folder("align", DIGEST)
+    save_trained(one, started.module.state_dict(), tokenizer, folder.path)
+    with safe_open(folder.path / "model" / "model.safetensors", framework="pt") as weights:
+        assert {weights.get_tensor(name).dtype for name in weights.keys()} == {dtype}  # noqa: SIM118
+    expected = {name: value.float() for name, value in model.state_dict().items()}
+    assert all(torch.equal(value, expected[name]) for name, value in load_policy(folder.path / "model")[0].state_dict().items())
+
+
+def test_adapters_are_kept_beside_the_merged_model(start: Path, tmp_path: Path) -> None:
+    lora = LoraConfig(rank=2, result="adapter")
+    one = job(start, tmp_path, optimization=OptimizationConfig(lora=lora))
+    started = load(one, Worker())
+    with torch.no_grad():
+        for parameter in started.module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.125)
+    folder = Store(one.store_uri).folder("align", DIGEST)
+    save_trained(one, started.module.state_dict(), started.tokenizer, folder.path)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    expected = started.module.model.eval()(input_ids=ids).logits
+    for name in ("model", "adapter"):  # an adapter's folder is loaded as its base with the adapter
+        torch.testing.assert_close(load_policy(folder.path / name)[0].eval()(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "option", [{"weight_decomposed": True}, {"target_parameters": ["w"]}, {"modules_to_save": ["lm_head"]}, {"result": "adapter"}]
+)
+def test_adapters_that_a_sharded_model_could_not_save_are_refused(start: Path, tmp_path: Path, option: dict[str, Any]) -> None:
+    one = job(start, tmp_path, optimization=OptimizationConfig(lora=LoraConfig(**option)), execution=Execution(strategy="fsdp"))
+    group: Any = "two ranks"
+    with pytest.raises(ModelError, match=f"lora.{next(iter(option))}.* does not work on a sharded model") as error:
+        load(one, Worker(group=group))
+    assert "strategy: ddp" in str(error.value.hint)
 
 
 def test_the_folder_of_a_trained_model_is_on_this_machine(tmp_path: Path) -> None:
