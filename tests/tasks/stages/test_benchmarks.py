@@ -25,6 +25,7 @@ from infra.store.store import Store
 from tasks.runtime.stage import execute
 from tasks.stages import benchmarks, evaluate
 from tests.tasks.conftest import IN_PROCESS, TINY
+from tests.tasks.facts import assert_round_trip
 from tests.tasks.stages.test_evaluate import Start, evaluate_spec
 
 MARKS = {"easy": [1.0, 1.0, 0.0, 1.0], "hard": [0.0, 1.0]}
@@ -61,6 +62,7 @@ def spec_of(policy: Any, *tasks: str) -> benchmarks.Spec:
 def test_marks_of_every_task_are_kept(pipeline_start: Start, store: Store, asked: list[str]) -> None:
     spec = spec_of(pipeline_start[2], "easy", "hard")
     result = execute(spec, benchmarks.run, store)
+    assert_round_trip(result)
     table = pq.read_table(store.fetch("benchmarks", spec.digest()) / "benchmarks.parquet").to_pylist()
     assert [(row["task"], row["example"], row["mark"]) for row in table] == [
         (task, i, mark) for task, marks in MARKS.items() for i, mark in enumerate(marks)

@@ -13,6 +13,7 @@ from tasks.runtime.stage import StageRef, execute
 from tasks.stages import finals, race, tune
 from tasks.stages._race_facts import Finalist, Standing
 from tasks.stages._tune_facts import TrialFacts
+from tests.tasks.facts import assert_round_trip
 
 CONFIDENCE = 0.95
 
@@ -68,7 +69,9 @@ def test_the_winner_replaces_the_choice_of_the_race(tmp_path: Path) -> None:
     search = tune.Facts(trials=trials, metric="loss", reason="", improves=True, golden_prompts=50, computed=9)
     spec = finals.Spec(race=StageRef(stage="race", digest="a" * 64), tune=StageRef(stage="tune", digest="b" * 64), confidence=CONFIDENCE)
     stored(store, spec, facts, search)
-    result = finals.STAGE.parse(execute(spec, finals.run, store))
+    content = execute(spec, finals.run, store)
+    assert_round_trip(content)
+    result = finals.STAGE.parse(content)
     assert result.facts.objective.name == "dora" and result.facts.finalists["other"].steps == 9
     assert "dora @ 0.7: after 9 steps better than the proxy's choice (average of weightings) by +0.0500" in result.facts.reason
     folder = store.fetch("finals", spec.digest())

@@ -71,7 +71,8 @@ def test_records_of_one_question_are_held_out_together(tmp_path: Path) -> None:
     """``split_by: question``: another system message or other white space is the same question."""
     table, path = records(tmp_path / "records.parquet", 400), tmp_path / "records.parquet"
     asked = [
-        [{"role": "system", "content": f"Style {i % 2}."}, {"role": "user", "content": f"Question{' ' * (1 + i % 2)}{i // 2}"}] for i in range(400)
+        [{"role": "system", "content": f"Style {i % 2}."}, {"role": "user", "content": f"Question{' ' * (1 + i % 2)}{i // 2}"}]
+        for i in range(400)
     ]
     pq.write_table(table.append_column("prompt", pa.array(asked)), path, row_group_size=50)
     counts = hold_out_by_hash(path, QUARTER.model_copy(update={"split_by": "question"}), frozenset())

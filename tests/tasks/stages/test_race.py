@@ -17,6 +17,7 @@ from tasks.runtime.stage import execute
 from tasks.stages import calibrate, race, value
 from tests.tasks.classified import calibrate_spec
 from tests.tasks.conftest import GOLDEN
+from tests.tasks.facts import assert_round_trip
 from tests.tasks.stages.conftest import Fitted
 
 EXCHANGE = ExchangeConfig(enabled=False, buckets=64)
@@ -42,7 +43,9 @@ def run(fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store
     calibration = calibrate_spec(fitted.records, fitted.classifier)
     execute(calibration, calibrate.run, store)
     spec = raced(store, fitted.records, calibration.ref(), objectives=["dora"])
-    return store, spec, race.Facts.model_validate(execute(spec, race.run, store)["facts"])
+    result = execute(spec, race.run, store)
+    assert_round_trip(result)
+    return store, spec, race.Facts.model_validate(result["facts"])
 
 
 def test_every_entrant_has_its_standing_and_the_lowest_loss_is_first(run: tuple[Store, race.Spec, race.Facts]) -> None:

@@ -21,6 +21,9 @@ from tasks.stages.registry import STAGES, parse_result
 from tests.tasks.conftest import IN_PROCESS
 from tests.tasks.facts import assert_round_trip
 
+PARSED_ELSEWHERE = {"promote", "study", "value", "race", "benchmarks", "suggest", "replay", "trial", "tune", "finals"}
+"""Stages whose real results are parsed and dumped in their own tests."""
+
 WORLD = TestbedConfig(prompts=60, responses_per_prompt=3)
 CONFIG = """
 project: loop
@@ -76,8 +79,7 @@ def test_facts_of_real_runs_are_unchanged_by_parsing_and_dumping(store: Store) -
     results = [json.loads(path.read_text()) for path in store.local_root.glob("*/*/result.json")]
     for result in results:
         assert_round_trip(result)
-    elsewhere = {"promote", "study", "value", "race", "benchmarks", "suggest", "replay", "trial", "tune", "finals"}  # in the tests of those stages
-    assert {result["stage"] for result in results} == STAGES.keys() - elsewhere
+    assert {result["stage"] for result in results} == STAGES.keys() - PARSED_ELSEWHERE
 
 
 def test_headlines_and_events_read_typed_facts(store: Store) -> None:

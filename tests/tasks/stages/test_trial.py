@@ -18,6 +18,7 @@ from infra.store.store import Store
 from tasks.runtime.stage import StageContext, StageRef, execute
 from tasks.stages import trial
 from tests.tasks.conftest import prepare
+from tests.tasks.facts import assert_round_trip
 from tests.tasks.trials import HELD_OUT, TUNE, rung_files, trial_spec
 
 Start = tuple[Path, StageRef, StageRef, StageRef]
@@ -29,7 +30,9 @@ def done(pipeline_start: Start, tmp_path_factory: pytest.TempPathFactory) -> tup
     store = Store(str(shutil.copytree(pipeline_start[0], tmp_path_factory.mktemp("trial") / "store")))
     spec = trial_spec(pipeline_start)
     prepare(spec, store)
-    return store, spec, trial.Facts.model_validate(execute(spec, trial.run, store)["facts"])
+    result = execute(spec, trial.run, store)
+    assert_round_trip(result)
+    return store, spec, trial.Facts.model_validate(result["facts"])
 
 
 def train_records(store: Store, spec: trial.Spec) -> list[dict]:

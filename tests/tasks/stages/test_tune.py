@@ -20,6 +20,7 @@ from tasks.stages import tune
 from tasks.stages._tune_facts import TrialFacts
 from tests.shared_ray import EQUAL_PRIORITY, ROOT
 from tests.tasks.conftest import prepare
+from tests.tasks.facts import assert_round_trip
 from tests.tasks.trials import TUNE, rung_files, search_of, trial_spec
 
 Start = tuple[Path, StageRef, StageRef, StageRef]
@@ -111,7 +112,9 @@ def test_a_trial_that_cannot_train_ends_alone_and_a_search_of_such_trials_fails_
     bad = good.evolve(align=good.align.evolve(drop_hardest=0.5))  # refused by the training: no record has a label probability
     prepare(good, store)
     search = search_of([good, bad])
-    facts = tune.Facts.model_validate(execute(search, tune.run, store)["facts"])
+    result = execute(search, tune.run, store)
+    assert_round_trip(result)
+    facts = tune.Facts.model_validate(result["facts"])
     assert [(t.name, t.state) for t in facts.trials] == [("trial 0", "finished"), ("trial 1", "failed")]
     assert "align.drop_hardest" in facts.trials[1].reason and any("align.drop_hardest" in warning for warning in facts.warnings)
     with pytest.raises(TrainingError, match=r"no trial has a measurement: align\.drop_hardest"):

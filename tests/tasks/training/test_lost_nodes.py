@@ -103,7 +103,11 @@ def test_a_training_on_two_nodes_outlives_one_and_says_so(
                     events.append(event)
                     if seen(event):
                         return event
-                assert driver is not None and driver.poll() is None, (driver.returncode, events[-3:], (tmp_path / "log").read_text()[-3000:])
+                assert driver is not None and driver.poll() is None, (
+                    driver.returncode,
+                    events[-3:],
+                    (tmp_path / "log").read_text()[-3000:],
+                )
                 time.sleep(0.1)
             raise AssertionError(f"it never came; notices: {[e['text'] for e in events if e['kind'] == 'notice']}")
 
