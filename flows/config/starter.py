@@ -259,7 +259,7 @@ class _Writer:
         else:
             yield "  loss: {name: dpo, beta: 0.1}"
         if self.objective == "auto":
-            yield "  objective: {name: auto}     # chooses by golden preferences: all records alike, the golden ones alone, reweighted, or dora"
+            yield "  objective: {name: auto}     # chooses by golden preferences: all records, golden ones alone, reweighting, dora"
             self.assumed.append(f"objective: auto, as {self.golden_preferences:,} preferences are between responses of trusted sources")
         elif self.objective == "dora":
             yield "  objective: {name: dora, lambda: auto}    # auto instead of dora chooses by measuring, with enough trusted preferences"
