@@ -159,7 +159,7 @@ class AlignmentTask:
         return PreferenceBatch(
             policy_logps_BN=_pad(logps_R, lengths, width, 0.0),
             reference_logps_BN=_pad(logps_R.new_tensor([x for r in records for x in r.reference_logps]), lengths, width, 0.0),
-            lengths_BN=_pad(logps_R.new_tensor([float(len(x.response_ids)) for x in rows]), lengths, width, 1.0),
+            lengths_BN=_pad(logps_R.new_tensor([float(x.learned) for x in rows]), lengths, width, 1.0),
             rewards_BN=_pad(logps_R.new_tensor([x for r in records for x in r.rewards]), lengths, width, math.nan),
             mask_BN=_pad(torch.ones(len(rows), dtype=torch.bool, device=logps_R.device), lengths, width, False),
             unpaired_B=torch.tensor([r.unpaired for r in records], device=logps_R.device),

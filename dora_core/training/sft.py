@@ -44,7 +44,7 @@ class SftTask:
                 batch = self.module.collate([[row] for row in rows], self._pad_id).to(self._worker.device)
                 nll = -module(batch).sum() * bool(indices)
                 nll.backward()
-            tokens = sum(len(r.response_ids) for r in rows) * bool(indices)
+            tokens = sum(r.learned for r in rows) * bool(indices)
             totals += torch.stack([nll.detach().double(), nll.new_tensor(tokens, dtype=torch.float64)])
         nll_sum, tokens = self._worker.sum(totals).tolist()
         # Backward saw Σ nll of this rank, DDP and FSDP averaged it over ranks: this factor makes it the mean per token.

@@ -75,7 +75,7 @@ def _check_first_rows(config: RealignConfig, encoder: Encoder) -> None:
         counter, rules = ConversationCounter(), rules_of(config.data, item)
         for row in AdaptedInput(item, {}, most_rows=FIRST_ROWS).rows():
             record = parse_canonical(row.value, rules) if isinstance(row.value, CanonicalRow) else None
-            if not isinstance(record, Record) or not counter.add(record.prompt, record.record_id):
+            if not isinstance(record, Record) or not counter.add_record(record.prompt, record.responses, record.record_id):
                 continue
             try:
                 encoder.encode_lists([record.prompt], [record.responses])
