@@ -260,6 +260,14 @@ class OptimizationConfig(StrictModel):
     max_grad_norm: float | None = Field(1.0, gt=0, description="Clip the global gradient norm; null = no clipping.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast on bfloat16 with float32 master weights.")
     lora: LoraConfig | None = Field(None, description="Train low-rank adapters instead of all weights.")
+    router_balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        exclude_if=lambda value: not value,
+        description="Weight of the loss that balances the load of a mixture's experts (Switch Transformers), over the whole step; usual "
+        "values are .001 to .02. A step then costs 7/3 of its computation. 0: none.",
+    )
     seed: int = Field(0, ge=0, description="Seed of data order and initial adapters.")
 
 

@@ -100,7 +100,8 @@ def architecture(files: ModelFiles, config: RealignConfig) -> Described:
         samples["compare.generate.max_new_tokens"] = config.compare.generate.max_new_tokens
     policy = config.policy
     found, model = describe(files.config, files.name, trust_remote_code=policy.trust_remote_code)
-    notes = examine(found, model, Use(config.text, lora, samples=samples))
+    balance = {f"{stage}.optimization.router_balance": optimization.router_balance for stage, optimization in stages.items()}
+    notes = examine(found, model, Use(config.text, lora, samples=samples, balance=balance))
     return Described(tuple(found.lines()), tuple(notes))
 
 

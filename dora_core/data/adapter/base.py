@@ -229,7 +229,7 @@ class RowReader:
         Conversations among the responses must share what precedes their last message, and agree with the prompt column: equal to it, or one
         the end or the beginning of the other; the longer one is the prompt. Plain responses without any prompt are cut at a turn marker.
         With ``learn_turns: all`` the prompt ends where the conversations part, and a final response may hold several turns
-        (``response_turns.py``).
+        (``dora_core/data/response_turns.py``).
         """
         texts = [reply.text for reply in replies]
         if any(text is not None and TURN in text for text in texts):
