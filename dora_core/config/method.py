@@ -260,6 +260,11 @@ class OptimizationConfig(StrictModel):
     max_grad_norm: float | None = Field(1.0, gt=0, description="Clip the global gradient norm; null = no clipping.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast on bfloat16 with float32 master weights.")
     lora: LoraConfig | None = Field(None, description="Train low-rank adapters instead of all weights.")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw",
+        exclude_if=lambda value: value == "adamw",
+        description="adamw_8bit: moments in 8 bits, 2 bytes a trained weight in place of 8; needs the extra `quantised`.",
+    )
     router_balance: float = Field(
         0.0,
         ge=0,

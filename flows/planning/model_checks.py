@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from dora_core.config.method import OptimizationConfig
 from dora_core.data.chat_template import FIXED_DATE
 from dora_core.data.conversations import Conversation, ConversationCounter, check_conversations, refused
 from dora_core.data.encoding import Encoder
@@ -87,8 +88,7 @@ def architecture(files: ModelFiles, config: RealignConfig) -> Described:
     """Describe the model without its weights, and try the lengths, the adapters and the sampling that the configuration asks of it."""
     from dora_core.models.description import Use, describe, examine
 
-    stages = {"sft": config.sft.optimization} if config.sft.enabled else {}
-    stages["align"] = config.align.optimization
+    stages = _trainings(config)
     lora = {f"{stage}.optimization.lora": optimization.lora for stage, optimization in stages.items() if optimization.lora is not None}
     if config.sft.enabled and (asked := config.align.optimization.lora) is not None and asked.result == "adapter":
         raise ConfigError(
@@ -105,15 +105,25 @@ def architecture(files: ModelFiles, config: RealignConfig) -> Described:
     return Described(tuple(found.lines()), tuple(notes))
 
 
+def _trainings(config: RealignConfig) -> dict[str, OptimizationConfig]:
+    """Settings of the trainings of the policy, by their section."""
+    return ({"sft": config.sft.optimization} if config.sft.enabled else {}) | {"align": config.align.optimization}
+
+
 CHECKS: tuple[ModelCheck, ...] = (architecture, tokens)
 
 
 def describe_policy(config: RealignConfig) -> Described:
-    """Run all checks on the pinned policy of ``config``; nothing for ``tiny``.
+    """Run all checks on the pinned policy of ``config``; of ``tiny`` only that its optimiser is installed.
 
     Raises:
         ModelError, DataError, ConfigError: of the first check that refuses.
     """
+    for stage, optimization in _trainings(config).items():
+        if optimization.optimizer != "adamw":
+            from dora_core.training.optimizers import require_8bit
+
+            require_8bit(optimization, f"{stage}.optimization")
     if config.policy.is_tiny:
         return Described()
     files = model_files(config.policy)
