@@ -281,6 +281,13 @@ class Messages(StrictModel):
     differ: Literal["refuse", "cut"] = Field(
         "refuse", description="Conversations that differ before their last message: refuse the row, or cut them at the first difference."
     )
+    learn_turns: Literal["last", "all"] = Field(
+        "last",
+        exclude_if=lambda value: value == "last",
+        description="Conversations as responses. last: the response is the last message, all before it is the prompt; all: the response "
+        "is every turn from where the conversations of a row part (of a single one: from the assistant's first), and log π is summed over "
+        "the turns of the assistant. Needs a chat template that renders an earlier turn as it rendered the last one.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Messages:
@@ -288,6 +295,8 @@ class Messages(StrictModel):
             raise ValueError("`role` and `content` are given together, or neither")
         if self.role is not None and self.role == self.content:
             raise ValueError(f"`role` and `content` are the same key {self.role!r}")
+        if self.learn_turns == "all" and self.differ == "cut":
+            raise ValueError("`differ: cut` leaves out the turns that `learn_turns: all` learns; write one of the two")
         return self
 
 

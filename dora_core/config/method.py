@@ -260,6 +260,19 @@ class OptimizationConfig(StrictModel):
     max_grad_norm: float | None = Field(1.0, gt=0, description="Clip the global gradient norm; null = no clipping.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast on bfloat16 with float32 master weights.")
     lora: LoraConfig | None = Field(None, description="Train low-rank adapters instead of all weights.")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw",
+        exclude_if=lambda value: value == "adamw",
+        description="adamw_8bit: moments in 8 bits, 2 bytes a trained weight in place of 8; needs the extra `quantised`.",
+    )
+    router_balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        exclude_if=lambda value: not value,
+        description="Weight of the loss that balances the load of a mixture's experts (Switch Transformers), over the whole step; usual "
+        "values are .001 to .02. A step then costs 7/3 of its computation. 0: none.",
+    )
     seed: int = Field(0, ge=0, description="Seed of data order and initial adapters.")
 
 

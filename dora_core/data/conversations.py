@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from dora_core.data.response_turns import TURN, split_turns
 from dora_core.errors import DataError
 from dora_core.strict_model import StrictModel
 
@@ -51,6 +52,12 @@ class ConversationCounter:
         first, count = self._found.get(key, (record_id, 0))
         self._found[key] = (first, count + 1)
         return not count
+
+    def add_record(self, prompt: Sequence[Message], responses: Sequence[str], record_id: str) -> bool:
+        """Count one record's prompt, and of responses of several turns the conversation that their last turn answers; True if one of
+        these is the first of its shape."""
+        several = ([*prompt, *split_turns(response)[:-1]] for response in responses if TURN in response)
+        return any([self.add(messages, record_id) for messages in (prompt, *several)])
 
     def shapes(self) -> list[Conversation]:
         """In the order of their first records."""

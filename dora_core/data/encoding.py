@@ -8,6 +8,10 @@ become control tokens.
 
 Prompts keep their end, responses their beginning; a response that was cut has no end token, because the model generated none there. A chat
 prompt that is too long loses its oldest turns, then the beginning of its last text; its system message stays if it fits.
+
+A response of several turns (``response_turns.py``) is one sequence in which each turn of the assistant stands behind exactly the tokens
+that it was asked with, and between them the turns of others, which are not learned. Templates that render an earlier turn otherwise than
+the last one, such as those that drop its thoughts, have no such sequence: the record is refused.
 """
 
 from __future__ import annotations
@@ -15,10 +19,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from dora_core.data.chat_format import THINKING, ChatFormat, describe_chat, end_tokens, uses_chat
 from dora_core.data.chat_template import MARK, ChatTemplate, chat_turns, encode_texts, mark_text, refuse_tools, special_tokens
+from dora_core.data.response_turns import TURN, split_turns
 from dora_core.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -45,17 +51,40 @@ class EncodedPrompt:
 
 @dataclass(frozen=True)
 class EncodedResponse:
-    """Token ids of one (prompt, response); ``truncated`` counts tokens lost on either side, ``cut`` those of the response alone;
-    ``lost_system``: the prompt's system message was among them. Both are known where the texts are encoded, and not kept with the ids."""
+    """Token ids of one (prompt, response).
+
+    Attributes:
+        truncated: tokens lost on either side.
+        context: ``[start, stop)`` places in ``response_ids`` that are not learned, ascending: turns between those of the assistant.
+        cut: tokens that the response alone lost; known where the texts are encoded, and not kept with the ids.
+        lost_system: the prompt's system message was among the tokens lost; likewise.
+    """
 
     prompt_ids: list[int]
     response_ids: list[int]
     truncated: int
+    context: tuple[tuple[int, int], ...] = ()
     cut: int = field(default=0, compare=False)
     lost_system: bool = field(default=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.response_ids)
+
+    @property
+    def learned(self) -> int:
+        """Number of tokens that log π is the sum over: |y|."""
+        return len(self.response_ids) - sum(stop - start for start, stop in self.context)
+
+    def learned_places(self) -> Sequence[int]:
+        """Places of these tokens in ``response_ids``, ascending."""
+        if not self.context:
+            return range(len(self.response_ids))
+        starts, stops = [0, *(stop for _, stop in self.context)], [*(start for start, _ in self.context), len(self.response_ids)]
+        return list(chain.from_iterable(map(range, starts, stops)))
+
+
+TurnIds: TypeAlias = "tuple[list[int], tuple[tuple[int, int], ...]]"
+"""Ids of a response, and the places that are not learned."""
 
 
 def plain_prompt(messages: Sequence[Message]) -> str:
@@ -122,8 +151,13 @@ class Encoder:
         """
         texts = [self._prompt_text(messages) for messages in prompts]
         encoded = self._prompts(prompts, texts)
-        ids = self._chat_responses(prompts, texts, responses) if self.chat else self._plain_responses(responses)
-        return [[self._cut_response(prompt, next(ids)) for _ in of_prompt] for prompt, of_prompt in zip(encoded, responses, strict=True)]
+        ids: Iterator[TurnIds]
+        if any(TURN in response for of_prompt in responses for response in of_prompt):
+            ids = self._several_turns(prompts, responses)
+        else:
+            single = self._chat_responses(prompts, texts, responses) if self.chat else self._plain_responses(responses)
+            ids = ((found, ()) for found in single)
+        return [[self._cut_response(prompt, *next(ids)) for _ in of_prompt] for prompt, of_prompt in zip(encoded, responses, strict=True)]
 
     def _prompts(self, prompts: Sequence[Sequence[Message]], texts: list[str]) -> list[EncodedPrompt]:
         return [self._cut_prompt(ids, messages) for ids, messages in zip(encode_texts(self.tokenizer, texts), prompts, strict=True)]
@@ -178,6 +212,41 @@ class Encoder:
         found = encode_texts(self.tokenizer, [head + turn for head, turn in zip(heads, turns, strict=True)])
         return (self._behind(head_ids[head], ids, turn) for head, ids, turn in zip(heads, found, turns, strict=True))
 
+    def _several_turns(self, prompts: Sequence[Sequence[Message]], responses: Sequence[Sequence[str]]) -> Iterator[TurnIds]:
+        """Ids and context of every response: each turn of the assistant is encoded as the response to all that precedes it, and their
+        sequences must continue one another.
+
+        Raises:
+            DataError: prompts are plain text, or an earlier turn's tokens are others in the prompt of a later one.
+        """
+        if self.chat is None:
+            raise DataError(
+                "a response has several turns (messages.learn_turns: all), and without a chat template it is not defined how they are read",
+                hint="use a model with a chat template, or leave learn_turns out",
+            )
+        counts, answers = list[int](), list[list[str]]()
+        asked: list[list[Message]] = []
+        for messages, of_prompt in zip(prompts, responses, strict=True):
+            for turns in map(split_turns, of_prompt):
+                places = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+                counts.append(len(places))
+                asked += [[*messages, *turns[:place]] for place in places]
+                answers += [[turns[place]["content"]] for place in places]
+        texts = [self._prompt_text(messages) for messages in asked]
+        found = zip(encode_texts(self.tokenizer, texts), self._chat_responses(asked, texts, answers), strict=True)
+        return (self._joined_turns([next(found) for _ in range(count)]) for count in counts)
+
+    def _joined_turns(self, exchanges: list[tuple[list[int], list[int]]]) -> TurnIds:
+        """One sequence behind the first prompt, from (prompt, turn) of each turn of the assistant."""
+        first, context = exchanges[0][0], list[tuple[int, int]]()
+        whole = first
+        for prompt, turn in exchanges:
+            if prompt[: len(whole)] != whole:
+                self._refuse_ids(whole, prompt, "an earlier turn is rendered otherwise than the last one (messages.learn_turns: all)")
+            context += [(len(whole) - len(first), len(prompt) - len(first))] if len(prompt) > len(whole) else []
+            whole = [*prompt, *turn]
+        return whole[len(first) :], tuple(context)
+
     def _turn(self, prompt: str, whole: str, response: str) -> str:
         """The response's text from the end of the prompt to the end token, which is left out where the template does not write it."""
         chat = self.chat
@@ -220,15 +289,17 @@ class Encoder:
         expected_ids, ids = encode_texts(self.tokenizer, [expected, whole])
         self._refuse_ids(expected_ids, ids)
 
-    def _refuse_ids(self, expected: list[int], ids: list[int]) -> NoReturn:
+    def _refuse_ids(self, expected: list[int], ids: list[int], why: str = "") -> NoReturn:
         place = next((i for i, (a, b) in enumerate(zip(expected, ids, strict=False)) if a != b), min(len(expected), len(ids)))
         shown = self.tokenizer.decode(ids[max(0, place - 8) : place])
         ours, theirs = (self.tokenizer.decode(side[place : place + 8]) for side in (expected, ids))
         assert self.chat is not None
         raise DataError(
             f"a conversation rendered by the chat template of {self.chat.name} is not prompt + response + end of turn: behind {shown!r} "
-            f"(token {place}) it has {theirs!r}, expected {ours!r}",
-            hint="leave the record out, or set text.template: plain; `dora data preview` shows how records are rendered",
+            f"(token {place}) it has {theirs!r}, expected {ours!r}{f'; {why}' if why else ''}",
+            hint="leave the record out, or learn the last turn alone (messages.learn_turns: last, differ: cut)"
+            if why
+            else "leave the record out, or set text.template: plain; `dora data preview` shows how records are rendered",
         )
 
     # ---------------------------------------------------------------------------------------------------------------- cuts
@@ -273,9 +344,13 @@ class Encoder:
             head.pop()
         return len(head)
 
-    def _cut_response(self, prompt: EncodedPrompt, ids: list[int]) -> EncodedResponse:
-        lost = max(0, len(ids) - self.text.max_response_tokens)
-        return EncodedResponse(prompt.ids, ids[: self.text.max_response_tokens], prompt.cut + lost, lost, prompt.lost_system)
+    def _cut_response(self, prompt: EncodedPrompt, ids: list[int], context: tuple[tuple[int, int], ...] = ()) -> EncodedResponse:
+        limit = self.text.max_response_tokens
+        if context and len(ids) > limit:
+            limit = next((start for start, stop in context if start < limit <= stop), limit)  # nothing would be learned behind it
+            context = tuple(span for span in context if span[1] <= limit)
+        lost = max(0, len(ids) - limit)
+        return EncodedResponse(prompt.ids, ids[:limit], prompt.cut + lost, context, lost, prompt.lost_system)
 
 
 def _plain_text(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:

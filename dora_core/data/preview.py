@@ -27,6 +27,7 @@ from dora_core.data.problems import Problem
 from dora_core.data.record_counts import UNKNOWN, RecordCounter, RecordCounts
 from dora_core.data.records import Record, Split, is_golden_source, is_held_out, parse_canonical
 from dora_core.data.reference_texts import reference_texts
+from dora_core.data.response_turns import TURN, readable, split_turns
 from dora_core.data.suspicion import Example, Finding, Seen, Suspicion
 from dora_core.errors import DoraError
 
@@ -202,7 +203,7 @@ class _InputReading:
             kind=record.reward_kind,
             prompt=record.prompt,
             responses=[
-                ResponseShown(text=text, reward=reward, source=source)
+                ResponseShown(text=readable(text), reward=reward, source=source, turns=split_turns(text) if TURN in text else [])
                 for text, reward, source in zip(record.responses, record.rewards, record.sources, strict=True)
             ],
             extra=record.extra,

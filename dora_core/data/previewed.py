@@ -9,18 +9,30 @@ from pydantic import Field
 from dora_core.data.acceptance import BadRow
 from dora_core.data.record_counts import RecordCounts
 from dora_core.data.records import Message
-from dora_core.strict_model import StrictModel
+from dora_core.data.response_turns import join_turns
+from dora_core.strict_model import StrictModel, is_empty
 
 if TYPE_CHECKING:
     from dora_core.data.suspicion import Finding
 
 
 class ResponseShown(StrictModel):
-    """One response of a record, with its texts."""
+    """One response of a record, with its texts.
+
+    Attributes:
+        text: the response, or the transcript of one of several turns.
+        turns: messages of a response of several turns; empty for others.
+    """
 
     text: str
     reward: float | None
     source: str | None
+    turns: list[Message] = Field(default_factory=list, exclude_if=is_empty)
+
+    @property
+    def response(self) -> str:
+        """The response as the record holds it."""
+        return join_turns(self.turns) if self.turns else self.text
 
 
 class RecordShown(StrictModel):

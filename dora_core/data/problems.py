@@ -20,6 +20,7 @@ class Reason(StrEnum):
     TOO_MANY_RESPONSES = "too_many_responses"
     TEXT_TOO_LONG = "text_too_long"
     LONE_SURROGATE = "lone_surrogate"  # half a UTF-16 pair: cannot be written as UTF-8
+    RESERVED_CHARACTER = "reserved_character"  # the mark between turns of a response, see response_turns.py
     LENGTH_MISMATCH = "length_mismatch"
     NONFINITE_REWARD = "nonfinite_reward"
     UNKNOWN_SOURCE = "unknown_source"
@@ -60,7 +61,8 @@ REMEDIES: dict[Reason, str] = {
     Reason.UNPARSABLE: "correct the line or take it out",
     Reason.WRONG_TYPE: "map the part that holds the text, e.g. `columns: {responses: answers[].text}`",
     Reason.EMPTY_PROMPT: "map the prompt with `columns: {prompt: …}`, or take the row out",
-    Reason.PROMPT_MISMATCH: "write `messages: {differ: cut}` to cut conversations at their first difference, or take the row out",
+    Reason.PROMPT_MISMATCH: "write `messages: {differ: cut}` to cut conversations at their first difference, `{learn_turns: all}` to learn "
+    "all turns from there on, or take the row out",
     Reason.MISSING_RESPONSE: "map the responses, or take the row out",
     Reason.EMPTY_RESPONSE: "take the row out: a model that says nothing has given no response",
     Reason.IDENTICAL_PAIR: "take the row out: equal responses express no preference",
@@ -68,6 +70,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.TOO_MANY_RESPONSES: "raise `data.max_responses`",
     Reason.TEXT_TOO_LONG: "raise `data.max_text_bytes`, or take the row out",
     Reason.LONE_SURROGATE: "export the file again as UTF-8",
+    Reason.RESERVED_CHARACTER: "take the character out: Unicode reserves it for use inside a program",
     Reason.LENGTH_MISMATCH: "give one value per response, null where there is none",
     Reason.NONFINITE_REWARD: "write null for a reward that was not measured",
     Reason.UNKNOWN_SOURCE: "add the name to `data.sources`, or correct it",

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from dora_core.data.problems import Problem, Reason
+from dora_core.data.response_turns import TURN
 
 if TYPE_CHECKING:
     from dora_core.data.adapter.canonical import CanonicalRow
@@ -253,6 +254,9 @@ class _RowParser:
             extra = json.loads(given[0].get("extra", "{}")) | {"tools": _json_or_text(row["tools"])}
             given[0] = given[0] | {"extra": canonical_json(extra)}
         replies = [self._reply(value, name, form) for value, name in zip(values, fields, strict=True)]
+        if not self.final:  # an adapter has looked at its texts, and joined the turns of responses with this character
+            for name in (name for name, (_, text) in zip(fields, replies, strict=True) if isinstance(text, str) and TURN in text):
+                self._add(name, Reason.RESERVED_CHARACTER, f"holds U+{ord(TURN):04X}")
         prompt = self._prompt(given, [lead for lead, _ in replies if lead])
         responses = [text for _, text in replies]
         if form == "pairwise" and not self.problems and responses[0].strip() == responses[1].strip():

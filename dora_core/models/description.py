@@ -21,6 +21,7 @@ from dora_core.models.adapters import add_lora, coverage
 from dora_core.models.generation import refuse_unsampled
 from dora_core.models.model_settings import settle
 from dora_core.models.parts import tied_modules
+from dora_core.models.routers import Routers
 from dora_core.models.row_layout import Way, positions, row_layout
 from dora_core.strict_model import StrictModel
 
@@ -79,7 +80,8 @@ class ModelDescription(StrictModel):
             return []
         return [
             f"{self.architecture} is a mixture of {self.experts} experts: no auxiliary loss balances their load while it is trained; "
-            "train adapters (optimization.lora), which leave routers as they are, or keep an eye on the share of each expert"
+            "set optimization.router_balance (.001), train adapters (optimization.lora), which leave routers as they are, or keep an eye "
+            "on the share of each expert"
         ]
 
 
@@ -92,12 +94,14 @@ class Use:
         lora: adapters, by the key of the configuration that asks for them.
         trains: whether its weights are trained at all.
         samples: keys of the configuration that sample from it, and their most new tokens.
+        balance: weight of the loss that balances experts, by the key of the configuration.
     """
 
     text: TextConfig
     lora: Mapping[str, LoraConfig] = field(default_factory=dict)
     trains: bool = True
     samples: Mapping[str, int] = field(default_factory=dict)
+    balance: Mapping[str, float] = field(default_factory=dict)
 
 
 def empty_model(settings: PretrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -150,12 +154,17 @@ def examine(found: ModelDescription, model: PreTrainedModel, use: Use) -> list[s
     """Notes on using the described model as a run would; wraps ``model`` in adapters.
 
     Raises:
-        ModelError: rows would not fit or could not be read, adapters do not fit, or it cannot be sampled from.
+        ModelError: rows would not fit or could not be read, adapters do not fit, it cannot be sampled from, or its experts not balanced.
     """
     _check_lengths(found, use)
     for key in use.samples:
         refuse_unsampled(model, key)
-    notes = found.notes() if use.trains else []
+    notes = found.notes() if use.trains and not (use.balance and all(use.balance.values())) else []
+    for key in (key for key, weight in use.balance.items() if weight):
+        try:
+            Routers(model)
+        except ModelError as error:
+            raise ModelError(error.message.replace("optimization.router_balance", key), hint=error.hint or "") from error
     for key, lora in use.lora.items():
         notes += _lora_notes(model, key, lora)
     return notes

@@ -1,9 +1,10 @@
 """Records as one sequence without padding: [prompt | y_1 | … | y_N] [prompt | y_1 | …] …, each prompt once.
 
 A response's tokens sit at the positions they would have right after the prompt, and attend to the prompt and to their own
-response only (``packed_attention.py`` builds the mask from ``segments``). A response's last token predicts nothing and is left out.
+response only (``packed_attention.py`` builds the mask from ``segments``). A response's last token predicts nothing and is left
+out; turns of others within a response are read and not predicted.
 
-Legend: R responses, S packed tokens, T response tokens.
+Legend: R responses, S packed tokens, T learned response tokens.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def pack(records: Sequence[Sequence[EncodedResponse]]) -> PackedRows:
     """Pack records; all responses of one record have the same prompt, of at least one token."""
     ids: list[list[int]] = []
     positions: list[range] = []
-    index: list[range | tuple[int]] = []
+    index: list[Sequence[int]] = []
     segments = []
     start = 0
     for responses in records:
@@ -74,7 +75,10 @@ def pack(records: Sequence[Sequence[EncodedResponse]]) -> PackedRows:
             inputs = response.response_ids[:-1]
             ids.append(inputs)
             positions.append(range(len(prompt), len(prompt) + len(inputs)))
-            index += [(end - 1,), range(place, place + len(inputs))]  # the prompt's last token predicts the first one
+            if response.context:
+                index.append([place + learned - 1 if learned else end - 1 for learned in response.learned_places()])
+            else:
+                index += [(end - 1,), range(place, place + len(inputs))]  # the prompt's last token predicts the first one
             place += len(inputs)
         segments.append(Segment(len(prompt), tuple(len(r.response_ids) - 1 for r in responses)))
         start = place
@@ -84,10 +88,15 @@ def pack(records: Sequence[Sequence[EncodedResponse]]) -> PackedRows:
         positions_S=torch.tensor(list(chain.from_iterable(positions))),
         segments=tuple(segments),
         index_T=torch.tensor(list(chain.from_iterable(index))),
-        targets_T=torch.tensor(list(chain.from_iterable(r.response_ids for r in rows))),
-        row_T=torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(r.response_ids) for r in rows])),
+        targets_T=torch.tensor(list(chain.from_iterable(map(_learned_ids, rows)))),
+        row_T=torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([r.learned for r in rows])),
         rows=len(rows),
     )
+
+
+def _learned_ids(response: EncodedResponse) -> Sequence[int]:
+    ids = response.response_ids
+    return [ids[place] for place in response.learned_places()] if response.context else ids
 
 
 def by_prompt(responses: Sequence[EncodedResponse]) -> list[list[EncodedResponse]]:

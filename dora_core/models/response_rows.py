@@ -22,7 +22,7 @@ class ResponseRows:
 
     Attributes:
         ids_RS, attention_RS: token ids, and 1 where there is a token.
-        targets_RS: the token that position s predicts, −1 where that is not a response token.
+        targets_RS: the token that position s predicts, −1 where that is not a learned token of the response.
         by_length: rows of different length must not meet in one pass of the model.
     """
 
@@ -59,4 +59,6 @@ def collate(responses: Sequence[EncodedResponse], pad_id: int, *, by_length: boo
         ids[row, : len(tokens)] = tokens
         attention[row, : len(tokens)] = 1
         targets[row, prompt - 1 : len(tokens) - 1] = tokens[prompt:]  # position s predicts token s + 1
+        for start, stop in response.context:
+            targets[row, prompt - 1 + start : prompt - 1 + stop] = -1
     return ResponseRows(ids, attention, targets, by_length)

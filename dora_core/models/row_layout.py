@@ -210,6 +210,8 @@ class _Trial:
             got = _values_and_gradients(self._small, forward_logps(self._small, rows, self._transform))
             if isinstance(rows, PackedRows) and (meets := self._dependence(rows)):
                 return f"{name} lets {meets} in packed records"
+        except torch.OutOfMemoryError:
+            raise  # says nothing about the model, and the answer would be remembered
         except (ModelError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, NotImplementedError) as error:
             reason = error.message if isinstance(error, ModelError) else f"{name} does not take them ({str(error).splitlines()[0][:120]})"
             return f"{way.value} rows: {reason}"

@@ -21,6 +21,8 @@ from dora_core.losses.label_probability import refuse_label_probability
 from dora_core.losses.noise_rates import NoiseRates
 from dora_core.losses.unpaired import refuse_unpaired
 from dora_core.models.logprobs import ResponseLogps
+from dora_core.models.packing import PackedRows
+from dora_core.models.response_rows import ResponseRows
 from dora_core.objectives.global_batch import GlobalBatch
 from dora_core.objectives.lambda_control import LambdaControl
 from dora_core.training.alignment_data import AlignmentData, AlignmentRecord
@@ -114,6 +116,13 @@ class AlignmentTask:
         """Records of a micro-batch; any one for an empty micro-batch, which runs with weight 0."""
         return [self._data[i] for i in indices] or [self._data[0]]
 
+    def batch(self, indices: list[int]) -> PackedRows | ResponseRows:
+        """The rows of a micro-batch; any for an empty one."""
+        return self._collated(self._records(indices))
+
+    def _collated(self, records: list[AlignmentRecord]) -> PackedRows | ResponseRows:
+        return self.module.collate([r.responses for r in records], self._pad_id).to(self._worker.device)
+
     def _look_ahead(self, module: nn.Module, micro_batches: list[list[int]]) -> Ahead:
         """The step's numbers from a forward pass of its own over all micro-batches."""
         parts = [(self._records(indices), bool(indices)) for indices in micro_batches]
@@ -148,7 +157,7 @@ class AlignmentTask:
     def _forward(self, module: nn.Module, records: list[AlignmentRecord], rates_S: Tensor | None = None) -> PreferenceBatch:
         """(B, N) log-probabilities of the records' responses, padded to the longest list."""
         rows = [response for record in records for response in record.responses]
-        collated = self.module.collate([r.responses for r in records], self._pad_id).to(self._worker.device)
+        collated = self._collated(records)
         collisions_R = None
         if self._config.loss.reads_collisions:
             logps_R, collisions_R = module(collated, collisions=True)
@@ -159,7 +168,7 @@ class AlignmentTask:
         return PreferenceBatch(
             policy_logps_BN=_pad(logps_R, lengths, width, 0.0),
             reference_logps_BN=_pad(logps_R.new_tensor([x for r in records for x in r.reference_logps]), lengths, width, 0.0),
-            lengths_BN=_pad(logps_R.new_tensor([float(len(x.response_ids)) for x in rows]), lengths, width, 1.0),
+            lengths_BN=_pad(logps_R.new_tensor([float(x.learned) for x in rows]), lengths, width, 1.0),
             rewards_BN=_pad(logps_R.new_tensor([x for r in records for x in r.rewards]), lengths, width, math.nan),
             mask_BN=_pad(torch.ones(len(rows), dtype=torch.bool, device=logps_R.device), lengths, width, False),
             unpaired_B=torch.tensor([r.unpaired for r in records], device=logps_R.device),

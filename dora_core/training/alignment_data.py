@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def schema(sources: Sequence[str], records: int) -> pa.Schema:
     fields = [("row", pa.int64()), ("factor", pa.float64()), ("prompt_ids", ids), ("response_ids", pa.list_(ids))]
     fields += [(name, pa.list_(pa.float64())) for name in ("rewards", "reference_logps")]
     fields += [(name, ids) for name in ("truncated", "sources")]
-    fields += [("unpaired", pa.uint8()), ("label_probability", pa.float64())]
+    fields += [("unpaired", pa.uint8()), ("label_probability", pa.float64()), ("context", pa.list_(ids))]
     return pa.schema(fields, {"sources": json.dumps(list(sources)), "records": str(records)})
 
 
@@ -197,6 +198,7 @@ def _encode(
         "factor": table["factor"].combine_chunks(),
         "prompt_ids": [of_record[0].prompt_ids for of_record in encoded],
         "response_ids": [[e.response_ids for e in of_record] for of_record in encoded],
+        "context": [[list(chain.from_iterable(e.context)) for e in of_record] for of_record in encoded],
         "rewards": picked("rewards"),
         "reference_logps": picked("logps"),
         "truncated": [[e.truncated for e in of_record] for of_record in encoded],
@@ -215,10 +217,10 @@ def _check_tokens(rows: Sequence[int], encoded: Sequence[Sequence[EncodedRespons
     """
     for row, record, counts in zip(rows, encoded, expected, strict=True):
         for response, count in zip(record, counts, strict=True):
-            if len(response.response_ids) != int(count):
+            if response.learned != int(count):
                 raise DataError(
                     f"training record {row}: its reference log-probability is that of {int(count)} response tokens, and the response has "
-                    f"{len(response.response_ids)}: it was computed by a release that encoded this text otherwise",
+                    f"{response.learned}: it was computed by a release that encoded this text otherwise",
                     hint="delete the folders reference/ and logps/ of the store, and run again",
                 )
 
@@ -304,6 +306,9 @@ class _Batch:
         self._prompt_at, self._prompt_ids = _list_views(batch["prompt_ids"])
         self._response_of, responses = _list_views(batch["response_ids"], nested=True)
         self._response_at, self._response_ids = _list_views(responses)
+        self._context: tuple[NDArray[Any], NDArray[Any]] | None = None
+        if "context" in names and len((context := _list_views(batch["context"], nested=True)[1]).values):
+            self._context = _list_views(context)
         self._values = {name: _list_views(batch[name])[1] for name in ("rewards", "reference_logps", "truncated", "sources")}
 
     def tokens(self) -> NDArray[np.int64]:
@@ -317,13 +322,21 @@ class _Batch:
         at = self._response_at[first : last + 1].tolist()
         values = {name: column[first:last].tolist() for name, column in self._values.items()}
         responses = [
-            EncodedResponse(prompt_ids, self._response_ids[start:stop].tolist(), truncated)
-            for start, stop, truncated in zip(at[:-1], at[1:], values["truncated"], strict=True)
+            EncodedResponse(prompt_ids, self._response_ids[start:stop].tolist(), truncated, self._context_of(first + place))
+            for place, (start, stop, truncated) in enumerate(zip(at[:-1], at[1:], values["truncated"], strict=True))
         ]
         row, factor = int(self.row[i]), float(self._factor[i])
         unpaired, label_probability = bool(self.unpaired[i]), float(self.label_probability[i])
         numbers = values["rewards"], values["reference_logps"], factor, values["sources"]
         return AlignmentRecord(row, responses, *numbers, unpaired, label_probability)
+
+    def _context_of(self, response: int) -> tuple[tuple[int, int], ...]:
+        """Places of a response of the batch that are not learned."""
+        if self._context is None:
+            return ()
+        starts, places = self._context
+        spans = places[starts[response] : starts[response + 1]].reshape(-1, 2)
+        return tuple((start, stop) for start, stop in spans.tolist())
 
 
 def _list_views(lists: pa.ListArray, *, nested: bool = False) -> tuple[NDArray[Any], Any]:

@@ -31,9 +31,10 @@ from dora_core.config.execution import Execution
 from dora_core.config.method import OptimizationConfig
 from dora_core.errors import TrainingError
 from dora_core.training.checkpoints import PROGRESS, flaw, identity, load_checkpoint, save_checkpoint
-from dora_core.training.device_memory import adamw, explain_out_of_memory
+from dora_core.training.device_memory import explain_out_of_memory
 from dora_core.training.distributed import Sharding, Worker, gradient_norm, scale_gradients, wrap
 from dora_core.training.microbatches import split_step
+from dora_core.training.optimizers import make_optimizer, set_learning_rate
 
 log = logging.getLogger("dora.training")
 
@@ -187,12 +188,14 @@ def fit(
     stop = schedule.steps if until is None else min(until, schedule.steps)
     bfloat16 = config.precision == "bfloat16"
     run_identity = identity(task.module, run, len(task.tokens), config)
+    if config.optimizer != "adamw":
+        run_identity["ranks"] = f"{worker.world_size} with {execution.strategy}"  # blocks of its moments are cut by the rank's part
     explained = partial(explain_out_of_memory, module=task.module, strategy=execution.strategy, worker=worker)
     with explained("the model was moved to the device"):
         sharding = Sharding(worker, bfloat16, execution.replicas, execution.cpu_offload)
         module = wrap(task.module, execution.strategy, worker, task.layers, sharding)
     with explained("the optimizer's state was allocated"):
-        optimizer = adamw(module, config)
+        optimizer = make_optimizer(module, config)
     module.train()
 
     progress = _resume(task, module, optimizer, hooks, run_identity, worker, explained)
@@ -200,8 +203,7 @@ def fit(
     autocast = torch.autocast(worker.device.type, torch.bfloat16) if bfloat16 and execution.strategy == "ddp" else contextlib.nullcontext()
     for step in range(progress.step, stop):
         clock = time.monotonic()
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate(step)
+        set_learning_rate(optimizer, schedule.learning_rate(step))
         indices = schedule.indices(step)
         parts = split_step(
             [int(task.tokens[i]) for i in indices], worker.world_size, execution.micro_batch_tokens, execution.micro_batch_size

@@ -105,7 +105,8 @@ def training_memory(size: ModelSize, optimization: OptimizationConfig, execution
     trained = size.parameters if lora is None else lora.rank * size.linear_edges
     narrow = sharded and bfloat16 and lora is not None and size.stored_bytes == 2  # frozen weights stay as they are stored
     frozen = 0 if lora is None else size.parameters * (2 if narrow else 4)
-    weights, gradients, moments = ((frozen + 4 * trained) / shards, 4 * trained / shards, 8 * trained / shards)
+    moment = 8 if optimization.optimizer == "adamw" else 2 * (1 + 4 / 256)  # a code each, and a scale of 256 of them
+    weights, gradients, moments = ((frozen + 4 * trained) / shards, 4 * trained / shards, moment * trained / shards)
     tokens = execution.micro_batch_tokens * size.hidden * computed
     kept = size.layers * tokens * (1 if execution.gradient_checkpointing else INSIDE_A_LAYER)
     offloaded = kept if execution.activation_offload else 0.0

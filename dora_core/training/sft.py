@@ -15,6 +15,8 @@ from torch import nn
 from dora_core.data.encoding import Encoder
 from dora_core.data.records import Message
 from dora_core.models.logprobs import ResponseLogps
+from dora_core.models.packing import PackedRows
+from dora_core.models.response_rows import ResponseRows
 from dora_core.training.distributed import Worker, gradient_sync
 
 
@@ -41,14 +43,17 @@ class SftTask:
         for number, indices in enumerate(micro_batches):
             rows = [self._rows[i] for i in indices or [0]]
             with gradient_sync(module, number == len(micro_batches) - 1):
-                batch = self.module.collate([[row] for row in rows], self._pad_id).to(self._worker.device)
-                nll = -module(batch).sum() * bool(indices)
+                nll = -module(self.batch(indices)).sum() * bool(indices)
                 nll.backward()
-            tokens = sum(len(r.response_ids) for r in rows) * bool(indices)
+            tokens = sum(r.learned for r in rows) * bool(indices)
             totals += torch.stack([nll.detach().double(), nll.new_tensor(tokens, dtype=torch.float64)])
         nll_sum, tokens = self._worker.sum(totals).tolist()
         # Backward saw Σ nll of this rank, DDP and FSDP averaged it over ranks: this factor makes it the mean per token.
         return self._worker.world_size / max(tokens, 1.0), {"loss": nll_sum / max(tokens, 1.0), "tokens": tokens}
+
+    def batch(self, indices: list[int]) -> PackedRows | ResponseRows:
+        """The rows of a micro-batch; any for an empty one."""
+        return self.module.collate([[self._rows[i]] for i in indices or [0]], self._pad_id).to(self._worker.device)
 
     def state(self) -> dict[str, Any]:
         return {}

@@ -209,6 +209,18 @@ class RealignConfig(MethodConfig):
         return self
 
     @model_validator(mode="after")
+    def _check_turns(self) -> Self:
+        inputs = [(name, i, source) for name in ("train", "eval", "golden") for i, source in enumerate(getattr(self.data, name))]
+        several = next((f"data.{name}[{i}]" for name, i, source in inputs if source.messages.learn_turns == "all"), None)
+        if several is not None and (self.policy.is_tiny or self.text.template == "plain"):
+            key = "policy.source=tiny" if self.policy.is_tiny else "text.template=plain"
+            raise ValueError(
+                f"{several}.messages.learn_turns=all: {key} has no chat template, and without one it is not defined how a response of "
+                "several turns is read; name a model with a chat template, or leave learn_turns out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_trust(self) -> Self:
         loss, objective = self.align.loss, self.align.objective.name
         if self.trust.apply == "soft_label" and not loss.reads_label_probability:

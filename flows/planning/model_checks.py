@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from dora_core.config.method import OptimizationConfig
 from dora_core.data.chat_template import FIXED_DATE
 from dora_core.data.conversations import Conversation, ConversationCounter, check_conversations, refused
 from dora_core.data.encoding import Encoder
@@ -75,7 +76,7 @@ def _check_first_rows(config: RealignConfig, encoder: Encoder) -> None:
         counter, rules = ConversationCounter(), rules_of(config.data, item)
         for row in AdaptedInput(item, {}, most_rows=FIRST_ROWS).rows():
             record = parse_canonical(row.value, rules) if isinstance(row.value, CanonicalRow) else None
-            if not isinstance(record, Record) or not counter.add(record.prompt, record.record_id):
+            if not isinstance(record, Record) or not counter.add_record(record.prompt, record.responses, record.record_id):
                 continue
             try:
                 encoder.encode_lists([record.prompt], [record.responses])
@@ -87,8 +88,7 @@ def architecture(files: ModelFiles, config: RealignConfig) -> Described:
     """Describe the model without its weights, and try the lengths, the adapters and the sampling that the configuration asks of it."""
     from dora_core.models.description import Use, describe, examine
 
-    stages = {"sft": config.sft.optimization} if config.sft.enabled else {}
-    stages["align"] = config.align.optimization
+    stages = _trainings(config)
     lora = {f"{stage}.optimization.lora": optimization.lora for stage, optimization in stages.items() if optimization.lora is not None}
     if config.sft.enabled and (asked := config.align.optimization.lora) is not None and asked.result == "adapter":
         raise ConfigError(
@@ -100,19 +100,30 @@ def architecture(files: ModelFiles, config: RealignConfig) -> Described:
         samples["compare.generate.max_new_tokens"] = config.compare.generate.max_new_tokens
     policy = config.policy
     found, model = describe(files.config, files.name, trust_remote_code=policy.trust_remote_code)
-    notes = examine(found, model, Use(config.text, lora, samples=samples))
+    balance = {f"{stage}.optimization.router_balance": optimization.router_balance for stage, optimization in stages.items()}
+    notes = examine(found, model, Use(config.text, lora, samples=samples, balance=balance))
     return Described(tuple(found.lines()), tuple(notes))
+
+
+def _trainings(config: RealignConfig) -> dict[str, OptimizationConfig]:
+    """Settings of the trainings of the policy, by their section."""
+    return ({"sft": config.sft.optimization} if config.sft.enabled else {}) | {"align": config.align.optimization}
 
 
 CHECKS: tuple[ModelCheck, ...] = (architecture, tokens)
 
 
 def describe_policy(config: RealignConfig) -> Described:
-    """Run all checks on the pinned policy of ``config``; nothing for ``tiny``.
+    """Run all checks on the pinned policy of ``config``; of ``tiny`` only that its optimiser is installed.
 
     Raises:
         ModelError, DataError, ConfigError: of the first check that refuses.
     """
+    for stage, optimization in _trainings(config).items():
+        if optimization.optimizer != "adamw":
+            from dora_core.training.optimizers import require_8bit
+
+            require_8bit(optimization, f"{stage}.optimization")
     if config.policy.is_tiny:
         return Described()
     files = model_files(config.policy)

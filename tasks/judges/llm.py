@@ -62,12 +62,13 @@ class _Group:
 
     def questions(self, judge: LLMJudge) -> Iterator[Question]:
         """Yield two questions per compared game: in this order, and swapped."""
+        from dora_core.data.response_turns import readable
         from dora_core.evaluation.llm_judge import judging_messages
         from infra.chat_client import Question
 
         sampling = {"model": judge.model, "temperature": 0.0, "max_tokens": judge.max_new_tokens, "seed": judge.seed}
         for i, j in self.compared():
-            pair = self.responses[i], self.opponents[j]
+            pair = readable(self.responses[i]), readable(self.opponents[j])
             for first, second in (pair, pair[::-1]):
                 messages = judging_messages(self.prompt, first, second, judge.criteria)
                 yield Question(f"record {self.record_id}, responses {i} and {j}", sampling | {"messages": messages})

@@ -60,7 +60,7 @@ class PolicyVectorizer(ModelWorker[VectorArguments]):
         prompts, responses = zip(*lists, strict=True) if lists else ((), ())
         encoded = list(itertools.chain.from_iterable(self._encoder.encode_lists(prompts, responses)))
         represented = represent_responses(self._logps, encoded, self._pad_id, self.budget, self.device)
-        vectors = policy_vectors(represented, np.array([len(one.response_ids) for one in encoded]))
+        vectors = policy_vectors(represented, np.array([one.learned for one in encoded]))
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float32).ravel()), vectors.shape[1])
         return pa.table({"key": rows["key"], "vector": column})
 

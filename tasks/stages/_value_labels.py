@@ -189,6 +189,7 @@ class Texts:
 def read_texts(records: Path, wanted_R: NDArray[np.bool_], limit: int = LIST_LIMIT) -> Iterator[Texts]:
     """Pairs of the train records in ``wanted_R`` (R,), batch by batch, at most ``limit`` responses of a record; best-worst comes first."""
     from dora_core.data.encoding import plain_prompt
+    from dora_core.data.response_turns import readable
     from dora_core.training.alignment_data import choose_responses
 
     start = 0
@@ -201,7 +202,7 @@ def read_texts(records: Path, wanted_R: NDArray[np.bool_], limit: int = LIST_LIM
             chosen = choose_responses(rewards, limit)
             at = len(responses)
             prompts += [plain_prompt(row["prompt"])] * len(chosen)
-            responses += [row["responses"][i] for i in chosen]
+            responses += [readable(row["responses"][i]) for i in chosen]
             at_N += [(start + place, i) for i in chosen]
             last = len(chosen) - 1
             strict = [(i, j) for i in range(last + 1) for j in range(i + 1, last + 1) if rewards[chosen[i]] > rewards[chosen[j]]]

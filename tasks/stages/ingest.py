@@ -281,7 +281,7 @@ class _Ingestion:
     def _put(self, record: Record, kind: Kind, split: Split, one: _InputTally) -> None:
         golden = kind == "golden"
         self._ids[golden].add(record.record_id)
-        self.conversations.add(record.prompt, record.record_id)
+        self.conversations.add_record(record.prompt, record.responses, record.record_id)
         self.golden_rows += golden
         self.repeated_responses += 0 if golden else len(record.responses) - len(set(record.responses))
         self._good[golden].add(record, len(record.content))

@@ -92,7 +92,7 @@ class LogpScorer(ModelWorker[LogpArguments]):
             encoded = list(itertools.chain.from_iterable(encoder.encode_lists(prompts, responses)))
             scores = score_responses(logps, encoded, pad_id, self.budget, self.device)
             columns[f"logp_{name}"] = pa.array(scores, pa.float64())
-            columns.setdefault("tokens", pa.array([len(e.response_ids) for e in encoded], pa.int32()))
+            columns.setdefault("tokens", pa.array([e.learned for e in encoded], pa.int32()))
             columns.setdefault("prompt_tokens", pa.array([len(e.prompt_ids) for e in encoded], pa.int32()))
             columns.setdefault("truncated", pa.array([e.truncated for e in encoded], pa.int32()))
             if self.arguments.keyed:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from dora_core.config.valuation import ExchangeConfig, RaceConfig, TrustConfig
+from dora_core.data.response_turns import TURN
 from dora_core.errors import DataError
 from dora_core.selection.acquisition import DEFAULT, Rule
 from tasks.runtime.descriptor import Stage, StageResult
@@ -224,7 +225,9 @@ def pair_of(responses: list[str], rewards: list[float | None]) -> tuple[int, int
 def _pairs(records: Path, wanted_R: NDArray[np.bool_]) -> Iterator[tuple[int, tuple[int, int]]]:
     for position, row in _rows(records, ["prompt", "responses", "rewards"], wanted_R):
         pair = pair_of(row["responses"], row["rewards"])
-        if pair is not None and not any(message.get("extra") for message in row["prompt"]):
+        if pair is None or any(message.get("extra") for message in row["prompt"]):
+            continue
+        if not any(TURN in row["responses"][place] for place in pair):  # a label of a trajectory could not be read back as one
             yield position, pair
 
 

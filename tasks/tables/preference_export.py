@@ -17,6 +17,7 @@ import numpy as np
 
 from dora_core.calibration import aggregate as aggregate_factors
 from dora_core.data.encoding import chat_turns
+from dora_core.data.response_turns import split_turns
 from dora_core.errors import DataError
 from tasks.tables.rows import record_batches
 from tasks.tables.training_records import Aggregate
@@ -175,7 +176,7 @@ def approvals(rewards: Sequence[float | None]) -> list[tuple[int, bool]]:
 
 
 def _answer(record: Mapping[str, Any], place: int) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": record["responses"][place]}]
+    return split_turns(record["responses"][place])
 
 
 def record_factor(h: Sequence[float], rewards: Sequence[float | None], mode: Aggregate) -> float:

@@ -169,15 +169,18 @@ def read_index(file: Path, split: str | None = None) -> RowIndex:
 
 
 def text_rows(file: Path, positions: NDArray[np.int64], split: str | None = None, *, plain: bool) -> Iterator[pa.Table]:
-    """The rows at ``positions`` (ascending), in small tables: ``position``, ``prompt`` (messages; their text if ``plain``), ``response``.
+    """The rows at ``positions`` (ascending), in small tables: ``position``, ``prompt`` (messages; their text if ``plain``), ``response``
+    (a transcript if ``plain`` and of several turns).
 
     Row groups without any of them are not read.
     """
     import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from dora_core.data.encoding import plain_prompt
+    from dora_core.data.response_turns import TURN
 
     numbers, texts = ("prompt_hash", "response") if _holds_single_responses(file) else ("sources", "responses")
     with pq.ParquetFile(file) as parquet:
@@ -196,6 +199,8 @@ def text_rows(file: Path, positions: NDArray[np.int64], split: str | None = None
             if plain:
                 prompts = pa.array([plain_prompt(messages) for messages in prompts.to_pylist()], pa.large_string())
             responses = rows["response"].combine_chunks().take(wanted - start).cast(pa.large_string())
+            if plain:
+                responses = pc.replace_substring(responses, TURN, "")
             yield pa.table({"position": wanted, "prompt": prompts.take(record), "response": responses})
             start += len(rows)
 

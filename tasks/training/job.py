@@ -161,7 +161,7 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
     memory = Memory.of(job)
     execution = job.execution.model_copy(update={"micro_batch_tokens": memory.micro_batch_tokens})
     start = load(job, worker)
-    task = job.build(start, worker, **job.arguments)
+    task = _balanced(job.build(start, worker, **job.arguments), job, start, worker)
     try:
         report = fit(task, job.optimization, execution, worker, hooks, run=job.digest, until=job.until)
     except OutOfMemory as error:
@@ -186,6 +186,22 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
         records=len(task.tokens),
         warnings=[*memory.warnings, *start.notes, *report.warnings, *job.kind.warnings(start.module)],
     )
+
+
+def _balanced(task: Task, job: TrainingJob, start: Start, worker: Worker) -> Task:
+    """The task, with the load of a mixture's experts balanced if the configuration says so."""
+    if not job.optimization.router_balance:
+        return task
+    from dora_core.models.logprobs import ResponseLogps
+    from dora_core.models.routers import Routers
+    from dora_core.training.router_balance import BalancedTask, BatchedTask
+
+    if not isinstance(start.module, ResponseLogps) or not isinstance(task, BatchedTask):
+        raise ModelError(
+            "optimization.router_balance: a reward model's experts are not balanced",
+            hint="set optimization.router_balance of the reward model to 0",
+        )
+    return BalancedTask(task, Routers(start.module.plain_model), job.optimization.router_balance, worker)
 
 
 class Memory(StrictModel):

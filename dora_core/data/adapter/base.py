@@ -21,6 +21,7 @@ from dora_core.data.adapter.numbers import NotANumber, describe, is_nan, to_numb
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
 from dora_core.data.problems import Problem, Reason, problem
+from dora_core.data.response_turns import TURN, common_turns, join_turns
 from dora_core.data.splits import split_named
 
 MEDIA_COLUMNS = frozenset({"image", "images", "video", "videos", "audio", "audios", "pixel_values"})
@@ -227,20 +228,30 @@ class RowReader:
 
         Conversations among the responses must share what precedes their last message, and agree with the prompt column: equal to it, or one
         the end or the beginning of the other; the longer one is the prompt. Plain responses without any prompt are cut at a turn marker.
+        With ``learn_turns: all`` the prompt ends where the conversations part, and a final response may hold several turns
+        (``dora_core/data/response_turns.py``).
         """
         texts = [reply.text for reply in replies]
+        if any(text is not None and TURN in text for text in texts):
+            problems.append(problem(names[0], Reason.RESERVED_CHARACTER, f"holds U+{ord(TURN):04X}"))
+            return [], texts
         leads = [reply.lead for reply in replies if reply.lead]
         messages = given.messages
         if leads:
             lead = leads[0]
-            if any(other != lead for other in leads):
+            if self.settings.learn_turns == "all" and None not in texts:
+                parted = self._parted(given.messages or [], replies, problems, names[0])
+                if parted is None:
+                    return [], texts
+                lead, texts = parted
+            elif any(other != lead for other in leads):
                 cut = self._cut(replies) if self.settings.differ == "cut" else None
                 if cut is None:
                     detail = (
                         "the responses are conversations that differ before their last "
                         "message; write `messages: "
                         "{differ: cut}` to cut them at "
-                        "the first difference, or leave the row out"
+                        "the first difference, `messages: {learn_turns: all}` to learn all turns from there on, or leave the row out"
                     )
                     problems.append(problem(names[0], Reason.PROMPT_MISMATCH, detail))
                     return [], texts
@@ -318,6 +329,36 @@ class RowReader:
         if shared == 0 or any(shared >= len(turns) or turns[shared]["role"] != "assistant" for turns in whole):
             return None
         return whole[0][:shared], [turns[shared]["content"] for turns in whole]
+
+    def _parted(
+        self, prompt: list[Message], replies: list[Reply], problems: list[Problem], name: str
+    ) -> tuple[list[Message], list[str | None]] | None:
+        """The turns that all conversations share, and of each the turns from there on as one text; None, with a problem, if there is no
+        such place."""
+        whole, given = [[*reply.lead, {"role": "assistant", "content": reply.text or ""}] for reply in replies], 0
+        if prompt and all(turns[0]["role"] == "assistant" or _begins(turns, prompt) for turns in whole):
+            whole = [[*prompt, *(turns if turns[0]["role"] == "assistant" else turns[len(prompt) :])] for turns in whole]
+            given = len(prompt)
+        shared = common_turns(whole, given)
+        if not shared:
+            detail = "the responses are conversations that differ before the assistant's first turn, so they have no prompt in common"
+            problems.append(problem(name, Reason.PROMPT_MISMATCH, f"{detail}; leave the row out"))
+            return None
+        responses = [turns[shared:] for turns in whole]
+        for turn in (turn for turns in responses if len(turns) > 1 for turn in turns):
+            if len(turn) > 2:
+                detail = "a response of several turns has a tool call or its result, which a text policy cannot learn; leave the row out"
+                problems.append(problem(name, Reason.TOOL_CALL, detail))
+            elif TURN in turn["content"]:
+                problems.append(problem(name, Reason.RESERVED_CHARACTER, f"holds U+{ord(TURN):04X}"))
+            elif turn["role"] == "assistant" and not turn["content"].strip():
+                problems.append(problem(name, Reason.EMPTY_RESPONSE, "a turn of the assistant has no content"))
+        if problems:
+            return None
+        several = sum(len(turns) > 1 for turns in responses)
+        if several:
+            self.notes["responses of several turns, of which all turns of the assistant are learned"] += several
+        return whole[0][:shared], [join_turns(turns) for turns in responses]
 
     # ------------------------------------------------------------------------------------------------- beside the responses
 
@@ -500,6 +541,10 @@ def _texts_of(value: Any) -> list[str] | None:
 
 def _same(one: Message, other: Message) -> bool:
     return one["role"] == other["role"] and (one["content"] == other["content"] or one["content"].strip() == other["content"].strip())
+
+
+def _begins(turns: list[Message], prompt: list[Message]) -> bool:
+    return len(turns) > len(prompt) and all(map(_same, turns, prompt))
 
 
 _ANSWER = re.compile(

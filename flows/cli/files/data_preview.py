@@ -180,15 +180,20 @@ def _example(record: RecordShown, template: Template) -> Parts:
     if encoder is None:
         return [("prompt", plain_prompt(record.prompt) + "\n"), ("response", best.text), ("end", TINY_END)]
     try:
-        encoded = encoder.encode(record.prompt, best.text)
+        encoded = encoder.encode(record.prompt, best.response)
     except (ModelError, DataError) as error:
         return [("prompt", f"(refused: {error.message} → {error.hint})"), ("response", best.text), ("end", "")]
     ids, end, tokenizer = encoded.response_ids, "(cut: no end token)", encoder.tokenizer
+    counted = f"{len(encoded.prompt_ids):,} + {len(ids):,} tokens"
+    counted += f", {encoded.learned:,} of them learned" if encoded.context else ""
+    cut = f", {encoded.truncated:,} cut" if encoded.truncated else ""
     if not encoded.cut:
         ids, end = ids[:-1], str(tokenizer.convert_ids_to_tokens(ids[-1]))
-    counted = f"{len(encoded.prompt_ids):,} + {len(encoded.response_ids):,} tokens"
-    cut = f", {encoded.truncated:,} cut" if encoded.truncated else ""
-    return [("prompt", tokenizer.decode(encoded.prompt_ids)), ("response", tokenizer.decode(ids)), ("end", end), ("tokens", counted + cut)]
+    parts, place = [("prompt", tokenizer.decode(encoded.prompt_ids))], 0
+    for start, stop in encoded.context:  # turns of others, which are read and not learned
+        parts += [("response", tokenizer.decode(ids[place:start])), ("prompt", tokenizer.decode(ids[start:stop]))]
+        place = stop
+    return [*parts, ("response", tokenizer.decode(ids[place:])), ("end", end), ("tokens", counted + cut)]
 
 
 def _say_input(out: Out, item: InputPreview, examples: Sequence[Parts], template: Template) -> None:

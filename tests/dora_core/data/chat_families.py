@@ -112,6 +112,11 @@ CHATML = {
 }
 DEFAULT_SYSTEM = "{%- if messages[0].role != 'system' %}{{- '<|im_start|>system\nYou help.<|im_end|>\n' }}{%- endif %}"
 BOS = "{{- bos_token }}"
+SEPARATED = (
+    "{%- for m in messages %}{%- if m.role == 'user' %}{{- '<sep>' + m.content + '<sep>' }}"
+    "{%- else %}{{- m.content + eos_token }}{%- endif %}{%- endfor %}"
+)
+"""For the tiny tokenizers of the tests."""
 SPLIT_THOUGHT = (
     "{%- set thought, said = '', m.content %}{%- if '</think>' in said %}"
     "{%- set thought = said.split('</think>')[0].split('<think>')[-1].strip('\n') %}"

@@ -10,6 +10,7 @@ from dora_core.config.method import TextConfig
 from dora_core.data.chat_format import describe_chat, end_tokens, uses_chat
 from dora_core.data.chat_template import FIXED_DATE
 from dora_core.data.encoding import Encoder
+from dora_core.data.response_turns import join_turns
 from dora_core.errors import DataError, ModelError
 from tests.dora_core.data.chat_families import CHATML, FAMILIES, IM, Family, byte_tokenizer, sentence_tokenizer, turns
 
@@ -201,3 +202,32 @@ def test_a_template_whose_finished_turn_is_another_is_refused() -> None:
     tokenizer.chat_template = turns(**(CHATML | {"prompt": "<|im_start|>helper\n"}))
     with pytest.raises(ModelError, match="in front of a response, and a finished turn is another"):
         describe_chat(tokenizer, TextConfig())
+
+
+REFUSES_TURNS = {"Qwen3", "Gemma 4", "DeepSeek-R1", "gpt-oss", "Nemotron Nano", "Falcon"}
+"""Templates that render an earlier turn otherwise than the last one: an empty thinking block or the end token is missing."""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_turn_of_a_response_stands_behind_the_tokens_it_was_asked_with(name: str) -> None:
+    """Two turns of the assistant: the tokens are those of the template's prompt of the last turn and that turn, and the learned ones those
+    of each turn as the response to what precedes it."""
+    family = FAMILIES[name]
+    encoder = Encoder(family.tokenizer(), LONG)
+    said = [f"<think>\nso\n</think>\n\n{y}" if family.opens_thinking else y for y in ("the moon", "中文 \nand the other")]
+    later = [*TALK[:1], {"role": "assistant", "content": said[0]}, {"role": "user", "content": "in the end?"}]
+    response = join_turns([*later[1:], {"role": "assistant", "content": said[1]}])
+    if name in REFUSES_TURNS:
+        with pytest.raises(DataError, match="an earlier turn is rendered otherwise than the last one") as refused:
+            encoder.encode(TALK[:1], response)
+        assert "learn_turns: last" in refused.value.hint
+        return
+    encoded = encoder.encode(TALK[:1], response)
+    first, last = encoder.encode(TALK[:1], said[0]), encoder.encode(later, said[1])
+    assert encoded.prompt_ids == first.prompt_ids == rendered_ids(family, TALK[:1], prompt=True)
+    assert encoded.prompt_ids + encoded.response_ids == rendered_ids(family, later, prompt=True) + last.response_ids
+    [(start, stop)] = encoded.context
+    assert encoded.response_ids[:start] == first.response_ids and encoded.response_ids[stop:] == last.response_ids
+    assert [encoded.response_ids[place] for place in encoded.learned_places()] == first.response_ids + last.response_ids
+    assert encoded.learned == len(first.response_ids) + len(last.response_ids)
+    assert "in the end?" in family.tokenizer().decode(encoded.response_ids[start:stop])

@@ -7,6 +7,7 @@ import pytest
 from dora_core.config.method import TextConfig
 from dora_core.data.conversations import ConversationCounter, check_conversations
 from dora_core.data.encoding import Encoder
+from dora_core.data.response_turns import join_turns
 from dora_core.errors import DataError
 from tests.dora_core.data.chat_families import FAMILIES
 
@@ -58,3 +59,15 @@ def test_roles_that_must_alternate_are_refused() -> None:
     with pytest.raises(DataError, match=r"record twice: .*must alternate") as refused:
         check_conversations(template, counter.shapes())
     assert "text.template: plain" in refused.value.hint
+
+
+def test_questions_within_responses_are_conversations_too() -> None:
+    """A template that wants users and assistants in turn refuses two questions in a row within a response."""
+    counter = ConversationCounter()
+    response = join_turns(talk("assistant", "user", "user", "assistant"))
+    assert counter.add_record(talk("user"), ["plain", response], "r")
+    assert [shape.roles for shape in counter.shapes()] == [["user"], ["user", "assistant", "user", "user"]]
+    template = Encoder(FAMILIES["Gemma 3"].tokenizer(), TextConfig()).template
+    assert template is not None
+    with pytest.raises(DataError, match=r"record r: .*must alternate"):
+        check_conversations(template, counter.shapes())

@@ -7,7 +7,8 @@ import pytest
 from dora_core.config.method import TextConfig
 from dora_core.data.chat_template import RefusedConversation
 from dora_core.data.encoding import Encoder, chat_turns, plain_prompt
-from dora_core.errors import ModelError
+from dora_core.data.response_turns import join_turns
+from dora_core.errors import DataError, ModelError
 from tests.dora_core.data.chat_families import FAMILIES
 
 USER = [{"role": "user", "content": "the cat sat"}]
@@ -176,3 +177,30 @@ def test_tools_that_cannot_be_rendered_are_refused_and_never_left_out(tokenizer)
         tokenizer.chat_template = template
         with pytest.raises(ModelError, match=f"have tools, and {text} of .* cannot render them"):
             text_of(tokenizer, TextConfig(), WITH_TOOLS)
+
+
+TRAJECTORY = [{"role": role, "content": text} for role, text in (("assistant", "one"), ("user", "two?"), ("assistant", "three four"))]
+
+
+def test_a_cut_response_of_several_turns_ends_with_a_learned_token() -> None:
+    """Tokens: one<|im_end|> are 4 of a byte tokenizer without these merges, then the other's turn, then three four<|im_end|>."""
+    whole = chat_encoder(64, 256).encode(USER, join_turns(TRAJECTORY))
+    [(start, stop)] = whole.context
+    assert start == 4 and whole.learned == len(whole.response_ids) - (stop - start)
+    for limit in range(4, len(whole.response_ids)):
+        cut = chat_encoder(64, limit).encode(USER, join_turns(TRAJECTORY))
+        kept = limit if limit > stop else start
+        assert cut.response_ids == whole.response_ids[:kept], "the question alone would be read for nothing"
+        assert cut.context == (whole.context if limit > stop else ())
+        assert cut.truncated == cut.cut == len(whole.response_ids) - kept
+
+
+def test_responses_of_one_and_of_several_turns_share_a_prompt() -> None:
+    encoder = chat_encoder(64, 256)
+    [[several, one]] = encoder.encode_lists([USER], [[join_turns(TRAJECTORY), "one"]])
+    assert several.prompt_ids is one.prompt_ids and one == encoder.encode(USER, "one") and several.response_ids[:4] == one.response_ids
+
+
+def test_several_turns_in_plain_text_are_refused(tokenizer) -> None:
+    with pytest.raises(DataError, match="without a chat template it is not defined"):
+        Encoder(tokenizer, TextConfig()).encode(USER, join_turns(TRAJECTORY))

@@ -180,3 +180,15 @@ def test_goals_and_votes_are_shown_as_the_policy_will_read_them(tmp_path: Path) 
     keys = {"shape": "ab", "columns": {"a": "x", "b": "y", "source": "model"}, "votes": {"counts": {"a": "n", "b": "m"}}}
     voted = preview(data({"path": write(tmp_path / "b.jsonl", battles)} | keys), wanted=Wanted("erm", uses_factors=False))
     assert voted.inputs[0].shown[0].label_probability == pytest.approx(3.5 / 5)
+
+
+def test_trajectories_are_shown_as_transcripts_with_their_turns(tmp_path: Path) -> None:
+    def talk(*texts: str) -> list[dict[str, str]]:
+        return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+
+    rows = [{"chosen": talk("q", "a", "r", "b"), "rejected": talk("q", "c")}]
+    [one] = preview(data({"path": write(tmp_path / "a.jsonl", rows), "source": "human", "messages": {"learn_turns": "all"}})).inputs
+    [record] = one.shown
+    assert record.prompt == talk("q") and [response.text for response in record.responses] == ["a\n\nUser: r\n\nAssistant: b", "c"]
+    assert record.responses[0].turns == talk("q", "a", "r", "b")[1:] and record.responses[1].turns == []
+    assert "1 responses of several turns, of which all turns of the assistant are learned" in one.notes

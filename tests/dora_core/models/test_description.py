@@ -90,6 +90,15 @@ def test_adapters_are_tried_under_their_key() -> None:
 def test_a_mixture_of_experts_is_noted_where_it_is_trained() -> None:
     assert any("mixture of 4 experts" in note for note in examined("mixtral", Use(SHORT)))
     assert examined("mixtral", Use(SHORT, trains=False)) == []
+    assert examined("mixtral", Use(SHORT, balance={"align.optimization.router_balance": 0.001})) == []
+    assert examined("mixtral", Use(SHORT, balance={"align.optimization.router_balance": 0.001, "sft.optimization.router_balance": 0.0}))
+
+
+@pytest.mark.parametrize("name", ["llama", "deepseek_v3"])
+def test_experts_that_cannot_be_balanced_are_refused_under_their_key(name: str) -> None:
+    assert not any("router_balance" in note for note in examined("llama", Use(SHORT, balance={"a.router_balance": 0.0})))
+    with pytest.raises(ModelError, match=r"align.optimization.router_balance: .* is not a mixture of experts whose routers are known"):
+        examined(name, Use(SHORT, balance={"align.optimization.router_balance": 0.001}))
 
 
 def test_what_is_no_language_model_is_refused() -> None:

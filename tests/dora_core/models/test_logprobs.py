@@ -18,7 +18,7 @@ from dora_core.models.logprobs import ResponseLogps, represent_responses, score_
 from dora_core.models.packing import PackedRows, by_prompt
 from dora_core.models.response_rows import ResponseRows, collate
 from tests.dora_core.models.limited_memory import Device
-from tests.dora_core.models.packed_records import MODELS, RECORDS, SMALL, one_at_a_time
+from tests.dora_core.models.packed_records import MODELS, RECORDS, SMALL, in_float64, one_at_a_time
 
 RESPONSES = [
     EncodedResponse([1, 5, 6, 7], [8, 9, 2], 0),
@@ -162,3 +162,33 @@ def test_collisions_equal_those_of_all_logits(policy, head: str, layout: str) ->
     torch.testing.assert_close(both, plain)
     gradients = [torch.autograd.grad(x.sum(), next(policy.parameters()), retain_graph=True)[0] for x in (plain, both)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_of_several_turns_only_those_of_the_assistant_are_summed(packed: bool) -> None:
+    """float64 against one unpadded sequence with whole logits, values and gradients; turns of others are conditioned on."""
+    torch.manual_seed(0)
+    model = in_float64(MODELS["llama"]())
+    [first, second] = RECORDS[0]
+    long = EncodedResponse(first.prompt_ids, [*first.response_ids, 40, 41, 42, *second.response_ids, 50, 9], 0, ((3, 6), (9, 10)))
+    rows = [[long, second], RECORDS[1]]
+    encoded = [r for record in rows for r in record]
+    expected = []
+    for r in encoded:
+        logps = model(input_ids=torch.tensor([r.prompt_ids + r.response_ids])).logits[0].log_softmax(-1)
+        skipped = {3, 4, 5, 9} if r is long else set()
+        at = len(r.prompt_ids) - 1
+        expected.append(sum(logps[at + t, token] for t, token in enumerate(r.response_ids) if t not in skipped))
+    weights = torch.arange(1.0, len(encoded) + 1, dtype=torch.float64)
+    (torch.stack(expected) * weights).sum().backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    logps = ResponseLogps(model)
+    batch = logps.collate(rows, 0) if packed else collate(encoded, 0)
+    assert isinstance(batch, PackedRows if packed else ResponseRows)
+    got = logps(batch)
+    (got * weights).sum().backward()
+    torch.testing.assert_close(got, torch.stack(expected).detach(), rtol=1e-9, atol=1e-9)
+    for p, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-8, atol=1e-9)
+    assert long.learned == 3 + 3 + 1

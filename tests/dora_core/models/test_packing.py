@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from dora_core.data.encoding import EncodedResponse
 from dora_core.models.packing import Segment, by_prompt, pack, packed_tokens
 from tests.dora_core.models.packed_records import RECORDS, record
 
@@ -40,3 +41,11 @@ def test_neighbours_with_one_prompt_are_one_record() -> None:
     assert by_prompt(responses) == RECORDS
     again = record(5, 2, seed=1)
     assert by_prompt([*RECORDS[0], *RECORDS[2], *again]) == [RECORDS[0], RECORDS[2], again], "apart, so computed again"
+
+
+def test_turns_of_others_are_read_and_not_predicted() -> None:
+    """[1 2 | 3 4 5 6 | 8 9] of the responses 3 4 5 6 7, of which 5 and 6 are not learned, and 8 9 10."""
+    rows = pack([[EncodedResponse([1, 2], [3, 4, 5, 6, 7], 0, ((2, 4),)), EncodedResponse([1, 2], [8, 9, 10], 0)]])
+    assert rows.ids_S.tolist() == [1, 2, 3, 4, 5, 6, 8, 9] and rows.segments == (Segment(2, (4, 2)),)
+    assert rows.targets_T.tolist() == [3, 4, 7, 8, 9, 10] and rows.row_T.tolist() == [0, 0, 0, 1, 1, 1]
+    assert rows.index_T.tolist() == [1, 2, 5, 1, 6, 7]

@@ -24,3 +24,9 @@ def test_by_length() -> None:
     assert (three.tolist(), short.ids_RS.tolist()) == ([0, 2], [[1, 2, 3], [8, 9, 10]])
     assert (four.tolist(), long.ids_RS.tolist()) == ([1], [[4, 5, 6, 7]])
     assert short.targets_RS.tolist() == [[-1, 3, -1], [9, 10, -1]] and short.attention_RS.all()
+
+
+def test_turns_of_others_are_no_targets() -> None:
+    """[1 2 | 3 4 5 6 7] with 5 and 6 not learned: positions 1, 2 and 5 predict 3, 4 and 7."""
+    rows = collate([EncodedResponse([1, 2], [3, 4, 5, 6, 7], 0, ((2, 4),))], 0)
+    assert rows.targets_RS.tolist() == [[-1, 3, 4, -1, -1, 7, -1]]

@@ -11,6 +11,7 @@ import transformers
 from dora_core.config.method import LoraConfig
 from dora_core.data.encoding import EncodedResponse
 from dora_core.errors import ModelError
+from dora_core.models import row_layout as row_layout_module
 from dora_core.models.adapters import add_lora
 from dora_core.models.logprobs import ResponseLogps
 from dora_core.models.packed_attention import NAME
@@ -158,3 +159,20 @@ def test_the_readme_has_every_architecture_with_its_ways() -> None:
         for name in [names] if names in ARCHITECTURES else names.split(", "):
             found[name] = (short, long)
     assert {name: (about.short.value, about.long.value) for name, about in ARCHITECTURES.items()}.items() <= found.items()
+
+
+def test_a_device_that_is_full_is_no_property_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is raised, and the next decision is made anew."""
+
+    def runs_out(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(row_layout_module, "_known", {})
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=64
+    )
+    model = transformers.LlamaForCausalLM(config)
+    with monkeypatch.context() as full, pytest.raises(torch.OutOfMemoryError):
+        full.setattr(row_layout_module, "forward_logps", runs_out)
+        ResponseLogps(model)
+    assert ResponseLogps(model).unpacked_because == ""

@@ -12,9 +12,11 @@ import pytest
 
 from dora_core.config.method import TextConfig
 from dora_core.data.encoding import Encoder
+from dora_core.data.response_turns import join_turns
 from dora_core.errors import DataError
 from dora_core.training.alignment_data import UNKNOWN, AlignmentData, choose_responses, write_alignment_data
 from tests.dora_core.conftest import WORDS
+from tests.dora_core.data.chat_families import SEPARATED
 
 
 def make_rows(n: int) -> list[dict]:
@@ -215,3 +217,24 @@ def test_log_probabilities_of_other_tokens_are_refused(tokenizer, tmp_path: Path
     with pytest.raises(DataError, match=f"that of {counts[1] - 1} response tokens, and the response has {counts[1]}") as refused:
         write(tmp_path / "other", [row | {"tokens": [counts[0], counts[1] - 1]}], encoder, 10, 2)
     assert "logps/" in refused.value.hint
+
+
+def test_places_that_are_not_learned_come_back(tokenizer, tmp_path: Path) -> None:
+    """Records of one and of several turns in different batches of the file, and their numbers of learned tokens against the reference's."""
+    tokenizer.chat_template = SEPARATED
+    encoder = Encoder(tokenizer, TextConfig())
+    turns = [{"role": role, "content": text} for role, text in (("assistant", "on a"), ("user", "cat"), ("assistant", "mat"))]
+    rows = [row | {"rewards": [1.0, 0.0], "responses": ["run home", "very old"]} for row in make_rows(4)]
+    rows = [row | {"sources": row["sources"][:2], "logps": row["logps"][:2]} for row in rows]
+    rows[2]["responses"] = ["dog", join_turns(turns)]
+    for row in rows:
+        row["tokens"] = [encoder.encode(row["prompt"], response).learned for response in row["responses"]]
+    data = write(tmp_path / "data.arrow", rows, encoder, 2, 8)
+    for place, row in enumerate(rows):
+        assert data[place].responses == [encoder.encode(row["prompt"], response) for response in row["responses"]]
+    several = data[2].responses[1]
+    [(start, stop)] = several.context
+    assert several.learned == rows[2]["tokens"][1] == len(several.response_ids) - (stop - start)
+    rows[2]["tokens"][1] = len(several.response_ids)
+    with pytest.raises(DataError, match="its reference log-probability is that of"):
+        write(tmp_path / "other.arrow", rows, encoder, 2, 8)

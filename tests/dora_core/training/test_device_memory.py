@@ -12,6 +12,7 @@ from torch import nn
 from dora_core.config.method import LoraConfig, OptimizationConfig
 from dora_core.errors import TrainingError
 from dora_core.models.adapters import add_lora
+from dora_core.models.logprobs import ResponseLogps
 from dora_core.training import loop as training
 from dora_core.training.device_memory import adamw, arithmetic, explain_out_of_memory
 from dora_core.training.distributed import Worker
@@ -28,6 +29,7 @@ TORCH_SAYS = (
 
 @pytest.fixture
 def run(policy, tokenizer) -> Run:
+    ResponseLogps(policy)  # decides and remembers how rows are laid out, which is not part of these trainings
     return Run(policy, tokenizer)
 
 

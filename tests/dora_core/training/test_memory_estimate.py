@@ -55,6 +55,12 @@ def test_options_move_what_they_say() -> None:
     assert kept.activations == 34 * whole.activations and kept.recomputed == 0
 
 
+def test_moments_of_eight_bits_are_a_quarter() -> None:
+    """Two codes of a byte, and two float32 scales of 256 of them: 2.03 bytes a weight in place of 8."""
+    found = training_memory(LLAMA_8B, BFLOAT16.evolve(optimizer="adamw_8bit"), Execution(workers=8, **GPUS))
+    assert found.optimizer == pytest.approx(8_030_261_248 * (2 + 8 / 256) / 8) and found.device == pytest.approx(19.84e9, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["llama", "tied", "gpt2"])
 def test_sizes_are_read_from_the_files(name: str, tmp_path: Path) -> None:
     folder = saved(name, tmp_path, torch.bfloat16)

@@ -8,10 +8,15 @@ import pytest
 import torch
 
 from dora_core.config.execution import Execution
-from dora_core.config.method import OptimizationConfig
+from dora_core.config.method import OptimizationConfig, TextConfig
+from dora_core.data.encoding import Encoder
+from dora_core.data.response_turns import join_turns
+from dora_core.models.logprobs import ResponseLogps
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import FolderHooks, fit
 from dora_core.training.microbatches import split_step
+from dora_core.training.sft import SftTask
+from tests.dora_core.data.chat_families import SEPARATED
 from tests.dora_core.training.interrupted_runs import EXAMPLES, sft_task
 
 
@@ -66,3 +71,25 @@ def test_sft_loss_is_the_mean_over_tokens_for_any_micro_batch(policy, tokenizer)
         norms.append((metrics["loss"], scale * float(torch.nn.utils.get_total_norm([p.grad for p in policy.parameters()]))))
         policy.zero_grad()
     assert norms[1:] == [pytest.approx(norms[0], rel=1e-5)] * 2
+
+
+def test_turns_of_others_are_not_learned(policy, tokenizer) -> None:
+    """The loss is the mean over the tokens of both turns of the assistant, against a plain forward pass."""
+    tokenizer.chat_template = SEPARATED
+    turns = [{"role": role, "content": text} for role, text in (("assistant", "on a"), ("user", "cat"), ("assistant", "mat"))]
+    task = SftTask(
+        ResponseLogps(policy),
+        [],
+        [([{"role": "user", "content": "the"}], join_turns(turns))],
+        Encoder(tokenizer, TextConfig()),
+        Worker(torch.device("cpu")),
+        0,
+    )
+    [row] = task._rows
+    [(start, stop)] = row.context
+    assert tokenizer.decode(row.response_ids[start:stop]) == "<sep>cat<sep>"
+    _, metrics = task.backward(task.module, [[0]], 0)
+    logps = policy(input_ids=torch.tensor([row.prompt_ids + row.response_ids])).logits[0].log_softmax(-1)
+    at = len(row.prompt_ids) - 1
+    learned = [logps[at + t, token].item() for t, token in enumerate(row.response_ids) if not start <= t < stop]
+    assert metrics == pytest.approx({"loss": -sum(learned) / len(learned), "tokens": len(learned)}, rel=1e-5)

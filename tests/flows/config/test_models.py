@@ -120,3 +120,10 @@ def test_goals_in_prompts_exclude_trust_in_labels(tmp_path: Path, sections: str)
     assert load_config(tmp_path / "c.yaml").data.goal is not None
     with pytest.raises(ConfigError, match="rounds need prompts without goals"):
         load_config(tmp_path / "c.yaml", model=SelfTrainConfig)
+
+
+@pytest.mark.parametrize("more", ["policy: {source: tiny}", "policy: {source: ./model}\ntext: {template: plain}"])
+def test_responses_of_several_turns_need_a_chat_template(tmp_path: Path, more: str) -> None:
+    (tmp_path / "c.yaml").write_text(f"data: {{train: [{{path: x, messages: {{learn_turns: all}}}}]}}\n{more}")
+    with pytest.raises(ConfigError, match=r"data.train\[0\].messages.learn_turns=all: .* has no chat template"):
+        load_config(tmp_path / "c.yaml")

@@ -467,3 +467,12 @@ def test_benchmarks_are_refused_before_anything_runs_where_lm_eval_is_missing(
     monkeypatch.undo()
     with pytest.raises(ConfigError, match=r"benchmarks.tasks.0.*no such file"):
         load(tmp_path, mixture, "benchmarks.tasks=[./gone.yaml]")
+
+
+def test_an_optimiser_that_is_not_installed_is_refused_before_anything_runs(
+    tmp_path: Path, mixture: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = load(tmp_path, mixture, "align.optimization.optimizer=adamw_8bit")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"align.optimization.optimizer=adamw_8bit needs torchao"):
+        build_plan(wanted, store)

@@ -13,8 +13,10 @@ import pytest
 from dora_core.config.execution import Endpoint, Execution
 from dora_core.config.judging import LLMJudge
 from dora_core.data.records import RECORDS_SCHEMA
+from dora_core.data.response_turns import TURN, join_turns
 from dora_core.errors import ConfigError, DataError
 from infra.store.store import Store
+from tasks.judges.llm import _Group
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages import judge
 from tests.endpoint_server import EndpointServer, Reply
@@ -159,3 +161,11 @@ def test_a_judge_that_fails_midway_is_asked_for_the_rest(store: Store) -> None:
         facts = execute(spec(server, *given), judge.run, store)["facts"]
         assert len(server.bodies) == facts["requests"] == 12 - facts["reused"]
     assert scores(store, of) == [0.5] * 4
+
+
+def test_a_response_of_several_turns_is_judged_as_a_transcript() -> None:
+    turns = [{"role": role, "content": role} for role in ("assistant", "user", "assistant")]
+    group = _Group("r", [{"role": "user", "content": "q"}], [0], [0], [join_turns(turns)], ["no"], [(0, 0)])
+    for question in group.questions(LLMJudge(model="judge")):
+        asked = question.body["messages"][-1]["content"]
+        assert "assistant\n\nUser: user\n\nAssistant: assistant" in asked and TURN not in asked

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from dora_core.config.alignment import AlignConfig
 from dora_core.config.execution import Execution
 from dora_core.config.method import LoraConfig, ModelConfig, OptimizationConfig
 from dora_core.errors import DataError
+from dora_core.models.loading import build_policy, save_model, train_tokenizer
 from infra.store.journal import JournalReader
 from infra.store.store import Store
 from tasks.runtime.stage import StageRef, execute
 from tasks.stages import align, reference
 from tasks.tables.record_selection import RecordSelection
+from tests.dora_core.data.chat_families import SEPARATED
 from tests.tasks import conftest
+from tests.tasks.classified import ingested
 from tests.tasks.conftest import IN_PROCESS, TEXT, prepare
 
 Start = tuple[Path, StageRef, StageRef, StageRef]
@@ -115,3 +120,40 @@ def test_records_too_few_for_the_steps_of_all_are_refused(pipeline_start: Start,
     prepare(spec, store)
     with pytest.raises(DataError, match=r"selected records would repeat \d times \(at most 2\)"):
         execute(spec, align.run, store)
+
+
+def test_trajectories_are_read_and_learned_turn_by_turn(tmp_path: Path) -> None:
+    """From rows to trained weights: the reference is the sum over the turns of the assistant, so training starts at a loss of log 2."""
+    words = ["the cat sat", "on a mat", "one old dog", "ran home", "very far"]
+
+    def talk(*texts: str) -> list[dict[str, str]]:
+        return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
+
+    tokenizer = train_tokenizer(words * 3, 300)
+    tokenizer.chat_template = SEPARATED
+    save_model(build_policy(ModelConfig(hidden_size=32, layers=1, heads=2), tokenizer, 96), tokenizer, tmp_path / "model")
+    rows = [
+        {
+            "chosen": talk(f"{words[i % 5]} {i}", words[1], words[2], words[3]),
+            "rejected": talk(f"{words[i % 5]} {i}", words[4], words[0], words[2]),
+        }
+        for i in range(30)
+    ]
+    store = Store(str(tmp_path / "store"))
+    records = ingested(store, tmp_path / "data", rows, source="human", messages={"learn_turns": "all"})
+    model = ModelConfig(source=str(tmp_path / "model"))
+    logps = reference.Spec(records=records, start=None, model=model, text=TEXT, execution=IN_PROCESS)
+    execute(logps, reference.run, store)
+    table = pq.read_table(store.fetch("reference", logps.digest()) / "logps.parquet").to_pylist()
+    of_turns = [
+        len(tokenizer(texts)["input_ids"][0]) + len(tokenizer(texts)["input_ids"][1]) + 2 for texts in (words[1:4:2], words[4:1:-2])
+    ]
+    assert [row["tokens"] for row in table[:2]] == of_turns, "two texts and two end tokens"
+    optimization = OptimizationConfig(epochs=8, batch_size=8, learning_rate=1e-2)
+    spec = align.Spec(
+        records=records, calibration=None, reference=logps.ref(), start=None, model=model, text=TEXT,
+        align=AlignConfig(loss={"name": "dpo"}, objective={"name": "erm"}, optimization=optimization), execution=IN_PROCESS,
+    )  # fmt: skip
+    prepare(spec, store)
+    curve = execute(spec, align.run, store)["facts"]["curve"]
+    assert curve["loss"][0] == pytest.approx(math.log(2), abs=1e-4) and curve["loss"][-1] < 0.3

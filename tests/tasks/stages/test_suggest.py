@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dora_core.config.valuation import ExchangeConfig, RaceConfig, TrustConfig
+from dora_core.data.response_turns import join_turns
 from dora_core.errors import DataError
 from dora_core.testbed.mixture import Testbed, TestbedConfig
 from infra.store.store import Store
@@ -112,3 +115,14 @@ def test_nothing_to_label_is_refused(tmp_path: Path) -> None:
 )
 def test_the_pair_of_a_record(responses: list[str], rewards: list[float | None], expected: tuple[int, int] | None) -> None:
     assert suggest.pair_of(responses, rewards) == expected
+
+
+def test_trajectories_are_not_suggested(tmp_path: Path) -> None:
+    """A label of one could not be read back as a response of several turns."""
+    several = join_turns([{"role": role, "content": role} for role in ("assistant", "user", "assistant")])
+    rows = [
+        {"prompt": [{"role": "user", "content": "q"}], "responses": ["a", last], "rewards": [None, None], "split": "train"}
+        for last in (several, "b")
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "records.parquet")
+    assert list(suggest._pairs(tmp_path / "records.parquet", np.ones(2, dtype=bool))) == [(1, (0, 1))]

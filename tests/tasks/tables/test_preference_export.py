@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dora_core.data.records import RECORDS_SCHEMA, with_tools
+from dora_core.data.response_turns import join_turns
 from dora_core.errors import DataError
 from tasks.tables.preference_export import approvals, export_rows, export_schema, preferences
 
@@ -113,3 +114,11 @@ def test_preferences_and_approvals() -> None:
     assert preferences([1.0, 3.0, 2.0], "best_worst") == [(1, 0)]
     assert approvals([2.0, 2.0, 1.0]) == [(0, True), (1, True), (2, False)]
     assert approvals([1.0]) == [(0, True)] and approvals([0.0]) == [(0, False)] and approvals([None]) == []
+
+
+def test_a_response_of_several_turns_is_written_as_messages(tmp_path: Path) -> None:
+    turns = [{"role": role, "content": role} for role in ("assistant", "user", "assistant")]
+    record = made("a", [1.0, 0.0]) | {"responses": [join_turns(turns), "no"]}
+    pq.write_table(pa.Table.from_pylist([record], schema=RECORDS_SCHEMA), tmp_path / "records.parquet")
+    [row] = export_rows(tmp_path / "records.parquet", None, "trl-pairs", Counter())
+    assert row["chosen"] == turns and row["rejected"] == [{"role": "assistant", "content": "no"}]

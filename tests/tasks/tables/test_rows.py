@@ -12,6 +12,7 @@ import pytest
 
 from dora_core.data.encoding import plain_prompt
 from dora_core.data.records import GOLDEN_SCHEMA, RECORDS_SCHEMA
+from dora_core.data.response_turns import join_turns
 from tasks.tables import rows as rows_module
 from tasks.tables.artifacts import GOLDEN_FILE, RECORDS_FILE
 from tasks.tables.rows import read_index, rebatch, record_batches, responses_of, row_keys, text_rows, texts_at
@@ -163,3 +164,16 @@ def test_a_goal_is_part_of_a_row_s_identity() -> None:
     goals = pa.array([None, "Aim at 1.", "Aim at 2."])
     plain, *asked = row_keys(hashes, texts, goals).tolist()
     assert plain == row_keys(hashes, texts)[0] and len({plain, *asked}) == 3
+
+
+def test_a_response_of_several_turns_is_a_transcript_for_classifiers_and_whole_for_policies(tmp_path: Path):
+    response = join_turns([{"role": role, "content": role} for role in ("assistant", "user", "assistant")])
+    records = make_records(4)
+    records[1]["responses"][1] = response
+    path = tmp_path / RECORDS_FILE
+    pq.write_table(pa.Table.from_pylist(records, schema=RECORDS_SCHEMA), path)
+    texts = {
+        plain: [y for table in text_rows(path, np.arange(8), plain=plain) for y in table["response"].to_pylist()] for plain in (True, False)
+    }
+    assert texts[False][3] == response and texts[True][3] == "assistant\n\nUser: user\n\nAssistant: assistant"
+    assert texts[True][:3] == texts[False][:3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,18 @@ from dora_core.models.loading import build_policy, load_policy, save_model, trai
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import OutOfMemory
 from infra.store.store import Store
-from tasks.training.job import CausalLM, Memory, ScalarHead, TrainingJob, decoder_layers, load, save_trained, trained_folder, trained_model
+from tasks.training.job import (
+    CausalLM,
+    Memory,
+    ScalarHead,
+    TrainingJob,
+    _balanced,
+    decoder_layers,
+    load,
+    save_trained,
+    trained_folder,
+    trained_model,
+)
 from tasks.training.report import TrainingReport
 from tests.tasks.training import sharded_jobs
 
@@ -182,3 +194,11 @@ def test_two_ranks_with_shards_leave_the_model_of_one_process(name: str, sharded
     assert max((got[at] - weight).abs().max().item() for at, weight in expected.items()) < 1e-2 * moved
     notes = [warning for warning in report.warnings if "read the whole model" in warning]
     assert len(notes) == (name == "whole") and all("which are one weight" in note for note in notes)
+
+
+def test_experts_of_a_reward_model_are_not_balanced(start: Path, tmp_path: Path) -> None:
+    one = job(start, tmp_path, kind=ScalarHead, optimization=OptimizationConfig(router_balance=0.001))
+    with pytest.raises(ModelError, match="a reward model's experts are not balanced"):
+        _balanced(SimpleNamespace(), one, load(one, Worker()), Worker())  # type: ignore[arg-type]
+    plain = SimpleNamespace()
+    assert _balanced(plain, job(start, tmp_path), load(one, Worker()), Worker()) is plain  # type: ignore[arg-type]

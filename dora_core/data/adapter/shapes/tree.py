@@ -20,6 +20,7 @@ from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.shapes.base import RowShape
 from dora_core.data.adapter.spill import spill_file
 from dora_core.data.problems import Problem, Reason, problem
+from dora_core.data.response_turns import TURN
 
 MAX_DEPTH = 1000
 _TABLE = (
@@ -123,6 +124,8 @@ class TreeShape:
                 text.encode()
             except UnicodeEncodeError:
                 problems.append(problem(f"{at}{self._text.text}", Reason.LONE_SURROGATE, "holds half a UTF-16 pair"))
+            if TURN in text:
+                problems.append(problem(f"{at}{self._text.text}", Reason.RESERVED_CHARACTER, f"holds U+{ord(TURN):04X}"))
         number: float | None = None
         if rank is not None and type(rank) is not Missing:
             try:

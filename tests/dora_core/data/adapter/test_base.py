@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from dora_core.config.adapter import Adapter
 from dora_core.data.adapter.base import prompt_boundary
+from dora_core.data.response_turns import TURN, split_turns
 from tests.dora_core.data.adapter.reading import WORDS, few, one, read_rows, says
 from tests.dora_core.data.cases import assistant, system, user
 
@@ -142,3 +145,69 @@ def test_column_with_a_canonical_name_can_be_switched_off(name, value):
     row = {"prompt": "q", "chosen": "a", "rejected": "b", name: value}
     found = one([row], {"columns": {name: False}})
     assert says(found).answers == {"a": 1.0, "b": 0.0} and found.fields.get(name) is None
+
+
+# ---------------------------------------------------------------------------------------------------- learn_turns: all
+
+ALL = {"messages": {"learn_turns": "all"}}
+LATER = [user("And then?"), assistant("The other.")]
+BEGUN = [user("Which?"), assistant("This."), *LATER]
+
+
+def prompt_and_turns(row, keys=ALL, **options):
+    """Prompt, and the turns of each response, of the only row."""
+    fields = one([row], keys, **options).fields
+    texts = [fields[name] for name in ("chosen", "rejected", "response") if name in fields] or fields["responses"]
+    return fields["prompt"], [split_turns(text) for text in texts]
+
+
+def test_trajectories_that_part_early_are_responses_of_several_turns():
+    """The prompt is what they share; without the key the row is refused with the line to write."""
+    other = [user("Which?"), assistant("None."), user("Why?"), assistant("Hm.")]
+    row = {"chosen": BEGUN, "rejected": other}
+    assert prompt_and_turns(row) == ([user("Which?")], [BEGUN[1:], other[1:]])
+    assert prompt_and_turns({"prompt": [user("Which?")], "chosen": BEGUN[1:], "rejected": other[1:]}) == (
+        [user("Which?")],
+        [BEGUN[1:], other[1:]],
+    )
+    assert prompt_and_turns({"prompt": "Which?", "chosen": BEGUN, "rejected": other[1:]}) == ([user("Which?")], [BEGUN[1:], other[1:]])
+    assert "{learn_turns: all}" in read_rows([row]).problems[0][0].detail
+    assert read_rows([row], ALL).notes["responses of several turns, of which all turns of the assistant are learned"] == 2
+
+
+def test_conversations_that_part_at_their_last_turn_are_read_as_ever():
+    row = {"chosen": BEGUN, "rejected": [*BEGUN[:-1], assistant("None.")]}
+    assert one([row], ALL) == one([row])
+
+
+def test_one_conversation_is_a_response_from_the_first_turn_of_the_assistant_on():
+    assert prompt_and_turns({"response": BEGUN}, golden=True) == (BEGUN[:1], [BEGUN[1:]])
+    given = {"prompt": BEGUN[:3], "response": BEGUN}
+    assert prompt_and_turns(given, golden=True) == (BEGUN[:3], [BEGUN[3:]]), "a prompt that is given is no response"
+    assert prompt_and_turns({"response": BEGUN}, {}, golden=True) == (BEGUN[:3], [BEGUN[3:]])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "reason"),
+    [
+        (BEGUN, [user("What?"), *BEGUN[1:]], "prompt_mismatch"),
+        ([*BEGUN[:2], {"role": "tool", "content": "4", "tool_call_id": "c"}, assistant("x")], BEGUN, "tool_call"),
+        ([user("Which?"), assistant(" "), *LATER], BEGUN, "empty_response"),
+        ([user("Which?"), assistant(f"\n\n{TURN}User: me"), *LATER], BEGUN, "reserved_character"),
+    ],
+)
+def test_turns_that_cannot_be_learned_refuse_the_row(chosen, rejected, reason):
+    keys = {"messages": {"learn_turns": "all", "tools": "keep"}}
+    [problem] = read_rows([{"chosen": chosen, "rejected": rejected}], keys).problems[0]
+    assert problem.reason == reason
+
+
+@pytest.mark.parametrize("keys", [{}, ALL])
+def test_no_text_of_the_data_becomes_a_turn(keys):
+    [problem] = read_rows([{"prompt": "q", "chosen": f"a\n\n{TURN}User: b\n\n{TURN}Assistant: c", "rejected": "d"}], keys).problems[0]
+    assert problem.reason == "reserved_character"
+
+
+def test_cut_and_learned_turns_exclude_each_other():
+    with pytest.raises(ValidationError, match="write one of the two"):
+        Adapter.model_validate({"messages": {"learn_turns": "all", "differ": "cut"}})

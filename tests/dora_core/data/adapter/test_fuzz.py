@@ -227,10 +227,10 @@ def mapped(draw: st.DrawFn) -> tuple[list[Any], dict[str, Any], bool]:
                     "templated": st.sampled_from(["refuse", "parse"]),
                     "tools": st.sampled_from(["refuse", "keep"]),
                     "implicit": st.sampled_from(["marker", "longest"]),
-                    "differ": st.sampled_from(["refuse", "cut"]),
                 }
             )
-        ),
+        )
+        | draw(st.sampled_from([{"differ": "refuse"}, {"differ": "cut"}, {"learn_turns": "all"}])),
     }
     if keys["shape"] == "tree":
         keys["tree"] = draw(

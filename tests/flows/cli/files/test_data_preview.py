@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from dora_core.config.method import ModelConfig, TextConfig
-from dora_core.data.previewed import RecordShown
+from dora_core.data.encoding import Encoder
+from dora_core.data.previewed import RecordShown, ResponseShown
 from dora_core.errors import ConfigError
 from dora_core.models.loading import build_policy, save_model, train_tokenizer
-from flows.cli.files.data_preview import SHOWN_CHARS, TINY_END, _clip, _example, _template, load_any
+from flows.cli.files.data_preview import SHOWN_CHARS, TINY_END, Template, _clip, _example, _template, load_any
 from flows.config.models import RealignConfig, SelfTrainConfig
+from tests.dora_core.data.chat_families import FAMILIES
 from tests.flows.cli.invoked import document, invoke
 
 pytestmark = pytest.mark.usefixtures("own_home")
@@ -103,3 +105,14 @@ def test_a_chat_is_shown_token_by_token_with_its_end_and_its_refusals(tmp_path: 
     assert refused.startswith("(refused: the chat template of") and "text.system: merge" in refused
     cut = _template(str(tmp_path / "model"), ModelConfig(), TextConfig(max_response_tokens=4))
     assert _example(shown("user"), cut)[2:] == [("end", "(cut: no end token)"), ("tokens", "4 + 4 tokens, 1 cut")]
+
+
+def test_turns_of_others_are_shown_apart_from_those_that_are_learned() -> None:
+    family = FAMILIES["Qwen2.5"]
+    turns = [{"role": role, "content": role[:2]} for role in ("assistant", "user", "assistant")]
+    one = ResponseShown(text="a transcript", reward=1.0, source=None, turns=turns)
+    record = shown("user").evolve(responses=[one])
+    parts = _example(record, Template(Encoder(family.tokenizer(), TextConfig()), ""))
+    between = "\n<|im_start|>user\nus<|im_end|>\n<|im_start|>assistant\n"
+    assert parts[1:4] == [("response", "as<|im_end|>"), ("prompt", between), ("response", "as")] and parts[4] == ("end", "<|im_end|>")
+    assert parts[5][1].endswith("tokens, 6 of them learned")
