@@ -42,7 +42,7 @@ OUTCOMES = {"win": PALETTE[0], "tie": "#c9ced6", "lose": PALETTE[4]}
 # ------------------------------------------------------------------------------------------------------------ preferences
 
 
-@stage_figure("evaluate", wide=True)
+@stage_figure("evaluate")
 def comparison(facts: evaluate.Facts) -> Figure | None:
     """Accuracy, ranking and margin: a dot and its interval per model, by part of the held-out pairs."""
     titles = {"accuracy": "preference accuracy", "ranking": "ranking accuracy", "margin": "reward margin (nats)"}
@@ -69,7 +69,7 @@ def comparison(facts: evaluate.Facts) -> Figure | None:
     return figure
 
 
-@stage_figure("evaluate", wide=True)
+@stage_figure("evaluate")
 def twins(facts: evaluate.Facts) -> Figure | None:
     """What the policy gains over every twin, paired by prompt: win rate against the start, and preference accuracy."""
     found = facts.twins
@@ -146,7 +146,7 @@ def by_task(facts: evaluate.Facts) -> Figure | None:
     return _by_group("By task", facts.by_task)
 
 
-@stage_figure("evaluate", wide=True)
+@stage_figure("evaluate")
 def by_column(facts: evaluate.Facts) -> Figure | None:
     """Preference accuracy by the values of carried columns: a panel per column, a dot and its interval per value."""
     tables = {column: found.groups for column, found in facts.by_column.items() if found.groups}
@@ -221,7 +221,7 @@ def outcomes(facts: compare.Facts) -> Figure | None:
     return figure
 
 
-@stage_figure("compare", wide=True)
+@stage_figure("compare")
 def win_groups(facts: compare.Facts) -> Figure | None:
     """Win rate by source and by task against every opponent; the worst group of enough prompts in the colour of losing."""
     wins = wins_of(facts)

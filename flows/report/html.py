@@ -60,18 +60,17 @@ def yaml_text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class InlineFigure:
-    """A figure as part of a page; ``part`` and ``wide`` as in ``figure_registry.py``."""
+    """A figure as part of a page; ``part`` as in ``figure_registry.py``."""
 
     markup: Markup
     part: str
-    wide: bool
 
 
 def inline_figures(label: str, result: StageResult[Any]) -> list[InlineFigure]:
     """Return every figure of a stage's result as markup, in the order of registration; ``label`` is unique on the page."""
     registered = FIGURES.get(result.stage, {})
     drawn = figures_for(result)
-    return [InlineFigure(markup(figure, f"{label}-{name}"), registered[name].part, registered[name].wide) for name, figure in drawn.items()]
+    return [InlineFigure(markup(figure, f"{label}-{name}"), registered[name].part) for name, figure in drawn.items()]
 
 
 def markup(figure: Figure, name: str) -> Markup:
