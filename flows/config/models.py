@@ -39,6 +39,7 @@ from dora_core.evaluation.study_statistics import TABLES, TableName
 from dora_core.objectives import Auto, find_objective
 from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.strict_model import NAME_PATTERN, StrictModel, is_empty
+from flows.config.report_page import ReportConfig
 
 ROBUST = "robust"
 """Stands for the configured robust objective in a study's lists of objectives."""
@@ -193,6 +194,9 @@ class RealignConfig(MethodConfig):
     compare: CompareConfig | None = Field(default_factory=CompareConfig, description="Win rates on held-out prompts; null = none.")
     benchmarks: BenchmarksConfig | None = Field(None, exclude_if=is_empty, description="Tasks of lm-eval before and after; null = none.")
     promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="Promotion.")
+    report: ReportConfig = Field(
+        default_factory=ReportConfig, exclude_if=lambda report: report == ReportConfig(), description="The run's page."
+    )
 
     @model_validator(mode="after")
     def _check_endpoints(self) -> Self:

@@ -229,7 +229,7 @@ def win_groups(facts: compare.Facts) -> Figure | None:
     groups = [(by, name) for by in ("source", "task") for name in sorted({n for table in tables.values() for n in table[by]})]
     if len(groups) < 2:
         return None
-    figure, panels = panel_grid(len(wins), columns=len(wins), height=0.9 + 0.24 * len(groups), share_y=True)
+    figure, panels = panel_grid(len(wins), columns=3, height=0.9 + 0.24 * len(groups), share_y=True)
     for axes, (name, w) in zip(panels, wins.items(), strict=True):
         for row, (by, group) in enumerate(groups):
             if group in tables[name][by]:
