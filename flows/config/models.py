@@ -39,7 +39,6 @@ from dora_core.evaluation.study_statistics import TABLES, TableName
 from dora_core.objectives import Auto, find_objective
 from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.strict_model import NAME_PATTERN, StrictModel, is_empty
-from flows.config.report_page import ReportConfig
 
 ROBUST = "robust"
 """Stands for the configured robust objective in a study's lists of objectives."""
@@ -55,6 +54,18 @@ class PromotionConfig(StrictModel):
         72.0, gt=0, le=720, description="mode ask: hours to wait for an answer; then the model stays challenger and the run ends."
     )
     model_name: str | None = Field(None, pattern=NAME_PATTERN, description="Name in the MLflow model registry; null = the project's name.")
+
+
+class ReportConfig(StrictModel):
+    """Content of a run's page besides numbers and names. It changes no result and no digest."""
+
+    prompts: int = Field(
+        0,
+        ge=0,
+        le=50,
+        description="Held-out prompts with the responses of start and policy and the chosen one, in full; 0 = the page holds no text of "
+        "the data and may leave the store.",
+    )
 
 
 class HeldOutGenerateConfig(GenerateConfig):

@@ -85,6 +85,7 @@ def twins(facts: evaluate.Facts) -> Figure | None:
         axes.set_yticks(range(len(found)), [short(ROLES[name][1], 36) for name in found])
         axes.set_ylim(len(found) - 0.5, -0.5)
         axes.set_title(f"{title}, policy minus twin", fontsize=9)
+        axes.locator_params(axis="x", nbins=6)
         axes.grid(axis="y", visible=False)
     return figure
 

@@ -125,8 +125,15 @@ def _records(folder: Path, wanted: list[str]) -> dict[str, tuple[str, list[str],
         measured = [reward for reward in row["rewards"] or [] if reward is not None and reward == reward]
         best = max(measured, default=None)
         places = [place for place, reward in enumerate(row["rewards"] or []) if reward == best and best is not None]
-        found[row["record_id"]] = (row["prompt"], row["responses"], places[0] if len(places) == 1 else None)
+        found[row["record_id"]] = (_conversation(row["prompt"]), row["responses"], places[0] if len(places) == 1 else None)
     return found
+
+
+def _conversation(messages: list[dict[str, str]]) -> str:
+    """A single question as it is; turns of a conversation each with its role."""
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 def _response(who: str, sample: tuple[int, str], scores: dict[int, float | None], mean: float | None) -> Response:

@@ -20,7 +20,8 @@ from flows.run_record import RunRecord
 from flows.run_summary import evaluation_summary
 from infra.store.store import Store
 from infra.tracking.model_registry import Registered
-from tasks.stages import calibrate, drift, ingest
+from tasks.stages import calibrate, ingest
+from tasks.stages._drift_facts import Facts as DriftFacts
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -105,7 +106,7 @@ def _quality(store: Store, run: RunRecord) -> Quality | None:
     data = facts_in(store, run, "ingest", ingest.Facts)
     if data is None:
         return None
-    moved, factors = facts_in(store, run, "drift", drift.Facts), facts_in(store, run, "calibrate", calibrate.Facts)
+    moved, factors = facts_in(store, run, "drift", DriftFacts), facts_in(store, run, "calibrate", calibrate.Facts)
     tiles = [
         (f"{data.rows_in:,}", "rows read"),
         (percent(data.rows_bad / max(data.rows_in, 1)), "quarantined"),

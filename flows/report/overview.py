@@ -20,7 +20,9 @@ from flows.report.setting_lines import changed_settings
 from flows.run_record import UNCHANGED, RunRecord
 from infra.store.store import Store
 from tasks.runtime.facts import Facts
-from tasks.stages import calibrate, compare, drift, evaluate, promote, value
+from tasks.stages import calibrate, compare, evaluate, promote, value
+from tasks.stages._drift_facts import Facts as DriftFacts
+from tasks.stages._evaluate_facts import TwinMeasures
 
 Tone = Literal["good", "bad", "wait", ""]
 
@@ -84,7 +86,7 @@ class Evidence:
     comparison: compare.Facts | None = None
     evaluation: evaluate.Facts | None = None
     calibration: calibrate.Facts | None = None
-    drift: drift.Facts | None = None
+    drift: DriftFacts | None = None
     value: value.Facts | None = None
 
     @classmethod
@@ -99,7 +101,7 @@ class Evidence:
             facts_in(store, run, "compare", compare.Facts),
             facts_in(store, run, "evaluate", evaluate.Facts),
             facts_in(store, run, "calibrate", calibrate.Facts),
-            facts_in(store, run, "drift", drift.Facts),
+            facts_in(store, run, "drift", DriftFacts),
             facts_in(store, run, "value", value.Facts),
         )
 
@@ -136,8 +138,8 @@ def _wins(now: Evidence, before: Evidence) -> Number:
         if (found := wins.get(name)) is not None:
             old = earlier.get(name)
             equal = None if found.is_extrapolated else found.length_controlled
-            lines.append(_line(f"against {opponent(name)}", found.win_rate, old and old.win_rate, EVEN))
-            lines.append(_line("… at equal length", equal, old and old.length_controlled, EVEN))
+            lines.append(_line(f"against {opponent(name)}", found.win_rate, old.win_rate if old else None, EVEN))
+            lines.append(_line("… at equal length", equal, old.length_controlled if old else None, EVEN))
     return Number("Win rate", lines, "Responses were not compared.")
 
 
@@ -166,7 +168,7 @@ def _gains(now: Evidence, before: Evidence) -> Number:
     return Number(what, lines, "No twin was trained: evaluate.twins names none.")
 
 
-def _gain(twin: evaluate.TwinMeasures) -> Interval | None:
+def _gain(twin: TwinMeasures) -> Interval | None:
     return twin.win_rate_lift or twin.accuracy_lift
 
 

@@ -15,6 +15,7 @@ from flows.report.past import result_in
 from flows.report.rounds import MEASURES, Point
 from flows.run_record import RunRecord
 from infra.store.store import Store
+from tasks.runtime.facts import Facts
 from tasks.stages import calibrate, compare, evaluate, value
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DRAWN = ("win_rate", "at_equal_length", "accuracy", "kl")
-FACTS = {"compare": compare.Facts, "evaluate": evaluate.Facts, "calibrate": calibrate.Facts, "value": value.Facts}
+FACTS: dict[str, type[Facts]] = {"compare": compare.Facts, "evaluate": evaluate.Facts, "calibrate": calibrate.Facts, "value": value.Facts}
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def measures_figure(found: Sequence[Night]) -> Figure | None:
     for axes, name in zip(panels, shown, strict=True):
         points = [(place, night.measures[name]) for place, night in enumerate(found) if name in night.measures]
         ranges = [(place, point.low, point.high) for place, point in points if is_defined(point.low)]
-        if MEASURES[name].chance is not None:
-            axes.axhline(MEASURES[name].chance, color=OTHER, linewidth=1, linestyle="--")
+        if (chance := MEASURES[name].chance) is not None:
+            axes.axhline(chance, color=OTHER, linewidth=1, linestyle="--")
         if ranges:
             axes.vlines(*zip(*ranges, strict=True), color=PALETTE[0], linewidth=3, alpha=0.4)
         axes.plot([place for place, _ in points], [point.value for _, point in points], "o-", color=PALETTE[0], markersize=4)
@@ -93,7 +94,8 @@ def rates_figure(found: Sequence[Night]) -> Figure | None:
     for colour, name in zip(PALETTE, names, strict=False):
         points = [(place, night.rates[name]) for place, night in enumerate(found) if name in night.rates]
         places = [place for place, _ in points]
-        axes.fill_between(places, [p.low for _, p in points], [p.high for _, p in points], color=colour, alpha=0.12, linewidth=0)
+        low, high = ([float(getattr(point, end)) for _, point in points] for end in ("low", "high"))
+        axes.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
         axes.plot(places, [point.value for _, point in points], "o-", color=colour, markersize=4, label=short(name))
     axes.set_ylim(bottom=0)
     _days(axes, found, most=10)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from dora_core.errors import ConfigError
 from flows.config.loading import load_config
-from flows.config.models import RealignConfig, SelfTrainConfig
+from flows.config.models import RealignConfig, ReportConfig, SelfTrainConfig
 
 DATA = "data: {train: [{path: org/data}]}\n"
 
@@ -120,3 +121,19 @@ def test_goals_in_prompts_exclude_trust_in_labels(tmp_path: Path, sections: str)
     assert load_config(tmp_path / "c.yaml").data.goal is not None
     with pytest.raises(ConfigError, match="rounds need prompts without goals"):
         load_config(tmp_path / "c.yaml", model=SelfTrainConfig)
+
+
+ONE_INPUT = {"data": {"train": [{"path": "prefs.jsonl"}]}}
+
+
+def test_no_text_is_shown_unless_asked_for() -> None:
+    config = RealignConfig.model_validate(ONE_INPUT)
+    assert config.report.prompts == 0 and "report" not in config.model_dump(mode="json"), "manifests of earlier releases stay equal"
+    shown = RealignConfig.model_validate(ONE_INPUT | {"report": {"prompts": 6}})
+    assert shown.model_dump(mode="json")["report"] == {"prompts": 6}
+
+
+@pytest.mark.parametrize("prompts", [-1, 51])
+def test_a_page_is_no_copy_of_the_data(prompts: int) -> None:
+    with pytest.raises(ValidationError):
+        ReportConfig(prompts=prompts)

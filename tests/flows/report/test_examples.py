@@ -32,7 +32,9 @@ def comparison(tmp_path: Path) -> tuple[Store, StageResult[Any]]:
     Record 6 has two best responses, so that no single one is chosen."""
     store = Store(str(tmp_path))
     rewards = {name: [1.0, 0.0] if name != "r6" else [1.0, 1.0] for name in RECORDS}
-    given = [{"record_id": n, "prompt": f"prompt {n}", "responses": [f"best {n}", "other"], "rewards": rewards[n]} for n in RECORDS]
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "prompt r6"}]
+    prompts = {name: [{"role": "user", "content": f"prompt {name}"}] if name != "r6" else turns for name in RECORDS}
+    given = [{"record_id": n, "prompt": prompts[n], "responses": [f"best {n}", "other"], "rewards": rewards[n]} for n in RECORDS]
     pairs = [(name, sample) for name in RECORDS for sample in (1, 0)]  # not in order
 
     def samples(who: str) -> list[dict[str, Any]]:
@@ -68,4 +70,5 @@ def test_an_example_has_the_first_sample_of_each_with_score_and_length(compariso
         Response("new", "policy r0 0", -3.0, -3.0, 11),
         Response("chosen", "best r0", 5.0, 5.0, 7),
     ]
+    assert last.prompt == "system: Be brief.\n\nuser: prompt r6"
     assert [one.name for one in last.responses] == ["start", "new"], "two best responses: none was chosen"
