@@ -8,6 +8,7 @@ from heapq import nlargest, nsmallest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dora_core.errors import StoreError
 from infra.store.store import Store
 from tasks.runtime.descriptor import StageResult
 from tasks.tables.artifacts import CALIBRATION_FILE, TRUST_FILE
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 TEN = 10
 BATCH = 65_536
+MOST_BYTES = 1_000_000_000
+"""Largest table that is read, and downloaded where the store is remote."""
 HEAD = "c_"
 """Beginning of the columns with a classifier's probability that a response is golden."""
 
@@ -47,8 +50,8 @@ def by_factor(store: Store, calibration: StageResult[Any]) -> Extremes | None:
 
     The reason is the probability, by the classifier of its source, that the response is golden.
     """
-    path = store.fetch(calibration.stage, calibration.digest) / CALIBRATION_FILE
-    if not path.is_file():
+    path = _table(store, calibration, CALIBRATION_FILE)
+    if path is None:
         return None
     bottom, top = _ends(_factors(path))
     return Extremes("Calibration factor", "h", bottom, top) if bottom and bottom[0].value < top[0].value else None
@@ -56,8 +59,8 @@ def by_factor(store: Store, calibration: StageResult[Any]) -> Extremes | None:
 
 def by_trust(store: Store, valuation: StageResult[Any]) -> Extremes | None:
     """Records whose labels are trusted least and most; None where no label has a probability, or all have the same."""
-    path = store.fetch(valuation.stage, valuation.digest) / TRUST_FILE
-    if not path.is_file():
+    path = _table(store, valuation, TRUST_FILE)
+    if path is None:
         return None
     bottom, top = _ends(_trusted(path, valuation.facts.sources))
     return (
@@ -65,6 +68,21 @@ def by_trust(store: Store, valuation: StageResult[Any]) -> Extremes | None:
         if bottom and bottom[0].value < top[0].value
         else None
     )
+
+
+def _table(store: Store, result: StageResult[Any], name: str) -> Path | None:
+    """Fetch a stage's table; None where it has none.
+
+    Raises:
+        StoreError: the table is damaged, or larger than a page is worth.
+    """
+    content = store.read_result(result.stage, result.digest)
+    if content is None or name not in content["files"]:
+        return None
+    size = content["files"][name]["bytes"]
+    if size > MOST_BYTES:
+        raise StoreError(f"{name} has {size / 1e9:.1f} GB, which is not read for a page: dora data export --run RUN has every record")
+    return store.fetch(result.stage, result.digest) / name
 
 
 def _ends(rows: Iterator[Row]) -> tuple[list[Row], list[Row]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from flows.report.head import head_of, promotion_of
@@ -86,8 +85,9 @@ def render_home(
 
 def project(store: Store, name: str, place: int) -> Project:
     """Read a project; ``place`` is unique on the page."""
-    lines = [_line(store, run) for run in islice(runs_of(store, name), RUNS)]
-    ended = evaluated(store, name)
+    runs = list(runs_of(store, name))
+    lines = [_line(store, run) for run in runs[:RUNS]]
+    ended = evaluated(runs)
     return Project(
         name,
         lines,

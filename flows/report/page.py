@@ -8,7 +8,6 @@ archived and opened without a server. Everything that comes from data is escaped
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +20,7 @@ from flows.report.find import manifest_of
 from flows.report.head import head_of, promotion_of
 from flows.report.html import InlineFigure, inline_figures, render_template, web_links, yaml_text
 from flows.report.overview import Evidence, overview
-from flows.report.past import SHOWN, evaluated, last_run
+from flows.report.past import SHOWN, evaluated, last_run, runs_of
 from flows.report.rounds import rounds_view
 from flows.report.trend import nights, trend_figures
 from flows.run_record import RunRecord, StageRecord
@@ -106,14 +105,19 @@ class Page:
         """Whether the run got as far as an evaluation."""
         return evaluate.STAGE.name in self.shown
 
-    def extremes(self, store: Store) -> list[Extremes]:
-        """Records at the ends of h and of trust, of the stages whose tables are still there."""
-        found = []
+    def extremes(self, store: Store) -> tuple[list[Extremes], list[str]]:
+        """Return the records at the ends of h and of trust, and why a table could not be read."""
+        found, missing = list[Extremes](), list[str]()
         for stage, read in ((calibrate.STAGE.name, by_factor), (value.STAGE.name, by_trust)):
-            if stage in self.shown:
-                with suppress(StoreError):
-                    found.append(read(store, self.results[self.shown[stage].label]))
-        return [one for one in found if one is not None]
+            if stage not in self.shown:
+                continue
+            try:
+                ends = read(store, self.results[self.shown[stage].label])
+            except StoreError as error:
+                missing.append(error.message)
+            else:
+                found += [ends] if ends is not None else []
+        return found, missing
 
     def texts(self, store: Store, count: int) -> dict[str, Any]:
         """Content of ``examples.html``; the sentence says why there is none."""
@@ -172,8 +176,9 @@ def render(store: Store, run_id: str, prompts: int | None = None) -> str:
     page = Page.of(store, run)
     last = last_run(store, run)
     cost = cost_of(store, run, page.results)
-    shown = nights(store, [*evaluated(store, run.project, SHOWN - 1, before=run_id), run]) if page.has_numbers else []
+    shown = nights(store, [*evaluated(runs_of(store, run.project, before=run_id), SHOWN - 1), run]) if page.has_numbers else []
     texts = prompts if prompts is not None else (run.config.get("report") or {}).get("prompts", 0)
+    extremes, missing = page.extremes(store)
     return render_template(
         "page.html",
         run=run,
@@ -193,5 +198,6 @@ def render(store: Store, run_id: str, prompts: int | None = None) -> str:
         trend=trend_figures(shown),
         trend_runs=len(shown),
         **page.texts(store, texts),
-        extremes=page.extremes(store),
+        extremes=extremes,
+        missing_extremes=missing,
     )

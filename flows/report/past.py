@@ -6,7 +6,7 @@ project are read and no others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from flows.run_record import RunRecord, read_record
@@ -18,7 +18,7 @@ from tasks.stages import evaluate
 
 SHOWN = 30
 """Runs in a trend."""
-READ = 200
+READ = 100
 """Manifests that are read to find them."""
 
 
@@ -49,11 +49,11 @@ def last_run(store: Store, run: RunRecord) -> RunRecord | None:
     return next((one for one in earlier if one.status == "completed" and one.flow == run.flow), None)
 
 
-def evaluated(store: Store, project: str, count: int = SHOWN, before: str | None = None) -> list[RunRecord]:
-    """Return the last ``count`` completed runs with an evaluation, oldest first."""
-    ended = (run for run in runs_of(store, project, before) if run.status == "completed")
-    found = [run for run in ended if any(entry.stage == evaluate.STAGE.name and entry.is_finished for entry in run.stages)]
-    return found[:count][::-1]
+def evaluated(runs: Iterable[RunRecord], count: int = SHOWN) -> list[RunRecord]:
+    """Return the first ``count`` completed runs with an evaluation, in reverse: of :func:`runs_of`, oldest first."""
+    ended = (run for run in runs if run.status == "completed")
+    found = (run for run in ended if any(entry.stage == evaluate.STAGE.name and entry.is_finished for entry in run.stages))
+    return list(islice(found, count))[::-1]
 
 
 def result_in(store: Store, run: RunRecord, stage: str, facts: type[F]) -> StageResult[F] | None:

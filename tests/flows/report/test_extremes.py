@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dora_core.errors import StoreError
 from flows.report import extremes
 from flows.report.extremes import by_factor, by_trust
 from infra.store.store import Store
@@ -61,6 +62,13 @@ def test_trust_leaves_out_records_without_a_probability(tmp_path: Path) -> None:
     assert (found.top[0].record_id, found.top[0].reason) == ("people", "labelled by a golden source")
     assert (found.bottom[0].record_id, found.bottom[0].value) == ("r0", 0.5)
     assert found.bottom[0].reason == "the source agrees with people in 74% of pairs, by reward model"
+
+
+def test_a_table_too_large_for_a_page_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extremes, "MOST_BYTES", 10)
+    rows = [{"record_id": "r0", "response_index": 0, "source": None, "h": 1.0}]
+    with pytest.raises(StoreError, match="not read for a page"):
+        by_factor(*stored(tmp_path, "calibrate", "calibration.parquet", rows))
 
 
 def test_a_result_without_its_table_has_no_ends(tmp_path: Path) -> None:

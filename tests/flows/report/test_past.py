@@ -51,8 +51,8 @@ def test_the_last_run_is_a_completed_one_of_the_same_flow(store: Store) -> None:
 def test_a_trend_has_the_last_completed_evaluations_oldest_first(store: Store) -> None:
     without = ("compare", "evaluate", "promote")
     make_run(store, ["human", "model"], run_id="demo-20260201-120000-ab12", flow="realign", without=without)
-    assert [one.run_id for one in evaluated(store, "demo")] == [FIRST, SECOND, THIRD]
-    assert [one.run_id for one in evaluated(store, "demo", count=2)] == [SECOND, THIRD]
+    assert [one.run_id for one in evaluated(runs_of(store, "demo"))] == [FIRST, SECOND, THIRD]
+    assert [one.run_id for one in evaluated(runs_of(store, "demo"), count=2)] == [SECOND, THIRD]
 
 
 def test_cached_stages_have_their_facts(store: Store) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.report.past import evaluated
+from flows.report.past import evaluated, runs_of
 from flows.report.trend import Night, measures_figure, nights, rates_figure, trend_figures
 from infra.store.store import Store
 from tests.flows.report.runs import assert_text_fits, make_run
@@ -17,7 +17,7 @@ def found(tmp_path: Path) -> list[Night]:
     store = Store(str(tmp_path / "store"))
     for day in range(1, 13):
         make_run(store, ["human", "model"], run_id=f"demo-202601{day:02}-120000-ab12", started=1_767_225_600.0 + 86_400 * day)
-    return nights(store, evaluated(store, "demo"))
+    return nights(store, evaluated(runs_of(store, "demo")))
 
 
 def test_a_night_has_the_measures_of_its_run(found: list[Night]) -> None:
