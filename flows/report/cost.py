@@ -1,7 +1,7 @@
 """Cost of a run: wall time, and the CPU and GPU hours that its stages reserved.
 
 A stage reserves ``execution.<stage>.workers`` times the CPUs and GPUs of a worker for as long as it computes. Cached stages count in
-``whole``, at what they cost when they were computed: it is what the run would cost in an empty store.
+``whole``, with their hours when they were computed: the cost of the run in an empty store.
 """
 
 from __future__ import annotations

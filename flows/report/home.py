@@ -41,7 +41,7 @@ class RunLine:
 
 @dataclass(frozen=True)
 class Quality:
-    """The data of the newest run that read some: tiles (number, label), and what its stages warned about."""
+    """The data of the newest run that read some: tiles (number, label), and the warnings of its stages."""
 
     run: RunRecord
     tiles: list[tuple[str, str]]

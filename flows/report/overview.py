@@ -277,7 +277,7 @@ def _reasons(run: RunRecord) -> dict[str, list[str]]:
 
 
 def _commands(run: RunRecord, promotion: promote.Facts | None) -> Iterator[tuple[str, str]]:
-    """Yield what can be done with the version; `dora promote` and `dora reject` of a run that waits are its next steps."""
+    """Yield the commands for the version; `dora promote` and `dora reject` of a waiting run are its next steps (``head.py``)."""
     if promotion is None or run.status not in ("completed", "waiting"):
         return
     name, version = promotion.model_name, promotion.version

@@ -1,8 +1,8 @@
 """Server of the home page and of the runs' pages: ``python -m flows.report.serve``, started by `dora up`.
 
-Read-only: it answers GET, keeps nothing, and renders a page from the store when somebody opens it; pages of ended runs stay in memory. It
-requires the same user and password as the other servers, on every path, and answers to its own names only (DNS rebinding). Pages load
-nothing: a content security policy refuses scripts and requests, whatever a name in the data may hold.
+Read-only: GET alone is answered, and a page is rendered from the store on request; pages of ended runs stay in memory. Every path requires
+the user and password of the other servers, and requests under foreign host names are refused (DNS rebinding). Pages load nothing: a content
+security policy refuses scripts and requests, whatever a name in the data may hold.
 """
 
 from __future__ import annotations

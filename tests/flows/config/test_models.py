@@ -134,6 +134,6 @@ def test_no_text_is_shown_unless_asked_for() -> None:
 
 
 @pytest.mark.parametrize("prompts", [-1, 51])
-def test_a_page_is_no_copy_of_the_data(prompts: int) -> None:
+def test_a_page_shows_few_prompts(prompts: int) -> None:
     with pytest.raises(ValidationError):
         ReportConfig(prompts=prompts)

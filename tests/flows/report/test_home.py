@@ -42,7 +42,7 @@ def test_runs_are_there_with_verdict_reason_and_links(store: Store) -> None:
     assert "demo3championwinrateagainstthestart0.640" in cells
     assert "12,345rowsread0.5%quarantined11,060+1,228recordstotrainon+heldout2sourcesrefit" in cells
     assert "the win against the champion may be length" not in text and "worst source: model, preference accuracy 0.480" in text
-    assert not [tag for tag, _ in page.tags if tag == "svg"], "one evaluated run is no trend"
+    assert not [tag for tag, _ in page.tags if tag == "svg"], "a single evaluated run has no trend"
 
 
 def test_two_evaluated_runs_are_a_trend_of_win_rates_and_exchange_rates(store: Store) -> None:

@@ -33,5 +33,5 @@ def test_every_run_is_a_point_and_the_text_fits(found: list[Night]) -> None:
         assert all(len(axes.get_lines()[-1].get_xdata()) == 12 for axes in figure.axes)
 
 
-def test_one_run_is_no_trend(found: list[Night]) -> None:
+def test_a_single_run_has_no_trend(found: list[Night]) -> None:
     assert trend_figures(found[:1]) == [] and measures_figure([]) is None
