@@ -107,7 +107,13 @@ class Evidence:
 
 
 def overview(
-    run: RunRecord, facts: Mapping[str, Facts], cost: Cost, last: RunRecord | None, before: Evidence, promotion: promote.Facts | None
+    run: RunRecord,
+    facts: Mapping[str, Facts],
+    cost: Cost,
+    last: RunRecord | None,
+    before: Evidence,
+    promotion: promote.Facts | None,
+    gain: Interval | None = None,
 ) -> Overview:
     """Assemble the first screen.
 
@@ -115,10 +121,11 @@ def overview(
         facts: of the run, by stage.
         last: the run that it is compared with, and ``before``, the evidence of that run.
         promotion: as the run saw it.
+        gain: over the last run's policy, see ``since_last.py``.
     """
     now = Evidence.of(facts)
     return Overview(
-        numbers=[_wins(now, before), _kinds(now, before), _gains(now, before), _kl(now, before), _cost(cost)],
+        numbers=[_wins(now, before, gain), _kinds(now, before), _gains(now, before), _kl(now, before), _cost(cost)],
         caveats=list(caveats(now)),
         changes=changed_settings(last.config, run.config) if last is not None else {},
         reasons=_reasons(run),
@@ -130,7 +137,7 @@ def overview(
 # ------------------------------------------------------------------------------------------------------------ five numbers
 
 
-def _wins(now: Evidence, before: Evidence) -> Number:
+def _wins(now: Evidence, before: Evidence, gain: Interval | None) -> Number:
     wins = now.comparison.wins if now.comparison else {}
     earlier = before.comparison.wins if before.comparison else {}
     lines = []
@@ -140,6 +147,8 @@ def _wins(now: Evidence, before: Evidence) -> Number:
             equal = None if found.is_extrapolated else found.length_controlled
             lines.append(_line(f"against {opponent(name)}", found.win_rate, old.win_rate if old else None, EVEN))
             lines.append(_line("… at equal length", equal, old.length_controlled if old else None, EVEN))
+    if gain is not None:
+        lines.append(_line("gain over the last run", gain, None, 0.0, sign="+"))
     return Number("Win rate", lines, "Responses were not compared.")
 
 

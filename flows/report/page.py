@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from dora_core.errors import StoreError
+from dora_core.evaluation.metrics import Interval
 from flows.report.cost import cost_of
 from flows.report.examples import examples
 from flows.report.extremes import Extremes, by_factor, by_trust
@@ -20,8 +21,9 @@ from flows.report.find import manifest_of
 from flows.report.head import head_of, promotion_of
 from flows.report.html import InlineFigure, inline_figures, render_template, web_links, yaml_text
 from flows.report.overview import Evidence, overview
-from flows.report.past import SHOWN, evaluated, last_run, runs_of
+from flows.report.past import SHOWN, evaluated, last_run, result_in, runs_of
 from flows.report.rounds import rounds_view
+from flows.report.since_last import gain_over_last
 from flows.report.trend import nights, trend_figures
 from flows.run_record import RunRecord, StageRecord
 from infra.store.json_files import StoredResult
@@ -104,6 +106,12 @@ class Page:
     def has_numbers(self) -> bool:
         """Whether the run got as far as an evaluation."""
         return evaluate.STAGE.name in self.shown
+
+    def gain_over(self, store: Store, last: RunRecord | None) -> Interval | None:
+        """Return the gain in win rate over the policy of another run; None where they do not compare."""
+        entry = self.shown.get(compare.STAGE.name)
+        before = None if last is None else result_in(store, last, compare.STAGE.name, compare.Facts)
+        return None if entry is None else gain_over_last(store, self.results[entry.label], before)
 
     def extremes(self, store: Store) -> tuple[list[Extremes], list[str]]:
         """Return the records at the ends of h and of trust, and why a table could not be read."""
@@ -194,7 +202,7 @@ def render(store: Store, run_id: str, prompts: int | None = None) -> str:
         training=[entry.label for entry in page.trainings],
         rounds=rounds_view(run, page.results),
         head=head_of(run, page.promotion),
-        overview=overview(run, page.facts, cost, last, Evidence.of_run(store, last), page.promotion),
+        overview=overview(run, page.facts, cost, last, Evidence.of_run(store, last), page.promotion, page.gain_over(store, last)),
         trend=trend_figures(shown),
         trend_runs=len(shown),
         **page.texts(store, texts),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dora_core.evaluation.metrics import Interval
 from flows.report.cost import Cost, Hours
 from flows.report.overview import Evidence, caveats, overview
 from flows.run_record import RunRecord
@@ -49,7 +50,9 @@ def texts(**changes: dict[str, Any]) -> list[str]:
 
 def test_the_five_numbers_stand_beside_the_last_runs() -> None:
     before = Evidence.of(facts(compare=wins(0.57, 0.52)))
-    found = overview(run(), facts(), COST, run(run_id="chat-20260130-120000-ab12"), before, None)
+    found = overview(
+        run(), facts(), COST, run(run_id="chat-20260130-120000-ab12"), before, None, Interval(value=0.03, low=-0.01, high=0.07, n=9)
+    )
     shown = {number.title: [(line.label, line.value, line.last, line.tone) for line in number.lines] for number in found.numbers}
     assert list(shown) == ["Win rate", "Preference accuracy: golden against synthetic", "Gain in win rate", "KL to the start", "Cost"]
     assert shown["Win rate"] == [
@@ -57,6 +60,7 @@ def test_the_five_numbers_stand_beside_the_last_runs() -> None:
         ("… at equal length", "0.500 [0.440, 0.560]", "", "wait"),
         ("against the start", "0.620 [0.570, 0.670]", "0.570 [0.520, 0.620]", "good"),
         ("… at equal length", "0.570 [0.510, 0.630]", "0.520 [0.470, 0.570]", "good"),
+        ("gain over the last run", "+0.030 [-0.010, +0.070]", "", "wait"),
     ]
     assert shown["Gain in win rate"][0] == ("over plain training (erm)", "+0.060 [+0.030, +0.090]", "+0.060 [+0.030, +0.090]", "good")
     assert shown["KL to the start"] == [("nats per response", "61.20 [57.20, 65.20]", "61.20 [57.20, 65.20]", "")]
