@@ -1,4 +1,4 @@
-"""``dora up`` and ``dora down``: Prefect server and worker, MLflow server and a Ray head, recorded.
+"""``dora up`` and ``dora down``: Prefect server and worker, MLflow server, a Ray head and the home page, recorded.
 
 ``up`` is safe to repeat: a service that runs and answers stays, a dead one is started again, on its old port if that is free; runs that
 wait for it continue. A service that fails to come up is ended, the others stay: repeating ``up`` starts what is missing. ``down`` ends the
@@ -7,9 +7,9 @@ recorded services: the worker first, so that flows can stop their jobs and repor
 The servers use the same files or databases as commands without servers (``infra/back_ends.py``), so there is one history. MLflow does not
 proxy artifacts: clients write them below ``home``, or into the bucket, and the UI reads them there.
 
-They listen on loopback, and on another address only with a password: Prefect and MLflow then require ``DORA_AUTH``, Ray always requires
-its token. Open without one: Prefect's ``/api/health`` and ``/api/ready``, MLflow's ``/health``, and the static files of Prefect's and
-Ray's pages, which hold no data.
+They listen on loopback, and on another address only with a password: Prefect, MLflow and the home page then require ``DORA_AUTH``, Ray
+always requires its token. Open without one: Prefect's ``/api/health`` and ``/api/ready``, MLflow's ``/health``, and the static files of
+Prefect's and Ray's pages, which hold no data.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from infra.store.store import check_writable, write_atomic
 from infra.tracking.mlflow_database import ensure_database
 from infra.tracking.moved_home import follow_home
 
-PORTS = {"prefect": 4200, "mlflow": 5000, "ray": 8265}
+PORTS = {"prefect": 4200, "mlflow": 5000, "ray": 8265, "home": 4100}
 STARTUP_SECONDS = 90.0
 """Time for a start on a quiet machine; a busy one gets more (``infra/starting.py``)."""
 START_ATTEMPTS = 3
@@ -86,7 +86,7 @@ UNCANCELLABLE = (
 )
 """Prefect 3.8 watches each run for cancellation, and gives up after three failed requests, for as long as the run lives."""
 CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
-STOP_ORDER = {"worker": 45.0, "mlflow": 5.0, "prefect": 10.0}
+STOP_ORDER = {"home": 5.0, "worker": 45.0, "mlflow": 5.0, "prefect": 10.0}
 """Seconds for each to end by itself; a worker waits for its flows, a flow for its job's checkpoint. Ray ends after the worker."""
 
 
@@ -140,7 +140,7 @@ def up(
             _wait(settings, record, name, on_progress)
 
         try:
-            for name in ("prefect", "mlflow", "ray", "worker"):
+            for name in ("prefect", "mlflow", "ray", "worker", "home"):
                 if name == "ray" and settings.ray_address is not None:  # an external cluster
                     continue
                 if name == "worker" and ("prefect" in failed or not attempt("prefect", partial(wait, "prefect"))):
@@ -171,7 +171,9 @@ def up(
             on_progress(f"{name} {'is up' if name in fresh else 'was up already'} {service.url}".rstrip())
         if login := settings.credentials():
             token = _ray_folder(settings) / TOKEN
-            on_progress(f"Prefect and MLflow require {login[0]} and the password in {settings.root / AUTH}, Ray the token in {token}")
+            on_progress(
+                f"Prefect, MLflow and the home page require {login[0]} and the password in {settings.root / AUTH}, Ray the token in {token}"
+            )
         return record
 
 
@@ -179,7 +181,7 @@ def down(settings: Settings) -> list[str]:
     """End the recorded services, and Ray heads of commands that died; returns the names of those that ran. Idempotent."""
     with _locked(settings):
         record = settings.services()
-        ended = [name for name in ("worker", "ray", "mlflow", "prefect") if _end(settings, record, name)]
+        ended = [name for name in ("home", "worker", "ray", "mlflow", "prefect") if _end(settings, record, name)]
         ended += [f"ray/{name}" for name in RayHead.stop_orphans(settings.ray_folder)]
         _save(settings, record)  # the choice of back ends outlives the servers
         return ended
@@ -311,11 +313,7 @@ def _start(settings: Settings, name: str, record: ServicesRecord, old: Service |
                     on_progress(f"MLflow's artifacts follow the home, which was {before}")
         if name == "prefect":
             settings.prefect_home.mkdir(parents=True, exist_ok=True)
-        command = _prefect_command(host, port) if name == "prefect" else _mlflow_command(settings, port)
-        # The pages call the address they were loaded from, whatever proxy or name that is.
-        addresses = {"PREFECT_API_URL": f"{url}/api", "PREFECT_UI_API_URL": "/api"} | PAGES
-        addresses |= FEWER_WRITES if settings.back_ends.postgres is None else {}
-        process = _spawn(settings, name, command, addresses | _access(settings, name, port))
+        process = _spawn(settings, name, _command(settings, name, port), _environment(settings, name, url, port))
     if url and preferred and not url.endswith(f":{preferred}"):
         on_progress(f"port {preferred} is in use, {name} takes {url.rsplit(':', 1)[1]}")
     return Service(url=url, process=process)
@@ -325,6 +323,23 @@ def _stays(settings: Settings, record: ServicesRecord, name: str, old: Mapping[s
     """Whether it runs and answers. A worker, with its flows, outlives its server by some minutes if that returns at the same address."""
     moved = name == "worker" and ("prefect" not in old or record.services["prefect"].url != old["prefect"].url)
     return not moved and old[name].process.alive() and _answers_within(settings, record, name, SILENT_SECONDS)
+
+
+def _environment(settings: Settings, name: str, url: str, port: int) -> dict[str, str]:
+    """Return the environment of a server of pages. The home page is a client of MLflow, and reads its own access from the settings."""
+    if name == "home":
+        return settings.client_environment()
+    # The pages call the address they were loaded from, whatever proxy or name that is.
+    addresses = {"PREFECT_API_URL": f"{url}/api", "PREFECT_UI_API_URL": "/api"} | PAGES
+    return addresses | (FEWER_WRITES if settings.back_ends.postgres is None else {}) | _access(settings, name, port)
+
+
+def _command(settings: Settings, name: str, port: int) -> list[str]:
+    """Return the command of a server of pages."""
+    host = settings.back_ends.host
+    if name == "home":
+        return [*python(), "-m", "flows.report.serve", "--host", host, "--port", str(port)]
+    return _prefect_command(host, port) if name == "prefect" else _mlflow_command(settings, port)
 
 
 def _prefect_command(host: str, port: int) -> list[str]:
@@ -364,8 +379,9 @@ def _spawn(settings: Settings, name: str, command: list[str], extra: dict[str, s
     log.unlink(missing_ok=True)
     # A worker's flows use the servers that the user has named, with their passwords; the servers themselves use none.
     keep = set[str]()
-    if name == "worker":
+    if name in ("worker", "home"):
         keep |= MLFLOW_LOGIN if settings.mlflow_uri else set()
+    if name == "worker":
         keep |= RAY_LOGIN if settings.ray_address else set()
     # Polling for flow runs is a local request: a run triggered in the UI starts after 2 s instead of 15 s.
     environment = server_environment(settings, {"PREFECT_WORKER_QUERY_SECONDS": "2"}, extra, keep=keep)
@@ -424,6 +440,7 @@ def _answers(settings: Settings, record: ServicesRecord, name: str) -> bool:
         "worker": lambda: _post(f"{services['prefect'].url}/api/work_pools/{WORK_POOL}/workers/filter", {}, login),
         "mlflow": lambda: _post(f"{services['mlflow'].url}/api/2.0/mlflow/experiments/search", {"max_results": 1}, login),
         "ray": lambda: _get(f"{services['ray'].url}/api/version", auth_headers(token_environment(_ray_folder(settings)))),
+        "home": lambda: _get(f"{services['home'].url}/health", {}, login),
     }
     try:
         response = requests_of[name]()
@@ -445,10 +462,10 @@ def _post(url: str, body: dict[str, object], login: tuple[str, str] | None) -> r
         return session.post(url, json=body, auth=login, timeout=REQUEST_SECONDS)
 
 
-def _get(url: str, headers: dict[str, str]) -> requests.Response:
+def _get(url: str, headers: dict[str, str], login: tuple[str, str] | None = None) -> requests.Response:
     with requests.Session() as session:
         session.trust_env = False
-        return session.get(url, headers=headers, timeout=REQUEST_SECONDS)
+        return session.get(url, headers=headers, auth=login, timeout=REQUEST_SECONDS)
 
 
 def _ray_folder(settings: Settings) -> Path:

@@ -57,7 +57,7 @@ class Service(StrictModel):
 
 
 class ServicesRecord(StrictModel):
-    """``<home>/services.json``: prefect, worker, mlflow, ray; and the back ends, which stay after `dora down`."""
+    """``<home>/services.json``: prefect, worker, mlflow, ray, home; and the back ends, which stay after `dora down`."""
 
     services: dict[str, Service] = Field(default_factory=dict)
     back_ends: BackEnds = BackEnds()
@@ -81,6 +81,7 @@ class Places:
     Attributes:
         ray_environment, credentials: environment variables that authenticate the clients of Ray, and of Prefect and MLflow.
         public_url: address for browsers, see ``DORA_PUBLIC_URL``; None: the servers' own.
+        home_page: of `dora up`, which no client calls.
     """
 
     mlflow_uri: str
@@ -89,6 +90,7 @@ class Places:
     ray_environment: dict[str, str] = field(default_factory=dict, repr=False)
     credentials: dict[str, str] = field(default_factory=dict, repr=False)
     public_url: str | None = None
+    home_page: str | None = None
 
     @property
     def prefect_ui(self) -> str | None:
@@ -98,7 +100,7 @@ class Places:
     def page(self, url: str) -> str:
         """Return the address of a server's page for browsers; other addresses as they are."""
         prefect = self.prefect_api_url.removesuffix("/api") if self.prefect_api_url else None
-        for service, own in (("prefect", prefect), ("mlflow", self.mlflow_uri), ("ray", self.ray_dashboard)):
+        for service, own in (("prefect", prefect), ("mlflow", self.mlflow_uri), ("ray", self.ray_dashboard), ("home", self.home_page)):
             if self.public_url and own and own.startswith("http") and (url == own or url.startswith(f"{own.rstrip('/')}/")):
                 return public_address(self.public_url, service, own) + url[len(own.rstrip("/")) :]
         return url
@@ -266,6 +268,7 @@ class Settings(BaseSettings):
             prefect_api_url=prefect or own["prefect"],
             ray_dashboard=self.ray_address or (head.dashboard_url if head else None),
             ray_environment=head.environment() if head else ambient if self.ray_address else {},
+            home_page=up.url("home"),
             public_url=check_public(self.public_url) if self.public_url else None,
             credentials={name: value for name, value in self.client_environment().items() if trusted[name.partition("_")[0]]},
         )

@@ -16,6 +16,10 @@ from flows.cli.options import Json
 def report(
     run: Annotated[str, typer.Argument(help="Run id or its beginning; `latest` for the last one.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; default: <home>/reports/RUN.html.")] = None,
+    prompts: Annotated[
+        int | None,
+        typer.Option("--prompts", min=0, max=50, help="Held-out prompts shown with their responses, in full; default: report.prompts."),
+    ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -30,7 +34,7 @@ def report(
         settings = Settings()
         store = Store(settings.store_uri)
         run_id = find_run(store, run)
-        path = write_report(store, run_id, output or settings.root / "reports" / f"{run_id}.html")
+        path = write_report(store, run_id, output or settings.root / "reports" / f"{run_id}.html", prompts)
         out = Out(as_json)
         out.say(f"report: {path}")
         out.document({"run_id": run_id, "report": str(path)})

@@ -16,7 +16,7 @@ from flows.config.loading import load_config
 from flows.config.models import RealignConfig, SelfTrainConfig, StudyConfig
 from flows.config.search_space import SearchConfig
 from flows.planning.plan import Until, build_plan
-from flows.run_record import EndedRun, read_record
+from flows.run_record import EndedRun
 from infra.settings import Places, Settings, apply_environment
 from infra.store.store import Store, write_atomic
 
@@ -207,14 +207,13 @@ def _run_flow(config: RealignConfig | StudyConfig, until: Until, search: SearchC
     return ended
 
 
-def write_report(store: Store, run_id: str, path: Path) -> Path:
-    """Write the page of a run; a study and a search have different pages."""
-    run = read_record(store, run_id)
-    if run is not None and run.flow == "study":
-        from flows.report.study import render_study as render
-    elif run is not None and run.flow == "tune":
-        from flows.report.tune import render_tune as render
-    else:
-        from flows.report.page import render
-    write_atomic(path, render(store, run_id))
+def write_report(store: Store, run_id: str, path: Path, prompts: int | None = None) -> Path:
+    """Write the page of a run; a study and a search have different pages.
+
+    Args:
+        prompts: held-out prompts shown with their responses; None: as the run's configuration says.
+    """
+    from flows.report.render import page_of
+
+    write_atomic(path, page_of(store, run_id, prompts))
     return path.resolve()

@@ -1,4 +1,4 @@
-"""`dora up` and `dora down`: Prefect, MLflow and Ray on this machine."""
+"""`dora up` and `dora down`: Prefect, MLflow, Ray and the home page on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def up(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Start Prefect server and worker, MLflow and a Ray head on this machine; safe to repeat. These options are remembered."""
+    """Start Prefect server and worker, MLflow, a Ray head and the home page here; safe to repeat. These options are remembered."""
     with explained(as_json):
         from flows.cli.output import Out
         from flows.deployment.deploy import register
@@ -42,6 +42,7 @@ def up(
         urls = {name: places.page(service.url) for name, service in record.services.items() if service.url}
         out.links(urls)
         out.document({"services": urls})
+        out.say(f"all runs, champions and trends: {urls['home']}")
         out.say("start a run in the Prefect UI (Deployments → realign-smoke is the quickest), or: dora realign -c FILE")
 
 

@@ -56,6 +56,18 @@ class PromotionConfig(StrictModel):
     model_name: str | None = Field(None, pattern=NAME_PATTERN, description="Name in the MLflow model registry; null = the project's name.")
 
 
+class ReportConfig(StrictModel):
+    """Content of a run's page besides numbers and names. It changes no result and no digest."""
+
+    prompts: int = Field(
+        0,
+        ge=0,
+        le=50,
+        description="Held-out prompts with the responses of start and policy and the chosen one, in full; 0 = the page holds no text of "
+        "the data and may leave the store.",
+    )
+
+
 class HeldOutGenerateConfig(GenerateConfig):
     """One response to each of some held-out prompts."""
 
@@ -193,6 +205,9 @@ class RealignConfig(MethodConfig):
     compare: CompareConfig | None = Field(default_factory=CompareConfig, description="Win rates on held-out prompts; null = none.")
     benchmarks: BenchmarksConfig | None = Field(None, exclude_if=is_empty, description="Tasks of lm-eval before and after; null = none.")
     promotion: PromotionConfig = Field(default_factory=PromotionConfig, description="Promotion.")
+    report: ReportConfig = Field(
+        default_factory=ReportConfig, exclude_if=lambda report: report == ReportConfig(), description="The run's page."
+    )
 
     @model_validator(mode="after")
     def _check_endpoints(self) -> Self:

@@ -51,7 +51,7 @@ def classifier_loss(facts: classify.Facts) -> Figure | None:
     return figure
 
 
-@stage_figure("classify", wide=True)
+@stage_figure("classify")
 def reliability(facts: classify.Facts) -> Figure | None:
     """Small multiples: one square per source; the point's area is its number of responses."""
     sources = {name: head for name, head in facts.sources.items() if head.reliability.count and head.ece is not None}

@@ -52,12 +52,12 @@ STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be selected, and follows the page's font
     "svg.hashsalt": "dora",  # the same figure gives the same bytes
 }
-HALF, FULL = 5.4, 10.0  # inches: half the report's width and all of it, so that text has one size there
+WIDTH = 10.0  # inches: of every figure, so that text has one size on a page
 LABEL_CHARACTERS = 30
 
 
 def single_axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    figure = new_figure(HALF, 2.9)
+    figure = new_figure(WIDTH, 2.9)
     axes = figure.subplots()
     axes.set(xlabel=xlabel, ylabel=ylabel)
     headline(figure, title)
@@ -66,7 +66,7 @@ def single_axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 def row_axes(title: str, xlabel: str, names: Collection[str], notes: list[str] | None = None) -> tuple[Figure, Axes]:
     """Axes with one labelled row per name, first on top, and notes at the right edge."""
-    figure = new_figure(HALF, 1.1 + 0.25 * len(names))
+    figure = new_figure(WIDTH, 1.1 + 0.25 * len(names))
     axes = figure.subplots()
     headline(figure, title)
     axes.set_xlabel(xlabel)
@@ -88,13 +88,11 @@ def bar_chart(title: str, xlabel: str, values: dict[str, int], labels: list[str]
     return figure
 
 
-def panel_grid(
-    count: int, *, columns: int, height: float, width: float = FULL, share: bool = False, share_y: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """``count`` panels, row by row, at most ``columns`` side by side; ``height`` inches per row, ``width`` of a full row."""
-    wide, rows = min(count, columns), math.ceil(count / columns)
-    figure = new_figure(max(width * wide / columns, HALF), 0.4 + height * rows)
-    panels = figure.subplots(rows, wide, squeeze=False, sharex=share, sharey=share or share_y).ravel().tolist()
+def panel_grid(count: int, *, columns: int, height: float, share: bool = False, share_y: bool = False) -> tuple[Figure, list[Axes]]:
+    """``count`` panels, row by row, at most ``columns`` side by side; ``height`` inches per row."""
+    beside, rows = min(count, columns), math.ceil(count / columns)
+    figure = new_figure(WIDTH, 0.4 + height * rows)
+    panels = figure.subplots(rows, beside, squeeze=False, sharex=share, sharey=share or share_y).ravel().tolist()
     for axes in panels[count:]:
         axes.set_axis_off()
     return figure, panels[:count]

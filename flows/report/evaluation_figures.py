@@ -42,7 +42,7 @@ OUTCOMES = {"win": PALETTE[0], "tie": "#c9ced6", "lose": PALETTE[4]}
 # ------------------------------------------------------------------------------------------------------------ preferences
 
 
-@stage_figure("evaluate", wide=True)
+@stage_figure("evaluate")
 def comparison(facts: evaluate.Facts) -> Figure | None:
     """Accuracy, ranking and margin: a dot and its interval per model, by part of the held-out pairs."""
     titles = {"accuracy": "preference accuracy", "ranking": "ranking accuracy", "margin": "reward margin (nats)"}
@@ -69,7 +69,7 @@ def comparison(facts: evaluate.Facts) -> Figure | None:
     return figure
 
 
-@stage_figure("evaluate", wide=True)
+@stage_figure("evaluate")
 def twins(facts: evaluate.Facts) -> Figure | None:
     """What the policy gains over every twin, paired by prompt: win rate against the start, and preference accuracy."""
     found = facts.twins
@@ -85,6 +85,7 @@ def twins(facts: evaluate.Facts) -> Figure | None:
         axes.set_yticks(range(len(found)), [short(ROLES[name][1], 36) for name in found])
         axes.set_ylim(len(found) - 0.5, -0.5)
         axes.set_title(f"{title}, policy minus twin", fontsize=9)
+        axes.locator_params(axis="x", nbins=6)
         axes.grid(axis="y", visible=False)
     return figure
 
@@ -146,7 +147,7 @@ def by_task(facts: evaluate.Facts) -> Figure | None:
     return _by_group("By task", facts.by_task)
 
 
-@stage_figure("evaluate", wide=True)
+@stage_figure("evaluate")
 def by_column(facts: evaluate.Facts) -> Figure | None:
     """Preference accuracy by the values of carried columns: a panel per column, a dot and its interval per value."""
     tables = {column: found.groups for column, found in facts.by_column.items() if found.groups}
@@ -221,7 +222,7 @@ def outcomes(facts: compare.Facts) -> Figure | None:
     return figure
 
 
-@stage_figure("compare", wide=True)
+@stage_figure("compare")
 def win_groups(facts: compare.Facts) -> Figure | None:
     """Win rate by source and by task against every opponent; the worst group of enough prompts in the colour of losing."""
     wins = wins_of(facts)
@@ -229,7 +230,7 @@ def win_groups(facts: compare.Facts) -> Figure | None:
     groups = [(by, name) for by in ("source", "task") for name in sorted({n for table in tables.values() for n in table[by]})]
     if len(groups) < 2:
         return None
-    figure, panels = panel_grid(len(wins), columns=len(wins), height=0.9 + 0.24 * len(groups), share_y=True)
+    figure, panels = panel_grid(len(wins), columns=3, height=0.9 + 0.24 * len(groups), share_y=True)
     for axes, (name, w) in zip(panels, wins.items(), strict=True):
         for row, (by, group) in enumerate(groups):
             if group in tables[name][by]:

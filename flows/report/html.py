@@ -14,7 +14,7 @@ from flows.report.drawing import GRID, INK, PALETTE, STYLE
 from flows.report.evaluation_figures import opponent, wins_of
 from flows.report.figure_registry import FIGURES
 from flows.report.figures import figures_for
-from flows.report.numbers import interval, p_value, percent
+from flows.report.numbers import duration, interval, p_value, percent
 from flows.run_record import Links
 from tasks.runtime.descriptor import StageResult
 
@@ -41,10 +41,19 @@ def render_template(name: str, **content: Any) -> str:
         "bounded": _bounded,
         "p_value": p_value,
         "when": _when,
-        "duration": _duration,
+        "duration": duration,
+        "headings": headings,
     }
     environment.globals |= {"opponent": opponent, "wins_of": wins_of}
     return environment.get_template(name).render(css=(HERE / "page.css").read_text(encoding="utf-8"), **content)
+
+
+def headings(sections: str) -> list[tuple[str, Markup]]:
+    """Return (id, title) of the sections of rendered markup: its contents. Titles are escaped as they are there, without details."""
+    from markupsafe import Markup
+
+    found = re.findall(r'<section class="card" id="([^"]+)">\s*(?:<details[^>]*>\s*<summary>|<h2>)([^<]*)', sections)
+    return [(section, Markup(title.strip())) for section, title in found]
 
 
 def web_links(links: Links) -> dict[str, str]:
@@ -60,18 +69,17 @@ def yaml_text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class InlineFigure:
-    """A figure as part of a page; ``part`` and ``wide`` as in ``figure_registry.py``."""
+    """A figure as part of a page; ``part`` as in ``figure_registry.py``."""
 
     markup: Markup
     part: str
-    wide: bool
 
 
 def inline_figures(label: str, result: StageResult[Any]) -> list[InlineFigure]:
     """Return every figure of a stage's result as markup, in the order of registration; ``label`` is unique on the page."""
     registered = FIGURES.get(result.stage, {})
     drawn = figures_for(result)
-    return [InlineFigure(markup(figure, f"{label}-{name}"), registered[name].part, registered[name].wide) for name, figure in drawn.items()]
+    return [InlineFigure(markup(figure, f"{label}-{name}"), registered[name].part) for name, figure in drawn.items()]
 
 
 def markup(figure: Figure, name: str) -> Markup:
@@ -127,12 +135,3 @@ def _range(low: float | None, high: float | None, digits: int = 3) -> str:
 def _when(seconds: float | None) -> str:
     """An epoch time as text, UTC, to the minute."""
     return "–" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

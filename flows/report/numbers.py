@@ -1,4 +1,4 @@
-"""Number formats of reports: shares, p-values, and estimates with their intervals."""
+"""Number formats of reports: shares, p-values, durations, and estimates with their intervals."""
 
 from __future__ import annotations
 
@@ -15,3 +15,13 @@ def p_value(value: float) -> str:
 
 def interval(estimate: Bounded | None, digits: int = 3) -> str:
     return estimate_text(estimate, f".{digits}f")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as text: ``"4.2 s"``, ``"4 min 15 s"``, ``"2 h 05 min"``; a dash for None."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -12,18 +12,31 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from dora_core.errors import StoreError
+from dora_core.evaluation.metrics import Interval
+from flows.report.cost import cost_of
+from flows.report.examples import examples
+from flows.report.extremes import Extremes, by_factor, by_trust
 from flows.report.find import manifest_of
 from flows.report.head import head_of, promotion_of
 from flows.report.html import InlineFigure, inline_figures, render_template, web_links, yaml_text
+from flows.report.overview import Evidence, overview
+from flows.report.past import SHOWN, evaluated, last_run, result_in, runs_of
 from flows.report.rounds import rounds_view
+from flows.report.since_last import gain_over_last
+from flows.report.trend import nights, trend_figures
 from flows.run_record import RunRecord, StageRecord
 from infra.store.json_files import StoredResult
 from infra.store.store import Store
 from tasks.runtime.descriptor import StageResult
 from tasks.runtime.facts import Facts
-from tasks.stages import align, promote
+from tasks.stages import align, calibrate, compare, evaluate, promote, value
 from tasks.stages.registry import STAGES, parse_result
 
+HIDDEN = (
+    "Texts of the data are not shown. report.prompts: 6 shows that many prompts on every page of a run, "
+    "dora report RUN --prompts 6 on one; keep such a page as you keep the store."
+)
 ENDED = {
     "failed": "failed",
     "cancelled": "was cancelled",
@@ -89,6 +102,42 @@ class Page:
         drawn = {name: inline_figures(name, self.results[entry.label]) for name, entry in self.shown.items()}
         return drawn | {entry.label: inline_figures(entry.label, self.results[entry.label]) for entry in self.trainings}
 
+    @property
+    def has_numbers(self) -> bool:
+        """Whether the run got as far as an evaluation."""
+        return evaluate.STAGE.name in self.shown
+
+    def gain_over(self, store: Store, last: RunRecord | None) -> Interval | None:
+        """Return the gain in win rate over the policy of another run; None where they do not compare."""
+        entry = self.shown.get(compare.STAGE.name)
+        before = None if last is None else result_in(store, last, compare.STAGE.name, compare.Facts)
+        return None if entry is None else gain_over_last(store, self.results[entry.label], before)
+
+    def extremes(self, store: Store) -> tuple[list[Extremes], list[str]]:
+        """Return the records at the ends of h and of trust, and why a table could not be read."""
+        found, missing = list[Extremes](), list[str]()
+        for stage, read in ((calibrate.STAGE.name, by_factor), (value.STAGE.name, by_trust)):
+            if stage not in self.shown:
+                continue
+            try:
+                ends = read(store, self.results[self.shown[stage].label])
+            except StoreError as error:
+                missing.append(error.message)
+            else:
+                found += [ends] if ends is not None else []
+        return found, missing
+
+    def texts(self, store: Store, count: int) -> dict[str, Any]:
+        """Content of ``examples.html``; the sentence says why there is none."""
+        if count == 0:
+            return {"examples": [], "missing_examples": HIDDEN}
+        if compare.STAGE.name not in self.shown:
+            return {"examples": [], "missing_examples": self.why_missing(compare.STAGE.name)}
+        try:
+            return {"examples": examples(store, self.results[self.shown[compare.STAGE.name].label], count), "missing_examples": ""}
+        except StoreError as error:
+            return {"examples": [], "missing_examples": f"{error.message}."}
+
     def why_missing(self, stage: str) -> str:
         """Return the reason for a section without a result."""
         planned = next((entry for entry in self.run.stages if entry.stage == stage), None)
@@ -111,20 +160,33 @@ def stages_in(section: str) -> list[str]:
     return [name for name, stage in STAGES.items() if stage.section == section]
 
 
+FIRST = ("promote", "compare", "evaluate", "examples", "records", "value", "trend", "drift")
+"""Sections that a reader decides by."""
+LAST = ("training",)
+
+
 def sections() -> list[str]:
-    """Templates of the page's sections, in the order of the pipeline; the trainings share the place of the first of them."""
-    names = (name if stage.section == "stage" else stage.section for name, stage in STAGES.items() if stage.section is not None)
-    return [f"{name}.html" for name in dict.fromkeys(names)]
+    """Templates of the page's sections: :data:`FIRST`, the others in the order of the pipeline, the trainings together at the end."""
+    others = (name for name in stages_in("stage") if name not in FIRST)
+    return [f"{name}.html" for name in (*FIRST, *others, *LAST)]
 
 
-def render(store: Store, run_id: str) -> str:
+def render(store: Store, run_id: str, prompts: int | None = None) -> str:
     """Render the page.
+
+    Args:
+        prompts: held-out prompts shown with their responses; None: as the run's configuration says (``report.prompts``).
 
     Raises:
         ReportError: the run has no manifest.
     """
     run = manifest_of(store, run_id)
     page = Page.of(store, run)
+    last = last_run(store, run)
+    cost = cost_of(store, run, page.results)
+    shown = nights(store, [*evaluated(runs_of(store, run.project, before=run_id), SHOWN - 1), run]) if page.has_numbers else []
+    texts = prompts if prompts is not None else (run.config.get("report") or {}).get("prompts", 0)
+    extremes, missing = page.extremes(store)
     return render_template(
         "page.html",
         run=run,
@@ -140,4 +202,10 @@ def render(store: Store, run_id: str) -> str:
         training=[entry.label for entry in page.trainings],
         rounds=rounds_view(run, page.results),
         head=head_of(run, page.promotion),
+        overview=overview(run, page.facts, cost, last, Evidence.of_run(store, last), page.promotion, page.gain_over(store, last)),
+        trend=trend_figures(shown),
+        trend_runs=len(shown),
+        **page.texts(store, texts),
+        extremes=extremes,
+        missing_extremes=missing,
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dora_core.evaluation.metrics import is_defined
 from dora_core.evaluation.study_statistics import Estimate
-from flows.report.drawing import FULL, INK, OTHER, PALETTE, ROLES, draw_interval, new_figure, panel_grid, short
+from flows.report.drawing import INK, OTHER, PALETTE, ROLES, WIDTH, draw_interval, new_figure, panel_grid, short
 from flows.report.figure_registry import stage_figure
 from flows.report.study_findings import losses_of, variant
 from tasks.stages.study import CellFacts, Facts
@@ -43,7 +43,7 @@ def forest(facts: Facts, table: str) -> Figure | None:
     rows: list[CellFacts | str] = []
     for loss in losses_of(cells):
         rows += [loss, *(c for c in cells if c.params.loss == loss)]
-    figure = new_figure(FULL, 0.9 + ROW * len(rows))
+    figure = new_figure(WIDTH, 0.9 + ROW * len(rows))
     panels = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
     for axes, measure, title, zero in zip(
         panels,
@@ -107,7 +107,7 @@ def curves(facts: Facts, table: str, setting: str, xlabel: str) -> Figure | None
     if not cells:
         return None
     losses = losses_of(cells)
-    figure, panels = panel_grid(len(losses), columns=2, height=3.4, share_y=True, width=FULL if len(losses) > 1 else 1.5 * FULL)
+    figure, panels = panel_grid(len(losses), columns=2, height=3.4, share_y=True)
     for axes, loss in zip(panels, losses, strict=True):
         shown = [c for c in cells if c.params.loss == loss]
         series = _series(shown, variant)
@@ -138,7 +138,7 @@ def factors(facts: Facts) -> Figure | None:
         "ess": "effective sample size",
         "kl": "KL to golden (nats)",
     }
-    figure = new_figure(FULL, 0.9 + 0.26 * len(rows))
+    figure = new_figure(WIDTH, 0.9 + 0.26 * len(rows))
     panels = figure.subplots(1, len(titles), sharey=True)
     for axes, (measure, title) in zip(panels, titles.items(), strict=True):
         for y, row in enumerate(rows):
@@ -179,7 +179,7 @@ def confidence(facts: Facts) -> Figure | None:
     if not cells:
         return None
     titles = {"confidence_implicit": "implicit reward", "confidence_likelihood": "log-likelihood per token"}
-    figure = new_figure(FULL, 0.9 + ROW * len(cells))
+    figure = new_figure(WIDTH, 0.9 + ROW * len(cells))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (measure, title) in zip(panels, titles.items(), strict=True):
         shown = [(y, c, c.estimates[measure]) for y, c in enumerate(cells) if measure in c.estimates]

@@ -9,8 +9,11 @@ from flows.report.figure_registry import stage_figure
 from tasks.training.facts import TrainingFacts
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+FAR = 10.0
+"""Ratio from which values of λ share no linear axis."""
 SHARE = "weight_share_"  # curves of the align stage: a source's share of a step's weights
 CURVES = {
     "loss": "loss",
@@ -23,7 +26,7 @@ CURVES = {
 }
 
 
-@stage_figure("sft", "reward", "align", wide=True)
+@stage_figure("sft", "reward", "align")
 def training(facts: TrainingFacts) -> Figure | None:
     steps, curve = facts.curve.step, facts.curve.measures
     if not steps or not curve.keys() & CURVES.keys():
@@ -37,7 +40,7 @@ def training(facts: TrainingFacts) -> Figure | None:
     return figure
 
 
-@stage_figure("align", wide=True)
+@stage_figure("align")
 def objective_weights(facts: TrainingFacts) -> Figure | None:
     """Effective share of the batch: 1 where every record weighs the same, 1/batch where one record has all the weight."""
     steps, curve = facts.curve.step, facts.curve.measures
@@ -47,14 +50,26 @@ def objective_weights(facts: TrainingFacts) -> Figure | None:
     shown = {name: title for name, title in titles.items() if name in curve}
     figure, panels = panel_grid(len(shown), columns=3, height=2.2)
     for axes, (name, title) in zip(panels, shown.items(), strict=True):
-        draw_curve(axes, steps, curve[name])
         axes.set_title(title, fontsize=9)
         if name == "lambda":
-            axes.set_yscale("log")
+            _draw_lambda(axes, steps, curve[name])
         else:
+            draw_curve(axes, steps, curve[name])
             axes.set_ylim(0, 1.02)
     figure.supxlabel("optimisation step", fontsize=9)
     return figure
+
+
+def _draw_lambda(axes: Axes, steps: list[int], values: list[float]) -> None:
+    """Draw λ from the second step on where the first, at which its control starts, is far above all others; the number stays as text."""
+    first, rest = values[0], values[1:]
+    is_start = bool(rest) and first > FAR * max(rest)
+    draw_curve(axes, steps[1:] if is_start else steps, rest if is_start else values)
+    if is_start:
+        axes.annotate(f"{first:.3g} at step {steps[0]}", (0.98, 0.93), xycoords="axes fraction", ha="right", va="top", fontsize=8)
+    shown = rest if is_start else values
+    if min(shown) > 0 and max(shown) > FAR * min(shown):
+        axes.set_yscale("log")
 
 
 @stage_figure("align")

@@ -30,7 +30,7 @@ def trials_by_step(facts: tune.Facts) -> Figure | None:
     return figure
 
 
-@stage_figure("tune", wide=True)
+@stage_figure("tune")
 def loss_by_value(facts: tune.Facts) -> Figure | None:
     """Golden loss over each number that was varied; trials that were stopped early are hollow."""
     keys = [key for key in dict.fromkeys(key for trial in facts.trials for key in trial.values) if _numbers(facts, key)]

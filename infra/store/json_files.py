@@ -21,6 +21,7 @@ class Result(TypedDict):
         started: epoch seconds.
         seconds: duration.
         python: version.
+        memory: largest peak of one of its processes, bytes; absent where none was measured.
     """
 
     stage: str
@@ -33,6 +34,7 @@ class Result(TypedDict):
     started: float
     seconds: float
     python: str
+    memory: NotRequired[int]
 
 
 class FileFacts(TypedDict):

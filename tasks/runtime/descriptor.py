@@ -28,6 +28,7 @@ class StageResult(Generic[F]):
         rows: rows written.
         metrics: finite numbers by name.
         seconds: duration of ``run``.
+        memory: peak of one of its processes, bytes; None where none was measured.
     """
 
     stage: str
@@ -38,6 +39,7 @@ class StageResult(Generic[F]):
     metrics: dict[str, float]
     facts: F
     seconds: float
+    memory: int | None = None
 
     @classmethod
     def parse(cls, content: StoredResult, facts: type[F]) -> StageResult[F]:
@@ -50,6 +52,7 @@ class StageResult(Generic[F]):
             metrics=content["metrics"],
             facts=facts.model_validate(content["facts"]),
             seconds=content["seconds"],
+            memory=content.get("memory"),
         )
 
 

@@ -31,6 +31,7 @@ from infra.store.journal import JournalWriter
 from infra.store.json_files import Result, StoredError, StoredResult
 from infra.store.store import ERROR, SPEC, StageFolder, Store, full_disk, split_uri
 from tasks.runtime.facts import F, Facts
+from tasks.runtime.memory import peak_memory, restart_peak
 from tasks.runtime.spec import StageRef, StageSpec
 
 
@@ -55,6 +56,7 @@ class StageContext:
 
     Attributes:
         warnings: added to the warnings of the stage's own facts; see :meth:`warn`.
+        memory: peaks of this stage's other processes, bytes.
     """
 
     store: Store
@@ -62,6 +64,7 @@ class StageContext:
     journal: JournalWriter
     log: logging.Logger
     warnings: list[str] = field(default_factory=list)
+    memory: list[int] = field(default_factory=list)
 
     @property
     def path(self) -> Path:
@@ -116,6 +119,7 @@ def execute(spec: StageSpec, run: Run, store: Store) -> StoredResult:
     (folder.path / ERROR).unlink(missing_ok=True)
     context = StageContext(store, folder, JournalWriter(folder), logging.getLogger(f"dora.{spec.stage}"))
     started, clock = time.time(), time.monotonic()
+    restart_peak()
     try:
         output = run(spec, context)
         context.journal.flush()
@@ -132,6 +136,8 @@ def execute(spec: StageSpec, run: Run, store: Store) -> StoredResult:
             "seconds": time.monotonic() - clock,
             "python": platform.python_version(),
         }
+        if peaks := [*context.memory, *filter(None, [peak_memory()])]:
+            content["memory"] = max(peaks)
         store.mark_done(folder, content)
     except (SystemExit, KeyboardInterrupt):  # a stop is not an error of the stage
         raise

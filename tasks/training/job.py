@@ -23,6 +23,7 @@ from dora_core.config.method import ModelConfig, OptimizationConfig
 from dora_core.errors import ModelError
 from dora_core.strict_model import StrictModel
 from infra.store.store import Store
+from tasks.runtime.memory import peak_memory
 from tasks.runtime.spec import ModelSource, local_model
 from tasks.training.report import TrainingReport
 
@@ -185,6 +186,7 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
         curve=report.curve,
         records=len(task.tokens),
         warnings=[*memory.warnings, *start.notes, *report.warnings, *job.kind.warnings(start.module)],
+        memory=peak_memory(),
     )
 
 

@@ -29,6 +29,8 @@ def launch(context: StageContext, job: TrainingJob) -> TrainingReport:
         from tasks.training.ray_backend import train_on_ray
 
         report = train_on_ray(context, job)
+    if report.memory is not None:
+        context.memory.append(report.memory)
     planned, done = report.planned_steps, len(report.curve["loss"])
     if report.steps != planned or done != planned:
         raise TrainingError(

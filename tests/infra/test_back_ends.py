@@ -152,7 +152,7 @@ def test_no_head_is_started_beside_a_given_cluster(settings: Settings, monkeypat
     monkeypatch.setattr(services, "_start", start)
     monkeypatch.setattr(services, "_wait", lambda *_: None)
     services.up(Settings(home=settings.home, ray_address="http://cluster:8265"))
-    assert started == ["prefect", "mlflow", "worker"]
+    assert started == ["prefect", "mlflow", "worker", "home"]
 
 
 # --------------------------------------------------------------------------------------------------- a real PostgreSQL

@@ -84,15 +84,15 @@ def test_up_keeps_what_runs_and_up_again_completes_it(settings: Settings, ended:
         services.up(settings)
     assert caught.value.message == "mlflow ended while starting"
     go_on, why, log = caught.value.hint.splitlines()
-    assert go_on == "prefect, ray, worker run; `dora up` again starts what is missing"
+    assert go_on == "prefect, ray, worker, home run; `dora up` again starts what is missing"
     assert why.endswith("file is not a database") and log == f"log: {settings.log_folder / 'mlflow.log'}" and Path(log[5:]).is_file()
     before = settings.services().services
-    assert {s.name: s.state for s in services.status(settings)} == dict.fromkeys(("prefect", "ray", "worker"), "up")
+    assert {s.name: s.state for s in services.status(settings)} == dict.fromkeys(("prefect", "ray", "worker", "home"), "up")
 
     damaged.unlink()
     whole = services.up(settings).services
     assert {name: whole[name] for name in before} == before and whole["mlflow"].process.alive()
-    assert set(services.down(settings)) == {"worker", "ray", "mlflow", "prefect"}
+    assert set(services.down(settings)) == {"home", "worker", "ray", "mlflow", "prefect"}
 
 
 @pytest.mark.component
@@ -110,7 +110,7 @@ def test_up_twice_repair_and_down(settings: Settings, monkeypatch: pytest.Monkey
     api = f"{record.services['prefect'].url}/api"
     assert registered == [(api, "dora")]
     assert requests.get(f"{api}/work_pools/dora", timeout=5).json()["type"] == "process"
-    assert {s.name: s.state for s in services.status(settings)} == dict.fromkeys(("prefect", "mlflow", "ray", "worker"), "up")
+    assert {s.name: s.state for s in services.status(settings)} == dict.fromkeys(("prefect", "mlflow", "ray", "worker", "home"), "up")
 
     assert only_loopback(record) and not requests.options(f"{api}/flow_runs/filter", headers=EVIL, timeout=5).ok
     own = EVIL | {"Origin": record.services["prefect"].url.replace("127.0.0.1", "localhost")}
@@ -129,7 +129,7 @@ def test_up_twice_repair_and_down(settings: Settings, monkeypatch: pytest.Monkey
     assert {n: s for n, s in again.services.items() if n != "mlflow"} == {n: s for n, s in record.services.items() if n != "mlflow"}
 
     tree = process_tree([s.process for s in again.services.values()])
-    assert set(services.down(settings)) == {"worker", "ray", "mlflow", "prefect"}
+    assert set(services.down(settings)) == {"home", "worker", "ray", "mlflow", "prefect"}
     assert running(tree) == [] and services.down(settings) == []
     assert settings.effective().prefect_api_url is None
 

@@ -214,7 +214,7 @@ def test_doctor_looks_at_the_back_ends(place: Place) -> None:
     done = run_to_its_end(line, place.dora.environment)
     place.said += [done.stdout, done.stderr]
     found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
-    for name in ("store", "postgresql", "artifacts", "prefect", "mlflow", "ray", "worker"):
+    for name in ("store", "postgresql", "artifacts", "prefect", "mlflow", "ray", "worker", "home"):
         assert found[name]["ok"] is True, found[name]
 
 
@@ -228,7 +228,7 @@ def test_no_secret_and_no_text_is_in_what_the_runs_leave_behind(place: Place, he
     record = ServicesRecord.model_validate_json((home / "services.json").read_text())
     tree = process_tree([service.process for service in record.services.values()])
     outputs = {"what the commands said": said, "ps": "\n".join(" ".join(p.cmdline()) for p in tree if p.is_running()).encode()}
-    outputs |= {f"database {name}": postgres_server.dump(place.postgres, name) for name in ("prefect", "mlflow")}
+    outputs |= {f"database {name}": postgres_server.dump(place.postgres, name) for name in ("prefect", "mlflow", "home")}
     outputs |= {f"s3://{key}": content for key, content in place.s3.objects().items()}
     session = Path(json.loads((home / "ray" / "services" / "ray.json").read_text())["temp_dir"])
     for root in (home, session, place.dora.folder / "cache"):
@@ -249,14 +249,14 @@ def test_no_secret_and_no_text_is_in_what_the_runs_leave_behind(place: Place, he
 
 def test_only_what_asks_for_a_password_listens_beyond_loopback(place: Place) -> None:
     record = ServicesRecord.model_validate_json((place.dora.home / "services.json").read_text())
-    ours = {p.pid for name in ("prefect", "mlflow", "worker") for p in process_tree([record.services[name].process])}
+    ours = {p.pid for name in ("prefect", "mlflow", "worker", "home") for p in process_tree([record.services[name].process])}
     open_ports = {
         c.laddr.port for c in psutil.net_connections("tcp") if c.pid in ours and c.status == "LISTEN" and not c.laddr.ip.startswith("127.")
     }
-    assert open_ports == {int(place.urls[name].rsplit(":", 1)[1]) for name in ("prefect", "mlflow")}
+    assert open_ports == {int(place.urls[name].rsplit(":", 1)[1]) for name in ("prefect", "mlflow", "home")}
 
 
 def test_down_leaves_nothing(place: Place) -> None:
-    assert set(place.command("down")["stopped"]) == {"worker", "ray", "mlflow", "prefect"}
+    assert set(place.command("down")["stopped"]) == {"home", "worker", "ray", "mlflow", "prefect"}
     assert place.dora.processes() == []
     assert json.loads((place.dora.home / "services.json").read_text())["services"] == {}

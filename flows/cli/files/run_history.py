@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dora_core.errors import ConfigError, ServiceError, did_you_mean
 from flows.report.find import ReportError
 from flows.report.head import head_of, promotion_of
+from flows.report.setting_lines import changed_settings
 from flows.run_record import UNCHANGED, RunRecord, StageRecord, read_records
 from flows.run_summary import evaluation_summary
 from infra.ray_jobs import RayJobs
@@ -113,9 +113,6 @@ class Difference:
 def compared(store: Store, one: RunRecord, other: RunRecord) -> Difference:
     """Compare the first run with the second."""
     heads = (head_of(one, promotion_of(store, one)), head_of(other, promotion_of(store, other)))
-    mine, theirs = (dict(_flat(run.config)) for run in (one, other))
-    keys = [*mine, *(key for key in theirs if key not in mine)]
-    settings = {key: (mine.get(key, "–"), theirs.get(key, "–")) for key in keys if mine.get(key) != theirs.get(key)}
     pairs = [(stage, found) for stage in one.stages if (found := _same(stage, other)) is not None and found.digest != stage.digest]
     metrics: dict[str, tuple[float, float]] = {}
     for before, now in pairs:
@@ -123,7 +120,9 @@ def compared(store: Store, one: RunRecord, other: RunRecord) -> Difference:
         metrics |= {f"{before.label}.{name}": (first[name], second[name]) for name in first if name in second}
     changed = {name: pair for name, pair in metrics.items() if pair[0] != pair[1]}
     labels = [stage.label for stage, _ in pairs]
-    return Difference((one.run_id, other.run_id), (heads[0].title, heads[1].title), settings, labels, changed)
+    return Difference(
+        (one.run_id, other.run_id), (heads[0].title, heads[1].title), changed_settings(one.config, other.config), labels, changed
+    )
 
 
 def _metrics(store: Store, stage: StageRecord) -> dict[str, float]:
@@ -185,15 +184,6 @@ def _chosen(run: RunRecord, label: str | None) -> StageRecord:
 
 def _same(stage: StageRecord, run: RunRecord) -> StageRecord | None:
     return next((other for other in run.stages if other.label == stage.label), None)
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield dotted keys and texts: the lines that `--set` would take."""
-    if isinstance(value, dict) and value:
-        for key, part in value.items():
-            yield from _flat(part, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, "null" if value is None else str(value)
 
 
 def _when(seconds: float) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from dora_core.errors import ConfigError
 from flows.config.loading import load_config
-from flows.config.models import RealignConfig, SelfTrainConfig
+from flows.config.models import RealignConfig, ReportConfig, SelfTrainConfig
 
 DATA = "data: {train: [{path: org/data}]}\n"
 
@@ -127,3 +128,19 @@ def test_responses_of_several_turns_need_a_chat_template(tmp_path: Path, more: s
     (tmp_path / "c.yaml").write_text(f"data: {{train: [{{path: x, messages: {{learn_turns: all}}}}]}}\n{more}")
     with pytest.raises(ConfigError, match=r"data.train\[0\].messages.learn_turns=all: .* has no chat template"):
         load_config(tmp_path / "c.yaml")
+
+
+ONE_INPUT = {"data": {"train": [{"path": "prefs.jsonl"}]}}
+
+
+def test_no_text_is_shown_unless_asked_for() -> None:
+    config = RealignConfig.model_validate(ONE_INPUT)
+    assert config.report.prompts == 0 and "report" not in config.model_dump(mode="json"), "manifests of earlier releases stay equal"
+    shown = RealignConfig.model_validate(ONE_INPUT | {"report": {"prompts": 6}})
+    assert shown.model_dump(mode="json")["report"] == {"prompts": 6}
+
+
+@pytest.mark.parametrize("prompts", [-1, 51])
+def test_a_page_shows_few_prompts(prompts: int) -> None:
+    with pytest.raises(ValidationError):
+        ReportConfig(prompts=prompts)

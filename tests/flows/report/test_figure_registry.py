@@ -31,14 +31,14 @@ def test_name_and_part_are_the_functions_unless_given(monkeypatch: pytest.Monkey
     def first(facts: Any) -> None:
         return None
 
-    @stage_figure("ingest", name="lambda", part="table", wide=True)
+    @stage_figure("ingest", name="lambda", part="table")
     def second(facts: Any) -> None:
         return None
 
     registered = figure_registry.FIGURES
     assert {stage: list(figures) for stage, figures in registered.items()} == {"ingest": ["first", "lambda"], "drift": ["first"]}
-    shown = [(figure.part, figure.wide, figure.draw) for figure in registered["ingest"].values()]
-    assert shown == [("first", False, first), ("table", True, second)]
+    shown = [(figure.part, figure.draw) for figure in registered["ingest"].values()]
+    assert shown == [("first", first), ("table", second)]
     with pytest.raises(AssertionError, match="two figures named first"):
         stage_figure("drift")(first)
 
@@ -46,7 +46,7 @@ def test_name_and_part_are_the_functions_unless_given(monkeypatch: pytest.Monkey
 def test_a_new_figure_is_one_function_and_appears_for_mlflow_and_in_its_section(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(FIGURES, "drift", {})
 
-    @stage_figure("drift", wide=True)
+    @stage_figure("drift")
     def rules_by_verdict(facts: Any) -> Figure:
         figure, axes = single_axes("Rules by verdict", "verdict", "rules")
         axes.bar([rule.verdict for rule in facts.rules], [1] * len(facts.rules))
@@ -57,4 +57,4 @@ def test_a_new_figure_is_one_function_and_appears_for_mlflow_and_in_its_section(
     page = render(store, make_run(store, ["human", "model"]))
     section = page[page.index('id="drift"') :]
     section = section[: section.index("</section>")]
-    assert 'aria-label="drift-rules-by-verdict"' in section and '<figure class="wide">' in section
+    assert 'aria-label="drift-rules-by-verdict"' in section

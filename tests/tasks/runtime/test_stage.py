@@ -88,3 +88,13 @@ def test_warnings_of_how_it_ran_join_those_of_the_stage(store: Store, caplog) ->
     with caplog.at_level(logging.WARNING):
         assert execute(Spec(), run, store)["facts"]["warnings"] == ["few rows", "batches were cut"]
     assert "batches were cut" in caplog.text
+
+
+@pytest.mark.parametrize("others", [[], [10**15]])
+def test_memory_is_the_largest_peak_of_its_processes(store: Store, others: list[int]) -> None:
+    def run(spec: Spec, context: StageContext) -> StageOutput:
+        context.memory += others
+        return StageOutput(rows=1)
+
+    memory = execute(Spec(), run, store)["memory"]
+    assert memory == 10**15 if others else 10**7 < memory < 10**12, "a Python process has tens of MB at least"

@@ -9,7 +9,7 @@ from tasks.training.facts import Curve, TrainingFacts
 from tasks.training.report import TrainingReport
 
 CURVE = {"loss": [0.7, 0.6], "lambda": [1.0, 0.5]}
-REPORT = TrainingReport(steps=2, planned_steps=2, resumed_from=None, warnings=["slow"], curve=CURVE, records=80)
+REPORT = TrainingReport(steps=2, planned_steps=2, resumed_from=None, warnings=["slow"], curve=CURVE, records=80, memory=None)
 
 
 def test_facts_of_a_fit_report() -> None:

@@ -17,6 +17,7 @@ WRITTEN: dict[str, Any] = {
     "curve": {"loss": [0.7, 0.6]},
     "records": 80,
     "warnings": ["slow"],
+    "memory": 3_000_000_000,
 }
 
 
