@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer([text for row in rows for text in (row["prompt"], *row["responses"])], TINY.vocab_size)
     for i in range(2):
         torch.manual_seed(i)
-        save_model(build_policy(TINY, tokenizer, 128), tokenizer, folder / f"m{i}")
+        save_model(build_policy(TINY, tokenizer, 256), tokenizer, folder / f"m{i}")
     reward = transformers.LlamaConfig.from_pretrained(folder / "m0", num_labels=1)
     save_model(transformers.LlamaForSequenceClassification(reward), tokenizer, folder / "rm")
     return folder
