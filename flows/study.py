@@ -62,7 +62,7 @@ def supervise_study(config: StudyConfig) -> State[EndedRun]:
         track_cells(session)
         track_page(session)
     publish_summary(session)
-    return Completed(message=outcome(session.manifest.run), data=ended(session))
+    return Completed(message=outcome(session.store, session.manifest.run), data=ended(session))
 
 
 def write_specs(session: Session, grid: Grid) -> None:

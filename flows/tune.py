@@ -63,7 +63,7 @@ def tune(config: RealignConfig, search: SearchConfig) -> State[EndedRun]:
         track_trials(session)
         track_page(session)
     publish_summary(session)
-    return Completed(message=outcome(session.manifest.run), data=ended(session))
+    return Completed(message=outcome(session.store, session.manifest.run), data=ended(session))
 
 
 def track_trials(session: Session) -> None:

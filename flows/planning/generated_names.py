@@ -26,4 +26,5 @@ def _words() -> frozenset[str]:
     from coolname.loader import load_config
 
     lists = load_config(Path(coolname.__file__).parent / "data").values()
-    return frozenset(word for one in lists for word in one.get("words", ()) if isinstance(word, str))
+    found = (one.get("words") for one in lists)
+    return frozenset(word for words in found if isinstance(words, list | tuple) for word in words if isinstance(word, str))

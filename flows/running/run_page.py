@@ -16,7 +16,6 @@ from typing import Any
 from dora_core.errors import DoraError
 from flows.planning.planned_stage import PlannedStage
 from flows.run_record import RunRecord
-from flows.run_summary import evaluation_summary
 from infra.settings import Places
 from infra.store.journal import JournalPart, JournalReader
 from infra.store.json_files import StoredResult
@@ -51,7 +50,7 @@ class RunPage:
 
     def follow(self, stage: PlannedStage, part: JournalPart) -> None:
         """Log the curves in one part of a training's journal."""
-        if self.run is not None and STAGES[stage.stage].section == "training":
+        if self.run is not None and is_main_training(stage):
             self.tracker.replay(self.run, part, prefix=f"{plain(stage.label)}/")
 
     def stage(self, stage: PlannedStage, result: StoredResult, images: Mapping[str, bytes] | None = None) -> None:
@@ -69,7 +68,7 @@ class RunPage:
             for part in JournalReader(self.store, stage.stage, stage.digest).new_parts():
                 self.follow(stage, part)
         self.tracker.log_images(self.run, images, f"figures/{plain(stage.label)}")
-        if STAGES[stage.stage].section == "training":
+        if is_main_training(stage):
             self.tracker.log_metrics(self.run, {f"{plain(stage.label)}/{name}": value for name, value in result["metrics"].items()})
         if stage.stage == ingest.STAGE.name:
             self._datasets(parse_result(result).facts, StageRef(stage=stage.stage, digest=stage.digest))
@@ -110,6 +109,7 @@ class RunPage:
     def _description(self, record: RunRecord, promotion: promote.Facts | None) -> str:
         """Return verdict, reason, numbers and links as Markdown; without the parts that the store cannot give."""
         from flows.report.head import head_of
+        from flows.run_summary import evaluation_summary
 
         head, summary = head_of(record, promotion), ""
         with suppress(DoraError, OSError):
@@ -119,7 +119,7 @@ class RunPage:
         links = " · ".join(f"[{name}]({link})" for name, link in self.links(record, model).items())
         steps = "\n".join(f"- {step}" for step in head.steps)
         command = f"Report: artifact `{REPORT}`, or `dora report {record.run_id}`" if record.flow not in NO_REPORT else ""
-        return "\n\n".join(filter(None, (f"### {head.title}", *why, steps, links, command)))
+        return "\n\n".join(filter(None, (f"### {head.title}", links, *why, steps, command)))  # the page folds all but the first lines
 
     def links(self, record: RunRecord, model: tuple[str, str] | None) -> dict[str, str]:
         """Return the pages that belong to the run, by name; none where there is no server.
@@ -147,6 +147,11 @@ class RunPage:
         except Exception as error:  # a page that cannot be drawn must not hide how the run ended
             return f"the report is not in MLflow: {type(error).__name__}: {error}"
         return None
+
+
+def is_main_training(stage: PlannedStage) -> bool:
+    """Whether a stage's curves are on the page: those of twins are on the stages' own runs, where they crowd out nothing."""
+    return STAGES[stage.stage].section == "training" and (stage.label == stage.stage or stage.round is not None)
 
 
 def plain(label: str) -> str:

@@ -153,6 +153,8 @@ def _tracked(session: Session, stage: PlannedStage) -> Iterator[str]:
     except BaseException as error:
         session.manifest.stage(stage.label, state="failed", mlflow_run_id=session.tracker.mlflow_id(run))
         ended: Status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        if ended == "FAILED":  # before Prefect writes the traceback
+            get_run_logger().error(f"{stage.label} failed: {error}")
         session.tracker.finish(run, ended, _job_tags(session, stage) | {"dora.error": str(error)})
         raise
     session.manifest.stage(stage.label, mlflow_run_id=session.tracker.mlflow_id(run))

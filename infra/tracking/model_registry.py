@@ -13,7 +13,8 @@ Location of a version's files: always the tag ``dora.model_uri``, where they lay
 (``infra/tracking/store_artifacts.py``), which is found wherever the store lies, or fails. A server is given a copy of a small model, as
 artifacts of the run, which clients without this package can download.
 
-Left out: ``log_model`` flavours (they pickle, and import the world).
+A model folder on this machine becomes an MLflow model by small files beside the weights (``infra/tracking/mlflow_model.py``).
+Left out: MLflow's own ``log_model``, which copies the weights.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from infra.databases import sqlite_file
 from infra.settings import Settings
 from infra.store.store import split_uri
 from infra.tracking.mlflow_client import mlflow_client, user_name
+from infra.tracking.mlflow_model import describe_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -87,6 +89,8 @@ def register(uri: str, name: str, source_uri: str, run_id: str | None = None, ta
     """
     with _registry(uri) as client:
         _ensure_model(client, name)
+        if "://" not in source_uri:
+            describe_model(Path(source_uri))
         version = _find(client, name, source_uri)
         if version is None:
             source = _servable(client, uri, source_uri, run_id)

@@ -367,7 +367,7 @@ STAGE = Stage(
     run,
     facts=Facts,
     headline=headline,
-    tracked=("win_rate_", "lc_win_rate_"),
+    tracked=tuple(f"{measure}_{name}" for name in ("start", "champion", "chosen") for measure in ("win_rate", "lc_win_rate")),
     intervals=lambda result: intervals_of(result.facts),
     section="stage",
 )

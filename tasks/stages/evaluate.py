@@ -382,7 +382,7 @@ def headline(result: StageResult[Facts]) -> str:
 
 
 TRACKED = (
-    *("accuracy_all", "accuracy_golden", "accuracy_synthetic", "worst_group_accuracy", "ranking_policy", "lift_start_", "ece", "kl"),
+    *("accuracy_all", "worst_group_accuracy", "ranking_policy", "lift_start_", "ece", "kl"),
     *("win_rate_lift_over_", "benchmark_"),
 )
 STAGE = Stage(
