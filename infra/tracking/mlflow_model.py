@@ -71,18 +71,19 @@ def _signature() -> ModelSignature:
     return ModelSignature(inputs=inputs, outputs=outputs, params=ParamSchema(params))
 
 
-def describe_model(folder: Path) -> bool:
-    """Write the files that a folder with a causal language model lacks; returns whether it is an MLflow model now.
+def describe_model(folder: Path) -> list[Path]:
+    """Write the files into a folder with a language model that is no MLflow model yet; returns the new files.
 
     A folder that may not be written to stays as it is.
     """
+    written: list[Path] = []
     if not (folder / "config.json").is_file() or (folder / MLMODEL).is_file():
-        return (folder / MLMODEL).is_file()
+        return written
     try:
         for name, text in mlflow_files().items():
             aside = folder / f".{name}.part"
             aside.write_text(text, encoding="utf-8")
-            aside.replace(folder / name)
+            written.append(aside.replace(folder / name))
     except OSError:
-        return False
-    return True
+        return []
+    return written

@@ -23,6 +23,7 @@ import fcntl
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,13 +90,14 @@ def register(uri: str, name: str, source_uri: str, run_id: str | None = None, ta
     """
     with _registry(uri) as client:
         _ensure_model(client, name)
-        if "://" not in source_uri:
-            describe_model(Path(source_uri))
+        new_files = [] if "://" in source_uri else describe_model(Path(source_uri))
         version = _find(client, name, source_uri)
         if version is None:
             source = _servable(client, uri, source_uri, run_id)
             with _in_turn(uri):
                 version = _find(client, name, source_uri) or _create(client, name, source, source_uri, run_id)
+        elif new_files:
+            _complete(client, name, version, new_files)
         for key, value in (tags or {}).items():
             client.set_model_version_tag(name, str(version), key, value)
         return str(version)
@@ -357,6 +359,13 @@ def _servable(client: MlflowClient, uri: str, source_uri: str, run_id: str | Non
         return travelling(source_uri)
     client.log_artifacts(run_id, str(folder), "model")
     return f"runs:/{run_id}/model"
+
+
+def _complete(client: MlflowClient, name: str, version: str, files: list[Path]) -> None:
+    """Upload new files of a model to the server that has a copy of it."""
+    place = re.fullmatch(r"runs:/([^/]+)/(.+)", client.get_model_version(name, version).source)
+    for path in files if place else []:
+        client.log_artifact(place[1], str(path), place[2])
 
 
 def _aliases(client: MlflowClient, name: str) -> dict[str, str]:

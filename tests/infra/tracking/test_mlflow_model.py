@@ -71,7 +71,8 @@ def test_the_files_are_small_the_same_twice_and_name_no_path(champion: Path) -> 
 
 
 def test_a_folder_without_a_model_and_one_that_is_described_stay_as_they_are(tmp_path: Path) -> None:
-    assert not describe_model(tmp_path) and not list(tmp_path.iterdir())
+    assert describe_model(tmp_path) == [] and not list(tmp_path.iterdir())
     (tmp_path / "config.json").write_text("{}")
+    assert [path.name for path in describe_model(tmp_path)] == list(mlflow_files()), "MLmodel last: with it the folder is whole"
     (tmp_path / MLMODEL).write_text("mine")
-    assert describe_model(tmp_path) and (tmp_path / MLMODEL).read_text() == "mine" and not (tmp_path / CODE).exists()
+    assert describe_model(tmp_path) == [] and (tmp_path / MLMODEL).read_text() == "mine"
