@@ -208,7 +208,7 @@ def outcome(store: Store, run: RunRecord) -> str:
     ran = run.ran
     counts = f"{ran} stage{'' if ran == 1 else 's'} ran, {len(run.stages) - ran} cached" if ran else "nothing to do: every stage was cached"
     decision = "waits for a decision" if run.status == "waiting" else run.remark or run.decision
-    number = evaluation_summary(store, run).partition(";")[0] if decision and run.decision != UNCHANGED else ""
+    number = evaluation_summary(store, run).partition(";")[0] if decision == run.decision != UNCHANGED else ""
     return f"{decision}{f': {number}' if number else ''}; {counts}" if decision else counts
 
 
