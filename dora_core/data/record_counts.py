@@ -35,6 +35,7 @@ class SourceCounts(StrictModel):
     measured: int = Field(0, description="Responses with a reward.")
     preferred: int = Field(0, description="Preferences that its response wins.")
     beaten: int = Field(0, description="Preferences that its response loses.")
+    among: int = Field(0, description="Preferences between two of its responses.")
 
 
 class RecordCounts(StrictModel):
@@ -91,6 +92,8 @@ class RecordCounter:
             self._preferences[split] += 1
             self._sources[names[winner]]["preferred"] += 1
             self._sources[names[loser]]["beaten"] += 1
+            if names[winner] == names[loser]:
+                self._sources[names[winner]]["among"] += 1
 
     def counts(self) -> RecordCounts:
         """The counts so far; sources by number of responses."""

@@ -14,8 +14,9 @@ not being reversed; golden labels have q = 1. Three estimates:
   2509.24159), with one η ≤ ½ per source and margins out of fold.
 
 What *em* cannot see: a bias that most labels share looks like the truth. It estimates consistency, and is for data without golden labels.
-What *reward_model* cannot see: a biased judge whose labels follow people's where the features do not reach. Its agreement is then too
-low, never by more than the features miss; reversals independent of the text are estimated without bias.
+A *biased* judge is not a reversal: labels that follow length, where people prefer length a little, are each likelier than not, and η = 0
+explains them. *reward_model* therefore asks how far a source's own preferences deviate from people's (``source_bias.py``), and where
+reversals do not explain them takes the agreement from there, with an interval between its bounds.
 
 Shape legend: P pairs, K folds, B bootstrap resamples, C clusters (prompts).
 """
@@ -31,11 +32,11 @@ from numpy.typing import NDArray
 
 from dora_core.evaluation.metrics import Interval, draw_counts, percentiles, sigmoid
 from dora_core.selection.proxy import GOLDEN, CrossFit, Floats, Head, ProxyPairs, hessian, preference_loss
+from dora_core.selection.reversal import inside, label_probability, noise_of_agreement, noise_rate, noise_rates, temperature, temperatures
+from dora_core.selection.source_bias import Deviation, deviation, own_preferences
 
 Method = Literal["overlap", "em", "reward_model"]
 
-BISECTIONS = 40  # of a root in [0, 1]: 1e-12
-TEMPERATURES = (0.05, 20.0)
 EM_STEPS, EM_BURN_IN, EM_CHANGE, EM_FIRST = 50, 3, 1e-4, 0.1
 
 
@@ -77,54 +78,6 @@ def beta_quantiles(a: float, b: float, levels: Sequence[float], cells: int = 200
     return [float(x) for x in np.sin(t[np.minimum(at, cells - 1)]) ** 2]
 
 
-# ------------------------------------------------------------------------------------------------- noise by likelihood
-
-
-def noise_rate(probability_P: Floats, weight_P: Floats, highest: float = 1.0) -> float:
-    """Maximise Σ weight·log[(1 − η)p + η(1 − p)] over η in [0, ``highest``].
-
-    Args:
-        probability_P: p = P(people prefer the stated winner), in (0, 1).
-        weight_P: ≥ 0.
-    """
-    return float(noise_rates(probability_P[None], weight_P[None], highest)[0])
-
-
-def noise_rates(probability_BP: Floats, weight_BP: Floats, highest: float = 1.0) -> Floats:
-    """:func:`noise_rate` of B samples, (B,). The likelihood is concave in η, so the root of its slope is bisected."""
-    signed_BP = 1 - 2 * probability_BP
-    low_B, high_B = np.zeros(len(signed_BP)), np.full(len(signed_BP), highest)
-    for _ in range(BISECTIONS):
-        middle_B = (low_B + high_B) / 2
-        slope_B = (weight_BP * signed_BP / (probability_BP + middle_B[:, None] * signed_BP)).sum(axis=1)
-        low_B, high_B = np.where(slope_B > 0, middle_B, low_B), np.where(slope_B > 0, high_B, middle_B)
-    noise_B: Floats = np.round((low_B + high_B) / 2, 9)  # a bound is reached exactly
-    return noise_B
-
-
-def label_probability(probability_P: Floats, noise_P: Floats | float) -> Floats:
-    """Posterior q = (1 − η)p/((1 − η)p + η(1 − p)) that a label is not reversed (LCPO, arXiv 2509.24159), in [0, 1]."""
-    right_P = (1 - noise_P) * probability_P
-    q_P: Floats = right_P / (right_P + noise_P * (1 - probability_P))
-    return q_P
-
-
-def temperature(margin_P: Floats, weight_P: Floats) -> float:
-    """Factor t in :data:`TEMPERATURES` by which out-of-fold margins are calibrated: minimises the loss of t·m (Guo et al. 2017)."""
-    return float(temperatures(margin_P[None], weight_P[None])[0])
-
-
-def temperatures(margin_BP: Floats, weight_BP: Floats) -> Floats:
-    """:func:`temperature` of B samples, (B,)."""
-    low_B, high_B = (np.full(len(margin_BP), end) for end in TEMPERATURES)
-    for _ in range(BISECTIONS):
-        middle_B = (low_B * high_B) ** 0.5
-        slope_B = (weight_BP * (sigmoid(middle_B[:, None] * margin_BP) - 1) * margin_BP).sum(axis=1)
-        low_B, high_B = np.where(slope_B > 0, low_B, middle_B), np.where(slope_B > 0, middle_B, high_B)
-    scale_B: Floats = (low_B * high_B) ** 0.5
-    return scale_B
-
-
 # ----------------------------------------------------------------------------------------------------------- estimates
 
 
@@ -134,6 +87,8 @@ class Trust:
 
     Attributes:
         agreement: by group of ``ProxyPairs.group_P``, golden left out: a_s with its bootstrap interval; ``n`` counts prompts.
+        noise: η of each group that q is computed with. 1 − a_s, or for a biased source the η at which the mean of q is a_s.
+        deviations: by group, where golden labels gave the estimate.
         probability_P: q of each pair's label; 1 for golden pairs.
         people_P: P(people prefer the stated winner) before the label itself is taken into account, out of fold.
         golden_loss: mean calibrated out-of-fold loss of golden pairs in nats, log 2 for a head that knows nothing; None without any.
@@ -141,6 +96,8 @@ class Trust:
     """
 
     agreement: dict[int, Interval]
+    noise: dict[int, float]
+    deviations: dict[int, Deviation]
     probability_P: Floats
     people_P: Floats
     golden_loss: float | None
@@ -152,7 +109,7 @@ class Trust:
         people_P = np.empty(len(fold_P))
         for fold, head in enumerate(self.heads):
             own = fold_P == fold
-            people_P[own] = _inside(sigmoid(self.scale * head.margins(difference_PD[own])))
+            people_P[own] = inside(sigmoid(self.scale * head.margins(difference_PD[own])))
         return people_P
 
 
@@ -167,20 +124,29 @@ def reward_model_trust(pairs: ProxyPairs, ridge: float, *, samples: int = 200, c
     heads = fitted.fit(golden_P.astype(np.float64))
     margin_P = fitted.out_of_fold(heads)
     scale = temperature(margin_P[golden_P], pairs.weight_P[golden_P])
-    people_P = _inside(sigmoid(scale * margin_P))
-    resampled_BP = _resampled_margins(pairs, heads, ridge, samples, seed)
-    noise, agreement = dict[int, float](), dict[int, Interval]()
+    people_P = inside(sigmoid(scale * margin_P))
+    resampled_BP, golden_count_BP = _resampled_margins(pairs, heads, ridge, samples, seed)
+    people_BP = inside(sigmoid(np.concatenate([scale * margin_P[None], resampled_BP])))
+    golden_weight_BP = np.concatenate([np.ones_like(golden_count_BP[:1]), golden_count_BP]) * pairs.weight_P[golden_P]
+    noise, agreement, deviations = dict[int, float](), dict[int, Interval](), dict[int, Deviation]()
     for group in _sources(pairs):
         own = pairs.group_P == group
-        _, prompt_P = np.unique(pairs.prompt_P[own], return_inverse=True)
-        prompts = int(prompt_P.max()) + 1
-        weight_BP = draw_counts(prompts, samples, seed + 1 + group)[:, prompt_P] * pairs.weight_P[own]
-        drawn_B = noise_rates(_inside(sigmoid(resampled_BP[:, own])), weight_BP)
-        noise[group] = noise_rate(people_P[own], pairs.weight_P[own])
-        agreement[group] = _interval(1 - noise[group], 1 - drawn_B, confidence, prompts)
+        count_BP, prompts = _resampled_counts(pairs.prompt_P[own], samples, seed + 1 + group)
+        weight_BP = count_BP * pairs.weight_P[own]
+        noise_B = noise_rates(people_BP[:, own], weight_BP)
+        found = deviation(own_preferences(pairs, group), people_BP, noise_B, own, golden_P, weight_BP, golden_weight_BP)
+        deviations[group], noise[group] = found, float(noise_B[0])
+        if found.biased:
+            value, (low_B, high_B) = float(found.agreement_B[0]), found.bounds_B
+            ends = percentiles(low_B[1:], confidence)[0], percentiles(high_B[1:], confidence)[1]
+            agreement[group] = _interval(value, np.array(ends), 1.0, prompts)
+            noise[group] = noise_of_agreement(people_P[own], pairs.weight_P[own], value)
+        else:
+            agreement[group] = _interval(1 - noise[group], 1 - noise_B[1:], confidence, prompts)
     weight = pairs.weight_P[golden_P]
     loss = float(weight @ preference_loss(scale * margin_P[golden_P]) / weight.sum())
-    return Trust(agreement, label_probability(people_P, _noise_of_pairs(pairs, noise)), people_P, loss, heads, scale)
+    q_P = label_probability(people_P, _noise_of_pairs(pairs, noise))
+    return Trust(agreement, noise, deviations, q_P, people_P, loss, heads, scale)
 
 
 def held_out_label_probabilities(pairs: ProxyPairs, trust: Trust, ridge: float) -> Floats:
@@ -190,11 +156,11 @@ def held_out_label_probabilities(pairs: ProxyPairs, trust: Trust, ridge: float) 
     carries the golden labels of all folds but the pair's own, those of the scored fold included.
     """
     golden_P = pairs.golden_P
-    noise_P = _noise_of_pairs(pairs, {group: 1 - interval.value for group, interval in trust.agreement.items()})
+    noise_P = _noise_of_pairs(pairs, trust.noise)
     fitted = CrossFit(pairs, ridge)
     heads = fitted.fit(golden_P.astype(np.float64))
     scale = temperature(fitted.out_of_fold(heads)[golden_P], pairs.weight_P[golden_P])
-    people_KP = np.stack([_inside(sigmoid(scale * head.margins(pairs.difference_PD))) for head in heads])
+    people_KP = np.stack([inside(sigmoid(scale * head.margins(pairs.difference_PD))) for head in heads])
     return np.stack([label_probability(people_P, noise_P) for people_P in people_KP])
 
 
@@ -211,7 +177,7 @@ def em_trust(pairs: ProxyPairs, ridge: float, *, samples: int = 200, confidence:
     for step in range(EM_STEPS):
         fitted.label_P = q_P
         heads = fitted.fit(np.ones(len(pairs)))
-        people_P = _inside(sigmoid(fitted.out_of_fold(heads)))
+        people_P = inside(sigmoid(fitted.out_of_fold(heads)))
         before = noise
         if step >= EM_BURN_IN:
             noise = {g: noise_rate(people_P[pairs.group_P == g], pairs.weight_P[pairs.group_P == g], 0.5) for g in groups}
@@ -221,26 +187,26 @@ def em_trust(pairs: ProxyPairs, ridge: float, *, samples: int = 200, confidence:
     agreement = {}
     for group in groups:
         own = pairs.group_P == group
-        _, prompt_P = np.unique(pairs.prompt_P[own], return_inverse=True)
-        prompts = int(prompt_P.max()) + 1
-        weight_BP = draw_counts(prompts, samples, seed + 1 + group)[:, prompt_P] * pairs.weight_P[own]
-        drawn_B = noise_rates(np.broadcast_to(people_P[own], weight_BP.shape), weight_BP, 0.5)
+        count_BP, prompts = _resampled_counts(pairs.prompt_P[own], samples, seed + 1 + group)
+        drawn_B = noise_rates(np.broadcast_to(people_P[own], count_BP[1:].shape), count_BP[1:] * pairs.weight_P[own], 0.5)
         agreement[group] = _interval(1 - noise[group], 1 - drawn_B, confidence, prompts)
-    return Trust(agreement, q_P, people_P, None, heads, 1.0)
+    return Trust(agreement, noise, {}, q_P, people_P, None, heads, 1.0)
 
 
 def _sources(pairs: ProxyPairs) -> list[int]:
     return [int(group) for group in np.unique(pairs.group_P) if group != GOLDEN]
 
 
+def _resampled_counts(prompt_P: NDArray[np.integer], samples: int, seed: int) -> tuple[Floats, int]:
+    """How often each pair is drawn, (1 + B, P), prompts as wholes; row 0: once. And the number of prompts."""
+    _, number_P = np.unique(prompt_P, return_inverse=True)
+    prompts = int(number_P.max()) + 1
+    return np.concatenate([np.ones((1, len(prompt_P))), draw_counts(prompts, samples, seed)[:, number_P]]), prompts
+
+
 def _interval(value: float, drawn_B: Floats, confidence: float, prompts: int) -> Interval:
     low, high = percentiles(drawn_B, confidence)
     return Interval(value=value, low=min(value, float(low)), high=max(value, float(high)), n=prompts)
-
-
-def _inside(probability: Floats) -> Floats:
-    """Probabilities a little away from 0 and 1: one confident mistake must not decide η alone."""
-    return np.clip(probability, 1e-4, 1 - 1e-4)
 
 
 def _noise_of_pairs(pairs: ProxyPairs, noise: dict[int, float]) -> Floats:
@@ -252,8 +218,9 @@ def _noise_of_pairs(pairs: ProxyPairs, noise: dict[int, float]) -> Floats:
     return rate_P
 
 
-def _resampled_margins(pairs: ProxyPairs, heads: Sequence[Head], ridge: float, samples: int, seed: int) -> Floats:
-    """Calibrated out-of-fold margins (B, P) of heads after one Newton step on resampled golden prompts."""
+def _resampled_margins(pairs: ProxyPairs, heads: Sequence[Head], ridge: float, samples: int, seed: int) -> tuple[Floats, Floats]:
+    """Calibrated out-of-fold margins (B, P) of heads after one Newton step on resampled golden prompts, and how often each golden pair is
+    drawn, (B, golden pairs)."""
     golden_P = pairs.golden_P
     _, prompt_P = np.unique(pairs.prompt_P[golden_P], return_inverse=True)
     counts_BC = draw_counts(int(prompt_P.max()) + 1, samples, seed)
@@ -269,4 +236,4 @@ def _resampled_margins(pairs: ProxyPairs, heads: Sequence[Head], ridge: float, s
         own = pairs.fold_P == number
         margin_BP[:, own] = theta_BD @ pairs.difference_PD[own].T
     scale_B = temperatures(margin_BP[:, golden_P], counts_BC[:, prompt_P] * weight)
-    return scale_B[:, None] * margin_BP
+    return scale_B[:, None] * margin_BP, counts_BC[:, prompt_P]

@@ -95,6 +95,8 @@ _GENERIC = re.compile(
     r"(train|test|data|dataset|default|file|part|shard|validation|valid|val|dev|eval)?([-_.]?\d+)*(-of-\d+)?", re.IGNORECASE
 )
 """File names without information about their content."""
+RACE_PREFERENCES = 200
+"""Preferences between trusted responses from which on ``objective: auto`` is written: fewer hardly tell its candidates apart."""
 
 
 def title(path: str) -> str:
@@ -125,7 +127,9 @@ class _Writer:
         self.loss = "kto" if self.counts.approved or self.counts.disapproved else "dpo"  # kto reads pairs too, dpo no single responses
         others = [name for name in self.counts.sources if name not in self.golden]
         self.estimable = self.named and bool(others) if not self.has_golden_data else bool(self.counts.sources)
-        self.objective = "dora" if self.estimable else "erm"
+        self.golden_preferences = sum(self.counts.sources[name].among for name in self.golden if name in self.counts.sources)
+        races = self.loss == "dpo" and self.golden_preferences >= RACE_PREFERENCES
+        self.objective = ("auto" if races else "dora") if self.estimable else "erm"
 
     def _golden_sources(self) -> tuple[list[str], bool]:
         """Return the trusted sources, and whether they were found by name or `golden` data rather than by frequency."""
@@ -254,8 +258,11 @@ class _Writer:
             yield "  loss: {name: kto}           # single responses with an approval; bco is the other loss that takes them"
         else:
             yield "  loss: {name: dpo, beta: 0.1}"
-        if self.objective == "dora":
-            yield "  objective: {name: dora, lambda: auto}"
+        if self.objective == "auto":
+            yield "  objective: {name: auto}     # chooses by golden preferences: all records, golden ones alone, reweighting, dora"
+            self.assumed.append(f"objective: auto, as {self.golden_preferences:,} preferences are between responses of trusted sources")
+        elif self.objective == "dora":
+            yield "  objective: {name: dora, lambda: auto}    # auto instead of dora chooses by measuring, with enough trusted preferences"
         else:
             reason = "no source is known to be trusted" if self.names and not self.named else "it needs a trusted source and another one"
             yield f"  objective: {{name: erm}}      # h cannot be estimated: {reason}."

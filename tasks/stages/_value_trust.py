@@ -27,6 +27,7 @@ class Estimate:
     Attributes:
         trust: of the proxy; None if trust is off, or nothing could be fitted.
         agreement, method: by group.
+        noise: by group, η that the probability of its labels is computed with.
         held_out: q for the search, see ``held_out_label_probabilities``; None without golden labels.
     """
 
@@ -34,6 +35,7 @@ class Estimate:
         self.trust: Trust | None = None
         self.agreement: dict[int, Interval] = {}
         self.method: dict[int, Any] = {}
+        self.noise: dict[int, float] = {}
         self.held_out: NDArray[np.float64] | None = None
 
     def probabilities(self, records: Path, labels: Labels, features: Any, overlap: Overlap, folds: int) -> NDArray[np.float64]:
@@ -41,13 +43,13 @@ class Estimate:
         import numpy as np
 
         from dora_core.data.records import fold_of
-        from dora_core.selection.label_trust import label_probability
+        from dora_core.selection.reversal import label_probability
 
         q_R = np.full(len(labels.ids), np.nan)
         if not self.agreement:
             return q_R
         q_R[labels.group_R == 0] = 1.0
-        noise = np.array([1 - self.agreement[g].value if g in self.agreement else np.nan for g in range(len(labels.names))])
+        noise = np.array([self.noise.get(g, np.nan) for g in range(len(labels.names))])
         if self.trust is None:
             for group in self.agreement:
                 q_R[labels.group_R == group] = self.agreement[group].value
@@ -102,10 +104,17 @@ def estimate_trust(
         enough = prompts is not None and len(np.unique(prompts)) >= (settings.min_overlap if settings.method == "auto" else 1)
         if settings.method in ("auto", "overlap") and enough and prompts is not None:
             estimate.agreement[group] = overlap_agreement(overlap.agrees[group], prompts, exchange.confidence)
-            estimate.method[group] = "overlap"
+            estimate.method[group], estimate.noise[group] = "overlap", 1 - estimate.agreement[group].value
         elif settings.method != "overlap" and estimate.trust is not None and group in estimate.trust.agreement:
-            estimate.agreement[group] = estimate.trust.agreement[group]
+            agreement = estimate.agreement[group] = estimate.trust.agreement[group]
             estimate.method[group] = "reward_model" if estimate.trust.golden_loss is not None else "em"
+            estimate.noise[group] = estimate.trust.noise[group]
+            if (deviation := estimate.trust.deviations.get(group)) is not None and deviation.biased:
+                warnings.append(
+                    f"{labels.names[group]} has a judgement of its own: at least {deviation.systematic_B[0]:.0%} of its labels differ from "
+                    f"people's in a way that texts predict; they agree with people on {agreement.value:.0%} "
+                    f"[{agreement.low:.0%}, {agreement.high:.0%}]"
+                )
     if settings.method == "overlap" and (missing := [labels.names[g] for g in groups if g not in estimate.agreement]):
         warnings.append(f"no pair of {', '.join(missing)} has a golden label too: their labels have no probability")
     return estimate

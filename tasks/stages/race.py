@@ -49,6 +49,7 @@ class Spec(StageSpec):
     """See the module docstring."""
 
     stage: ClassVar[str] = "race"
+    version: ClassVar[int] = 2  # biased judges in label trust
 
     records: StageRef
     calibration: StageRef

@@ -51,6 +51,7 @@ class Spec(StageSpec):
     """See the module docstring."""
 
     stage: ClassVar[str] = "suggest"
+    version: ClassVar[int] = 2  # biased judges in label trust
 
     records: StageRef
     calibration: StageRef | None
@@ -153,8 +154,8 @@ def as_candidates(
     from dora_core.data.records import fold_of
     from dora_core.evaluation.metrics import sigmoid
     from dora_core.selection.acquisition import Candidates, GoldenPairs
-    from dora_core.selection.label_trust import label_probability
     from dora_core.selection.race import Race, RaceData, entrants, ridge_of
+    from dora_core.selection.reversal import label_probability
 
     prompt_N, factor_N = labels.prompt_R[pool.record_N], labels.factor_R[pool.record_N]
     even_N, ones = np.full(len(prompt_N), 0.5), np.ones(1)
@@ -185,7 +186,7 @@ def as_candidates(
     share_M = np.array(list(choice.shares.values()))
     people_N = share_M @ sigmoid(margin_MN) if trust is None else trust.people(difference_ND, fold_N)
     group_N = labels.group_R[pool.record_N]
-    noise_G = np.array([1 - estimate.agreement[g].value if g in estimate.agreement else 0.5 for g in range(len(labels.names))])
+    noise_G = np.array([estimate.noise.get(g, 0.5) for g in range(len(labels.names))])
     unlabelled_N = group_N == NO_PREFERENCE
     trust_N = np.where(unlabelled_N, 0.5, label_probability(people_N, noise_G[group_N]))
     weight_N, _ = choice.recipe(np.zeros(len(prompt_N), bool), factor_N, trust_N)

@@ -52,6 +52,7 @@ class Spec(StageSpec):
     """See the module docstring."""
 
     stage: ClassVar[str] = "value"
+    version: ClassVar[int] = 2  # biased judges in label trust
 
     records: StageRef
     calibration: StageRef | None

@@ -49,7 +49,7 @@ def trained(data: WorldData, rng: np.random.Generator) -> tuple[Head, Race, Choi
     h = factors(data, rng.permutation(np.arange(n) % CLASSIFIER_FOLDS))
     ridge = ridge_of(pairs)
     trust_ridge = choose_ridge(pairs, data.golden_N.astype(float))
-    trust = reward_model_trust(pairs, trust_ridge, samples=2)
+    trust = reward_model_trust(pairs, trust_ridge, samples=50)
     race = Race(RaceData(pairs, h, trust.probability_P, held_out_label_probabilities(pairs, trust, trust_ridge)), ridge)
     for entrant in entrants(factors=True, trust=True, objectives=()):
         race.run(entrant)

@@ -31,6 +31,7 @@ from dora_core.selection.exchange import exchange_rates
 from dora_core.selection.features import PolicyFeatures, TextFeatures, policy_vectors
 from dora_core.selection.label_trust import Trust, em_trust, held_out_label_probabilities, reward_model_trust
 from dora_core.selection.proxy import CrossFit, Floats, ProxyPairs, choose_ridge, fit
+from dora_core.selection.reversal import noise_rate
 from dora_core.testbed.mixture import GOLDEN, LABEL_STD, Testbed
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import FolderHooks
@@ -183,9 +184,11 @@ def agreements(world: World) -> dict[str, list[float]]:
     return {
         "truth": list(truth.values()),
         "estimate": [trust.agreement[group].value for group in sources],
+        "reversal": [1 - noise_rate(trust.people_P[own], pairs.weight_P[own]) for own in owned.values()],
         "covered": [float(trust.agreement[g].low <= min(truth[g], 1.0) <= trust.agreement[g].high) for g in sources],
         "moments": [by_moments(np.ones(own.sum()), trust.people_P[own], pairs.weight_P[own]) for own in owned.values()],
         "bias": [with_bias(world, trust, group) for group in sources],
+        "biased": [float(trust.deviations[group].biased) for group in sources],
         "em": [em.agreement[group].value for group in sources],
         "golden_loss": [trust.golden_loss or np.nan],
     }
@@ -196,7 +199,7 @@ def rates(world: World, few_prompts: int) -> dict[str, list[float]]:
     pairs = world.pairs
     golden = pairs.golden_P.astype(np.float64)
     ridge = choose_ridge(pairs, golden)
-    trust = reward_model_trust(pairs, ridge, samples=2)
+    trust = reward_model_trust(pairs, ridge, samples=50)
     held = held_out_label_probabilities(pairs, trust, ridge)
     exchange = exchange_rates(pairs, {"trust": held}, few_prompts=few_prompts, samples=500)
     careful = exchange_rates(pairs, few_prompts=10_000, samples=2)
@@ -218,6 +221,7 @@ def largest_error(runs: list[dict[str, list[float]]], key: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--worlds", type=int, nargs="*", default=range(len(WORLDS)), help="Positions of the worlds to run.")
     parser.add_argument("--few-prompts", type=int, default=100)
     parser.add_argument("--features", choices=["text", "policy", "both"], default="text")
@@ -226,13 +230,14 @@ def main() -> None:
     print("means over seeds (and the largest error of an agreement), sources in order; accuracy on fresh people's pairs")
     for name, (prompts, alpha, shift, noise) in [list(WORLDS.items())[i] for i in options.worlds]:
         runs = list[dict[str, list[float]]]()
-        for seed in range(options.seeds):
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
             world = World(prompts, alpha, shift, noise, seed, options.features)
             runs.append(agreements(world) | ({} if options.agreement_only else rates(world, options.few_prompts)))
         mean = {key: np.mean([run[key] for run in runs], axis=0) for key in runs[0]}
         cells = {key: " ".join(f"{value:.2f}" for value in values) for key, values in mean.items()}
         found = [f"{key} {cells[key]} (largest error {largest_error(runs, key):.2f})" for key in ("estimate", "moments", "bias", "em")]
         print(f"{name:24} agreement {cells['truth']} | {', '.join(found)}", flush=True)
+        print(f"{'':24} found biased {cells['biased']}; without that: {cells['reversal']}")
         print(f"{'':24} intervals cover {mean['covered'].mean():.0%}, loss of the golden head {mean['golden_loss'][0]:.3f}", flush=True)
         if options.agreement_only:
             continue

@@ -80,7 +80,7 @@ def measure(number: int, seed: int) -> dict[str, float | str]:
     golden = data.golden_N.astype(float)
     ridge = ridge_of(pairs)
     trust_ridge = choose_ridge(pairs, golden)
-    trust = reward_model_trust(pairs, trust_ridge, samples=2)
+    trust = reward_model_trust(pairs, trust_ridge, samples=50)
     labels_KP = held_out_label_probabilities(pairs, trust, trust_ridge)
     race = Race(RaceData(pairs, h, trust.probability_P, labels_KP), ridge)
     field = entrants(factors=True, trust=True)

@@ -24,10 +24,19 @@ def test_counts_by_hand() -> None:
     assert found.splits == {"eval": 2, "train": 1} and found.preferences == {"train": 2}
     assert (found.tied_pairs, found.ties, found.unmeasured, found.unmeasured_responses) == (2, 1, 1, 2)
     human, a, unknown = found.sources["human"], found.sources["a"], found.sources["(unknown)"]
-    assert (human.responses, human.measured, human.preferred, human.beaten) == (3, 3, 2, 0)
+    assert (human.responses, human.measured, human.preferred, human.beaten, human.among) == (3, 3, 2, 0, 0)
     assert (a.responses, a.measured, a.preferred, a.beaten) == (4, 3, 0, 2)
     assert (unknown.responses, unknown.measured) == (1, 0)
     assert found.prompt_chars.longest == 6 and found.response_chars.median == 8
+
+
+def test_preferences_within_one_source() -> None:
+    counter = RecordCounter()
+    # Of (3, 2, 1) by human, human, a: 3>2 is between two of human; 3>1 and 2>1 are not. Two unnamed sources are one.
+    counter.add(record([3.0, 2.0, 1.0], ["human", "human", "a"]), "train")
+    counter.add(record([2.0, 1.0], [None, None]), "train")
+    found = counter.counts().sources
+    assert (found["human"].among, found["a"].among, found["(unknown)"].among) == (1, 0, 1)
 
 
 def test_single_responses_are_approvals() -> None:

@@ -7,7 +7,6 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize_scalar
 from scipy.stats import beta
 
 from dora_core.config.method import TestbedConfig
@@ -15,14 +14,11 @@ from dora_core.selection.label_trust import (
     beta_quantiles,
     em_trust,
     held_out_label_probabilities,
-    label_probability,
-    noise_rate,
-    noise_rates,
     overlap_agreement,
     reward_model_trust,
-    temperature,
 )
 from dora_core.selection.proxy import ProxyPairs
+from dora_core.selection.reversal import noise_rate
 from dora_core.testbed.mixture import FEATURES, LABEL_STD, Testbed
 from tests.dora_core.selection.worlds import pairs_of
 
@@ -54,40 +50,6 @@ def test_beta_quantiles_equal_scipys(a: float, b: float) -> None:
     assert beta_quantiles(a, b, (0.025, 0.5, 0.975)) == pytest.approx(list(beta.ppf([0.025, 0.5, 0.975], a, b)), abs=2e-5)
 
 
-def test_the_noise_rate_by_hand() -> None:
-    # 7 labels with p = .9 and 3 with p = .1 (the other response stated): the share .7 = (1 − η)·.9 + η·.1 gives η = .25.
-    p = np.array([0.9] * 7 + [0.1] * 3)
-    assert noise_rate(p, np.ones(10)) == pytest.approx(0.25)
-    assert noise_rate(p, np.where(p > 0.5, 1.0, 7 / 3)) == pytest.approx(0.5)  # weights make both kinds alike
-    assert noise_rate(1 - p, np.ones(10)) == pytest.approx(0.75) and noise_rate(1 - p, np.ones(10), highest=0.5) == pytest.approx(0.5)
-    assert noise_rate(np.full(5, 0.9), np.ones(5)) == pytest.approx(0.0, abs=1e-9)  # all agree
-
-
-def test_noise_rates_maximise_the_likelihood() -> None:
-    rng = np.random.default_rng(0)
-    p, weight = rng.uniform(0.05, 0.95, (3, 80)), rng.random((3, 80))
-    p = np.where(rng.random(p.shape) < 0.2 + 0.6 * p, p, 1 - p)  # more often the likelier side
-    for row, found in enumerate(noise_rates(p, weight)):
-        direct = minimize_scalar(
-            lambda eta, row=row: -(weight[row] @ np.log((1 - eta) * p[row] + eta * (1 - p[row]))), bounds=(0, 1), method="bounded"
-        )
-        assert found == pytest.approx(direct.x, abs=1e-5)
-
-
-def test_the_posterior_by_hand() -> None:
-    # p = .9, η = .25: .75·.9/(.75·.9 + .25·.1) = .675/.7. p = .1: .075/(.075 + .225) = ¼. No noise: 1. Pure noise: p itself.
-    q = label_probability(np.array([0.9, 0.1, 0.3, 0.3]), np.array([0.25, 0.25, 0.0, 0.5]))
-    assert q == pytest.approx([0.675 / 0.7, 0.25, 1.0, 0.3])
-    # At the maximum of the likelihood the mean posterior is 1 − η: the fixed point of expectation maximisation.
-    p = np.array([0.9] * 7 + [0.1] * 3)
-    assert label_probability(p, 0.25).mean() == pytest.approx(0.75)
-
-
-def test_the_temperature_by_hand() -> None:
-    # Margins ±2, three of four right: σ(t·2) = ¾ at t = log 3/2.
-    assert temperature(np.array([2.0, 2.0, 2.0, -2.0]), np.ones(4)) == pytest.approx(math.log(3) / 2)
-
-
 @pytest.mark.parametrize("noise", [0.0, 0.2, 0.4])
 def test_reversed_labels_are_found_from_golden_ones(noise: float) -> None:
     pairs = pairs_of([(500, 0.0, 0.0), (1500, noise, 0.0)])
@@ -114,16 +76,27 @@ def test_the_posterior_tells_reversed_labels_from_kept_ones() -> None:
 
 
 def test_a_biased_judge_is_trusted_less_than_an_unbiased_one() -> None:
-    trust = reward_model_trust(pairs_of([(3000, 0.0, 0.0), (1000, 0.0, 0.0), (4000, 0.0, 4.0)]), 3.0, samples=30)
-    # Agreement with people by simulation: people prefer by m = x·θ, the judge by m + 4·x₃, with the same noise: 1 − η such that the
-    # mean of P(people prefer the judge's winner) is C − η(2C − 1), C = E[p² + (1 − p)²].
-    rng = np.random.default_rng(9)
-    m, u, bias = rng.normal(0, math.sqrt(1.5**2 + 1.5**2 + 1), 200_000), rng.random(200_000), 4 * rng.standard_normal(200_000)
-    people, sign = 1 / (1 + np.exp(-m)), np.where(u < 1 / (1 + np.exp(-(m + bias))), 1, -1)
-    agree, two = np.where(sign > 0, people, 1 - people).mean(), (people**2 + (1 - people) ** 2).mean()
-    truth = 1 - (two - agree) / (2 * two - 1)
-    assert trust.agreement[2].value == pytest.approx(truth, abs=0.05)
+    pairs = pairs_of([(3000, 0.0, 0.0), (1000, 0.0, 0.0), (4000, 0.0, 4.0)])
+    trust = reward_model_trust(pairs, 3.0, samples=30)
+    assert not trust.deviations[1].biased and trust.deviations[2].biased
     assert trust.agreement[2].high < trust.agreement[1].low
+    # Between people and judge as independent as the texts allow, and as alike: mean p and 1 − E|l − p|, see test_source_bias.py.
+    low_B, high_B = trust.deviations[2].bounds_B
+    assert low_B[0] < trust.agreement[2].value < high_B[0] and trust.agreement[2].low <= low_B[0] and high_B[0] <= trust.agreement[2].high
+    assert trust.probability_P[pairs.group_P == 2].mean() == pytest.approx(trust.agreement[2].value, abs=1e-6)
+
+
+def test_a_judge_of_length_is_not_taken_for_people() -> None:
+    """People prefer the longer response in 63 % of pairs, for reasons no feature has; the judge always does."""
+    rng = np.random.default_rng(1)
+    longer = np.where(rng.random(2000) < 0.63, 1.0, -1.0) * (1 + rng.random(2000))
+    difference = np.column_stack([np.where(np.arange(2000) < 1000, longer, np.abs(longer)), rng.standard_normal(2000)])
+    group, prompt = (np.arange(2000) >= 1000).astype(int), rng.permutation(2000)
+    trust = reward_model_trust(ProxyPairs(difference, group, prompt, prompt % 4, np.ones(2000)), 3.0, samples=50)
+    # Reversals explain labels that are each likelier than not by η = 0: the likelihood grows with every p > ½.
+    assert noise_rate(trust.people_P[group == 1], np.ones(1000)) == pytest.approx(0, abs=1e-6)
+    assert trust.deviations[1].biased and trust.agreement[1].value == pytest.approx(0.63, abs=0.04)
+    assert trust.probability_P[group == 1].mean() == pytest.approx(trust.agreement[1].value, abs=1e-6)
 
 
 def test_q_of_a_held_out_fold_ignores_its_golden_labels() -> None:

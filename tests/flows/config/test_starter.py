@@ -59,6 +59,19 @@ def test_trusted_responses_are_found_or_given(tmp_path: Path) -> None:
         assert made.preview.factors.possible
 
 
+def test_enough_trusted_preferences_choose_the_objective_by_measuring(tmp_path: Path) -> None:
+    def chosen(trusted: int, **more: Any) -> tuple[str, Starter]:
+        by_people = [row | {"prompt": f"asked {i}", **more} for i, row in enumerate(rated(trusted, ("human", "human")))]
+        made = starter([write(tmp_path / "prefs.jsonl", rated(50, ("human", "lm")) + by_people)], folder=tmp_path)
+        return configured(made, tmp_path).align.objective.name, made
+
+    name, made = chosen(200)
+    assert name == "auto" and "objective: auto, as 200 preferences are between responses of trusted sources" in made.assumed
+    assert made.preview.factors.possible
+    name, made = chosen(199)
+    assert name == "dora" and not [line for line in made.assumed if "objective" in line]
+
+
 def test_evaluation_data_by_name(tmp_path: Path) -> None:
     train, test = write(tmp_path / "train.jsonl", rated(40)), write(tmp_path / "test.jsonl", rated(10, prompt="held out"))
     made = starter([train, test], folder=tmp_path)
