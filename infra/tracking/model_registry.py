@@ -364,8 +364,9 @@ def _servable(client: MlflowClient, uri: str, source_uri: str, run_id: str | Non
 def _complete(client: MlflowClient, name: str, version: str, files: list[Path]) -> None:
     """Upload new files of a model to the server that has a copy of it."""
     place = re.fullmatch(r"runs:/([^/]+)/(.+)", client.get_model_version(name, version).source)
-    for path in files if place else []:
-        client.log_artifact(place[1], str(path), place[2])
+    if place is not None:
+        for path in files:
+            client.log_artifact(place[1], str(path), place[2])
 
 
 def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
