@@ -238,7 +238,7 @@ def test_asked_approved_and_told(place: Place, receiver: Receiver) -> None:
     state = place.execute(run)
     verdict = "promoted: win rate against the start 0.640"  # of the evaluation's summary, what stands before its first semicolon
     assert (state.name, state.message) == ("Completed", f"{verdict}; 1 stage ran, {len(manifest['stages']) - 1} cached")
-    assert set(place.client.read_flow_run(run).tags) == {"project:asked", "decision:promoted"}
+    assert set(place.client.read_flow_run(run).tags) == {"dora", "project:asked", "decision:promoted"}, "the deployment's stays"
     assert registry.aliases(place.mlflow, "asked") == {"champion": "2", "previous": "1"}
     audit = registry.history(place.mlflow, "asked", "2")
     assert [entry["action"] for entry in audit] == ["challenger", "promoted"]
