@@ -274,7 +274,7 @@ def test_unanswered_then_asked_again_about_another_champion(place: Place) -> Non
     assert place.execute(again).name == "Suspended"
     assert "Champion now: version 3" in place.form(again)["description"]
     assert place.resume(again, ANSWER | {"decision": "reject", "reason": "no better than 3"}) == "ACCEPT"
-    assert place.execute(again).message.startswith("refused; ")
+    assert place.execute(again).message.startswith("refused: win rate against the start 0.640; ")
     assert registry.aliases(place.mlflow, "asked") == {"champion": "3", "previous": "1"}
 
     third = place.start(config)
