@@ -17,12 +17,13 @@ from flows.config.models import RealignConfig
 from flows.config.run_names import name_of_calibration, name_of_realignment
 from flows.planning.plan import Until
 from flows.run_record import EndedRun
+from flows.running.naming import naming
 from flows.running.supervise import clean_up_dead_run, supervise
 
 
 def describe_run() -> str:
     config, until = this_run.parameters["config"], this_run.parameters["until"]
-    return (name_of_calibration if until == "calibrate" else name_of_realignment)(config)
+    return naming(name_of_calibration if until == "calibrate" else name_of_realignment)(config)
 
 
 @flow(name="realign", flow_run_name=describe_run, persist_result=False, on_cancellation=[clean_up_dead_run], on_crashed=[clean_up_dead_run])

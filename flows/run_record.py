@@ -109,6 +109,7 @@ class RunRecord(Record):
         flow_run_id: Prefect's id; None where there was none.
         process: None in manifests of earlier releases.
         started, finished: epoch seconds.
+        waited: seconds of it that it waited for a person.
         command: what starts the same run again; empty for a flow run of a worker, and in manifests of earlier releases.
         decision: ``promoted``, ``challenger``, ``undecided``, ``refused``, or :data:`UNCHANGED`; None before ``promote`` has run.
         promotion: facts of ``promote`` as this run saw them: a later run may decide about the same digest again.
@@ -129,6 +130,7 @@ class RunRecord(Record):
     process: ProcessRecord | None = None
     started: float
     finished: float | None = None
+    waited: float = 0.0
     status: RunStatus
     error: ErrorRecord | None = None
     decision: str | None = None
@@ -142,6 +144,11 @@ class RunRecord(Record):
 
     def stage(self, label: str) -> StageRecord:
         return next(stage for stage in self.stages if stage.label == label)
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, without the time that it waited for a person; 0 while it runs."""
+        return max(0.0, (self.finished or self.started) - self.started - self.waited)  # the clock may have been set back meanwhile
 
     @property
     def ran(self) -> int:

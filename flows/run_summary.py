@@ -14,9 +14,3 @@ def evaluation_summary(store: Store, run: RunRecord) -> str:
     done = [stage for stage in run.stages if stage.stage == evaluate.STAGE.name and stage.is_finished]
     result = read_result(store, StageRef(stage=done[-1].stage, digest=done[-1].digest), evaluate.Facts) if done else None
     return result.facts.summary if result else ""
-
-
-def description(store: Store, run: RunRecord) -> str:
-    """Return decision and summary, as Markdown; empty where the run has neither."""
-    parts = [f"**{run.decision}**" if run.decision else "", evaluation_summary(store, run)]
-    return ": ".join(filter(None, parts))

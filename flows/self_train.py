@@ -15,11 +15,12 @@ from prefect.runtime import flow_run as this_run
 from flows.config.models import SelfTrainConfig
 from flows.config.run_names import name_of_rounds
 from flows.run_record import EndedRun
+from flows.running.naming import naming
 from flows.running.supervise import clean_up_dead_run, supervise
 
 
 def describe_rounds() -> str:
-    return name_of_rounds(this_run.parameters["config"])
+    return naming(name_of_rounds)(this_run.parameters["config"])
 
 
 @flow(

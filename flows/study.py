@@ -21,6 +21,7 @@ from flows.planning.study_grid import Grid, build_grid, cells, plan_study
 from flows.run_record import EndedRun
 from flows.running.gpu_slots import gpu_slot
 from flows.running.manifest import FlowRun
+from flows.running.naming import naming
 from flows.running.session import Session
 from flows.running.supervise import ProgressArtifacts, clean_up_dead_run, ended, outcome, publish_summary, recorded, run_plan
 from flows.running.surroundings import Surroundings
@@ -36,7 +37,7 @@ def name_of_study(config: StudyConfig) -> str:
 
 
 def describe_study() -> str:
-    return name_of_study(this_run.parameters["config"])
+    return naming(name_of_study)(this_run.parameters["config"])
 
 
 @flow(name="study", flow_run_name=describe_study, persist_result=False, on_cancellation=[clean_up_dead_run], on_crashed=[clean_up_dead_run])
@@ -61,7 +62,7 @@ def supervise_study(config: StudyConfig) -> State[EndedRun]:
         track_cells(session)
         track_page(session)
     publish_summary(session)
-    return Completed(message=outcome(session.manifest.run), data=ended(session))
+    return Completed(message=outcome(session.store, session.manifest.run), data=ended(session))
 
 
 def write_specs(session: Session, grid: Grid) -> None:

@@ -24,6 +24,7 @@ from flows.planning.tune_plan import plan_search
 from flows.run_record import EndedRun
 from flows.running.gpu_slots import gpu_slot
 from flows.running.manifest import FlowRun
+from flows.running.naming import naming
 from flows.running.session import Session
 from flows.running.supervise import ProgressArtifacts, clean_up_dead_run, ended, outcome, publish_summary, recorded, run_plan
 from flows.running.surroundings import Surroundings
@@ -35,8 +36,12 @@ from tasks.stages import tune as stage
 
 
 def describe_search() -> str:
-    """Return ``"demo · mixture.parquet · dpo · dora λ=auto · tune"``."""
-    return f"{name_of_realignment(this_run.parameters['config'])} · tune"
+    """Return ``"demo · 2026-11-30 · mixture.parquet · dpo · dora λ=auto · tune"``."""
+    return naming(name_of_search)(this_run.parameters["config"])
+
+
+def name_of_search(config: RealignConfig) -> str:
+    return f"{name_of_realignment(config)} · tune"
 
 
 @flow(name="tune", flow_run_name=describe_search, persist_result=False, on_cancellation=[clean_up_dead_run], on_crashed=[clean_up_dead_run])
@@ -58,7 +63,7 @@ def tune(config: RealignConfig, search: SearchConfig) -> State[EndedRun]:
         track_trials(session)
         track_page(session)
     publish_summary(session)
-    return Completed(message=outcome(session.manifest.run), data=ended(session))
+    return Completed(message=outcome(session.store, session.manifest.run), data=ended(session))
 
 
 def track_trials(session: Session) -> None:

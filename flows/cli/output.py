@@ -120,11 +120,10 @@ class Out:
             self.search(found)
         for warning in (*run.notes, *ended.warnings):
             self.say(f"note: {warning}")
-        total = max(0.0, (run.finished or run.started) - run.started)  # the clock may have been set back meanwhile
         outcome = f"{run.ran} stages ran" if run.ran else "nothing to do: every stage was cached"
         outcome = "stopped" if run.status == "stopped" else outcome
         decision = f" · {run.decision}" if run.decision else ""
-        self.say(f"{run.run_id}: {outcome}, {total:.0f} s{decision}")
+        self.say(f"{run.run_id}: {outcome}, {run.seconds:.0f} s{decision}")
         if summary := evaluation_summary(store, run):
             self.say(summary)
         self.links(links)
@@ -260,9 +259,9 @@ class Lines(Observer):
         if self._verbose:
             self._say(f"{stage.label} | {line}")
 
-    def finished(self, stage: PlannedStage, state: str, result: StoredResult | None) -> None:
+    def finished(self, stage: PlannedStage, state: str, result: StoredResult | None, why: str = "") -> None:
         self.life.ends()
-        self._say(f"{stage.label}: {_ending(stage, state, result)}")
+        self._say(f"{stage.label}: {_ending(state, result, why)}")
 
 
 class Bars(Observer):
@@ -297,10 +296,10 @@ class Bars(Observer):
         if self._verbose:
             self._out.say(f"{stage.label} | {line}")
 
-    def finished(self, stage: PlannedStage, state: str, result: StoredResult | None) -> None:
+    def finished(self, stage: PlannedStage, state: str, result: StoredResult | None, why: str = "") -> None:
         if stage.label in self._bars:
             self._progress.remove_task(self._bars.pop(stage.label))
-        self._out.console.print(Text.assemble((stage.label, _COLOURS[state]), ": ", _ending(stage, state, result)))
+        self._out.console.print(Text.assemble((stage.label, _COLOURS[state]), ": ", _ending(state, result, why)))
 
     def decide(self, question: Question) -> Answer | None:
         from flows.cli.decide import ask_here
@@ -377,9 +376,9 @@ def headline(result: StoredResult) -> str:
     return STAGES[result["stage"]].headline(parse_result(result))
 
 
-def _ending(stage: PlannedStage, state: str, result: StoredResult | None) -> str:
+def _ending(state: str, result: StoredResult | None, why: str) -> str:
     if result is None:
-        return state
+        return f"{state}: {why}" if why else state
     return f"cached ({headline(result)})" if state == "cached" else f"{headline(result)} in {result['seconds']:.1f} s"
 
 

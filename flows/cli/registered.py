@@ -1,4 +1,4 @@
-"""`dora model`: registered models, to look at, export and talk to."""
+"""`dora model`: registered models, to look at, export, talk to and push."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from flows.cli.errors import explained
 from flows.cli.options import Json
 
 if TYPE_CHECKING:
+    from flows.cli.files.hub import Hub
     from infra.tracking.model_registry import Registered
 
-model_app = typer.Typer(no_args_is_help=True, help="Registered models: list, show, export, chat, card.")
+model_app = typer.Typer(no_args_is_help=True, help="Registered models: list, show, export, chat, card, push.")
 app.add_typer(model_app, name="model")
 Name = Annotated[str, typer.Argument(help="NAME (its champion), NAME@ALIAS, NAME:VERSION, or models:/NAME@ALIAS.")]
 
@@ -131,6 +132,50 @@ def chat(
             answer = talk.say(message)
             out.say(answer)
         out.document({"messages": talk.messages})
+
+
+@model_app.command(epilog="Example: dora model push demo@champion my-team/demo --license apache-2.0 --yes")
+def push(
+    model: Name,
+    repo: Annotated[str, typer.Argument(help="Repository on the hub, OWNER/NAME; it is created if there is none.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Send it; without this the command only says what it would send.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="A new repository is public; needs --license. Default: private.")] = False,
+    license: Annotated[str | None, typer.Option("--license", help="Licence for the model card, as an SPDX id.")] = None,
+    intended_use: Annotated[str | None, typer.Option("--intended-use", help="What the model is for, and what not.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Copy a version with its card to the Hugging Face hub, in one commit. The only command that sends a model anywhere."""
+    with explained(as_json):
+        from dora_core.errors import ConfigError
+        from flows.cli.files.hub import files_to_push
+        from flows.cli.files.hub import push as push_files
+        from flows.cli.output import Out
+        from infra.tracking.registered_models import files
+
+        if public and license is None:
+            raise ConfigError(
+                "a public model needs a licence", hint="name it: --license apache-2.0; the licences of base model and data apply"
+            )
+        uri, version = _found(model)
+        folder, out, url = files(uri, version), Out(as_json), None
+        sent, where = files_to_push(folder), "public" if public else "private"
+        size = sum(path.stat().st_size for path in sent)
+        out.say(f"{version.model} version {version.version}: {len(sent)} files and a card, {size / 1e6:.1f} MB, to {repo} ({where} if new)")
+        if yes:
+            card = _card(uri, version, license, intended_use)
+            message = f"{version.model} version {version.version}"
+            url = push_files(_hub(), repo, folder, card, private=not public, message=message)
+            out.say(f"sent: {url}")
+        else:
+            out.say("nothing was sent; to send it: the same command with --yes")
+        named = {"model": version.model, "version": version.version, "repo": repo, "sent": yes, "url": url, "bytes": size}
+        out.document(named | {"files": [path.relative_to(folder).as_posix() for path in sent]})
+
+
+def _hub() -> Hub:
+    from huggingface_hub import HfApi
+
+    return HfApi()
 
 
 def _asked() -> Iterator[str]:

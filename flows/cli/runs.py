@@ -18,6 +18,19 @@ app.add_typer(runs_app)
 RUN_HELP = "Run id or its beginning; `latest` for the last one."
 
 
+def run_ids(incomplete: str) -> list[str]:
+    """Return the ids of runs that begin so, newest first, for the completion of a shell; none where the store cannot be read."""
+    from contextlib import suppress
+
+    from dora_core.errors import DoraError
+    from infra.settings import Settings
+    from infra.store.store import Store
+
+    with suppress(DoraError, OSError, ValueError):
+        return [name for name in ["latest", *reversed(Store(Settings().store_uri).list("runs"))] if name.startswith(incomplete)]
+    return []
+
+
 @runs_app.callback(epilog="Example: dora runs --project demo, or: dora runs show latest")
 def runs(
     context: typer.Context,
@@ -41,7 +54,7 @@ def runs(
 
 
 @runs_app.command(epilog="Example: dora runs show latest")
-def show(run: Annotated[str, typer.Argument(help=RUN_HELP)] = "latest", as_json: Json = False) -> None:
+def show(run: Annotated[str, typer.Argument(help=RUN_HELP, autocompletion=run_ids)] = "latest", as_json: Json = False) -> None:
     """Show one run: verdict, reason, next command, stages, links."""
     with explained(as_json):
         from flows.cli.files.run_history import say_run
@@ -59,8 +72,8 @@ def show(run: Annotated[str, typer.Argument(help=RUN_HELP)] = "latest", as_json:
 
 @runs_app.command(epilog="Example: dora runs diff demo-20261130 latest")
 def diff(
-    one: Annotated[str, typer.Argument(help=RUN_HELP)],
-    other: Annotated[str, typer.Argument(help=RUN_HELP)] = "latest",
+    one: Annotated[str, typer.Argument(help=RUN_HELP, autocompletion=run_ids)],
+    other: Annotated[str, typer.Argument(help=RUN_HELP, autocompletion=run_ids)] = "latest",
     as_json: Json = False,
 ) -> None:
     """Compare two runs: verdicts, settings that differ, stages whose results differ, and the metrics that both have."""
@@ -80,7 +93,7 @@ def diff(
 
 @app.command(epilog="Example: dora logs latest align")
 def logs(
-    run: Annotated[str, typer.Argument(help=RUN_HELP)] = "latest",
+    run: Annotated[str, typer.Argument(help=RUN_HELP, autocompletion=run_ids)] = "latest",
     stage: Annotated[str | None, typer.Argument(help="Label of a stage; default: the one that runs, or that failed.")] = None,
     as_json: Json = False,
 ) -> None:

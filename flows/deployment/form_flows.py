@@ -35,6 +35,7 @@ from flows.deployment.forms import (
     configure,
 )
 from flows.run_record import EndedRun
+from flows.running.naming import naming
 from flows.running.supervise import clean_up_dead_run, supervise
 from flows.study import name_of_study, supervise_study
 
@@ -72,7 +73,7 @@ def named(model: type[Configuration], describe: Callable[[Configuration], str]) 
     return name
 
 
-@served(name="realign", flow_run_name=named(RealignConfig, name_of_realignment))
+@served(name="realign", flow_run_name=named(RealignConfig, naming(name_of_realignment)))
 def realign(
     config_file: ConfigFile = DEMO,
     data: Data = Data(),
@@ -96,7 +97,7 @@ def realign(
     return supervise(configured(RealignConfig), until, "realign")
 
 
-@served(name="calibrate", flow_run_name=named(RealignConfig, name_of_calibration))
+@served(name="calibrate", flow_run_name=named(RealignConfig, naming(name_of_calibration)))
 def calibrate(
     config_file: ConfigFile = DEMO, data: Data = Data(), calibration: Calibration = Calibration(), overrides: list[Assignment] = []
 ) -> State[EndedRun]:
@@ -111,7 +112,7 @@ def calibrate(
     return supervise(configured(RealignConfig), "calibrate", "calibrate")
 
 
-@served(name="self-train", flow_run_name=named(SelfTrainConfig, name_of_rounds))
+@served(name="self-train", flow_run_name=named(SelfTrainConfig, naming(name_of_rounds)))
 def self_train(
     config_file: ConfigFile = DEMO,
     data: Data = Data(),
@@ -135,7 +136,7 @@ def self_train(
     return supervise(configured(SelfTrainConfig), "promote", "self-train")
 
 
-@served(name="study", flow_run_name=named(StudyConfig, name_of_study))
+@served(name="study", flow_run_name=named(StudyConfig, naming(name_of_study)))
 def study(
     config_file: ConfigFile = "study-quick", grid: Grid = Grid(), training: Training = Training(), overrides: list[Assignment] = []
 ) -> State[EndedRun]:

@@ -116,6 +116,21 @@ class Plan:
         """Return the labels of the stages whose output ``stage`` reads."""
         return [other.label for other in self.stages if other.digest in _reads(stage)]
 
+    def direct(self, stage: PlannedStage) -> list[str]:
+        """Return the labels of :meth:`upstream` without those that another one of them reads already: the edges that a graph needs."""
+        above = {other.label: self._all_above(other) for other in self.stages if other.label in self.upstream(stage)}
+        return [label for label in above if not any(label in reached for other, reached in above.items() if other != label)]
+
+    def _all_above(self, stage: PlannedStage) -> set[str]:
+        """Return the labels of all stages that ``stage`` depends on, over any number of steps."""
+        by_label, found, left = {other.label: other for other in self.stages}, set[str](), self.upstream(stage)
+        while left:
+            label = left.pop()
+            if label not in found:
+                found.add(label)
+                left += self.upstream(by_label[label])
+        return found
+
     @property
     def estimated_seconds(self) -> float | None:
         """The time of the stages to run, as they took before; None where one has never run."""

@@ -59,7 +59,8 @@ class Manifest:
         old = {entry.label: entry for entry in before.stages}
         stages = [old[s.label] if s.cached and s.label in old and old[s.label].digest == s.digest else _pending(s) for s in plan.stages]
         manifest = cls(store, before)
-        manifest.update(status="running", finished=None, error=None, stages=stages, process=_this_process())
+        waited = before.waited + max(0.0, time.time() - (before.finished or time.time()))
+        manifest.update(status="running", finished=None, waited=waited, error=None, stages=stages, process=_this_process())
         return manifest
 
     @classmethod

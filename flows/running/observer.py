@@ -31,12 +31,13 @@ class Observer:
     def log(self, stage: PlannedStage, line: str) -> None:
         """Handle one line of the log of the stage's Ray job."""
 
-    def finished(self, stage: PlannedStage, state: str, result: StoredResult | None) -> None:
+    def finished(self, stage: PlannedStage, state: str, result: StoredResult | None, why: str = "") -> None:
         """Handle the end of a stage.
 
         Args:
             state: ``ran``, ``cached``, ``failed`` or ``cancelled``.
             result: content of its ``result.json``; None unless it ran or was cached.
+            why: the error in one line, of a stage that failed.
         """
 
     def decide(self, question: Question) -> Answer | None:

@@ -9,7 +9,7 @@ from flows.planning.planned_stage import PlannedStage
 from infra.store.json_files import StoredResult
 from infra.tracking.outbox import Status
 from infra.tracking.tracker import Tracker
-from tasks.stages.registry import STAGES
+from tasks.stages.registry import STAGES, parse_result
 
 
 class RoundRuns:
@@ -34,11 +34,14 @@ class RoundRuns:
         return self._runs[stage.round]
 
     def log(self, stage: PlannedStage, result: StoredResult) -> None:
-        """Log the tracked metrics of a finished stage, cached or not."""
+        """Log the tracked metrics of a finished stage, cached or not; an estimate with its bounds, ``<name>_low`` and ``<name>_high``."""
         tracked = STAGES[stage.stage].tracked
         if not tracked or self._parent is None:
             return
-        shown = {name: value for name, value in result["metrics"].items() if name.startswith(tracked)}
+        values = dict(result["metrics"])
+        for name, interval in STAGES[stage.stage].intervals(parse_result(result)).items():
+            values |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        shown = {name: value for name, value in values.items() if name.startswith(tracked)}
         self._tracker.log_metrics(self.parent_of(stage), shown)
         if stage.round is not None:
             self._tracker.log_metrics(self._parent, {f"round/{name}": value for name, value in shown.items()}, step=stage.round)

@@ -1,37 +1,38 @@
 """One realignment or study while it runs: its plan, its manifest, its MLflow run and its Ray head, opened together and closed together.
 
-The order of closing is a contract: Ray jobs first (``RayJobs.run`` has stopped its own on any exception), then the own Ray
-head, then MLflow with an explicit status, then the manifest. ``flows/running/abandoned.py`` does the same from outside, for a flow run
-whose process is gone.
+The order of closing is a contract: Ray jobs first (``RayJobs.run`` has stopped its own on any exception), then the own Ray head, then
+MLflow with an explicit status (it is in the outbox then, and sent even if this process is killed), then the manifest, then the report,
+which is drawn from it. ``flows/running/abandoned.py`` does the same from outside, for a flow run whose process is gone.
 """
 
 from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dora_core.errors import DoraError
 from flows.config.models import MethodConfig
 from flows.planning.latest import last_run, write_latest
 from flows.planning.planned_stage import Plan, PlannedStage
-from flows.run_summary import description
 from flows.running.manifest import FlowRun, Manifest
 from flows.running.observer import Observer
 from flows.running.ray_cluster import RayCluster
 from flows.running.round_runs import RoundRuns
+from flows.running.run_page import RunPage
 from flows.running.shared_job import SharedJob
 from flows.running.states import MLFLOW_STATUS, describe, status_after
 from flows.running.surroundings import Surroundings
 from infra.settings import Places, Settings
+from infra.store.json_files import StoredResult
 from infra.store.locks import ownership
 from infra.store.store import Store
+from infra.tracking.system_metrics import SystemMetrics
 from infra.tracking.tracker import Tracker
 
 
@@ -56,8 +57,10 @@ class Session:
     observer: Observer
     on_server: bool
     rounds: RoundRuns
+    page: RunPage
     warnings: list[str] = field(default_factory=list)
     tracked: dict[str, str] = field(default_factory=dict)
+    _load: SystemMetrics | None = None
     _shared_jobs: dict[tuple[str, ...], SharedJob] = field(default_factory=dict)
 
     @classmethod
@@ -72,14 +75,20 @@ class Session:
         artifacts = settings.mlflow_artifacts if local else None
         history = settings.mlflow_history(places.mlflow_uri)
         tracker = Tracker.open(places.mlflow_uri, config.project, settings.outbox, artifacts, history)
-        parent = cls._tracked(tracker, plan, manifest, flow_run, places) if plan.to_run else None
+        parent = cls._tracked(tracker, manifest, flow_run, places) if plan.to_run else None
         ray = RayCluster(settings, places)
         ray.warm_up(manifest.run_id, plan)
         rounds = RoundRuns(tracker, parent, manifest.run_id)
-        return cls(config, settings, store, plan, manifest, tracker, parent, ray, here.observer, here.on_server, rounds, list(plan.notes))
+        page = RunPage(tracker, parent, store, places, plan.inputs)
+        servers = (ray, here.observer, here.on_server)
+        session = cls(config, settings, store, plan, manifest, tracker, parent, *servers, rounds, page, list(plan.notes))
+        if parent is not None:
+            session._load = SystemMetrics(partial(tracker.log_metrics, parent))
+            session._load.start()
+        return session
 
     @staticmethod
-    def _tracked(tracker: Tracker, plan: Plan, manifest: Manifest, flow_run: FlowRun, places: Places) -> str:
+    def _tracked(tracker: Tracker, manifest: Manifest, flow_run: FlowRun, places: Places) -> str:
         """Open the MLflow run of the whole run; returns the tracker's id."""
         tags = {
             "dora.run_id": manifest.run_id,
@@ -88,12 +97,9 @@ class Session:
             "prefect.flow_run_id": flow_run.id,
             "prefect.flow_run_url": flow_run.url(places) or "",
         }
-        tags |= {f"dora.digest.{s.label}": s.digest for s in plan.stages}
         record = manifest.run
         parent = tracker.start_run(flow_run.name, tags=tags, params=record.config, continues=record.tracker_run)
         manifest.update(tracker_run=parent)
-        for uri, digest in plan.inputs.items():
-            tracker.log_input(parent, PurePosixPath(uri).name, uri, digest, "input")
         return parent
 
     def record_cached(self) -> None:
@@ -136,24 +142,22 @@ class Session:
         if status == "completed":
             write_latest(self.store, self.plan, self.manifest.run_id)
         described = None if error is None or status == "waiting" else describe(error)
+        if self._load is not None:
+            self._load.close()
         if self.parent_run is not None:
-            tags = {
-                "dora.status": status,
-                "dora.error": described.message if described else None,
-                "dora.decision": self.manifest.run.decision,
-                "dora.decided_by": self.manifest.run.decided_by,
-                "mlflow.note.content": self._description(),
-            }
             ended = MLFLOW_STATUS[status]
             self.rounds.finish(ended)
-            self.tracker.finish(self.parent_run, ended, {tag: value for tag, value in tags.items() if value})
+            self.tracker.finish(self.parent_run, ended, self.page.ended(self.manifest.run.evolve(status=status, error=described)))
+        self.manifest.update(status=status, finished=time.time(), error=described)
+        if (warning := self.page.report(self.manifest.run)) is not None:
+            self.warnings.append(warning)
         self.warnings += self.tracker.close()
         # MLflow may have been away when a stage ended: only now are all its run ids known.
         known = {label: self.tracker.mlflow_id(run) for label, run in self.tracked.items()}
         stages = [s.evolve(mlflow_run_id=known[s.label]) if s.label in known else s for s in self.manifest.run.stages]
         links = self.manifest.run.links
         links = links.evolve(mlflow=self.url or links.mlflow)
-        self.manifest.update(status=status, finished=time.time(), error=described, links=links, stages=stages)
+        self.manifest.update(links=links, stages=stages)
 
     @property
     def url(self) -> str | None:
@@ -161,11 +165,17 @@ class Session:
         url = None if self.parent_run is None else self.tracker.url(self.parent_run)
         return None if url is None else self.ray.places.page(url)
 
-    def _description(self) -> str | None:
-        """The text that MLflow shows first on the run's page; None if the store cannot be read."""
-        with suppress(DoraError, OSError):
-            return description(self.store, self.manifest.run)
-        return None
+    def log_stage(self, stage: PlannedStage, result: StoredResult, images: Mapping[str, bytes] | None = None) -> None:
+        """Log a finished stage on the MLflow run of the whole run.
+
+        Args:
+            images: its figures; None for a cached stage.
+        """
+        try:
+            self.rounds.log(stage, result)
+            self.page.stage(stage, result, images)
+        except Exception as error:  # a figure of an old result that cannot be drawn must not fail a run
+            self.warnings.append(f"MLflow's page lacks {stage.label}: {type(error).__name__}: {error}")
 
 
 def git_sha() -> str:

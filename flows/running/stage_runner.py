@@ -45,7 +45,10 @@ class StageRunner:
         try:
             yield
         except BaseException as error:
-            self.notify("finished", stage, "failed" if isinstance(error, Exception) else "cancelled", None)
+            if isinstance(error, Exception):
+                self.notify("finished", stage, "failed", None, str(error).strip().partition("\n")[0] or type(error).__name__)
+            else:
+                self.notify("finished", stage, "cancelled", None)
             raise
         self.notify("finished", stage, "ran", self.result(stage))
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -27,10 +26,12 @@ from prefect.states import Completed
 from dora_core.errors import DoraError
 from flows.planning.planned_stage import PlannedStage
 from flows.report.figures import figures_for
+from flows.running.run_page import log_files
 from flows.running.session import Session
 from flows.running.shared_job import SharedJob
 from flows.running.stage_runner import StageRunner
 from flows.running.states import CACHED
+from infra.store.journal import JournalPart
 from infra.tracking.outbox import Status
 from tasks.runtime.spec import StageSpec
 from tasks.stages import ingest, promote
@@ -78,7 +79,7 @@ def run_stage(stage: PlannedStage, upstream: list[StageOutcome], session: Sessio
 def _cached(session: Session, stage: PlannedStage, reason: str) -> State[StageOutcome]:
     result = _runner(session).result(stage)
     session.manifest.finish(stage.label, result, state="cached", seconds=0.0)
-    session.rounds.log(stage, result)
+    session.log_stage(stage, result)
     session.notify("finished", stage, "cached", result)
     return Completed(name=CACHED, message=reason, data=StageOutcome(stage.label, stage.digest, _uri(session, stage), 0.0))
 
@@ -87,21 +88,25 @@ def _run(session: Session, stage: PlannedStage, shared: SharedJob | None) -> Sta
     started, uri, runner = time.monotonic(), _uri(session, stage), _runner(session)
     with runner.observed(stage):
         with _tracked(session, stage) as run:
-            _log_inputs(session, stage, run)
+            for name, ref in stage.spec.inputs().items():
+                session.tracker.log_input(run, ref.stage, f"{session.store.uri}/{ref.stage}/{ref.digest}", ref.digest, name)
             result = runner.compute(
                 stage,
-                spec=_with_tracking(session, stage, run),
+                spec=_with_tracking(session, stage),
                 shared=shared,
-                on_part=partial(session.tracker.replay, run),
+                on_part=partial(_replay, session, stage, run),
                 on_log=get_run_logger().info,
                 on_submitted=lambda submission_id: session.manifest.stage(stage.label, submission_id=submission_id),
             )
-            session.tracker.log_result(run, result, figures_for(parse_result(result)))
+            images = session.tracker.drawn(figures_for(parse_result(result)))
+            session.tracker.log_result(run, result, images)
+            if isinstance(stage.spec, ingest.Spec):  # only now the number of rows is known, and MLflow keeps what it gets first
+                log_files(session.tracker, run, stage.spec.fingerprints, parse_result(result).facts)
             session.tracker.log_input(run, stage.label, uri, stage.digest, "output")
         # In a shared job a stage may have run while an earlier task was waited for.
         seconds = result["seconds"] if shared else time.monotonic() - started
         session.manifest.finish(stage.label, result, state="ran", seconds=seconds)
-        session.rounds.log(stage, result)
+        session.log_stage(stage, result, images)
     return Completed(message=stage.reason, data=StageOutcome(stage.label, stage.digest, uri, seconds))
 
 
@@ -113,17 +118,24 @@ def _uri(session: Session, stage: PlannedStage) -> str:
     return f"{session.store.uri}/{stage.stage}/{stage.digest}"
 
 
+def _replay(session: Session, stage: PlannedStage, run: str, part: JournalPart) -> None:
+    session.tracker.replay(run, part)
+    session.page.follow(stage, part)
+
+
 def _waits(session: Session, why: str) -> None:
     get_run_logger().info(why)
     session.notify("waiting", why)
 
 
-def _with_tracking(session: Session, stage: PlannedStage, run: str) -> StageSpec:
-    """Return the spec that is executed: ``promote`` also gets the address of the registry and of its MLflow run."""
+def _with_tracking(session: Session, stage: PlannedStage) -> StageSpec:
+    """Return the spec that is executed: ``promote`` also gets the address of the registry, and the MLflow run that its model belongs to:
+    that of the whole run, whose page then links to the version."""
     spec = stage.spec
     if not isinstance(spec, promote.Spec):
         return spec
-    tracking = promote.Tracking(uri=session.tracker.uri, run_id=session.tracker.mlflow_id(run, wait_seconds=30.0))
+    run = session.parent_run
+    tracking = promote.Tracking(uri=session.tracker.uri, run_id=run and session.tracker.mlflow_id(run, wait_seconds=30.0))
     return spec.evolve(tracking=tracking)
 
 
@@ -141,6 +153,8 @@ def _tracked(session: Session, stage: PlannedStage) -> Iterator[str]:
     except BaseException as error:
         session.manifest.stage(stage.label, state="failed", mlflow_run_id=session.tracker.mlflow_id(run))
         ended: Status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        if ended == "FAILED":  # before Prefect writes the traceback
+            get_run_logger().error(f"{stage.label} failed: {error}")
         session.tracker.finish(run, ended, _job_tags(session, stage) | {"dora.error": str(error)})
         raise
     session.manifest.stage(stage.label, mlflow_run_id=session.tracker.mlflow_id(run))
@@ -150,12 +164,3 @@ def _tracked(session: Session, stage: PlannedStage) -> Iterator[str]:
 def _job_tags(session: Session, stage: PlannedStage) -> dict[str, str]:
     submission = session.manifest.run.stage(stage.label).submission_id
     return {"ray.submission_id": submission, "dora.attempt": submission.rsplit("-", 1)[1]} if submission else {}
-
-
-def _log_inputs(session: Session, stage: PlannedStage, run: str) -> None:
-    """Log the lineage of data: the input files for ingest, the stages it reads for any other."""
-    if isinstance(stage.spec, ingest.Spec):
-        for uri, digest in stage.spec.fingerprints.items():
-            session.tracker.log_input(run, PurePosixPath(uri).name, uri, digest, "input")
-    for name, ref in stage.spec.inputs().items():
-        session.tracker.log_input(run, ref.stage, f"{session.store.uri}/{ref.stage}/{ref.digest}", ref.digest, name)

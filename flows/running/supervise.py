@@ -9,16 +9,17 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun as PrefectRun
 from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectException
 from prefect.flows import Flow
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as this_run
 from prefect.states import Completed, Failed
 
-from dora_core.errors import RunStopped
+from dora_core.errors import DoraError, RunStopped
 from flows.config.models import RealignConfig
 from flows.planning.model_checks import check_data
 from flows.planning.plan import Until, build_plan
@@ -39,11 +40,12 @@ from flows.running.observer import COMMAND, Observer
 from flows.running.question import Suspends
 from flows.running.session import Session
 from flows.running.stage_task import run_stage
-from flows.running.states import STOPPED
+from flows.running.states import STOPPED, describe
 from flows.running.surroundings import Surroundings
 from flows.running.task_runs import end_task_runs, open_task_runs
 from infra.settings import Settings
 from infra.store.journal import JournalEvent
+from infra.store.store import Store
 from tasks.runtime.descriptor import read_result
 from tasks.runtime.spec import StageRef
 from tasks.stages import compare, evaluate, ingest, promote
@@ -74,7 +76,7 @@ def run_plan(session: Session) -> None:
     states: dict[str, Any] = {}  # Prefect passes the results of the states that a task is called with
 
     def run(stage: PlannedStage) -> None:
-        upstream = [states[label] for label in session.plan.upstream(stage) if label in states]
+        upstream = [states[label] for label in session.plan.direct(stage) if label in states]
         task = run_stage.with_options(name=stage.label, task_run_name=literally(f"{stage.label} · {stage.reason}"))
         states[stage.label] = task(stage, upstream, session)
         announce(session, stage)
@@ -123,6 +125,7 @@ def supervise(config: RealignConfig, until: Until, flow: str) -> State[EndedRun]
         return build_plan(config, here.store, until=until, mlflow_uri=here.places.mlflow_uri)
 
     flow_run = FlowRun(flow, this_run.id, this_run.name, is_again=was_suspended(), command=here.command)
+    tag_run(config.project, None)
     try:
         with recorded(), gpu_slot(here, plan) as planned, Session.open(config, planned, flow_run, here) as session:
             run_plan(session)
@@ -133,8 +136,35 @@ def supervise(config: RealignConfig, until: Until, flow: str) -> State[EndedRun]
     except Suspends as waits:
         publish_summary(session)
         ask(waits.question)
+    except PrefectException:
+        raise
+    except Exception as error:
+        return failed(error, config.project)
     publish_summary(session)
-    return Completed(message=outcome(session.manifest.run), data=ended(session))
+    return Completed(message=outcome(here.store, session.manifest.run), data=ended(session))
+
+
+def failed(error: Exception, project: str) -> State[EndedRun]:
+    """Return the failed state of a flow run, with reason and next step as its message; a bug's traceback ends the log.
+
+    A stage's traceback is in the log of its task; raised from here, Prefect would write it once more, and its own words before ours.
+    """
+    described = describe(error)
+    sentence = f"{described.message.strip()}{f' ({described.hint.strip()})' if described.hint.strip() else ''}"
+    get_run_logger().error(sentence)
+    if not isinstance(error, DoraError):
+        get_run_logger().error("where it happened:", exc_info=error)
+    tag_run(project, "failed")
+    return Failed(message=sentence, data=error)
+
+
+def tag_run(project: str, decision: str | None) -> None:
+    """Tag this flow run with its project and its decision, for the filters of Prefect's pages; other tags stay."""
+    mine = ("project:", "decision:")
+    tags = {tag for tag in this_run.tags or () if not tag.startswith(mine)} | {f"project:{project}"}
+    tags |= {f"decision:{decision}"} if decision else set()
+    with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(this_run.id), tags=sorted(tags))
 
 
 def ended(session: Session) -> EndedRun:
@@ -170,14 +200,16 @@ def literally(name: str) -> str:
     return name.replace("{", "{{").replace("}", "}}")
 
 
-def outcome(run: RunRecord) -> str:
-    """Return ``"promoted; 7 stages ran, 2 cached"``, or the reason for a stop or a missing decision."""
+def outcome(store: Store, run: RunRecord) -> str:
+    """Return ``"promoted: win rate against the start 0.640 [0.580, 0.700], at equal length 0.560 [0.510, 0.610]; 7 stages ran, 2 cached"``,
+    or the reason for a stop or a missing decision."""
     if run.status == "stopped" and run.error is not None:
         return f"stopped: {run.error.message}"
     ran = run.ran
     counts = f"{ran} stage{'' if ran == 1 else 's'} ran, {len(run.stages) - ran} cached" if ran else "nothing to do: every stage was cached"
     decision = "waits for a decision" if run.status == "waiting" else run.remark or run.decision
-    return f"{decision}; {counts}" if decision else counts
+    number = evaluation_summary(store, run).partition(";")[0] if decision == run.decision != UNCHANGED else ""
+    return f"{decision}{f': {number}' if number else ''}; {counts}" if decision else counts
 
 
 def publish_summary(session: Session) -> None:
@@ -190,17 +222,32 @@ def publish_summary(session: Session) -> None:
         create_markdown_artifact(_summary(session), key=key, description=f"Summary of {session.manifest.run_id}")
         if session.plan.to_run and (text := _data(session)):
             create_markdown_artifact(text, key=f"data-{key}", description=f"Data of {session.manifest.run_id}")
+        for name, link in pages_of(session).items():
+            create_link_artifact(link, name, artifact_key(f"{name}-{session.manifest.run.project}"), description=f"{name}: {link}")
+        tag_run(session.manifest.run.project, session.manifest.run.decision or session.manifest.run.status)
     except httpx.HTTPError as error:
         get_run_logger().warning(f"the summary could not be published: {type(error).__name__}: {error}")
+
+
+def pages_of(session: Session) -> dict[str, str]:
+    """Return the pages of the run in MLflow by the name of their link; empty without a server, or for a run without work."""
+    if session.parent_run is None or session.url is None:
+        return {}
+    promotion = promotion_of(session.store, session.manifest.run)
+    model = (promotion.model_name, promotion.version) if promotion else None
+    links = session.page.links(session.manifest.run, model)
+    found = {"mlflow run": session.url, "report": links.get("report")}
+    found |= {"model version": links.get(f"{model[0]} version {model[1]}")} if model else {}
+    return {name: link for name, link in found.items() if link}
 
 
 def _summary(session: Session) -> str:
     run = session.manifest.run
     rows = [f"| {s.label} | {s.state} | {s.reason} | {_time(s.seconds)} | `{s.digest[:12]}` |" for s in run.stages]
-    links = [f"- {name}: {link}" for name, link in run.links if link]
+    links = [f"- {name}: {link}" for name, link in ({name: link for name, link in run.links if link} | pages_of(session)).items()]
     text = [
         f"# {run.name}",
-        outcome(run),
+        outcome(session.store, run),
         evaluation_summary(session.store, run),
         *_decided(session),
         *_compared(session),

@@ -7,14 +7,17 @@ A run on a server is a flow run all the same, with a state and a page; there onl
 from __future__ import annotations
 
 import time
+from datetime import date
 
 from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.config.run_names import name_of_calibration, name_of_realignment, name_of_rounds
 from flows.planning.latest import last_run, read_latest, write_latest
 from flows.planning.plan import Until, build_plan
+from flows.planning.run_names import run_name
 from flows.run_record import EndedRun, read_records
 from flows.running.manifest import FlowRun, Manifest
 from flows.running.surroundings import Surroundings
+from infra.store.store import Store
 
 
 def unchanged(config: RealignConfig, until: Until, here: Surroundings, flow: str) -> EndedRun | None:
@@ -32,7 +35,8 @@ def unchanged(config: RealignConfig, until: Until, here: Surroundings, flow: str
     plan = build_plan(config, here.store, until=until, mlflow_uri=here.places.mlflow_uri).checked(here.store)
     if plan.to_run:
         return None
-    manifest = Manifest.open(here.store, plan, config, FlowRun(flow, "", _name(config, until), command=here.command), here.places)
+    flow_run = FlowRun(flow, "", _name(config, until, here.store), command=here.command)
+    manifest = Manifest.open(here.store, plan, config, flow_run, here.places)
     here.observer.planned(manifest.run_id, plan)
     manifest.record_cached(plan, here.observer.finished, last_run(here.store, plan))
     write_latest(here.store, plan, manifest.run_id)
@@ -40,7 +44,9 @@ def unchanged(config: RealignConfig, until: Until, here: Surroundings, flow: str
     return EndedRun(manifest.run, list(plan.notes))
 
 
-def _name(config: RealignConfig, until: Until) -> str:
+def _name(config: RealignConfig, until: Until, store: Store) -> str:
     if isinstance(config, SelfTrainConfig):
-        return name_of_rounds(config)
-    return (name_of_calibration if until == "calibrate" else name_of_realignment)(config)
+        plain = name_of_rounds(config)
+    else:
+        plain = (name_of_calibration if until == "calibrate" else name_of_realignment)(config)
+    return run_name(store, config, plain, None, date.today())

@@ -7,8 +7,9 @@ import getpass
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from infra.databases import sqlite_file
 from infra.store.journal import read_part
 from infra.store.store import Store
 from infra.tracking.mlflow_database import below, ensure_database, local_path
-from infra.tracking.mlflow_limits import BATCH, DIGEST_CHARACTERS, ENTRIES, metric_rows
+from infra.tracking.mlflow_limits import BATCH, DIGEST_CHARACTERS, ENTRIES, metric_rows, shorten
 from infra.tracking.moved_home import follow_home
 from infra.tracking.outbox import Artifact, Batch, Curves, Finish, Input, Operation, Start
 
@@ -26,6 +27,25 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LOCAL_ID = "dora.local_id"
+EXPERIMENT_KIND = "mlflow.experimentKind"
+TRAINING = "custom_model_development"
+"""Kind of our experiments: MLflow's UI reads it (``ExperimentKind`` in its sources) to open the training pages, not those for agents."""
+
+MOST_COLUMNS = 100
+"""Columns of a dataset's schema; MLflow refuses one of over 1 MB."""
+TYPES = {
+    "string": "string",
+    "large_string": "string",
+    "int": "long",
+    "uint": "long",
+    "float": "double",
+    "double": "double",
+    "bool": "boolean",
+    "timestamp": "datetime",
+    "date": "datetime",
+    "binary": "binary",
+}
+"""Beginning of the name of an Arrow type → MLflow's type."""
 
 # Process-wide, because MLflow reads them at each call. A user's own setting wins.
 ENVIRONMENT = {
@@ -82,7 +102,7 @@ def as_batch(operation: Batch | Curves) -> Batch:
         raise StoreError(f"the store {operation.store} is not there", hint="mount it again, or delete the outbox")
     events = read_part(_opened(operation.store), operation.part).events
     values = [
-        (name, value, milliseconds(event["time"]), event["step"])
+        (f"{operation.prefix}{name}", value, milliseconds(event["time"]), event["step"])
         for event in events
         if event["kind"] == "metrics"
         for name, value in event["values"].items()
@@ -118,6 +138,20 @@ def joined(operations: Iterable[Operation]) -> tuple[Operation, int]:
             already += getattr(batch, kind)
         count += 1
     return Batch(run=first.run, time=first.time, **rows), count
+
+
+def columns_text(columns: Mapping[str, str]) -> str | None:
+    """Return a dataset's schema in the form that MLflow's pages draw as a table (``Schema.to_json``); None without a column.
+
+    Types without a name in MLflow (lists, structs) keep Arrow's.
+    """
+    found = [{"name": name, "type": _type_name(kind), "required": False} for name, kind in islice(columns.items(), MOST_COLUMNS)]
+    return json.dumps({"mlflow_colspec": found}) if found else None
+
+
+def _type_name(arrow: str) -> str:
+    known = next((name for start, name in TYPES.items() if arrow.startswith(start)), None)
+    return known or shorten(arrow, 200)
 
 
 class MlflowCalls:
@@ -195,6 +229,8 @@ class MlflowCalls:
                     digest=operation.digest[:DIGEST_CHARACTERS],
                     source_type=operation.type,
                     source=json.dumps(operation.source),
+                    schema=columns_text(operation.columns),
+                    profile=None if operation.rows is None else json.dumps({"num_rows": operation.rows}),
                 )
                 tags = [InputTag("mlflow.data.context", operation.context)]
                 client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags=tags)])
@@ -263,6 +299,8 @@ class MlflowCalls:
                 experiment = client.get_experiment_by_name(project)
             if experiment.lifecycle_stage == "deleted":
                 client.restore_experiment(experiment.experiment_id)
+            if EXPERIMENT_KIND not in experiment.tags:  # a person may have chosen another
+                client.set_experiment_tag(experiment.experiment_id, EXPERIMENT_KIND, TRAINING)
             place = local_path(experiment.artifact_location)
             if artifact_root and place is not None and not below(place, Path(artifact_root)):
                 self.notes.append(f"artifacts of the experiment {project} go to {place}, as MLflow has it, and not below {artifact_root}")

@@ -13,7 +13,8 @@ Location of a version's files: always the tag ``dora.model_uri``, where they lay
 (``infra/tracking/store_artifacts.py``), which is found wherever the store lies, or fails. A server is given a copy of a small model, as
 artifacts of the run, which clients without this package can download.
 
-Left out: ``log_model`` flavours (they pickle, and import the world).
+A model folder on this machine becomes an MLflow model by small files beside the weights (``infra/tracking/mlflow_model.py``).
+Left out: MLflow's own ``log_model``, which copies the weights.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import fcntl
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ from infra.databases import sqlite_file
 from infra.settings import Settings
 from infra.store.store import split_uri
 from infra.tracking.mlflow_client import mlflow_client, user_name
+from infra.tracking.mlflow_model import describe_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -87,11 +90,14 @@ def register(uri: str, name: str, source_uri: str, run_id: str | None = None, ta
     """
     with _registry(uri) as client:
         _ensure_model(client, name)
+        new_files = [] if "://" in source_uri else describe_model(Path(source_uri))
         version = _find(client, name, source_uri)
         if version is None:
             source = _servable(client, uri, source_uri, run_id)
             with _in_turn(uri):
                 version = _find(client, name, source_uri) or _create(client, name, source, source_uri, run_id)
+        elif new_files:
+            _complete(client, name, version, new_files)
         for key, value in (tags or {}).items():
             client.set_model_version_tag(name, str(version), key, value)
         return str(version)
@@ -353,6 +359,14 @@ def _servable(client: MlflowClient, uri: str, source_uri: str, run_id: str | Non
         return travelling(source_uri)
     client.log_artifacts(run_id, str(folder), "model")
     return f"runs:/{run_id}/model"
+
+
+def _complete(client: MlflowClient, name: str, version: str, files: list[Path]) -> None:
+    """Upload new files of a model to the server that has a copy of it."""
+    place = re.fullmatch(r"runs:/([^/]+)/(.+)", client.get_model_version(name, version).source)
+    if place is not None:
+        for path in files:
+            client.log_artifact(place[1], str(path), place[2])
 
 
 def _aliases(client: MlflowClient, name: str) -> dict[str, str]:

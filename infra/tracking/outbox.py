@@ -91,15 +91,22 @@ class Curves(_Operation):
     Attributes:
         store: URI of the store.
         part: the part's path below it.
+        prefix: put before each metric's name, such as ``align/``.
     """
 
     kind: Literal["journal"] = "journal"
     store: str
     part: str
+    prefix: str = ""
 
 
 class Input(_Operation):
-    """Dataset lineage."""
+    """Dataset lineage.
+
+    Attributes:
+        columns: name → type; empty where they are not known.
+        rows: None where they are not known.
+    """
 
     kind: Literal["input"] = "input"
     name: str
@@ -107,6 +114,8 @@ class Input(_Operation):
     source: dict[str, str]
     type: str
     context: str
+    columns: dict[str, str] = Field(default_factory=dict)
+    rows: int | None = None
 
 
 class Artifact(_Operation):

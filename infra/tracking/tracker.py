@@ -109,10 +109,14 @@ class Tracker:
         self._texts(run_id, tags=(tags or {}).items(), params=flatten(params or {}))
         return run_id
 
-    def replay(self, run_id: str, part: JournalPart) -> None:
-        """Send the metrics of one part of a stage's journal, with their own steps and times; progress events are not for MLflow."""
+    def replay(self, run_id: str, part: JournalPart, prefix: str = "") -> None:
+        """Send the metrics of one part of a stage's journal, with their own steps and times; progress events are not for MLflow.
+
+        Args:
+            prefix: put before each metric's name: ``align/`` makes ``align/loss`` of ``loss``.
+        """
         if any(event["kind"] == "metrics" for event in part.events):
-            self._send_later(Curves(run=run_id, time=time.time(), store=part.store, part=part.name))
+            self._send_later(Curves(run=run_id, time=time.time(), store=part.store, part=part.name, prefix=prefix))
 
     def log_metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
         """Log one value of each metric; further calls with other steps make a curve."""
@@ -121,24 +125,67 @@ class Tracker:
         for start in range(0, len(rows), ENTRIES):
             self._send_later(Batch(run=run_id, time=time.time(), metrics=rows[start : start + ENTRIES]))
 
-    def log_result(self, run_id: str, result: StoredResult, figures: Mapping[str, Figure]) -> None:
-        """Log a stage's ``result.json``: its metrics, rows and seconds; the file itself; figures as PNG (MLflow's UI shows them inline)."""
+    def log_result(self, run_id: str, result: StoredResult, images: Mapping[str, bytes]) -> None:
+        """Log a stage's ``result.json``: its metrics, rows and seconds; the file itself; its figures (:meth:`drawn`)."""
         self.log_metrics(run_id, {"rows": result["rows"], "seconds": result["seconds"]} | result["metrics"])
-        self._keep(run_id, "result.json", json.dumps(result, indent=1, sort_keys=True, default=str).encode())
+        self.log_document(run_id, "result.json", result)
+        self.log_images(run_id, images)
+
+    def drawn(self, figures: Mapping[str, Figure]) -> dict[str, bytes]:
+        """Return figures as PNG, which MLflow's UI shows inline; one that cannot be drawn becomes a warning."""
+        images = {}
         for name, figure in figures.items():
             try:
-                content, missing = _png(figure)
-                self._keep(run_id, f"figures/{name}.png", content)
+                images[name], missing = _png(figure)
                 if missing:
                     self._lost.append(f"no installed font draws {missing} of the figure {name}: install one, on Debian fonts-noto-cjk")
             except Exception as error:  # matplotlib may raise anything; a failing figure does not fail the run
                 self._lost.append(f"figure {name} was not drawn: {_headline(str(error))}")
+        return images
 
-    def log_input(self, run_id: str, name: str, uri: str, digest: str, context: str) -> None:
-        """Log dataset lineage, shown under "Datasets used" with its digest (36 of 64 digits fit; the source holds all)."""
+    def log_images(self, run_id: str, images: Mapping[str, bytes], folder: str = "figures") -> None:
+        """Log images as artifacts ``<folder>/<name>.png``."""
+        for name, content in images.items():
+            self._keep(run_id, f"{folder}/{name}.png", content)
+
+    def log_document(self, run_id: str, name: str, content: Mapping[str, Any]) -> None:
+        """Log one JSON artifact."""
+        self._keep(run_id, name, json.dumps(content, indent=1, sort_keys=True, default=str).encode())
+
+    def log_text(self, run_id: str, name: str, text: str) -> None:
+        """Log one text artifact, such as ``report.html``."""
+        self._keep(run_id, name, text.encode())
+
+    def log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run that may have ended."""
+        self._texts(run_id, tags=tags.items())
+
+    def log_input(
+        self, run_id: str, name: str, uri: str, digest: str, context: str, columns: Mapping[str, str] | None = None, rows: int | None = None
+    ) -> None:
+        """Log dataset lineage, shown under "Datasets used" with its digest (36 of 64 digits fit; the source holds all).
+
+        MLflow keeps the schema of the first call with a name and a digest; later ones refer to it.
+
+        Args:
+            columns: Arrow type by name.
+            rows: number of rows.
+        """
         source = {"uri": without_credentials(uri), "digest": digest}
         scheme = urllib.parse.urlsplit(uri).scheme or "local"
-        self._send_later(Input(run=run_id, time=time.time(), name=name, digest=digest, source=source, type=scheme, context=context))
+        self._send_later(
+            Input(
+                run=run_id,
+                time=time.time(),
+                name=name,
+                digest=digest,
+                source=source,
+                type=scheme,
+                context=context,
+                columns=dict(columns or {}),
+                rows=rows,
+            )
+        )
 
     def log_files(self, run_id: str, files: Mapping[str, Path]) -> None:
         """Log small files as artifacts, by path inside the run; they are copied now, so later changes do not matter."""
@@ -168,6 +215,16 @@ class Tracker:
         if mlflow_id is None or experiment is None or not self.uri.startswith("http"):
             return None
         return f"{without_credentials(self.uri).rstrip('/')}/#/experiments/{experiment}/runs/{mlflow_id}{UI_PAGES}"
+
+    def artifact_url(self, run_id: str, name: str) -> str | None:
+        """Return the URL of the page that shows an artifact of the run; None as :meth:`url`."""
+        page = self.url(run_id)
+        return None if page is None else f"{page.removesuffix(UI_PAGES)}/artifacts/{urllib.parse.quote(name)}{UI_PAGES}"
+
+    def version_url(self, model: str, version: str) -> str | None:
+        """Return the URL of a registered version's page; None with SQLite."""
+        base = without_credentials(self.uri).rstrip("/")
+        return f"{base}/#/models/{urllib.parse.quote(model)}/versions/{version}{UI_PAGES}" if self.uri.startswith("http") else None
 
     def close(self, patience_seconds: float = 10.0, limit_seconds: float = 60.0) -> list[str]:
         """End unfinished runs as KILLED, send the waiting updates, and return warnings (empty: everything is in MLflow).

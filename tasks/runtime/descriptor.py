@@ -16,6 +16,7 @@ from tasks.runtime.facts import AnyFacts, F, Facts
 from tasks.runtime.spec import StageRef, StageSpec
 
 if TYPE_CHECKING:
+    from dora_core.evaluation.metrics import Interval
     from tasks.runtime.stage import Run
 
 
@@ -104,6 +105,7 @@ class Stage:
         facts: model of its facts.
         headline: the main number, as a short text.
         tracked: beginnings of the names of its metrics that also go to the MLflow run of the whole run, or of its round.
+        intervals: intervals of metrics, by the metric's name; of a tracked one ``_low`` and ``_high`` go with it.
         event: the event of a stage that has run; None: no event.
         keeps: names of facts that refer to stages which the output needs although its spec does not name them; garbage collection
             reads them, as JSON, for results of any release.
@@ -118,6 +120,7 @@ class Stage:
     facts: type[Facts] = AnyFacts
     headline: Callable[[StageResult[Any]], str] = _rows
     tracked: tuple[str, ...] = ()
+    intervals: Callable[[StageResult[Any]], dict[str, Interval]] = lambda result: {}
     event: Callable[[StageResult[Any], Store], Event | None] = lambda result, store: None
     keeps: tuple[str, ...] = ()
     row_cache: RowCache | None = None

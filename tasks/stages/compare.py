@@ -160,11 +160,16 @@ def run(spec: Spec, context: StageContext) -> StageOutput:
         name: lift_over(policy, opponents[name], opponents["start"], records["prompt_hash"].to_numpy(), spec) for name in spec.twin_samples
     }
     golden = sorted(name for name in {*sources} if is_golden_source(name, spec.golden_sources))
-    metrics = {f"win_rate_{name}": found.win_rate.value for name, found in wins.items()}
-    metrics |= {f"lc_win_rate_{name}": found.length_controlled.value for name, found in wins.items()}
     lifts_found = {name: lift for name, lift in lifts.items() if lift is not None}
-    metrics |= {f"win_rate_over_{name}": lift.value for name, lift in lifts_found.items()}
-    return StageOutput(len(table), metrics, Facts(judge=judge, wins=wins, lifts=lifts_found, golden=golden, warnings=warnings))
+    facts = Facts(judge=judge, wins=wins, lifts=lifts_found, golden=golden, warnings=warnings)
+    return StageOutput(len(table), {name: interval.value for name, interval in intervals_of(facts).items()}, facts)
+
+
+def intervals_of(facts: Facts) -> dict[str, Interval]:
+    """Return the metrics with their intervals."""
+    found = {f"win_rate_{name}": wins.win_rate for name, wins in facts.wins.items()}
+    found |= {f"lc_win_rate_{name}": wins.length_controlled for name, wins in facts.wins.items()}
+    return found | {f"win_rate_over_{name}": lift for name, lift in facts.lifts.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------ contestants
@@ -357,4 +362,12 @@ def headline(result: StageResult[Facts]) -> str:
     return ", ".join(f"{estimate_text(wins.win_rate, '.3f')} against {name}" for name, wins in result.facts.wins.items())
 
 
-STAGE = Stage(Spec, run, facts=Facts, headline=headline, tracked=("win_rate_", "lc_win_rate_"), section="stage")
+STAGE = Stage(
+    Spec,
+    run,
+    facts=Facts,
+    headline=headline,
+    tracked=tuple(f"{measure}_{name}" for name in ("start", "champion", "chosen") for measure in ("win_rate", "lc_win_rate")),
+    intervals=lambda result: intervals_of(result.facts),
+    section="stage",
+)

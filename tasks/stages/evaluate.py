@@ -203,24 +203,30 @@ def left_out(equal: int) -> dict[str, Any]:
 
 def metrics_of(facts: Facts) -> dict[str, float]:
     """Return the metrics for comparing runs."""
-    metrics = {f"accuracy_{part}": measures.accuracy.policy.value for part, measures in facts.parts.items()}
-    if whole := facts.parts.get("all"):
-        metrics |= {f"ranking_{name}": interval.value for name, interval in whole.ranking.measured().items()}
-        metrics |= {"margin": whole.margin.policy.value}
-    metrics |= {f"lift_start_{part}": interval.value for part, interval in facts.lift.over_start().items()}
-    for name, twin in facts.twins.items():
-        measured = {"accuracy": twin.accuracy, "accuracy_lift_over": twin.accuracy_lift, "win_rate_lift_over": twin.win_rate_lift}
-        metrics |= {f"{measure}_{name}": interval.value for measure, interval in measured.items() if interval is not None}
-    metrics |= {"ece": facts.reward_calibration.ece.value} if facts.reward_calibration else {}
-    if labels := facts.labels:
-        metrics |= {"label_accuracy": labels.accuracy.policy.value} | ({"label_auc": labels.auc.policy.value} if labels.auc else {})
-    metrics |= {"kl": facts.kl.value} if facts.kl else {}
-    for task, benchmark in facts.benchmarks.items():
-        metrics |= {f"benchmark_{task}": benchmark.policy.value, f"benchmark_change_{task}": benchmark.change.value}
+    metrics = {name: interval.value for name, interval in intervals_of(facts).items()}
     for column, found in facts.by_column.items():
         for name, group in found.groups.items():
             metrics[_free_name(f"by/{column}/{name}", metrics)] = group.accuracy.value
     return metrics | {"gate_passed": float(facts.gate.passed)}
+
+
+def intervals_of(facts: Facts) -> dict[str, Interval]:
+    """Return the estimates behind :func:`metrics_of` with their intervals, by the same names."""
+    found: dict[str, Interval | None] = {f"accuracy_{part}": measures.accuracy.policy for part, measures in facts.parts.items()}
+    if whole := facts.parts.get("all"):
+        found |= {f"ranking_{name}": interval for name, interval in whole.ranking.measured().items()}
+        found |= {"margin": whole.margin.policy}
+    found |= {f"lift_start_{part}": interval for part, interval in facts.lift.over_start().items()}
+    for name, twin in facts.twins.items():
+        found |= {f"accuracy_{name}": twin.accuracy, f"accuracy_lift_over_{name}": twin.accuracy_lift}
+        found |= {f"win_rate_lift_over_{name}": twin.win_rate_lift}
+    found |= {"ece": facts.reward_calibration.ece} if facts.reward_calibration else {}
+    if labels := facts.labels:
+        found |= {"label_accuracy": labels.accuracy.policy, "label_auc": labels.auc.policy if labels.auc else None}
+    found |= {"kl": facts.kl, "worst_group_accuracy": facts.worst_group}
+    for task, benchmark in facts.benchmarks.items():
+        found |= {f"benchmark_{task}": benchmark.policy, f"benchmark_change_{task}": benchmark.change}
+    return {name: interval for name, interval in found.items() if interval is not None}
 
 
 def _free_name(wanted: str, taken: Container[str]) -> str:
@@ -375,5 +381,10 @@ def headline(result: StageResult[Facts]) -> str:
     return "; ".join([*parts, *([result.facts.summary] if result.facts.summary else [])])
 
 
-TRACKED = ("accuracy_all", "ranking_policy", "ece", "kl", "win_rate_lift_over_", "benchmark_")
-STAGE = Stage(Spec, run, facts=Facts, headline=headline, tracked=TRACKED, section="stage")
+TRACKED = (
+    *("accuracy_all", "worst_group_accuracy", "ranking_policy", "lift_start_", "ece", "kl"),
+    *("win_rate_lift_over_", "benchmark_"),
+)
+STAGE = Stage(
+    Spec, run, facts=Facts, headline=headline, tracked=TRACKED, intervals=lambda result: intervals_of(result.facts), section="stage"
+)

@@ -57,7 +57,7 @@ WITHOUT_VERSION: dict[str, Any] = {
 }
 
 
-ADDED: dict[str, Any] = {"command": "", "promotion": None}
+ADDED: dict[str, Any] = {"waited": 0.0, "command": "", "promotion": None}
 """Keys that later releases write, at their defaults."""
 
 
@@ -117,3 +117,10 @@ def test_half_written_manifests_are_left_out_and_the_newest_comes_first(store: S
     store.local("runs/p-3/run.json").write_text('{"run_id": ')
     assert [run.run_id for run in read_records(store)] == ["p-2", "p-1"]
     assert read_record(store, "p-3") is None
+
+
+def test_the_time_of_a_run_leaves_out_what_it_waited_for_a_person() -> None:
+    run = RunRecord(run_id="p-1", project="p", started=100.0, status="completed", stages=[])
+    assert run.seconds == 0.0, "not ended"
+    assert run.evolve(finished=4000.0, waited=3600.0).seconds == 300.0
+    assert run.evolve(finished=90.0).seconds == 0.0, "the clock was set back"

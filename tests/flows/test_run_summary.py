@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.run_record import RunRecord, StageRecord
-from flows.run_summary import description, evaluation_summary
+from flows.run_summary import evaluation_summary
 from infra.store.store import Store
 from tests.tasks.facts import evaluation
 
@@ -21,6 +21,4 @@ def test_the_last_evaluation_and_the_decision(tmp_path: Path) -> None:
     running = StageRecord(label="evaluate 2", stage="evaluate", digest="0" * 64, state="running")
     run = RunRecord(run_id="r", project="p", name="n", status="completed", started=0.0, stages=[*stages, running], decision="undecided")
     assert evaluation_summary(store, run) == "better by two"
-    assert description(store, run) == "**undecided**: better by two"
-    assert description(store, run.evolve(stages=[running])) == "**undecided**"
-    assert description(store, run.evolve(stages=[], decision=None)) == ""
+    assert evaluation_summary(store, run.evolve(stages=[running])) == ""

@@ -33,6 +33,6 @@ def test_without_a_terminal_a_stage_that_says_nothing_is_mentioned_every_half_mi
     for second in (29.0, 30.0, 31.0, 60.0):
         now[0] = second
         lines.life.look(second)
-    lines.finished(stage, "failed", None)
+    lines.finished(stage, "failed", None, "row 3 is bad")
     lines.life.look(500.0)
-    assert said == ["toy 1: runs: first time", "toy 1: still running, 30 s", "toy 1: still running, 60 s", "toy 1: failed"]
+    assert said == ["toy 1: runs: first time", "toy 1: still running, 30 s", "toy 1: still running, 60 s", "toy 1: failed: row 3 is bad"]

@@ -62,3 +62,31 @@ def test_nothing_registered_says_what_registers(tmp_path: Path, monkeypatch: pyt
     assert "`dora realign` registers" in CliRunner().invoke(app, ["model", "list"]).stdout
     refused = CliRunner().invoke(app, ["model", "show", "demo"])
     assert refused.exit_code == 2 and "no model 'demo'" in refused.stderr and "Traceback" not in refused.stderr
+
+
+class Fake:
+    """A hub that keeps its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> str:
+        self.calls.append(("repo", repo_id, private))
+        return f"https://hub/{repo_id}"
+
+    def create_commit(self, repo_id: str, operations: Any, *, commit_message: str) -> None:
+        self.calls.append(("commit", repo_id, [operation.path_in_repo for operation in operations], commit_message))
+
+
+def test_a_push_needs_yes_and_a_public_one_a_licence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Fake()
+    monkeypatch.setattr("flows.cli.registered._hub", lambda: hub)
+    planned = run("push", "demo@champion", "team/demo")
+    assert planned["sent"] is False and "model.safetensors" in planned["files"] and hub.calls == []
+    sent = run("push", "demo@champion", "team/demo", "--yes")
+    assert sent["url"] == "https://hub/team/demo" and hub.calls[0] == ("repo", "team/demo", True)
+    name, repo, paths, message = hub.calls[1]
+    assert (name, repo, message) == ("commit", "team/demo", "demo version 1")
+    assert paths == [*sent["files"], "README.md"] and "MLmodel" in paths
+    refused = CliRunner().invoke(app, ["model", "push", "demo", "team/demo", "--public", "--yes"])
+    assert refused.exit_code == 2 and "a public model needs a licence" in refused.stderr and len(hub.calls) == 2

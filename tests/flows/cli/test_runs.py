@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli import app
+from flows.cli.runs import run_ids
 from infra.store.store import Store
 from tests.flows.cli.invoked import assert_help, assert_wrong, document, invoke
 from tests.flows.report.runs import make_run
@@ -71,3 +74,10 @@ def test_the_log_of_a_failed_job_is_printed(store: Store, own_home: Path) -> Non
 def test_help() -> None:
     assert_help("logs")
     assert_help("runs", "--project", "--count")
+
+
+def test_a_shell_completes_run_ids(store: Store) -> None:
+    assert run_ids("") == ["latest", "demo-20260201-120000-bbbb", "demo-20260131-120000-aaaa"]
+    assert run_ids("demo-202601") == ["demo-20260131-120000-aaaa"] and run_ids("x") == []
+    environment = {"_DORA_COMPLETE": "complete_bash", "COMP_WORDS": "dora runs show demo-202601", "COMP_CWORD": "3"}
+    assert CliRunner().invoke(app, [], prog_name="dora", env=environment).stdout.split() == ["demo-20260131-120000-aaaa"]

@@ -93,6 +93,9 @@ def test_specs_point_at_their_inputs(config: RealignConfig, store: Store) -> Non
     assert upstream["training_data"] == ["ingest", "calibrate", "sft", "reference"]
     assert upstream["align"] == ["ingest", "calibrate", "sft", "reference", "training_data"]
     assert upstream["promote"] == ["align", "evaluate"]
+    direct = {s.label: plan.direct(s) for s in plan.stages}
+    assert direct["promote"] == ["evaluate"] and direct["align"] == ["training_data"] and direct["calibrate"] == ["classify"]
+    assert direct["training_data"] == ["calibrate", "reference"], "sft and ingest are above reference"
     finish(store, plan)
     again = build_plan(config, store)
     assert {s.label: again.upstream(s) for s in again.stages} == upstream  # the previous classifier is a hint, not an input

@@ -26,8 +26,8 @@ class Watching(Observer):
     def started(self, stage: Any) -> None:
         self.calls.append(("started", stage.label))
 
-    def finished(self, stage: Any, state: str, result: dict[str, Any] | None) -> None:
-        self.calls.append(("finished", stage.label, state))
+    def finished(self, stage: Any, state: str, result: dict[str, Any] | None, why: str = "") -> None:
+        self.calls.append(("finished", stage.label, state, why) if why else ("finished", stage.label, state))
 
 
 def opened(plan: Plan, observer: Observer | None = None) -> Session:

@@ -236,7 +236,9 @@ def test_asked_approved_and_told(place: Place, receiver: Receiver) -> None:
     assert place.resume(run, ANSWER) == "ACCEPT"
     assert place.resume(run, ANSWER) == "ABORT"  # pressed twice
     state = place.execute(run)
-    assert (state.name, state.message) == ("Completed", f"promoted; 1 stage ran, {len(manifest['stages']) - 1} cached")
+    verdict = "promoted: win rate against the start 0.640"  # of the evaluation's summary, what stands before its first semicolon
+    assert (state.name, state.message) == ("Completed", f"{verdict}; 1 stage ran, {len(manifest['stages']) - 1} cached")
+    assert set(place.client.read_flow_run(run).tags) == {"dora", "project:asked", "decision:promoted"}, "the deployment's stays"
     assert registry.aliases(place.mlflow, "asked") == {"champion": "2", "previous": "1"}
     audit = registry.history(place.mlflow, "asked", "2")
     assert [entry["action"] for entry in audit] == ["challenger", "promoted"]
@@ -272,7 +274,7 @@ def test_unanswered_then_asked_again_about_another_champion(place: Place) -> Non
     assert place.execute(again).name == "Suspended"
     assert "Champion now: version 3" in place.form(again)["description"]
     assert place.resume(again, ANSWER | {"decision": "reject", "reason": "no better than 3"}) == "ACCEPT"
-    assert place.execute(again).message.startswith("refused; ")
+    assert place.execute(again).message.startswith("refused: win rate against the start 0.640; ")
     assert registry.aliases(place.mlflow, "asked") == {"champion": "3", "previous": "1"}
 
     third = place.start(config)

@@ -53,6 +53,7 @@ def test_a_run_that_waited_goes_on_with_its_finished_stages(store: Store) -> Non
     again = opened(store, cached, replace(FLOW_RUN, is_again=True))
     assert again.run_id == before.run_id and again.run.status == "running" and again.run.finished is None
     assert [(s.state, s.seconds) for s in again.run.stages] == [("ran", 3.0), ("pending", None)]
+    assert again.run.waited == pytest.approx(again.run.process.created - 9.0, rel=0.01) and again.run.seconds == 0.0  # type: ignore[union-attr]
     assert not list(waiting(store))
     other = opened(store, cached, FlowRun("realign", "11111111-a244-49a0-84d7-d13a2280d659", "q", is_again=True))
     assert other.run_id != before.run_id

@@ -19,7 +19,7 @@ from flows.running.supervise import run_plan
 from infra.tracking.mlflow_client import mlflow_client
 from tasks.runtime.stage import StageOutput, execute
 from tasks.stages.registry import STAGES
-from tests.flows.running.planned import Spec, plan_of, register
+from tests.flows.running.planned import plan_of, register
 from tests.flows.running.sessions import FLOW_RUN, Watching, opened
 
 
@@ -46,7 +46,7 @@ def test_a_run_that_ends_well_is_complete_everywhere(mlflow_sqlite: str) -> None
     assert found is not None and found.status == "completed" and found.error is None and found.finished is not None
     status, tags = tags_of(session, mlflow_sqlite)
     assert status == "FINISHED" and tags["dora.status"] == "completed" and tags["dora.run_id"] == session.manifest.run_id
-    assert tags["prefect.flow_run_id"] == FLOW_RUN.id and tags["dora.digest.toy 1"] == Spec(number=1).digest()
+    assert tags["prefect.flow_run_id"] == FLOW_RUN.id and not [tag for tag in tags if tag.startswith("dora.digest")]
 
 
 @pytest.mark.parametrize(

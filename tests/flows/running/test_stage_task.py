@@ -88,7 +88,7 @@ def test_a_failed_stage_is_recorded_with_its_error(monkeypatch: pytest.MonkeyPat
     with pytest.raises(DataError, match="row is bad"), opened(plan, watching) as session:
         run(session, plan.stages[0])
     recorded = session.manifest.run.stage("toy 1")
-    assert recorded.state == "failed" and watching.calls[-1] == ("finished", "toy 1", "failed")
+    assert recorded.state == "failed" and watching.calls[-1] == ("finished", "toy 1", "failed", "row is bad")
     tracked = mlflow_client(mlflow_sqlite).get_run(recorded.mlflow_run_id or "")
     assert tracked.info.status == "FAILED" and "row is bad" in tracked.data.tags["dora.error"]
 

@@ -76,7 +76,12 @@ def test_a_local_model_is_registered_where_it_lies_and_can_be_downloaded(
 def test_a_server_gets_a_copy_of_a_small_model(mlflow_server: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = mlflow_client(mlflow_server)
     run = client.create_run(client.create_experiment("small")).info.run_id
-    version = register(mlflow_server, "small", str(model), run)
+    with monkeypatch.context() as earlier:  # a release that did not make an MLflow model of it
+        earlier.setattr(registry, "describe_model", lambda folder: [])
+        version = register(mlflow_server, "small", str(model), run)
+    assert {item.path for item in client.list_artifacts(run, "model")} == {"model/config.json", "model/model.safetensors"}
+    assert register(mlflow_server, "small", str(model), run) == version
+    assert {item.path for item in client.list_artifacts(run, "model")} > {"model/MLmodel", "model/dora_chat.py"}
     stored = client.get_model_version("small", version)
     assert (stored.source, stored.run_id, stored.tags["dora.model_uri"]) == (f"runs:/{run}/model", run, str(model))
     assert (download(monkeypatch, mlflow_server, f"models:/small/{version}") / "model.safetensors").read_bytes() == bytes(range(256))

@@ -39,14 +39,18 @@ def record_a_realignment(tracker: Tracker, tmp_path: Path) -> tuple[str, str]:
     """Make every call that a flow makes; returns the local ids of the parent and the stage run."""
     parent = tracker.start_run("realign", tags={"git": "abc"}, params={"align": {"loss": {"beta": 0.1}, "steps": None}, "long": "x" * 7000})
     stage = tracker.start_run("align", parent=parent, tags={"stage": "align"})
-    tracker.log_input(stage, "records", "s3://user:secret@bucket/records", "d" * 64, "training")
+    columns = {"prompt": "large_string", "score": "double", "pair": "struct<a: string>"}
+    tracker.log_input(stage, "records", "s3://user:secret@bucket/records", "d" * 64, "training", columns, 7)
     events = [{"kind": "metrics", "step": s, "values": {"loss(mean)": 1.0 / (s + 1)}, "time": 1000.5 + s} for s in range(1500)]
     progress = {"kind": "progress", "done": 1, "total": 2, "unit": "steps", "note": "", "time": 5.0}
     tracker.replay(stage, journal_part(tmp_path, [*events, progress], 0))
     tracker.replay(stage, journal_part(tmp_path, [progress], 1))
+    tracker.replay(parent, journal_part(tmp_path, losses(range(2)), 2), prefix="align/")
     figure = Figure()
     figure.subplots().plot([0, 1], [1, 0])
-    tracker.log_result(stage, {"rows": 7, "seconds": 1.5, "metrics": {"accuracy": 0.75, "bad": float("nan")}}, {"loss": figure})
+    tracker.log_result(
+        stage, {"rows": 7, "seconds": 1.5, "metrics": {"accuracy": 0.75, "bad": float("nan")}}, tracker.drawn({"loss": figure})
+    )
     (tmp_path / "config.yaml").write_text("project: demo\n")
     tracker.log_files(parent, {"config.yaml": tmp_path / "config.yaml"})
     (tmp_path / "config.yaml").unlink()  # what was logged is a copy
@@ -72,6 +76,12 @@ def check_the_realignment(uri: str, project: str, started: float) -> None:
     assert [m.step for m in history] == list(range(1500)) and history[3].value == 0.25 and history[3].timestamp == 1_003_500
     [given] = stage.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("records", "d" * 36) and given.tags[0].value == "training"
+    schema = [(column["name"], column["type"]) for column in json.loads(given.dataset.schema)["mlflow_colspec"]]
+    assert schema == [("prompt", "string"), ("score", "double"), ("pair", "struct<a: string>")]
+    assert json.loads(given.dataset.profile) == {"num_rows": 7}
+    assert [m.value for m in client.get_metric_history(parent.info.run_id, "align/loss")] == [1.0, 0.5]
+    kind = client.get_experiment(experiment).tags["mlflow.experimentKind"]
+    assert kind == "custom_model_development", "the training pages, not those for agents"
     assert json.loads(given.dataset.source) == {"uri": "s3://bucket/records", "digest": "d" * 64}
     assert [a.path for a in client.list_artifacts(stage.info.run_id, "figures")] == ["figures/loss.png"]
     assert Path(client.download_artifacts(stage.info.run_id, "figures/loss.png")).read_bytes().startswith(b"\x89PNG")
