@@ -22,6 +22,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from dora_core.models.adapter_merge import adapted_path, merge_block, plain_name
+from dora_core.models.host_memory import release_freed_memory
 from dora_core.training.distributed import Worker
 
 _BLOCK = re.compile(r"^(.*?\.\d+)\.")
@@ -37,6 +38,7 @@ def save_sharded(module: nn.Module, model: PreTrainedModel, folder: Path, dtype:
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()  # a pass without gradients leaves the root's weights gathered, in the precision of the computation
+    release_freed_memory()
     prefix = _prefix_of(module, model)
     blocks = list(_blocks(module, model, prefix))
     buffers = _persistent_buffers(model)
@@ -47,6 +49,7 @@ def save_sharded(module: nn.Module, model: PreTrainedModel, folder: Path, dtype:
         merging = {name for name in names if adapted_path(model, name.removeprefix(prefix))}
         tensors = _gather(module, names, {name: torch.float32 if name in merging else dtype for name in names}, keep=worker.rank == 0)
         if worker.rank != 0:
+            release_freed_memory()
             continue
         merged = merge_block(model, {name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
         del tensors
@@ -62,6 +65,7 @@ def save_sharded(module: nn.Module, model: PreTrainedModel, folder: Path, dtype:
         files |= dict.fromkeys(block, file)
         total += sum(tensor.numel() * tensor.element_size() for tensor in block.values())
         del block
+        release_freed_memory()
     if worker.rank == 0:
         if count > 1:
             index = {"metadata": {"total_size": total}, "weight_map": files}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from dora_core.models.host_memory import release_freed_memory
 from dora_core.models.sharded_loading import CannotShard, Share, put
 from dora_core.training.distributed import Sharding, fully_shard_parts
 
@@ -38,6 +39,9 @@ def shard(module: nn.Module, layers: list[nn.Module], rows: dict[nn.Parameter, T
             )
             replaced[parameter] = nn.Parameter(placed, parameter.requires_grad)
         put(module, name, replaced[parameter])
+    if sharding.worker.device.type == "cpu":
+        for layer in layers:  # after FSDP's own hook, which frees the gathered weights
+            layer.register_forward_hook(lambda *_: release_freed_memory())
     assert isinstance(module, FSDPModule)
     return module
 
