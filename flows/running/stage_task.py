@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -38,14 +37,21 @@ from tasks.stages import ingest, promote
 from tasks.stages.registry import parse_result
 
 
-@dataclass(frozen=True)
 class StageOutcome:
-    """Result of a stage's task, for later tasks and the flow."""
+    """Result of a stage's task, for later tasks and the flow.
 
-    label: str
-    digest: str
-    uri: str
-    seconds: float
+    A plain class: Prefect draws an edge for every object that a task returns, the fields of a dataclass included, and the digest of a stage
+    is in the spec of every stage that reads it.
+    """
+
+    def __init__(self, label: str, digest: str, uri: str, seconds: float):
+        self.label, self.digest, self.uri, self.seconds = label, digest, uri, seconds
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StageOutcome) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.label, self.digest))
 
 
 def is_transient(task: Any, task_run: Any, state: State) -> bool:

@@ -19,6 +19,7 @@ from infra.databases import sqlite_file
 from infra.store.journal import read_part
 from infra.store.store import Store
 from infra.tracking.mlflow_database import below, ensure_database, local_path
+from infra.tracking.mlflow_import import load_mlflow
 from infra.tracking.mlflow_limits import BATCH, DIGEST_CHARACTERS, ENTRIES, metric_rows, shorten
 from infra.tracking.moved_home import follow_home
 from infra.tracking.outbox import Artifact, Batch, Curves, Finish, Input, Operation, Start
@@ -63,6 +64,7 @@ def mlflow_client(uri: str) -> MlflowClient:
     for name, value in ENVIRONMENT.items():
         set_default(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    load_mlflow()
     if (file := sqlite_file(uri)) is not None:
         ensure_database(file)
     from mlflow import MlflowClient

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from infra.databases import sqlite_url
+from infra.tracking.mlflow_import import load_mlflow
 
 BUSY_SECONDS = 30.0
 
@@ -66,12 +67,14 @@ def _is_whole(file: Path) -> bool:
 
 
 def _newest_version() -> str:
+    load_mlflow()
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     return str(_get_latest_schema_revision())
 
 
 def _make(file: Path) -> None:
+    load_mlflow()
     import sqlalchemy
     from mlflow.store.db.utils import _initialize_tables
 

@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra.tracking.mlflow_import import load_mlflow
+
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
@@ -29,6 +31,8 @@ MESSAGES: dict[str, Any] = {"messages": [{"role": "user", "content": "How do I l
 def mlflow_files() -> dict[str, str]:
     """Return the files by name, with their text."""
     import yaml
+
+    load_mlflow()
     from mlflow.models import Model
 
     pinned = [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]  # "2.13.0+cpu" is on no common index
@@ -57,6 +61,7 @@ def mlflow_files() -> dict[str, str]:
 
 
 def _signature() -> ModelSignature:
+    load_mlflow()
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array, Object, Property

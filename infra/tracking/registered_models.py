@@ -16,6 +16,7 @@ from infra.settings import Settings
 from infra.store.store import Store, split_uri
 from infra.tracking import model_registry as registry
 from infra.tracking.mlflow_client import mlflow_client
+from infra.tracking.mlflow_import import load_mlflow
 from infra.tracking.model_registry import MODEL_URI, Registered, RegistryError
 
 PREFIX = "models:/"
@@ -77,6 +78,7 @@ def files(uri: str, version: Registered) -> Path:
 
 def _downloaded(uri: str, version: Registered) -> Path:
     """Download a version through MLflow, once."""
+    load_mlflow()
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from infra.tracking.mlflow_import import load_mlflow
+
 if TYPE_CHECKING:
     from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
 
@@ -69,6 +71,7 @@ class SystemMetrics:
 
 def monitors() -> list[BaseMetricsMonitor]:
     """Return the monitors that work on this machine; the import takes a second or two."""
+    load_mlflow()
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor

@@ -108,7 +108,7 @@ def test_the_summary_says_who_decided_and_links_to_mlflow(page: Page, asked: str
     shot("6 summary")
     with page.expect_popup() as opened:
         page.locator(f"a[href^='{machine.urls['mlflow']}']").first.click()
-    opened.value.get_by_text("Model metrics").wait_for()
+    opened.value.get_by_role("tab", name="Model metrics").wait_for()
     opened.value.close()
 
 
