@@ -228,7 +228,7 @@ def test_no_secret_and_no_text_is_in_what_the_runs_leave_behind(place: Place, he
     record = ServicesRecord.model_validate_json((home / "services.json").read_text())
     tree = process_tree([service.process for service in record.services.values()])
     outputs = {"what the commands said": said, "ps": "\n".join(" ".join(p.cmdline()) for p in tree if p.is_running()).encode()}
-    outputs |= {f"database {name}": postgres_server.dump(place.postgres, name) for name in ("prefect", "mlflow", "home")}
+    outputs |= {f"database {name}": postgres_server.dump(place.postgres, name) for name in ("prefect", "mlflow")}
     outputs |= {f"s3://{key}": content for key, content in place.s3.objects().items()}
     session = Path(json.loads((home / "ray" / "services" / "ray.json").read_text())["temp_dir"])
     for root in (home, session, place.dora.folder / "cache"):

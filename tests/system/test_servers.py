@@ -50,7 +50,8 @@ def test_two_runs_take_turns_and_show_stages_reasons_and_links(machine: Machine)
     parents = {p["id"] for inputs in align["task_inputs"].values() for p in inputs if p["input_type"] == "task_run"}
     assert parents == {t["id"] for t in tasks if t["name"].split(" · ")[0] == "training_data"}, "the direct edge alone"
     artifacts = machine.prefect("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
-    summary = next(a["data"] for a in artifacts if a["type"] == "markdown" and not a["key"].startswith("data-"))
+    tables = [a["data"] for a in artifacts if a["type"] == "markdown" and not a["key"].startswith("data-")]
+    summary = next(data for data in tables if "align" in data)
     assert machine.urls["mlflow"] in summary and "align" in summary
     data = next(a["data"] for a in artifacts if a["type"] == "markdown" and a["key"].startswith("data-"))
     assert "`data.train[0]` is read as" in data and "| input | preset | shape | rows |" in data
