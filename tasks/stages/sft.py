@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from tasks.training.job import Start
 
 
+LONGEST_SAMPLE = 16_384
+"""Tokens that a policy built from scratch has positions for after a prompt: the limit of ``generate.max_new_tokens``, as samples may be
+longer than the responses it was trained on. Rotary positions cost no weights."""
+
+
 class Spec(StageSpec):
     """See the module docstring. ``start``: a stage whose model is trained further, in place of ``model``."""
 
@@ -131,7 +136,7 @@ def _make_tiny(records: Path, spec: Spec, context: StageContext) -> ModelConfig:
         rows = pq.read_table(records / "records.parquet", columns=["prompt", "responses"], filters=[("split", "=", "train")]).to_pylist()
         tokenizer = train_tokenizer((t for r in rows for t in (plain_prompt(r["prompt"]), *r["responses"])), spec.model.vocab_size)
         torch.manual_seed(spec.sft.optimization.seed)
-        positions = spec.text.max_prompt_tokens + spec.text.max_response_tokens
+        positions = spec.text.max_prompt_tokens + max(spec.text.max_response_tokens, LONGEST_SAMPLE)
         save_model(build_policy(spec.model, tokenizer, positions), tokenizer, folder)
     return ModelConfig(source=str(folder))
 

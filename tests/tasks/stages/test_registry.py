@@ -33,7 +33,7 @@ policy: {{hidden_size: 32, heads: 2, layers: 1, vocab_size: 320}}
 classifier: {{encoder: {{hidden_size: 32, layers: 1, heads: 2, vocab_size: 400}}, epochs: 1, folds: 2}}
 sft: {{optimization: {{epochs: 1, batch_size: 8, learning_rate: 3.0e-3}}}}
 align: {{optimization: {{epochs: 1, batch_size: 8}}}}
-evaluate: {{kl_prompts: 4, kl_max_new_tokens: 8, bootstrap_samples: 100}}
+evaluate: {{kl_prompts: 4, kl_max_new_tokens: 64, bootstrap_samples: 100}}  # longer than what it was trained on
 rounds: {{rounds: 1, mix: {{given_fraction: 0.5}}}}
 generate: {{samples: 3, max_new_tokens: 16, temperature: 1.0}}
 judge: &judge {{kind: reward_model, training: {{data: all, optimization: {{epochs: 1, batch_size: 16}}}}}}
