@@ -11,7 +11,7 @@ from dora_core.data.problems import Problem, Reason, in_words
 
 
 def test_codes_are_the_names_in_lower_case() -> None:
-    assert {reason.name.lower() for reason in Reason} == {reason.value for reason in Reason} and len(Reason) == 32
+    assert {reason.name.lower() for reason in Reason} == {reason.value for reason in Reason} and len(Reason) == 33
     assert f"{Problem('id', Reason.DUPLICATE_ID, 'twice').reason}" == "duplicate_id"
 
 
