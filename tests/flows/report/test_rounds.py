@@ -77,7 +77,6 @@ def test_rounds_guard_rails_and_the_last_round_of_every_section(store: Store) ->
         "Against others · round 1",
         "r1 align",
         "Drift since the last run · round 0",
-        "All 23 stages",
         f"✗ distinct of {EVIL} is 0.31",
         f"✓ kl of {EVIL} is 0.31",
         "○ source_regression",
@@ -85,6 +84,8 @@ def test_rounds_guard_rails_and_the_last_round_of_every_section(store: Store) ->
         "The stage did not finish: the run was stopped first.",
     ):
         assert words in text, words
+    counted = re.search(r"Stages: (\d+) computed, (\d+) not", text)
+    assert counted and sum(map(int, counted.groups())) == 23
     assert "policy-r1" in text and "script" not in {tag for tag, _ in page.tags}
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
