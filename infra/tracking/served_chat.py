@@ -24,7 +24,7 @@ class ChatPolicy(PythonModel):  # type: ignore[misc]  # mlflow has no types
         folder = context.artifacts["model"]
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval().to(device)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True).eval().to(device)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow would take a type for a schema
         """Answer each conversation.
