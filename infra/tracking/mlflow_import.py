@@ -14,6 +14,4 @@ _LOCK = threading.Lock()
 def load_mlflow() -> None:
     """Import MLflow, once per process; a second thread waits. Call it before the first import from ``mlflow`` in whatever a thread runs."""
     with _LOCK:
-        import mlflow  # the package imports its parts
-        import mlflow.store.db.utils
-        import mlflow.system_metrics  # noqa: F401
+        import mlflow  # noqa: F401  # with the parts that import one another

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import ctypes
 import functools
 import importlib.metadata
 import importlib.util
@@ -37,6 +36,7 @@ from dora_core.config.alignment import AlignConfig
 from dora_core.config.execution import Execution
 from dora_core.config.method import ModelConfig, OptimizationConfig
 from dora_core.data.encoding import EncodedResponse
+from dora_core.models.host_memory import release_freed_memory
 from dora_core.models.linear_logps import linear_logps
 from dora_core.models.loading import build_policy
 from dora_core.models.logprobs import ResponseLogps, score_responses
@@ -361,7 +361,7 @@ def vocabulary(repetitions: int, width: int = 256) -> Iterator[Row]:
 def peak_memory(run: Callable[[], object]) -> int:
     """Largest growth of the process during ``run``, bytes (Linux, glibc)."""
     run()
-    ctypes.CDLL(None).malloc_trim(0)  # memory that the allocator kept from earlier runs would hide this one's
+    release_freed_memory()  # memory that the allocator kept from earlier runs would hide this one's
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     run()
