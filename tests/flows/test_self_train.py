@@ -78,6 +78,7 @@ def uninterrupted(folder: Path, config: str) -> Store:
     return store
 
 
+@pytest.mark.chaos
 @pytest.mark.fault(7, 8)
 def test_a_kill_in_a_round_changes_no_byte(dora: Dora, config: Callable[..., str], tmp_path: Path, recovery: Recovery) -> None:
     process = dora.start("self-train", config())

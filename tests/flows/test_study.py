@@ -74,6 +74,7 @@ def test_a_study_then_nothing_to_do(dora: Dora) -> None:
     assert dora.processes() == []
 
 
+@pytest.mark.chaos
 def test_ctrl_c_leaves_nothing_running_and_keeps_what_is_finished(dora: Dora) -> None:
     long = ("--set", "seeds=[0]", "--set", "align.optimization.max_steps=100000")  # training that no machine finishes before the signal
     process = dora.start("study", CONFIG, "-v", *long)

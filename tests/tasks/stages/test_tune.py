@@ -61,6 +61,8 @@ def store(pipeline_start: Start, tmp_path: Path) -> Store:
 
 
 @pytest.mark.component
+@pytest.mark.chaos
+@pytest.mark.fault(6)
 @pytest.mark.timeout(400)
 def test_a_search_that_is_killed_midway_goes_on_and_repeats_nothing(
     pipeline_start: Start, store: Store, ray_cluster: None, tmp_path: Path
