@@ -367,8 +367,6 @@ class SelfTrainConfig(RealignConfig):
 
 
 def _objective_of_a_study(name: str) -> str:
-    if name == Auto.name:
-        raise ValueError("auto chooses one objective by a race, a study compares named ones")
     return name if name == ROBUST else find_objective(name).name
 
 
@@ -380,7 +378,9 @@ class Contender(StrictModel):
         None, gt=0, le=1, description="Peak learning rate for this loss; null = align.optimization.learning_rate. Losses differ in scale."
     )
     objectives: list[Annotated[str, AfterValidator(_objective_of_a_study)]] = Field(
-        default=["erm", ROBUST], min_length=1, description="Objectives of its rows: `robust` (see there) or a registered one."
+        default=["erm", ROBUST],
+        min_length=1,
+        description="Objectives of its rows: `robust` (see there) or a registered one; auto is what the race of each seed chooses.",
     )
 
     @property

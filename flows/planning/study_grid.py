@@ -27,6 +27,7 @@ from dora_core.config.judging import GoldJudge
 from dora_core.config.method import CalibrationConfig, TestbedConfig
 from dora_core.config.rounds import Strategy
 from dora_core.config.twins import TWINS, TwinName
+from dora_core.config.valuation import ExchangeConfig, RaceConfig
 from dora_core.evaluation.study_statistics import Cell, TableName
 from dora_core.objectives import OBJECTIVES, find_objective
 from dora_core.objectives.settings import ObjectiveConfig
@@ -262,8 +263,8 @@ def _realignment(
     if variant.uses_factors:
         same_golden = variant.golden_shift == testbed.golden_shift
         calibration = exact if variant.exact else (base if same_golden else chain).calibrate()
-    twin = variant.baseline
-    policy = chain.align(start, reference, calibration) if twin is None else chain.twin(twin, start, reference)
+    race, twin = chain.choose(calibration), variant.baseline
+    policy = chain.align(start, reference, calibration, race=race) if twin is None else chain.twin(twin, start, reference)
     done, before = Samples(), policy
     for chain.round in range(1, variant.round + 1):
         before = policy
@@ -319,7 +320,7 @@ def _settings(config: StudyConfig, variant: Variant, seed: int, data: DataConfig
         "objective": variant.objective,
         "optimization": moved(config.align.optimization, learning_rate=rate),
     }
-    rounds = config.rounds.evolve(strategy=variant.strategy)
+    rounds, race, exchange = config.rounds.evolve(strategy=variant.strategy), RaceConfig(), ExchangeConfig()
     execution = {name: getattr(config.execution, name) for name in ExecutionConfig.model_fields}
     return SelfTrainConfig(
         project=config.project,
@@ -330,6 +331,8 @@ def _settings(config: StudyConfig, variant: Variant, seed: int, data: DataConfig
         calibration=variant.calibration,
         sft=config.sft.evolve(optimization=moved(config.sft.optimization)),
         align=config.align.evolve(**align),
+        race=moved(race),
+        exchange=moved(exchange),
         evaluate=moved(config.evaluate),
         compare=None,
         rounds=rounds,

@@ -105,6 +105,21 @@ def test_a_baseline_is_a_twin_of_the_same_start(pair: StudyConfig, tmp_path: Pat
     assert (golden.start, golden.reference, golden.align) == (plain.start, plain.reference, plain.align)
 
 
+def test_auto_is_the_race_of_each_seed(tmp_path: Path) -> None:
+    """Beside the rows that it chooses among, with their factors."""
+    text = "tables: [pairwise]\npairwise: [{loss: dpo, objectives: [erm, dora, auto]}]\nlistwise: []\nfocus: [dpo]\n"
+    study = config(tmp_path, text)
+    grid = build_grid(study, tmp_path / "data")
+    specs = {spec.digest(): spec for spec in grid.stages[0]}
+    runs = {run.cell.method(): specs[run.align.digest] for run in grid.runs if run.seed == 0}
+    auto, dora = runs["dpo · auto · mixture τ=auto"], runs["dpo · dora λ=auto · mixture τ=auto"]
+    race = specs[auto.race.digest]
+    assert race.calibration == dora.calibration and auto.calibration == auto.trust == auto.race and race.records == auto.records
+    assert kinds(grid.stages[0])["race"] == kinds(grid.stages[0])["value"] == 1
+    other = next(spec for spec in grid.stages[1] if spec.stage == "race")
+    assert (race.race.seed, race.exchange.seed) == (0, 0) and (other.race.seed, other.exchange.seed) == (1, 1)
+
+
 def test_a_cell_of_two_tables_is_one_cell(tmp_path: Path) -> None:
     found = cells(config(tmp_path))
     assert found[f"dpo · erm · {BASE}"][1] == ["pairwise", "ablation", "lambda", "noise", "rounds", "confidence", "shifted_golden"]

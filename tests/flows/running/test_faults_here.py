@@ -75,7 +75,7 @@ def test_what_a_command_started_dies_and_the_command_goes_on(
     assert steps(dora, manifest, "sft").count(1) == 1, "the second attempt went on from a checkpoint"
     failed = dora.mlflow("select value from tags where key = 'dora.error'")
     assert len(failed) == 1 and ("killed by SIGKILL" if "batch" in victim else "has ended") in failed[0][0]
-    assert sorted(dora.mlflow_states()) == ["FAILED"] + ["FINISHED"] * 5
+    assert sorted(dora.mlflow_states()) == ["FAILED"] + ["FINISHED"] * 6
     assert dora.processes() == [] and dora.prefect("select state_type from flow_run") == [("COMPLETED",)]
     same_as_fault_free(dora.store(), manifest, tmp_path)
 
@@ -110,7 +110,7 @@ def test_the_next_command_closes_a_killed_one_and_goes_on(dora: Dora, config: st
     recovery.ends()
     [killed] = [m for m in dora.manifests() if m["run_id"] != manifest["run_id"]]
     assert killed["status"] == "cancelled" and killed["error"]["message"] == "its process is gone"
-    assert [s["state"] for s in killed["stages"]] == ["ran", "failed", "pending", "pending"]
+    assert [s["state"] for s in killed["stages"]] == ["ran", "failed", "pending", "pending", "pending"]
     assert sorted(dora.prefect("select state_type from flow_run")) == [("COMPLETED",), ("CRASHED",)]
     assert dora.prefect("select name from task_run where state_type not in ('COMPLETED', 'CRASHED')") == []
     assert "RUNNING" not in dora.mlflow_states()
