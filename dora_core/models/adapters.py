@@ -8,6 +8,7 @@ load here.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,9 @@ def add_lora(model: PreTrainedModel, lora: LoraConfig, task_type: str = "CAUSAL_
     )
     fitting = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
     try:
-        adapted = peft.get_peft_model(model, config)
+        with warnings.catch_warnings():  # of a property of transformers that peft reads under its old name
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            adapted = peft.get_peft_model(model, config)
     except (ValueError, RuntimeError, NotImplementedError, TypeError) as error:
         raise ModelError(
             f"lora.target_modules={lora.target_modules!r} does not fit this model: {str(error).splitlines()[0]}",

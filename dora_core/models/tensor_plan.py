@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
+from dora_core.config.method import OptimizationConfig
 from dora_core.errors import ModelError
 
 _SPLIT_DIMENSION = {
@@ -25,6 +26,17 @@ _SPLIT_DIMENSION = {
 }
 _HEADS = ("num_attention_heads", "num_key_value_heads")
 _HINT = "set execution's tensor_parallel to 1: strategy fsdp shards the model without it"
+
+
+def refuse_with_tensor_groups(optimization: OptimizationConfig, ranks: int, stage: str) -> None:
+    """Raise ModelError for options that groups of ``ranks`` would compute wrongly, or that nothing tests with them."""
+    asked = {
+        "lora": optimization.lora is not None,
+        "router_balance": bool(optimization.router_balance),
+        "optimizer=adamw_8bit": optimization.optimizer == "adamw_8bit",
+    }
+    if ranks > 1 and (wanted := [name for name, is_asked in asked.items() if is_asked]):
+        raise ModelError(f"execution.{stage}.tensor_parallel={ranks} does not work with {stage}.optimization.{wanted[0]}", hint=_HINT)
 
 
 @dataclass(frozen=True)

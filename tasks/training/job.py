@@ -291,16 +291,13 @@ def _refuse_adapters(job: TrainingJob, worker: Worker) -> None:
 
 def _refuse_tensor_groups(job: TrainingJob) -> None:
     """Raise ModelError for trainings that ``tensor_parallel`` would compute wrongly, or that nothing tests with it."""
+    from dora_core.models.tensor_plan import refuse_with_tensor_groups
+
     ranks = job.execution.tensor_parallel
-    asked = {
-        "optimization.lora": job.optimization.lora is not None,
-        "optimization.router_balance": bool(job.optimization.router_balance),
-        "optimization.optimizer=adamw_8bit": job.optimization.optimizer != "adamw",
-        "a reward model": job.kind is not CausalLM,
-    }
-    if ranks > 1 and (wanted := [name for name, is_asked in asked.items() if is_asked]):
+    refuse_with_tensor_groups(job.optimization, ranks, job.stage)
+    if ranks > 1 and job.kind is not CausalLM:
         raise ModelError(
-            f"execution's tensor_parallel={ranks} does not work with {wanted[0]}",
+            f"execution.{job.stage}.tensor_parallel={ranks}: a reward model is not split",
             hint="set it to 1: strategy fsdp shards the model without it",
         )
 
