@@ -103,7 +103,7 @@ def test_experts_that_cannot_be_balanced_are_refused_under_their_key(name: str) 
 
 def test_layers_that_a_tensor_group_cannot_split_are_refused_under_the_stage() -> None:
     assert examined("llama", Use(SHORT, tensor={"execution.align.": 2})) == []
-    with pytest.raises(ModelError, match="execution.align.tensor_parallel=3 does not divide num_attention_heads, 4,") as error:
+    with pytest.raises(ModelError, match=r"execution.align.tensor_parallel=3 does not divide num_attention_heads, 4,") as error:
         examined("llama", Use(SHORT, tensor={"execution.align.": 3}))
     assert "set execution.align.tensor_parallel to 1" in error.value.hint
 

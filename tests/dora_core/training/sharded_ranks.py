@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +151,7 @@ def train(folder: Path, checkpoints: Path, worker: Worker, **way: Any) -> tuple[
 
 
 def _tensor_groups(folder: Path, worker: Worker) -> None:
-    """Values and gradients of models that the two ranks split, and a training of four steps that ends and is resumed after two."""
+    """Values and gradients of models that the two ranks split, and a training of four steps and its end once more from the checkpoint of the second."""
     mesh = worker.split(2).tensor_mesh
     assert mesh is not None
     for name in TENSOR_MODELS:
@@ -164,8 +163,6 @@ def _tensor_groups(folder: Path, worker: Worker) -> None:
         report, module = train(folder / "tensor-start", folder / "tensor-checkpoints", worker, tensor_parallel=2)
         save_sharded(module, module.plain_model, folder / f"{name}-trained", torch.float32, worker)
         torch.save(report.resumed_from, folder / f"{name}-{worker.rank}.pt")
-        shutil.rmtree(folder / "tensor-checkpoints" / "step-4", ignore_errors=True)
-        torch.distributed.barrier()
 
 
 def rank_main(rank: int, root: str) -> None:
