@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
+from dora_core.errors import StoreError
 from infra.store.store import StageFolder, Store, write_atomic
 
 FOLLOW_SECONDS = 1.0
@@ -170,7 +171,7 @@ class JournalReader:
 
         def follow() -> None:
             while not ended.wait(FOLLOW_SECONDS):
-                with suppress(OSError):  # a transient error of the store: the next read, or the last one, repeats this part
+                with suppress(OSError, StoreError):  # a transient error of the store: the next read, or the last one, repeats this part
                     read()
 
         name = f"journal of {self._folder}"

@@ -27,6 +27,7 @@ from typing import Any
 
 from dora_core.environment import set_default, variable
 from dora_core.errors import DoraError
+from dora_core.remote_files import outages
 from infra.store.journal import JournalWriter
 from infra.store.json_files import Result, StoredError, StoredResult
 from infra.store.store import ERROR, SPEC, StageFolder, Store, full_disk, split_uri
@@ -120,9 +121,11 @@ def execute(spec: StageSpec, run: Run, store: Store) -> StoredResult:
     context = StageContext(store, folder, JournalWriter(folder), logging.getLogger(f"dora.{spec.stage}"))
     started, clock = time.time(), time.monotonic()
     restart_peak()
+    outlasted = len(outages)
     try:
         output = run(spec, context)
         context.journal.flush()
+        context.warnings += [str(outage) for outage in outages[outlasted:]]
         extra = {"warnings": [*output.facts.warnings, *context.warnings]} if context.warnings else {}
         content: Result = {
             "stage": spec.stage,

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from dora_core.training.reward_model import RewardModel
 
 MEMORY = "scratch/memory.json"
+REPORT = "scratch/report.json"
+"""Written by rank 0 of a training on Ray."""
 log = logging.getLogger("dora.training")
 
 
@@ -149,8 +151,11 @@ class Start:
 
 def trained_folder(store: Store, stage: str, digest: str) -> Path:
     """Folder on this machine with the trained model of a stage that may have no result yet."""
-    for name in store.list(f"{stage}/{digest}/model"):
-        store.download(f"{stage}/{digest}/model/{name}")
+    report = store.read_json(f"{stage}/{digest}/{REPORT}") or {}
+    listed = {f"model/{name}" for name in store.list(f"{stage}/{digest}/model")}
+    for name in sorted({*report.get("files", ()), *listed}):
+        if name in listed or store.has(f"{stage}/{digest}/{name}"):  # a listing may lag behind
+            store.download(f"{stage}/{digest}/{name}")
     return store.local_root / stage / digest / "model"
 
 
@@ -174,10 +179,11 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
             shutil.rmtree(folder.path / name, ignore_errors=True)  # half of one, from an attempt that was killed here
     with explain_out_of_memory("the trained weights were gathered", task.module, execution.strategy, worker):
         _save(job, task.module, start, folder.path, worker)
+    files: list[str] = []
     if worker.rank == 0:
-        for name in ("model", "adapter"):
-            for file in sorted((folder.path / name).glob("*")):
-                folder.commit(f"{name}/{file.name}")
+        files = [f"{name}/{file.name}" for name in ("model", "adapter") for file in sorted((folder.path / name).glob("*"))]
+        for name in files:
+            folder.commit(name)
     planned = Schedule(len(task.tokens), job.optimization).steps
     return TrainingReport(
         steps=report.steps,
@@ -186,6 +192,7 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
         curve=report.curve,
         records=len(task.tokens),
         warnings=[*memory.warnings, *start.notes, *report.warnings, *job.kind.warnings(start.module)],
+        files=files,
         memory=peak_memory(),
     )
 
