@@ -115,8 +115,8 @@ def outlast(place: str, operation: Callable[[], T]) -> T:
                     _given_up.add(place)
                 raise Unreachable(
                     f"{place} has not answered for {waited:.0f} s ({cause})",
-                    hint="check that the storage server runs and that AWS_ENDPOINT_URL and the network are right, then run the same command "
-                    "again: finished shards, checkpoints and stages are kept",
+                    hint="check that the storage server runs and that AWS_ENDPOINT_URL and the network are right, then run the same "
+                    "command again: finished shards, checkpoints and stages are kept",
                 ) from error
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)

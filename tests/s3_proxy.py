@@ -103,7 +103,7 @@ def s3_proxy(server: S3Server) -> Iterator[S3Proxy]:
                 return self._answer(answer, cut=True)
             return self._answer(answer)
 
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_any  # noqa: N815
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_any
 
         def _body(self) -> bytes:
             if "chunked" not in self.headers.get("Transfer-Encoding", ""):

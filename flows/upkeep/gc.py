@@ -323,7 +323,7 @@ class Sweep:
             if folder.is_finished and folder.scratch and place not in live and folder.modified < old:
                 self._leftover(f"{place}/scratch", folder.scratch, is_folder=True)
             for name, modified in folder.temporary:
-                if modified < old and not name.startswith("scratch/"):
+                if modified < old and place not in live and not name.startswith("scratch/"):
                     self._leftover(f"{place}/{name}", 0)
         for where in ("runs", "projects"):
             for file in files_below(self.store, where):

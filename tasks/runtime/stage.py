@@ -29,8 +29,8 @@ from dora_core.environment import set_default, variable
 from dora_core.errors import DoraError
 from dora_core.remote_files import outages
 from infra.store.journal import JournalWriter
-from infra.store.json_files import Result, StoredError, StoredResult
-from infra.store.store import ERROR, SPEC, StageFolder, Store, full_disk, split_uri
+from infra.store.json_files import Result, StoredError, StoredResult, parsed
+from infra.store.store import ERROR, RESULT, SPEC, StageFolder, Store, full_disk, split_uri
 from tasks.runtime.facts import F, Facts
 from tasks.runtime.memory import peak_memory, restart_peak
 from tasks.runtime.spec import StageRef, StageSpec
@@ -90,7 +90,7 @@ class StageContext:
 
     def facts(self, ref: StageRef, model: type[F]) -> F:
         """An input stage's facts; ``model`` is that stage's ``Facts``."""
-        return model.model_validate(self.result(ref)["facts"])
+        return parsed(model, self.result(ref)["facts"], f"{ref.stage}/{ref.digest}/{RESULT}")
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         self.journal.progress(done, total, unit, note)

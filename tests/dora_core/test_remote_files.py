@@ -125,9 +125,13 @@ def test_errors_that_recur_are_raised_at_once(proxy: S3Proxy) -> None:
     filesystem, path = there("here")
     with pytest.raises(FileNotFoundError):
         filesystem.open_input_stream(f"{path}-not")
-    with pytest.raises(OSError, match="NO_SUCH_BUCKET|NoSuchBucket|does not exist"):
+    with pytest.raises(OSError, match=r"NO_SUCH_BUCKET|NoSuchBucket|does not exist"):
         filesystem.open_output_stream("no-such-bucket/x").close()
-    transient = ["AWS Error SLOW_DOWN during X", "AWS Error UNKNOWN (HTTP status 503) during X", "AWS Error NETWORK_CONNECTION: curlCode: 7"]
+    transient = [
+        "AWS Error SLOW_DOWN during X",
+        "AWS Error UNKNOWN (HTTP status 503) during X",
+        "AWS Error NETWORK_CONNECTION: curlCode: 7",
+    ]
     permanent = ["AWS Error ACCESS_DENIED during X", "AWS Error UNKNOWN (HTTP status 403) during X", "NETWORK_CONNECTION curlCode: 60, bad"]
     assert [is_transient(OSError(text)) for text in transient + permanent] == [True] * 3 + [False] * 3
 

@@ -159,7 +159,7 @@ def test_a_run_that_lost_its_lease_says_so_and_does_not_take_it_back(tmp_path: P
 
 
 def test_an_outage_of_the_store_kills_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The waiting machine's look takes longer than a lease may be silent, as in an outage, during which the holder could not beat either."""
+    """The waiting machine's look takes longer than a lease may be silent: an outage, in which the holder could not beat either."""
     store, told = machine(tmp_path, "two"), list[str]()
     elsewhere_claim = Claim(owner="first", host="another-machine", process=leases.RecordedProcess.current())
     store.write_json(f"leases/{NAME}-{'0' * 32}.json", elsewhere_claim.model_dump(mode="json"))
@@ -193,8 +193,9 @@ def test_a_listing_without_the_own_claim_is_not_believed(tmp_path: Path, monkeyp
     with lease(store, NAME, "first", is_done=lambda: False, on_wait=print):
         assert len(looks) == 6
     listing(store, monkeypatch, lambda names: [])
-    with pytest.raises(StoreError, match=r"does not list leases/align-0+-\w+\.json") as error, lease(
-        store, NAME, "first", is_done=lambda: False, on_wait=print
+    with (
+        pytest.raises(StoreError, match=r"does not list leases/align-0+-\w+\.json") as error,
+        lease(store, NAME, "first", is_done=lambda: False, on_wait=print),
     ):
         raise AssertionError("it has no lease")
     assert "read-after-write" in error.value.hint and claims(tmp_path) == []
