@@ -147,11 +147,28 @@ class JournalReader:
         self._store, self._folder = store, f"{stage}/{digest}/journal"
         self.seen = set() if seen is None else seen
 
-    def new_parts(self) -> Iterator[JournalPart]:
-        for name in self._store.list(self._folder):
-            if name.endswith(".jsonl") and name not in self.seen:
+    def new_parts(self, *, ended: bool = False) -> Iterator[JournalPart]:
+        """Yield the parts not read before.
+
+        Args:
+            ended: nothing more is written: parts that a remote store does not list yet are looked for by their numbers.
+        """
+        names = [name for name in self._store.list(self._folder) if name.endswith(".jsonl")]
+        if ended and self._store.remote is not None:
+            names += self._unlisted(names)
+        for name in names:
+            if name not in self.seen:
                 yield read_part(self._store, f"{self._folder}/{name}")
                 self.seen.add(name)
+
+    def _unlisted(self, names: list[str]) -> Iterator[str]:
+        last: dict[str, int] = {}
+        for name in [*self.seen, *names]:
+            writer, _, part = name.removesuffix(".jsonl").rpartition("-")
+            last[writer] = max(last.get(writer, 0), int(part))
+        for writer, part in last.items():
+            while self._store.has(f"{self._folder}/{(name := f'{writer}-{(part := part + 1):06d}.jsonl')}"):
+                yield name
 
     def new_events(self) -> Iterator[JournalEvent]:
         for part in self.new_parts():
@@ -165,8 +182,8 @@ class JournalReader:
         """
         ended = threading.Event()
 
-        def read() -> None:
-            for part in self.new_parts():
+        def read(ended: bool = False) -> None:
+            for part in self.new_parts(ended=ended):
                 on_part(part)
 
         def follow() -> None:
@@ -182,4 +199,4 @@ class JournalReader:
         finally:
             ended.set()
             thread.join()
-            read()
+            read(ended=True)

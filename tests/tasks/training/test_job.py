@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.fs as pafs
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -21,6 +22,7 @@ from dora_core.training.distributed import Worker
 from dora_core.training.loop import OutOfMemory
 from infra.store.store import Store
 from tasks.training.job import (
+    REPORT,
     CausalLM,
     Memory,
     ScalarHead,
@@ -202,3 +204,19 @@ def test_experts_of_a_reward_model_are_not_balanced(start: Path, tmp_path: Path)
         _balanced(SimpleNamespace(), one, load(one, Worker()), Worker())  # type: ignore[arg-type]
     plain = SimpleNamespace()
     assert _balanced(plain, job(start, tmp_path), load(one, Worker()), Worker()) is plain  # type: ignore[arg-type]
+
+
+@pytest.mark.fault(27)
+def test_a_trained_model_is_whole_although_the_listing_lags_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 on another machine has written model and adapter, and the listing shows one file of them."""
+    (tmp_path / "bucket").mkdir()
+    bucket = pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem())
+    there, here = (Store(str(tmp_path / name)) for name in ("there", "here"))
+    there.remote = here.remote = (bucket, "")
+    folder, files = there.folder("align", DIGEST), ["adapter/a.json", "model/config.json", "model/model.safetensors"]
+    for name in files:
+        folder.write_json(name, name)
+    folder.write_json(REPORT, {"files": files})
+    monkeypatch.setattr(here, "list", lambda relative: ["config.json"])
+    trained = trained_folder(here, "align", DIGEST)
+    assert sorted(path.relative_to(trained.parent).as_posix() for path in trained.parent.rglob("*.*")) == files
