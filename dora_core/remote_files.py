@@ -71,8 +71,12 @@ _away: dict[str, float] = {}
 _given_up: set[str] = set()
 
 
-def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+def open_filesystem(uri: str, *, in_background: bool = True) -> tuple[pafs.FileSystem, str]:
     """Return the file system of a URI and the path in it; remote ones as the module docstring describes.
+
+    Args:
+        in_background: upload several parts of a file at a time, in the threads of pyarrow. False for folders of files that are uploaded in
+            these threads, which would then wait for each other for ever (apache/arrow#32372).
 
     Raises:
         OSError, ValueError, pyarrow.ArrowException: as of ``pyarrow.fs.FileSystem.from_uri``.
@@ -80,7 +84,7 @@ def open_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     if urllib.parse.urlsplit(uri).scheme in ("", "file"):
         filesystem, path = pafs.FileSystem.from_uri(uri)
         return filesystem, path
-    handler = _Enduring(uri)
+    handler = _Enduring(uri, in_background)
     return pafs.PyFileSystem(handler), handler.path
 
 
@@ -164,15 +168,15 @@ class _Enduring(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no
         path: that of the URI.
     """
 
-    def __init__(self, uri: str):
-        self._uri = uri
+    def __init__(self, uri: str, in_background: bool = True):
+        self._uri, self._in_background = uri, in_background
         parts = urllib.parse.urlsplit(uri)
         self._place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        self._inner, self.path = self._call(lambda: _with_attempts(uri, ATTEMPTS))
+        self._inner, self.path = self._call(lambda: _with_attempts(uri, ATTEMPTS, in_background))
         self._streams: pafs.FileSystem | None = None
 
-    def __reduce__(self) -> tuple[type[_Enduring], tuple[str]]:
-        return _Enduring, (self._uri,)
+    def __reduce__(self) -> tuple[type[_Enduring], tuple[str, bool]]:
+        return _Enduring, (self._uri, self._in_background)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Enduring) and other._uri == self._uri
@@ -233,7 +237,7 @@ class _Enduring(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no
 
     def _open(self, operation: Callable[[Any], T]) -> T:
         if self._streams is None:
-            self._streams, _ = _with_attempts(self._uri, STREAM_ATTEMPTS)
+            self._streams, _ = _with_attempts(self._uri, STREAM_ATTEMPTS, self._in_background)
         return self._call(lambda: operation(self._streams))
 
     def _delete(self, operation: Callable[[], None]) -> None:
@@ -252,12 +256,12 @@ class _Enduring(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no
         self._call(attempt)
 
 
-def _with_attempts(uri: str, attempts: int) -> tuple[pafs.FileSystem, str]:
+def _with_attempts(uri: str, attempts: int, in_background: bool) -> tuple[pafs.FileSystem, str]:
     """Open a URI; on S3 with that many attempts at a request, and with our time-outs."""
     filesystem, path = pafs.FileSystem.from_uri(uri)
     if filesystem.type_name == "s3":
         _, (options,) = filesystem.__reduce__()  # the options of the URI and the environment; from_uri takes no others
         strategy = pafs.AwsDefaultS3RetryStrategy(max_attempts=attempts)
-        times = {"connect_timeout": CONNECT_SECONDS, "request_timeout": REQUEST_SECONDS}
-        filesystem = pafs.S3FileSystem(**{**options, **times, "retry_strategy": strategy})
+        ours = {"connect_timeout": CONNECT_SECONDS, "request_timeout": REQUEST_SECONDS, "background_writes": in_background}
+        filesystem = pafs.S3FileSystem(**{**options, **ours, "retry_strategy": strategy})
     return filesystem, path

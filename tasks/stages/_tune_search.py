@@ -102,7 +102,7 @@ def run_trials(context: StageContext, trials: list[StageRef], settings: TuneConf
     trainable = tune.with_resources(TrialTrainable, tune.PlacementGroupFactory([resources]))
     remote, storage = (None, str(Path(context.scratch / "ray-tune").resolve()))
     if context.store.remote is not None:
-        remote, storage = open_filesystem(_scratch_uri(context))
+        remote, storage = open_filesystem(_scratch_uri(context), in_background=False)
     tuner = tune.Tuner(
         trainable,
         param_space=arguments | {"digest": tune.grid_search([ref.digest for ref in trials])},

@@ -52,7 +52,7 @@ def train_on_ray(context: StageContext, job: TrainingJob) -> TrainingReport:
     set_default("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     execution, gpu = job.execution, job.execution.gpus_per_worker > 0
     storage, name = _run_folder(job).rsplit("/", 1)
-    remote, below = (None, storage) if context.store.remote is None else open_filesystem(storage)
+    remote, below = (None, storage) if context.store.remote is None else open_filesystem(storage, in_background=False)
     resources = {"CPU": execution.cpus_per_worker} | ({"GPU": execution.gpus_per_worker} if gpu else {})
     with ray_session(), NodeWatch(context, job.stage, job.digest, execution):
         trainer = TorchTrainer(

@@ -90,6 +90,16 @@ def test_a_connection_cut_in_an_upload_and_in_a_download_costs_no_byte(proxy: S3
     assert proxy.failed["cut_answer GET"] == 2 and target.read_bytes() == source.read_bytes()
 
 
+def test_a_folder_of_more_files_than_threads_is_uploaded(proxy: S3Proxy, server: S3Server, tmp_path: Path) -> None:
+    """As Ray Train uploads a checkpoint; with writes in the background, pyarrow's threads would wait for each other."""
+    for number in range(12):
+        (tmp_path / f"{number}").write_bytes(bytes([number]) * 1000)
+    filesystem, path = open_filesystem(f"s3://{BUCKET}/folder", in_background=False)
+    pafs.copy_files(str(tmp_path), path, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=filesystem)
+    found = {name: content for name, content in server.objects("folder/").items() if not name.endswith("/")}
+    assert found == {f"folder/{number}": bytes([number]) * 1000 for number in range(12)}
+
+
 @pytest.mark.fault(28)
 def test_a_server_that_comes_back_is_waited_for(proxy: S3Proxy, caplog: pytest.LogCaptureFixture, recovery: Recovery) -> None:
     filesystem, path = there("waited")
