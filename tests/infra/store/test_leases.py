@@ -18,6 +18,7 @@ from infra.store.leases import Claim, free_leases, lease
 from infra.store.locks import free_abandoned, ownership
 from infra.store.store import Store
 from tests.faults import Recovery
+from tests.s3_server import BUCKET, s3_server
 
 pytestmark = pytest.mark.fault(34)
 
@@ -199,3 +200,30 @@ def test_a_listing_without_the_own_claim_is_not_believed(tmp_path: Path, monkeyp
     ):
         raise AssertionError("it has no lease")
     assert "read-after-write" in error.value.hint and claims(tmp_path) == []
+
+
+def test_on_s3_one_machine_at_a_time_holds_the_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real client and server: three machines that begin at the same moment."""
+    monkeypatch.setattr(leases, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(leases, "DEAD_SECONDS", 60.0)
+    inside, most, start = list[str](), list[int](), threading.Barrier(3)
+    with s3_server() as server:
+        for name, value in (server.environment | {"DORA_CACHE": str(tmp_path)}).items():
+            monkeypatch.setenv(name, value)
+
+        def work(name: str) -> None:
+            store = Store(f"s3://{BUCKET}/leases-of-machines")
+            start.wait()
+            with lease(store, NAME, name, is_done=lambda: False, on_wait=lambda _: None):
+                inside.append(name)
+                most.append(len(inside))
+                time.sleep(0.2)
+                inside.remove(name)
+
+        threads = [threading.Thread(target=work, args=(name,)) for name in ("one", "two", "three")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert most == [1, 1, 1]
+        assert [key for key in server.objects("leases-of-machines/leases/") if key.endswith(".json")] == []
