@@ -121,7 +121,7 @@ def test_an_outage_of_the_store_in_a_stage_is_waited_out_and_said(
             (context.path / "output.bin").write_bytes(b"12345")
             return StageOutput(rows=1)
 
-        store = Store(f"s3://{BUCKET}/outage")
+        store = Store(f"s3://{BUCKET}/outage-{seconds}")
         result = execute(Spec(), run, store)
         [warning] = result["facts"]["warnings"]
         assert warning.startswith(f"s3://{BUCKET} did not answer for ") and warning.endswith(" s, which was waited out")
