@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -102,7 +103,10 @@ class FolderHooks:
         target = self.folder / f"step-{step}"
         shutil.rmtree(target, ignore_errors=True)  # a run that was killed here, perhaps with more ranks, left files
         target.mkdir(parents=True, exist_ok=True)
+        before = max((folder / PROGRESS).stat().st_mtime_ns for folder in self.checkpoints()) if self.checkpoints() else 0
         folder_writer(target)
+        if (target / PROGRESS).stat().st_mtime_ns <= before:  # the clock was set back: the order would be another
+            os.utime(target / PROGRESS, ns=(before + 1, before + 1))
         kept = {target, *[folder for folder in self.checkpoints() if folder != target][:1]}
         for old in set(self.folder.glob("step-*")) - kept:
             shutil.rmtree(old, ignore_errors=True)

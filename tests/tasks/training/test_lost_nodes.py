@@ -75,32 +75,18 @@ print(json.dumps(result["facts"]["resumed_from"]), flush=True)
 """
 
 
-def drain(address: str, node: str) -> None:
-    """Give notice as a provider's agent does: the node is taken away in ten minutes."""
-    why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "600"]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address, "--node-id", node, *why]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
-
-
 @pytest.mark.component
 @pytest.mark.chaos
-@pytest.mark.parametrize(
-    "has_notice",
-    [pytest.param(False, marks=pytest.mark.fault(4, 29), id="lost"), pytest.param(True, marks=pytest.mark.fault(30), id="preempted")],
-)
+@pytest.mark.fault(4, 29)
 def test_a_training_on_two_nodes_outlives_one_and_says_so(
-    has_notice: bool, pipeline_start: Start, tmp_path: Path, unconnected: None, monkeypatch: pytest.MonkeyPatch
+    pipeline_start: Start, tmp_path: Path, unconnected: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two ranks on two nodes; the second node goes after step 6 of 360, so that training cannot end first, and another comes.
-
-    With a notice of preemption, a checkpoint is written before, and the loss does not count: no failure is allowed.
-    """
+    """Two ranks on two nodes; the second node is killed after step 6 of 360, so that training cannot end first, and another comes."""
     from ray.cluster_utils import Cluster
 
     for name, value in {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT), **EQUAL_PRIORITY}.items():
         monkeypatch.setenv(name, value)
-    execution = Execution(workers=2, checkpoint_every=1000, max_failures=0) if has_notice else Execution(workers=2, checkpoint_every=4)
-    store, spec = own_store(pipeline_start, tmp_path), align_spec(pipeline_start, execution, 60.0)
+    store, spec = own_store(pipeline_start, tmp_path), align_spec(pipeline_start, Execution(workers=2, checkpoint_every=4), 60.0)
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     driver = None
@@ -128,11 +114,6 @@ def test_a_training_on_two_nodes_outlives_one_and_says_so(
             raise AssertionError(f"it never came; notices: {[e['text'] for e in events if e['kind'] == 'notice']}")
 
         wait_for(lambda e: e["kind"] == "progress" and e["done"] >= 6)
-        if has_notice:
-            drain(cluster.address, second.node_id)
-            said = wait_for(lambda e: e["kind"] == "notice" and "will be taken away within" in e["text"])
-            assert said["kind"] == "notice" and said["text"].startswith("the node of rank 1 will be taken away within ")
-            wait_for(lambda e: e["kind"] == "progress" and e["done"] >= int(said["text"].split("of step ")[1].split()[0]) + 2)
         cluster.remove_node(second, allow_graceful=False)
         lost = wait_for(lambda e: e["kind"] == "notice" and "is lost, and with it rank" in e["text"])
         assert lost["kind"] == "notice" and "waits for 2 × 1 CPU, the cluster has 1 CPU" in lost["text"]
