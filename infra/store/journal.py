@@ -9,6 +9,7 @@ local folder and on S3 (parts are immutable; nothing is appended).
 from __future__ import annotations
 
 import contextvars
+import itertools
 import json
 import math
 import os
@@ -166,8 +167,11 @@ class JournalReader:
         for name in [*self.seen, *names]:
             writer, _, part = name.removesuffix(".jsonl").rpartition("-")
             last[writer] = max(last.get(writer, 0), int(part))
-        for writer, part in last.items():
-            while self._store.has(f"{self._folder}/{(name := f'{writer}-{(part := part + 1):06d}.jsonl')}"):
+        for writer, number in last.items():
+            for following in itertools.count(number + 1):
+                name = f"{writer}-{following:06d}.jsonl"
+                if not self._store.has(f"{self._folder}/{name}"):
+                    break
                 yield name
 
     def new_events(self) -> Iterator[JournalEvent]:

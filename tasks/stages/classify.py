@@ -287,6 +287,7 @@ def _save(context: StageContext, tokenizer: PreTrainedTokenizerBase, meta: Meta,
     pq.write_table(pa.table({"key": rows["key"]}), folder / KEYS, compression="zstd")
     for fold in range(meta.folds):
         marker = context.store.read_json(f"{stage.stage}/{stage.digest}/scratch/fold-{fold}.json")
+        assert marker is not None, f"fold {fold} was fitted without its marker"
         for name in marker["files"]:
             context.store.download(f"{stage.stage}/{stage.digest}/{FOLDER}/fold-{fold}/{name}")
 
