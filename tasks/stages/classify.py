@@ -285,7 +285,9 @@ def _save(context: StageContext, tokenizer: PreTrainedTokenizerBase, meta: Meta,
     folder, stage = context.path / FOLDER, context.folder
     save_meta(folder, tokenizer, meta)
     pq.write_table(pa.table({"key": rows["key"]}), folder / KEYS, compression="zstd")
-    for fold in range(meta.folds):
+    if context.store.remote is None:
+        return
+    for fold in range(meta.folds):  # fitted on other machines; a listing may lag behind the marker
         marker = context.store.read_json(f"{stage.stage}/{stage.digest}/scratch/fold-{fold}.json")
         assert marker is not None, f"fold {fold} was fitted without its marker"
         for name in marker["files"]:
