@@ -235,7 +235,7 @@ class CutOff(Doubler):
         return super().__call__(rows)
 
 
-@pytest.mark.fault(1)
+@pytest.mark.fault(1, 29)
 @pytest.mark.component
 @pytest.mark.chaos
 def test_a_worker_that_is_cut_off_gives_its_place_to_another(ray_cluster, context, tmp_path):
