@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from dora_core.config.adapter import Adapter, paths_of
-from dora_core.config.path_syntax import Each, parse_path, quote_key
+from dora_core.config.path_syntax import Each, in_flow, parse_path, quote_key
 from dora_core.data.adapter.fields import UNMAPPED_BY_NAME
 from dora_core.data.adapter.paths import CompiledPath
 from dora_core.data.column_looks import kind_by_name, kind_by_values, role_and_text
@@ -240,7 +240,7 @@ def _numbers_in(path: str, lists: Sequence[list[Any]]) -> str | None:
         return path
     keys = [key for item in items if isinstance(item, dict) for key in item if isinstance(key, str)]
     key = next((key for key in keys if kind_by_name(key) in ("score", "rank")), None)
-    return None if key is None else f"{path}[].{quote_key(key)}"
+    return None if key is None else in_flow(f"{path}[].{quote_key(key)}")
 
 
 def _unlabelled_list(adapter: Adapter, given: set[str], there: frozenset[str]) -> CompiledPath | None:
@@ -295,7 +295,7 @@ def _decision_of_part(path: str, values: Sequence[Any]) -> Decision | None:
         not given or kind is None or kind not in (_OF_PARTS if "[]" not in path else {"media"})
     ):  # a response's own prompt is how it was sampled
         return None
-    return _decision(path, kind, tuple(line.format(path) for line in _LINES.get(kind, ())), path)
+    return _decision(path, kind, tuple(line.format(in_flow(path)) for line in _LINES.get(kind, ())), in_flow(path))
 
 
 def _other_side(column: str, beside: Sequence[str]) -> tuple[str, str, tuple[str, str]] | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from dora_core.config.path_syntax import quote_key
+from dora_core.config.path_syntax import in_flow, quote_key
 from dora_core.data.column_looks import kind_by_name
 
 Sample = Sequence[Mapping[str, Any]]
@@ -174,10 +174,10 @@ def _several(columns: Sequence[str], sample: Sample) -> str:
 
 
 def _list_lines(prompt: str, responses: str, number: tuple[str, str] | None) -> str:
-    label = "`label: {scores: […]}`" if number is None else f"`label: {{scores: [{number[1]}]}}`"
+    label = "`label: {scores: […]}`" if number is None else f"`label: {{scores: [{in_flow(number[1])}]}}`"
     if number is not None and kind_by_name(number[0]) == "rank":
-        label = f"`label: {{ranks: {number[1]}, base: …}}` (base: rank of the best response)"
-    return f"`columns: {{{prompt}responses: {responses}}}` and {label}"
+        label = f"`label: {{ranks: {in_flow(number[1])}, base: …}}` (base: rank of the best response)"
+    return f"`columns: {{{prompt}responses: {in_flow(responses)}}}` and {label}"
 
 
 def _key_with_numbers(items: Sequence[dict[str, Any]], path: str) -> tuple[str, str] | None:

@@ -14,7 +14,7 @@ from dora_core.data.column_looks import kind_by_name
 def names_for_responses(adapter: Adapter, columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Errors of pairs whose two fields name responses that are in other columns, with the line that reads these.
 
-    Columns under ``carry`` or ``ignore`` are decided, so that a pair of such short responses can be read.
+    Columns under ``ignore`` are decided, so that a pair of such short responses can be read.
     """
     fields = Fields(adapter, columns)
     chosen, rejected = fields.path("chosen"), fields.path("rejected")
@@ -22,7 +22,7 @@ def names_for_responses(adapter: Adapter, columns: Sequence[str], sample: Sequen
         return
     pairs = [(row, chosen.get(dict(row)), rejected.get(dict(row))) for row in sample]
     pairs = [(row, one, other) for row, one, other in pairs if one is not None and other is not None]
-    decided = {*adapter.carry, *adapter.ignore, chosen.roots[0], rejected.roots[0], "prompt", "id"}
+    decided = {*adapter.ignore, chosen.roots[0], rejected.roots[0], "prompt", "id"}
     open_columns = [column for column in columns if column not in decided and quote_key(column) not in decided]
     first = quote_key(chosen.roots[0])
     if not pairs:
@@ -56,5 +56,5 @@ def _ab(chosen: str, rejected: str, what: str, texts: Sequence[str], values: Seq
     line = f"`shape: ab` with `columns: {{a: {paths[0]}, b: {paths[1]}}}`, `label: {{column: {chosen}, a: [{meant[0]}], b: [{meant[1]}]}}`"
     return (
         f"`{chosen}` and `{rejected}` are {what}, not responses: write {line} and `ignore: [{rejected}]`; "
-        f"or decide on the other columns (`carry`, `ignore`) if they are responses all the same"
+        f"or `ignore` the other columns if they are responses all the same"
     )

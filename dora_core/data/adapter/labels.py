@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from dora_core.config.adapter import IndexLabel, Label, RanksLabel, Score, ScoresLabel, SignedLabel, UnpairedLabel, WinnerLabel
 from dora_core.config.label_parts import TwoScores, Value, value_forms
-from dora_core.config.path_syntax import Each, Step
+from dora_core.config.path_syntax import Each, Step, in_flow
 from dora_core.data.adapter.numbers import NOT_MEASURED, NotANumber, describe, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
@@ -305,12 +305,9 @@ class Numbers:
                 text = path.text if path is not None else place
                 keys = [key for key in value if isinstance(key, str)][:6]
                 each = "" if path is None or path.is_list else "[]"
-                listed = ", ".join(f"{text}{each}.{key}" for key in keys)
-                detail = (
-                    f"{detail}: choose one, `label: {{scores: "
-                    f"[{text}{each}.{keys[0] if keys else 'KEY'}]}}`, "
-                    f"or weigh them: [{listed}] with `weights`"
-                )
+                listed = ", ".join(in_flow(f"{text}{each}.{key}") for key in keys)
+                first = in_flow(f"{text}{each}.{keys[0] if keys else 'KEY'}")
+                detail = f"{detail}: choose one, `label: {{scores: [{first}]}}`, or weigh them: [{listed}] with `weights`"
             problems.append(problem(place, _reason(error), detail))
             return None
 

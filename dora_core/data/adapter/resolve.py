@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dora_core.config.adapter import Adapter, AdapterColumns, ScoresLabel, paths_of
-from dora_core.config.path_syntax import parse_path, quote_key
+from dora_core.config.path_syntax import in_flow, parse_path, quote_key
 from dora_core.data.adapter.driver import RowAdapter, shape_by_columns
 from dora_core.data.adapter.fields import Fields
 from dora_core.data.adapter.numbers import describe
@@ -234,8 +234,8 @@ def _ranks_as_rewards(adapter: Adapter) -> Iterator[str]:
         if isinstance(path, str) and _RANK.fullmatch(str(next((s for s in parse_path(path)[0][::-1] if isinstance(s, str)), ""))):
             yield (
                 f"`{place}: {path}` is a rank by its name, the smallest of which is the best, and of rewards the largest is: write "
-                f"`label: {{ranks: {path}, base: 1}}` (base 0 if ranks begin with 0); if the largest number is the best, "
-                f"`label: {{scores: [{path}], weights: [1]}}`"
+                f"`label: {{ranks: {in_flow(path)}, base: 1}}` (base 0 if ranks begin with 0); if the largest number is the best, "
+                f"`label: {{scores: [{in_flow(path)}], weights: [1]}}`"
             )
 
 
