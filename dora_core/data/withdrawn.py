@@ -10,8 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dora_core.config.label_parts import value_forms
-
 _MARK = re.compile(
     r"((is|was)[_-]?)?(deleted|removed|cancell?ed|discarded|withdrawn|retracted|excluded|invalid|spam|skipped)", re.IGNORECASE
 )
@@ -44,10 +42,12 @@ def marks_in(column: str, values: Sequence[Any]) -> list[Any]:
     """Those of a column's values that mark their row as withdrawn, each once; empty for a column of another kind."""
     for pattern, marks in ((_MARK, _YES), (_SOUND, _NO), (_STATUS, _OF_ROW)):
         if pattern.fullmatch(column):
-            texts = {value: _forms(value) for value in values if isinstance(value, str | bool | int | float)}
-            return [value for value, forms in texts.items() if forms & marks]
+            return list(dict.fromkeys(value for value in values if _form(value) in marks))
     return []
 
 
-def _forms(value: str | bool | int | float) -> frozenset[str]:
-    return value_forms(value) | {str(value).strip().casefold()}
+def _form(value: Any) -> str:
+    """A mark as text: ``true`` for True, ``1`` for 1.0; empty for a value that is none."""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else ""
+    return str(value).strip().casefold() if isinstance(value, str | bool | int) else ""

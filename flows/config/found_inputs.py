@@ -95,6 +95,8 @@ def look_at(path: str, *, content: Content | None = None, several: bool = False,
             found = _resolved(where, columns, sample, reader.ragged, path, trusted)
         except (DataError, ConfigError) as error:
             first = first or error
+            if not trusted and recognise(columns, sample):
+                break  # preferences that need a decision are no trusted responses
             continue
         if split is not None:
             found.keys["split"] = split

@@ -13,7 +13,7 @@ from typing import Any
 from dora_core.config.adapter import LABELS_OF_SHAPE, Adapter, Shape
 from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.adapter.fields import Fields
-from dora_core.data.adapter.labels import NamedValues
+from dora_core.data.adapter.named_values import NamedValues
 from dora_core.data.adapter.numbers import describe
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.shapes.base import shapes

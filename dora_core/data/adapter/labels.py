@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from dora_core.config.adapter import IndexLabel, Label, RanksLabel, Score, ScoresLabel, SignedLabel, UnpairedLabel, WinnerLabel
-from dora_core.config.label_parts import TwoScores, Value, value_forms
+from dora_core.config.label_parts import TwoScores
 from dora_core.config.path_syntax import Each, Step, in_flow
+from dora_core.data.adapter.named_values import NamedValues
 from dora_core.data.adapter.numbers import NOT_MEASURED, NotANumber, describe, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
@@ -45,34 +46,6 @@ def majority(first: float, second: float) -> Verdict:
     if first == second:
         return PREFERS_NEITHER if first else UNMEASURED
     return PREFERS_A if first > second else PREFERS_B
-
-
-class NamedValues:
-    """Names of outcomes by the values that mean them, compared as value and as text."""
-
-    def __init__(self, named: dict[str, list[Value]]):
-        self.named = named
-        self._forms = {form: name for name, values in named.items() for value in values for form in value_forms(value)}
-        self._cache: dict[tuple[type, Any], str | None] = {}
-
-    def of(self, value: Any) -> str | None:
-        """The outcome that a value means, None if it is not named."""
-        key = (type(value), value)
-        try:
-            if key in self._cache:
-                return self._cache[key]
-        except TypeError:  # a list or a struct
-            return None
-        found: str | None = None
-        if value is None or isinstance(value, str | int | float | bool):
-            found = next((self._forms[form] for form in value_forms(value) if form in self._forms), None)
-        if len(self._cache) < 4096:
-            self._cache[key] = found
-        return found
-
-    def allowed(self) -> str:
-        """The values in words, for a message."""
-        return "; ".join(f"{name}: {', '.join(map(repr, values))}" for name, values in self.named.items() if values)
 
 
 def label_value(path: CompiledPath, row: dict[str, Any], problems: list[Problem], notes: Counter[str]) -> Any:

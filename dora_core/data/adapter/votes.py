@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from dora_core.config.label_parts import Votes
-from dora_core.data.adapter.labels import TIE, Compile, NamedValues, counting_value, list_value, unknown_value
+from dora_core.data.adapter.labels import TIE, Compile, counting_value, list_value, unknown_value
+from dora_core.data.adapter.named_values import NamedValues
 from dora_core.data.adapter.numbers import NotANumber, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.problems import Problem, Reason, problem

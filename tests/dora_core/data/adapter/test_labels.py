@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dora_core.data.adapter.labels import NamedValues, based_rank
+from dora_core.data.adapter.labels import based_rank
 from dora_core.errors import DataError
 from tests.dora_core.data.adapter.reading import NUMBERS, few, one, read_rows, says
 
@@ -58,12 +58,6 @@ def test_several_annotations_count_if_they_agree(selected):
     else:
         wanted = {"1": None, "2": None} if not named else {"1": 1.0, "2": 0.0} if named == {"left"} else {"1": 0.0, "2": 1.0}
         assert says(read.rows[0][0]).answers == wanted
-
-
-def test_values_are_compared_as_value_and_as_text():
-    values = NamedValues({"a": ["Left", 1], "b": ["right"], "tie": [None]})
-    assert [values.of(value) for value in ("left ", 1, "1", None, 7, [1])] == ["a", "a", "a", "tie", None, None]
-    assert values.allowed() == "a: 'Left', 1; b: 'right'; tie: None"
 
 
 @pytest.mark.parametrize(("rank", "base", "expected"), [(1.0, 1, 1.0), (0.0, 0, 1.0), (3.0, 0, 4.0), (None, 1, None)])
