@@ -33,8 +33,10 @@ _TWO_RESPONSES = (
     (("1", "2"), "ab"),
 )
 """Parts of the names of two columns with responses, and the shape that reads them."""
-_PROMPTS = ("question", "instruction", "query", "user_prompt", "user_input", "input", "problem", "context", "history", "dialog", "dialogue")
-_PROMPTS += ("conversation", "conversations", "messages", "contents", "post", "document", "article")
+_PROMPTS = (
+    *("question", "instruction", "query", "user_prompt", "user_input", "input", "problem", "context", "history", "dialog", "dialogue"),
+    *("conversation", "conversations", "messages", "contents", "post", "document", "article"),
+)
 _RESPONSE = re.compile(r"(model[_-]?)?(response|completion|output|answer|generation|reply)", re.IGNORECASE)
 _TEXT_KEYS = ("text", "response", "answer", "output", "completion", "content", "generation", "body", "reply")
 _FEW = 6

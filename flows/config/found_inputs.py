@@ -125,7 +125,7 @@ def _resolved(where: str, columns: Sequence[str], sample: Sequence[dict[str, Any
         keys, adapter, text = {"preset": preset}, expanded.adapter, expanded.text
     shaped = _shaped(adapter, trusted)
     for decision in columns_left(shaped, columns, sample).decisions:
-        line = _decided(decision, keys, shaped)
+        line = _decided(decision, keys, shaped, columns)
         if line is None:
             continue  # resolve() refuses it, with the lines to choose from
         comments.append(line)
@@ -151,7 +151,7 @@ def _shaped(adapter: Adapter, trusted: bool) -> Adapter:
     )
 
 
-def _decided(decision: Decision, keys: dict[str, Any], adapter: Adapter) -> str | None:
+def _decided(decision: Decision, keys: dict[str, Any], adapter: Adapter, columns: Sequence[str]) -> str | None:
     """Decide for one column in ``keys`` and return the comment; None where a choice could thin the records or turn their labels round."""
     column, kind = decision.column, decision.looks_like
     choices = " or ".join(f"`{line}`" for line in decision.lines)
@@ -165,7 +165,8 @@ def _decided(decision: Decision, keys: dict[str, Any], adapter: Adapter) -> str 
         keys.setdefault("columns", {})[kind.removeprefix("a ")] = column
         return f"ASSUMED column {column!r} is the {kind.removeprefix('a ')}; else {choices}"
     labels = ("a winner",) if adapter.shape == "pair" else ("a winner", "a rank", "a score")
-    if kind in labels and adapter.label is None and adapter.shape != "single":
+    labelled = adapter.label is not None or adapter.columns.rewards or adapter.columns.ranks or {"rewards", "ranks"} & set(columns)
+    if kind in labels and not labelled and adapter.shape != "single":
         return None
     if kind in ("a winner", "a margin", "a rank", "a score", "a source"):
         keys.setdefault("carry", []).append(column)
