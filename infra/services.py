@@ -48,7 +48,8 @@ from infra.back_ends import (
 )
 from infra.child_environment import MLFLOW_LOGIN, PREFECT_LOGIN, RAY_LOGIN, forget, python, without_proxy
 from infra.databases import sqlite_file, sqlite_url
-from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
+from infra.ports import free_port, reserved_until_bound
+from infra.processes import RecordedProcess, spawn, terminate_tree
 from infra.ray_head import TOKEN, RayHead, auth_headers, token_environment
 from infra.settings import WORK_POOL, Service, ServicesRecord, Settings, server_environment
 from infra.starting import Patience, look_at
@@ -118,7 +119,7 @@ def up(
         ServiceError: a service did not come up; the hint names its log, and the others run.
         StoreError: the artifacts' bucket cannot be written.
     """
-    with _locked(settings):
+    with _locked(settings), reserved_until_bound():
         settings, record = _settle(settings, on_progress)
         old, fresh, failed = dict(record.services), list[str](), dict[str, ServiceError]()
 

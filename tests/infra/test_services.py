@@ -16,7 +16,8 @@ import requests
 
 from dora_core.errors import ServiceError
 from infra import services
-from infra.processes import free_port, process_tree
+from infra.ports import free_port
+from infra.processes import process_tree
 from infra.settings import ServicesRecord, Settings
 from tests.infra.test_processes import running
 
