@@ -55,7 +55,8 @@ def own_prefect_api(settings: Settings) -> Iterator[Callable[[], None]]:
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = url
-    command = [*python(), "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", "--analytics-off"]
+    start = ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", "--analytics-off"]
+    command = [*python(), "-m", "infra.prefect_server", *start]
     environment = server_environment(settings, {"PREFECT_API_URL": url}, _LEAN)
     log = settings.log_folder / "prefect-api.log"
     api = spawn("prefect api", command, log=log, environment=environment, folder=settings.child_folder)

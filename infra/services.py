@@ -79,8 +79,8 @@ FEWER_WRITES = {
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
 }
-"""Environment of Prefect's server on SQLite, which has one writer at a time: others wait, and a transaction that began as a read fails at
-once (503). PostgreSQL needs none of it."""
+"""Environment of Prefect's server on SQLite, which has one writer at a time; others wait (``infra/prefect_server.py``). PostgreSQL needs
+none of it."""
 UNCANCELLABLE = (
     "the worker and its runs continue; after an outage of Prefect over 30 s they miss cancel requests: `dora reap`, which also runs every "
     "ten minutes, stops a run that was cancelled a minute ago; new runs are unaffected"
@@ -344,7 +344,7 @@ def _command(settings: Settings, name: str, port: int) -> list[str]:
 
 
 def _prefect_command(host: str, port: int) -> list[str]:
-    return [*python(), "-m", "prefect", "server", "start", "--host", host, "--port", str(port), "--analytics-off"]
+    return [*python(), "-m", "infra.prefect_server", "server", "start", "--host", host, "--port", str(port), "--analytics-off"]
 
 
 def _worker_command() -> list[str]:
