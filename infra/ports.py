@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dora_core.errors import ServiceError
-from infra.back_ends import LOOPBACK
 
+LOOPBACK = "127.0.0.1"
 FIRST, END = 20000, 30000
 """Below Linux's own range (32768 on) and Kubernetes' node ports (30000 on), above the worker ports that Ray takes by default."""
 TRIES = 100
