@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import _AsyncGeneratorContextManager
 
     from prefect.server.database.configurations import AioSqliteConfiguration
     from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
@@ -28,7 +28,7 @@ def write_in_turn() -> None:
 
     def begin_in_turn(
         self: AioSqliteConfiguration, session: AsyncSession, with_for_update: bool = False
-    ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
+    ) -> _AsyncGeneratorContextManager[AsyncSessionTransaction]:
         return begin(self, session, with_for_update=True)
 
     begin_in_turn.in_turn = True  # type: ignore[attr-defined]

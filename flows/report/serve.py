@@ -57,8 +57,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        guarded = self._wanted is not None and scope["path"] != HEALTH
-        if guarded and not secrets.compare_digest(_given(Headers(scope=scope).get("authorization", "")), self._wanted):
+        wanted = None if scope["path"] == HEALTH else self._wanted
+        if wanted is not None and not secrets.compare_digest(_given(Headers(scope=scope).get("authorization", "")), wanted):
             refusal = PlainTextResponse("user and password are required", 401, {"www-authenticate": 'Basic realm="dora", charset="UTF-8"'})
             await refusal(scope, receive, send)
             return
