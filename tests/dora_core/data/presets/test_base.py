@@ -152,7 +152,7 @@ def test_registration_is_checked(registry):
 
     class Wrong(Preset):
         name = "wrong"
-        variants = (Variant(needs={"x": "texts"}, adapter={}),)
+        variants = (Variant(needs={"x": "prose"}, adapter={}),)
 
     for preset, error in ((Nameless, TypeError), (Reserved, ValueError), (Taken, ValueError), (Wrong, TypeError)):
         with pytest.raises(error):
