@@ -182,7 +182,8 @@ class GlobalBatch:
         self._total = (sums_RS * corrections_R[:, None] ** self._powers).sum(dim=0)
         max_weight_R = max_weight_R * corrections_R
         self._total_max = float(max_weight_R.max())
-        self._total_heaviest = int(heaviest_R[max_weight_R == self._total_max].min())
+        ties = heaviest_R[max_weight_R == self._total_max]
+        self._total_heaviest = int(ties.min()) if len(ties) else -1  # none where losses are not finite, which the training loop refuses
         correction = math.exp(offset - shared)
         self._offset = self.carried_offset = shared
         self._counts = sums_RS[:, _RECORDS].long().tolist()

@@ -52,6 +52,7 @@ def test_a_run_then_nothing_to_do(fresh_dora: Dora, mixture: Path, on_ray_train:
     assert len(dora.mlflow_states()) == 1 + STAGES
 
 
+@pytest.mark.nightly  # the note of the stage is tested beside it
 def test_data_without_a_shift_is_said_to_need_no_calibration(dora: Dora, tmp_path: Path) -> None:
     data = Testbed(TestbedConfig(prompts=60, shift=0.0)).write(tmp_path / "same.parquet")
     encoder, execution = "{hidden_size: 32, layers: 1, heads: 2, vocab_size: 400}", "{default: {workers: 0}}"
@@ -84,6 +85,7 @@ def test_ctrl_c_leaves_nothing_running_and_the_next_run_goes_on(dora: Dora, mixt
     assert {"ingest", "classify", "calibrate"} <= done and "sft" not in done
 
 
+@pytest.mark.chaos
 @pytest.mark.fault(7)
 def test_kill_9_is_cleaned_up_from_outside(dora: Dora, mixture: Path, monkeypatch: pytest.MonkeyPatch, recovery: Recovery) -> None:
     process = dora.start("realign", small_realign(mixture, FOREVER))

@@ -77,7 +77,11 @@ def test_as_many_runs_start_as_cores_and_memory_bear(container: str, runs: int, 
 
 
 @pytest.mark.component
-def test_up_keeps_what_runs_and_up_again_completes_it(settings: Settings, ended: None) -> None:
+def test_up_keeps_what_runs_completes_and_repairs_it_and_down_ends_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, ended: None
+) -> None:
+    """Every step goes on from the servers of the one before: to start them all takes long."""
+    registered, said = list[tuple[str, str]](), list[str]()
     damaged = settings.root / "mlflow.db"
     damaged.write_text("this is not a database")
     with pytest.raises(ServiceError) as caught:
@@ -90,14 +94,6 @@ def test_up_keeps_what_runs_and_up_again_completes_it(settings: Settings, ended:
     assert {s.name: s.state for s in services.status(settings)} == dict.fromkeys(("prefect", "ray", "worker", "home"), "up")
 
     damaged.unlink()
-    whole = services.up(settings).services
-    assert {name: whole[name] for name in before} == before and whole["mlflow"].process.alive()
-    assert set(services.down(settings)) == {"home", "worker", "ray", "mlflow", "prefect"}
-
-
-@pytest.mark.component
-def test_up_twice_repair_and_down(settings: Settings, monkeypatch: pytest.MonkeyPatch, ended: None) -> None:
-    registered, said = list[tuple[str, str]](), list[str]()
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -106,6 +102,7 @@ def test_up_twice_repair_and_down(settings: Settings, monkeypatch: pytest.Monkey
         look, late = services.free_port, [taken]  # free when it was chosen, taken before MLflow uses it
         monkeypatch.setattr(services, "free_port", lambda port, host: late.pop() if port == taken and late else look(port, host))
         record = services.up(settings, on_progress=said.append, register=lambda api, pool: registered.append((api, pool)))
+    assert {name: record.services[name] for name in before} == before and record.services["mlflow"].process.alive()
     assert any(line.startswith(f"port {taken} is in use, mlflow takes ") for line in said)
     api = f"{record.services['prefect'].url}/api"
     assert registered == [(api, "dora")]

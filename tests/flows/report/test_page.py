@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.report import html
 from flows.report.figures import FIGURES
 from flows.report.page import render, sections, stages_in
 from infra.store.store import Store
@@ -16,6 +17,12 @@ from tests.flows.report.runs import EVIL, MANY, Page, make_facts, make_run
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def words_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is drawn, which takes most of the time of a page; figures are looked at by the tests without this fixture."""
+    monkeypatch.setattr(html, "figures_for", lambda result: {})
 
 
 def shown(page: Page) -> str:
@@ -86,13 +93,13 @@ def test_names_from_data_cannot_become_markup(store: Store) -> None:
     assert page.text.count(EVIL) >= 6
 
 
-def test_a_run_without_calibration_says_why(store: Store) -> None:
+def test_a_run_without_calibration_says_why(store: Store, words_only: None) -> None:
     run_id = make_run(store, ["human", "model"], without=("classify", "calibrate"), config={"align": {"objective": {"name": "erm"}}})
     text = Page(render(store, run_id)).text
     assert text.count("Not part of this run: the erm objective does not use calibration factors.") == 2
 
 
-def test_a_failed_run_shows_its_error_and_what_was_finished(store: Store) -> None:
+def test_a_failed_run_shows_its_error_and_what_was_finished(store: Store, words_only: None) -> None:
     run_id = make_run(store, ["human", "model"])
     run = store.read_json(f"runs/{run_id}/run.json")
     failed = next(s for s in run["stages"] if s["stage"] == "align")
@@ -133,14 +140,14 @@ def test_the_report_of_a_failed_run_shows_nothing_of_a_later_run(store: Store) -
     assert "promoted" in shown(Page(render(store, later)))
 
 
-def test_a_decision_that_a_later_run_replaced_is_not_shown(store: Store) -> None:
+def test_a_decision_that_a_later_run_replaced_is_not_shown(store: Store, words_only: None) -> None:
     run_id = make_run(store, ["human", "model"], decision="challenger")  # the result in the store says: refused
     text = shown(Page(render(store, run_id)))
     assert "challenger" in text and "refused" not in text
     assert "This run decided: challenger. A later run has decided about the same model since" in text
 
 
-def test_a_running_run_can_be_looked_at(store: Store) -> None:
+def test_a_running_run_can_be_looked_at(store: Store, words_only: None) -> None:
     without = ("classify", "calibrate", "sft", "align", "compare", "evaluate", "promote")
     run_id = make_run(store, ["human", "model"], without=without, status="running", finished=None, decision=None)
     text = Page(render(store, run_id)).text
@@ -156,7 +163,7 @@ def test_the_sections_follow_from_the_descriptors() -> None:
     assert set(stages_in("stage")) == {name.removesuffix(".html") for name in sections()} - {"examples", "records", "trend", "training"}
 
 
-def test_an_evaluation_by_labels_shows_them_and_what_had_no_evidence(store: Store) -> None:
+def test_an_evaluation_by_labels_shows_them_and_what_had_no_evidence(store: Store, words_only: None) -> None:
     run_id = make_run(store, ["human", "model"])
     auc = {"policy": {"value": 0.712, "low": 0.69, "high": 0.731, "n": 128}}
     counts = {"desirable": 91, "undesirable": 37, "prompts": 128, "pairs": 0, "accuracy_undesirable": None, "accuracy_desirable": None}
