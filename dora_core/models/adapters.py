@@ -7,7 +7,10 @@ load here.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +78,8 @@ def add_lora(model: PreTrainedModel, lora: LoraConfig, task_type: str = "CAUSAL_
     )
     fitting = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
     try:
-        adapted = peft.get_peft_model(model, config)
+        with _quiet_peft():
+            adapted = peft.get_peft_model(model, config)
     except (ValueError, RuntimeError, NotImplementedError, TypeError) as error:
         raise ModelError(
             f"lora.target_modules={lora.target_modules!r} does not fit this model: {str(error).splitlines()[0]}",
@@ -152,13 +156,22 @@ def merged_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     import peft
 
     try:
-        adapted = peft.PeftModel.from_pretrained(base, folder)
+        with _quiet_peft():
+            adapted = peft.PeftModel.from_pretrained(base, folder)
         return adapted.merge_and_unload()
     except (ValueError, RuntimeError, AttributeError, KeyError, OSError) as error:
         raise ModelError(
             f"the adapter in {folder} cannot be merged into its base: {str(error).splitlines()[0]}",
             hint="merge it with the program that trained it, and give the merged folder",
         ) from error
+
+
+@contextlib.contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """No deprecation warning of transformers, one of whose properties peft 0.21 reads by its old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def _adaptable(model: PreTrainedModel, tied: list[str]) -> list[str]:

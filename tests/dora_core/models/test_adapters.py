@@ -37,6 +37,11 @@ def test_adapters_alone_are_trained_and_folding_them_in_changes_nothing(policy: 
     assert merge_lora(merged) is merged
 
 
+def test_wrapping_a_model_shows_no_warning_of_the_libraries(policy: PreTrainedModel, recwarn: pytest.WarningsRecorder) -> None:
+    add_lora(policy, LoraConfig(rank=2))
+    assert not [warning for warning in recwarn if issubclass(warning.category, FutureWarning)]
+
+
 def test_a_reward_models_head_is_trained_beside_its_adapters(
     policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
