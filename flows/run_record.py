@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from dora_core.strict_model import StrictModel
 from infra.processes import RecordedProcess
+from infra.store.json_files import parsed
 from infra.store.store import Store
 
 RunStatus = Literal["running", "waiting", "completed", "failed", "stopped", "cancelled"]
@@ -184,9 +185,13 @@ class EndedRun:
 
 
 def read_record(store: Store, run_id: str) -> RunRecord | None:
-    """Return a run's manifest; None if it is missing or partially written."""
+    """Return a run's manifest; None if it is missing or partially written.
+
+    Raises:
+        StoreError: it is one of a later release that this one cannot read.
+    """
     content = store.read_json(_file(run_id))
-    return None if content is None else RunRecord.model_validate(content)
+    return None if content is None else parsed(RunRecord, content, f"{store.uri}/{_file(run_id)}")
 
 
 def read_records(store: Store) -> Iterator[RunRecord]:

@@ -77,7 +77,7 @@ def track_trials(session: Session) -> None:
         tags = {"dora.run_id": session.manifest.run_id, "dora.digest": one.digest, "dora.state": one.state, "dora.reason": one.reason}
         tags = {name: text for name, text in tags.items() if text}
         run = session.tracker.start_run(one.name, parent=session.parent_run, tags=tags, params=one.values)
-        for part in JournalReader(session.store, trial.Spec.stage, one.digest).new_parts():
+        for part in JournalReader(session.store, trial.Spec.stage, one.digest).new_parts(ended=True):
             session.tracker.replay(run, part)
         session.tracker.finish(run, "FAILED" if one.state == "failed" else "FINISHED")
 

@@ -7,7 +7,7 @@ error with a remedy. The key is read from the environment and sent in the reques
 from __future__ import annotations
 
 import email.utils
-import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -102,7 +102,7 @@ class ChatServer:
         response = self._send(session, "POST", "/chat/completions", question.body)
         status = response.status_code
         if status in MAY_PASS or status >= 500:
-            raise Trouble(f"{status} {self._words(response)}", retry_after_seconds(response.headers.get("Retry-After", "")))
+            raise Trouble(f"{status} {self._words(response)}", retry_after_seconds(response.headers))
         if status != 200:
             try:
                 served = self.look(session)
@@ -233,11 +233,12 @@ def _innermost(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
-def retry_after_seconds(value: str) -> float:
-    """Parse a ``Retry-After`` header: seconds or a date (RFC 9110, section 10.2.3), an hour at most; 0 for anything else."""
+def retry_after_seconds(headers: Mapping[str, str]) -> float:
+    """Read ``Retry-After``: seconds or a date (RFC 9110, section 10.2.3), an hour at most; 0 for anything else. A date is measured from
+    the server's own ``Date``, whose clock may differ from this machine's, and means nothing without one."""
     try:
-        seconds = float(value)
+        seconds = float(headers.get("Retry-After", ""))
     except ValueError:
-        date = email.utils.parsedate_tz(value)
-        seconds = 0.0 if date is None else email.utils.mktime_tz(date) - time.time()
+        until, now = (email.utils.parsedate_tz(headers.get(name, "")) for name in ("Retry-After", "Date"))
+        seconds = email.utils.mktime_tz(until) - email.utils.mktime_tz(now) if until and now else 0.0
     return min(max(0.0, seconds), MOST_RETRY_AFTER)

@@ -20,7 +20,8 @@ import requests
 from dora_core.errors import ServiceError
 from dora_core.strict_model import StrictModel
 from infra.child_environment import python
-from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
+from infra.ports import free_port, release
+from infra.processes import RecordedProcess, spawn, terminate_tree
 from infra.settings import Settings, server_environment
 from infra.starting import Patience, look_at
 from infra.store.store import write_atomic
@@ -54,7 +55,8 @@ def own_prefect_api(settings: Settings) -> Iterator[Callable[[], None]]:
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = url
-    command = [*python(), "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", "--analytics-off"]
+    start = ["server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", "--analytics-off"]
+    command = [*python(), "-m", "infra.prefect_server", *start]
     environment = server_environment(settings, {"PREFECT_API_URL": url}, _LEAN)
     log = settings.log_folder / "prefect-api.log"
     api = spawn("prefect api", command, log=log, environment=environment, folder=settings.child_folder)
@@ -65,6 +67,7 @@ def own_prefect_api(settings: Settings) -> Iterator[Callable[[], None]]:
     finally:
         _flush_threads()
         terminate_tree([api], grace=5.0)
+        release(port)
         record.unlink(missing_ok=True)
         os.environ.pop("PREFECT_API_URL", None)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +20,6 @@ from pathlib import Path
 
 import psutil
 
-from dora_core.errors import ServiceError
 from dora_core.strict_model import StrictModel
 
 _PORT_TAKEN = re.compile(r"already occupied|address already in use", re.IGNORECASE)
@@ -142,31 +140,6 @@ def terminate_tree(recorded: Sequence[RecordedProcess], *, grace: float = 10.0) 
         _signal(left, action)
         left = _wait(left, seconds)
     return list(leaders)
-
-
-def free_port(preferred: int | None = None, host: str = "127.0.0.1") -> int:
-    """Return ``preferred`` if nothing listens there, else a free port that the system chooses.
-
-    Raises:
-        ServiceError: nothing can listen on ``host``: a machine without IPv4 loopback.
-    """
-    reason = ""
-    for port in (preferred, 0):
-        if port is None:
-            continue
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                reason = str(error.strerror)
-                continue
-            return int(probe.getsockname()[1])
-    raise ServiceError(
-        f"nothing can listen on {host}: {reason}",
-        hint="Prefect, MLflow and Ray are reached over IPv4 loopback here: give this machine (or container) the address 127.0.0.1",
-        retryable=False,
-    )
 
 
 def _boot_id() -> str:

@@ -20,11 +20,9 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -35,7 +33,8 @@ from dora_core.errors import ServiceError
 from dora_core.strict_model import StrictModel
 from infra.back_ends import CONTROL_SECRETS, LOOPBACK, address_of
 from infra.child_environment import child_environment, python
-from infra.processes import RecordedProcess, free_port, process_tree, spawn, terminate_tree
+from infra.ports import free_port, reserved_until_bound
+from infra.processes import RecordedProcess, process_tree, spawn, terminate_tree
 from infra.ray_start import waits
 from infra.starting import LONGEST, Patience, look_at
 from infra.store.store import write_atomic
@@ -124,16 +123,17 @@ class RayHead:
         cls.stop_recorded(folder)
         _ensure_token(folder / TOKEN)
         for attempts_left in reversed(range(START_ATTEMPTS)):
-            head = cls._launch(folder, num_cpus, num_gpus, dashboard_host, dashboard_port, outlive)
-            try:
-                head._wait_until_ready()
-                return head
-            except BaseException as error:
-                has_ended = not head.alive()
-                head.stop()
-                # It lost a port to another process between its choice and its use, or a wait of Ray's own was too short.
-                if not (attempts_left and isinstance(error, ServiceError) and has_ended):
-                    raise
+            with reserved_until_bound():
+                head = cls._launch(folder, num_cpus, num_gpus, dashboard_host, dashboard_port, outlive)
+                try:
+                    head._wait_until_ready()
+                    return head
+                except BaseException as error:
+                    has_ended = not head.alive()
+                    head.stop()
+                    # It lost a port to another process between its choice and its use, or a wait of Ray's own was too short.
+                    if not (attempts_left and isinstance(error, ServiceError) and has_ended):
+                        raise
         raise AssertionError("the last attempt returns or raises")
 
     @classmethod
@@ -142,7 +142,7 @@ class RayHead:
     ) -> RayHead:
         temp_dir = _short_temp_dir()
         dashboard, gcs = free_port(dashboard_port, dashboard_host), free_port()
-        ports = _free_ports(4)  # fixed ones: the raylet would wait until each agent has chosen its own
+        ports = [free_port() for _ in range(4)]  # fixed ones: the raylet would wait until each agent has chosen its own
         command = [
             *python(), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--no-monitor", "--disable-usage-stats",
             f"--node-ip-address={LOOPBACK}", f"--port={gcs}", f"--dashboard-agent-listen-port={ports[0]}",
@@ -278,15 +278,6 @@ def _short_temp_dir() -> Path:
             retryable=False,
         ) from error
     return made
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return different free ports."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((LOOPBACK, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _object_store_bytes() -> int:

@@ -48,7 +48,8 @@ from infra.back_ends import (
 )
 from infra.child_environment import MLFLOW_LOGIN, PREFECT_LOGIN, RAY_LOGIN, forget, python, without_proxy
 from infra.databases import sqlite_file, sqlite_url
-from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
+from infra.ports import free_port, reserved_until_bound
+from infra.processes import RecordedProcess, spawn, terminate_tree
 from infra.ray_head import TOKEN, RayHead, auth_headers, token_environment
 from infra.settings import WORK_POOL, Service, ServicesRecord, Settings, server_environment
 from infra.starting import Patience, look_at
@@ -78,8 +79,8 @@ FEWER_WRITES = {
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
 }
-"""Environment of Prefect's server on SQLite, which has one writer at a time: others wait, and a transaction that began as a read fails at
-once (503). PostgreSQL needs none of it."""
+"""Environment of Prefect's server on SQLite, which has one writer at a time; others wait (``infra/prefect_server.py``). PostgreSQL needs
+none of it."""
 UNCANCELLABLE = (
     "the worker and its runs continue; after an outage of Prefect over 30 s they miss cancel requests: `dora reap`, which also runs every "
     "ten minutes, stops a run that was cancelled a minute ago; new runs are unaffected"
@@ -118,7 +119,7 @@ def up(
         ServiceError: a service did not come up; the hint names its log, and the others run.
         StoreError: the artifacts' bucket cannot be written.
     """
-    with _locked(settings):
+    with _locked(settings), reserved_until_bound():
         settings, record = _settle(settings, on_progress)
         old, fresh, failed = dict(record.services), list[str](), dict[str, ServiceError]()
 
@@ -343,7 +344,7 @@ def _command(settings: Settings, name: str, port: int) -> list[str]:
 
 
 def _prefect_command(host: str, port: int) -> list[str]:
-    return [*python(), "-m", "prefect", "server", "start", "--host", host, "--port", str(port), "--analytics-off"]
+    return [*python(), "-m", "infra.prefect_server", "server", "start", "--host", host, "--port", str(port), "--analytics-off"]
 
 
 def _worker_command() -> list[str]:

@@ -213,6 +213,78 @@ FAULTS = [
         asserted=(2, 3, 5, 6),
         recovery=(0.1, 0.6),
     ),
+    Fault(
+        25,
+        "S3 answers 503 (SlowDown)",
+        "requests are repeated for up to 3 minutes, with a notice at the beginning and the end of the outage",
+        asserted=(2, 6),
+        recovery=(0.9, 0.9),
+    ),
+    Fault(
+        26,
+        "S3 drops a connection in an upload or a download",
+        "the part that was cut is sent or read again; an object appears only when it is complete, with the same bytes",
+        asserted=(2,),
+    ),
+    Fault(
+        27,
+        "S3 lists files late",
+        "shards, models and measurements are asked for by name, curves by number; a lease is not held on such a listing; "
+        "`dora gc --delete` refuses",
+        asserted=(1, 5, 6),
+    ),
+    Fault(
+        28,
+        "S3 is away for a minute, or for good",
+        "as 25; the stage's warnings name the outage. After 3 minutes the run ends with the server, the cause and the next command",
+        asserted=(2, 6),
+        recovery=(2.3, 2.3),
+    ),
+    Fault(
+        29,
+        "a node is lost in scoring, sampling or training",
+        "scoring and sampling: its shards go to other workers. Training: says which ranks are lost and what it waits for, "
+        "continues from the last checkpoint when a node is there, or with fewer workers",
+        asserted=(1, 2, 5, 6),
+    ),
+    Fault(
+        30,
+        "notice of a preemption in training",
+        "a checkpoint is written at once, and the notice names ranks and time",
+        asserted=(5, 6),
+    ),
+    Fault(
+        31,
+        "Ray's object store is full, and so is the disk that it spills to",
+        "the stage ends with the keys to lower",
+        asserted=(6,),
+    ),
+    Fault(
+        33,
+        "the clock is set by an hour during a run",
+        "durations, waits and leases use the monotonic clock",
+        asserted=(5,),
+    ),
+    Fault(
+        34,
+        "two machines with one remote store compute the same stage",
+        "one computes; the other names the run it waits for, and finds the stage done. The lease of a killed run is free at once on its "
+        "own machine, after 90 s on another",
+        asserted=(4, 5, 6),
+        recovery=(0.5, 0.5),
+    ),
+    Fault(
+        35,
+        "the software is upgraded while a run is suspended",
+        "finished stages with the same digest count, the others are computed again; a file that this release cannot read is named",
+        asserted=(5, 6),
+    ),
+    Fault(
+        36,
+        "a store that the release before has written",
+        "manifests, results, and updates that wait for MLflow are read",
+        asserted=(6,),
+    ),
 ]
 
 INTRODUCTION = """\

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import pytest
 
-from infra.processes import free_port
+from infra.ports import free_port
 
 USER, PASSWORD = "dora", r"pg-canary\:/@4f1d"  # characters that URLs, files and shells have to escape
 

@@ -70,11 +70,18 @@ class WinnerLabel(StrictModel):
 
 
 class SignedLabel(StrictModel):
-    """A signed strength: `{column: preference_strength, positive: b, tie_band: 0}`."""
+    """A signed strength: `{column: preference_strength, positive: b, tie_band: 0}`; a scale from 1 to 7 with `zero: 4`."""
 
     column: PathText = Field(description="Where the number is.")
     positive: Literal["a", "b"] = Field(description="The response that a positive number prefers.")
     tie_band: float = Field(0.0, ge=0, le=1e9, description="Numbers of at most this size prefer neither.")
+    zero: float = Field(
+        0.0,
+        ge=-1e9,
+        le=1e9,
+        exclude_if=lambda value: value == 0,
+        description="Number that prefers neither, subtracted first: 4 of a scale 1–7.",
+    )
 
 
 class IndexLabel(StrictModel):
@@ -163,7 +170,7 @@ class UnpairedLabel(StrictModel):
 
 _VARIANTS: tuple[tuple[str, frozenset[str]], ...] = (
     ("winner", frozenset({"a", "b"})),
-    ("signed", frozenset({"positive", "tie_band"})),
+    ("signed", frozenset({"positive", "tie_band", "zero"})),
     ("index", frozenset({"index_base"})),
     ("ranks", frozenset({"ranks", "base"})),
     ("unpaired", frozenset({"true", "false", "skip"})),
@@ -201,7 +208,7 @@ Label: TypeAlias = Annotated[
         _variant,
         custom_error_type="label",
         custom_error_message=(
-            "a label is one of: {column, a, b, tie} names the winner; {column, positive: a|b, tie_band} a signed number; "
+            "a label is one of: {column, a, b, tie} names the winner; {column, positive: a|b, tie_band, zero} a signed number; "
             "{column, index_base: 0|1} the index of the best; {scores: [path], weights} scores; {ranks: path, base: 0|1} ranks; "
             "{column, true: [...], false: [...]} approval of one response"
         ),
@@ -360,6 +367,12 @@ class Adapter(StrictModel):
         default_factory=list, max_length=256, description="Columns kept beside the record, for groups in evaluation."
     )
     ignore: list[PathText] = Field(default_factory=list, max_length=1024, description="Columns that are decided to be left out.")
+    leave_out: dict[PathText, Values] = Field(
+        default_factory=dict,
+        max_length=64,
+        exclude_if=is_empty,
+        description="Rows to leave out, by the value of a column: `{status: [discarded], is_deleted: [true]}`. They are counted.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Adapter:
@@ -390,6 +403,7 @@ def paths_of(adapter: Adapter) -> Iterator[tuple[str, str]]:
             path = getattr(adapter.tree, name)
             if path is not None:
                 yield f"tree.{name}", path
+    yield from (("leave_out", path) for path in adapter.leave_out)
 
 
 def _label_paths(label: Label | None) -> Iterator[tuple[str, str]]:
@@ -438,6 +452,8 @@ def _conflicts(adapter: Adapter) -> Iterator[str]:
         yield from _conflicts_of_votes(adapter)
     if adapter.tree is not None and shape not in (None, "tree"):
         yield f"`tree` is for shape tree, and shape is {shape}"
+    if adapter.leave_out and (shape == "tree" or adapter.tree is not None) and (adapter.tree is None or adapter.tree.replies is None):
+        yield "`leave_out` would take messages out of the middle of trees: take the trees out of the file"
     if adapter.group.by is not None and shape not in (None, "rows"):
         yield f"`group.by` is for shape rows, and shape is {shape}"
     if isinstance(adapter.context.tools, str) and adapter.messages.tools != "keep":

@@ -64,6 +64,13 @@ def parse_path(text: str) -> tuple[tuple[Step, ...], ...]:
     return (*alternatives, tuple(steps))
 
 
+def in_flow(path: str) -> str:
+    """A path as it is written between the braces of YAML, where ``answers[].text`` needs quotes."""
+    if not re.search(r"[\[\]{},]|: | #", path) or re.fullmatch(r'"[^"]*"', path):
+        return path
+    return f"'{path}'" if '"' in path else f'"{path}"'
+
+
 def quote_key(key: str) -> str:
     """A key as it is written in a path: quoted where it must be."""
     if _PLAIN_KEY.fullmatch(key):

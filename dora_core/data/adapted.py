@@ -25,6 +25,7 @@ from dora_core.data.formats import Reader
 from dora_core.data.inputs import BATCH_ROWS, Input, open_files
 from dora_core.data.locations import readable
 from dora_core.data.problems import Problem, in_words
+from dora_core.data.withdrawn import marks_in, may_mark_rows
 from dora_core.errors import DataError
 
 SAMPLE_ROWS = 64
@@ -59,6 +60,8 @@ class MappedFiles:
     files: list[str] = field(default_factory=list)
     empty: tuple[str, ...] = ()
     """Columns that nothing reads and that are null in the sample: a later value may need a decision."""
+    marks: tuple[str, ...] = ()
+    """Columns that nothing reads and that may mark a later row as withdrawn."""
 
     @property
     def gives_split(self) -> bool:
@@ -176,7 +179,8 @@ class AdaptedInput:
             ragged=ragged,
         )
         empty = tuple(column for column in resolved.left.unnamed if all(row.get(column) is None for row in sample))
-        return MappedFiles(columns, ragged, resolved, files, empty)
+        marks = tuple(column for column in resolved.left.unnamed if may_mark_rows(column))
+        return MappedFiles(columns, ragged, resolved, files, empty, marks)
 
     def _check_sources(self) -> None:
         place = self.item.place
@@ -228,7 +232,7 @@ class AdaptedInput:
                 yield name, position, row
 
     def _read(self, name: str, reader: Reader, mapping: MappedFiles, late: _LateColumns, batch_rows: int) -> Iterator[tuple[int, Any]]:
-        ignored = set(mapping.resolved.left.ignored)
+        ignored = set(mapping.resolved.left.ignored) - ({"deleted"} if mapping.resolved.shape == "tree" else set())
         wanted = [column for column in mapping.columns if column not in ignored]
         there = set(reader.columns)
         known = there | set(mapping.columns)
@@ -251,6 +255,8 @@ class AdaptedInput:
                     row = {**absent, **row}
                 if empty and type(row) is dict:
                     late.see(name, position, row, empty, read=True)
+                if mapping.marks and type(row) is dict:
+                    late.see_marks(name, position, row, mapping.marks)
                 yield position, row
 
 
@@ -308,6 +314,16 @@ class _LateColumns:
                 self._decide(name, position, column, value)
             if not read:
                 self._unread[column] += 1
+
+    def see_marks(self, name: str, position: int, row: Mapping[str, Any], columns: Collection[str]) -> None:
+        """Refuse the first row that a column marks as withdrawn."""
+        for column in columns:
+            decision = decision_of(column, [row[column]]) if marks_in(column, [row[column]]) else None
+            if decision is not None:
+                raise DataError(
+                    f"{name}, row {position}: the first row that the column {column!r}, which nothing reads, marks as withdrawn",
+                    hint=f"{decision.text()} (under {self.item.place})",
+                )
 
     def _decide(self, name: str, position: int, column: str, value: Any) -> None:
         self._decided.add(column)

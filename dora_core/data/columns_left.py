@@ -11,76 +11,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from dora_core.config.adapter import Adapter, paths_of
-from dora_core.config.path_syntax import Each, parse_path, quote_key
+from dora_core.config.path_syntax import Each, in_flow, parse_path, quote_key
 from dora_core.data.adapter.fields import UNMAPPED_BY_NAME
 from dora_core.data.adapter.paths import CompiledPath
-from dora_core.data.adapter.transcripts import hh_transcript
-from dora_core.data.splits import split_named
+from dora_core.data.column_looks import kind_by_name, kind_by_values, role_and_text
+from dora_core.data.withdrawn import marks_in
 
-_NAMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (kind, re.compile(pattern, re.IGNORECASE))
-    for kind, pattern in (
-        ("system prompt", r"(custom_|default_)?sys(tem)?([_-]?(prompt|message|msg|instruction)s?)?"),
-        ("tools", r"tools?|functions?|tool_calls|available_tools|function_call"),
-        (
-            "media",
-            r"(images?|imgs?|pictures?|photos?|screenshots?|videos?|audios?|pixel_values)([_-]?(url|uri|path|file|file_name|bytes|base64|b64|id)s?)?",
-        ),
-        ("reasoning", r"reasoning(_content)?|thinking|thoughts?|cot|chain_of_thought|(chosen|rejected)_(reasoning|thinking)"),
-        ("context", r"history|context|input|conversations?|dialogu?e?|messages|documents?|passages?|article|background|previous_turns"),
-        (
-            "winner",
-            r"winner([_-].*)?|winning|(is_)?tied?|(is_|was_)?(flipped|swapped|swap|reversed|inverted)|preferred?|preference([_-]strength|_score)?|choice|better|best|.*better_response.*|labels?|vote|verdict|selected",
-        ),
-        (
-            "prompt",
-            r"(question|instruction|quer(y|ie)|problem|task_prompt|user_(prompt|input|message|query)|prompt_text|persona)s?",
-        ),
-        (
-            "further response",
-            r"(chosen|rejected|responses?|answers?|outputs?|completions?|candidates?|generations?)[_-]?([2-9]|[12][0-9])|(rejected|chosen)_(0|1|alt|other)|full_(chosen|rejected)",
-        ),
-        (
-            "beginning of the responses",
-            r"(initial|partial|previous|given|prefix)[_-]?(reason(ing)?[_-]?)?(steps?|responses?|answers?|solutions?|completions?)|((response|answer|assistant|completion)[_-])?(prefix|prefill)",
-        ),
-        ("split", r"split|subset_split|partition|fold|is_test|is_eval|datasplit"),
-        ("weight", r"(sample_|example_|loss_)?weights?|importance"),
-        ("margin", r"margins?|score_(diff|gap|margin)|reward_margin"),
-        ("rank", r"(.*[_-])?rank(s|ing|ings)?([_-].*)?"),
-        (
-            "score",
-            r"(.*[_-])?(scores?|ratings?|rewards?|rm_scores?|confidence|grades?|points|upvotes|stars|annotations?)([_-](a|b|0|1|2|chosen|rejected))?",
-        ),
-        (
-            "source",
-            r"(sources?|((chosen|rejected|a|b|response(_[a-z0-9])?)[_-])?(models?|source|policy|generator|author)([_-](name|[ab012]))?)",
-        ),
-    )
-)
 _LINES: dict[str, tuple[str, ...]] = {
     "system prompt": ("context: {{system: {0}}}",),
     "tools": ("context: {{tools: {0}}} with messages: {{tools: keep}}",),
-    "media": (),
-    "reasoning": (),
     "prompt": ("columns: {{prompt: {0}}}", "context: {{input: {0}}}"),
-    "further response": (),
     "beginning of the responses": ("context: {{input: {0}}}",),
     "context": ("context: {{input: {0}}}", "context: {{history: {0}}}", "columns: {{prompt: {0}}}"),
     "messages": ("columns: {{prompt: {0}}}", "columns: {{response: {0}}}"),
-    "winner": ("label: {{column: {0}, …}}",),
     "split": ("columns: {{split: {0}}}",),
     "weight": ("columns: {{weight: {0}}}",),
-    "margin": (),
-    "rank": ("label: {{ranks: {0}, base: 1}}",),
-    "score": ("label: {{scores: [{0}]}}",),
-    "source": ("columns: {{source: {0}}}",),
 }
-_SYSTEM_TEXT = re.compile(r"\s*(you are (a|an|the) |you're an? |act as |<<SYS>>)", re.IGNORECASE)
-_WINNER_VALUES = frozenset(
-    {"model_a", "model_b", "a", "b", "tie", "left", "right", "both_bad", "chosen", "rejected", "response_a", "response_b"}
-)
+"""Lines that read a column, whatever the shape of the rows; :func:`_label_lines` has those that depend on it."""
+_WINNER_LINES = {
+    "pair": "shape: ab with columns: {{a: {1}, b: {2}}} and label: {{column: {0}, a: […], b: […], tie: […]}}",
+    "list": "label: {{column: {0}, index_base: 0}}",
+    "ab": "label: {{column: {0}, a: […], b: […], tie: […]}}",
+    "rows": "label: {{column: {0}, true: […], false: […]}}",
+    "unpaired": "label: {{column: {0}, true: […], false: […]}}",
+}
+_FEW = 6
+"""Most values of a column that are names of outcomes."""
 
 
 _SIDES: tuple[tuple[tuple[str, str], tuple[str, str]], ...] = (
@@ -99,7 +58,10 @@ _ONE_SIDE = re.compile(r"(chosen|rejected)[_-]", re.IGNORECASE)
 """Beginning of the name of a column that belongs to one response alone."""
 _SIZE = re.compile(r"len(gth)?s?(\b|_)|tokens?|words?|chars?|count|num|(\b|_)ids?(\b|_)|time|seconds|idx|index|date|utc", re.IGNORECASE)
 """Numbers about a response that say nothing about its quality."""
-_MAY_REPEAT = frozenset({"a prompt"})
+_MAY_REPEAT = frozenset({"a prompt", "a context", "messages"})
+_WITHDRAWN = "a mark of rows that do not count"
+_BEST = re.compile(r"(.*[_-])?(best|gold|correct|answer|chosen|preferred|selected|target|winning|top)([_-].*)?", re.IGNORECASE)
+"""Names of columns that may hold the index of the best response."""
 _OF_PARTS = frozenset({"tools", "media", "system prompt"})
 _EMPTY: tuple[Any, ...] = (None, "", [], {}, "[]", "{}", "null")
 
@@ -111,11 +73,14 @@ class Decision:
     column: str
     looks_like: str
     lines: tuple[str, ...]
+    marks: tuple[Any, ...] = ()
+    """Values by which rows of the column are withdrawn."""
 
     def text(self) -> str:
         """The decision in words."""
         looks = "media, which a text policy cannot see" if self.looks_like == "media" else self.looks_like
-        return f"column {self.column!r} looks like {looks}: write {' or '.join(f'`{line}`' for line in self.lines)}"
+        note = " (number i must be the rank of response i, not the place of the i-th best)" if self.looks_like == "a rank" else ""
+        return f"column {self.column!r} looks like {looks}{note}: write {' or '.join(f'`{line}`' for line in self.lines)}"
 
 
 @dataclass(frozen=True)
@@ -148,11 +113,17 @@ def columns_left(adapter: Adapter, columns: Sequence[str], sample: Sequence[Mapp
     ignored = {root for path in adapter.ignore for root in CompiledPath(path, there).roots} - used - carried
     ignored |= {column for column in columns if not column.strip()} - used  # the index of a CSV file, which no path can name
     unnamed, decisions = [], []
+    given = {column for column in used if any(row.get(column) not in _EMPTY for row in sample)}
+    unlabelled = _unlabelled_list(adapter, given, there)
     open_columns = [column for column in columns if column not in used | carried | ignored]
     for column in open_columns:
-        decision = None if column in switched_off else decision_of(column, [row.get(column) for row in sample], open_columns)
+        decision = None if column in switched_off else decision_of(column, [row.get(column) for row in sample], open_columns, adapter)
         if decision is not None and decision.looks_like in _MAY_REPEAT and _repeats(column, sample, used):
             decision = None
+        if decision is None and unlabelled is not None and column not in switched_off:
+            decision = _label_of_list(column, unlabelled, sample)
+        if decision is None and column not in switched_off:
+            decision = _second(column, used, sample)
         if decision is None:
             unnamed.append(column)
         else:
@@ -195,22 +166,28 @@ def by_name(adapter: Adapter, columns: Sequence[str]) -> list[str]:
     return [name for name in names if getattr(adapter.columns, name) is None]
 
 
-def decision_of(column: str, values: Sequence[Any], beside: Sequence[str] = ()) -> Decision | None:
+def decision_of(column: str, values: Sequence[Any], beside: Sequence[str] = (), adapter: Adapter | None = None) -> Decision | None:
     """The decision that an unused column needs by its name or values; None if it can be carried.
 
     Args:
         beside: unused columns of the input, among which the one of the other response is looked for.
+        adapter: of the input, by whose shape the lines are written; None: lines of the shape ab.
     """
     given = [value for value in values if value not in _EMPTY]
     if not given:
         return None
-    kind = next((kind for kind, pattern in _NAMES if pattern.fullmatch(column)), None) or _by_values(given)
+    marks = marks_in(column, values)
+    if marks:
+        named = yaml.safe_dump(marks, default_flow_style=True, width=1000).strip()
+        line = f"leave_out: {{{quote_key(column)}: {named}}}"
+        return Decision(column, _WITHDRAWN, (line, *_kept("", quote_key(column))), tuple(marks))
+    kind = kind_by_name(column) or kind_by_values(given)
     other = _other_side(column, beside)
     if kind is None and other is not None and all(_is_number(value) for value in given) and not _SIZE.search(column):
         kind = "score"
     if kind is None:
         return None
-    lines = tuple(line.format(quote_key(column)) for line in _LINES[kind])
+    lines = tuple(_lines(kind, column, given, adapter))
     side = _ONE_SIDE.match(column)
     if kind == "source" and side is not None and other is None:
         lines = (f"columns: {{{side[1].lower()}_source: {quote_key(column)}}}",)
@@ -219,6 +196,88 @@ def decision_of(column: str, values: Sequence[Any], beside: Sequence[str] = ()) 
         keys = {name: quote_key(name) for name in (first, second)}
         lines = (_SIDED[kind].format(keys[first], keys[second], *sides),)
     return _decision(column, kind, lines, quote_key(column))
+
+
+def _lines(kind: str, column: str, given: Sequence[Any], adapter: Adapter | None) -> Iterator[str]:
+    """Lines that read a column of this kind, of which only those are given that can read its values."""
+    path, structured = quote_key(column), any(isinstance(value, list | dict) for value in given)
+    if kind in ("winner", "score", "rank", "source"):
+        yield from _label_lines(kind, path, given, adapter)
+    for line in _LINES.get(kind, ()):
+        if structured and "input:" in line:
+            continue
+        dialect = role_and_text(given[0]) if structured else None
+        keys = "" if dialect is None else f" with messages: {{role: {quote_key(dialect[0])}, content: {quote_key(dialect[1])}}}"
+        yield line.format(path) + keys
+
+
+def _label_lines(kind: str, path: str, given: Sequence[Any], adapter: Adapter | None) -> Iterator[str]:
+    shape = "ab" if adapter is None else adapter.shape or "pair"
+    columns = None if adapter is None else adapter.columns
+    lists = all(isinstance(value, list) for value in given)
+    numbers = path if not lists else _numbers_in(path, given)
+    if kind == "source":
+        if shape == "list" and lists:
+            yield f"columns: {{sources: {path}}}"
+        elif all(isinstance(value, str) for value in given):
+            yield f"columns: {{source: {path}}}"
+    elif kind == "winner" and not lists and shape in _WINNER_LINES:
+        sides = [getattr(columns, name, None) or name for name in ("chosen", "rejected")]
+        yield _WINNER_LINES[shape].format(path, *sides)
+        if shape == "pair" and len({str(value) for value in given}) <= _FEW:
+            yield f"leave_out: {{{path}: […]}}"
+    elif kind == "winner" and shape == "ab":
+        yield _WINNER_LINES["ab"].format(path)
+    elif kind in ("score", "rank") and numbers is not None and lists == (shape != "rows") and shape not in ("unpaired", "tree", "single"):
+        zero = any(number == 0 for value in given for number in (value if lists else [value]))
+        yield f"label: {{scores: [{numbers}]}}" if kind == "score" else f"label: {{ranks: {numbers}, base: {0 if zero else 1}}}"
+
+
+def _numbers_in(path: str, lists: Sequence[list[Any]]) -> str | None:
+    """Path of the numbers in lists: their elements, or one key of their elements."""
+    items = [item for value in lists for item in value if item is not None]
+    if not any(isinstance(item, dict) for item in items):
+        return path
+    keys = [key for item in items if isinstance(item, dict) for key in item if isinstance(key, str)]
+    key = next((key for key in keys if kind_by_name(key) in ("score", "rank")), None)
+    return None if key is None else in_flow(f"{path}[].{quote_key(key)}")
+
+
+def _unlabelled_list(adapter: Adapter, given: set[str], there: frozenset[str]) -> CompiledPath | None:
+    """Path of the responses of rows whose list has neither a label nor rewards: they hold no preference unless another column does."""
+    if adapter.shape not in ("list", None) or adapter.label is not None or {"chosen", "rewards", "ranks"} & given:
+        return None
+    mapped = adapter.columns.responses
+    if not isinstance(mapped, str) and "responses" not in there:
+        return None
+    return None if adapter.columns.rewards or adapter.columns.ranks else CompiledPath(mapped or "responses", there)
+
+
+def _label_of_list(column: str, responses: CompiledPath, sample: Sequence[Mapping[str, Any]]) -> Decision | None:
+    """The decision for a column that may say which response of an unlabelled list is the best: a number for each, or the index of one."""
+    rows = [(row[column], responses.get(dict(row))) for row in sample if row.get(column) not in _EMPTY]
+    path = quote_key(column)
+    lists = [(value, texts) for value, texts in rows if isinstance(value, list) and isinstance(texts, list)]
+    if lists and all(len(value) == len(texts) and all(map(_is_number, value)) for value, texts in lists) and len(lists) == len(rows):
+        lines = (f"label: {{scores: [{path}]}}", f"label: {{scores: [{path}], weights: [-1]}}")
+        return _decision(column, "score", lines, path)
+    indices = [value for value, texts in rows if type(value) is int and isinstance(texts, list) and 0 <= value <= len(texts)]
+    if rows and len(indices) == len(rows) and _BEST.fullmatch(column):
+        return _decision(column, "winner", (f"label: {{column: {path}, index_base: {0 if 0 in indices else '0 or 1'}}}",), path)
+    return None
+
+
+def _second(column: str, used: set[str], sample: Sequence[Mapping[str, Any]]) -> Decision | None:
+    """The decision for a column whose name differs from a column that is read in case or punctuation alone, and that says something
+    else."""
+    twin = next((name for name in sorted(used) if name != column and _folded(name) == _folded(column)), None)
+    if twin is None or not any(row.get(column) not in _EMPTY for row in sample) or _repeats(column, sample, used):
+        return None
+    return Decision(column, f"a second {twin!r}", (f"carry: [{quote_key(column)}]", f"ignore: [{quote_key(column)}]"))
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).casefold()
 
 
 def _decision(column: str, kind: str, lines: tuple[str, ...], path: str) -> Decision:
@@ -231,12 +290,12 @@ def _decision_of_part(path: str, values: Sequence[Any]) -> Decision | None:
     """The decision that an unread key of a used struct needs: system prompts, tools and media belong to what is read beside them."""
     given = [value for value in values if value not in _EMPTY]
     key = parse_path(path)[0][-1]
-    kind = next((kind for kind, pattern in _NAMES if isinstance(key, str) and pattern.fullmatch(key)), None)
+    kind = kind_by_name(key) if isinstance(key, str) else None
     if (
         not given or kind is None or kind not in (_OF_PARTS if "[]" not in path else {"media"})
     ):  # a response's own prompt is how it was sampled
         return None
-    return _decision(path, kind, tuple(line.format(path) for line in _LINES[kind]), path)
+    return _decision(path, kind, tuple(line.format(in_flow(path)) for line in _LINES.get(kind, ())), in_flow(path))
 
 
 def _other_side(column: str, beside: Sequence[str]) -> tuple[str, str, tuple[str, str]] | None:
@@ -268,50 +327,23 @@ def _kept(kind: str, name: str) -> tuple[str, ...]:
 
 def _repeats(column: str, sample: Sequence[Mapping[str, Any]], used: set[str]) -> bool:
     """Whether a column only repeats texts of the columns that are read, in every row of the sample."""
-    rows = [(row, row[column]) for row in sample if row.get(column) not in _EMPTY]
-    return all(isinstance(value, str) and any(value.strip() in text for text in _texts([row.get(c) for c in used])) for row, value in rows)
+    rows = [(row, list(_texts(row[column]))) for row in sample if row.get(column) not in _EMPTY]
+    if not all(texts for _, texts in rows):
+        return False
+    return all(any(text.strip() in other for other in _texts([row.get(c) for c in used])) for row, texts in rows for text in texts)
 
 
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _texts(inner)
+        keys = {"role", "from"} & value.keys() if {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys() else set()
+        for key, inner in value.items():
+            if key not in keys:
+                yield from _texts(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _texts(inner)
-
-
-def _by_values(given: Sequence[Any]) -> str | None:
-    texts = [value for value in given if isinstance(value, str)]
-    if len(texts) == len(given):
-        forms = {text.strip().casefold() for text in texts}
-        if "tie" in forms and len(forms) <= 6:
-            return "winner"
-        if forms <= _WINNER_VALUES and forms & {"model_a", "model_b", "left", "right", "tie", "response_a", "response_b"}:
-            return "winner"
-        if (
-            len(forms) <= 6
-            and all(len(form) < 16 and split_named(form, {}) for form in forms)
-            and forms & {"train", "test", "validation", "val", "dev", "eval"}
-        ):
-            return "split"
-        if all(_SYSTEM_TEXT.match(text) for text in texts):
-            return "system prompt"
-        if all(hh_transcript(text) is not None for text in texts):
-            return "messages"
-    if all(isinstance(value, list) and value and all(isinstance(item, dict) for item in value) for value in given):
-        keys = {key for value in given for item in value for key in item}
-        if {"role", "content"} <= keys or {"from", "value"} <= keys:
-            return "messages"
-        if "function" in keys or {"name", "parameters"} <= keys:
-            return "tools"
-    if all(isinstance(value, dict) and {"bytes", "path"} <= value.keys() for value in given) or any(
-        isinstance(value, bytes) for value in given
-    ):
-        return "media"
-    return None
 
 
 def _unread(

@@ -98,9 +98,11 @@ class Folder:
     def _of_split(self, named: dict[str, list[str]], others: list[str], split: str) -> list[str]:
         if split not in named:
             unnamed = f"; files without a split: {_some(others)}" if others else ""
+            of_preferences = [name for name in sorted(named) if name.startswith(split) and "pref" in name]
+            meant = f"e.g. {of_preferences[0]!r} for its preferences" if of_preferences else did_you_mean(split, named)
             raise DataError(
                 f"{self.place}.split: {self.path} has no split {split!r}, its splits are {', '.join(sorted(named))}{unnamed}",
-                hint=f"set {self.place}.split; {did_you_mean(split, named)}" + (f"; or give a glob in {self.place}.path" if others else ""),
+                hint=f"set {self.place}.split; {meant}" + (f"; or give a glob in {self.place}.path" if others else ""),
             )
         if others and split == DEFAULT_SPLIT and not all(map(is_named_shard, named[split])):
             raise DataError(

@@ -26,6 +26,7 @@ from dora_core.data.formats import AUTO, COMPRESSED, DEFAULT_SPLIT, FORMATS, Fil
 from dora_core.data.globs import expand_braces, fixed_folder, is_glob, matching
 from dora_core.data.splits import Part, parse_split, split_of_file
 from dora_core.errors import DataError
+from dora_core.remote_files import open_filesystem
 
 if TYPE_CHECKING:
     from dora_core.config.data import DataSource
@@ -289,7 +290,7 @@ def _filesystem(path: str, place: str) -> tuple[Any, str]:
     # The query of a URI begins with "?", so the name is split off before a glob with one is parsed.
     base = fixed_folder(path) if is_glob(path) else path
     try:
-        filesystem, below = pafs.FileSystem.from_uri(base)
+        filesystem, below = open_filesystem(base)
     except (pa.ArrowException, OSError, ValueError) as error:
         hint = "use a local path, file:///…, s3://bucket/key, gs://bucket/key, or a dataset name without a scheme"
         raise DataError(f"{place}.path: cannot open {path!r}: {error}", hint=hint) from error

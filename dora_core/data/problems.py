@@ -59,7 +59,7 @@ def problem(field: str, reason: Reason, detail: str) -> Problem:
 
 REMEDIES: dict[Reason, str] = {
     Reason.UNPARSABLE: "correct the line or take it out",
-    Reason.WRONG_TYPE: "map the part that holds the text, e.g. `columns: {responses: answers[].text}`",
+    Reason.WRONG_TYPE: 'map the part that holds the text, e.g. `columns: {responses: "answers[].text"}`',
     Reason.EMPTY_PROMPT: "map the prompt with `columns: {prompt: …}`, or take the row out",
     Reason.PROMPT_MISMATCH: "write `messages: {differ: cut}` to cut conversations at their first difference, `{learn_turns: all}` to learn "
     "all turns from there on, or take the row out",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -102,7 +103,10 @@ class FolderHooks:
         target = self.folder / f"step-{step}"
         shutil.rmtree(target, ignore_errors=True)  # a run that was killed here, perhaps with more ranks, left files
         target.mkdir(parents=True, exist_ok=True)
+        before = max((folder / PROGRESS).stat().st_mtime_ns for folder in self.checkpoints()) if self.checkpoints() else 0
         folder_writer(target)
+        if (target / PROGRESS).stat().st_mtime_ns <= before:  # the clock was set back: the order would be another
+            os.utime(target / PROGRESS, ns=(before + 1, before + 1))
         kept = {target, *[folder for folder in self.checkpoints() if folder != target][:1]}
         for old in set(self.folder.glob("step-*")) - kept:
             shutil.rmtree(old, ignore_errors=True)
@@ -188,11 +192,8 @@ def fit(
     stop = schedule.steps if until is None else min(until, schedule.steps)
     bfloat16 = config.precision == "bfloat16"
     run_identity = identity(task.module, run, len(task.tokens), config)
-    if worker.tensor_parallel > 1:
-        run_identity["tensor_parallel"] = worker.tensor_parallel  # the optimiser's groups are other ones
     if config.optimizer != "adamw":
         run_identity["ranks"] = f"{worker.world_size} with {execution.strategy}"  # blocks of its moments are cut by the rank's part
-    data = worker.data
     explained = partial(explain_out_of_memory, module=task.module, strategy=execution.strategy, worker=worker)
     with explained("the model was moved to the device"):
         sharding = Sharding(worker, bfloat16, execution.replicas, execution.cpu_offload)
@@ -209,11 +210,11 @@ def fit(
         set_learning_rate(optimizer, schedule.learning_rate(step))
         indices = schedule.indices(step)
         parts = split_step(
-            [int(task.tokens[i]) for i in indices], data.world_size, execution.micro_batch_tokens, execution.micro_batch_size
+            [int(task.tokens[i]) for i in indices], worker.world_size, execution.micro_batch_tokens, execution.micro_batch_size
         )
-        micro_batches = [[indices[i] for i in part] for part in parts[data.rank]]
+        micro_batches = [[indices[i] for i in part] for part in parts[worker.rank]]
         # Adapters may have dropout: masks follow from the step, so a resumed run draws those of one that was not interrupted.
-        torch.manual_seed(((config.seed * 1_000_003 + step) * data.world_size + data.rank) % 2**63)
+        torch.manual_seed(((config.seed * 1_000_003 + step) * worker.world_size + worker.rank) % 2**63)
         with autocast:
             scale, metrics = _backward(task, module, micro_batches, step)
         with explained(f"the gradient of step {step} was measured"):

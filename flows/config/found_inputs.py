@@ -95,6 +95,8 @@ def look_at(path: str, *, content: Content | None = None, several: bool = False,
             found = _resolved(where, columns, sample, reader.ragged, path, trusted)
         except (DataError, ConfigError) as error:
             first = first or error
+            if not trusted and recognise(columns, sample):
+                break  # preferences that need a decision are no trusted responses
             continue
         if split is not None:
             found.keys["split"] = split
@@ -121,8 +123,9 @@ def _resolved(where: str, columns: Sequence[str], sample: Sequence[dict[str, Any
         (preset,) = fitting
         expanded = expand(preset, None, columns, sample)
         keys, adapter, text = {"preset": preset}, expanded.adapter, expanded.text
-    for decision in columns_left(_shaped(adapter, trusted), columns, sample).decisions:
-        line = _decided(decision, columns, keys)
+    shaped = _shaped(adapter, trusted)
+    for decision in columns_left(shaped, columns, sample).decisions:
+        line = _decided(decision, keys, shaped, columns)
         if line is None:
             continue  # resolve() refuses it, with the lines to choose from
         comments.append(line)
@@ -148,16 +151,23 @@ def _shaped(adapter: Adapter, trusted: bool) -> Adapter:
     )
 
 
-def _decided(decision: Decision, columns: Sequence[str], keys: dict[str, Any]) -> str | None:
-    """Decide for one column in ``keys`` and return the comment; None where either choice could thin the records."""
+def _decided(decision: Decision, keys: dict[str, Any], adapter: Adapter, columns: Sequence[str]) -> str | None:
+    """Decide for one column in ``keys`` and return the comment; None where a choice could thin the records or turn their labels round."""
     column, kind = decision.column, decision.looks_like
     choices = " or ".join(f"`{line}`" for line in decision.lines)
     if kind == "a system prompt":
         keys.setdefault("context", {})["system"] = column
         return f"ASSUMED column {column!r} is the system prompt; else {choices}"
+    if decision.marks:
+        keys.setdefault("leave_out", {})[column] = list(decision.marks)
+        return f"ASSUMED rows that column {column!r} marks are left out; else {choices}"
     if kind in ("a split", "a weight") and "`" not in column:
         keys.setdefault("columns", {})[kind.removeprefix("a ")] = column
         return f"ASSUMED column {column!r} is the {kind.removeprefix('a ')}; else {choices}"
+    labels = ("a winner",) if adapter.shape == "pair" else ("a winner", "a rank", "a score")
+    labelled = adapter.label is not None or adapter.columns.rewards or adapter.columns.ranks or {"rewards", "ranks"} & set(columns)
+    if kind in labels and not labelled and adapter.shape != "single":
+        return None
     if kind in ("a winner", "a margin", "a rank", "a score", "a source"):
         keys.setdefault("carry", []).append(column)
         return f"DECIDE column {column!r} looks like {kind}, and is only kept beside the records: {choices}"

@@ -8,6 +8,7 @@ from pydantic import ConfigDict
 
 from dora_core.strict_model import StrictModel
 from flows.planning.planned_stage import Plan
+from infra.store.json_files import parsed
 from infra.store.store import Store
 from tasks.runtime.spec import StageRef
 
@@ -34,7 +35,7 @@ class LatestStage(StrictModel):
 def read_latest(store: Store, project: str) -> dict[str, LatestStage]:
     """Return the project's stages by label; empty for a new project."""
     content = store.read_json(_file(project)) or {}
-    return {label: LatestStage.model_validate(entry) for label, entry in content.get("plan", {}).items()}
+    return {label: parsed(LatestStage, entry, f"{store.uri}/{_file(project)}") for label, entry in content.get("plan", {}).items()}
 
 
 def last_run(store: Store, plan: Plan) -> str | None:

@@ -1,15 +1,15 @@
 """Server of the home page and of the runs' pages: ``python -m flows.report.serve``, started by `dora up`.
 
-Read-only: GET alone is answered, and a page is rendered from the store on request; pages of ended runs stay in memory. Every path requires
-the user and password of the other servers, and requests under foreign host names are refused (DNS rebinding). Pages load nothing: a content
-security policy refuses scripts and requests, whatever a name in the data may hold.
+Read-only: GET alone is answered, and a page is rendered from the store on request; pages of ended runs stay in memory. Every path but
+``/health``, which answers whether the store can be read, requires the user and password of the other servers, and requests under foreign
+host names are refused (DNS rebinding). Pages load nothing: a content security policy refuses scripts and requests, whatever a name in the
+data may hold.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
-import os
 import secrets
 import threading
 from binascii import Error as BadBase64
@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from dora_core.environment import set_default
 from dora_core.errors import DoraError, ServiceError
 from flows.report.find import ReportError
 from infra.back_ends import names_of
@@ -35,13 +36,15 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+HEALTH = "/health"
+"""Path for health checks, which have no password: no data, as Prefect's and MLflow's own."""
 KEPT = 64
 """Pages of ended runs in memory, about 1 MB each."""
 ENDED = ("completed", "failed", "stopped", "cancelled")
 
 
 class Guard:
-    """ASGI middleware: requires HTTP basic authentication, and sets the headers of every answer."""
+    """ASGI middleware: requires HTTP basic authentication for every path but :data:`HEALTH`."""
 
     def __init__(self, app: ASGIApp, login: tuple[str, str] | None):
         self._app = app
@@ -54,7 +57,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._wanted is not None and not secrets.compare_digest(_given(Headers(scope=scope).get("authorization", "")), self._wanted):
+        wanted = None if scope["path"] == HEALTH else self._wanted
+        if wanted is not None and not secrets.compare_digest(_given(Headers(scope=scope).get("authorization", "")), wanted):
             refusal = PlainTextResponse("user and password are required", 401, {"www-authenticate": 'Basic realm="dora", charset="UTF-8"'})
             await refusal(scope, receive, send)
             return
@@ -87,9 +91,12 @@ class Pages:
         from infra.tracking.model_registry import RegistryError, versions
 
         places = self._settings.effective()
-        services = self._settings.services().services
-        shown = {"prefect": "Prefect", "mlflow": "MLflow", "ray": "Ray"}
-        pages = {title: places.page(services[name].url) for name, title in shown.items() if name in services}
+        own = {
+            "Prefect": (places.prefect_api_url or "").removesuffix("/api"),
+            "MLflow": places.mlflow_uri,
+            "Ray": places.ray_dashboard or "",
+        }
+        pages = {title: places.page(url) for title, url in own.items() if url.startswith("http")}
         champions, missing = [], ""
         try:
             champions = sorted((one for one in versions(places.mlflow_uri) if one.aliases), key=lambda one: (one.model, one.aliases))
@@ -136,7 +143,11 @@ def application(settings: Settings) -> Starlette:
         return HTMLResponse(pages.run(request.path_params["run_id"]), headers=HEADERS)
 
     def health(request: Request) -> Response:
-        return PlainTextResponse(f"{len(pages.store.list('runs'))} runs", headers=HEADERS)
+        try:
+            pages.store.list("runs")
+        except DoraError:  # its text names places, and this path is open
+            return PlainTextResponse("the store cannot be read", 503, headers=HEADERS)
+        return PlainTextResponse("OK", headers=HEADERS)
 
     def failed(request: Request, error: Exception) -> Response:
         assert isinstance(error, DoraError)
@@ -146,7 +157,7 @@ def application(settings: Settings) -> Starlette:
     if settings.public_url and (public := urlsplit(settings.public_url.replace("{service}", "home")).hostname):
         names = [*names, public]
     return Starlette(
-        routes=[Route("/", home), Route("/runs/{run_id}", run), Route("/health", health)],
+        routes=[Route("/", home), Route("/runs/{run_id}", run), Route(HEALTH, health)],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=names), Middleware(Guard, login=settings.credentials())],
         exception_handlers={DoraError: failed},
     )
@@ -160,7 +171,8 @@ def main(argv: list[str] | None = None) -> None:
     import uvicorn
 
     settings = Settings()
-    os.environ |= settings.client_environment()
+    for name, value in settings.client_environment().items():
+        set_default(name, value)  # under compose MLflow has a password of its own
     uvicorn.run(application(settings), host=arguments.host, port=arguments.port, log_level="warning", server_header=False)
 
 

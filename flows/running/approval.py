@@ -80,9 +80,9 @@ def settle(session: Session, stage: PlannedStage, run: Callable[[PlannedStage], 
         if facts.waits == "comparison":
             session.manifest.update(remark=f"not promoted: {facts.reasons[0]}")
         return
-    asked = time.time()
+    asked = time.monotonic()
     answer = session.observer.decide(question)
-    session.manifest.update(waited=session.manifest.run.waited + max(0.0, time.time() - asked))
+    session.manifest.update(waited=session.manifest.run.waited + time.monotonic() - asked)
     if answer is not None:
         run(_with(stage, answer))
     elif not (session.on_server and this_deployment.id):

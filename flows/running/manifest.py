@@ -6,7 +6,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,6 +48,12 @@ class Manifest:
 
     store: Store
     run: RunRecord
+    _opened: tuple[float, float] = field(default_factory=lambda: (time.time(), _uptime()))
+
+    def now(self) -> float:
+        """Return epoch seconds that no change of the clock since the manifest was opened moves: durations stay right."""
+        wall, uptime = self._opened
+        return wall + _uptime() - uptime
 
     @classmethod
     def open(cls, store: Store, plan: Plan, config: MethodConfig, flow_run: FlowRun, places: Places) -> Manifest:
@@ -124,6 +130,11 @@ class Manifest:
 
     def save(self) -> None:
         write_record(self.store, self.run)
+
+
+def _uptime() -> float:
+    """Seconds of a clock that runs on while the machine sleeps, and that setting the time does not move."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _links(flow_run: FlowRun, places: Places) -> Links:

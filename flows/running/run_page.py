@@ -65,7 +65,7 @@ class RunPage:
             from flows.report.figures import figures_for
 
             images = self.tracker.drawn(figures_for(parse_result(result)))
-            for part in JournalReader(self.store, stage.stage, stage.digest).new_parts():
+            for part in JournalReader(self.store, stage.stage, stage.digest).new_parts(ended=True):
                 self.follow(stage, part)
         self.tracker.log_images(self.run, images, f"figures/{plain(stage.label)}")
         if is_main_training(stage):

@@ -8,7 +8,6 @@ which is drawn from it. ``flows/running/abandoned.py`` does the same from outsid
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
@@ -148,7 +147,7 @@ class Session:
             ended = MLFLOW_STATUS[status]
             self.rounds.finish(ended)
             self.tracker.finish(self.parent_run, ended, self.page.ended(self.manifest.run.evolve(status=status, error=described)))
-        self.manifest.update(status=status, finished=time.time(), error=described)
+        self.manifest.update(status=status, finished=self.manifest.now(), error=described)
         if (warning := self.page.report(self.manifest.run)) is not None:
             self.warnings.append(warning)
         self.warnings += self.tracker.close()

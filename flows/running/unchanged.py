@@ -6,7 +6,6 @@ A run on a server is a flow run all the same, with a state and a page; there onl
 
 from __future__ import annotations
 
-import time
 from datetime import date
 
 from flows.config.models import RealignConfig, SelfTrainConfig
@@ -40,7 +39,7 @@ def unchanged(config: RealignConfig, until: Until, here: Surroundings, flow: str
     here.observer.planned(manifest.run_id, plan)
     manifest.record_cached(plan, here.observer.finished, last_run(here.store, plan))
     write_latest(here.store, plan, manifest.run_id)
-    manifest.update(status="completed", finished=time.time())
+    manifest.update(status="completed", finished=manifest.now())
     return EndedRun(manifest.run, list(plan.notes))
 
 

@@ -32,7 +32,7 @@ from flows.upkeep import reachability as needed
 from flows.upkeep.reachability import GRACE_SECONDS, Folder, Root, Rules, Runs
 from infra.prefect_api import connected
 from infra.settings import Places, Settings, apply_environment
-from infra.store.deletion import TRASH, delete_file, discard, files_below
+from infra.store.deletion import TRASH, check_listing, delete_file, discard, files_below
 from infra.store.store import Store
 from tasks.runtime.spec import DIGEST_PATTERN
 from tasks.stages.registry import STAGES
@@ -190,10 +190,13 @@ def collect(
         unregistered: continue although the registry has none of the models that runs of this store registered.
 
     Raises:
-        ServiceError: MLflow or Prefect is away, so that the roots are not known. ConfigError: another store's registry.
+        ServiceError: MLflow or Prefect is away, so that the roots are not known. ConfigError: another store's registry. StoreError: the
+            store's listing is out of date.
     """
     store = Store(settings.store_uri)
     collected, rules = Collected(store.uri, delete), Rules(older_than, keep_runs)
+    if delete:
+        check_listing(store)
     folders, trash = survey(store, progress)  # first, so that later results are never candidates
     with connected(places.prefect_api_url) if places.prefect_api_url else nullcontext() as client:
         queue = needed.open_flow_runs(client) if client else []
@@ -323,7 +326,7 @@ class Sweep:
             if folder.is_finished and folder.scratch and place not in live and folder.modified < old:
                 self._leftover(f"{place}/scratch", folder.scratch, is_folder=True)
             for name, modified in folder.temporary:
-                if modified < old and not name.startswith("scratch/"):
+                if modified < old and place not in live and not name.startswith("scratch/"):
                     self._leftover(f"{place}/{name}", 0)
         for where in ("runs", "projects"):
             for file in files_below(self.store, where):

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.fs as pafs
 
+from dora_core.errors import StoreError
 from infra.store.store import RESULT, Store
 
 TRASH = ".gc"
 """Ending of a folder that is being deleted; one that is found was left by a killed process."""
+
+
+PROBES = "probes"
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,27 @@ def _discard_remote(store: Store, folder: str, is_unwanted: Callable[[], bool]) 
         return False
     filesystem.delete_dir(f"{root}/{folder}")
     return True
+
+
+def check_listing(store: Store) -> None:
+    """Write a small file to a remote store, list it and delete it.
+
+    Raises:
+        StoreError: the listing lacks it, so it may also lack the manifest of a run that has just begun.
+    """
+    if store.remote is None:
+        return
+    name = f"{uuid.uuid4().hex}.json"
+    store.write_json(f"{PROBES}/{name}", {})
+    try:
+        if name not in store.list(PROBES):
+            raise StoreError(
+                f"{store.uri} does not list a file that was just written: its listing is out of date, and nothing was deleted",
+                hint="run `dora gc` again later; a run that has just begun may be missing from the listing, with the results it needs",
+            )
+    finally:
+        delete_file(store, f"{PROBES}/{name}")
+        store.local(f"{PROBES}/{name}").unlink(missing_ok=True)
 
 
 def delete_file(store: Store, relative: str) -> None:

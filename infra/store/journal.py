@@ -9,6 +9,7 @@ local folder and on S3 (parts are immutable; nothing is appended).
 from __future__ import annotations
 
 import contextvars
+import itertools
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
+from dora_core.errors import StoreError
 from infra.store.store import StageFolder, Store, write_atomic
 
 FOLLOW_SECONDS = 1.0
@@ -146,11 +148,31 @@ class JournalReader:
         self._store, self._folder = store, f"{stage}/{digest}/journal"
         self.seen = set() if seen is None else seen
 
-    def new_parts(self) -> Iterator[JournalPart]:
-        for name in self._store.list(self._folder):
-            if name.endswith(".jsonl") and name not in self.seen:
+    def new_parts(self, *, ended: bool = False) -> Iterator[JournalPart]:
+        """Yield the parts not read before.
+
+        Args:
+            ended: nothing more is written: parts that a remote store does not list yet are looked for by their numbers.
+        """
+        names = [name for name in self._store.list(self._folder) if name.endswith(".jsonl")]
+        if ended and self._store.remote is not None:
+            names += self._unlisted(names)
+        for name in names:
+            if name not in self.seen:
                 yield read_part(self._store, f"{self._folder}/{name}")
                 self.seen.add(name)
+
+    def _unlisted(self, names: list[str]) -> Iterator[str]:
+        last: dict[str, int] = {}
+        for name in [*self.seen, *names]:
+            writer, _, part = name.removesuffix(".jsonl").rpartition("-")
+            last[writer] = max(last.get(writer, 0), int(part))
+        for writer, number in last.items():
+            for following in itertools.count(number + 1):
+                name = f"{writer}-{following:06d}.jsonl"
+                if not self._store.has(f"{self._folder}/{name}"):
+                    break
+                yield name
 
     def new_events(self) -> Iterator[JournalEvent]:
         for part in self.new_parts():
@@ -164,13 +186,13 @@ class JournalReader:
         """
         ended = threading.Event()
 
-        def read() -> None:
-            for part in self.new_parts():
+        def read(ended: bool = False) -> None:
+            for part in self.new_parts(ended=ended):
                 on_part(part)
 
         def follow() -> None:
             while not ended.wait(FOLLOW_SECONDS):
-                with suppress(OSError):  # a transient error of the store: the next read, or the last one, repeats this part
+                with suppress(OSError, StoreError):  # a transient error of the store: the next read, or the last one, repeats this part
                     read()
 
         name = f"journal of {self._folder}"
@@ -181,4 +203,4 @@ class JournalReader:
         finally:
             ended.set()
             thread.join()
-            read()
+            read(ended=True)

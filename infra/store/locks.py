@@ -1,10 +1,8 @@
-"""Lock of a stage: on a local store one run at a time computes it. Others wait, with the holder's name in a message, and then find it done.
+"""Lock of a stage: one run at a time computes it. Others wait, with the holder's name in a message, and then find it done.
 
-The lock is an advisory ``flock`` on ``<store>/locks/<stage>-<digest>``. The kernel frees it when its process ends, in whatever way; the
-file contains the holder's name and is deleted with the lock.
-
-Left out: remote stores. Runs on several machines take turns on a Prefect server (``flows/running/gpu_slots.py``); without one, two runs of
-the same stage write the same bytes, but must not train into one checkpoint folder at the same time.
+On a local store the lock is an advisory ``flock`` on ``<store>/locks/<stage>-<digest>``. The kernel frees it when its process ends, in
+whatever way; the file contains the holder's name and is deleted with the lock. On a remote store, which several machines may share, it is a
+lease (``infra/store/leases.py``).
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from infra.store.leases import free_leases, lease
 from infra.store.store import Store
 
 LOOK_SECONDS = 0.5
@@ -31,13 +30,14 @@ def ownership(
     Args:
         owner: name of this run, shown to runs that wait for it.
         is_done: whether the stage's result is valid.
-        on_wait: called with one sentence per run that this one waits for.
+        on_wait: called with one sentence per run that this one waits for, and one if this run's lease is lost.
 
     Yields:
         Whether the stage is done, so that there is nothing to compute.
     """
     if store.remote is not None:
-        yield is_done()
+        with lease(store, f"{stage}-{digest}", owner, is_done=is_done, on_wait=on_wait):
+            yield is_done()
         return
     path, named = store.local(f"locks/{stage}-{digest}"), None
     while (file := _take(path, f"{owner} (process {os.getpid()})")) is None and not is_done():
@@ -55,8 +55,11 @@ def ownership(
 
 
 def free_abandoned(store: Store) -> None:
-    """Delete the lock files of killed owners, unless another run holds the lock."""
-    for name in store.list("locks") if store.remote is None else []:
+    """Delete the locks of killed owners of this machine, unless another run holds the lock."""
+    if store.remote is not None:
+        free_leases(store)
+        return
+    for name in store.list("locks"):
         path = store.local(f"locks/{name}")
         if (file := _take(path, "")) is not None:
             path.unlink(missing_ok=True)

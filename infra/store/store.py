@@ -11,9 +11,10 @@ Damage is detected before it is used. ``result.json`` names the size and the sha
 stage not done (:meth:`Store.is_done`: sizes alone, so that a plan reads no data), and it is computed again. Other bytes of the same size
 are found by :meth:`Store.fetch`, through which every result is read: once per process and file, at the speed of sha256.
 
-A full disk is a :class:`StoreError` with the disk and the next step, whichever library raised the error (:func:`full_disk`).
+A full disk is a :class:`StoreError` with the disk and the next step, whichever library raised the error (:func:`full_disk`). An outage of
+a remote store is waited out (``dora_core/remote_files.py``).
 
-Left out: locking. Two writers of one digest write the same bytes, and the last rename wins.
+Left out: locking (``infra/store/locks.py``). Two writers of one digest write the same bytes, and the last rename wins.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import pyarrow.fs as pafs
 
 from dora_core.environment import variable
 from dora_core.errors import DoraError, StoreError
+from dora_core.remote_files import open_filesystem
 
 if TYPE_CHECKING:
     from infra.store.json_files import FileFacts, Result, StoredResult
@@ -154,7 +156,7 @@ class Store:
                 self.remote: tuple[pafs.FileSystem, str] | None = None
                 self.uri = str(self.local_root)
             else:
-                self.remote = pafs.FileSystem.from_uri(uri)
+                self.remote = open_filesystem(uri)
                 self.uri = uri.rstrip("/")
                 self.local_root = _private_cache() / hashlib.sha256(self.uri.encode()).hexdigest()[:16]
                 self.local_root.mkdir(exist_ok=True)
@@ -239,10 +241,11 @@ class Store:
         path = self.local(relative)
         if self.remote is not None:
             filesystem, root = self.remote
-            if filesystem.get_file_info(f"{root}/{relative}").type != pafs.FileType.File:
+            try:
+                with filesystem.open_input_stream(f"{root}/{relative}") as stream:
+                    return _parsed(stream.read())
+            except FileNotFoundError:
                 return None
-            with filesystem.open_input_stream(f"{root}/{relative}") as stream:
-                return _parsed(stream.read())
         try:
             return _parsed(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
@@ -262,7 +265,16 @@ class Store:
         folder = self.local(relative)
         return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
 
+    def has(self, relative: str) -> bool:
+        """Whether a file is there: asked for by its name, since the listing of some remote stores lags behind their files."""
+        return self._size(relative) is not None
+
     def download(self, relative: str) -> Path:
+        """Copy a file of a remote store to this machine; returns its path here.
+
+        Raises:
+            FileNotFoundError: the remote store does not have it.
+        """
         target = self.local(relative)
         if self.remote is not None:
             filesystem, root = self.remote

@@ -5,7 +5,8 @@ One piece of work per actor is in flight. It is only assigned to an actor that h
 deadlock. Work may become ready while other work finishes.
 
 Failure policy: the *death* of an actor (kill −9, out of memory, a lost node) returns its work, and another actor takes its place
-(``tasks/runtime/worker_failures.py`` has the bounds). An *exception* of the actor's code is raised as it is.
+(``tasks/runtime/worker_failures.py`` has the bounds). An *exception* of the actor's code is raised as it is. Ray moves objects to disk
+when its object store is full; where it cannot, the step ends with the key to lower.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ class _Pool(Generic[Item]):
             item, handle = self._work.take(), self._idle.pop()
             place = self._work.describe(item)
             self._attempts[place] = self._attempts.get(place, 0) + 1
-            self.running[handle.work.remote(*self._work.task(item))] = (handle, item)
+            with self._failures.object_store():
+                self.running[handle.work.remote(*self._work.task(item))] = (handle, item)
         if not self._work.expects_more():
             while self._idle:
                 ray.kill(self._idle.pop())  # gives its place to other stages while the last work runs
@@ -151,7 +153,8 @@ class _Pool(Generic[Item]):
         handle, item = self.running.pop(reference)
         place = None if item is None else self._work.describe(item)
         try:
-            answer = ray.get(reference)
+            with self._failures.object_store():
+                answer = ray.get(reference)
         except (RayActorError, OutOfMemoryError) as error:  # the latter where Ray's own memory monitor killed it
             again = self._failures.record(place, error)
             if item is not None and place is not None:
@@ -163,7 +166,8 @@ class _Pool(Generic[Item]):
             self.start()
             return None
         except RayTaskError as error:
-            raise error.cause from error  # the code's own exception, not Ray's wrapping
+            with self._failures.object_store():
+                raise error.cause from error  # the code's own exception, not Ray's wrapping
         self._idle.append(handle)
         self.assign()
         return None if item is None or place is None else Finished(item, answer, self._attempts.pop(place))

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
-from infra.store.json_files import StoredResult
-from infra.store.store import Store
+from infra.store.json_files import StoredResult, parsed
+from infra.store.store import RESULT, Store
 from tasks.runtime.facts import AnyFacts, F, Facts
 from tasks.runtime.spec import StageRef, StageSpec
 
@@ -51,7 +51,7 @@ class StageResult(Generic[F]):
             inputs={name: StageRef.model_validate(ref) for name, ref in content["inputs"].items()},
             rows=content["rows"],
             metrics=content["metrics"],
-            facts=facts.model_validate(content["facts"]),
+            facts=parsed(facts, content["facts"], f"{content['stage']}/{content['digest']}/{RESULT}"),
             seconds=content["seconds"],
             memory=content.get("memory"),
         )

@@ -197,7 +197,7 @@ class StoredShards:
         if not isinstance(marker, dict) or marker.get("input_sha256") != shard.sha256:
             return False
         data = self._context.path / self._data(shard)
-        if not data.exists() and self._data(shard).rsplit("/", 1)[1] in store.list(f"{prefix}/{self._folder}"):
+        if not data.exists() and store.has(f"{prefix}/{self._data(shard)}"):
             store.download(f"{prefix}/{self._data(shard)}")
         if not data.exists() or sha256_file(data) != marker.get("sha256"):
             return False

@@ -27,9 +27,10 @@ from typing import Any
 
 from dora_core.environment import set_default, variable
 from dora_core.errors import DoraError
+from dora_core.remote_files import outages
 from infra.store.journal import JournalWriter
-from infra.store.json_files import Result, StoredError, StoredResult
-from infra.store.store import ERROR, SPEC, StageFolder, Store, full_disk, split_uri
+from infra.store.json_files import Result, StoredError, StoredResult, parsed
+from infra.store.store import ERROR, RESULT, SPEC, StageFolder, Store, full_disk, split_uri
 from tasks.runtime.facts import F, Facts
 from tasks.runtime.memory import peak_memory, restart_peak
 from tasks.runtime.spec import StageRef, StageSpec
@@ -89,7 +90,7 @@ class StageContext:
 
     def facts(self, ref: StageRef, model: type[F]) -> F:
         """An input stage's facts; ``model`` is that stage's ``Facts``."""
-        return model.model_validate(self.result(ref)["facts"])
+        return parsed(model, self.result(ref)["facts"], f"{ref.stage}/{ref.digest}/{RESULT}")
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         self.journal.progress(done, total, unit, note)
@@ -120,9 +121,11 @@ def execute(spec: StageSpec, run: Run, store: Store) -> StoredResult:
     context = StageContext(store, folder, JournalWriter(folder), logging.getLogger(f"dora.{spec.stage}"))
     started, clock = time.time(), time.monotonic()
     restart_peak()
+    outlasted = len(outages)
     try:
         output = run(spec, context)
         context.journal.flush()
+        context.warnings += [str(outage) for outage in outages[outlasted:]]
         extra = {"warnings": [*output.facts.warnings, *context.warnings]} if context.warnings else {}
         content: Result = {
             "stage": spec.stage,

@@ -9,7 +9,8 @@ node, and the step ends at once. So at most (n + 1)² + n² workers die, and not
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -69,6 +70,25 @@ class WorkerFailures:
         """
         if aside := self._set_aside():
             raise self._failure({work: self._deaths[work] for work in aside}) from self._last
+
+    @contextmanager
+    def object_store(self) -> Iterator[None]:
+        """Translate Ray's errors of a full object store, which no other attempt would survive.
+
+        Raises:
+            StageFailed: the object store is full, or the disk that it spills to.
+        """
+        from ray.exceptions import ObjectStoreFullError, OutOfDiskError
+
+        try:
+            yield
+        except (ObjectStoreFullError, OutOfDiskError) as error:
+            full = "the disk that Ray's object store spills to" if isinstance(error, OutOfDiskError) else "Ray's object store"
+            raise StageFailed(
+                f"{full} is full ({str(error).strip().splitlines()[0]})",
+                hint=f"lower workers or shard_rows of {self.section}, free the disk of Ray's temporary folder, or start Ray with a larger "
+                "object_store_memory; then run the same command again: finished work is kept",
+            ) from error
 
     def _set_aside(self) -> list[str]:
         return [work for work, n in self._deaths.items() if work is not None and n > self.most]

@@ -146,7 +146,7 @@ def fit_one_fold(job: FoldJob, fold: int) -> FoldFit:
 
 def _is_whole(store: Store, folder: StageFolder, relative: str, sha256: str) -> bool:
     path = folder.path / relative
-    if not path.exists() and path.name in store.list(f"{folder.stage}/{folder.digest}/{relative}".rsplit("/", 1)[0]):
+    if not path.exists() and store.has(f"{folder.stage}/{folder.digest}/{relative}"):
         store.download(f"{folder.stage}/{folder.digest}/{relative}")
     return path.exists() and sha256_file(path) == sha256
 
@@ -285,10 +285,13 @@ def _save(context: StageContext, tokenizer: PreTrainedTokenizerBase, meta: Meta,
     folder, stage = context.path / FOLDER, context.folder
     save_meta(folder, tokenizer, meta)
     pq.write_table(pa.table({"key": rows["key"]}), folder / KEYS, compression="zstd")
-    for fold in range(meta.folds):
-        stored = f"{stage.stage}/{stage.digest}/{FOLDER}/fold-{fold}"
-        for name in context.store.list(stored):
-            context.store.download(f"{stored}/{name}")
+    if context.store.remote is None:
+        return
+    for fold in range(meta.folds):  # fitted on other machines; a listing may lag behind the marker
+        marker = context.store.read_json(f"{stage.stage}/{stage.digest}/scratch/fold-{fold}.json")
+        assert marker is not None, f"fold {fold} was fitted without its marker"
+        for name in marker["files"]:
+            context.store.download(f"{stage.stage}/{stage.digest}/{FOLDER}/fold-{fold}/{name}")
 
 
 def headline(result: StageResult[Facts]) -> str:

@@ -100,7 +100,7 @@ __all__ = ["STAGE", "Facts", "Spec", "run"]
 
 class Spec(StageSpec):
     stage: ClassVar[str] = "ingest"
-    version: ClassVar[int] = 4  # no prompt in both splits; texts that are words for a missing value; carried NaN
+    version: ClassVar[int] = 5  # withdrawn annotations and rows; grades are no approvals
     placement: ClassVar[Literal["job", "local"]] = "local"
 
     data: DataConfig

@@ -31,7 +31,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from dora_core.strict_model import NAME_PATTERN, StrictModel
-from infra.store.store import Store
+from infra.store.json_files import parsed
+from infra.store.store import RESULT, Store
 from infra.tracking import model_registry as registry
 from tasks.runtime.descriptor import Event, Stage, StageResult
 from tasks.runtime.facts import Facts as BaseFacts
@@ -97,7 +98,8 @@ class Spec(StageSpec):
     def is_done(self, store: Store) -> bool:
         """Whether the decision is final; a waiting result does not count."""
         result = store.read_result(self.stage, self.digest())
-        return result is not None and not Facts.model_validate(result["facts"]).waits and super().is_done(store)
+        place = f"{self.stage}/{self.digest()}/{RESULT}"
+        return result is not None and not parsed(Facts, result["facts"], place).waits and super().is_done(store)
 
 
 class Audit(StrictModel):

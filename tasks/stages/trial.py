@@ -130,7 +130,7 @@ def read_rung(spec: Spec, context: StageContext, milestone: int) -> Rung | None:
 
 def has_rung(spec: Spec, store: Store, milestone: int) -> bool:
     """Return whether a measurement is in the store."""
-    return f"{milestone}.json" in store.list(f"{spec.stage}/{spec.digest()}/rungs")
+    return store.has(f"{spec.stage}/{spec.digest()}/{_rung(milestone)}.json")
 
 
 def _rung(milestone: int) -> str:

@@ -9,7 +9,6 @@ the weights by rounding only. A file in the stage's scratch folder keeps that bu
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shutil
 from collections.abc import Callable
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
     from dora_core.training.reward_model import RewardModel
 
 MEMORY = "scratch/memory.json"
+REPORT = "scratch/report.json"
+"""Written by rank 0 of a training on Ray."""
 log = logging.getLogger("dora.training")
 
 
@@ -150,8 +151,11 @@ class Start:
 
 def trained_folder(store: Store, stage: str, digest: str) -> Path:
     """Folder on this machine with the trained model of a stage that may have no result yet."""
-    for name in store.list(f"{stage}/{digest}/model"):
-        store.download(f"{stage}/{digest}/model/{name}")
+    report = store.read_json(f"{stage}/{digest}/{REPORT}") or {}
+    listed = {f"model/{name}" for name in store.list(f"{stage}/{digest}/model")}
+    for name in sorted({*report.get("files", ()), *listed}):
+        if name in listed or store.has(f"{stage}/{digest}/{name}"):  # a listing may lag behind
+            store.download(f"{stage}/{digest}/{name}")
     return store.local_root / stage / digest / "model"
 
 
@@ -160,11 +164,10 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
     from dora_core.training.device_memory import explain_out_of_memory
     from dora_core.training.loop import OutOfMemory, Schedule, fit
 
-    worker = worker.split(job.execution.tensor_parallel)
     memory = Memory.of(job)
     execution = job.execution.model_copy(update={"micro_batch_tokens": memory.micro_batch_tokens})
     start = load(job, worker)
-    task = _balanced(job.build(start, worker.data, **job.arguments), job, start, worker.data)
+    task = _balanced(job.build(start, worker, **job.arguments), job, start, worker)
     try:
         report = fit(task, job.optimization, execution, worker, hooks, run=job.digest, until=job.until)
     except OutOfMemory as error:
@@ -176,10 +179,11 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
             shutil.rmtree(folder.path / name, ignore_errors=True)  # half of one, from an attempt that was killed here
     with explain_out_of_memory("the trained weights were gathered", task.module, execution.strategy, worker):
         _save(job, task.module, start, folder.path, worker)
+    files: list[str] = []
     if worker.rank == 0:
-        for name in ("model", "adapter"):
-            for file in sorted((folder.path / name).glob("*")):
-                folder.commit(f"{name}/{file.name}")
+        files = [f"{name}/{file.name}" for name in ("model", "adapter") for file in sorted((folder.path / name).glob("*"))]
+        for name in files:
+            folder.commit(name)
     planned = Schedule(len(task.tokens), job.optimization).steps
     return TrainingReport(
         steps=report.steps,
@@ -188,6 +192,7 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
         curve=report.curve,
         records=len(task.tokens),
         warnings=[*memory.warnings, *start.notes, *report.warnings, *job.kind.warnings(start.module)],
+        files=files,
         memory=peak_memory(),
     )
 
@@ -245,18 +250,12 @@ def load(job: TrainingJob, worker: Worker) -> Start:
     from dora_core.models.sharded_loading import CannotShard
 
     _refuse_adapters(job, worker)
-    _refuse_tensor_groups(job)
     notes: list[str] = []
     source = local_model(job.model, job.store_uri)
     if job.execution.strategy == "fsdp" and worker.group is not None:
         try:
             return _load_shards(job, source, worker)
         except CannotShard as reason:
-            if job.execution.tensor_parallel > 1:
-                raise ModelError(
-                    f"tensor_parallel={job.execution.tensor_parallel}: the model cannot be read by shards: {reason.message}",
-                    hint="set execution's tensor_parallel to 1",
-                ) from reason
             notes.append(f"every worker read the whole model, not its shard alone: {reason.message}")
             log.warning(notes[0])
     torch.manual_seed(job.optimization.seed)  # new heads and adapters must agree between ranks
@@ -289,41 +288,19 @@ def _refuse_adapters(job: TrainingJob, worker: Worker) -> None:
         )
 
 
-def _refuse_tensor_groups(job: TrainingJob) -> None:
-    """Raise ModelError for trainings that ``tensor_parallel`` would compute wrongly, or that nothing tests with it."""
-    from dora_core.models.tensor_plan import refuse_with_tensor_groups
-
-    ranks = job.execution.tensor_parallel
-    refuse_with_tensor_groups(job.optimization, ranks, job.stage)
-    if ranks > 1 and job.kind is not CausalLM:
-        raise ModelError(
-            f"execution.{job.stage}.tensor_parallel={ranks}: a reward model is not split",
-            hint="set it to 1: strategy fsdp shards the model without it",
-        )
-
-
 def _load_shards(job: TrainingJob, source: ModelConfig | Path, worker: Worker) -> Start:
     import torch
 
     from dora_core.models.model_settings import remember, settle
-    from dora_core.models.sharded_loading import (
-        Share,
-        TensorShare,
-        build_on_meta,
-        load_sharded,
-        model_class,
-        read_config,
-        stored_dtypes,
-    )
-    from dora_core.models.tensor_plan import tensor_plan
+    from dora_core.models.sharded_loading import Share, load_sharded, model_class, read_config, stored_dtypes
     from dora_core.models.twin import twin
     from dora_core.training.distributed import Sharding
-    from dora_core.training.sharding import TensorSplit, shard
+    from dora_core.training.sharding import shard
 
     config = source if isinstance(source, ModelConfig) else ModelConfig(source=str(source))
     bfloat16 = job.optimization.precision == "bfloat16"
     sharding = Sharding(worker, bfloat16, job.execution.replicas, job.execution.cpu_offload)
-    share, plan = Share(sharding.rank, sharding.shards), None
+    share = Share(sharding.rank, sharding.shards)
     auto, settings, tokenizer = job.kind.sharded(config)
     settled = read_config(config, **settings)
     origin = settle(settled, config.source)
@@ -331,10 +308,6 @@ def _load_shards(job: TrainingJob, source: ModelConfig | Path, worker: Worker) -
     like = twin(kind, settled)
     module: Any = job.kind.wrap(like, job.execution, worker.device)  # decides on the twin how records are computed
     module.model = None  # the twin is freed before weights are read
-    if worker.tensor_mesh is not None:
-        plan = tensor_plan(build_on_meta(kind, settled, torch.float32), worker.tensor_parallel)
-        tensor = TensorShare(worker.tensor_mesh["tensor"].get_local_rank(), worker.tensor_parallel, plan.dimensions)
-        share = dataclasses.replace(share, tensor=tensor)
     # Frozen weights are computed with in bfloat16: files of that dtype need no float32 copy.
     frozen = bfloat16 and job.optimization.lora is not None and stored_dtypes(config) == {"BF16"}
     torch.manual_seed(job.optimization.seed)  # new heads and adapters must agree between ranks
@@ -344,8 +317,7 @@ def _load_shards(job: TrainingJob, source: ModelConfig | Path, worker: Worker) -
     layers = decoder_layers(start.model)
     _checkpoint_layers(job, start.model, worker)
     module.model = _adapted(job, start.model)
-    split = None if plan is None else TensorSplit(start.model, plan)
-    return Start(shard(module, layers, start.rows, share, sharding, split), tokenizer, layers)
+    return Start(shard(module, layers, start.rows, share, sharding), tokenizer, layers)
 
 
 def _checkpoint_layers(job: TrainingJob, model: PreTrainedModel, worker: Worker) -> None:

@@ -24,8 +24,6 @@ from tasks.runtime.stage import StageContext
 RANKS = "scratch/ranks"
 LOOK_SECONDS = 1.0
 REPEAT_SECONDS = 30.0
-CLOCK_SECONDS = 5.0
-"""Most by which the clock of another node may be behind."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Node:
 
 
 class Placement(StrictModel):
-    """Node of one rank; ``started`` in epoch seconds."""
+    """Node of one rank; ``started``, in epoch seconds, distinguishes attempts and is not compared with any clock."""
 
     rank: int
     node: str
@@ -69,7 +67,7 @@ class Losses:
     """What to say about a cluster, from one look at it to the next.
 
     Attributes:
-        lost_at: epoch seconds of the loss that is waited out; None while every rank has its node.
+        lost_at: monotonic time of the loss that is waited out; None while every rank has its node.
     """
 
     stage: str
@@ -84,7 +82,7 @@ class Losses:
 
         Args:
             step: last finished step, and steps in all; None while no step is known.
-            now: epoch seconds.
+            now: monotonic time.
         """
         alive = {node.id for node in nodes if node.alive}
         ours = [place for place in ranks if place.rank < self.execution.workers]
@@ -161,7 +159,7 @@ class NodeWatch:
     def __init__(self, context: StageContext, stage: str, digest: str, execution: Execution, nodes: Callable[[], list[Node]] = ray_nodes):
         self._context, self._stage, self._digest, self._nodes = context, stage, digest, nodes
         self._losses = Losses(stage, execution)
-        self._started = time.time() - CLOCK_SECONDS
+        self._earlier = placements(context.store, stage, digest)  # of an earlier run, perhaps on other nodes
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="node-watch", daemon=True)
 
@@ -182,8 +180,8 @@ class NodeWatch:
         """Look once, and say what is new."""
         store = self._context.store
         known = placements(store, self._stage, self._digest)
-        ranks = [place for place in known if place.started > self._started]  # not those of an earlier run, perhaps on other nodes
-        for text in self._losses.look(self._nodes(), ranks, self._step(), time.time()):
+        ranks = [place for place in known if place not in self._earlier]
+        for text in self._losses.look(self._nodes(), ranks, self._step(), time.monotonic()):
             self._context.log.warning("%s: %s", self._stage, text)
             self._context.journal.notice(text)
 

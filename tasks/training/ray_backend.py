@@ -27,6 +27,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from dora_core.config.execution import Execution
 from dora_core.environment import set_default
 from dora_core.errors import DoraError, TrainingError
+from dora_core.remote_files import open_filesystem
 from dora_core.training.checkpoints import PROGRESS
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import OutOfMemory
@@ -35,7 +36,7 @@ from infra.store.store import Store, full_disk
 from tasks.runtime.cluster import ray_session
 from tasks.runtime.stage import StageContext
 from tasks.runtime.workers import use_threads
-from tasks.training.job import Memory, TrainingJob, train, trained_folder
+from tasks.training.job import REPORT, Memory, TrainingJob, train, trained_folder
 from tasks.training.lost_nodes import NodeWatch, record_rank
 from tasks.training.report import TrainingReport
 
@@ -51,6 +52,7 @@ def train_on_ray(context: StageContext, job: TrainingJob) -> TrainingReport:
     set_default("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     execution, gpu = job.execution, job.execution.gpus_per_worker > 0
     storage, name = _run_folder(job).rsplit("/", 1)
+    remote, below = (None, storage) if context.store.remote is None else open_filesystem(storage, in_background=False)
     resources = {"CPU": execution.cpus_per_worker} | ({"GPU": execution.gpus_per_worker} if gpu else {})
     with ray_session(), NodeWatch(context, job.stage, job.digest, execution):
         trainer = TorchTrainer(
@@ -60,7 +62,8 @@ def train_on_ray(context: StageContext, job: TrainingJob) -> TrainingReport:
             torch_config=TorchConfig(backend=collectives(execution)),
             run_config=RunConfig(
                 name=name,
-                storage_path=storage,
+                storage_path=below,
+                storage_filesystem=remote,  # Ray would open one that gives up after seconds
                 failure_config=FailureConfig(max_failures=execution.max_failures, max_preemption_failures=-1),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 callbacks=[_EndAtOnce(context.path, (job.store_uri, job.stage, job.digest))],
@@ -80,10 +83,10 @@ def train_on_ray(context: StageContext, job: TrainingJob) -> TrainingReport:
                     raise
                 cause = str(error).strip().splitlines()[-1].rpartition("Error: ")[2]
                 context.warn(f"Ray Train's record of its checkpoints in {storage}/{name} was discarded: {cause}")
-                filesystem, path = pafs.FileSystem.from_uri(f"{storage}/{name}/{RECORD}")
+                filesystem, path = open_filesystem(f"{storage}/{name}/{RECORD}")
                 filesystem.delete_file(path)  # the checkpoints themselves are found without it
     trained_folder(context.store, job.stage, job.digest)
-    return TrainingReport.model_validate(context.store.read_json(f"{job.stage}/{job.digest}/scratch/report.json"))
+    return TrainingReport.model_validate(context.store.read_json(f"{job.stage}/{job.digest}/{REPORT}"))
 
 
 def collectives(execution: Execution) -> str:
@@ -167,7 +170,7 @@ def _ray_worker(config: dict[str, Any]) -> None:
     finally:
         journal.flush()
     if worker.rank == 0:
-        folder.write_json("scratch/report.json", report.model_dump())
+        folder.write_json(REPORT, report.model_dump())
 
 
 class _RayHooks:
@@ -183,7 +186,7 @@ class _RayHooks:
 
     def checkpoints(self) -> Iterator[Path]:
         """Complete checkpoints, which have their last file, by the time in their names. Every rank uses the list of rank 0."""
-        filesystem, root = pafs.FileSystem.from_uri(self._run)
+        filesystem, root = open_filesystem(self._run)
         files = filesystem.get_file_info(pafs.FileSelector(root, allow_not_found=True, recursive=True))
         found = sorted((str(Path(file.path).parent) for file in files if file.base_name == PROGRESS), reverse=True)
         for path in self._worker.gather(found)[0]:

@@ -16,4 +16,5 @@ class TrainingReport(StrictModel):
     curve: dict[str, list[float]] = Field(description="Value of each measure at each step.")
     records: int = Field(description="Training examples.")
     warnings: list[str] = Field(description="One sentence each, for people.")
+    files: list[str] = Field(default_factory=list, description="Saved files, relative to the stage's folder.")
     memory: int | None = Field(description="Peak of rank 0's process, bytes; null where the system does not tell.")

@@ -2,12 +2,14 @@
 
 flows: a Prefect server, a worker, MLflow and a Ray head of `dora up` in a separate home; flow runs are created as fast as the server
 accepts them, most of them of the light flow `reap`, the others realignments of one project, of which the first computes and the others
-find everything cached. Every one must end, completed. The memory of server and worker (PSS) and the number of runs with a process are
-sampled every two seconds.
+find everything cached. Every one must end, completed. Meanwhile a schedule is edited every few seconds as Prefect's page does, each time
+in one request that must not be refused. The memory of server and worker (PSS) and the number of runs with a process are sampled every two
+seconds. `--batches 3` does it three times on the same servers; `--postgres` on Debian's PostgreSQL (`apt install postgresql`).
 shards: small shards through `tasks/runtime/shards.py:stream_shards` with two actors; every row exactly once and in order, peak memory.
 metrics: through `infra/tracking/tracker.py:Tracker` into the MLflow server; every point once, cost of a call for its caller, memory.
 
     python -m tests.benchmarks.bench_load [--only flows shards metrics] [--runs 200] [--shards 500] [--metrics 50000] [--save FILE]
+    python -m tests.benchmarks.bench_load --only flows [--runs 200] [--batches 3] [--postgres] [--save FILE]
 """
 
 from __future__ import annotations
@@ -40,12 +42,16 @@ from infra.tracking.tracker import Tracker
 from tasks.runtime.shards import stream_shards
 from tasks.runtime.stage import StageContext
 from tasks.runtime.workers import Worker
+from tests import postgres_server
 from tests.benchmarks.harness import Row, argument_parser, report
 from tests.machine import Machine, small_run
 
 REALIGNMENTS = 20
 """One run in this many is a realignment, the others are of the flow `reap`."""
 SHARD_ROWS, COLUMNS, EVENTS = 64, 10, 50
+EDIT_SECONDS = 3.0
+LOCKED = "database is locked"
+"""In Prefect's log where a request met SQLite's other writers for too long."""
 PATIENCE = 3600.0
 MB = 1e6
 
@@ -102,7 +108,49 @@ def insist(machine: Machine, path: str, body: dict[str, Any]) -> Any:
             return machine.prefect("POST", path, body)
 
 
-def flow_runs(machine: Machine, count: int) -> tuple[list[Row], int]:
+@dataclass
+class Edits:
+    """Edits of a deployment's schedule, one every :data:`EDIT_SECONDS` while the block runs; a refused one is counted, not repeated."""
+
+    api: str
+    deployment: str
+    answers: Counter[str] = field(default_factory=Counter)
+    slowest: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[Edits]:
+        ended = threading.Event()
+        [schedule] = requests.get(f"{self.api}/deployments/{self.deployment}/schedules", timeout=60).json()
+        url = f"{self.api}/deployments/{self.deployment}/schedules/{schedule['id']}"
+
+        def edit() -> None:
+            number = 0
+            while not ended.wait(EDIT_SECONDS):
+                number += 1
+                hour = (time.gmtime().tm_hour + 12) % 24  # runs are scheduled, and none is due
+                cron = {"cron": f"{number % 60} {hour} * * *", "timezone": "UTC"}
+                began = time.monotonic()
+                try:
+                    answer = str(requests.patch(url, json={"active": True, "schedule": cron}, timeout=300).status_code)
+                except requests.RequestException as error:
+                    answer = type(error).__name__
+                self.answers[answer] += 1
+                self.slowest = max(self.slowest, time.monotonic() - began)
+
+        thread = threading.Thread(target=edit)
+        thread.start()
+        try:
+            yield self
+        finally:
+            ended.set()
+            thread.join()
+
+    @property
+    def refused(self) -> int:
+        return sum(count for answer, count in self.answers.items() if not answer.startswith("2"))
+
+
+def flow_runs(machine: Machine, count: int, batch: int) -> tuple[list[Row], int]:
     realign, reap = (machine.prefect("GET", f"/deployments/name/{name}")["id"] for name in ("realign/realign", "reap/reap"))
     parameters = small_run(machine, "load", on_ray_train=["sft", "align"], epochs=1)
     services = Settings(home=machine.home).services().services
@@ -119,12 +167,16 @@ def flow_runs(machine: Machine, count: int) -> tuple[list[Row], int]:
                 found[name] = [process, *process.children(recursive=True)] if process else []
         return found
 
+    edited = machine.prefect("GET", "/deployments/name/realign/realign-nightly")["id"]
+    log = Settings(home=machine.home).log_folder / "prefect.log"
+    locked_before = log.read_text(encoding="utf-8").count(LOCKED)
     began = time.monotonic()
-    with Memory(who).watched() as memory:
+    with Edits(f"{machine.urls['prefect']}/api", edited).running() as edits, Memory(who).watched() as memory:
         created = []
         for number in range(count):
             deployment, given = (realign, parameters) if number % REALIGNMENTS == 0 else (reap, {})
-            body = {"parameters": given, "name": f"load {number}", "idempotency_key": f"load {number}", "work_queue_name": "default"}
+            name = f"load {batch}.{number}"
+            body = {"parameters": given, "name": name, "idempotency_key": name, "work_queue_name": "default"}
             created.append(insist(machine, f"/deployments/{deployment}/create_flow_run", body)["id"])
         queued = time.monotonic() - began
         states: dict[str, Any] = {}
@@ -139,11 +191,12 @@ def flow_runs(machine: Machine, count: int) -> tuple[list[Row], int]:
     print("\n".join(sorted(set(bad))))
     limit = machine.prefect("GET", "/v2/concurrency_limits/dora-gpus")
     lost = count - outcomes["COMPLETED"]
+    locked = log.read_text(encoding="utf-8").count(LOCKED) - locked_before
     realigned = len(range(0, count, REALIGNMENTS))
     places = runs_at_a_time() + UPKEEP_AT_A_TIME  # the scheduled `reap` runs beside them
     return [
         Row(
-            f"{count} flow runs queued, {realigned} of them realignments",
+            f"batch {batch}: {count} flow runs queued, {realigned} of them realignments",
             f"{seconds:.0f} s, {60 * count / seconds:.0f} a minute",
             limit=f"queued in {queued:.0f} s",
         ),
@@ -155,6 +208,13 @@ def flow_runs(machine: Machine, count: int) -> tuple[list[Row], int]:
             ", ".join(f"{n} {name.lower()}" for name, n in outcomes.items()),
         ),
         Row(
+            "edits of a schedule that were refused",
+            f"{edits.refused} of {sum(edits.answers.values())}",
+            "0",
+            edits.refused == 0,
+            f"answers {dict(edits.answers)}, the slowest after {edits.slowest:.1f} s; {locked} times locked in Prefect's log",
+        ),
+        Row(
             "most processes of runs at a time",
             str(memory.counts["flow runs"]),
             f"≤ {places}",
@@ -162,7 +222,7 @@ def flow_runs(machine: Machine, count: int) -> tuple[list[Row], int]:
             f"together {max(memory.series['flow runs']):.0f} MB PSS at most; slots of dora-gpus still taken: {limit['active_slots']}",
         ),
         *(Row(f"memory: {name}", memory.shown(name), limit="PSS") for name in ("prefect", "worker", "mlflow")),
-    ], lost + limit["active_slots"]
+    ], lost + limit["active_slots"] + edits.refused
 
 
 # --------------------------------------------------------------------------------------------------------------- shards
@@ -286,6 +346,18 @@ def metrics(uri: str, count: int, server: Callable[[], dict[str, list[psutil.Pro
     ], lost + doubled + len(warnings)
 
 
+@contextmanager
+def database(wanted: bool) -> Iterator[dict[str, str]]:
+    """Yield the environment of `dora up` on a PostgreSQL that ends with the block; an empty one for SQLite."""
+    if not wanted:
+        yield {}
+        return
+    if postgres_server.binaries() is None:
+        raise SystemExit("no PostgreSQL server in /usr/lib/postgresql: apt install postgresql")
+    with postgres_server.postgres_server() as url:
+        yield {"DORA_POSTGRES": url}
+
+
 def main() -> None:
     parser = argument_parser(__doc__)
     parts = ["flows", "shards", "metrics"]
@@ -293,14 +365,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--shards", type=int, default=500)
     parser.add_argument("--metrics", type=int, default=50_000)
+    parser.add_argument("--batches", type=int, default=1, help="how many times so many flow runs, one after another")
+    parser.add_argument("--postgres", action="store_true", help="the servers' databases in PostgreSQL, started for this command")
     options = parser.parse_args()
     rows, lost = list[Row](), 0
     if "shards" in options.only:
         found, bad = shards(options.shards)
         rows, lost = rows + found, lost + bad
     if {"flows", "metrics"} & set(options.only):
-        with tempfile.TemporaryDirectory(prefix="load-") as folder:
+        with tempfile.TemporaryDirectory(prefix="load-") as folder, database(options.postgres) as postgres:
             machine = Machine(Path(folder) / "home")
+            machine.environment |= postgres
             try:
                 machine.urls = machine.dora("up")["services"]
                 if "metrics" in options.only:
@@ -309,12 +384,13 @@ def main() -> None:
                         machine.urls["mlflow"], options.metrics, lambda: {"mlflow": [process, *process.children(recursive=True)]}
                     )
                     rows, lost = rows + found, lost + bad
-                if "flows" in options.only:
-                    found, bad = flow_runs(machine, options.runs)
+                for batch in range(1, options.batches + 1) if "flows" in options.only else ():
+                    found, bad = flow_runs(machine, options.runs, batch)
                     rows, lost = rows + found, lost + bad
+                    print("\n".join(f"{row.what}: {row.figure} ({row.limit})" for row in found), flush=True)
             finally:
                 machine.dora("down")
-    report("Load", rows, options.save)
+    report("Load, PostgreSQL" if options.postgres else "Load", rows, options.save)
     if lost:
         raise SystemExit(f"{lost} records were lost, doubled or left open")
 

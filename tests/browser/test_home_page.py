@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 
 from flows.report.serve import application
-from infra.processes import free_port
+from infra.ports import free_port
 from infra.settings import Settings
 from infra.store.store import Store
 from tests.flows.report.runs import make_run

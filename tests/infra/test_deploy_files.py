@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from infra.exporter import FAMILIES, PORT
-from infra.services import PORTS, _worker_command
-from infra.settings import WORK_POOL
+from infra.services import PORTS, _command, _worker_command
+from infra.settings import WORK_POOL, Settings
 from tests.infra.deploy_files import INFRA, NOT_YET_RUN, ROOT, load, locked, unknown_variables
 
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|AUTH_STRING|ACCESS_KEY|DATABASE_URL|CONNECTION_URL")
@@ -46,9 +46,9 @@ def command(name: str) -> list[str]:
 
 
 def test_the_services_that_are_promised_are_there() -> None:
-    promised = {"prefect", "prefect-worker", "mlflow", "postgres", "s3", "ray-head", "ray-worker", "ray-worker-gpu"}
+    promised = {"prefect", "prefect-worker", "mlflow", "home", "postgres", "s3", "ray-head", "ray-worker", "ray-worker-gpu"}
     assert promised <= set(SERVICES)
-    assert {"prefect", "prefect-worker", "mlflow", "ray-head", "ray-worker"} <= OURS, "their versions are the lock's"
+    assert {"prefect", "prefect-worker", "mlflow", "home", "ray-head", "ray-worker"} <= OURS, "their versions are the lock's"
 
 
 @each_service
@@ -145,6 +145,7 @@ def test_the_variables_of_our_services_are_read_by_somebody(name: str) -> None:
 def test_every_server_asks_who_is_there() -> None:
     assert "PREFECT_SERVER_API_AUTH_STRING__FILE" in environment("prefect")
     assert "--app-name=basic-auth" in command("mlflow")
+    assert "DORA_AUTH__FILE" in environment("home")
     ini = (INFRA / "docker" / "mlflow-auth.ini").read_text()
     assert "default_permission = NO_PERMISSIONS" in ini and "admin_password" not in ini
     for name in ("ray-head", "ray-worker", "ray-worker-gpu", "prefect-worker"):
@@ -157,6 +158,9 @@ def test_ports_and_commands_are_the_codes() -> None:
     assert f"--dashboard-port={PORTS['ray']}" in command("ray-head")
     assert environment("prefect-worker")["DORA_RAY_ADDRESS"] == f"http://ray-head:{PORTS['ray']}"
     assert command("metrics")[-2:] == ["--port", str(PORT)]
+    assert SERVICES["home"]["ports"] == [f"127.0.0.1:{PORTS['home']}:{PORTS['home']}"]
+    settings = Settings(home=Path("/x"))
+    assert command("home")[1:] == [word.replace("127.0.0.1", "0.0.0.0") for word in _command(settings, "home", PORTS["home"])][-6:]
     ours, theirs = command("prefect-worker"), _worker_command()
     assert ours[1:-1] == theirs[theirs.index("worker") :], "beside --with-healthcheck, `dora up` starts the same worker"
     assert ours[ours.index("--pool") + 1] == WORK_POOL

@@ -138,7 +138,7 @@ def test_secrets_are_named_not_written() -> None:
     for name in PODS:
         for variable in container(name).get("env", []):
             secret = variable.get("valueFrom", {}).get("secretKeyRef")
-            if re.search(r"PASSWORD|SECRET|TOKEN|AUTH_STRING|ACCESS_KEY", variable["name"]):
+            if re.search(r"PASSWORD|SECRET|TOKEN|AUTH_STRING|DORA_AUTH|ACCESS_KEY", variable["name"]):
                 assert secret, f"{name}: {variable['name']}"
             if secret and {k: secret[k] for k in ("name", "key")} != token:
                 assert secret["name"] == "dora-secrets" and secret["key"] in keys
@@ -162,6 +162,8 @@ def test_addresses_are_services_that_are_there_on_the_ports_of_the_code() -> Non
     assert settings["MLFLOW_TRACKING_URI"] == f"http://mlflow:{one('Service', 'mlflow')['spec']['ports'][0]['port']}"
     assert one("Service", "mlflow")["spec"]["ports"][0]["port"] == PORTS["mlflow"]
     assert one("Service", "metrics")["spec"]["ports"][0]["port"] == PORT
+    assert one("Service", "home")["spec"]["ports"][0]["port"] == PORTS["home"]
+    assert container("Deployment dora-home")["args"][-1] == str(PORTS["home"])
     for service in (d for d in APPLIED if d["kind"] == "Service"):
         (pod,) = [t for t in PODS.values() if service["spec"]["selector"].items() <= t["metadata"]["labels"].items()]
         assert service["spec"]["ports"][0]["targetPort"] in [port["name"] for port in pod["spec"]["containers"][0]["ports"]]

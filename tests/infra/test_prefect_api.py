@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from dora_core.errors import ServiceError
+from infra.ports import free_port
 from infra.prefect_api import _end_orphans, _Record, _wait, check_answers
-from infra.processes import RecordedProcess, free_port, spawn, terminate_tree
+from infra.processes import RecordedProcess, spawn, terminate_tree
 from tests.infra.tracking.refusing import refusing
 
 

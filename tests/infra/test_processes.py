@@ -13,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dora_core.errors import ServiceError
-from infra.processes import RecordedProcess, free_port, process_tree, spawn, terminate_tree
+from infra.processes import RecordedProcess, process_tree, spawn, terminate_tree
 
 
 def running(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -82,21 +81,6 @@ def test_a_port_belongs_to_the_process_that_listens_on_it() -> None:
     assert not RecordedProcess.current().listens_on(port)
     child.kill()
     child.wait()
-
-
-def test_free_port_avoids_one_in_use() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        assert free_port(port) != port
-    assert free_port(port) == port
-
-
-def test_a_machine_without_the_address_is_told_so() -> None:
-    with pytest.raises(ServiceError, match=r"nothing can listen on 192\.0\.2\.1: ") as error:  # an address of documentation
-        free_port(8000, "192.0.2.1")
-    assert "IPv4 loopback" in error.value.hint and not error.value.retryable
 
 
 def test_a_lost_port_is_recognised_by_the_log_of_an_ended_process(tmp_path: Path) -> None:

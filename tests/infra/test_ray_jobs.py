@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from dora_core.errors import ServiceError, StageFailed
-from infra.processes import free_port, process_tree
+from infra.ports import free_port
+from infra.processes import process_tree
 from infra.ray_head import RayHead
 from infra.ray_jobs import RayJobs, _cause_of_death, _killed_from_outside, _LogTail
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,10 +18,14 @@ import requests
 
 from dora_core.errors import ServiceError
 from infra import services
-from infra.processes import free_port, process_tree
+from infra.databases import sqlite_file
+from infra.ports import free_port, release
+from infra.processes import process_tree, terminate_tree
 from infra.settings import ServicesRecord, Settings
+from infra.starting import Patience
 from tests.infra.test_processes import running
 
+LOCKED_SECONDS = 3.0
 EVIL = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
 
 
@@ -129,6 +135,51 @@ def test_up_keeps_what_runs_completes_and_repairs_it_and_down_ends_it(
     assert set(services.down(settings)) == {"home", "worker", "ray", "mlflow", "prefect"}
     assert running(tree) == [] and services.down(settings) == []
     assert settings.effective().prefect_api_url is None
+
+
+@pytest.mark.component
+def test_an_edit_of_a_schedule_waits_while_sqlite_is_locked(settings: Settings) -> None:
+    """Started as Prefect starts it, the server answers 503 at once."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    settings.prefect_home.mkdir(parents=True)
+    command, environment = services._prefect_command("127.0.0.1", port), services._environment(settings, "prefect", url, port)
+    server = services._spawn(settings, "prefect", command, environment)
+
+    def ask(method: str, path: str, body: dict[str, object] | None = None) -> requests.Response:
+        return requests.request(method, f"{url}/api{path}", json=body, timeout=300)
+
+    try:
+        patience = Patience(services.STARTUP_SECONDS)
+        while not patience.is_over() and server.alive():
+            with suppress(requests.ConnectionError):
+                if ask("GET", "/health").ok:
+                    break
+            time.sleep(0.2)
+        schedule = {"schedule": {"cron": "0 2 * * *", "timezone": "UTC"}, "active": False}
+        flow = ask("POST", "/flows/", {"name": "f"}).json()["id"]
+        deployment = ask("POST", "/deployments/", {"name": "d", "flow_id": flow, "schedules": [schedule]}).json()
+        [there] = deployment["schedules"]
+        file = sqlite_file(settings.prefect_database)
+        assert file is not None
+        with closing(sqlite3.connect(file, isolation_level=None, timeout=60, check_same_thread=False)) as other:
+            other.execute("begin immediate")
+            ended = threading.Event()
+
+            def end() -> None:
+                ended.set()
+                other.execute("rollback")
+
+            timer = threading.Timer(LOCKED_SECONDS, end)
+            timer.start()
+            answer = ask("PATCH", f"/deployments/{deployment['id']}/schedules/{there['id']}", {"active": True})
+            assert ended.is_set(), (answer.status_code, answer.elapsed, answer.text)
+            timer.join()
+        assert answer.status_code == 204, answer.text
+        assert ask("GET", f"/deployments/{deployment['id']}").json()["schedules"][0]["active"] is True
+    finally:
+        terminate_tree([server])
+        release(port)
 
 
 def test_settings_of_prefects_server_are_known_to_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 from dora_core.config.adapter import LABELS_OF_SHAPE, Adapter, Shape
 from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.adapter.fields import Fields
+from dora_core.data.adapter.named_values import NamedValues
 from dora_core.data.adapter.numbers import describe
+from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.shapes.base import shapes
 from dora_core.data.problems import Problem, Reason, problem
 from dora_core.data.splits import split_named
@@ -56,8 +58,19 @@ class RowAdapter:
             )
         self._split = Fields(adapter, columns).path("split")
         self._splits = {name.strip().casefold(): split for name, split in adapter.splits.items()}
+        there = frozenset(columns)
+        self._left_out = [(CompiledPath(path, there), NamedValues({"out": values})) for path, values in adapter.leave_out.items()]
         compile_row = self._described.by_row
         self._by_row = None if compile_row is None else compile_row(adapter, columns, self.notes)
+
+    def _is_left_out(self, row: dict[str, Any]) -> bool:
+        """Whether the configuration leaves this row out; counted."""
+        for path, values in self._left_out:
+            found = path.get(row)
+            if type(found) is not Missing and values.of(found) is not None:
+                self.notes[f"rows left out by `{path.text}`"] += 1
+                return True
+        return False
 
     def is_train(self, row: Any) -> bool:
         """Whether a raw row says, in its own column, that it belongs to training."""
@@ -75,6 +88,8 @@ class RowAdapter:
             if type(row) is not dict:
                 yield index, _not_a_row(row)
                 continue
+            if self._left_out and self._is_left_out(row):
+                continue
             adapted = read(row)
             if adapted is not None:
                 yield index, adapted
@@ -85,7 +100,8 @@ class RowAdapter:
         def objects() -> Iterator[tuple[int, dict[str, Any]]]:
             for index, row in rows:
                 if type(row) is dict:
-                    yield index, row
+                    if not (self._left_out and self._is_left_out(row)):
+                        yield index, row
                 else:
                     refused.append((index, _not_a_row(row)))
 

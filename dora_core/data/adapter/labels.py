@@ -11,11 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from dora_core.config.adapter import IndexLabel, Label, RanksLabel, Score, ScoresLabel, SignedLabel, UnpairedLabel, WinnerLabel
-from dora_core.config.label_parts import TwoScores, Value, value_forms
+from dora_core.config.label_parts import TwoScores
+from dora_core.config.path_syntax import Each, Step, in_flow
+from dora_core.data.adapter.named_values import NamedValues
 from dora_core.data.adapter.numbers import NOT_MEASURED, NotANumber, describe, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
 from dora_core.data.problems import Problem, Reason, problem
+from dora_core.data.withdrawn import is_withdrawn, is_withdrawn_status
 
 Kind = Literal["preference", "reward", "rank"]
 
@@ -45,40 +48,12 @@ def majority(first: float, second: float) -> Verdict:
     return PREFERS_A if first > second else PREFERS_B
 
 
-class NamedValues:
-    """Names of outcomes by the values that mean them, compared as value and as text."""
-
-    def __init__(self, named: dict[str, list[Value]]):
-        self.named = named
-        self._forms = {form: name for name, values in named.items() for value in values for form in value_forms(value)}
-        self._cache: dict[tuple[type, Any], str | None] = {}
-
-    def of(self, value: Any) -> str | None:
-        """The outcome that a value means, None if it is not named."""
-        key = (type(value), value)
-        try:
-            if key in self._cache:
-                return self._cache[key]
-        except TypeError:  # a list or a struct
-            return None
-        found: str | None = None
-        if value is None or isinstance(value, str | int | float | bool):
-            found = next((self._forms[form] for form in value_forms(value) if form in self._forms), None)
-        if len(self._cache) < 4096:
-            self._cache[key] = found
-        return found
-
-    def allowed(self) -> str:
-        """The values in words, for a message."""
-        return "; ".join(f"{name}: {', '.join(map(repr, values))}" for name, values in self.named.items() if values)
-
-
-def label_value(path: CompiledPath, row: dict[str, Any], problems: list[Problem]) -> Any:
-    """The value of a label's column. A list (several annotations) counts if they agree.
+def label_value(path: CompiledPath, row: dict[str, Any], problems: list[Problem], notes: Counter[str]) -> Any:
+    """The value of a label's column. A list (several annotations) counts if they agree; withdrawn ones are left out.
 
     :class:`Missing` after a problem; null where there is no annotation.
     """
-    value = path.get(row)
+    value = counting_value(path, row, notes)
     if type(value) is Missing:
         if value.absent:
             return None
@@ -96,6 +71,47 @@ def label_value(path: CompiledPath, row: dict[str, Any], problems: list[Problem]
     return value
 
 
+def counting_value(path: CompiledPath, row: dict[str, Any], notes: Counter[str]) -> Any:
+    """The value at a path without the annotations that are marked as withdrawn, which are counted.
+
+    Marks are keys of an annotation (``dora_core/data/withdrawn.py``), or beside a list ``choice.responses`` the list
+    ``choice.responses.status`` of as many, as Argilla exports them.
+    """
+    if path.is_list:
+        left_out: list[Any] = []
+        for steps in path.steps():
+            row = _without_withdrawn(row, steps, 0, left_out)
+        if left_out:
+            notes["annotations that were cancelled or discarded, not counted"] += len(left_out)
+    value = path.get(row)
+    if type(value) is list:
+        states = row.get(f"{path.roots[0]}.status")
+        if type(states) is list and len(states) == len(value) and any(map(is_withdrawn_status, states)):
+            kept = [item for item, status in zip(value, states, strict=True) if not is_withdrawn_status(status)]
+            notes["annotations that were cancelled or discarded, not counted"] += len(value) - len(kept)
+            return kept
+    return value
+
+
+def _without_withdrawn(value: Any, steps: Sequence[Step], at: int, left_out: list[Any]) -> Any:
+    """A value without the withdrawn elements of the lists on the way of a path."""
+    if at == len(steps):
+        return value
+    step = steps[at]
+    if at and isinstance(value, str) and looks_structured(value):
+        try:
+            value = parse_structure(value)
+        except Unparsable:
+            return value
+    if isinstance(value, list) and not isinstance(step, int):
+        kept = [item for item in value if not is_withdrawn(item)]
+        left_out += [item for item in value if is_withdrawn(item)]
+        return [_without_withdrawn(item, steps, at + isinstance(step, Each), left_out) for item in kept]
+    if isinstance(value, dict) and isinstance(step, str) and step in value:
+        return {**value, step: _without_withdrawn(value[step], steps, at + 1, left_out)}
+    return value
+
+
 class TwoSided:
     """Label of two responses (shapes ab, and pair with scores)."""
 
@@ -110,7 +126,7 @@ class TwoSided:
             self._judge = self._winner
         elif isinstance(label, SignedLabel):
             self._path = compile_path(label.column)
-            self._band, self._positive = label.tie_band, label.positive
+            self._band, self._positive, self._zero = label.tie_band, label.positive, label.zero
             self._judge = self._signed
         elif isinstance(label, IndexLabel):
             self._path = compile_path(label.column)
@@ -132,7 +148,7 @@ class TwoSided:
         return self._judge(row, problems) if weights is None else self._scores(row, problems, weights)
 
     def _winner(self, row: dict[str, Any], problems: list[Problem]) -> Verdict | None:
-        value = label_value(self._path, row, problems)
+        value = label_value(self._path, row, problems, self.notes)
         if type(value) is Missing:
             return None
         name = self._values.of(value)
@@ -156,7 +172,7 @@ class TwoSided:
         return verdict
 
     def _signed(self, row: dict[str, Any], problems: list[Problem]) -> Verdict | None:
-        value = label_value(self._path, row, problems)
+        value = label_value(self._path, row, problems, self.notes)
         if type(value) is Missing:
             return None
         try:
@@ -167,6 +183,7 @@ class TwoSided:
         if number is None:
             self.notes["labels that are null"] += 1
             return UNMEASURED
+        number -= self._zero
         if abs(number) <= self._band:
             return PREFERS_NEITHER
         return PREFERS_A if (number > 0) == (self._positive == "a") else PREFERS_B
@@ -261,12 +278,9 @@ class Numbers:
                 text = path.text if path is not None else place
                 keys = [key for key in value if isinstance(key, str)][:6]
                 each = "" if path is None or path.is_list else "[]"
-                listed = ", ".join(f"{text}{each}.{key}" for key in keys)
-                detail = (
-                    f"{detail}: choose one, `label: {{scores: "
-                    f"[{text}{each}.{keys[0] if keys else 'KEY'}]}}`, "
-                    f"or weigh them: [{listed}] with `weights`"
-                )
+                listed = ", ".join(in_flow(f"{text}{each}.{key}") for key in keys)
+                first = in_flow(f"{text}{each}.{keys[0] if keys else 'KEY'}")
+                detail = f"{detail}: choose one, `label: {{scores: [{first}]}}`, or weigh them: [{listed}] with `weights`"
             problems.append(problem(place, _reason(error), detail))
             return None
 
@@ -326,7 +340,7 @@ class ListLabel:
 
     def _best(self, row: dict[str, Any], count: int, problems: list[Problem]) -> tuple[Kind, list[float | None]] | None:
         assert self._index is not None
-        value = label_value(self._index, row, problems)
+        value = label_value(self._index, row, problems, self.notes)
         if type(value) is Missing:
             return None
         if self._ties.of(value) is not None:
@@ -371,7 +385,7 @@ class OneLabel:
         if self._values is None:
             number = self._numbers.one(row, problems)
             return number if self._base is None else based_rank(number, self._base, self._numbers.places(), problems)
-        value = label_value(self._path, row, problems)
+        value = label_value(self._path, row, problems, self.notes)
         if type(value) is Missing:
             return None
         name = self._values.of(value)

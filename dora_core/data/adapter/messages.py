@@ -16,6 +16,7 @@ from dora_core.config.path_syntax import quote_key
 from dora_core.data.adapter.numbers import describe, is_nan
 from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
 from dora_core.data.adapter.transcripts import has_token, hh_transcript, is_plain, parse_template, template_in, without_end_tokens
+from dora_core.data.column_looks import role_and_text
 from dora_core.data.problems import Problem, Reason, problem
 
 Message = dict[str, str]
@@ -65,7 +66,7 @@ class MessageReader:
             if turns is None:
                 return [{"role": "user", "content": value}]
         elif isinstance(value, dict) and self._key_of(value) is not None:
-            turns = self.turns([value], field, problems)
+            turns = self.turns(self._by_turn(value), field, problems)
         elif isinstance(value, list) and value and isinstance(value[0], str):
             problems.append(
                 problem(
@@ -99,7 +100,7 @@ class MessageReader:
         elif value is None or is_nan(value):
             return Reply([], None)
         elif isinstance(value, dict) and self._key_of(value) is not None:
-            turns = self.turns([value], field, problems)
+            turns = self.turns(self._by_turn(value), field, problems)
         elif isinstance(value, list) and not (value and isinstance(value[0], str)):
             if not value:
                 problems.append(problem(field, Reason.EMPTY_RESPONSE, "no messages"))
@@ -108,10 +109,9 @@ class MessageReader:
         else:
             kind, hint = describe(value), self._hint(value, field, name)
             if isinstance(value, list):
-                several = (
-                    f"; where there are several write `shape: list` and `responses: {field}`" if name in ("chosen", "rejected") else ""
-                )
-                kind, hint = "a list of texts", f": name one of them, write `{name}: {_INDEX.sub('[]', field)}[0]`{several}"
+                path = _INDEX.sub("[]", field)
+                each = f", or `{name}: {path}[]` where each is a response of its own" if name in ("chosen", "rejected") else ""
+                kind, hint = "a list of texts", f": name one of them, write `{name}: {path}[0]`{each}"
             problems.append(problem(field, Reason.WRONG_TYPE, f"is {kind}, expected text{hint}"))
             return Reply([], None)
         if not turns:
@@ -267,6 +267,15 @@ class MessageReader:
                 return keys
         return None
 
+    def _by_turn(self, value: dict[Any, Any]) -> list[dict[Any, Any]]:
+        """The messages of a struct: itself, or those of a struct of lists, as ``datasets`` gives a sequence of structs."""
+        keys = self._key_of(value)
+        lists = [] if keys is None else [value[key] for key in keys]
+        if not lists or not all(isinstance(items, list) for items in lists) or len(lists[0]) != len(lists[1]):
+            return [value]
+        others = [key for key, items in value.items() if isinstance(items, list) and len(items) == len(lists[0])]
+        return [{key: value[key][i] for key in others} for i in range(len(lists[0]))]
+
     def role(self, value: Any, field: str, problems: list[Problem]) -> str:
         if isinstance(value, str):
             role = self._roles.get(value) or self._roles.get(value.strip().casefold())
@@ -368,6 +377,9 @@ class MessageReader:
         """The key of a struct that may have been meant, for the end of a message."""
         if not isinstance(value, dict):
             return ""
+        dialect = role_and_text(value)
+        if dialect is not None:
+            return f" or a message: write `messages: {{role: {quote_key(dialect[0])}, content: {quote_key(dialect[1])}}}`"
         texts = [key for key, inner in value.items() if isinstance(inner, str | list) and isinstance(key, str)]
         only = [key for key in texts if isinstance(value[key], str)]
         chosen = only[0] if len(only) == 1 else texts[0] if len(texts) == 1 else None

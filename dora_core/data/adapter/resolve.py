@@ -13,13 +13,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from dora_core.config.adapter import Adapter, AdapterColumns, ScoresLabel, paths_of
-from dora_core.config.path_syntax import parse_path, quote_key
+from dora_core.config.path_syntax import in_flow, parse_path, quote_key
 from dora_core.data.adapter.driver import RowAdapter, shape_by_columns
 from dora_core.data.adapter.fields import Fields
 from dora_core.data.adapter.numbers import describe
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.shapes.base import shapes
+from dora_core.data.column_looks import role_and_text
 from dora_core.data.columns_left import ColumnsLeft, columns_left
+from dora_core.data.mapping_hints import mapping_hint
+from dora_core.data.named_responses import names_for_responses
 from dora_core.data.presets.base import as_text, expand, find_preset, recognise
 from dora_core.errors import ConfigError, DataError, did_you_mean
 
@@ -107,12 +110,13 @@ def resolve(
     if shape is None:
         raise DataError(
             f"{place}: {name} fits no preset, and its columns show no shape",
-            hint=f"set `shape`, and map the responses, e.g. {_suggested(columns, sample)}or a preset "
+            hint=f"set `shape`, and map the responses, e.g. {mapping_hint(columns, sample)}or a preset "
             f"({', '.join(_presets_of(golden))}); columns there: {', '.join(columns)}",
         )
     if adapter.shape is None and shape != "mixed":
         adapter = _with(adapter, place, shape=shape)
     errors = [*_unused(adapter, shape), *_wrong_paths(adapter, columns, sample, ragged), *_ranks_as_rewards(adapter)]
+    errors += [] if errors or shape not in ("pair", "mixed") else names_for_responses(adapter, columns, sample)
     if not errors:
         errors = list(_missing_fields(adapter, shape, columns))
     if errors:
@@ -217,63 +221,7 @@ def _wrong_paths(adapter: Adapter, columns: Sequence[str], sample: Sequence[Mapp
             "columns.b",
             "columns.prompt",
         ):
-            yield from _wrong_type(place, path, [value for value in found if value is not None and type(value) is not Missing])
-
-
-def _suggested(columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> str:
-    """Lines that map the responses: by the columns that look like two of them, else by the fields' names."""
-    for sides, shape, first, second, more in _TWO_RESPONSES:
-        for column in columns:
-            if not re.search("[A-Za-z]", column) or (shape == "ab" and re.match("chosen|rejected", column, re.IGNORECASE)):
-                continue
-            for one, other in (sides, (sides[0].upper(), sides[1].upper())):
-                twin = re.sub(rf"(?<![A-Za-z0-9]){one}(?![A-Za-z0-9])|(?<=[a-z]){one}$", other, column.replace("_", " ")).replace(" ", "_")
-                if twin != column and twin in columns and all(_may_be_response(row.get(name)) for row in sample for name in (column, twin)):
-                    return f"`shape: {shape}` with `columns: {{{first}: {quote_key(column)}, {second}: {quote_key(twin)}}}`{more}, "
-    for column in columns:
-        text = _text_of_structs([row.get(column) for row in sample])
-        if text is not None:
-            return f"`columns: {{responses: {quote_key(column)}[].{quote_key(text)}}}` and `label: {{scores: [{quote_key(column)}[].…]}}`, "
-    return "`columns: {chosen: …, rejected: …}`, `columns: {responses: …}`, one response with an approval (`shape: unpaired`) "
-
-
-def _text_of_structs(values: Sequence[Any]) -> str | None:
-    """The key of a response's text where all values are lists of several structs; None for any other column."""
-    lists = [value for value in values if value is not None]
-    items = [item for value in lists if isinstance(value, list) for item in value]
-    if (
-        not items
-        or not all(isinstance(value, list) and len(value) > 1 for value in lists)
-        or not all(isinstance(item, dict) for item in items)
-    ):
-        return None
-    if any("role" in item or "from" in item for item in items):
-        return None  # messages of a conversation
-    keys = ("text", "response", "answer", "output", "completion", "content")
-    return next((key for key in keys if all(isinstance(item.get(key), str) for item in items)), None)
-
-
-_WITH_LABEL = " and `label: {column: …, a: …, b: …}`"
-_TWO_RESPONSES = (
-    (("chosen", "rejected"), "pair", "chosen", "rejected", ""),
-    (("preferred", "dispreferred"), "pair", "chosen", "rejected", ""),
-    (("accepted", "rejected"), "pair", "chosen", "rejected", ""),
-    (("good", "bad"), "pair", "chosen", "rejected", ""),
-    (("better", "worse"), "pair", "chosen", "rejected", ""),
-    (("winning", "losing"), "pair", "chosen", "rejected", ""),
-    (("winner", "loser"), "pair", "chosen", "rejected", ""),
-    (("positive", "negative"), "pair", "chosen", "rejected", ""),
-    (("w", "l"), "pair", "chosen", "rejected", ""),
-    (("edited", "original"), "pair", "chosen", "rejected", ""),
-    (("a", "b"), "ab", "a", "b", _WITH_LABEL),
-    (("0", "1"), "ab", "a", "b", _WITH_LABEL),
-    (("1", "2"), "ab", "a", "b", _WITH_LABEL),
-)
-"""Parts of the names of two columns with responses, and the shape and fields that read them."""
-
-
-def _may_be_response(value: Any) -> bool:
-    return value is None or isinstance(value, list | dict) or (isinstance(value, str) and " " in value)
+            yield from _wrong_type(adapter, place, path, [value for value in found if value is not None and type(value) is not Missing])
 
 
 def _ranks_as_rewards(adapter: Adapter) -> Iterator[str]:
@@ -286,12 +234,12 @@ def _ranks_as_rewards(adapter: Adapter) -> Iterator[str]:
         if isinstance(path, str) and _RANK.fullmatch(str(next((s for s in parse_path(path)[0][::-1] if isinstance(s, str)), ""))):
             yield (
                 f"`{place}: {path}` is a rank by its name, the smallest of which is the best, and of rewards the largest is: write "
-                f"`label: {{ranks: {path}, base: 1}}` (base 0 if ranks begin with 0); if the largest number is the best, "
-                f"`label: {{scores: [{path}], weights: [1]}}`"
+                f"`label: {{ranks: {in_flow(path)}, base: 1}}` (base 0 if ranks begin with 0); if the largest number is the best, "
+                f"`label: {{scores: [{in_flow(path)}], weights: [1]}}`"
             )
 
 
-def _wrong_type(place: str, path: CompiledPath, values: Sequence[Any]) -> Iterator[str]:
+def _wrong_type(adapter: Adapter, place: str, path: CompiledPath, values: Sequence[Any]) -> Iterator[str]:
     """A text field that holds structs in every row of the sample."""
     items: list[tuple[str, Any]] = []
     for value in values:
@@ -299,14 +247,23 @@ def _wrong_type(place: str, path: CompiledPath, values: Sequence[Any]) -> Iterat
             items += [(path.element(i), item) for i, item in enumerate(value[:1])]
         else:
             items.append((path.text, value))
+    own = {adapter.messages.role or "role", adapter.messages.content or "content"}
     structs = [
         (at, item)
         for at, item in items
-        if isinstance(item, dict) and not {"role", "content"} <= item.keys() and not {"from", "value"} <= item.keys()
+        if isinstance(item, dict)
+        and not own <= item.keys()
+        and not {"role", "content"} <= item.keys()
+        and not {"from", "value"} <= item.keys()
     ]
     if not structs or len(structs) < len(items):
         return
     at, struct = structs[0]
+    dialect = role_and_text(struct)
+    if dialect is not None:
+        keys_of_it = ", ".join(f"{name}: {quote_key(key)}" for name, key in zip(("role", "content"), dialect, strict=True))
+        yield f"{at} is {describe(struct)}, expected text or a message: write `messages: {{{keys_of_it}}}`"
+        return
     texts = [key for key, inner in struct.items() if isinstance(inner, str)]
     field = place.removeprefix("columns.")
     base = f"{path.text}[]" if at != path.text and "[]" not in path.text else path.text

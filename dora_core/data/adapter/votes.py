@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from dora_core.config.label_parts import Votes
-from dora_core.data.adapter.labels import TIE, Compile, NamedValues, list_value, unknown_value
+from dora_core.data.adapter.labels import TIE, Compile, counting_value, list_value, unknown_value
+from dora_core.data.adapter.named_values import NamedValues
 from dora_core.data.adapter.numbers import NotANumber, to_number
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.problems import Problem, Reason, problem
@@ -75,7 +76,7 @@ class VoteReader:
 
     def _one_by_one(self, row: dict[str, Any], problems: list[Problem]) -> tuple[float, float] | None:
         before, counted = len(problems), [0.0, 0.0]
-        for vote in list_value(self._each.get(row), self._each, problems) or ():
+        for vote in list_value(counting_value(self._each, row, self._notes), self._each, problems) or ():
             if vote is not None and type(vote) is not Missing:
                 share = self._share(vote, problems)
                 counted[0] += share

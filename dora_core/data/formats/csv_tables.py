@@ -1,7 +1,7 @@
 """CSV and TSV in UTF-8 with a header (RFC 4180), plain or compressed.
 
 Every value is text as it is written: ``007`` stays ``007``, and no column changes its type with its rows. An empty field is null. The
-delimiter is the one of comma, tab and semicolon that gives the header most columns. Positions count lines, the header included; a row
+delimiter is the one of comma, tab, semicolon and bar that gives the header most columns. Positions count lines, the header included; a row
 over several lines has that of its first. A row with another number of fields than the header, or with bytes that are not UTF-8, is a
 problem of that row; a quote that does not follow the rules refuses the file, because the next row could begin anywhere.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MOST_CHARS = 1 << 28
 """Longest field; Python's own limit is 131,072 characters."""
 HEADER_CHARS = 1 << 20
-_DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons"}
+_DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 
 class CsvReader:
@@ -74,7 +74,11 @@ class CsvReader:
         try:
             "".join(fields).encode()
         except UnicodeEncodeError:
-            return Problem("", Reason.UNPARSABLE, "not UTF-8")
+            return Problem(
+                "",
+                Reason.UNPARSABLE,
+                "not UTF-8; leave the row out, or convert the file: iconv -f CP1252 -t UTF-8 FILE > NEW_FILE (or from its encoding)",
+            )
         return {field: fields[place] or None for field, place in places.items()}
 
     @contextmanager

@@ -123,7 +123,7 @@ def _refuse_table_by_columns(at: Location) -> None:
     if len(values) < 2:
         return
     by_columns = all(isinstance(value, list) and len(value) == len(values[0]) > 1 for value in values)
-    by_index = all(isinstance(value, dict) and value.keys() == values[0].keys() and value for value in values)
+    by_index = all(isinstance(value, dict) and value for value in values) and bool(set.intersection(*(set(value) for value in values)))
     split = isinstance(document, dict) and {"columns", "data"} <= document.keys() and isinstance(document["data"], list)
     if by_columns or by_index or split:
         raise DataError(

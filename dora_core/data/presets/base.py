@@ -6,15 +6,19 @@ that a user writes beside it override its keys. Recognition never guesses: exact
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
 import yaml
 
 from dora_core.config.adapter import Adapter, UnpairedLabel, roots_of
-from dora_core.config.path_syntax import parse_path, quote_key
+from dora_core.config.path_syntax import Each, parse_path, quote_key
 from dora_core.data.adapter.paths import CompiledPath, Missing
+from dora_core.data.adapter.structured_text import Unparsable, looks_structured, parse_structure
 from dora_core.data.adapter.transcripts import hh_transcript
 from dora_core.errors import ConfigError, DataError, did_you_mean
 from dora_core.plugins import load_plugins
@@ -27,7 +31,25 @@ def _is_message(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, int | float | Decimal) or (isinstance(value, str) and _NUMBER.fullmatch(value.strip()) is not None)
+
+
+def _is_approval(value: Any) -> bool:
+    """Whether a value may approve or disapprove: a word, a boolean, 1 or 0, and no grade."""
+    return (
+        value in (0, 1) if isinstance(value, int | float) else isinstance(value, str) and (not _is_number(value) or float(value) in (0, 1))
+    )
+
+
+@lru_cache(maxsize=8192)
+def _structure_in(text: str) -> Any:
+    """The list or object that a CSV or SQL export wrote as text; None for any other text."""
+    if not looks_structured(text):
+        return None
+    try:
+        return parse_structure(text)
+    except Unparsable:
+        return None
 
 
 KINDS: dict[str, Callable[[Any], bool]] = {
@@ -40,11 +62,16 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "struct": lambda value: isinstance(value, dict),
     "list": lambda value: isinstance(value, list),
     "structs": lambda value: isinstance(value, list) and all(isinstance(item, dict) for item in value),
+    "texts": lambda value: isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value),
     "responses": lambda value: isinstance(value, list) and all(isinstance(item, str) or _is_message(item) for item in value),
     "number": _is_number,
     "scalar": lambda value: isinstance(value, str | int | float | bool),
+    "approval": _is_approval,
 }
 """Kinds of values that a preset can ask of a column: all values of the sample that are not null must be of it."""
+_WRITTEN = frozenset({"message", "messages", "struct", "structs"})
+"""Kinds that may also be written as text, which the adapter parses."""
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -52,7 +79,8 @@ class Variant:
     """One form of a schema.
 
     Attributes:
-        needs: columns that must be there → kind of their values (:data:`KINDS`); ``info.post`` style keys look into a struct.
+        needs: columns that must be there → kind of their values (:data:`KINDS`); ``info.post`` looks into a struct, ``answers[].rank`` into
+            a list of them.
         adapter: keys of the :class:`Adapter`. Of a path with alternatives only columns that are there stay; ``carry``, ``ignore`` and
             ``optional`` (paths of ``columns`` and ``context``) count only where their column is there.
         without: columns that must not be there.
@@ -75,14 +103,24 @@ class Variant:
         steps = (text,) if text in there else parse_path(text)[0]
         if str(steps[0]) not in there:
             return False
-        values: list[Any] = []
-        for row in sample[:SAMPLE_ROWS]:
-            value: Any = row
-            for step in steps:
-                value = value.get(step) if isinstance(value, Mapping) else None
-            if value is not None:
-                values.append(value)
-        return (bool(values) or (kind == "any" and len(steps) == 1)) and all(map(KINDS[kind], values))
+        values = [value for row in sample[:SAMPLE_ROWS] for value in _at(row, steps) if value is not None]
+        is_kind = KINDS[kind]
+        return (bool(values) or (kind == "any" and len(steps) == 1)) and all(
+            is_kind(value) or (kind in _WRITTEN and isinstance(value, str) and is_kind(_structure_in(value))) for value in values
+        )
+
+
+def _at(value: Any, steps: Sequence[Any]) -> Iterator[Any]:
+    """The values at a path: one, or that of every element of a list on the way."""
+    for at, step in enumerate(steps):
+        if at and isinstance(value, str):
+            value = _structure_in(value)
+        if isinstance(step, Each):
+            for item in value if isinstance(value, list) else []:
+                yield from _at({"": item}, ("", *steps[at + 1 :]))
+            return
+        value = value.get(step) if isinstance(value, Mapping) else None
+    yield value
 
 
 class Preset:
@@ -299,6 +337,7 @@ def _merged(keys: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     if own.get("columns", {}).keys() & {"rewards", "ranks"} and "label" not in own:
         merged.pop("label", None)
     written = {path for section in ("columns", "context") for path in own.get(section, {}).values() if isinstance(path, str)}
+    written |= own.get("leave_out", {}).keys()
     for name, other in (("carry", "ignore"), ("ignore", "carry")):
         if name in merged:
             taken = written | set(own.get(other, []))

@@ -13,7 +13,12 @@ class Ultrafeedback(Preset):
     name = "ultrafeedback"
     variants = (
         Variant(
-            needs={"instruction": "text", "completions": "structs"},
+            needs={
+                "instruction": "text",
+                "completions": "structs",
+                "completions[].response": "any",
+                "completions[].overall_score": "any",
+            },
             adapter={
                 "shape": "list",
                 "columns": {
@@ -36,7 +41,7 @@ class Nectar(Preset):
     name = "nectar"
     variants = (
         Variant(
-            needs={"prompt": "text", "answers": "structs"},
+            needs={"prompt": "text", "answers": "structs", "answers[].answer": "any", "answers[].rank": "any"},
             adapter={
                 "shape": "list",
                 "columns": {"responses": "answers[].answer", "sources": "answers[].model"},

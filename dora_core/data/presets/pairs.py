@@ -327,7 +327,8 @@ class Axolotl(Preset):
 
 @register_preset
 class RewardBench(Preset):
-    """allenai/reward-bench: pairs with the models that wrote them; `subset` becomes the task."""
+    """allenai/reward-bench: pairs with the models that wrote them; `subset` becomes the task.
+    allenai/reward-bench-2: lists of preferred and rejected responses; `models` names their authors in that order, and is carried."""
 
     name = "reward_bench"
     refines = ("trl",)
@@ -344,6 +345,15 @@ class RewardBench(Preset):
             adapter={
                 "shape": "pair",
                 "columns": {"chosen_source": "chosen_model", "rejected_source": "rejected_model", "task": "subset"},
+            },
+        ),
+        Variant(
+            needs={"prompt": "any", "chosen": "texts", "rejected": "texts", "num_correct": "number", "subset": "text"},
+            adapter={
+                "shape": "pair",
+                "columns": {"chosen": "chosen[]", "rejected": "rejected[]", "task": "subset"},
+                "carry": ["models", "num_correct"],
+                "ignore": ["num_incorrect", "num_rejected", "total_completions", "additional_metadata"],
             },
         ),
     )
@@ -366,7 +376,7 @@ class StackExchange(Preset):
             },
         ),
         Variant(
-            needs={"qid": "scalar", "question": "text", "answers": "structs"},
+            needs={"qid": "scalar", "question": "text", "answers": "structs", "answers[].text": "any", "answers[].pm_score": "any"},
             adapter={
                 "shape": "list",
                 "columns": {"prompt": "question", "responses": "answers[].text", "rewards": "answers[].pm_score"},

@@ -52,7 +52,7 @@ class Kto(Preset):
     name = "kto"
     variants = (
         Variant(
-            needs={"prompt": "any", "completion": "response", "label": "scalar"},
+            needs={"prompt": "any", "completion": "response", "label": "approval"},
             adapter={
                 "shape": "unpaired",
                 "columns": {"response": "completion"},
@@ -60,7 +60,7 @@ class Kto(Preset):
             },
         ),
         Variant(
-            needs={"instruction": "text", "output": "text", "kto_tag": "scalar"},
+            needs={"instruction": "text", "output": "text", "kto_tag": "approval"},
             adapter={
                 "shape": "unpaired",
                 "columns": {"prompt": "instruction", "response": "output"},
@@ -70,7 +70,7 @@ class Kto(Preset):
             optional=frozenset({"context.system", "context.history", "context.input"}),
         ),
         Variant(
-            needs={"conversations": "messages", "kto_tag": "scalar"},
+            needs={"conversations": "messages", "kto_tag": "approval"},
             adapter={
                 "shape": "unpaired",
                 "columns": {"response": "conversations"},
@@ -80,7 +80,7 @@ class Kto(Preset):
             optional=frozenset({"context.system"}),
         ),
         Variant(
-            needs={"messages": "messages", "label": "scalar"},
+            needs={"messages": "messages", "label": "approval"},
             without=frozenset({"prompt", "chosen", "rejected", "rejected_response"}),
             adapter={
                 "shape": "unpaired",

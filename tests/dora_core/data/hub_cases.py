@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.dora_core.data.cases import (
+    CASES,
     ROWS,
     SYSTEM,
     Case,
@@ -14,9 +15,11 @@ from tests.dora_core.data.cases import (
     _unpaired,
     assistant,
     best,
+    burnt,
     case,
     message,
     question,
+    second,
     system,
     user,
     worst,
@@ -121,3 +124,58 @@ def ppe_human_preference() -> Case:
         return {"question_id": f"q{i}", "prompt": question(i), "response_1": a, "response_2": b, **models}
 
     return _labelled("ppe_human_preference", row, lambda i: i % 5 == 0, preset="arena")
+
+
+@case
+def reward_bench_2() -> Case:
+    """Lists of preferred and of rejected responses."""
+
+    def row(i: int) -> dict[str, Any]:
+        chosen, rejected = ([best(i), second(i)], [worst(i), burnt(i)]) if i % 2 else ([best(i)], [worst(i), burnt(i), second(i)])
+        counts = {"num_correct": len(chosen), "num_incorrect": len(rejected), "total_completions": 4}
+        return {
+            "id": f"{i}",
+            "prompt": question(i),
+            "chosen": chosen,
+            "rejected": rejected,
+            "subset": "Ties",
+            "models": ["m"] * 4,
+            **counts,
+        }
+
+    truth: dict[int, Truth | str] = {
+        i: Truth([user(question(i))], {best(i): 1.0, second(i): float(i % 2), worst(i): 0.0, burnt(i): 0.0}, task="Ties")
+        for i in range(ROWS)
+    }
+    return Case("reward_bench_2", [row(i) for i in range(ROWS)], truth, preset="reward_bench")
+
+
+@case
+def oasst_with_deleted_messages() -> Case:
+    """A deleted answer with the worst rank, and a question below a deleted answer: neither is read."""
+    base = CASES["oasst"]()
+    (first, *_) = [row for row in base.rows if row["role"] == "prompter" and row["message_id"] in {r["parent_id"] for r in base.rows}]
+    gone = {**next(r for r in base.rows if r["role"] == "assistant"), "parent_id": first["message_id"], "deleted": True, "rank": 9}
+    below = [
+        {**gone, "message_id": "gone", "text": "This was deleted."},
+        {**gone, "message_id": "q", "parent_id": "gone", "role": "prompter", "text": "Why?", "deleted": False, "rank": None},
+        *({**gone, "message_id": f"a{k}", "parent_id": "q", "text": f"Answer {k}.", "deleted": False, "rank": k} for k in range(2)),
+    ]
+    return Case("oasst_with_deleted_messages", [*base.rows, *below], base.truth, preset="oasst")
+
+
+@case
+def label_studio_with_cancelled_annotations() -> Case:
+    """A cancelled annotation says the opposite; a row with no other has no label."""
+    base = CASES["label_studio"]()
+    rows, truth = [], dict(base.truth)
+    for i, row in enumerate(base.rows):
+        wrong = {"completed_by": 9, "was_cancelled": True, "result": [{"value": {"selected": "left"}}]}
+        opposite = {**wrong, "result": [{"value": {"selected": "right"}}]}
+        sound = [{**one, "was_cancelled": False} for one in row["annotations"]]
+        kept = [] if i == 1 else sound
+        rows.append({**row, "annotations": [*kept, wrong, opposite]})
+        found = truth[i]
+        if i == 1 and isinstance(found, Truth):
+            truth[i] = Truth(found.prompt, dict.fromkeys(found.answers))
+    return Case("label_studio_with_cancelled_annotations", rows, truth, preset="label_studio")

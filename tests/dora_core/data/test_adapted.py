@@ -72,6 +72,16 @@ def test_a_late_column_that_needs_a_decision_names_its_row_and_the_line(tmp_path
     assert len(list(found.rows())) == SAMPLE_ROWS + 1
 
 
+def test_a_late_row_that_is_marked_as_withdrawn_names_its_row_and_the_line(tmp_path: Path) -> None:
+    rows = [{**PAIRS[0], "prompt": f"q{i}", "is_deleted": i == SAMPLE_ROWS} for i in range(SAMPLE_ROWS + 2)]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    with pytest.raises(DataError, match=f"row {SAMPLE_ROWS}: the first row that the column 'is_deleted'") as caught:
+        list(adapted(path).rows())
+    assert "`leave_out: {is_deleted: [true]}`" in caught.value.hint
+    assert len(list(adapted(path, leave_out={"is_deleted": [True]}).rows())) == SAMPLE_ROWS + 1
+    assert len(list(adapted(path, carry=["is_deleted"]).rows())) == SAMPLE_ROWS + 2
+
+
 def test_rows_of_one_prompt_are_joined_over_files(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [{"prompt": "q", "response": "x", "score": 1}])
     write_jsonl(tmp_path / "b.jsonl", [{"prompt": "q", "response": "y", "score": 2, "note": None}])

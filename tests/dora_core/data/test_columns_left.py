@@ -28,25 +28,41 @@ def test_harmless_columns_need_no_decision(column):
         ("system", "Be kind.", "a system prompt", "context: {system: system}"),
         ("tools", [{"name": "f"}], "tools", "messages: {tools: keep}"),
         ("images", [{"bytes": b"x"}], "media", "ignore: [images]"),
-        ("winner", "model_a", "a winner", "label: {column: winner, …}"),
+        ("winner", "model_a", "a winner", "shape: ab with columns: {a: chosen, b: rejected} and label: {column: winner, a: […]"),
         ("weight", 0.5, "a weight", "columns: {weight: weight}"),
         ("margin", 2.5, "a margin", "carry: [margin]"),
         ("source", "gpt-4", "a source", "columns: {source: source}"),
         ("chosen_model", "gpt-4", "a source", "columns: {chosen_source: chosen_model}"),
         ("audio_url", "a.wav", "media", "ignore: [audio_url]"),
         ("img", "a.png", "media", "ignore: [img]"),
-        ("is_tie", True, "a winner", "label: {column: is_tie, …}"),
-        ("flipped", True, "a winner", "label: {column: flipped, …}"),
-        ("status", "tie", "a winner", "label: {column: status, …}"),
-        ("winner_model_b", 1, "a winner", "label: {column: winner_model_b, …}"),
+        ("is_tie", True, "a winner", "leave_out: {is_tie: […]}"),
+        ("flipped", True, "a winner", "label: {column: flipped, a: […], b: […], tie: […]}"),
+        ("status", "tie", "a winner", "leave_out: {status: […]}"),
+        ("status", "discarded", "a mark of rows that do not count", "leave_out: {status: [discarded]}"),
+        ("is_deleted", True, "a mark of rows that do not count", "leave_out: {is_deleted: [true]}"),
+        ("is_valid", "False", "a mark of rows that do not count", "leave_out: {is_valid: ['False']}"),
+        ("winner_model_b", 1, "a winner", "label: {column: winner_model_b, a: […]"),
         ("rejected2", "c", "a further response", "carry: [rejected2]"),
         ("question", "What?", "a prompt", "columns: {prompt: question}"),
-        ("rank", 1, "a rank", "label: {ranks: rank, base: 1}"),
+        ("rank", 1, "a rank", "carry: [rank]"),
+        ("rank", [1, 0], "a rank", "label: {ranks: rank, base: 0}"),
+        ("schema", "CREATE TABLE t (a int)", "a context", "context: {input: schema}"),
+        ("Prompt", "Another one.", "a prompt", "columns: {prompt: Prompt}"),
+        ("Chosen", "Another one.", "a second 'chosen'", "ignore: [Chosen]"),
+        ("rejected_responses", ["b", "c"], "a further response", "ignore: [rejected_responses]"),
+        ("annotations", [{"rating": 4, "by": "x"}], "a score", 'label: {scores: ["annotations[].rating"]}'),
+        (
+            "context",
+            [{"speaker": "A", "text": "t"}],
+            "a context",
+            "columns: {prompt: context} with messages: {role: speaker, content: text}",
+        ),
         ("rm.score", 1, None, ""),
-        ("quality_score", 1, "a score", "label: {scores: [quality_score]}"),
-        ("x", "model_b", "a winner", "label: {column: x, …}"),
+        ("quality_score", 1, "a score", "carry: [quality_score]"),
+        ("quality_score", [4, 1], "a score", "label: {scores: [quality_score]}"),
+        ("x", "model_b", "a winner", "label: {column: x, a: […], b: […], tie: […]}"),
         ("x", "You are a pirate.", "a system prompt", "context: {system: x}"),
-        ("x", [{"role": "user", "content": "q"}], "messages", "columns: {prompt: x}"),
+        ("x", [{"role": "user", "content": "Another one."}], "messages", "columns: {prompt: x}"),
         ("x", {"bytes": None, "path": "a.png"}, "media", "ignore: [x]"),
     ],
 )
@@ -140,3 +156,47 @@ def test_parts_of_single_responses_other_than_media_need_no_decision():
     row = {"prompt": "q", "done": [{"text": "a", "system_prompt": "s", "images": ["x"]}, {"text": "b", "system_prompt": "t", "images": []}]}
     adapter = Adapter.model_validate({"shape": "list", "columns": {"responses": "done[].text"}})
     assert [decision.column for decision in columns_left(adapter, list(row), [row]).decisions] == ["done[].images"]
+
+
+def test_only_lines_that_can_read_the_values_are_offered():
+    def lines(extra):
+        (decision,) = left(extra).decisions
+        return decision.lines
+
+    assert lines({"models": ["gpt-4", "llama"]}) == ("carry: [models]", "ignore: [models]"), "a source per row is text"
+    assert lines({"quality_score": 1}) == ("carry: [quality_score]", "ignore: [quality_score]"), "a score of two responses is two numbers"
+    assert not any("input" in line for line in lines({"context": [{"role": "user", "content": "c"}]})), "messages are not joined to a text"
+
+
+@pytest.mark.parametrize("column", ["is_deleted", "status", "is_valid"])
+def test_marks_that_mark_nothing_are_carried(column):
+    assert left({column: {"is_deleted": False, "status": "submitted", "is_valid": True}[column]}).unnamed == (column,)
+
+
+def test_what_repeats_the_texts_of_a_row_in_other_words_of_structure_is_carried():
+    talk = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    assert left({"conversations": talk, "Prompt": "q"}).unnamed == ("conversations", "Prompt")
+    assert left({"conversations": [*talk, {"from": "gpt", "value": "z"}]}).decisions
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "line"),
+    [
+        ("elo", [900, 1200], "label: {scores: [elo]}"),
+        ("loss", [3.0, 1.0], "label: {scores: [loss], weights: [-1]}"),
+        ("best_index", 0, "label: {column: best_index, index_base: 0}"),
+        ("gold", 1, "label: {column: gold, index_base: 0 or 1}"),
+    ],
+)
+def test_a_list_without_a_label_asks_for_columns_that_may_be_one(column, value, line):
+    row = {"prompt": "q", "responses": ["a", "b"], "rewards": None, column: value}
+    (decision,) = columns_left(Adapter.model_validate({"shape": "list"}), list(row), [row]).decisions
+    assert (decision.column, line in decision.lines) == (column, True)
+    labelled = {**row, "rewards": [1.0, 0.0]}
+    assert not columns_left(Adapter.model_validate({"shape": "list"}), list(row), [labelled]).decisions, "the list has its label"
+
+
+@pytest.mark.parametrize(("column", "value"), [("turn", 1), ("token_counts", [3, 4, 5]), ("seeds", ["x", "y"])])
+def test_other_columns_beside_a_list_without_a_label_are_carried(column, value):
+    row = {"prompt": "q", "responses": ["a", "b"], column: value}
+    assert columns_left(Adapter.model_validate({"shape": "list"}), list(row), [row]).unnamed == (column,)

@@ -47,6 +47,7 @@ def test_other_splits_alone_need_a_name(tmp_path: Path) -> None:
     folder(tmp_path, train_prefs=0, test_prefs=1)
     error = refused(tmp_path)
     assert "has no split 'train', its splits are test_prefs, train_prefs" in error.message
+    assert "e.g. 'train_prefs' for its preferences" in error.hint
     assert ids(tmp_path, split="train_prefs") == ["0"]
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,6 +19,7 @@ from dora_core.config.execution import Execution
 from dora_core.config.method import LoraConfig, OptimizationConfig
 from dora_core.errors import TrainingError
 from dora_core.models.adapters import add_lora
+from dora_core.training.checkpoints import PROGRESS
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import FolderHooks, OutOfMemory, Schedule, fit
 from tests.dora_core.training.interrupted_runs import DiesAtStepTen, Killed, Run, assert_same, sft_task
@@ -193,3 +198,32 @@ def test_a_gradient_that_is_not_finite_stops_with_a_remedy(policy, tokenizer, tm
 def test_no_records_is_an_error_before_any_step(policy, tokenizer, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no training records"):
         fit(sft_task(policy, tokenizer, []), OptimizationConfig(), Execution(), Worker(), FolderHooks(tmp_path))
+
+
+@pytest.mark.fault(33)
+def test_a_clock_that_is_set_back_does_not_hide_the_last_checkpoint(tmp_path: Path) -> None:
+    hooks = FolderHooks(tmp_path)
+    for step in (2, 4, 6):
+        hooks.save(lambda folder: (folder / PROGRESS).touch(), step)
+        if step == 2:
+            later = time.time_ns() + 3600 * 10**9
+            os.utime(tmp_path / "step-2" / PROGRESS, ns=(later, later))  # it was written before the clock was set back
+    assert [folder.name for folder in hooks.checkpoints()] == ["step-6", "step-4"]
+
+
+@pytest.mark.fault(30)
+def test_notice_of_a_preemption_saves_a_checkpoint_at_once(run: Run, tmp_path: Path) -> None:
+    """At step 3; the run's own checkpoints come every fourth step."""
+
+    class Leaving(FolderHooks):
+        saved: ClassVar[list[int]] = []
+
+        def leaves(self, done: int) -> bool:
+            return done == 3
+
+        def save(self, folder_writer: Callable[[Path], None], step: int) -> None:
+            self.saved.append(step)
+            super().save(folder_writer, step)
+
+    run(Leaving(tmp_path))
+    assert Leaving.saved[:3] == [3, 4, 8]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,3 +47,23 @@ def test_single_responses_are_trusted_ones(tmp_path: Path) -> None:
 def test_data_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         look_at(str(write_jsonl(tmp_path / "a.jsonl", [{"x": 1, "y": 2}])))
+
+
+PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
+
+
+def test_rows_that_are_marked_as_withdrawn_are_left_out_with_a_comment(tmp_path: Path) -> None:
+    rows = [{**PAIR, "prompt": f"q{i}", "status": "discarded" if i else "submitted"} for i in range(3)]
+    found = look_at(str(write_jsonl(tmp_path / "a.jsonl", rows)))
+    assert found.keys == {"preset": "trl", "leave_out": {"status": ["discarded"]}}
+    assert found.comments[0].startswith("ASSUMED rows that column 'status' marks are left out")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{**PAIR, "swapped": True}, {**PAIR, "status": "tie"}, {"prompt": "q", "responses": ["a", "b"], "ranking": [2, 1]}],
+    ids=["swapped", "tie", "ranking"],
+)
+def test_a_label_that_may_turn_records_round_is_not_decided_for_the_user(row: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="need a decision"):
+        look_at(str(write_jsonl(tmp_path / "a.jsonl", [row])))

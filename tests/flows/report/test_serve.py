@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
+from dora_core.errors import StoreError
 from flows.report import render
-from flows.report.serve import HEADERS, application
+from flows.report.serve import HEADERS, application, main
 from infra.settings import Settings
 from infra.store.store import Store
+from infra.tracking import model_registry
 from tests.flows.report.runs import make_run
 
 RUN = "demo-20260131-120000-ab12"
@@ -37,7 +41,7 @@ def client(settings: Settings, host: str = "127.0.0.1:4100") -> TestClient:
     return TestClient(application(settings), base_url=f"http://{host}")
 
 
-@pytest.mark.parametrize("path", ["/", f"/runs/{RUN}", "/health", "/missing"])
+@pytest.mark.parametrize("path", ["/", f"/runs/{RUN}", "/missing", "/health/", "//health", "/HEALTH"])
 def test_every_path_requires_the_password(settings: Settings, path: str) -> None:
     guarded = Settings(home=settings.home, auth=":".join(LOGIN))
     browser = client(guarded)
@@ -46,7 +50,42 @@ def test_every_path_requires_the_password(settings: Settings, path: str) -> None
         assert refused.status_code == 401 and refused.headers["www-authenticate"].startswith("Basic")
     for header in ("Bearer x", "Basic ???", "Basic"):
         assert browser.get(path, headers={"authorization": header}).status_code == 401
-    assert browser.get("/health", auth=LOGIN).text == "1 runs"
+    assert browser.get("/", auth=LOGIN).status_code == 200
+
+
+def test_health_is_open_and_holds_no_data(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    guarded = client(Settings(home=settings.home, auth=":".join(LOGIN)))
+    assert guarded.get("/health").text == "OK"
+
+    def broken(*_: object) -> list[str]:
+        raise StoreError("s3://secret-bucket does not answer")
+
+    monkeypatch.setattr(Store, "list", broken)
+    answer = guarded.get("/health")
+    assert (answer.status_code, answer.text) == (503, "the store cannot be read")
+    assert "secret-bucket" in client(settings).get("/").text, "behind the password the reason is shown"
+
+
+def test_a_password_of_mlflow_that_is_set_stays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: None)
+    for name, value in {"HOME": str(settings.home), "AUTH": ":".join(LOGIN)}.items():
+        monkeypatch.setenv(f"DORA_{name}", value)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "another-password")
+    for name in ("MLFLOW_TRACKING_USERNAME", "PREFECT_API_AUTH_STRING"):
+        monkeypatch.setenv(name, "")
+    main(["--port", "4100"])
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "another-password" and os.environ["MLFLOW_TRACKING_USERNAME"] == LOGIN[0]
+
+
+def test_pages_of_servers_elsewhere_are_linked(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers, where no `dora up` has recorded services."""
+    monkeypatch.setattr(model_registry, "versions", lambda uri: [])
+    elsewhere = {"prefect_api_url": "http://prefect:4200/api", "mlflow_uri": "http://mlflow:5000", "ray_address": "http://ray-head:8265"}
+    text = client(settings.model_copy(update=elsewhere)).get("/").text
+    assert all(f'href="{url}"' in text for url in ("http://prefect:4200", "http://mlflow:5000", "http://ray-head:8265"))
+    public = settings.model_copy(update=elsewhere | {"public_url": "https://{service}.example.org"})
+    text = client(public).get("/").text
+    assert all(f'href="https://{name}.example.org"' in text for name in ("prefect", "mlflow", "ray"))
 
 
 def test_only_its_own_names_are_answered_and_nothing_is_written(settings: Settings) -> None:

@@ -27,7 +27,8 @@ from dora_core.testbed.mixture import Testbed, TestbedConfig
 from flows.config.loading import load_config
 from flows.config.models import RealignConfig
 from flows.planning.plan import build_plan
-from infra.processes import free_port, spawn, terminate_tree
+from infra.ports import free_port
+from infra.processes import spawn, terminate_tree
 from infra.settings import Settings
 from infra.store.store import Store
 from infra.tracking import model_registry as registry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,3 +58,26 @@ def test_a_run_that_waited_goes_on_with_its_finished_stages(store: Store) -> Non
     assert not list(waiting(store))
     other = opened(store, cached, FlowRun("realign", "11111111-a244-49a0-84d7-d13a2280d659", "q", is_again=True))
     assert other.run_id != before.run_id
+
+
+@pytest.mark.fault(35)
+def test_a_run_that_waited_during_an_upgrade_computes_what_the_upgrade_changed(store: Store) -> None:
+    """The new release has another digest for the second stage: the first one's result counts, the second one's does not."""
+    before = opened(store, plan_of(1, 2))
+    for label in ("toy 1", "toy 2"):
+        before.stage(label, state="ran", seconds=3.0)
+    before.update(status="waiting", finished=9.0)
+    first, other = plan_of(1, 3).stages
+    upgraded = replace(plan_of(1, 2), stages=(replace(first, cached=True), replace(other, label="toy 2", cached=True)))
+    again = opened(store, upgraded, replace(FLOW_RUN, is_again=True))
+    assert again.run_id == before.run_id
+    assert [(s.label, s.digest, s.state) for s in again.run.stages] == [("toy 1", first.digest, "ran"), ("toy 2", other.digest, "pending")]
+
+
+@pytest.mark.fault(33)
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_set_during_a_run_does_not_change_its_duration(store: Store, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    manifest, clock = opened(store, plan_of(1)), time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 3600 * hours)
+    manifest.update(status="completed", finished=manifest.now())
+    assert 0.0 <= manifest.run.seconds < 60.0

@@ -40,6 +40,7 @@ from tasks.runtime.stage import StageRef, execute
 from tasks.stages import judge, prompts, reference
 from tasks.stages.registry import STAGES
 from tests.flows.killed_runs import process
+from tests.s3_proxy import s3_proxy
 from tests.s3_server import BUCKET, S3Server, s3_server
 
 DAY = 86_400.0
@@ -491,6 +492,25 @@ def test_a_bucket_and_this_machines_copies_of_it(s3: S3Server, tmp_path: Path, m
     copies = Store(str(store.local_root))
     assert done.cached_bytes > 2000 and [copies.is_done("align", each.digest) for each in (kept, live)] == [False, True]
     assert (store.fetch("align", kept.digest) / "output.bin").exists(), "it is fetched again"
+
+
+@pytest.mark.fault(27)
+def test_a_listing_that_is_out_of_date_deletes_nothing(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listing lacks the last run, which needs a result that is old and that no other run needs."""
+    with s3_proxy(s3) as proxy:
+        for name, value in (proxy.server.environment | {"DORA_CACHE": str(tmp_path), "DORA_HOME": str(tmp_path / "home")}).items():
+            monkeypatch.setenv(name, value)
+        place = Settings(store=f"s3://{BUCKET}/stale")
+        store = Store(place.store_uri)
+        needed = made(store, "align", "needed")
+        monkeypatch.setattr(gc, "GRACE_SECONDS", 0.0)  # objects have the server's time, and are new
+        gc.collect(place, place.effective(), delete=False)  # its listings are the old ones
+        proxy.is_stale = True
+        ran(store, "p-1", needed, status="running")
+        with pytest.raises(StoreError, match="does not list a file that was just written"):
+            collect(place, older_than=0.0)
+        proxy.is_stale = False
+        assert collect(place, older_than=0.0).removed == [] and store.is_done("align", needed.digest)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90m", 5400.0), ("12h", 43_200.0), ("0s", 0.0), ("1.5d", 129_600.0), ("2w", 14 * DAY)])

@@ -9,7 +9,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from dora_core.errors import StoreError
-from infra.store.deletion import TRASH, delete_file, discard, files_below
+from infra.store.deletion import TRASH, check_listing, delete_file, discard, files_below
 from infra.store.store import Store
 
 DIGEST = "a" * 64
@@ -100,3 +100,15 @@ def test_links_are_neither_followed_nor_deleted_through(local: Store, tmp_path: 
         discard(local, f"{PLACE}/link", lambda: True)
     assert discard(local, PLACE, lambda: True)
     assert (tmp_path / "outside" / "file").read_bytes() == b"theirs"
+
+
+@pytest.mark.fault(27)
+def test_a_listing_that_lacks_what_was_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bucket" / "prefix").mkdir(parents=True)
+    store = Store(str(tmp_path / "cache"))
+    store.remote = (pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem()), "prefix")
+    check_listing(store)
+    monkeypatch.setattr(store, "list", lambda relative: [])
+    with pytest.raises(StoreError, match="does not list a file that was just written"):
+        check_listing(store)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

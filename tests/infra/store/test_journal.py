@@ -36,10 +36,10 @@ def test_a_followed_journal_is_read_to_its_end(tmp_path: Path, monkeypatch: pyte
     hiccups, seen, looked = iter([OSError("away"), OSError("away")]), list[int](), threading.Event()
     look = reader.new_parts
 
-    def unsteady() -> Iterator[JournalPart]:
+    def unsteady(*, ended: bool = False) -> Iterator[JournalPart]:
         if error := next(hiccups, None):
             raise error
-        return look()
+        return look(ended=ended)
 
     def on_part(part: JournalPart) -> None:
         seen.extend(event["step"] for event in part.events)
@@ -90,3 +90,17 @@ def test_a_part_is_read_by_its_name_also_from_another_machine(tmp_path: Path) ->
         read_part(two, f"align/{DIGEST}/journal/none.jsonl")
     with pytest.raises(StoreError):
         read_part(two, "../outside.jsonl")
+
+
+@pytest.mark.fault(27)
+def test_parts_that_a_remote_store_does_not_list_yet_are_read_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bucket").mkdir()
+    store = Store(str(tmp_path / "cache"))
+    store.remote = (pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem()), "")
+    writer = JournalWriter(store.folder("align", "0" * 64), flush_seconds=0.0)
+    reader, fresh = JournalReader(store, "align", "0" * 64), store.list
+    for step in range(4):
+        writer.metrics(step, {"loss": float(step)})
+    monkeypatch.setattr(store, "list", lambda relative: fresh(relative)[:2])
+    assert [event["step"] for part in reader.new_parts() for event in part.events] == [0, 1]
+    assert [event["step"] for part in reader.new_parts(ended=True) for event in part.events] == [2, 3]

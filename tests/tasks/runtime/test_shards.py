@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
@@ -234,7 +235,7 @@ class CutOff(Doubler):
         return super().__call__(rows)
 
 
-@pytest.mark.fault(1)
+@pytest.mark.fault(1, 29)
 @pytest.mark.component
 @pytest.mark.chaos
 def test_a_worker_that_is_cut_off_gives_its_place_to_another(ray_cluster, context, tmp_path):
@@ -309,3 +310,21 @@ def test_actors_are_gone_afterwards(ray_cluster, context, tmp_path):
     while ray.available_resources().get("CPU") != 2.0 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert ray.available_resources()["CPU"] == 2.0
+
+
+@pytest.mark.fault(27)
+def test_shards_that_a_remote_store_does_not_list_yet_are_not_computed_again(tmp_path, monkeypatch):
+    """Another machine goes on, whose cache is empty, with a listing from before the first shard."""
+    (tmp_path / "bucket" / "prefix").mkdir(parents=True)
+    bucket = pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem())
+
+    def on_machine(name: str) -> StageContext:
+        store = Store(str(tmp_path / name))
+        store.remote = (bucket, "prefix")
+        monkeypatch.setattr(store, "list", lambda relative: [])
+        folder = store.folder("calibrate", DIGEST)
+        return StageContext(store, folder, JournalWriter(folder), logging.getLogger("test"))
+
+    for name in ("one", "two"):
+        expect_all_rows_once(double(on_machine(name), tmp_path))
+    assert calls(tmp_path) == ROWS["key"].to_pylist()

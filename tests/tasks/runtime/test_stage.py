@@ -6,16 +6,21 @@ import errno
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
+from dora_core import remote_files
 from dora_core.errors import DataError, StoreError
 from infra.store.store import ERROR, Store
 from tasks.runtime.facts import Facts
 from tasks.runtime.spec import StageSpec
 from tasks.runtime.stage import StageContext, StageOutput, describe_error, execute
+from tests.faults import Recovery
+from tests.s3_proxy import s3_proxy
+from tests.s3_server import BUCKET, s3_server
 
 
 class Spec(StageSpec):
@@ -98,3 +103,34 @@ def test_memory_is_the_largest_peak_of_its_processes(store: Store, others: list[
 
     memory = execute(Spec(), run, store)["memory"]
     assert memory == 10**15 if others else 10**7 < memory < 10**12, "a Python process has tens of MB at least"
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("seconds", [0.0, pytest.param(65.0, marks=pytest.mark.chaos)])
+def test_an_outage_of_the_store_in_a_stage_is_waited_out_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recovery: Recovery, seconds: float
+) -> None:
+    with s3_server() as server, s3_proxy(server) as proxy:
+        for name, value in (proxy.server.environment | {"DORA_CACHE": str(tmp_path)}).items():
+            monkeypatch.setenv(name, value)
+
+        def come_back() -> None:
+            while not remote_files._away:  # until the outage is reported
+                time.sleep(0.05)
+            time.sleep(seconds)
+            proxy.is_away = False
+
+        def run(spec: Spec, context: StageContext) -> StageOutput:
+            proxy.is_away = True
+            recovery.begins()
+            threading.Thread(target=come_back, daemon=True).start()
+            context.folder.write_json("half.json", {"half": 1})
+            recovery.ends()
+            (context.path / "output.bin").write_bytes(b"12345")
+            return StageOutput(rows=1)
+
+        store = Store(f"s3://{BUCKET}/outage-{seconds}")
+        result = execute(Spec(), run, store)
+        [warning] = result["facts"]["warnings"]
+        assert warning.startswith(f"s3://{BUCKET} did not answer for ") and warning.endswith(" s, which was waited out")
+        assert sorted(result["files"]) == ["half.json", "output.bin"] and store.is_done("toy", Spec().digest())

@@ -7,6 +7,7 @@ import logging
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 from dora_core.errors import StageFailed
 from tasks.runtime.worker_failures import WorkerFailures
@@ -83,3 +84,16 @@ def test_deaths_are_bounded_whoever_dies(most: int, places: list[int]) -> None:
                     aside.add(place)
         met.raise_set_aside()
     assert count <= (most + 1) ** 2 + most**2
+
+
+@pytest.mark.fault(31)
+@pytest.mark.parametrize(
+    ("error", "full"), [(ObjectStoreFullError, "Ray's object store is full"), (OutOfDiskError, "the disk that Ray's object")]
+)
+def test_a_full_object_store_names_the_keys_to_lower(error: type[Exception], full: str) -> None:
+    with pytest.raises(StageFailed, match=full) as caught, failures(2).object_store():
+        raise error("Failed to put object 00ff\ninto the store")
+    assert "(Failed to put object 00ff)" in caught.value.message and not caught.value.retryable
+    assert caught.value.hint.startswith("lower workers or shard_rows of execution.calibrate")
+    with pytest.raises(KeyError), failures(2).object_store():
+        raise KeyError("the code's own")

@@ -184,7 +184,7 @@ READ: dict[str, Case] = {
     ),
     "23d_five_attributes": Case(
         [{"path": "train.jsonl", "label": {"scores": ["rewards[].helpfulness", "rewards[].verbosity"], "weights": [1, -0.1]}}],
-        old="label: {scores: [rewards[].helpfulness]}",
+        old='label: {scores: ["rewards[].helpfulness"]}',
         check=lambda o: {tuple(round(r, 6) for r in rewards) for rewards in o.rewards} == {(3.9, 0.7)},
     ),
     "24a_extra_fields": Case(

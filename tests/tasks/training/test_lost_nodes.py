@@ -77,7 +77,7 @@ print(json.dumps(result["facts"]["resumed_from"]), flush=True)
 
 @pytest.mark.component
 @pytest.mark.chaos
-@pytest.mark.fault(4)
+@pytest.mark.fault(4, 29)
 def test_a_training_on_two_nodes_outlives_one_and_says_so(
     pipeline_start: Start, tmp_path: Path, unconnected: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

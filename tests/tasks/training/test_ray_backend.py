@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import threading
@@ -25,8 +26,9 @@ import torch
 
 from dora_core.config.execution import Execution
 from dora_core.errors import DoraError, ServiceError, StoreError, TrainingError
+from dora_core.training.distributed import Worker
 from dora_core.training.loop import OutOfMemory
-from infra.store.journal import JournalReader
+from infra.store.journal import JournalReader, JournalWriter
 from infra.store.store import ERROR, Store, sha256_file
 from tasks.runtime.stage import execute
 from tasks.stages import align
@@ -45,6 +47,26 @@ def test_gradients_in_host_memory_are_reduced_by_gloo() -> None:
     gpus = {"gpus_per_worker": 1.0, "strategy": "fsdp"}
     found = [collectives(Execution(**options)) for options in ({}, gpus, gpus | {"cpu_offload": True})]
     assert found == ["gloo", "nccl", "cpu:gloo,cuda:nccl"]
+
+
+@pytest.mark.fault(30)
+def test_notice_of_a_preemption_is_said_once_with_ranks_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray.train
+    from ray.train.v2.api.preemption import PreemptionInfo
+
+    from tasks.training.ray_backend import _RayHooks
+
+    store = Store(str(tmp_path))
+    hooks = _RayHooks(str(tmp_path), tmp_path, JournalWriter(store.folder("align", "0" * 64)), Worker())
+    monkeypatch.setattr("tasks.training.ray_backend.NOTICE_SECONDS", 0.0)
+    told = [None, PreemptionInfo(1000 * (int(time.time()) + 60), {"node-b": [3, 2]})] + [PreemptionInfo(None, {"node-b": [3, 2]})] * 2
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: told.pop(0))
+    assert [hooks.leaves(done) for done in (1, 2, 3)] == [False, True, False], "the same nodes are news once"
+    told[0] = PreemptionInfo(None, {"node-c": [0]})
+    assert hooks.leaves(4)
+    first, second = (event["text"] for event in JournalReader(store, "align", "0" * 64).new_events())
+    assert re.fullmatch(r"the node of rank 2, 3 will be taken away within (59|60) s: a checkpoint of step 2 is written now", first)
+    assert second == "the node of rank 0 will be taken away: a checkpoint of step 4 is written now"
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Shape tree: messages with parents (OASST), or whole trees in one row. One record per user message with at least two ranked answers.
 
-The prompt is the path from the root. Messages are spilled to disk first, because an answer may come before its question.
+The prompt is the path from the root. Deleted messages (``deleted: true``, as OASST marks them) are no answers, and end their path.
+Messages are spilled to disk first, because an answer may come before its question.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from dora_core.data.adapter.shapes.base import RowShape
 from dora_core.data.adapter.spill import spill_file
 from dora_core.data.problems import Problem, Reason, problem
 from dora_core.data.response_turns import TURN
+from dora_core.data.withdrawn import is_withdrawn
 
 MAX_DEPTH = 1000
+_WITHDRAWN = "deleted answers, left out"
 _TABLE = (
     "CREATE TABLE node (id TEXT PRIMARY "
     "KEY, seq INTEGER, parent TEXT, role "
     "TEXT, text TEXT, "
     "rank REAL, source "
-    "TEXT, beside TEXT) "
+    "TEXT, withdrawn INTEGER, beside TEXT) "
     "WITHOUT ROWID"
 )
 
@@ -64,7 +67,7 @@ class TreeShape:
                 problems: list[Problem] = []
                 node = self._node(row, problems)
                 if node is not None and not problems:
-                    added = spill.execute("INSERT OR IGNORE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (node[0], index, *node[1:]))
+                    added = spill.execute("INSERT OR IGNORE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (node[0], index, *node[1:]))
                     if not added.rowcount:
                         problems.append(problem(self._id.text, Reason.BROKEN_TREE, "an earlier message has this id"))
                 if problems:
@@ -92,7 +95,7 @@ class TreeShape:
         self.reader.beside(row, fields, problems)
         if problems:
             return None
-        return identifier, parent, role, text, rank, source, json.dumps(fields)
+        return identifier, parent, role, text, rank, source, int(is_withdrawn(row)), json.dumps(fields)
 
     def _key(self, path: CompiledPath, row: dict[str, Any], problems: list[Problem]) -> str | None:
         value = self.reader.optional(path, row, problems)
@@ -136,8 +139,10 @@ class TreeShape:
 
     def _question(self, spill: sqlite3.Connection, identifier: str, beside: str) -> CanonicalRow | list[Problem] | None:
         answers = spill.execute(
-            "SELECT text, rank, source FROM node WHERE parent = ? AND role = 'assistant' ORDER BY seq", (identifier,)
+            "SELECT text, rank, source, withdrawn FROM node WHERE parent = ? AND role = 'assistant' ORDER BY seq", (identifier,)
         ).fetchall()
+        withdrawn = sum(answer[3] for answer in answers)
+        answers = [answer[:3] for answer in answers if not answer[3]]
         ranked = [answer for answer in answers if answer[1] is not None]
         if len(ranked) < 2:
             if answers:
@@ -145,16 +150,21 @@ class TreeShape:
             return None
         if len(ranked) < len(answers):
             self.notes["answers without a rank, left out"] += len(answers) - len(ranked)
+        if withdrawn:
+            self.notes[_WITHDRAWN] += withdrawn
         path: list[dict[str, str]] = []
         seen: set[str] = set()
         at: str | None = identifier
         while at is not None:
-            node = spill.execute("SELECT parent, role, text FROM node WHERE id = ?", (at,)).fetchone()
+            node = spill.execute("SELECT parent, role, text, withdrawn FROM node WHERE id = ?", (at,)).fetchone()
             if node is None:
                 detail = f"message {at[1:41]!r} above this one is not in the input, or was refused"
                 return [problem(self._parent.text, Reason.BROKEN_TREE, detail)]
             if at in seen or len(seen) > MAX_DEPTH:
                 return [problem(self._parent.text, Reason.BROKEN_TREE, "the parents form a circle, or are more than 1000")]
+            if node[3]:
+                self.notes["questions below a deleted message, left out"] += 1
+                return None
             seen.add(at)
             path.append({"role": node[1], "content": node[2]})
             at = node[0]
@@ -180,7 +190,7 @@ class TreeShape:
             found = root.detail if type(root) is Missing else f"is {describe(root)}, expected a message"
             problems.append(problem(place or "row", Reason.WRONG_TYPE, found))
         found_records: list[CanonicalRow] = []
-        waiting: list[tuple[Any, str, list[dict[str, str]]]] = [(root, place, [])] if not problems else []
+        waiting: list[tuple[Any, str, list[dict[str, str]]]] = [(root, place, [])] if not problems and not is_withdrawn(root) else []
         while waiting and not problems:
             node, at, path = waiting.pop()
             role, text, _ = self._message(node, at, problems)
@@ -200,7 +210,9 @@ class TreeShape:
             places = [f"{at}.{self._replies.text}[{i}]".lstrip(".") for i in range(len(replies))]
             if role == "user":
                 read = [(*self._message(reply, where, problems), reply) for reply, where in zip(replies, places, strict=True)]
-                answers = [(t, r, self._own_source(reply)) for name, t, r, reply in read if name == "assistant"]
+                answers = [(t, r, self._own_source(reply)) for name, t, r, reply in read if name == "assistant" and not is_withdrawn(reply)]
+                if withdrawn := sum(name == "assistant" and is_withdrawn(reply) for name, _, _, reply in read):
+                    self.notes[_WITHDRAWN] += withdrawn
                 ranked = [(t, r, s) for t, r, s in answers if r is not None]
                 if len(ranked) >= 2:
                     self.notes["answers without a rank, left out"] += len(answers) - len(ranked)
@@ -209,7 +221,8 @@ class TreeShape:
                     found_records.append(self._record({**beside, **named, "prompt": here}, ranked))
                 elif answers:
                     self.notes["questions with fewer than two ranked answers, left out"] += 1
-            waiting.extend((reply, where, here) for reply, where in zip(reversed(replies), reversed(places), strict=True))
+            below = [(reply, where, here) for reply, where in zip(replies, places, strict=True) if not is_withdrawn(reply)]
+            waiting.extend(reversed(below))
         if problems:
             yield index, problems
         else:

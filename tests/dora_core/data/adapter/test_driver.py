@@ -74,3 +74,20 @@ def test_fields_have_the_names_of_the_file():
     assert [adapter.place_of(field) for field in ("prompt", "responses[0]", "responses[1]", "id")] == ["q", "good.text", "bad", "id"]
     listed = RowAdapter(Adapter.model_validate({"shape": "list", "columns": {"responses": "answers[].text"}}), ["prompt", "answers"])
     assert listed.place_of("responses[2]") == "answers[2].text"
+
+
+def test_rows_are_left_out_by_the_value_of_a_column():
+    rows = [
+        {"prompt": f"q{i}", "chosen": "a", "rejected": "b", "status": status} for i, status in enumerate(("ok", "discarded", "ok", None))
+    ]
+    read = read_rows(rows, {"leave_out": {"status": ["discarded"]}})
+    assert sorted(read.rows) == [0, 2, 3] and not read.problems
+    assert read.notes["rows left out by `status`"] == 1
+    scored = [{"prompt": "q", "response": text, "score": n, "ok": n < 9} for n, text in ((1, "a"), (2, "b"), (9, "c"))]
+    grouped = read_rows(scored, {"shape": "rows", "label": {"scores": ["score"]}, "leave_out": {"ok": [False]}})
+    assert grouped.rows[0][0].fields["responses"] == ["a", "b"]
+
+
+def test_messages_are_not_left_out_of_the_middle_of_trees():
+    with pytest.raises(ValueError, match="`leave_out` would take messages out of the middle of trees"):
+        Adapter.model_validate({"shape": "tree", "leave_out": {"lang": ["de"]}})

@@ -37,7 +37,7 @@ def one(rows, keys=None, **options):
 )
 def test_rank_is_not_read_as_a_reward(keys):
     row = {"prompt": "q", "a": [{"t": "best", "rank": 1}, {"t": "worst", "rank": 2}]}
-    with pytest.raises(DataError, match=r"label: \{ranks: a\[\].rank, base: 1\}"):
+    with pytest.raises(DataError, match=r'label: \{ranks: "a\[\].rank", base: 1\}'):
         read_rows([row], keys)
     ranked = {"shape": "list", "columns": {"responses": "a[].t"}, "label": {"ranks": "a[].rank", "base": 1}}
     assert says(one([row], ranked)).answers == {"best": -1.0, "worst": -2.0}
@@ -130,7 +130,7 @@ def test_whole_number_written_as_a_float_is_an_id():
 
 def test_list_of_texts_as_a_response_names_the_line():
     detail = read_rows([{"prompt": "q", "chosen": ["a"], "rejected": ["b", "c"]}]).problems[0][0].detail
-    assert "`chosen: chosen[0]`" in detail and "shape: list" in detail
+    assert "`chosen: chosen[0]`" in detail and "`chosen: chosen[]` where each is a response of its own" in detail
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dora_core.data.adapter.labels import NamedValues, based_rank
+from dora_core.data.adapter.labels import based_rank
 from dora_core.errors import DataError
 from tests.dora_core.data.adapter.reading import NUMBERS, few, one, read_rows, says
 
@@ -60,12 +60,6 @@ def test_several_annotations_count_if_they_agree(selected):
         assert says(read.rows[0][0]).answers == wanted
 
 
-def test_values_are_compared_as_value_and_as_text():
-    values = NamedValues({"a": ["Left", 1], "b": ["right"], "tie": [None]})
-    assert [values.of(value) for value in ("left ", 1, "1", None, 7, [1])] == ["a", "a", "a", "tie", None, None]
-    assert values.allowed() == "a: 'Left', 1; b: 'right'; tie: None"
-
-
 @pytest.mark.parametrize(("rank", "base", "expected"), [(1.0, 1, 1.0), (0.0, 0, 1.0), (3.0, 0, 4.0), (None, 1, None)])
 def test_ranks_are_counted_from_one(rank, base, expected):
     problems = []
@@ -81,4 +75,37 @@ def test_rank_below_the_best_one_is_refused():
 def test_struct_of_scores_names_the_lines_that_choose_or_weigh_them():
     row = {"prompt": "q", "responses": ["x", "y"], "m": [{"help": 1, "safe": 2}, {"help": 0, "safe": 1}]}
     (problem, *_) = read_rows([row], {"shape": "list", "label": {"scores": ["m"]}}).problems[0]
-    assert "label: {scores: [m[].help]}" in problem.detail and "[m[].help, m[].safe] with `weights`" in problem.detail
+    assert 'label: {scores: ["m[].help"]}' in problem.detail and '["m[].help", "m[].safe"] with `weights`' in problem.detail
+
+
+def test_annotations_that_are_withdrawn_do_not_count():
+    """Argilla's export: values with a status inside each, or beside them in a list of its own."""
+    given = {"prompt": "q", "x": "good", "y": "bad"}
+    inside = {**given, "choice": [{"value": "x", "status": "submitted"}, {"value": "y", "status": "discarded"}]}
+    beside = {**given, "choice.responses": ["x", "y"], "choice.responses.status": ["submitted", "draft"]}
+    base = {"shape": "ab", "columns": {"a": "x", "b": "y"}}
+    for row, column in ((inside, "choice[].value"), (beside, "choice.responses")):
+        read = read_rows([row], {**base, "label": {"column": column, "a": ["x"], "b": ["y"]}})
+        assert read.rows[0][0].fields["chosen"] == "good"
+        assert read.notes["annotations that were cancelled or discarded, not counted"] == 1
+    votes = {"each": "choice[].value", "a": ["x"], "b": ["y"], "prior": 0}
+    assert read_rows([inside], {**base, "votes": votes}).rows[0][0].fields["label_probability"] == 1.0, "one vote of one"
+    withdrawn = {**given, "choice": [{"value": "y", "status": "discarded"}]}
+    assert read_rows([withdrawn], {**base, "label": {"column": "choice[].value", "a": ["x"], "b": ["y"]}}).rows[0][0].fields["rewards"] == [
+        None,
+        None,
+    ], "not measured"
+
+
+@pytest.mark.parametrize(("rating", "rewards"), [(1, (1.0, 0.0)), (3.5, (0.5, 0.5)), (4, (0.5, 0.5)), ("7", (0.0, 1.0))])
+def test_a_scale_has_its_middle(rating, rewards):
+    """1 to 7 about 4, with a band of half a step: 3.5 is 0.5 below the middle and still neither."""
+    label = {"column": "rating", "positive": "b", "zero": 4, "tie_band": 0.5}
+    (row,) = read_rows(
+        [{"prompt": "q", "x": "one", "y": "two", "rating": rating}], {"shape": "ab", "columns": {"a": "x", "b": "y"}, "label": label}
+    ).rows[0]
+    first, second = rewards
+    if first == second:
+        assert row.fields["rewards"] == [0.5, 0.5]
+    else:
+        assert row.fields["chosen"] == ("one" if first > second else "two")

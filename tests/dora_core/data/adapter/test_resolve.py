@@ -208,12 +208,18 @@ def hint_of(**row: Any) -> str:
 @pytest.mark.parametrize(
     ("row", "line"),
     [
-        ({"input": "q q", "accepted": "a a", "rejected": "b b"}, "`shape: pair` with `columns: {chosen: accepted, rejected: rejected}`"),
-        ({"context": "q q", "answer_w": "a a", "answer_l": "b b"}, "`columns: {chosen: answer_w, rejected: answer_l}`"),
-        ({"query": "q q", "losing_reply": "a a", "winning_reply": "b b"}, "`columns: {chosen: winning_reply, rejected: losing_reply}`"),
+        (
+            {"input": "q q", "accepted": "a a", "rejected": "b b"},
+            "`shape: pair` with `columns: {prompt: input, chosen: accepted, rejected: rejected}`",
+        ),
+        ({"context": "q q", "answer_w": "a a", "answer_l": "b b"}, "`columns: {prompt: context, chosen: answer_w, rejected: answer_l}`"),
+        (
+            {"query": "q q", "losing_reply": "a a", "winning_reply": "b b"},
+            "`columns: {prompt: query, chosen: winning_reply, rejected: losing_reply}`",
+        ),
         (
             {"instruction": "q q", "candidates": [{"model": "m", "text": "a a"}, {"model": "n", "text": "b b"}]},
-            "`columns: {responses: candidates[].text}` and `label: {scores: [candidates[].…]}`",
+            '`columns: {prompt: instruction, responses: "candidates[].text"}` and `label: {scores: […]}`',
         ),
         ({"prompt": "q q", "chosen": "a a", "rejected": "b b", "rejected_model": "m"}, "`columns: {rejected_source: rejected_model}`"),
     ],
@@ -228,3 +234,32 @@ def test_steps_before_the_responses_need_a_decision() -> None:
     hint = hint_of(**pair, full_chosen="Step 2 a, 3 c", full_rejected="Step 2 b, 3 d")
     assert "'initial_reason_steps' looks like the beginning of the responses: write `context: {input: initial_reason_steps}`" in hint
     assert "'full_chosen' looks like a further response" in hint and "ignore: [full_rejected]" in hint
+
+
+def test_messages_of_a_dialect_of_their_own_are_read_where_it_is_named():
+    def said(role, text):
+        return {"role": role, "parts": [{"text": text}]}
+
+    row = {
+        "contents": [said("user", "q")],
+        "completions": [{"score": 0.0, "completion": said("model", "a")}, {"score": 1.0, "completion": said("model", "b")}],
+    }
+    keys = {
+        "shape": "list",
+        "columns": {"prompt": "contents", "responses": "completions[].completion"},
+        "label": {"scores": ["completions[].score"]},
+    }
+    with pytest.raises(DataError, match=r"write `messages: \{role: role, content: parts\}`"):
+        read_rows([row], keys)
+    found = one([row], {**keys, "messages": {"role": "role", "content": "parts"}}).fields
+    assert found["prompt"] == [{"role": "user", "content": "q"}] and dict(zip(found["responses"], found["rewards"], strict=True)) == {
+        "a": 0.0,
+        "b": 1.0,
+    }
+
+
+def test_a_preset_is_not_taken_for_another_schema_of_the_same_columns():
+    row = {"prompt": "q", "answers": [{"answer": "a", "is_preferred": False}, {"answer": "b", "is_preferred": True}]}
+    with pytest.raises(DataError, match="fits no preset") as caught:
+        read_rows([row])
+    assert '`label: {scores: ["answers[].is_preferred"]}`' in caught.value.hint

@@ -11,6 +11,8 @@ from dora_core.data.inputs import open_files
 from dora_core.data.problems import Problem, Reason
 from tests.dora_core.data.written_inputs import input_at, read, refused
 
+BAD_BYTES = "not UTF-8; leave the row out, or convert the file: iconv -f CP1252 -t UTF-8 FILE > NEW_FILE (or from its encoding)"
+
 
 def written(tmp_path: Path, content: str | bytes, name: str = "a.csv") -> Path:
     path = tmp_path / name
@@ -30,7 +32,8 @@ def test_values_stay_text_and_positions_are_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "delimiter", "note"), [("a.csv", ",", ""), ("a.csv", ";", "semicolons"), ("a.csv", "\t", "tabs"), ("a.tsv", "\t", "")]
+    ("name", "delimiter", "note"),
+    [("a.csv", ",", ""), ("a.csv", ";", "semicolons"), ("a.csv", "\t", "tabs"), ("a.csv", "|", "bars"), ("a.tsv", "\t", "")],
 )
 def test_the_delimiter_is_that_of_the_header(tmp_path: Path, name: str, delimiter: str, note: str) -> None:
     path = written(
@@ -47,7 +50,7 @@ def test_a_bad_row_costs_itself_and_a_bad_quote_the_file(tmp_path: Path) -> None
     path = written(tmp_path, b"prompt,chosen,rejected\na,x\nb,\xff,y\nc,x,y\n")
     assert rows(path) == [
         (1, Problem("", Reason.UNPARSABLE, "2 fields, the header has 3")),
-        (2, Problem("", Reason.UNPARSABLE, "not UTF-8")),
+        (2, Problem("", Reason.UNPARSABLE, BAD_BYTES)),
         (3, {"prompt": "c", "chosen": "x", "rejected": "y"}),
     ]
     error = refused(written(tmp_path, 'prompt,chosen,rejected\na,"x" y,z\n'), source="m")

@@ -68,6 +68,7 @@ def test_bad_rows_and_damage(tmp_path: Path) -> None:
         {"prompt": ["a", "b"], "chosen": ["c", "d"], "rejected": ["e", "f"]},
         {"prompt": {"0": "a", "1": "b"}, "chosen": {"0": "c", "1": "d"}},
         {"0": {"prompt": "a", "chosen": "c"}, "1": {"prompt": "b", "chosen": "d"}},
+        {"id0": {"prompt": "a", "chosen": "c"}, "id1": {"prompt": "b", "chosen": "d", "note": "only here"}},
         {"columns": ["prompt", "chosen"], "index": [0], "data": [["a", "c"]]},
     ],
 )

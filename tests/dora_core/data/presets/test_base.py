@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import yaml
 
@@ -9,7 +11,8 @@ from dora_core.config.adapter import Adapter
 from dora_core.data.presets import PRESETS, Preset, Variant, expand, recognise, register_preset, registered_presets
 from dora_core.data.presets.base import as_text, is_unpaired
 from dora_core.errors import ConfigError, DataError
-from tests.dora_core.data.cases import CASES, all_cases
+from tests.dora_core.data.adapter.reading import assert_case
+from tests.dora_core.data.cases import CASES, Case, all_cases
 
 NAMES = [
     "hh",
@@ -149,7 +152,7 @@ def test_registration_is_checked(registry):
 
     class Wrong(Preset):
         name = "wrong"
-        variants = (Variant(needs={"x": "texts"}, adapter={}),)
+        variants = (Variant(needs={"x": "prose"}, adapter={}),)
 
     for preset, error in ((Nameless, TypeError), (Reserved, ValueError), (Taken, ValueError), (Wrong, TypeError)):
         with pytest.raises(error):
@@ -162,3 +165,36 @@ def test_inputs_are_known_to_be_unpaired_by_shape_label_or_preset():
     assert all(is_unpaired(Adapter.model_validate(keys)) for keys in unpaired)
     others = [{}, {"preset": "none"}, {"shape": "pair"}, {"preset": "hh"}, {"preset": "halos"}, {"preset": "kto", "shape": "pair"}]
     assert not any(is_unpaired(Adapter.model_validate(keys)) for keys in others), "halos has pairs too; a shape overrides its preset"
+
+
+WRITTEN = [
+    "arena",
+    "helpsteer3",
+    "webgpt",
+    "summarize",
+    "binarized",
+    "sharegpt",
+    "openai_preference",
+    "axolotl",
+    "label_studio",
+    "unified_feedback",
+]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_schema_is_recognised_and_read_where_a_csv_export_wrote_its_values_as_text(name):
+    """Structs, lists and numbers of any schema as a CSV or SQL export has them: JSON text and decimal text."""
+
+    def text(value):
+        return value if value is None or isinstance(value, str) else json.dumps(value)
+
+    case = CASES[name]()
+    assert_case(Case(name, [{key: text(value) for key, value in row.items()} for row in case.rows], case.truth, case.preset, case.adapter))
+
+
+@pytest.mark.parametrize(
+    ("values", "fits"), [([True, False], True), ([1, 0], True), (["good", "bad"], True), ([1, 4], False), (["-1", "1"], False)]
+)
+def test_grades_are_no_approvals(values, fits):
+    rows = [{"prompt": "q", "completion": "a", "label": value} for value in values]
+    assert recognise(list(rows[0]), rows) == (["kto"] if fits else [])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dora_core.errors import DataError
-from tests.dora_core.data.adapter.reading import NUMBERS, assert_same, few, read_rows, says
+from dora_core.errors import ConfigError, DataError
+from tests.dora_core.data.adapter.reading import NUMBERS, assert_same, few, one, read_rows, says
 from tests.dora_core.data.cases import Truth, user
 
 
@@ -49,3 +49,20 @@ def test_the_probability_of_a_label_is_read_only_where_it_is_mapped_and_is_a_pro
     assert read_rows([row | {"votes": None}, row], columns).rows[0][0].fields["label_probability"] is None
     (found,) = read_rows([row, row | {"votes": 1.2}], columns).problems[1]
     assert (found.field, found.detail) == ("votes", "is 1.2, expected a probability from 0 to 1")
+
+
+def test_several_preferred_and_rejected_responses_are_a_list():
+    row = {"prompt": "q", "chosen": "a", "rejected": ["b", "c"], "m": ["x", "y"]}
+    keys = {"columns": {"rejected": "rejected[]", "rejected_source": "m[]"}}
+    found = one([row], keys).fields
+    assert (found["responses"], found["rewards"], found["sources"]) == (["a", "b", "c"], [1.0, 0.0, 0.0], [None, "x", "y"])
+    (problems,) = read_rows([{**row, "rejected": ["a", "c"]}], keys).problems.values()
+    assert [str(problem.reason) for problem in problems] == ["identical_pair"]
+    (problems,) = read_rows([{**row, "rejected": []}], keys).problems.values()
+    assert [str(problem.reason) for problem in problems] == ["missing_response"]
+
+
+def test_scores_of_two_are_not_read_for_several():
+    keys = {"columns": {"rejected": "rejected[]"}, "label": {"scores": [{"chosen": "s", "rejected": "t"}]}}
+    with pytest.raises(ConfigError, match="give several"):
+        read_rows([{"prompt": "q", "chosen": "a", "rejected": ["b"], "s": 1, "t": 0}], {"shape": "pair", **keys})
