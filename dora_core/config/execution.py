@@ -71,6 +71,13 @@ class Execution(StrictModel):
     cpu_offload: bool = Field(
         False, description="With fsdp: weights, gradients and optimizer state stay in host memory, a layer at a time is on the GPU."
     )
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="With fsdp: neighbouring workers that split each layer's heads and widths, by the model's own plan, and train on the "
+        "same records. For layers that are too large for one GPU; full training only.",
+    )
     activation_offload: bool = Field(False, description="With gradient_checkpointing: what is kept for each layer stays in host memory.")
     micro_batch_tokens: int = Field(
         8192,
@@ -95,11 +102,16 @@ class Execution(StrictModel):
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> Execution:
         """Refuse options that would do nothing."""
-        if self.strategy != "fsdp" and (self.cpu_offload or self.replicas > 1):
-            option = "cpu_offload" if self.cpu_offload else f"replicas={self.replicas}"
+        if self.strategy != "fsdp" and (self.cpu_offload or self.replicas > 1 or self.tensor_parallel > 1):
+            tensor = f"tensor_parallel={self.tensor_parallel}"
+            option = "cpu_offload" if self.cpu_offload else f"replicas={self.replicas}" if self.replicas > 1 else tensor
             raise ValueError(f"{option} needs strategy fsdp (here {self.strategy})")
         if self.strategy == "fsdp" and self.workers and self.workers % self.replicas:
             raise ValueError(f"workers={self.workers} is not a multiple of replicas={self.replicas}")
+        if self.tensor_parallel > 1 and self.replicas > 1:
+            raise ValueError("tensor_parallel and replicas do not work together: set one of them to 1")
+        if self.tensor_parallel > 1 and (not self.workers or self.workers % self.tensor_parallel):
+            raise ValueError(f"workers={self.workers} is not a multiple of tensor_parallel={self.tensor_parallel}")
         if self.activation_offload and not self.gradient_checkpointing:
             raise ValueError("activation_offload needs gradient_checkpointing: true")
         return self

@@ -23,6 +23,7 @@ from dora_core.models.model_settings import settle
 from dora_core.models.parts import tied_modules
 from dora_core.models.routers import Routers
 from dora_core.models.row_layout import Way, positions, row_layout
+from dora_core.models.tensor_plan import tensor_plan
 from dora_core.strict_model import StrictModel
 
 log = logging.getLogger("dora.models")
@@ -95,6 +96,7 @@ class Use:
         trains: whether its weights are trained at all.
         samples: keys of the configuration that sample from it, and their most new tokens.
         balance: weight of the loss that balances experts, by the key of the configuration.
+        tensor: workers that split each layer, by the section of the configuration.
     """
 
     text: TextConfig
@@ -102,6 +104,7 @@ class Use:
     trains: bool = True
     samples: Mapping[str, int] = field(default_factory=dict)
     balance: Mapping[str, float] = field(default_factory=dict)
+    tensor: Mapping[str, int] = field(default_factory=dict)
 
 
 def empty_model(settings: PretrainedConfig, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -154,7 +157,8 @@ def examine(found: ModelDescription, model: PreTrainedModel, use: Use) -> list[s
     """Notes on using the described model as a run would; wraps ``model`` in adapters.
 
     Raises:
-        ModelError: rows would not fit or could not be read, adapters do not fit, it cannot be sampled from, or its experts not balanced.
+        ModelError: rows would not fit or could not be read, adapters do not fit, it cannot be sampled from, its experts not balanced, or
+            its layers not split.
     """
     _check_lengths(found, use)
     for key in use.samples:
@@ -165,6 +169,12 @@ def examine(found: ModelDescription, model: PreTrainedModel, use: Use) -> list[s
             Routers(model)
         except ModelError as error:
             raise ModelError(error.message.replace("optimization.router_balance", key), hint=error.hint or "") from error
+    for section, ranks in use.tensor.items():
+        if ranks > 1:
+            try:
+                tensor_plan(model, ranks)
+            except ModelError as error:
+                raise ModelError(section + error.message, hint=(error.hint or "").replace("execution's ", section)) from error
     for key, lora in use.lora.items():
         notes += _lora_notes(model, key, lora)
     return notes

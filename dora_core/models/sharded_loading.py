@@ -13,7 +13,7 @@ read by all ranks. :class:`CannotShard` names what has to be loaded in the plain
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,16 +46,41 @@ class CannotShard(ModelError):
 
 
 @dataclass(frozen=True)
-class Share:
-    """One rank's part of every parameter: chunk ``rank`` of ``ranks`` along dimension 0, as ``torch.chunk`` cuts it."""
+class TensorShare:
+    """One rank's part, the ``rank``-th of ``ranks`` equal ones, of the parameters that tensor parallelism splits; ``dimensions`` are
+    theirs (``tensor_plan.py``)."""
 
     rank: int
     ranks: int
+    dimensions: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Share:
+    """One rank's part of every parameter: chunk ``rank`` of ``ranks`` along dimension 0, as ``torch.chunk`` cuts it.
+
+    With ``tensor`` it is that chunk of the part that the rank has in its tensor group.
+    """
+
+    rank: int
+    ranks: int
+    tensor: TensorShare | None = None
 
     def rows(self, size: int) -> slice:
         """Rows of a dimension of ``size``; empty where it has fewer chunks than there are ranks."""
         count, start = Shard.local_shard_size_and_offset(size, self.ranks, self.rank)
         return slice(start, start + count)
+
+    def part(self, name: str, shape: Sequence[int]) -> tuple[slice, ...]:
+        """The rank's part of the parameter ``name``, a slice for each dimension."""
+        cuts = [slice(0, size) for size in shape]
+        if self.tensor is not None and (split := self.tensor.dimensions.get(name)) is not None:
+            width = shape[split] // self.tensor.ranks
+            cuts[split] = slice(width * self.tensor.rank, width * (self.tensor.rank + 1))
+        if cuts:
+            first, rows = cuts[0], self.rows(cuts[0].stop - cuts[0].start)
+            cuts[0] = slice(first.start + rows.start, first.start + rows.stop)
+        return tuple(cuts)
 
     def of(self, tensor: Tensor) -> Tensor:
         """The rank's rows as a tensor of their own, so that the rest can be freed."""
@@ -169,22 +194,22 @@ def weight_files(config: ModelConfig) -> list[Path]:
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a safetensors file, or some of its rows; read when indexed, by the transformers loader."""
+    """A tensor in a safetensors file, or a part of it; read when indexed, by the transformers loader."""
 
     file: Path
     name: str
-    rows: slice | None = None
+    part: tuple[slice, ...] | None = None
 
     def get_shape(self) -> list[int]:
         with safe_open(self.file, framework="pt") as opened:
             shape: list[int] = opened.get_slice(self.name).get_shape()
-        return shape if self.rows is None else [self.rows.stop - self.rows.start, *shape[1:]]
+        return shape if self.part is None else [cut.stop - cut.start for cut in self.part]
 
     def __getitem__(self, index: Any) -> Tensor:
         # The file is closed again at once: pages of a mapping that stays open count as memory of the process.
         with safe_open(self.file, framework="pt") as opened:
             found = opened.get_slice(self.name)
-            tensor: Tensor = found[...] if self.rows is None else found[self.rows]
+            tensor: Tensor = found[...] if self.part is None else found[self.part]
             return tensor[index].clone()
 
 
@@ -278,16 +303,14 @@ def _read_rows(
         shape = shapes[target]
         if not shape or stored.get_shape() != list(shape):
             raise CannotShard(f"{target} has shape {list(shape)}, and {stored.get_shape()} in {stored.file.name}")
-        rows = share.rows(shape[0])
-        tensors[stored.name] = Stored(stored.file, stored.name, rows)
-        part = torch.empty(rows.stop - rows.start, *shape[1:], dtype=_get(model, target).dtype, device="meta")
-        put(model, target, nn.Parameter(part))
+        tensors[stored.name] = cut = Stored(stored.file, stored.name, share.part(target, shape))
+        put(model, target, nn.Parameter(torch.empty(*cut.get_shape(), dtype=_get(model, target).dtype, device="meta")))
     source.load(model, tensors, dtype, device)
     left = shapes.keys() - source.renamed.keys()
     for tensors in source.converted_blocks():
         source.load(model, tensors, dtype, device)
         for target in [name for name in left if not _get(model, name).is_meta]:
-            cut = nn.Parameter(share.of(_get(model, target).detach()))
+            cut = nn.Parameter(_get(model, target).detach()[share.part(target, shapes[target])].clone())
             cut._is_hf_initialized = True  # type: ignore[attr-defined]  # or finish_loading would draw it anew
             put(model, target, cut)
             left.remove(target)
@@ -320,10 +343,10 @@ def _take_rows(model: PreTrainedModel, shapes: dict[str, torch.Size], share: Sha
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         if parameter not in moved:
             shape, tensor = shapes[name], parameter.detach()
-            part = share.rows(shape[0])
+            part = [cut.stop - cut.start for cut in share.part(name, shape)]
             if tensor.shape == shape and share.ranks > 1:  # in no file: a new head, drawn whole so that all ranks draw the same
                 tensor = share.of(tensor)
-            if tensor.shape != (part.stop - part.start, *shape[1:]):
+            if list(tensor.shape) != part:
                 raise CannotShard(f"{name} was read with shape {list(tensor.shape)} instead of {list(shape)}")
             moved[parameter] = nn.Parameter(torch.full((), torch.nan, dtype=tensor.dtype).expand(shape), parameter.requires_grad)
             rows[moved[parameter]] = tensor

@@ -15,7 +15,7 @@ from torch import nn
 
 from dora_core.config.method import OptimizationConfig
 from dora_core.errors import TrainingError
-from dora_core.training.distributed import Worker
+from dora_core.training.distributed import Worker, by_mesh
 
 
 def adamw(module: nn.Module, config: OptimizationConfig) -> torch.optim.AdamW:
@@ -24,7 +24,8 @@ def adamw(module: nn.Module, config: OptimizationConfig) -> torch.optim.AdamW:
     So a state that does not fit fails before a weight has changed, and the first micro-batches find as much free memory as all later ones.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    groups = [{"params": group} for group in by_mesh(trained)]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     for p in trained:
         step = torch.zeros((), dtype=torch.float32, device=p.device)
         optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}

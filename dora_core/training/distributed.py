@@ -6,7 +6,9 @@ The same code runs in one process without ``torch.distributed``, as in tests and
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
@@ -16,21 +18,28 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dora_core.errors import TrainingError
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Tensor)
 
 
 @dataclass(frozen=True)
 class Worker:
-    """This process: rank in [0, world_size), its device, and the process group (``None`` alone)."""
+    """This process: rank in [0, world_size), its device, and the process group (``None`` alone).
+
+    Attributes:
+        tensor_mesh: (shards, tensor group), where neighbours split each layer among them (``models/tensor_plan.py``).
+    """
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     group: dist.ProcessGroup | None = None
+    tensor_mesh: DeviceMesh | None = None
 
     @classmethod
     def current(cls, device: torch.device | None = None) -> Worker:
@@ -39,6 +48,32 @@ class Worker:
         if not dist.is_initialized():
             return cls(device=device)
         return cls(dist.get_rank(), dist.get_world_size(), device, dist.group.WORLD)
+
+    def split(self, tensor_parallel: int) -> Worker:
+        """The same worker, in groups of ``tensor_parallel`` neighbours. Call on every rank."""
+        if tensor_parallel == 1:
+            return self
+        if self.world_size % tensor_parallel:
+            raise TrainingError(
+                f"{self.world_size} workers do not divide into tensor groups of {tensor_parallel}",
+                hint="set execution's workers to a multiple of its tensor_parallel",
+            )
+        shape = (self.world_size // tensor_parallel, tensor_parallel)
+        mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("shards", "tensor"))
+        return dataclasses.replace(self, tensor_mesh=mesh)
+
+    @property
+    def tensor_parallel(self) -> int:
+        """Workers of a tensor group."""
+        return 1 if self.tensor_mesh is None else self.tensor_mesh["tensor"].size()
+
+    @property
+    def data(self) -> Worker:
+        """This worker among those with other records; all of a tensor group have the same."""
+        if self.tensor_mesh is None:
+            return self
+        shards = self.tensor_mesh["shards"]
+        return Worker(shards.get_local_rank(), shards.size(), self.device, shards.get_group())
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over ranks, in float64."""
@@ -76,6 +111,8 @@ class Sharding:
     cpu_offload: bool = False
 
     def __post_init__(self) -> None:
+        if self.worker.tensor_mesh is not None and self.replicas > 1:
+            raise TrainingError("tensor_parallel and replicas do not work together", hint="set one of execution's two to 1")
         if self.worker.world_size % self.replicas:
             raise TrainingError(
                 f"{self.worker.world_size} workers do not divide into {self.replicas} replicas",
@@ -85,12 +122,12 @@ class Sharding:
     @property
     def shards(self) -> int:
         """Parts that every parameter is cut into."""
-        return self.worker.world_size // self.replicas
+        return self.worker.data.world_size // self.replicas
 
     @property
     def rank(self) -> int:
         """This worker's part."""
-        return self.worker.rank % self.shards
+        return self.worker.data.rank % self.shards
 
     @property
     def held_on(self) -> torch.device:
@@ -99,6 +136,8 @@ class Sharding:
 
     def mesh(self) -> DeviceMesh:
         """(shards,), or (replicas, shards)."""
+        if self.worker.tensor_mesh is not None:
+            return self.worker.tensor_mesh["shards"]
         kind = self.worker.device.type
         if self.replicas == 1:
             return init_device_mesh(kind, (self.shards,))
@@ -151,14 +190,23 @@ def gradients(module: nn.Module) -> list[Tensor]:
 def scale_gradients(module: nn.Module, factor: float) -> None:
     """Multiply accumulated gradients in place; nothing to do, and no memory traffic, for a factor of 1."""
     grads = gradients(module)
-    if factor != 1.0 and grads:
-        torch._foreach_mul_(grads, factor)
+    if factor != 1.0:
+        for group in by_mesh(grads):
+            torch._foreach_mul_(group, factor)
 
 
 def gradient_norm(module: nn.Module) -> float:
     """Global 2-norm over all parameters and shards."""
-    norm = torch.nn.utils.get_total_norm(gradients(module))
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    norms = [torch.nn.utils.get_total_norm(group) for group in by_mesh(gradients(module))]
+    return math.hypot(*(float(norm.full_tensor() if isinstance(norm, DTensor) else norm) for norm in norms))
+
+
+def by_mesh(tensors: Iterable[P]) -> list[list[P]]:
+    """Groups of tensors that are sharded over the same ranks: one operation takes no others together."""
+    groups: dict[DeviceMesh | None, list[P]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.device_mesh if isinstance(tensor, DTensor) else None, []).append(tensor)
+    return list(groups.values())
 
 
 def full_weights(module: nn.Module) -> dict[str, Tensor]:

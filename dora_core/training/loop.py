@@ -192,8 +192,11 @@ def fit(
     stop = schedule.steps if until is None else min(until, schedule.steps)
     bfloat16 = config.precision == "bfloat16"
     run_identity = identity(task.module, run, len(task.tokens), config)
+    if worker.tensor_parallel > 1:
+        run_identity["tensor_parallel"] = worker.tensor_parallel  # the optimiser's groups are other ones
     if config.optimizer != "adamw":
         run_identity["ranks"] = f"{worker.world_size} with {execution.strategy}"  # blocks of its moments are cut by the rank's part
+    data = worker.data
     explained = partial(explain_out_of_memory, module=task.module, strategy=execution.strategy, worker=worker)
     with explained("the model was moved to the device"):
         sharding = Sharding(worker, bfloat16, execution.replicas, execution.cpu_offload)
@@ -210,11 +213,11 @@ def fit(
         set_learning_rate(optimizer, schedule.learning_rate(step))
         indices = schedule.indices(step)
         parts = split_step(
-            [int(task.tokens[i]) for i in indices], worker.world_size, execution.micro_batch_tokens, execution.micro_batch_size
+            [int(task.tokens[i]) for i in indices], data.world_size, execution.micro_batch_tokens, execution.micro_batch_size
         )
-        micro_batches = [[indices[i] for i in part] for part in parts[worker.rank]]
+        micro_batches = [[indices[i] for i in part] for part in parts[data.rank]]
         # Adapters may have dropout: masks follow from the step, so a resumed run draws those of one that was not interrupted.
-        torch.manual_seed(((config.seed * 1_000_003 + step) * worker.world_size + worker.rank) % 2**63)
+        torch.manual_seed(((config.seed * 1_000_003 + step) * data.world_size + data.rank) % 2**63)
         with autocast:
             scale, metrics = _backward(task, module, micro_batches, step)
         with explained(f"the gradient of step {step} was measured"):

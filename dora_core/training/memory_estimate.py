@@ -8,6 +8,7 @@ Imports no torch: the plan computes it for every run.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -99,7 +100,13 @@ class TrainingMemory:
 def training_memory(size: ModelSize, optimization: OptimizationConfig, execution: Execution) -> TrainingMemory:
     """Memory of one worker that trains a model of ``size``, its batches at their largest (``execution.micro_batch_tokens``)."""
     sharded = execution.strategy == "fsdp" and execution.workers > 1
-    shards = execution.workers // execution.replicas if sharded else 1
+    tensor = execution.tensor_parallel if sharded else 1
+    shards = execution.workers // execution.replicas // tensor if sharded else 1
+    size = dataclasses.replace(  # a worker's part, in its tensor group, of each layer
+        size,
+        parameters=size.outside + (size.parameters - size.outside) // tensor,
+        layer=size.layer // tensor,
+    )
     bfloat16, lora = optimization.precision == "bfloat16", optimization.lora
     computed = 2 if bfloat16 else 4
     trained = size.parameters if lora is None else lora.rank * size.linear_edges

@@ -6,24 +6,50 @@ and in no file, are made whole on every rank, from one seed, and cut.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
 from dora_core.models.host_memory import release_freed_memory
 from dora_core.models.sharded_loading import CannotShard, Share, put
+from dora_core.models.tensor_plan import TensorPlan
 from dora_core.training.distributed import Sharding, fully_shard_parts
 
 
-def shard(module: nn.Module, layers: list[nn.Module], rows: dict[nn.Parameter, Tensor], share: Share, sharding: Sharding) -> FSDPModule:
+@dataclass(frozen=True)
+class TensorSplit:
+    """A model in the sharded module, and its plan for tensor groups."""
+
+    model: PreTrainedModel
+    plan: TensorPlan
+
+
+def shard(
+    module: nn.Module,
+    layers: list[nn.Module],
+    rows: dict[nn.Parameter, Tensor],
+    share: Share,
+    sharding: Sharding,
+    split: TensorSplit | None = None,
+) -> FSDPModule:
     """Shard ``module`` (each of ``layers``, then the rest) and put each rank's ``rows`` in place; parameters without rows are cut.
+
+    Args:
+        split: what the tensor group of ``sharding.worker`` splits first.
 
     Raises:
         CannotShard: a parameter was computed from weights that are not there; ``module`` is unchanged.
     """
     local = local_rows(module, rows, share)
     _to_meta(module)
+    if split is not None:
+        assert sharding.worker.tensor_mesh is not None, "the worker has a tensor group"
+        apply_tensor_parallelism(split.model, sharding.worker.tensor_mesh["tensor"], split.plan.styles)
     fully_shard_parts(module, layers, sharding)
     replaced: dict[nn.Parameter, nn.Parameter] = {}
     for name, parameter in list(module.named_parameters(remove_duplicate=False)):

@@ -101,7 +101,8 @@ def architecture(files: ModelFiles, config: RealignConfig) -> Described:
     policy = config.policy
     found, model = describe(files.config, files.name, trust_remote_code=policy.trust_remote_code)
     balance = {f"{stage}.optimization.router_balance": optimization.router_balance for stage, optimization in stages.items()}
-    notes = examine(found, model, Use(config.text, lora, samples=samples, balance=balance))
+    tensor = {f"execution.{stage}.": config.execution.of(stage).tensor_parallel for stage in stages}
+    notes = examine(found, model, Use(config.text, lora, samples=samples, balance=balance, tensor=tensor))
     return Described(tuple(found.lines()), tuple(notes))
 
 
@@ -120,6 +121,10 @@ def describe_policy(config: RealignConfig) -> Described:
         ModelError, DataError, ConfigError: of the first check that refuses.
     """
     for stage, optimization in _trainings(config).items():
+        if (ranks := config.execution.of(stage).tensor_parallel) > 1:
+            from dora_core.models.tensor_plan import refuse_with_tensor_groups
+
+            refuse_with_tensor_groups(optimization, ranks, stage)
         if optimization.optimizer != "adamw":
             from dora_core.training.optimizers import require_8bit
 

@@ -9,6 +9,7 @@ the weights by rounding only. A file in the stage's scratch folder keeps that bu
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from collections.abc import Callable
@@ -164,10 +165,11 @@ def train(job: TrainingJob, worker: Worker, hooks: Hooks) -> TrainingReport:
     from dora_core.training.device_memory import explain_out_of_memory
     from dora_core.training.loop import OutOfMemory, Schedule, fit
 
+    worker = worker.split(job.execution.tensor_parallel)
     memory = Memory.of(job)
     execution = job.execution.model_copy(update={"micro_batch_tokens": memory.micro_batch_tokens})
     start = load(job, worker)
-    task = _balanced(job.build(start, worker, **job.arguments), job, start, worker)
+    task = _balanced(job.build(start, worker.data, **job.arguments), job, start, worker.data)
     try:
         report = fit(task, job.optimization, execution, worker, hooks, run=job.digest, until=job.until)
     except OutOfMemory as error:
@@ -250,12 +252,18 @@ def load(job: TrainingJob, worker: Worker) -> Start:
     from dora_core.models.sharded_loading import CannotShard
 
     _refuse_adapters(job, worker)
+    _refuse_tensor_groups(job)
     notes: list[str] = []
     source = local_model(job.model, job.store_uri)
     if job.execution.strategy == "fsdp" and worker.group is not None:
         try:
             return _load_shards(job, source, worker)
         except CannotShard as reason:
+            if job.execution.tensor_parallel > 1:
+                raise ModelError(
+                    f"tensor_parallel={job.execution.tensor_parallel}: the model cannot be read by shards: {reason.message}",
+                    hint="set execution's tensor_parallel to 1",
+                ) from reason
             notes.append(f"every worker read the whole model, not its shard alone: {reason.message}")
             log.warning(notes[0])
     torch.manual_seed(job.optimization.seed)  # new heads and adapters must agree between ranks
@@ -288,19 +296,41 @@ def _refuse_adapters(job: TrainingJob, worker: Worker) -> None:
         )
 
 
+def _refuse_tensor_groups(job: TrainingJob) -> None:
+    """Raise ModelError for trainings that ``tensor_parallel`` would compute wrongly, or that nothing tests with it."""
+    from dora_core.models.tensor_plan import refuse_with_tensor_groups
+
+    ranks = job.execution.tensor_parallel
+    refuse_with_tensor_groups(job.optimization, ranks, job.stage)
+    if ranks > 1 and job.kind is not CausalLM:
+        raise ModelError(
+            f"execution.{job.stage}.tensor_parallel={ranks}: a reward model is not split",
+            hint="set it to 1: strategy fsdp shards the model without it",
+        )
+
+
 def _load_shards(job: TrainingJob, source: ModelConfig | Path, worker: Worker) -> Start:
     import torch
 
     from dora_core.models.model_settings import remember, settle
-    from dora_core.models.sharded_loading import Share, load_sharded, model_class, read_config, stored_dtypes
+    from dora_core.models.sharded_loading import (
+        Share,
+        TensorShare,
+        build_on_meta,
+        load_sharded,
+        model_class,
+        read_config,
+        stored_dtypes,
+    )
+    from dora_core.models.tensor_plan import tensor_plan
     from dora_core.models.twin import twin
     from dora_core.training.distributed import Sharding
-    from dora_core.training.sharding import shard
+    from dora_core.training.sharding import TensorSplit, shard
 
     config = source if isinstance(source, ModelConfig) else ModelConfig(source=str(source))
     bfloat16 = job.optimization.precision == "bfloat16"
     sharding = Sharding(worker, bfloat16, job.execution.replicas, job.execution.cpu_offload)
-    share = Share(sharding.rank, sharding.shards)
+    share, plan = Share(sharding.rank, sharding.shards), None
     auto, settings, tokenizer = job.kind.sharded(config)
     settled = read_config(config, **settings)
     origin = settle(settled, config.source)
@@ -308,6 +338,10 @@ def _load_shards(job: TrainingJob, source: ModelConfig | Path, worker: Worker) -
     like = twin(kind, settled)
     module: Any = job.kind.wrap(like, job.execution, worker.device)  # decides on the twin how records are computed
     module.model = None  # the twin is freed before weights are read
+    if worker.tensor_mesh is not None:
+        plan = tensor_plan(build_on_meta(kind, settled, torch.float32), worker.tensor_parallel)
+        tensor = TensorShare(worker.tensor_mesh["tensor"].get_local_rank(), worker.tensor_parallel, plan.dimensions)
+        share = dataclasses.replace(share, tensor=tensor)
     # Frozen weights are computed with in bfloat16: files of that dtype need no float32 copy.
     frozen = bfloat16 and job.optimization.lora is not None and stored_dtypes(config) == {"BF16"}
     torch.manual_seed(job.optimization.seed)  # new heads and adapters must agree between ranks
@@ -317,7 +351,8 @@ def _load_shards(job: TrainingJob, source: ModelConfig | Path, worker: Worker) -
     layers = decoder_layers(start.model)
     _checkpoint_layers(job, start.model, worker)
     module.model = _adapted(job, start.model)
-    return Start(shard(module, layers, start.rows, share, sharding), tokenizer, layers)
+    split = None if plan is None else TensorSplit(start.model, plan)
+    return Start(shard(module, layers, start.rows, share, sharding, split), tokenizer, layers)
 
 
 def _checkpoint_layers(job: TrainingJob, model: PreTrainedModel, worker: Worker) -> None:

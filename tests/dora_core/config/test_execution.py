@@ -31,6 +31,10 @@ def test_defaults_run_on_a_cpu() -> None:
         ({"cpu_offload": True}, "cpu_offload needs strategy fsdp"),
         ({"replicas": 2}, "replicas=2 needs strategy fsdp"),
         ({"strategy": "fsdp", "replicas": 2, "workers": 3}, "workers=3 is not a multiple of replicas=2"),
+        ({"tensor_parallel": 2}, "tensor_parallel=2 needs strategy fsdp"),
+        ({"strategy": "fsdp", "tensor_parallel": 2, "workers": 3}, "workers=3 is not a multiple of tensor_parallel=2"),
+        ({"strategy": "fsdp", "tensor_parallel": 2, "workers": 0}, "workers=0 is not a multiple of tensor_parallel=2"),
+        ({"strategy": "fsdp", "tensor_parallel": 2, "replicas": 2, "workers": 8}, "tensor_parallel and replicas do not work together"),
         ({"activation_offload": True}, "activation_offload needs gradient_checkpointing"),
     ],
 )

@@ -101,6 +101,13 @@ def test_experts_that_cannot_be_balanced_are_refused_under_their_key(name: str) 
         examined(name, Use(SHORT, balance={"align.optimization.router_balance": 0.001}))
 
 
+def test_layers_that_a_tensor_group_cannot_split_are_refused_under_the_stage() -> None:
+    assert examined("llama", Use(SHORT, tensor={"execution.align.": 2})) == []
+    with pytest.raises(ModelError, match=r"execution.align.tensor_parallel=3 does not divide num_attention_heads, 4,") as error:
+        examined("llama", Use(SHORT, tensor={"execution.align.": 3}))
+    assert "set execution.align.tensor_parallel to 1" in error.value.hint
+
+
 def test_what_is_no_language_model_is_refused() -> None:
     with pytest.raises(ModelError, match="does not make a causal language model"):
         describe(transformers.ViTConfig(), "here")

@@ -44,7 +44,7 @@ def test_rows_are_those_of_torch_chunk() -> None:
 
 def test_a_stored_tensor_is_read_by_rows(tmp_path: Path) -> None:
     save_file({"w": torch.arange(12.0).reshape(4, 3)}, tmp_path / "one.safetensors")
-    stored = Stored(tmp_path / "one.safetensors", "w", slice(1, 3))
+    stored = Stored(tmp_path / "one.safetensors", "w", (slice(1, 3), slice(0, 3)))
     assert stored.get_shape() == [2, 3] and stored[...].tolist() == [[3, 4, 5], [6, 7, 8]]
     assert Stored(tmp_path / "one.safetensors", "w").get_shape() == [4, 3]
     assert stored[1:].tolist() == [[6, 7, 8]]

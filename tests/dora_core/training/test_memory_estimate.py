@@ -47,6 +47,10 @@ def test_options_move_what_they_say() -> None:
     assert offloaded.device + offloaded.host == pytest.approx(whole.device)
     replicas = training_memory(LLAMA_8B, BFLOAT16, Execution(workers=8, replicas=2, **GPUS))
     assert replicas.held == pytest.approx(2 * whole.held), "four shards instead of eight"
+    split = training_memory(LLAMA_8B, BFLOAT16, Execution(workers=8, tensor_parallel=2, **GPUS))
+    outside = 1_050_677_248  # embedding and head, which no tensor group splits: four shards of them
+    assert split.held == pytest.approx(16 * ((8_030_261_248 - outside) / 8 + outside / 4))
+    assert split.gathered == 2 * (218_112_000 + outside), "two halves of a layer"
     alone = training_memory(LLAMA_8B, BFLOAT16, Execution(workers=1, **GPUS))
     assert alone.held == pytest.approx(16 * 8_030_261_248) and alone.gathered == 0
     replicated = training_memory(LLAMA_8B, BFLOAT16, Execution(workers=8, **GPUS | {"strategy": "ddp"}))

@@ -17,9 +17,23 @@ from dora_core.models.sharded_loading import CannotShard, Share
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import FolderHooks, fit
 from dora_core.training.sharding import local_rows
+from tests.dora_core.models.packed_records import RECORDS as PACKED
 from tests.dora_core.models.small_models import NAMES, saved
 from tests.dora_core.training.alignment_tasks import make_data, make_task
-from tests.dora_core.training.sharded_ranks import CONFIG, IDS, LORA, WAYS, rank_main, tokenizer, training_model
+from tests.dora_core.training.sharded_ranks import (
+    CONFIG,
+    IDS,
+    LORA,
+    TENSOR_MODELS,
+    TENSOR_NAMES,
+    WAYS,
+    rank_main,
+    tensor_model,
+    tensor_training_model,
+    tokenizer,
+    training_model,
+    values_and_gradients,
+)
 
 
 def train_alone(folder: Path, checkpoints: Path, lora: Any = None) -> tuple[Any, nn.Module]:
@@ -39,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in NAMES:
         saved(name, folder / name)
     training_model(folder / "start")
+    tensor_training_model(folder / "tensor-start")
     train_alone(folder / "start", folder / "alone-checkpoints")
     mp.spawn(rank_main, (str(folder),), nprocs=2)
     return folder
@@ -81,6 +96,33 @@ def assert_trained_alike(got: dict[str, torch.Tensor], expected: dict[str, torch
 @pytest.mark.parametrize("way", WAYS)
 def test_two_ranks_train_like_one(way: str, folder: Path, alone) -> None:
     assert_trained_alike(weights(folder / f"{way}-trained"), alone["lora" if way == "lora" else "whole"], weights(folder / "start"))
+
+
+@pytest.mark.parametrize("name", TENSOR_NAMES)
+def test_what_a_tensor_group_read_is_saved_unchanged(name: str, folder: Path) -> None:
+    start, saved_again = weights(folder / name), weights(folder / f"{name}-tensor-saved")
+    assert saved_again.keys() == start.keys()
+    assert all(torch.equal(weight, start[at]) for at, weight in saved_again.items())
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("name", TENSOR_MODELS)
+def test_a_tensor_group_computes_what_one_process_does(name: str, packed: bool, folder: Path) -> None:
+    """Log-probabilities and gradients of all weights in float64, on both ranks."""
+    expected = values_and_gradients(tensor_model(name), PACKED, packed=packed)
+    for rank in range(2):
+        got = torch.load(folder / f"{name}-{packed}-{rank}.pt")
+        assert got.keys() == expected.keys()
+        for at, value in expected.items():
+            torch.testing.assert_close(got[at], value, rtol=0, atol=1e-12 * value.abs().max().item(), msg=at)
+
+
+def test_a_tensor_group_trains_and_resumes_like_one_process(folder: Path, tmp_path: Path) -> None:
+    expected = train_alone(folder / "tensor-start", tmp_path)[1].state_dict()
+    start = weights(folder / "tensor-start")
+    assert_trained_alike(weights(folder / "tensor-trained"), expected, start)
+    assert [torch.load(folder / f"tensor-resumed-{rank}.pt") for rank in range(2)] == [2, 2]
+    assert_trained_alike(weights(folder / "tensor-resumed-trained"), expected, start)
 
 
 def test_shards_resume_from_one_process_and_one_process_from_shards(folder: Path, alone) -> None:

@@ -155,6 +155,17 @@ def test_adapters_that_a_sharded_model_could_not_save_are_refused(start: Path, t
     assert "strategy: ddp" in str(error.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [({"lora": LoraConfig()}, "lora"), ({"router_balance": 0.1}, "router_balance"), ({"optimizer": "adamw_8bit"}, "optimizer=adamw_8bit")],
+)
+def test_what_a_tensor_group_would_compute_wrongly_is_refused(start: Path, tmp_path: Path, option: dict[str, Any], name: str) -> None:
+    execution = Execution(strategy="fsdp", workers=2, tensor_parallel=2)
+    one = job(start, tmp_path, optimization=OptimizationConfig(**option), execution=execution)
+    with pytest.raises(ModelError, match=f"tensor_parallel=2 does not work with .*optimization.{name}"):
+        load(one, Worker())
+
+
 def test_the_folder_of_a_trained_model_is_on_this_machine(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     folder = store.folder("align", DIGEST)
