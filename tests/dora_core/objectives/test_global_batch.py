@@ -253,3 +253,14 @@ def test_records_without_a_preference_count_for_nothing() -> None:
         return batch.report().value
 
     assert run([0.3, 9.0, 0.7], [True, False, True]) == pytest.approx(run([0.3, 0.7], [True, True]))
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_reaches_the_training_loop(loss: float) -> None:
+    """Which refuses the step with its reason; the report names no heaviest record."""
+    batch = GlobalBatch(ObjectiveConfig(name="dora"))
+    batch.begin(1, 1.0)
+    batch.add(torch.tensor([loss, 0.5]), torch.ones(2), torch.ones(2, dtype=torch.bool), torch.tensor([3, 4]))
+    batch.exchange()
+    assert not math.isfinite(batch.final_scale) or not math.isfinite(batch.report().value)
+    assert batch.report().heaviest is None

@@ -89,7 +89,9 @@ def test_a_damaged_file_is_refused_by_name_or_what_is_whole_in_it_arrives(
                 assert text not in WHOLE or row == WHOLE[text]
         else:
             assert len(rows) == GOOD
-            assert all(expected.get(field) == value for row, expected in zip(rows, ROWS, strict=True) for field, value in row.items())
+            # A footer has no checksum, and the names of columns are in it: a column may get a name that nothing reads.
+            pairs = zip(rows, ROWS, strict=True)
+            assert all(expected[field] == value for row, expected in pairs for field, value in row.items() if field in expected)
     assert refused < examples if name == "a.jsonl" else refused > examples / 2
 
 
