@@ -96,16 +96,16 @@ class FolderHooks:
 
     def checkpoints(self) -> list[Path]:
         """Finished checkpoints, last written first: one of another run may have any number of steps."""
-        last = self.folder.glob(f"step-*/{PROGRESS}")
-        return [file.parent for file in sorted(last, key=lambda file: file.stat().st_mtime_ns, reverse=True)]
+        last = [file.parent for file in self.folder.glob(f"step-*/{PROGRESS}")]
+        return sorted(last, key=_written, reverse=True)
 
     def save(self, folder_writer: Callable[[Path], None], step: int) -> None:
         target = self.folder / f"step-{step}"
         shutil.rmtree(target, ignore_errors=True)  # a run that was killed here, perhaps with more ranks, left files
         target.mkdir(parents=True, exist_ok=True)
-        before = max((folder / PROGRESS).stat().st_mtime_ns for folder in self.checkpoints()) if self.checkpoints() else 0
+        before = max(map(_written, self.checkpoints()), default=0)
         folder_writer(target)
-        if (target / PROGRESS).stat().st_mtime_ns <= before:  # the clock was set back: the order would be another
+        if 0 < _written(target) <= before:  # the clock was set back: the order would be another
             os.utime(target / PROGRESS, ns=(before + 1, before + 1))
         kept = {target, *[folder for folder in self.checkpoints() if folder != target][:1]}
         for old in set(self.folder.glob("step-*")) - kept:
@@ -117,6 +117,14 @@ class FolderHooks:
 
     def leaves(self, done: int) -> bool:
         return False
+
+
+def _written(checkpoint: Path) -> int:
+    """Time at which a checkpoint was finished, in ns; 0 where it is not, or not yet: of several ranks with one folder the first does it."""
+    try:
+        return (checkpoint / PROGRESS).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 @dataclass(frozen=True)
