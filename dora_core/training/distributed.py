@@ -60,6 +60,7 @@ class Worker:
             )
         shape = (self.world_size // tensor_parallel, tensor_parallel)
         mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("shards", "tensor"))
+        mesh._flatten("ranks")  # DTensor then reduces over all ranks at once, with one result on all of them
         return dataclasses.replace(self, tensor_mesh=mesh)
 
     @property
