@@ -303,8 +303,8 @@ def _read_rows(
         shape = shapes[target]
         if not shape or stored.get_shape() != list(shape):
             raise CannotShard(f"{target} has shape {list(shape)}, and {stored.get_shape()} in {stored.file.name}")
-        tensors[stored.name] = cut = Stored(stored.file, stored.name, share.part(target, shape))
-        put(model, target, nn.Parameter(torch.empty(*cut.get_shape(), dtype=_get(model, target).dtype, device="meta")))
+        tensors[stored.name] = part = Stored(stored.file, stored.name, share.part(target, shape))
+        put(model, target, nn.Parameter(torch.empty(*part.get_shape(), dtype=_get(model, target).dtype, device="meta")))
     source.load(model, tensors, dtype, device)
     left = shapes.keys() - source.renamed.keys()
     for tensors in source.converted_blocks():
