@@ -14,6 +14,7 @@ metrics: through `infra/tracking/tracker.py:Tracker` into the MLflow server; eve
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import tempfile
@@ -56,6 +57,24 @@ PATIENCE = 3600.0
 MB = 1e6
 
 
+@contextmanager
+def repeated(seconds: float, action: Callable[[], None]) -> Iterator[None]:
+    """Call ``action`` every so many seconds in a thread, while the block runs."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            action()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 @dataclass
 class Memory:
     """PSS of processes by name, every two seconds while the block runs."""
@@ -66,20 +85,11 @@ class Memory:
 
     @contextmanager
     def watched(self) -> Iterator[Memory]:
-        ended = threading.Event()
-
-        def watch() -> None:
-            while not ended.wait(2.0):
-                self.look()
-
-        thread = threading.Thread(target=watch)
         self.look()
-        thread.start()
         try:
-            yield self
+            with repeated(2.0, self.look):
+                yield self
         finally:
-            ended.set()
-            thread.join()
             self.look()
 
     def look(self) -> None:
@@ -119,31 +129,24 @@ class Edits:
 
     @contextmanager
     def running(self) -> Iterator[Edits]:
-        ended = threading.Event()
         [schedule] = requests.get(f"{self.api}/deployments/{self.deployment}/schedules", timeout=60).json()
         url = f"{self.api}/deployments/{self.deployment}/schedules/{schedule['id']}"
 
-        def edit() -> None:
-            number = 0
-            while not ended.wait(EDIT_SECONDS):
-                number += 1
-                hour = (time.gmtime().tm_hour + 12) % 24  # runs are scheduled, and none is due
-                cron = {"cron": f"{number % 60} {hour} * * *", "timezone": "UTC"}
-                began = time.monotonic()
-                try:
-                    answer = str(requests.patch(url, json={"active": True, "schedule": cron}, timeout=300).status_code)
-                except requests.RequestException as error:
-                    answer = type(error).__name__
-                self.answers[answer] += 1
-                self.slowest = max(self.slowest, time.monotonic() - began)
+        numbers = itertools.count(1)
 
-        thread = threading.Thread(target=edit)
-        thread.start()
-        try:
+        def edit() -> None:
+            hour = (time.gmtime().tm_hour + 12) % 24  # runs are scheduled, and none is due
+            cron = {"cron": f"{next(numbers) % 60} {hour} * * *", "timezone": "UTC"}
+            began = time.monotonic()
+            try:
+                answer = str(requests.patch(url, json={"active": True, "schedule": cron}, timeout=300).status_code)
+            except requests.RequestException as error:
+                answer = type(error).__name__
+            self.answers[answer] += 1
+            self.slowest = max(self.slowest, time.monotonic() - began)
+
+        with repeated(EDIT_SECONDS, edit):
             yield self
-        finally:
-            ended.set()
-            thread.join()
 
     @property
     def refused(self) -> int:
