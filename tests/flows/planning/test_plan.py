@@ -15,7 +15,7 @@ from dora_core.data import fingerprints, inputs
 from dora_core.errors import ConfigError, DataError
 from flows.cli import app
 from flows.config.loading import load_config
-from flows.config.models import RealignConfig, SelfTrainConfig, StudyConfig
+from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.planning.latest import write_latest
 from flows.planning.plan import build_plan
 from flows.planning.planned_stage import Plan
@@ -350,12 +350,6 @@ def test_every_round_races_again_on_its_own_mixture(tmp_path: Path, mixture: Pat
 def test_trust_beside_a_race_is_refused(tmp_path: Path, mixture: Path) -> None:
     with pytest.raises(ConfigError, match=r"trust\.apply=soft_label: with align\.objective\.name=auto the race decides"):
         load(tmp_path, mixture, "align.objective.name=auto", "trust.apply=soft_label")
-
-
-def test_studies_refuse_objective_auto(tmp_path: Path) -> None:
-    (tmp_path / "study.yaml").write_text("project: demo\npairwise: [{loss: dpo, objectives: [auto]}]\n")
-    with pytest.raises(ConfigError, match="a study compares named ones"):
-        load_config(tmp_path / "study.yaml", model=StudyConfig)
 
 
 def test_objectives_without_factors_score_nothing(tmp_path: Path, mixture: Path, store: Store) -> None:
