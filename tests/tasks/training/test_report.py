@@ -23,7 +23,7 @@ WRITTEN: dict[str, Any] = {
 
 def test_a_report_comes_back_from_json() -> None:
     report = TrainingReport.model_validate(WRITTEN)
-    assert TrainingReport.model_validate_json(report.model_dump_json()) == report and report.model_dump() == WRITTEN
+    assert TrainingReport.model_validate_json(report.model_dump_json()) == report and report.model_dump() == WRITTEN | {"files": []}
 
 
 def test_facts_of_the_stage_are_made_of_it() -> None:
