@@ -12,7 +12,7 @@ BENCH_TABLE ?= tests/benchmarks/latest.md
 help:
 	@echo "make demo    the whole pipeline on generated data, on this machine"
 	@echo "make test    lint, import rules, unit, component and system tests"
-	@echo "make chaos   every fault of tests/FAULTS.md: kill anything, nothing is lost (about 22 minutes)"
+	@echo "make chaos   every fault of tests/FAULTS.md: kill anything, nothing is lost (about half an hour)"
 	@echo "make nightly what takes minutes: the quick study, every table"
 	@echo "make lint    ruff, import rules and types only"
 	@echo "make audit   known vulnerabilities of the locked packages; warns, never fails"
