@@ -88,6 +88,13 @@ def open_filesystem(uri: str, *, in_background: bool = True) -> tuple[pafs.FileS
     return pafs.PyFileSystem(handler), handler.path
 
 
+def ray_storage(place: str) -> tuple[pafs.FileSystem | None, str]:
+    """File system and path for the results of Ray Train or Ray Tune: None on this machine. Elsewhere Ray's own gives up after seconds."""
+    if urllib.parse.urlsplit(place).scheme in ("", "file"):
+        return None, place
+    return open_filesystem(place, in_background=False)
+
+
 def is_transient(error: OSError) -> bool:
     """Whether the same operation may succeed later."""
     text = str(error)

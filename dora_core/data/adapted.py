@@ -19,6 +19,7 @@ from dora_core.data.adapter.canonical import CanonicalRow
 from dora_core.data.adapter.driver import RowAdapter
 from dora_core.data.adapter.paths import CompiledPath, Missing
 from dora_core.data.adapter.resolve import Resolved, resolve
+from dora_core.data.adapter.shapes.base import shapes
 from dora_core.data.arrow_rows import UnreadableValues
 from dora_core.data.columns_left import decision_of
 from dora_core.data.formats import Reader
@@ -232,7 +233,7 @@ class AdaptedInput:
                 yield name, position, row
 
     def _read(self, name: str, reader: Reader, mapping: MappedFiles, late: _LateColumns, batch_rows: int) -> Iterator[tuple[int, Any]]:
-        ignored = set(mapping.resolved.left.ignored) - ({"deleted"} if mapping.resolved.shape == "tree" else set())
+        ignored = set(mapping.resolved.left.ignored) - shapes()[mapping.resolved.shape].always_read
         wanted = [column for column in mapping.columns if column not in ignored]
         there = set(reader.columns)
         known = there | set(mapping.columns)

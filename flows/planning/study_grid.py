@@ -320,7 +320,7 @@ def _settings(config: StudyConfig, variant: Variant, seed: int, data: DataConfig
         "objective": variant.objective,
         "optimization": moved(config.align.optimization, learning_rate=rate),
     }
-    rounds, race, exchange = config.rounds.evolve(strategy=variant.strategy), RaceConfig(), ExchangeConfig()
+    rounds = config.rounds.evolve(strategy=variant.strategy)
     execution = {name: getattr(config.execution, name) for name in ExecutionConfig.model_fields}
     return SelfTrainConfig(
         project=config.project,
@@ -331,8 +331,8 @@ def _settings(config: StudyConfig, variant: Variant, seed: int, data: DataConfig
         calibration=variant.calibration,
         sft=config.sft.evolve(optimization=moved(config.sft.optimization)),
         align=config.align.evolve(**align),
-        race=moved(race),
-        exchange=moved(exchange),
+        race=moved(RaceConfig()),
+        exchange=moved(ExchangeConfig()),
         evaluate=moved(config.evaluate),
         compare=None,
         rounds=rounds,

@@ -26,7 +26,7 @@ from dora_core.config.execution import Execution
 from dora_core.config.tuning import TuneConfig
 from dora_core.environment import set_default
 from dora_core.errors import DoraError, ServiceError
-from dora_core.remote_files import open_filesystem
+from dora_core.remote_files import ray_storage
 from infra.store.journal import JournalWriter
 from infra.store.json_files import StoredError
 from infra.store.locks import ownership
@@ -100,9 +100,8 @@ def run_trials(context: StageContext, trials: list[StageRef], settings: TuneConf
     inside = execution.workers <= 1
     resources = {"CPU": execution.cpus_per_worker, "GPU": execution.gpus_per_worker} if inside else {"CPU": 0.0}
     trainable = tune.with_resources(TrialTrainable, tune.PlacementGroupFactory([resources]))
-    remote, storage = (None, str(Path(context.scratch / "ray-tune").resolve()))
-    if context.store.remote is not None:
-        remote, storage = open_filesystem(_scratch_uri(context), in_background=False)
+    is_local = context.store.remote is None
+    filesystem, storage = ray_storage(str(Path(context.scratch / "ray-tune").resolve()) if is_local else _scratch_uri(context))
     tuner = tune.Tuner(
         trainable,
         param_space=arguments | {"digest": tune.grid_search([ref.digest for ref in trials])},
@@ -118,7 +117,7 @@ def run_trials(context: StageContext, trials: list[StageRef], settings: TuneConf
         run_config=tune.RunConfig(
             name=f"tune-{time.time_ns()}",
             storage_path=storage,
-            storage_filesystem=remote,  # Ray would open one that gives up after seconds
+            storage_filesystem=filesystem,
             failure_config=tune.FailureConfig(max_failures=execution.max_failures),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial that starts again replays its rungs
             callbacks=[_Results(search)],

@@ -27,7 +27,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from dora_core.config.execution import Execution
 from dora_core.environment import set_default
 from dora_core.errors import DoraError, TrainingError
-from dora_core.remote_files import open_filesystem
+from dora_core.remote_files import open_filesystem, ray_storage
 from dora_core.training.checkpoints import PROGRESS
 from dora_core.training.distributed import Worker
 from dora_core.training.loop import OutOfMemory
@@ -52,7 +52,7 @@ def train_on_ray(context: StageContext, job: TrainingJob) -> TrainingReport:
     set_default("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     execution, gpu = job.execution, job.execution.gpus_per_worker > 0
     storage, name = _run_folder(job).rsplit("/", 1)
-    remote, below = (None, storage) if context.store.remote is None else open_filesystem(storage, in_background=False)
+    filesystem, below = ray_storage(storage)
     resources = {"CPU": execution.cpus_per_worker} | ({"GPU": execution.gpus_per_worker} if gpu else {})
     with ray_session(), NodeWatch(context, job.stage, job.digest, execution):
         trainer = TorchTrainer(
@@ -63,7 +63,7 @@ def train_on_ray(context: StageContext, job: TrainingJob) -> TrainingReport:
             run_config=RunConfig(
                 name=name,
                 storage_path=below,
-                storage_filesystem=remote,  # Ray would open one that gives up after seconds
+                storage_filesystem=filesystem,
                 failure_config=FailureConfig(max_failures=execution.max_failures, max_preemption_failures=-1),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 callbacks=[_EndAtOnce(context.path, (job.store_uri, job.stage, job.digest))],

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import compress
+from operator import not_
 from typing import Any, Final, Literal, NamedTuple
 
 from dora_core.config.adapter import IndexLabel, Label, RanksLabel, Score, ScoresLabel, SignedLabel, UnpairedLabel, WinnerLabel
@@ -77,19 +79,18 @@ def counting_value(path: CompiledPath, row: dict[str, Any], notes: Counter[str])
     Marks are keys of an annotation (``dora_core/data/withdrawn.py``), or beside a list ``choice.responses`` the list
     ``choice.responses.status`` of as many, as Argilla exports them.
     """
-    if path.is_list:
-        left_out: list[Any] = []
-        for steps in path.steps():
-            row = _without_withdrawn(row, steps, 0, left_out)
-        if left_out:
-            notes["annotations that were cancelled or discarded, not counted"] += len(left_out)
+    left_out: list[Any] = []
+    for steps in path.steps() if path.is_list else ():
+        row = _without_withdrawn(row, steps, 0, left_out)
     value = path.get(row)
     if type(value) is list:
         states = row.get(f"{path.roots[0]}.status")
-        if type(states) is list and len(states) == len(value) and any(map(is_withdrawn_status, states)):
-            kept = [item for item, status in zip(value, states, strict=True) if not is_withdrawn_status(status)]
-            notes["annotations that were cancelled or discarded, not counted"] += len(value) - len(kept)
-            return kept
+        if type(states) is list and len(states) == len(value):
+            withdrawn = list(map(is_withdrawn_status, states))
+            left_out += compress(value, withdrawn)
+            value = list(compress(value, map(not_, withdrawn)))
+    if left_out:
+        notes["annotations that were cancelled or discarded, not counted"] += len(left_out)
     return value
 
 
@@ -104,8 +105,9 @@ def _without_withdrawn(value: Any, steps: Sequence[Step], at: int, left_out: lis
         except Unparsable:
             return value
     if isinstance(value, list) and not isinstance(step, int):
-        kept = [item for item in value if not is_withdrawn(item)]
-        left_out += [item for item in value if is_withdrawn(item)]
+        withdrawn = list(map(is_withdrawn, value))
+        left_out += compress(value, withdrawn)
+        kept = compress(value, map(not_, withdrawn))
         return [_without_withdrawn(item, steps, at + isinstance(step, Each), left_out) for item in kept]
     if isinstance(value, dict) and isinstance(step, str) and step in value:
         return {**value, step: _without_withdrawn(value[step], steps, at + 1, left_out)}

@@ -112,15 +112,16 @@ class Variant:
 
 def _at(value: Any, steps: Sequence[Any]) -> Iterator[Any]:
     """The values at a path: one, or that of every element of a list on the way."""
-    for at, step in enumerate(steps):
-        if at and isinstance(value, str):
-            value = _structure_in(value)
-        if isinstance(step, Each):
-            for item in value if isinstance(value, list) else []:
-                yield from _at({"": item}, ("", *steps[at + 1 :]))
-            return
-        value = value.get(step) if isinstance(value, Mapping) else None
-    yield value
+    if not steps:
+        yield value
+        return
+    step, *rest = steps
+    if isinstance(step, Each):
+        found = value if isinstance(value, list) else []
+    else:
+        found = [value.get(step) if isinstance(value, Mapping) else None]
+    for item in found:
+        yield from _at(_structure_in(item) if rest and isinstance(item, str) else item, rest)
 
 
 class Preset:

@@ -44,6 +44,7 @@ class RowShape:
         needed: fields without which the shape cannot be read.
         two: canonical names of ``responses[0]`` and ``responses[1]``, for messages; None where the row has a list of them.
         label_example: the shape needs a label, written like this; empty: it needs none.
+        always_read: columns that it reads also where the configuration ignores them.
     """
 
     name: str
@@ -53,6 +54,7 @@ class RowShape:
     needed: tuple[str, ...] = ()
     two: tuple[str, str] | None = None
     label_example: str = ""
+    always_read: frozenset[str] = frozenset()
 
 
 @cache

@@ -238,4 +238,5 @@ class TreeShape:
 SHAPE = RowShape(
     "tree",
     by_stream=TreeShape,
+    always_read=frozenset({"deleted"}),
 )
