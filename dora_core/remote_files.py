@@ -34,6 +34,8 @@ NOTICE_SECONDS = 15.0
 LONGEST_PAUSE = 5.0
 ATTEMPTS, STREAM_ATTEMPTS = 5, 13
 """Attempts of S3's client at one request of an operation (.8 s of pauses) and at one part of an open file (205 s)."""
+READ_ATTEMPTS = 5
+"""Times an object that changes while it is read is opened."""
 CONNECT_SECONDS, REQUEST_SECONDS = 5.0, 30.0
 """Time-outs of S3's client; its own limit of 3 s without a byte is too short for a busy server that completes a large upload."""
 
@@ -93,6 +95,26 @@ def ray_storage(place: str) -> tuple[pafs.FileSystem | None, str]:
     if urllib.parse.urlsplit(place).scheme in ("", "file"):
         return None, place
     return open_filesystem(place, in_background=False)
+
+
+def read_object(filesystem: pafs.FileSystem, path: str) -> bytes:
+    """Read a whole small object that others may delete or replace at any time.
+
+    S3 is asked for as many bytes as the object had when it was opened. If it is gone by then, the client answers with INTERNAL_FAILURE
+    ("Failed to flush response stream"), since the error of the server is longer than that; the object is opened again, to tell.
+
+    Raises:
+        FileNotFoundError: there is none. OSError: it cannot be read.
+    """
+    attempt = 0
+    while True:
+        attempt += 1
+        with filesystem.open_input_stream(path) as stream:
+            try:
+                return bytes(stream.read())
+            except OSError:
+                if attempt == READ_ATTEMPTS:
+                    raise
 
 
 def is_transient(error: OSError) -> bool:

@@ -37,7 +37,7 @@ import pyarrow.fs as pafs
 
 from dora_core.environment import variable
 from dora_core.errors import DoraError, StoreError
-from dora_core.remote_files import open_filesystem
+from dora_core.remote_files import open_filesystem, read_object
 
 if TYPE_CHECKING:
     from infra.store.json_files import FileFacts, Result, StoredResult
@@ -242,8 +242,7 @@ class Store:
         if self.remote is not None:
             filesystem, root = self.remote
             try:
-                with filesystem.open_input_stream(f"{root}/{relative}") as stream:
-                    return _parsed(stream.read())
+                return _parsed(read_object(filesystem, f"{root}/{relative}"))
             except FileNotFoundError:
                 return None
         try:

@@ -8,13 +8,14 @@ import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 import pytest
 
 from dora_core import remote_files
 from dora_core.errors import StoreError
-from dora_core.remote_files import Unreachable, is_transient, open_filesystem, outages
+from dora_core.remote_files import Unreachable, is_transient, open_filesystem, outages, read_object
 from tests.faults import Recovery
 from tests.s3_proxy import S3Proxy, s3_proxy
 from tests.s3_server import BUCKET, S3Server, s3_server
@@ -144,6 +145,30 @@ def test_errors_that_recur_are_raised_at_once(proxy: S3Proxy) -> None:
     ]
     permanent = ["AWS Error ACCESS_DENIED during X", "AWS Error UNKNOWN (HTTP status 403) during X", "NETWORK_CONNECTION curlCode: 60, bad"]
     assert [is_transient(OSError(text)) for text in transient + permanent] == [True] * 3 + [False] * 3
+
+
+class _Deleting:
+    """Deletes every object between its opening and its first read."""
+
+    def __init__(self, filesystem: pafs.FileSystem):
+        self._filesystem = filesystem
+
+    def open_input_stream(self, path: str) -> Any:
+        stream = self._filesystem.open_input_stream(path)
+        self._filesystem.delete_file(path)
+        return stream
+
+
+@pytest.mark.fault(34)
+def test_an_object_deleted_while_it_is_read_is_missing(proxy: S3Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    """Not an outage: the client's error for it looks like one (seen where three machines asked for one lease)."""
+    filesystem, path = open_filesystem(f"s3://{BUCKET}/claim")
+    with filesystem.open_output_stream(path) as out:
+        out.write(b"1")
+    assert read_object(filesystem, path) == b"1"
+    with pytest.raises(FileNotFoundError):
+        read_object(_Deleting(filesystem), path)
+    assert not caplog.records
 
 
 def test_a_deletion_whose_answer_was_lost_is_done(proxy: S3Proxy) -> None:

@@ -9,7 +9,6 @@ the layouts go through the real training task: 1×8 (one process, one micro-batc
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 import transformers
 from torch import Tensor
 
@@ -35,6 +33,7 @@ from dora_core.training.alignment import AlignmentTask
 from dora_core.training.distributed import Worker, scale_gradients, wrap
 from dora_core.training.microbatches import split_step
 from tests.dora_core.training_records import alignment_data
+from tests.ranks import run_ranks
 
 OBJECTIVES = ["erm", "reweight", "dro", "dora", "dora_outer", "dora_tilted", "dr_dpo", "kldpo"]
 RECORDS = 8
@@ -113,13 +112,9 @@ def distance(got: Tensor, expected: Tensor) -> float:
     return ((got - expected).norm() / expected.norm()).item()
 
 
-def _rank_main(rank: int, folder: str, cases: list[tuple[ObjectiveConfig, int]]) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    results = [step_gradient(objective, Worker.current(), micro) for objective, micro in cases]
-    torch.save(results, Path(folder) / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+def _rank_main(worker: Worker, folder: str, cases: list[tuple[ObjectiveConfig, int]]) -> None:
+    results = [step_gradient(objective, worker, micro) for objective, micro in cases]
+    torch.save(results, Path(folder) / f"rank{worker.rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +122,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, L
     """Gradient and metrics on both ranks for every objective, λ and micro-batch size."""
     folder = tmp_path_factory.mktemp("ranks")
     cases = [(ObjectiveConfig(name=n, lam=lam), micro) for n in OBJECTIVES for lam in LAMBDAS for micro in (4, 2)]
-    mp.spawn(_rank_main, (str(folder), cases), nprocs=2)
+    run_ranks(_rank_main, str(folder), cases)
     ranks = [torch.load(folder / f"rank{r}.pt", weights_only=True) for r in range(2)]
     return {(c.name, c.lam, micro): [rank[i] for rank in ranks] for i, (c, micro) in enumerate(cases)}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -165,17 +164,13 @@ def _tensor_groups(folder: Path, worker: Worker) -> None:
         torch.save(report.resumed_from, folder / f"{name}-{worker.rank}.pt")
 
 
-def rank_main(rank: int, root: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
+def rank_main(worker: Worker, root: str) -> None:
     folder = Path(root)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    worker = Worker.current()
     for name in NAMES:
         module, _ = read(folder / name, worker)
         with torch.no_grad():
             register_fsdp_forward_method(module, "logits")
-            torch.save(module.logits(IDS), folder / f"{name}-{rank}.pt")
+            torch.save(module.logits(IDS), folder / f"{name}-{worker.rank}.pt")
         save_sharded(module, module.model, folder / f"{name}-saved", torch.float32, worker)
     for name in TENSOR_NAMES:
         module, _ = read(folder / name, worker, tensor_parallel=2)
@@ -187,5 +182,4 @@ def rank_main(rank: int, root: str) -> None:
         save_sharded(module, model, folder / f"{way}-trained", torch.float32, worker)
     resumed, module = train(folder / "start", folder / "alone-checkpoints", worker)
     save_sharded(module, module.plain_model, folder / "resumed-trained", torch.float32, worker)
-    torch.save(resumed.resumed_from, folder / f"resumed-{rank}.pt")
-    torch.distributed.destroy_process_group()
+    torch.save(resumed.resumed_from, folder / f"resumed-{worker.rank}.pt")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
 
 from dora_core.config.execution import Execution
@@ -17,6 +15,7 @@ from dora_core.models.loading import build_policy, train_tokenizer
 from dora_core.training.distributed import Worker, full_weights, gradient_norm, gradient_sync, gradients, scale_gradients, wrap
 from dora_core.training.loop import FolderHooks, fit
 from tests.dora_core.training.alignment_tasks import RECORDS, make_data, make_task
+from tests.ranks import run_ranks
 
 INPUTS = torch.arange(12.0).reshape(2, 2, 3) / 10
 """By rank and micro-batch."""
@@ -85,16 +84,12 @@ def _train(worker: Worker, strategy: str, folder: Path) -> tuple[int | None, dic
     return report.resumed_from, full_weights(task.module)
 
 
-def _rank_main(rank: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.save(_primitives(Worker.current()), Path(folder) / f"primitives-{rank}.pt")
+def _rank_main(worker: Worker, folder: str) -> None:
+    torch.save(_primitives(worker), Path(folder) / f"primitives-{worker.rank}.pt")
     for strategy in ("ddp", "fsdp"):
-        results = [_train(Worker.current(), strategy, Path(folder) / checkpoints) for checkpoints in (strategy, "alone")]
-        if rank == 0:
+        results = [_train(worker, strategy, Path(folder) / checkpoints) for checkpoints in (strategy, "alone")]
+        if worker.rank == 0:
             torch.save(results, Path(folder) / f"{strategy}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +97,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of one process, and of two that also resume from its checkpoints."""
     folder = tmp_path_factory.mktemp("ranks")
     torch.save(_train(Worker(), "ddp", folder / "alone"), folder / "alone.pt")
-    mp.spawn(_rank_main, (str(folder),), nprocs=2)
+    run_ranks(_rank_main, str(folder))
     return folder
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from dora_core.objectives import find_objective
 from dora_core.objectives.settings import ObjectiveConfig
 from dora_core.training.distributed import Worker
 from tests.dora_core.objectives.test_global_batch import RECORDS, distance, flat_gradient, make_task, step_gradient
+from tests.ranks import run_ranks
 
 CASES: dict[str, tuple[dict[str, Any], ObjectiveConfig]] = {
     "aot": ({"name": "aot", "beta": 0.2}, ObjectiveConfig(name="erm")),
@@ -45,20 +44,14 @@ def test_micro_batches_do_not_matter(case: str) -> None:
         assert distance(step_gradient(objective, Worker(), size, loss=loss)[0], expected) <= 1e-10
 
 
-def _rank_main(rank: int, folder: str, cases: list[str]) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    results = {
-        (case, size): step_gradient(CASES[case][1], Worker.current(), size, loss=CASES[case][0]) for case in cases for size in (4, 2)
-    }
-    torch.save(results, Path(folder) / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+def _rank_main(worker: Worker, folder: str, cases: list[str]) -> None:
+    results = {(case, size): step_gradient(CASES[case][1], worker, size, loss=CASES[case][0]) for case in cases for size in (4, 2)}
+    torch.save(results, Path(folder) / f"rank{worker.rank}.pt")
 
 
 def test_ranks_do_not_matter(tmp_path: Path) -> None:
     """For lcpo the second step reads the rates that the first one's records gave: they belong to the step, not to a rank."""
-    mp.spawn(_rank_main, (str(tmp_path), sorted(CASES)), nprocs=2)
+    run_ranks(_rank_main, str(tmp_path), sorted(CASES))
     for case, (loss, objective) in CASES.items():
         expected, metrics = step_gradient(objective, Worker(), 8, loss=loss)
         assert ("label_noise_human" in metrics) == (loss["name"] == "lcpo")

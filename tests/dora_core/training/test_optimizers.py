@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
 
 from dora_core.config.execution import Execution
@@ -19,6 +17,7 @@ from dora_core.training.distributed import Sharding, Worker, wrap
 from dora_core.training.loop import FolderHooks, fit
 from dora_core.training.optimizers import make_optimizer, moment_bytes, require_8bit, set_learning_rate
 from tests.dora_core.training.interrupted_runs import sft_task
+from tests.ranks import run_ranks
 
 HAS_TORCHAO = importlib.util.find_spec("torchao") is not None
 needs_torchao = pytest.mark.skipif(not HAS_TORCHAO, reason="torchao is not installed (extra `quantised`)")
@@ -86,12 +85,9 @@ def test_a_resumed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(one, two) for one, two in zip(module.parameters(), again.parameters(), strict=True))
 
 
-def rank_main(rank: int, root: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
+def rank_main(worker: Worker, root: str) -> None:
     torch.compile = lambda function, **options: function  # type: ignore[assignment]
-    torch.distributed.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=2)
-    worker, folder = Worker.current(), Path(root) / "checkpoint"
+    folder = Path(root) / "checkpoint"
     folder.mkdir(exist_ok=True)
 
     def made() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -111,15 +107,14 @@ def rank_main(rank: int, root: str) -> None:
         step(again, other, number)
     same = all(torch.equal(one.to_local(), two.to_local()) for one, two in zip(module.parameters(), again.parameters(), strict=True))
     weights = [p.full_tensor() for p in module.parameters()]
-    torch.save({"same": same, "weights": weights, "bytes": moment_bytes(optimizer)}, Path(root) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    torch.save({"same": same, "weights": weights, "bytes": moment_bytes(optimizer)}, Path(root) / f"{worker.rank}.pt")
 
 
 @needs_torchao
 @pytest.mark.usefixtures("eager")
 def test_two_ranks_with_shards_train_as_one_and_resume(tmp_path: Path) -> None:
     """Blocks of 256 values end where the shards of these weights end, so the moments are those of one process."""
-    mp.spawn(rank_main, (str(tmp_path),), nprocs=2)
+    run_ranks(rank_main, str(tmp_path))
     module = layers()
     optimizer = make_optimizer(module, EIGHT)
     for number in range(6):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,6 +19,7 @@ from dora_core.models.loading import build_encoder, grow_reward_model, load_rewa
 from dora_core.training.distributed import Worker, scale_gradients, wrap
 from dora_core.training.loop import FolderHooks, fit
 from dora_core.training.reward_model import RewardModel, RewardRecord, RewardTask, preference_records, score
+from tests.ranks import run_ranks
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "very", "old", "dog", "run", "home"]
 RECORDS = 8
@@ -94,19 +93,15 @@ def plain_gradient() -> tuple[Tensor, dict[str, float]]:
     return flat_gradient(task.module), means
 
 
-def _rank_main(rank: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    found = {name: step_gradient(Worker.current(), ranks[rank], strategy) for name, (ranks, strategy) in TWO_PROCESSES.items()}
-    torch.save(found, Path(folder) / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+def _rank_main(worker: Worker, folder: str) -> None:
+    found = {name: step_gradient(worker, ranks[worker.rank], strategy) for name, (ranks, strategy) in TWO_PROCESSES.items()}
+    torch.save(found, Path(folder) / f"rank{worker.rank}.pt")
 
 
 @pytest.mark.component
 def test_every_layout_gives_the_gradient_of_plain_arithmetic(tmp_path: Path) -> None:
     expected, means = plain_gradient()
-    mp.spawn(_rank_main, (str(tmp_path),), nprocs=2)
+    run_ranks(_rank_main, str(tmp_path))
     layouts = {name: step_gradient(Worker(), micro_batches) for name, micro_batches in ONE_PROCESS.items()}
     for rank in range(2):
         found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 import transformers
 
 from dora_core.models.routers import Routers
@@ -17,6 +15,7 @@ from tests.dora_core.models.test_routers import balance, plain_logits
 from tests.dora_core.training.alignment_tasks import RECORDS, make_data, make_task
 from tests.dora_core.training.interrupted_runs import sft_task
 from tests.dora_core.training.sharded_ranks import tokenizer
+from tests.ranks import run_ranks
 
 WEIGHT = 0.3
 
@@ -75,29 +74,24 @@ def test_a_step_is_the_same_however_it_is_cut_and_adds_the_balance_to_the_task(k
     assert added["model.layers.1.mlp.gate.weight"].abs().max() > 1e-4
 
 
-def rank_main(rank: int, root: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=2)
-    worker = Worker.current()
+def rank_main(worker: Worker, root: str) -> None:
     for strategy in ("ddp", "fsdp"):
         model = mixture()
         data = make_data(model, tokenizer())
         task = make_task(model, tokenizer(), data, worker)
         module = wrap(task.module, strategy, worker, task.layers, Sharding(worker))
         balanced = BalancedTask(task, Routers(model), WEIGHT, worker)
-        scale, _ = balanced.backward(module, [[0], [2]] if rank == 0 else [[1], []], 0)
+        scale, _ = balanced.backward(module, [[0], [2]] if worker.rank == 0 else [[1], []], 0)
         with torch.no_grad():
             for p in module.parameters():  # the gradient in place of the weight, so that it is gathered like one
                 p.copy_(p.grad * scale)
         weights = full_weights(module)
-        if rank == 0:
+        if worker.rank == 0:
             torch.save(weights, Path(root) / f"{strategy}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def test_two_ranks_replicated_or_sharded_balance_as_one(tmp_path: Path) -> None:
-    mp.spawn(rank_main, (str(tmp_path),), nprocs=2)
+    run_ranks(rank_main, str(tmp_path))
     expected, _ = step([[0, 1, 2]], "align")
     for strategy in ("ddp", "fsdp"):
         found = torch.load(tmp_path / f"{strategy}.pt", weights_only=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 import transformers
 from torch import nn
 
@@ -34,6 +33,7 @@ from tests.dora_core.training.sharded_ranks import (
     training_model,
     values_and_gradients,
 )
+from tests.ranks import run_ranks
 
 
 def train_alone(folder: Path, checkpoints: Path, lora: Any = None) -> tuple[Any, nn.Module]:
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     training_model(folder / "start")
     tensor_training_model(folder / "tensor-start")
     train_alone(folder / "start", folder / "alone-checkpoints")
-    mp.spawn(rank_main, (str(folder),), nprocs=2)
+    run_ranks(rank_main, str(folder))
     return folder
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from dora_core.config.execution import Execution
 from dora_core.config.method import LoraConfig, ModelConfig, OptimizationConfig, TextConfig
@@ -55,12 +52,8 @@ def run(name: str, folder: Path, worker: Worker, execution: Execution = SHARDED)
     return train(job(name, folder, execution), worker, FolderHooks(folder / f"{name}-checkpoints"))
 
 
-def rank_main(rank: int, root: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=2)
+def rank_main(worker: Worker, root: str) -> None:
     for name in KINDS:
-        report = run(name, Path(root), Worker.current())
-        if rank == 0:
+        report = run(name, Path(root), worker)
+        if worker.rank == 0:
             (Path(root) / f"{name}.json").write_text(report.model_dump_json())
-    torch.distributed.destroy_process_group()

@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow.fs as pafs
 import pytest
 import torch
-import torch.multiprocessing as mp
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -35,6 +34,7 @@ from tasks.training.job import (
     trained_model,
 )
 from tasks.training.report import TrainingReport
+from tests.ranks import run_ranks
 from tests.tasks.training import sharded_jobs
 
 TINY = ModelConfig(hidden_size=16, layers=3, heads=2, vocab_size=300)
@@ -183,7 +183,7 @@ def sharded(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = load_file(folder / "untied" / "model.safetensors")
     both = weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}
     save_file(both, folder / "untied" / "model.safetensors", metadata={"format": "pt"})
-    mp.spawn(sharded_jobs.rank_main, (str(folder),), nprocs=2)
+    run_ranks(sharded_jobs.rank_main, str(folder))
     return folder
 
 
