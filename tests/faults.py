@@ -260,6 +260,13 @@ FAULTS = [
         asserted=(6,),
     ),
     Fault(
+        32,
+        "PostgreSQL is restarted under Prefect and MLflow",
+        "the run goes on; states and measurements arrive when it is back, complete and once",
+        asserted=(2, 3, 4),
+        recovery=(36, 36),
+    ),
+    Fault(
         33,
         "the clock is set by an hour during a run",
         "durations, waits and leases use the monotonic clock",

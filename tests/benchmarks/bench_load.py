@@ -357,8 +357,8 @@ def database(wanted: bool) -> Iterator[dict[str, str]]:
         return
     if postgres_server.binaries() is None:
         raise SystemExit("no PostgreSQL server in /usr/lib/postgresql: apt install postgresql")
-    with postgres_server.postgres_server() as url:
-        yield {"DORA_POSTGRES": url}
+    with postgres_server.postgres_server() as server:
+        yield {"DORA_POSTGRES": server.url}
 
 
 def main() -> None:

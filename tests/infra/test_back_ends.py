@@ -160,8 +160,8 @@ def test_no_head_is_started_beside_a_given_cluster(settings: Settings, monkeypat
 
 @pytest.mark.component
 def test_databases_are_made_once_and_a_refusal_says_what_to_do() -> None:
-    with postgres_server() as url:
-        server, password = split_postgres(url)
+    with postgres_server() as running:
+        server, password = split_postgres(running.url)
         assert password == PASSWORD
         secret = {"PGPASSWORD": PASSWORD}
         with connect(server, secret) as admin:

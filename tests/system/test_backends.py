@@ -109,11 +109,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Iterator[Plac
         dora.environment |= s3.environment | {
             "DORA_STORE": f"s3://{BUCKET}/store",
             "DORA_CACHE": str(dora.folder / "cache"),
-            "DORA_POSTGRES": postgres,
+            "DORA_POSTGRES": postgres.url,
             "DORA_AUTH": f"ann:{PASSWORD}",
             "JUDGE_KEY": API_KEY,
         }
-        place = Place(dora, s3, postgres, data)
+        place = Place(dora, s3, postgres.url, data)
         try:
             place.urls = place.command("up", "--artifacts", f"s3://{BUCKET}/mlflow", "--host", "0.0.0.0")["services"]
             for name in ("DORA_POSTGRES", "DORA_AUTH"):  # from here on it is recorded

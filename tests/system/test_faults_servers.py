@@ -6,31 +6,25 @@ finished, unfinished and future work.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-import requests
 
 from flows.deployment import automations
 from infra.settings import ServicesRecord
-from infra.store.journal import JournalReader
 from tests.faults import Recovery
 from tests.guarantee import agreed, leftovers, nothing_left, same_as_fault_free
-from tests.machine import WAIT_SECONDS, Machine, small_run
+from tests.machine import Machine
+from tests.system.interrupted_runs import events, measured, mlflow_history, stage, start, start_training, until
 
 pytestmark = [pytest.mark.system, pytest.mark.chaos]
 
-CHECKPOINT_EVERY = 10
 Away = Callable[[Machine, str], AbstractContextManager[None]]
-EPOCHS = 200
-"""Epochs of ``sft``: seconds more than its journal and the test need to notice its start."""
 
 
 @pytest.fixture(scope="module")
@@ -44,42 +38,6 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     finally:
         machine.dora("down")
     assert machine.processes() == []
-
-
-def start(machine: Machine, project: str) -> str:
-    given = small_run(machine, project, epochs=EPOCHS)
-    given["overrides"] += [f"execution.default={{workers: 0, checkpoint_every: {CHECKPOINT_EVERY}}}"]
-    return machine.start(given | {"until": "align"})
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.2)
-    return value
-
-
-def stage(machine: Machine, run: str, label: str) -> dict[str, Any]:
-    return next(s for s in machine.manifest(run)["stages"] if s["label"] == label)
-
-
-def events(machine: Machine, run: str, label: str) -> list[dict[str, Any]]:
-    """Read the metrics that a stage has journaled, in all its attempts."""
-    found = JournalReader(machine.store, label, stage(machine, run, label)["digest"]).new_events()
-    return [event for event in found if event["kind"] == "metrics"]
-
-
-def start_training(machine: Machine, project: str) -> str:
-    """Start a run and wait until its ``sft`` is in the middle of its steps and has a checkpoint; returns its id."""
-    run = start(machine, project)
-    until(lambda: any(m["flow_run_id"] == run for m in _manifests(machine)) and stage(machine, run, "sft")["state"] == "running")
-    until(lambda: any(event["step"] > CHECKPOINT_EVERY for event in events(machine, run, "sft")))
-    return run
-
-
-def _manifests(machine: Machine) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in (machine.home / "store" / "runs").glob("*/run.json")]
 
 
 def mend(machine: Machine) -> None:
@@ -130,20 +88,6 @@ def flow_process(machine: Machine, run: str) -> psutil.Process:
     """Find the process of a flow run; the scheduled `reap` may run at the same time."""
     [process] = [p for p in machine.find("prefect.engine") if p.environ().get("PREFECT__FLOW_RUN_ID") == run]
     return process
-
-
-def mlflow_history(machine: Machine, run: str, label: str, metric: str) -> list[tuple[int, float]]:
-    """Read (step, value) of a metric from MLflow, by run name: the manifest has no id of a stage that was tracked while MLflow was away."""
-    tracked = machine.mlflow_runs(machine.manifest(run)["project"])
-    [found] = [t["info"]["run_id"] for t in tracked if t["info"]["run_name"] == label]
-    query = {"run_id": found, "metric_key": metric, "max_results": 20000}
-    found = requests.get(f"{machine.urls['mlflow']}/api/2.0/mlflow/metrics/get-history", params=query, timeout=30).json()["metrics"]
-    return sorted((metric["step"], metric["value"]) for metric in found)
-
-
-def measured(machine: Machine, run: str, label: str, metric: str) -> list[tuple[int, float]]:
-    """Read (step, value) of a metric from the stage's journal."""
-    return sorted((event["step"], event["values"][metric]) for event in events(machine, run, label) if metric in event["values"])
 
 
 @pytest.mark.fault(6)
