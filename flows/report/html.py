@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,9 +78,26 @@ class InlineFigure:
 
 def inline_figures(label: str, result: StageResult[Any]) -> list[InlineFigure]:
     """Return every figure of a stage's result as markup, in the order of registration; ``label`` is unique on the page."""
-    registered = FIGURES.get(result.stage, {})
-    drawn = figures_for(result)
-    return [InlineFigure(markup(figure, f"{label}-{name}"), registered[name].part) for name, figure in drawn.items()]
+    registered = tuple(FIGURES.get(result.stage, {}))
+    return list(_drawn(_Drawing(label, result.stage, registered, result.facts.model_dump_json(), result)))
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """What the figures of a stage on a page depend on; the result holds nothing else that they do."""
+
+    label: str
+    stage: str
+    registered: tuple[str, ...]
+    facts: str
+    result: StageResult[Any] = field(compare=False)
+
+
+@lru_cache(maxsize=64)
+def _drawn(drawing: _Drawing) -> tuple[InlineFigure, ...]:
+    """Draw once what a run shows twice: its report for MLflow, and the one that the command writes."""
+    registered, drawn = FIGURES.get(drawing.stage, {}), figures_for(drawing.result)
+    return tuple(InlineFigure(markup(figure, f"{drawing.label}-{name}"), registered[name].part) for name, figure in drawn.items())
 
 
 def markup(figure: Figure, name: str) -> Markup:
