@@ -15,6 +15,7 @@ from flows.config.models import RealignConfig, SelfTrainConfig
 from flows.planning.answers import answered_elsewhere
 from flows.planning.champion import champion_to_continue, champions
 from flows.planning.continuation import Continuation, continuation
+from flows.planning.disk import refuse_full_disk
 from flows.planning.latest import LatestStage, read_latest
 from flows.planning.memory import refuse_too_large
 from flows.planning.model_checks import Described, check_data, describe_policy
@@ -69,7 +70,9 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     specs, labels = chain.specs, {spec.digest(): label for label, spec in chain.specs.items()}
     compared = [compare_with_last(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items()]
     stages, not_needed = split_on_demand(compared)
-    refuse_too_large(config, {stage.spec.stage for stage in stages if not stage.cached})
+    running = [stage.spec.stage for stage in stages if not stage.cached]
+    refuse_too_large(config, set(running))
+    refuse_full_disk(config, running, store)
     notes += filter(None, (answered_elsewhere(stage.spec, store) for stage in stages if stage.cached))
     wanted = config.wanted if until != "calibrate" else config.wanted._replace(loss=None, groups=())
     read = check_inputs(stages[0], wanted, store)

@@ -19,6 +19,7 @@ from flows.config.loading import validate
 from flows.config.models import RealignConfig
 from flows.config.search_space import FORMS, SearchConfig, sample_values
 from flows.config.yaml_text import apply_override
+from flows.planning.disk import refuse_full_disk
 from flows.planning.latest import read_latest
 from flows.planning.memory import refuse_too_large
 from flows.planning.model_checks import check_data, describe_policy
@@ -182,7 +183,9 @@ def plan_search(config: RealignConfig, search: SearchConfig, store: Store) -> tu
     compared = [compare_with_last(label, spec, None, latest.get(label), labels, store) for label, spec in wanted.items()]
     stages, not_needed = split_on_demand(compared)
     running = {stage.spec.stage for stage in stages if not stage.cached}
-    refuse_too_large(named, running | ({"align"} if tune.Spec.stage in running else set()))  # a trial is an alignment
+    running |= {"align"} if tune.Spec.stage in running else set()  # a trial is an alignment
+    refuse_too_large(named, running)
+    refuse_full_disk(named, running, store)
     read = check_inputs(stages[0], config.wanted, store)
     if read is not None:
         check_data(named, read.facts.conversations)
