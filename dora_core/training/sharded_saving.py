@@ -1,8 +1,8 @@
 """Saving a sharded model as a Hugging Face folder, so that no rank holds it whole.
 
 Weights are gathered block by block (a transformer layer; embeddings and head, each on its own), parameter by parameter. Rank 0 merges the
-block's adapters, restores the names and layouts that the files started from, and writes one safetensors file; other ranks drop what they
-gathered. An index lists the files. Peak memory: a rank's share and one block.
+block's adapters, restores the names and layouts that the files started from, and writes one safetensors file. An index lists the files.
+Peak memory: a rank's share and one block; of the other ranks, where rows alone are shared, no more than their share.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -74,15 +75,40 @@ def save_sharded(module: nn.Module, model: PreTrainedModel, folder: Path, dtype:
 
 
 def _gather(module: nn.Module, names: list[str], dtypes: dict[str, torch.dtype], *, keep: bool) -> dict[str, Tensor]:
-    """Whole parameters on the CPU where ``keep``; on every rank one at a time exists for a moment."""
+    """Whole parameters on the CPU where ``keep``, on rank 0; on other ranks one at a time exists for a moment at most."""
     kept: dict[str, Tensor] = {}
     for name in names:
-        parameter = module.get_parameter(name).detach()
-        whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        whole = _whole(module.get_parameter(name).detach())
         if keep:
+            assert whole is not None
             kept[name] = whole.to("cpu", dtypes[name] if whole.is_floating_point() else None)
         del whole
     return kept
+
+
+def _whole(parameter: Tensor) -> Tensor | None:
+    """Return all rows of a parameter; None on ranks other than 0 where the rows go to that one alone.
+
+    ``full_tensor`` gathers on every rank, and gloo's ``all_gather`` holds a second copy of the result meanwhile. On CPUs, rows that are
+    spread over all ranks are sent to rank 0, into their places.
+    """
+    if not isinstance(parameter, DTensor):
+        return parameter
+    mesh, placements = parameter.device_mesh, parameter.placements
+    if parameter.device.type != "cpu" or mesh.ndim > 1 or not placements[0].is_shard(0) or mesh.size() != dist.get_world_size():
+        return parameter.full_tensor()
+    rows, rank = parameter.to_local().contiguous(), dist.get_rank()
+    if rank:
+        if len(rows):
+            dist.send(rows, dst=0)
+        return None
+    whole = torch.empty(parameter.shape, dtype=parameter.dtype)
+    for source, part in enumerate(whole.chunk(mesh.size())):  # as FSDP2 shards; the last ranks may have none
+        if source:
+            dist.recv(part, src=source)
+        else:
+            part.copy_(rows)
+    return whole
 
 
 def _blocks(module: nn.Module, model: PreTrainedModel, prefix: str) -> Iterator[list[str]]:

@@ -10,12 +10,18 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from dora_core.config.method import LoraConfig
 from dora_core.models.adapters import add_lora, merge_lora
 from dora_core.training.distributed import Worker
-from dora_core.training.sharded_saving import save_sharded
+from dora_core.training.sharded_saving import _gather, save_sharded
 from tests.dora_core.models.small_models import NAMES, saved
+from tests.ranks import RANKS, run_ranks
+
+SIZES = (1, 4, 5)
+"""Rows of parameters over two ranks: the second has none, half, and fewer."""
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -61,3 +67,21 @@ def test_adapters_are_merged_as_by_peft(name: str, targets: str | list[str], tmp
     for at, weight in expected.items():
         torch.testing.assert_close(again[at], weight, rtol=1e-6, atol=1e-7)
     assert any(not torch.equal(again[at], weight) for at, weight in before.items())
+
+
+def gather_rows(worker: Worker, folder: str) -> None:
+    """Spread numbers over the ranks, gather them, and write on rank 0 what came."""
+    mesh = init_device_mesh("cpu", (RANKS,))
+    numbers = [torch.arange(rows * 3.0).reshape(rows, 3) for rows in SIZES]
+    module = nn.ParameterList([nn.Parameter(distribute_tensor(number, mesh, [Shard(0)])) for number in numbers])
+    names = [name for name, _ in module.named_parameters()]
+    kept = _gather(module, names, dict.fromkeys(names, torch.float32), keep=worker.rank == 0)
+    assert len(kept) == (len(names) if worker.rank == 0 else 0)
+    if worker.rank == 0:
+        torch.save(list(kept.values()), Path(folder) / "kept.pt")
+
+
+def test_rows_come_to_rank_0_in_their_order_also_where_a_rank_has_none(tmp_path: Path) -> None:
+    run_ranks(gather_rows, str(tmp_path))
+    for rows, kept in zip(SIZES, torch.load(tmp_path / "kept.pt"), strict=True):
+        assert torch.equal(kept, torch.arange(rows * 3.0).reshape(rows, 3))
