@@ -6,8 +6,10 @@ Only what is known is refused: a policy in a local folder, whose size its files 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
+from dora_core.config.method import OptimizationConfig
 from dora_core.errors import ConfigError
 from dora_core.training.memory_estimate import ModelSize, TrainingMemory, training_memory
 from flows.config.models import RealignConfig
@@ -16,7 +18,17 @@ from infra.settings import Settings
 GIB = 2**30
 
 
-def refuse_too_large(config: RealignConfig, running: set[str], machine: float | None = None) -> None:
+def policy_size(config: RealignConfig) -> ModelSize | None:
+    """Size of a policy in a local folder; None for others, whose files are not here."""
+    return None if config.policy.is_tiny else ModelSize.of_folder(Path(config.policy.source).expanduser())
+
+
+def trainings(config: RealignConfig) -> dict[str, OptimizationConfig]:
+    """Settings of the stages that train the policy, by stage."""
+    return {"align": config.align.optimization} | ({"sft": config.sft.optimization} if config.sft.enabled else {})
+
+
+def refuse_too_large(config: RealignConfig, running: Collection[str], machine: float | None = None) -> None:
     """Refuse alignment and supervised start whose workers hold more than this machine's memory.
 
     Args:
@@ -26,7 +38,7 @@ def refuse_too_large(config: RealignConfig, running: set[str], machine: float | 
     Raises:
         ConfigError: the stage, the arithmetic, and the settings that lower it.
     """
-    if config.policy.is_tiny or (size := ModelSize.of_folder(Path(config.policy.source).expanduser())) is None:
+    if (size := policy_size(config)) is None:
         return
     if machine is None:
         if Settings().ray_address is not None:
@@ -34,8 +46,7 @@ def refuse_too_large(config: RealignConfig, running: set[str], machine: float | 
         import psutil
 
         machine = psutil.virtual_memory().total
-    trainings = {"align": config.align.optimization} | ({"sft": config.sft.optimization} if config.sft.enabled else {})
-    for stage, optimization in trainings.items():
+    for stage, optimization in trainings(config).items():
         if stage not in running:
             continue
         execution = config.execution.of(stage)

@@ -71,7 +71,7 @@ def build_plan(config: RealignConfig, store: Store, *, until: Until = "promote",
     compared = [compare_with_last(label, spec, chain.rounds[label], latest.get(label), labels, store) for label, spec in specs.items()]
     stages, not_needed = split_on_demand(compared)
     running = [stage.spec.stage for stage in stages if not stage.cached]
-    refuse_too_large(config, set(running))
+    refuse_too_large(config, running)
     refuse_full_disk(config, running, store)
     notes += filter(None, (answered_elsewhere(stage.spec, store) for stage in stages if stage.cached))
     wanted = config.wanted if until != "calibrate" else config.wanted._replace(loss=None, groups=())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow.fs as pafs
 import pytest
 
 from dora_core.errors import ConfigError
@@ -36,21 +37,32 @@ def test_a_model_for_each_training_has_to_fit(store: Store, tmp_path: Path) -> N
     refuse_full_disk(config(folder), ["evaluate"], store, free=0)
 
 
-def test_adapters_alone_are_small(store: Store, tmp_path: Path) -> None:
+def test_adapters_are_kept_beside_the_merged_model(store: Store, tmp_path: Path) -> None:
     folder = saved("llama", tmp_path)
     size = ModelSize.of_folder(folder)
     assert size is not None
-    adapters, merged = config(folder, lora={"rank": 2, "result": "adapter"}), config(folder, lora={"rank": 2})
-    needed = 2 * size.linear_edges * size.stored_bytes
-    refuse_full_disk(adapters, ["align"], store, free=needed)
+    adapters, model = config(folder, lora={"rank": 2, "result": "adapter"}), size.parameters * size.stored_bytes
+    refuse_full_disk(adapters, ["align"], store, free=model)
     with pytest.raises(ConfigError):
-        refuse_full_disk(adapters, ["align"], store, free=needed - 1)
-    with pytest.raises(ConfigError):
-        refuse_full_disk(merged, ["align"], store, free=needed)
+        refuse_full_disk(adapters, ["align"], store, free=model - 1)
 
 
 def test_what_is_not_known_is_not_refused(store: Store, tmp_path: Path) -> None:
     refuse_full_disk(config(tmp_path / "no-folder"), TWINS, store, free=0)
+
+
+def test_what_other_machines_hold_is_not_refused(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket, and a Ray elsewhere; with either of them here, models come to a disk that is known here."""
+    monkeypatch.setattr("flows.planning.disk.shutil.disk_usage", lambda place: SimpleNamespace(free=0))
+    folder = saved("llama", tmp_path)
+    store.remote = (pafs.LocalFileSystem(), "bucket")
+    with pytest.raises(ConfigError):
+        refuse_full_disk(config(folder), TWINS, store)
+    monkeypatch.setenv("DORA_RAY_ADDRESS", "http://10.0.0.1:8265")
+    refuse_full_disk(config(folder), TWINS, store)
+    store.remote = None
+    with pytest.raises(ConfigError):
+        refuse_full_disk(config(folder), TWINS, store)
 
 
 def test_the_plan_counts_a_model_for_each_twin(tmp_path: Path, mixture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
