@@ -51,11 +51,14 @@ class Doubler(Worker):
         return pa.table({"key": rows["key"], "twice": pa.array([2 * v for v in rows["value"].to_pylist()])})
 
 
-@pytest.fixture
-def context(tmp_path):
-    store = Store(str(tmp_path / "store"))
+def context_of(store: Store) -> StageContext:
     folder = store.folder("calibrate", DIGEST)
     return StageContext(store, folder, JournalWriter(folder), logging.getLogger("test"))
+
+
+@pytest.fixture
+def context(tmp_path):
+    return context_of(Store(str(tmp_path / "store")))
 
 
 def double(context, tmp_path, execution=IN_PROCESS, rows=ROWS, **arguments):
@@ -178,8 +181,7 @@ def data_files(context) -> dict[str, bytes]:
 @pytest.mark.fault(21)
 @pytest.mark.component
 def test_number_of_workers_does_not_change_a_byte(ray_cluster, context, tmp_path):
-    other = Store(str(tmp_path / "other")).folder("calibrate", DIGEST)
-    alone = StageContext(Store(str(tmp_path / "other")), other, JournalWriter(other), context.log)
+    alone = context_of(Store(str(tmp_path / "other")))
     expect_all_rows_once(double(context, tmp_path, execution=Execution(workers=2, cpus_per_worker=0.5, shard_rows=3)))
     expect_all_rows_once(double(alone, tmp_path, execution=Execution(workers=0, shard_rows=3)))
     assert data_files(context) == data_files(alone) and len(data_files(context)) == 9
@@ -265,9 +267,7 @@ def where_memory_is_short(folder: str) -> None:
 
     os.environ |= {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
     ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    store = Store(f"{folder}/store")
-    stage = store.folder("calibrate", DIGEST)
-    context = StageContext(store, stage, JournalWriter(stage), logging.getLogger("test"))
+    context = context_of(Store(f"{folder}/store"))
     try:
         double(context, Path(folder), execution=Execution(workers=1, max_failures=1))
     except StageFailed as error:
@@ -322,8 +322,7 @@ def test_shards_that_a_remote_store_does_not_list_yet_are_not_computed_again(tmp
         store = Store(str(tmp_path / name))
         store.remote = (bucket, "prefix")
         monkeypatch.setattr(store, "list", lambda relative: [])
-        folder = store.folder("calibrate", DIGEST)
-        return StageContext(store, folder, JournalWriter(folder), logging.getLogger("test"))
+        return context_of(store)
 
     for name in ("one", "two"):
         expect_all_rows_once(double(on_machine(name), tmp_path))

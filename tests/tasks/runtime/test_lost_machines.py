@@ -6,7 +6,6 @@ Each in a process of its own, whose Ray is not that of other tests.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -20,31 +19,25 @@ import pytest
 
 from dora_core.config.execution import Execution
 from dora_core.errors import StageFailed
-from infra.store.journal import JournalWriter
 from infra.store.store import Store
 from tasks.runtime.shards import run_shards
-from tasks.runtime.stage import StageContext
 from tasks.runtime.workers import Worker
 from tests.shared_ray import EQUAL_PRIORITY, ROOT
+from tests.tasks.runtime.test_shards import Doubler, context_of
 
 pytestmark = [pytest.mark.component, pytest.mark.chaos]
 
-DIGEST = "0" * 64
 ROWS = pa.table({"key": [f"row {i}" for i in range(60)], "value": pa.array([float(i) for i in range(60)])})
 MIB, FOUND = 2**20, "found.json"
 
 
-class Slow(Worker):
-    """Doubles ``value``, a shard in half a second; writes the rows it has begun to ``calls``."""
-
-    def __init__(self, calls: str):
-        self.calls = Path(calls)
+class Slow(Doubler):
+    """Doubles a shard in half a second, whose rows it has written to ``calls`` before."""
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        with self.calls.open("a") as file:
-            file.write("".join(f"{key}\n" for key in rows["key"].to_pylist()))
+        doubled = super().__call__(rows)
         time.sleep(0.5)
-        return pa.table({"key": rows["key"], "twice": pa.array([2 * value for value in rows["value"].to_pylist()])})
+        return doubled
 
 
 class Large(Worker):
@@ -52,12 +45,6 @@ class Large(Worker):
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         return pa.table({"key": rows["key"], "bytes": pa.array([bytes(30 * MIB)] * rows.num_rows, pa.large_binary())})
-
-
-def context_in(folder: Path) -> StageContext:
-    store = Store(str(folder / "store"))
-    stage = store.folder("calibrate", DIGEST)
-    return StageContext(store, stage, JournalWriter(stage), logging.getLogger("test"))
 
 
 def on_two_nodes(folder: str) -> None:
@@ -70,7 +57,7 @@ def on_two_nodes(folder: str) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
-    context, calls = context_in(Path(folder)), Path(folder) / "calls.txt"
+    context, calls = context_of(Store(f"{folder}/store")), Path(folder) / "calls.txt"
     where = context.path / "scratch" / "double"
 
     def lose() -> None:
@@ -78,7 +65,7 @@ def on_two_nodes(folder: str) -> None:
             time.sleep(0.05)
         cluster.remove_node(second, allow_graceful=False)
 
-    losing = threading.Thread(target=lose)
+    losing = threading.Thread(target=lose, daemon=True)  # an error before it must end the process
     losing.start()
     execution = Execution(workers=2, cpus_per_worker=1, shard_rows=2)
     table = run_shards(context, ROWS, name="double", worker=partial(Slow, str(calls)), execution=execution, unit="rows")
@@ -97,7 +84,8 @@ def with_little_space(folder: str) -> None:
     os.environ |= {"RAY_local_fs_capacity_threshold": "0.01"}
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False, object_store_memory=80 * MIB)
     try:
-        run_shards(context_in(Path(folder)), ROWS, name="double", worker=Large, execution=Execution(workers=2, shard_rows=5), unit="rows")
+        context = context_of(Store(f"{folder}/store"))
+        run_shards(context, ROWS, name="double", worker=Large, execution=Execution(workers=2, shard_rows=5), unit="rows")
     except StageFailed as error:
         (Path(folder) / FOUND).write_text(json.dumps(error.to_json()))
     ray.shutdown()
